@@ -1,0 +1,81 @@
+//! What happened, as typed values. Rooms emit events; `report/` shows them; nothing here knows a terminal. Names are
+//! plain text so that the lab, which shares no other room, can emit them too.
+
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// One thing that happened. `target` is a host name or `cluster`.
+#[derive(Clone, PartialEq, Serialize, Deserialize, Debug)]
+#[allow(missing_docs, reason = "the fields are named for what they hold")]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// A run began.
+    RunStarted { run: String, inventory: String, hosts: usize, steps: usize, lab: bool },
+    /// A target is about to be observed.
+    Observing { target: String },
+    /// A target was observed.
+    Observed { target: String, elapsed: Duration, resources: usize },
+    /// A target could not be observed.
+    Unobserved { target: String, code: String, message: String },
+    /// A target waits, and for what; ends with its next event.
+    Waiting { target: String, reason: String },
+    /// A step began.
+    StepStarted { target: String, step: String, what: String },
+    /// A step says how far it is.
+    StepProgress { target: String, step: String, note: String },
+    /// A step ended well.
+    StepDone { target: String, step: String, what: String, change: String, elapsed: Duration },
+    /// A step was not needed after all.
+    StepSkipped { target: String, step: String, reason: String },
+    /// A step failed.
+    StepFailed {
+        target: String,
+        step: String,
+        code: String,
+        message: String,
+        exit: Option<i32>,
+        elapsed: Duration,
+    },
+    /// A line of a step's output, without secrets.
+    Output { target: String, step: String, line: String },
+    /// Everything planned for a target is done.
+    TargetDone { target: String, changed: usize, elapsed: Duration },
+    /// A target stopped.
+    TargetFailed { target: String, code: String, message: String },
+    /// Something a person should know, on the whole run or on one target.
+    Warning { target: Option<String>, message: String },
+    /// A note on what goes on, for things of over a second outside a run (downloads, the lab).
+    Note { message: String },
+    /// A run ended.
+    RunFinished { run: String, converged: usize, failed: usize, elapsed: Duration },
+}
+
+/// Where events go; cheap to clone, never blocks, and dropping the receiver is no error.
+#[derive(Clone, Debug)]
+pub struct Events(Option<mpsc::UnboundedSender<Event>>);
+
+impl Events {
+    /// Returns a sink and the end that reads from it.
+    pub fn channel() -> (Self, mpsc::UnboundedReceiver<Event>) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        (Self(Some(sender)), receiver)
+    }
+
+    /// Returns a sink that drops everything.
+    pub fn none() -> Self {
+        Self(None)
+    }
+
+    /// Emits an event.
+    pub fn emit(&self, event: Event) {
+        if let Some(sender) = &self.0 {
+            let _ = sender.send(event);
+        }
+    }
+
+    /// Emits a note.
+    pub fn note(&self, message: impl Into<String>) {
+        self.emit(Event::Note { message: message.into() });
+    }
+}

@@ -1,0 +1,424 @@
+//! The inventory as the other rooms see it: merged, expanded, validated. Owns no parsing; spans stay in the loader.
+
+use crate::state::{HostName, PoolName};
+use ipnet::IpNet;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+/// One cluster at one site.
+#[derive(Clone, PartialEq, Serialize, Debug)]
+pub struct Inventory {
+    /// `metadata.name`.
+    pub name: String,
+    /// The folder that relative paths start from: the inventory folder, or the file's.
+    pub root: PathBuf,
+    /// sha256 over the merged content, hex; changes with any change that matters.
+    pub digest: String,
+    /// How hosts are reached.
+    pub ssh: Ssh,
+    /// Proxy, CA bundle, firewall.
+    pub network: HostNetwork,
+    /// Registry mirrors, by registry host.
+    pub registries: BTreeMap<String, Registry>,
+    /// Operating system settings.
+    pub os: Os,
+    /// The cluster.
+    pub cluster: Cluster,
+    /// Pools by name.
+    pub pools: BTreeMap<PoolName, Pool>,
+    /// All hosts by name, whatever their state.
+    pub hosts: BTreeMap<HostName, Host>,
+    /// The router, if one is wanted.
+    pub router: Option<Router>,
+    /// Models by name.
+    pub models: BTreeMap<String, Model>,
+    /// Tenants by name.
+    pub tenants: BTreeMap<String, Tenant>,
+    /// Where secrets come from, by name.
+    pub secrets: BTreeMap<String, SecretSource>,
+    /// Folder whose roles override or extend the built-in ones, if there is one.
+    pub roles_dir: Option<PathBuf>,
+    /// Folder whose catalog files extend the built-in catalog, if there is one.
+    pub catalog_dir: Option<PathBuf>,
+}
+
+/// How hosts are reached, before a host's own settings.
+#[derive(Clone, PartialEq, Serialize, Debug, Default)]
+pub struct Ssh {
+    /// Login name; `None` asks `ssh -G`, then the local user.
+    pub user: Option<String>,
+    /// Port of hosts that name none.
+    pub port: Option<u16>,
+    /// `[user@]host[:port]`, from the laptop outwards.
+    pub bastions: Vec<String>,
+    /// Private keys, as given; relative to the inventory.
+    pub identities: Vec<PathBuf>,
+    /// Passphrase of encrypted private keys: a secret's name.
+    pub passphrase: Option<String>,
+    /// Password for sudo: a secret's name.
+    pub sudo_password: Option<String>,
+    /// The known_hosts file, resolved; the user's own are consulted too.
+    pub known_hosts: PathBuf,
+    /// Use keys of the agent.
+    pub agent: bool,
+}
+
+/// Network settings of hosts.
+#[derive(Clone, PartialEq, Eq, Serialize, Debug, Default)]
+pub struct HostNetwork {
+    /// HTTP(S) proxy URL.
+    pub proxy: Option<String>,
+    /// Hosts and networks that bypass it.
+    pub no_proxy: Vec<String>,
+}
+
+/// A registry's mirror.
+#[derive(Clone, PartialEq, Eq, Serialize, Debug)]
+pub struct Registry {
+    /// Mirror URL.
+    pub mirror: String,
+}
+
+/// Operating system settings.
+#[derive(Clone, PartialEq, Eq, Serialize, Debug)]
+pub struct Os {
+    /// NTP servers; empty leaves the distribution's.
+    pub ntp: Vec<String>,
+    /// Set hostnames to host names.
+    pub manage_hostname: bool,
+    /// Extra sysctls, raise-only where numeric.
+    pub sysctls: BTreeMap<String, String>,
+    /// Hold the running kernel.
+    pub hold_kernel: bool,
+}
+
+/// The cluster.
+#[derive(Clone, PartialEq, Serialize, Debug)]
+pub struct Cluster {
+    /// k0s version, such as `v1.35.7+k0s.0`.
+    pub k0s_version: String,
+    /// Merged into the k0s ClusterConfig.
+    pub k0s_config: serde_json::Value,
+    /// How nodes find the API.
+    pub endpoint: Endpoint,
+    /// Pod network; k0s gives each node a /24 of it.
+    pub pod_cidr: IpNet,
+    /// Service network.
+    pub service_cidr: IpNet,
+}
+
+/// How nodes find the API.
+#[derive(Clone, PartialEq, Eq, Serialize, Debug)]
+#[serde(rename_all = "camelCase")]
+pub enum Endpoint {
+    /// k0s node-local load balancing (needs no address).
+    NodeLocal,
+    /// A load balancer that somebody else runs.
+    External {
+        /// Its address.
+        address: String,
+    },
+}
+
+/// What a pool's hosts do in the cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Debug)]
+pub enum NodeRole {
+    /// Control plane only.
+    #[serde(rename = "controller")]
+    Controller,
+    /// Workloads only.
+    #[serde(rename = "worker")]
+    Worker,
+    /// Both, without the control-plane taint.
+    #[serde(rename = "controller+worker")]
+    ControllerWorker,
+    /// The one host of a cluster of one.
+    #[serde(rename = "single")]
+    Single,
+}
+
+impl NodeRole {
+    /// Returns whether it runs a control plane.
+    pub fn is_controller(self) -> bool {
+        !matches!(self, NodeRole::Worker)
+    }
+
+    /// Returns whether it runs workloads, and so is a node of the cluster.
+    pub fn is_worker(self) -> bool {
+        !matches!(self, NodeRole::Controller)
+    }
+}
+
+/// Hosts that are alike.
+#[derive(Clone, PartialEq, Serialize, Debug)]
+pub struct Pool {
+    /// Its name.
+    pub name: PoolName,
+    /// What its hosts do.
+    pub role: NodeRole,
+    /// The accelerator that every host of it has.
+    pub accelerator: Option<Accelerator>,
+    /// Where models are kept on the host.
+    pub models_path: String,
+    /// Node labels.
+    pub labels: BTreeMap<String, String>,
+    /// Node taints, `key=value:Effect`.
+    pub taints: Vec<String>,
+    /// How much may be down at once.
+    pub disruption: Disruption,
+}
+
+/// An accelerator as declared.
+#[derive(Clone, PartialEq, Eq, Serialize, Debug)]
+#[serde(rename_all = "camelCase")]
+pub enum Accelerator {
+    /// NVIDIA GPUs.
+    Nvidia {
+        /// Catalog slug, such as `h100-sxm5-80gb`.
+        product: String,
+        /// GPUs a host.
+        count: u32,
+        /// Full driver version, such as `580.178.04`.
+        driver: String,
+    },
+    /// AWS Neuron devices.
+    Neuron {
+        /// Catalog slug, such as `trainium2`.
+        product: String,
+        /// Devices a host.
+        count: u32,
+        /// SDK release, such as `2.32.0`.
+        sdk: String,
+    },
+}
+
+impl Accelerator {
+    /// Returns the catalog slug.
+    pub fn product(&self) -> &str {
+        match self {
+            Accelerator::Nvidia { product, .. } | Accelerator::Neuron { product, .. } => product,
+        }
+    }
+
+    /// Returns how many a host has.
+    pub fn count(&self) -> u32 {
+        match self {
+            Accelerator::Nvidia { count, .. } | Accelerator::Neuron { count, .. } => *count,
+        }
+    }
+
+    /// Returns the extended resource that the device plugin offers: `nvidia.com/gpu` or `aws.amazon.com/neuron`.
+    pub fn extended_resource(&self) -> &'static str {
+        match self {
+            Accelerator::Nvidia { .. } => "nvidia.com/gpu",
+            Accelerator::Neuron { .. } => "aws.amazon.com/neuron",
+        }
+    }
+}
+
+/// How much of a pool may be down or fail.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Debug)]
+pub struct Disruption {
+    /// Hosts down at once.
+    pub max_unavailable: Share,
+    /// Hosts that may fail before the pool stops.
+    pub max_failed: Share,
+}
+
+/// A number of hosts, or a part of a pool in percent.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Debug)]
+#[serde(rename_all = "camelCase")]
+pub enum Share {
+    /// So many hosts.
+    Hosts(u32),
+    /// So many percent of the pool, rounded down.
+    Percent(u32),
+}
+
+impl Share {
+    /// Returns the number of hosts in a pool of `size`; a percentage rounds down, and is at least 1.
+    pub fn of(self, size: usize) -> usize {
+        match self {
+            Share::Hosts(n) => n as usize,
+            Share::Percent(p) => (size * p as usize / 100).max(1),
+        }
+    }
+}
+
+/// One machine.
+#[derive(Clone, PartialEq, Eq, Serialize, Debug)]
+pub struct Host {
+    /// Name, hostname and node name.
+    pub name: HostName,
+    /// Its pool.
+    pub pool: PoolName,
+    /// Where SSH reaches it.
+    pub address: String,
+    /// Its SSH port, if not the default.
+    pub port: Option<u16>,
+    /// Its login name, if not the default.
+    pub user: Option<String>,
+    /// The address that etcd, kubelet and API use; `address` when not given and an IP.
+    pub cluster_address: Option<IpAddr>,
+    /// Whether it takes part.
+    pub state: HostState,
+    /// Why it is not active.
+    pub reason: Option<String>,
+    /// Until when, as written.
+    pub until: Option<String>,
+    /// Rack, as written.
+    pub rack: Option<String>,
+    /// BMC address, printed in messages.
+    pub bmc: Option<String>,
+    /// Serial number, as written.
+    pub serial: Option<String>,
+    /// Node labels of its own.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Whether a host takes part.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Debug)]
+#[serde(rename_all = "kebab-case")]
+pub enum HostState {
+    /// It does.
+    Active,
+    /// Skipped and cordoned for now; no failure.
+    Maintenance,
+    /// Gone for good; its node is removed.
+    Retired,
+}
+
+/// The Kthena router.
+#[derive(Clone, PartialEq, Eq, Serialize, Debug)]
+pub struct Router {
+    /// Kthena version, such as `v1.0.0`.
+    pub version: String,
+    /// Gateway API support.
+    pub gateway_api: bool,
+    /// Gateway API Inference Extension support.
+    pub inference_extension: bool,
+    /// First node port; tenants' gateways get the following ones in order of their names. 30080 unless given.
+    pub node_port_base: u16,
+}
+
+/// A served model.
+#[derive(Clone, PartialEq, Serialize, Debug)]
+pub struct Model {
+    /// Its name, DNS-1123.
+    pub name: String,
+    /// Where weights come from.
+    pub source: ModelSource,
+    /// What serves it.
+    pub engine: Engine,
+    /// The pool it runs on.
+    pub pool: PoolName,
+    /// Accelerators a replica takes; 0 for engines on CPU.
+    pub accelerators_per_replica: u32,
+    /// Replicas.
+    pub replicas: u32,
+}
+
+/// Where weights come from.
+#[derive(Clone, PartialEq, Eq, Serialize, Debug)]
+#[serde(rename_all = "camelCase")]
+pub enum ModelSource {
+    /// A Hugging Face repository.
+    HuggingFace {
+        /// `owner/name`.
+        repo: String,
+        /// A commit.
+        revision: String,
+        /// The name of the secret with the access token.
+        token: Option<String>,
+    },
+    /// A path on the host.
+    Path {
+        /// Absolute.
+        path: String,
+    },
+}
+
+/// What serves a model.
+#[derive(Clone, PartialEq, Eq, Serialize, Debug)]
+pub struct Engine {
+    /// Which engine.
+    pub kind: EngineKind,
+    /// Image with tag or digest.
+    pub image: String,
+    /// Further arguments of the engine.
+    pub args: Vec<String>,
+}
+
+/// The engines.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Debug)]
+pub enum EngineKind {
+    /// vLLM; on NVIDIA or Neuron, by the pool's accelerator.
+    #[serde(rename = "vllm")]
+    Vllm,
+    /// SGLang.
+    #[serde(rename = "sglang")]
+    Sglang,
+}
+
+/// A tenant: a gateway of its own and its routes.
+#[derive(Clone, PartialEq, Eq, Serialize, Debug)]
+pub struct Tenant {
+    /// Its name, DNS-1123.
+    pub name: String,
+    /// The gateway's port inside the router.
+    pub port: u16,
+    /// The node port on which the gateway is reached.
+    pub node_port: u16,
+    /// Served model name -> model -> weight (0 to 100).
+    pub routes: BTreeMap<String, BTreeMap<String, u32>>,
+}
+
+/// Where a secret comes from. Only the reference is ever stored.
+#[derive(Clone, PartialEq, Eq, Serialize, Debug)]
+#[serde(rename_all = "camelCase")]
+pub enum SecretSource {
+    /// An environment variable of `provision` itself.
+    Env(String),
+    /// A file, relative to the inventory; trailing newline dropped.
+    File(PathBuf),
+    /// A file encrypted with age, and the identity file that opens it.
+    Age {
+        /// The encrypted file.
+        file: PathBuf,
+        /// The identity; `None` reads `PROVISION_AGE_IDENTITY`.
+        identity: Option<PathBuf>,
+    },
+    /// A key in a SOPS file, through the `sops` binary.
+    Sops {
+        /// The file.
+        file: PathBuf,
+        /// The key, dotted.
+        key: String,
+    },
+    /// A command's standard output.
+    Exec(Vec<String>),
+}
+
+impl Inventory {
+    /// Returns the pool of a host.
+    pub fn pool_of(&self, host: &Host) -> &Pool {
+        &self.pools[&host.pool]
+    }
+
+    /// Returns the hosts that take part, by name.
+    pub fn active(&self) -> impl Iterator<Item = &Host> {
+        self.hosts.values().filter(|h| h.state == HostState::Active)
+    }
+
+    /// Returns the active controllers in the order in which they join: by name.
+    pub fn controllers(&self) -> impl Iterator<Item = &Host> {
+        self.active().filter(|h| self.pool_of(h).role.is_controller())
+    }
+
+    /// Returns the active hosts of a pool, by name.
+    pub fn hosts_of<'a>(&'a self, pool: &'a PoolName) -> impl Iterator<Item = &'a Host> + 'a {
+        self.active().filter(move |h| &h.pool == pool)
+    }
+}

@@ -1,0 +1,143 @@
+//! What one host says of itself, gathered by the first section of the observing exec. Owns no parsing.
+
+use super::RunId;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A host's facts. A field that could not be read is empty or `None`, never guessed.
+#[derive(Clone, PartialEq, Serialize, Deserialize, Debug, Default)]
+#[serde(default)]
+pub struct Facts {
+    /// `uname -s`.
+    pub kernel_name: String,
+    /// `uname -r`.
+    pub kernel: String,
+    /// `uname -m`: `x86_64` or `aarch64`.
+    pub arch: String,
+    /// The static hostname.
+    pub hostname: String,
+    /// `/etc/machine-id`.
+    pub machine_id: String,
+    /// `/proc/sys/kernel/random/boot_id`.
+    pub boot_id: String,
+    /// DMI product uuid, where readable.
+    pub product_uuid: String,
+    /// `/etc/os-release`: ID, VERSION_ID, VERSION_CODENAME, ID_LIKE and the rest.
+    pub os: BTreeMap<String, String>,
+    /// The package manager found.
+    pub package_manager: Option<PackageManager>,
+    /// `/run/systemd/system` exists.
+    pub systemd: bool,
+    /// Effective user id of the program (0 when sudo worked).
+    pub uid: u32,
+    /// Number of processors.
+    pub cpus: u32,
+    /// Memory in KiB.
+    pub memory_kib: u64,
+    /// The host's clock, seconds since 1970.
+    pub now_s: i64,
+    /// Seconds since boot.
+    pub uptime_s: u64,
+    /// Free KiB by path: `/`, `/var`, `/var/lib`, `/tmp`.
+    pub free_kib: BTreeMap<String, u64>,
+    /// Interface and address with prefix, such as `("eth0", "10.0.0.5/24")`.
+    pub addresses: Vec<(String, String)>,
+    /// PCI functions of the vendors we know (10de, 1d0f), from sysfs.
+    pub pci: Vec<PciFunction>,
+    /// Loaded kernel modules, by name, with `/sys/module/<name>/version` where there is one.
+    pub modules: BTreeMap<String, String>,
+    /// EFI Secure Boot, where it can be told.
+    pub secure_boot: Option<bool>,
+    /// cgroup version, 1 or 2.
+    pub cgroup: Option<u8>,
+    /// cloud-init's status word, where it is installed.
+    pub cloud_init: Option<String>,
+    /// What we own on the host, from `/var/lib/provision/managed.json`.
+    pub managed: Vec<Managed>,
+    /// The lock record, from `/var/lib/provision/lock`.
+    pub lock: Option<LockRecord>,
+    /// Batches of ours that have not ended: their run folders without `rc`.
+    pub open_batches: Vec<OpenBatch>,
+}
+
+/// The package managers that we speak.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[serde(rename_all = "kebab-case")]
+pub enum PackageManager {
+    /// apt and dpkg.
+    Apt,
+    /// dnf and rpm.
+    Dnf,
+}
+
+/// One PCI function; all ids are four lower-case hex digits without `0x`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug, Default)]
+pub struct PciFunction {
+    /// Such as `0000:0c:00.0`.
+    pub address: String,
+    /// Vendor id.
+    pub vendor: String,
+    /// Device id.
+    pub device: String,
+    /// Six hex digits of class, subclass, interface.
+    pub class: String,
+    /// Subsystem vendor id.
+    pub subsystem_vendor: String,
+    /// Subsystem device id.
+    pub subsystem_device: String,
+}
+
+/// Something that we created on the host.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Debug)]
+pub struct Managed {
+    /// The resource's kind.
+    pub kind: String,
+    /// The resource's id.
+    pub id: String,
+    /// sha256 of the spec that made it.
+    pub hash: String,
+    /// Shell that removes it, recorded when it was made (only for commands); other kinds know how.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undo: Option<String>,
+    /// It was there before us: adopted, never removed.
+    #[serde(default)]
+    pub adopted: bool,
+}
+
+/// Who works on a host.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct LockRecord {
+    /// `user@machine`.
+    pub owner: String,
+    /// The run.
+    pub run: RunId,
+    /// The host's boot id when it was taken.
+    pub boot_id: String,
+    /// Seconds since 1970 after which the record is stale.
+    pub expires_s: i64,
+    /// A batch holds the flock at this moment.
+    #[serde(default)]
+    pub held: bool,
+}
+
+/// A batch that was started and has not ended.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct OpenBatch {
+    /// Its folder's name under `/var/lib/provision/runs`.
+    pub id: String,
+    /// Its program still runs (it holds its flock).
+    pub alive: bool,
+}
+
+impl Facts {
+    /// Returns os-release's ID and VERSION_ID joined, such as `ubuntu2404`, `debian12`, `rhel9`, `amzn2023`.
+    pub fn os_slug(&self) -> String {
+        let id = self.os.get("ID").map(String::as_str).unwrap_or("");
+        let version = self.os.get("VERSION_ID").map(String::as_str).unwrap_or("");
+        let version = match id {
+            "ubuntu" => version.replace('.', ""),
+            _ => version.split('.').next().unwrap_or("").to_owned(),
+        };
+        format!("{id}{version}")
+    }
+}

@@ -1,0 +1,4 @@
+//! Tier 2: the lab. Real SSH, real shell programs, simulated machines.
+
+mod api;
+mod hosts;
