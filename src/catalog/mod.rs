@@ -1,1 +1,9 @@
-//! The catalog room.
+//! The catalog: accelerators by PCI id, driver branches, Neuron SDK releases, k0s lines, component versions and the
+//! artifacts behind them. All facts are data in `catalog/*.yaml`, each with its source; files beside an inventory extend
+//! or override them by key.
+
+mod load;
+mod types;
+
+pub use load::{Catalog, CatalogError};
+pub use types::*;
