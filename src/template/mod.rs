@@ -1,1 +1,7 @@
-//! The template room.
+//! Templates for whatever a machine reads, and quoting for the shell.
+
+mod quote;
+mod render;
+
+pub use quote::quote;
+pub use render::{TemplateError, holds, render};

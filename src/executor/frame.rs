@@ -1,0 +1,73 @@
+//! Framing of what a program says: `\x1e<name>` opens a section, `\x1eend <rc>` closes the answer. Without the closing
+//! frame the answer is unknown, never "absent".
+
+use std::collections::BTreeMap;
+
+/// The byte that opens a frame line.
+pub const MARK: char = '\x1e';
+
+/// Sections of one answer, by name, each the lines between its frame and the next.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Sections(BTreeMap<String, Vec<String>>);
+
+impl Sections {
+    /// Reads a whole answer; `None` if it was cut before its end frame.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut sections = BTreeMap::<String, Vec<String>>::new();
+        let mut current: Option<String> = None;
+        for line in text.split('\n') {
+            match line.strip_prefix(MARK) {
+                Some(frame) if frame == "end" || frame.starts_with("end ") => return Some(Self(sections)),
+                Some(frame) => {
+                    sections.entry(frame.to_owned()).or_default();
+                    current = Some(frame.to_owned());
+                }
+                None => {
+                    if let Some(lines) = current.as_ref().and_then(|name| sections.get_mut(name)) {
+                        lines.push(line.to_owned());
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Returns the lines of a section; empty if it is not there.
+    pub fn lines(&self, name: &str) -> &[String] {
+        self.0.get(name).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Returns whether a section was answered at all.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// Returns the first line of a section, trimmed.
+    pub fn first(&self, name: &str) -> &str {
+        self.lines(name).first().map(|l| l.trim()).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_cut_answer_is_no_answer() {
+        let whole = "\x1ea\n1\n2\n\x1eb\n\x1eend 0\n";
+        let sections = Sections::parse(whole).expect("whole");
+        assert_eq!(sections.lines("a"), ["1", "2"]);
+        assert!(sections.has("b") && sections.lines("b").is_empty() && !sections.has("c"));
+        for cut in 0..whole.len() - 3 {
+            assert_eq!(Sections::parse(&whole[..cut]), None, "cut at {cut}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_breaks_the_parser(text in "\\PC*") {
+            let _ = Sections::parse(&text);
+        }
+    }
+}

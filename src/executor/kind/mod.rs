@@ -1,0 +1,119 @@
+//! Resource kinds: for each, what is asked of the host, how the answer is read, what differs, and the shell that changes
+//! it. One file a kind. What several kinds ask is asked once: `Ask` gathers, `answer` reads.
+
+mod answer;
+mod command;
+mod download;
+mod file;
+mod hostname;
+mod line_in_file;
+mod module;
+mod package;
+mod path;
+mod reboot;
+mod repository;
+mod swap;
+mod sysctl;
+mod unit;
+
+pub(super) use answer::{Answer, Ask};
+pub(super) use file::sha256;
+
+use crate::state::{
+    Change, FieldDiff, Fields, Managed, Observation, PackageManager, Resource, Seen, Spec, Verb,
+};
+
+/// What a kind knows.
+pub(super) trait Kind {
+    /// Adds what must be asked of the host to observe it.
+    fn ask(&self, id: &str, ask: &mut Ask);
+    /// Reads what was seen.
+    fn observe(&self, id: &str, answer: &Answer) -> Observation;
+    /// Returns the fields as they should be. Only these are compared.
+    fn wanted(&self) -> Fields;
+    /// Returns shell that brings it about; exit status 0 means done. Runs under `set -e`, with stdin closed.
+    fn enact(&self, context: &Context) -> String;
+    /// Returns shell that takes it away; `None` if removing means leaving it alone.
+    fn remove(&self, context: &Context) -> Option<String>;
+    /// Returns the content for a diff, where it is text that may be shown.
+    fn text(&self) -> Option<&str> {
+        None
+    }
+    /// Returns what a plan calls doing it.
+    fn verb(&self, exists: bool) -> Verb {
+        if exists { Verb::Update } else { Verb::Create }
+    }
+}
+
+/// What enacting shell may depend on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Context {
+    pub package_manager: Option<PackageManager>,
+}
+
+/// Returns the kind behind a host resource; `None` for what belongs to the cluster.
+pub(super) fn of(spec: &Spec) -> Option<&dyn Kind> {
+    Some(match spec {
+        Spec::Package(k) => k,
+        Spec::PackageRepository(k) => k,
+        Spec::File(k) => k,
+        Spec::Directory(k) => k,
+        Spec::LineInFile(k) => k,
+        Spec::Symlink(k) => k,
+        Spec::Download(k) => k,
+        Spec::Unit(k) => k,
+        Spec::KernelModule(k) => k,
+        Spec::Sysctl(k) => k,
+        Spec::Swap(k) => k,
+        Spec::Hostname(k) => k,
+        Spec::Command(k) => k,
+        Spec::Reboot(k) => k,
+        Spec::Object(_) | Spec::Node(_) | Spec::JoinToken(_) | Spec::Chat(_) => return None,
+    })
+}
+
+/// Returns fields from pairs.
+pub(super) fn fields<const N: usize>(pairs: [(&str, String); N]) -> Fields {
+    pairs.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()
+}
+
+/// Returns an observation of something that exists.
+pub(super) fn present<const N: usize>(pairs: [(&str, String); N]) -> Observation {
+    Observation::Present(Seen { fields: fields(pairs), wanted: None, text: None })
+}
+
+/// Compares what is wanted with what was seen. `None`: nothing to do, or nothing can be told (see `Observation`).
+pub fn diff(resource: &Resource, observation: &Observation) -> Option<Change> {
+    let kind = of(&resource.spec)?;
+    let wanted = kind.wanted();
+    let seen = match observation {
+        Observation::Present(seen) => Some(seen),
+        Observation::Absent => None,
+        Observation::Unknown(_) | Observation::Deferred(_) => return None,
+    };
+    let now = |name: &str| seen.and_then(|s| s.fields.get(name));
+    let differing: Vec<FieldDiff> = wanted
+        .iter()
+        .filter(|(name, to)| now(name) != Some(*to))
+        .map(|(name, to)| FieldDiff { name: name.clone(), from: now(name).cloned(), to: Some(to.clone()) })
+        .collect();
+    if differing.is_empty() {
+        return None;
+    }
+    let text = match (kind.text(), seen) {
+        (Some(to), Some(Seen { text: Some(from), .. })) => Some(
+            similar::TextDiff::from_lines(from.as_str(), to).unified_diff().context_radius(2).to_string(),
+        ),
+        _ => None,
+    };
+    Some(Change { verb: kind.verb(seen.is_some()), fields: differing, text })
+}
+
+/// Returns the change that takes something of ours away.
+pub fn removal(managed: &Managed) -> Change {
+    Change {
+        verb: Verb::Remove,
+        fields: vec![FieldDiff { name: "managed".to_owned(), from: Some(managed.id.clone()), to: None }],
+        text: None,
+    }
+}

@@ -1,0 +1,87 @@
+//! Kernel module: loaded now and at boot, with the version it must report; or kept out.
+
+use super::file::{put, sha256};
+use super::{Answer, Ask, Context, Kind, fields};
+use crate::state::{Ensure, Fields, KernelModule, Observation, Seen};
+use crate::template::quote;
+
+impl KernelModule {
+    /// Our own file: loads at boot, or blacklists.
+    fn file(&self) -> (String, String) {
+        match self.ensure {
+            Ensure::Present => {
+                (format!("/etc/modules-load.d/provision-{}.conf", self.name), format!("{}\n", self.name))
+            }
+            Ensure::Absent => (
+                format!("/etc/modprobe.d/provision-no-{}.conf", self.name),
+                format!("blacklist {0}\noptions {0} modeset=0\n", self.name),
+            ),
+        }
+    }
+}
+
+impl Kind for KernelModule {
+    fn ask(&self, _: &str, ask: &mut Ask) {
+        let (path, text) = self.file();
+        ask.modules.insert(self.name.clone());
+        ask.paths.insert(path.clone());
+        ask.sums.insert(path, (sha256(text.as_bytes()), true));
+    }
+
+    fn observe(&self, _: &str, answer: &Answer) -> Observation {
+        let Some((loaded, version)) = answer.modules.get(&self.name) else {
+            return Observation::Unknown("the list of modules gave no answer".to_owned());
+        };
+        let at_boot = answer.sums.get(&self.file().0) == Some(&true);
+        if !loaded && !at_boot && self.ensure == Ensure::Present {
+            return Observation::Absent;
+        }
+        let word = |b: bool| if b { "yes" } else { "no" }.to_owned();
+        let mut seen = Seen { fields: fields([("loaded", word(*loaded))]), ..Seen::default() };
+        let file_field = if self.ensure == Ensure::Present { "at boot" } else { "blacklisted" };
+        seen.fields.insert(file_field.to_owned(), word(at_boot));
+        if self.version.is_some() {
+            seen.fields.insert("version".to_owned(), version.clone());
+        }
+        Observation::Present(seen)
+    }
+
+    fn wanted(&self) -> Fields {
+        match self.ensure {
+            // Whether a module that must not be loaded still is, is the reboot's business.
+            Ensure::Absent => fields([("blacklisted", "yes".to_owned())]),
+            Ensure::Present => {
+                let mut wanted = fields([("loaded", "yes".to_owned()), ("at boot", "yes".to_owned())]);
+                if let Some(version) = &self.version {
+                    wanted.insert("version".to_owned(), version.clone());
+                }
+                wanted
+            }
+        }
+    }
+
+    fn enact(&self, _: &Context) -> String {
+        let (path, text) = self.file();
+        let file = put(&path, text.as_bytes(), 0o644, "root:root", "");
+        let name = quote(&self.name);
+        match self.ensure {
+            Ensure::Absent => file,
+            Ensure::Present => {
+                let gate = match &self.version {
+                    None => String::new(),
+                    Some(version) => format!(
+                        "v=; [ -r /sys/module/{name}/version ] && read -r v </sys/module/{name}/version\n\
+                         [ \"$v\" = {version} ] || {{ echo \"module {name} is loaded as version ${{v:-unknown}}, {version} is wanted\" >&2; exit 1; }}\n",
+                        version = quote(version)
+                    ),
+                };
+                format!("{file}modprobe -- {name}\n{gate}")
+            }
+        }
+    }
+
+    fn remove(&self, _: &Context) -> Option<String> {
+        // The module itself stays: something may use it.
+        Some(format!("rm -f -- {}\n", quote(&self.file().0)))
+    }
+}

@@ -1,0 +1,72 @@
+//! Directory and symbolic link: what `stat` alone can tell.
+
+use super::{Answer, Ask, Context, Kind, fields, present};
+use crate::state::{Directory, Fields, Observation, Symlink};
+use crate::template::quote;
+
+impl Kind for Directory {
+    fn ask(&self, _: &str, ask: &mut Ask) {
+        ask.paths.insert(self.path.clone());
+    }
+
+    fn observe(&self, _: &str, answer: &Answer) -> Observation {
+        match answer.stat.get(&self.path) {
+            None => Observation::Absent,
+            Some(stat) => present([
+                ("type", stat.file_type.clone()),
+                ("mode", stat.mode.clone()),
+                ("owner", stat.owner.clone()),
+            ]),
+        }
+    }
+
+    fn wanted(&self) -> Fields {
+        fields([
+            ("type", "directory".to_owned()),
+            ("mode", format!("{:o}", self.mode)),
+            ("owner", self.owner.clone()),
+        ])
+    }
+
+    fn enact(&self, _: &Context) -> String {
+        let path = quote(&self.path);
+        format!("mkdir -p -- {path}; chown {} {path}; chmod {:o} {path}\n", quote(&self.owner), self.mode)
+    }
+
+    fn remove(&self, _: &Context) -> Option<String> {
+        // Only if empty: what others put there is not ours.
+        Some(format!("rmdir -- {} 2>/dev/null || true\n", quote(&self.path)))
+    }
+}
+
+impl Kind for Symlink {
+    fn ask(&self, _: &str, ask: &mut Ask) {
+        ask.paths.insert(self.path.clone());
+    }
+
+    fn observe(&self, _: &str, answer: &Answer) -> Observation {
+        match answer.stat.get(&self.path) {
+            None => Observation::Absent,
+            Some(stat) => {
+                let target = stat.target.clone().unwrap_or_else(|| format!("({})", stat.file_type));
+                present([("target", target)])
+            }
+        }
+    }
+
+    fn wanted(&self) -> Fields {
+        fields([("target", self.target.clone())])
+    }
+
+    fn enact(&self, _: &Context) -> String {
+        format!(
+            "p={}; mkdir -p -- \"${{p%/*}}\"; ln -sfn -- {} \"$p.provision-new\"; mv -Tf -- \"$p.provision-new\" \"$p\"\n",
+            quote(&self.path),
+            quote(&self.target)
+        )
+    }
+
+    fn remove(&self, _: &Context) -> Option<String> {
+        Some(format!("[ ! -L {0} ] || rm -f -- {0}\n", quote(&self.path)))
+    }
+}

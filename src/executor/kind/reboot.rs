@@ -1,0 +1,43 @@
+//! Reboot: only when its guard says so; the new boot id proves it.
+
+use super::{Answer, Ask, Context, Kind, fields, present};
+use crate::state::{Fields, Observation, Reboot, Verb};
+use crate::template::quote;
+
+impl Kind for Reboot {
+    fn ask(&self, id: &str, ask: &mut Ask) {
+        ask.guards.insert(id.to_owned(), self.guard.clone());
+    }
+
+    fn observe(&self, id: &str, answer: &Answer) -> Observation {
+        match answer.guards.get(id) {
+            Some(guard) if guard.rc == 0 => present([("needed", "no".to_owned())]),
+            Some(guard) if guard.rc < 124 => {
+                let why =
+                    if guard.line.is_empty() { "yes".to_owned() } else { format!("yes: {}", guard.line) };
+                present([("needed", why)])
+            }
+            _ => Observation::Unknown("the guard of the reboot gave no answer".to_owned()),
+        }
+    }
+
+    fn wanted(&self) -> Fields {
+        fields([("needed", "no".to_owned())])
+    }
+
+    fn enact(&self, _: &Context) -> String {
+        // Asked again at the time; the end of the batch does the rest.
+        format!(
+            "if /bin/sh -c {}; then echo 'no reboot is needed after all'; else : >\"$B/reboot\"; fi\n",
+            quote(&self.guard)
+        )
+    }
+
+    fn remove(&self, _: &Context) -> Option<String> {
+        None
+    }
+
+    fn verb(&self, _: bool) -> Verb {
+        Verb::Run
+    }
+}

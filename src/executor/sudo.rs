@@ -1,0 +1,92 @@
+//! Becoming root. The password and a program never share one standard input: measured, under NOPASSWD the password would
+//! become the program's first line and be echoed in an error.
+
+use crate::ssh::{Chunk, SshError, Transport};
+use crate::state::{Failure, FailureKind, SecretText};
+use bytes::Bytes;
+
+/// How a login becomes root.
+#[derive(Clone, Debug)]
+pub enum Sudo {
+    /// The login is root.
+    None,
+    /// `sudo -n` is tried; with a password, `sudo -A` after that.
+    Ask(Option<SecretText>),
+}
+
+/// Returns the command line that starts a root shell reading its program from standard input, without a password.
+pub(super) fn shell(sudo: &Sudo) -> &'static str {
+    match sudo {
+        Sudo::None => "exec /bin/sh -s",
+        Sudo::Ask(_) => "exec sudo -n -- /bin/sh -s",
+    }
+}
+
+/// Puts the password into a one-shot folder in memory, through an exec of its own, and returns the command line of a
+/// root shell that uses it. The helper gives the password once: a second try gets an empty answer and ends.
+pub(super) async fn shell_with_password(
+    transport: &dyn Transport,
+    password: &SecretText,
+) -> Result<String, SshError> {
+    let stage = "exec /bin/sh -c 'umask 077; d=$(mktemp -d /dev/shm/provision.XXXXXX 2>/dev/null || mktemp -d) || exit 1; \
+                 cat >\"$d/word\" && printf \"#!/bin/sh\\ncat $d/word 2>/dev/null; rm -rf $d\\n\" >\"$d/ask\" && chmod 700 \
+                 \"$d/ask\" && echo \"$d\"'";
+    let mut session = transport.open(stage).await?;
+    session.send(Bytes::from(format!("{}\n", password.expose()))).await?;
+    session.finish_input().await?;
+    let mut folder = Vec::new();
+    while let Some(chunk) = session.next().await {
+        if let Chunk::Stdout(bytes) = chunk {
+            folder.extend_from_slice(&bytes);
+        }
+    }
+    let folder = String::from_utf8_lossy(&folder).trim().to_owned();
+    Ok(format!("SUDO_ASKPASS={}/ask exec sudo -A -p '' -- /bin/sh -s", crate::template::quote(&folder)))
+}
+
+/// Returns whether sudo asked for a password.
+pub(super) fn wants_password(stderr: &str) -> bool {
+    stderr.contains("a password is required") || stderr.contains("a terminal is required")
+}
+
+/// Turns sudo's refusal into a failure; `None` if it is not sudo that refused.
+pub(super) fn refusal(stderr: &str) -> Option<Failure> {
+    let preflight = |code: &str, message: &str, hint: &str| {
+        Some(Failure::new(FailureKind::Preflight, code, message).cause(stderr.trim()).hint(hint))
+    };
+    if wants_password(stderr) {
+        return preflight(
+            "E-SUDO-PASSWORD",
+            "sudo wants a password and none is given",
+            "ssh.sudoPassword: {secret: NAME}, or NOPASSWD for this login; by hand: sudo -n true",
+        );
+    }
+    if stderr.contains("incorrect password") || stderr.contains("no password was provided") {
+        return preflight(
+            "E-SUDO-PASSWORD",
+            "sudo refuses the password",
+            "check the secret behind ssh.sudoPassword",
+        );
+    }
+    if stderr.contains("must have a tty") {
+        return preflight(
+            "E-SUDO-TTY",
+            "sudo insists on a terminal",
+            "remove `Defaults requiretty` for this login",
+        );
+    }
+    if stderr.contains("not in the sudoers")
+        || stderr.contains("not allowed to")
+        || stderr.contains("may not run sudo")
+    {
+        return preflight("E-SUDO-REFUSED", "sudo refuses this login", "by hand: sudo -l");
+    }
+    if stderr.contains("sudo: not found") || stderr.contains("sudo: command not found") {
+        return preflight(
+            "E-SUDO-MISSING",
+            "sudo is not installed",
+            "install sudo, or log in as root (ssh.user: root)",
+        );
+    }
+    None
+}

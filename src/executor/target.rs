@@ -1,0 +1,705 @@
+//! A host as a `Target`: observed by one exec, changed by detached batches.
+
+use super::batch::{self, Line, Place};
+use super::frame::Sections;
+use super::kind::{self, Answer, Ask};
+use super::sudo::{self, Sudo};
+use super::talk::{Talk, TalkError};
+use super::{causes, facts};
+use crate::event::{Event, Events};
+use crate::ssh::{Chunk, Dial, Session, SshError, Transport};
+use crate::state::{
+    Content, Facts, Failure, FailureKind, HostName, Lates, Observation, Observed, REDACTED, Resource,
+    ResourceId, RunId, SecretText, Spec, Step, Target, TargetId,
+};
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// Facts arrive within this time or the host counts as unobserved.
+const FACTS_DEADLINE: Duration = Duration::from_secs(60);
+/// State arrives within this time; every tool on the host has a shorter one of its own.
+const STATE_DEADLINE: Duration = Duration::from_secs(180);
+/// A lost connection is sought again for this long while a batch runs.
+const RECONNECT_FOR: Duration = Duration::from_secs(300);
+/// Lines of output that a failure keeps.
+const TAIL_LINES: usize = 20;
+
+/// Computes what a host should have from what it says of itself; the errors are preflight failures.
+pub type DesiredFn = Arc<dyn Fn(&Facts) -> Result<Vec<Resource>, Vec<Failure>> + Send + Sync>;
+
+/// Everything a host target needs.
+#[derive(Clone)]
+pub struct HostSetup {
+    /// The host.
+    pub host: HostName,
+    /// The way to it.
+    pub dial: Arc<dyn Dial>,
+    /// How the login becomes root.
+    pub sudo: Sudo,
+    /// What it should have.
+    pub desired: DesiredFn,
+    /// The run that batches and locks are named for.
+    pub run: RunId,
+    /// Who runs it, `user@machine`.
+    pub owner: String,
+    /// Our folder on the host.
+    pub state_dir: String,
+    /// How long a reboot may take.
+    pub reboot_deadline: Duration,
+    /// Its BMC, for messages.
+    pub bmc: Option<String>,
+    /// Secrets that must not appear in output, beyond those in resources.
+    pub redact: Vec<SecretText>,
+    /// Where events go.
+    pub events: Events,
+}
+
+/// Our folder on hosts.
+pub const STATE_DIR: &str = "/var/lib/provision";
+
+/// A host over SSH.
+pub struct HostTarget {
+    setup: HostSetup,
+    last: Mutex<Last>,
+}
+
+#[derive(Default)]
+struct Last {
+    facts: Facts,
+    desired: Vec<Resource>,
+    batches: u32,
+    touched: bool,
+    /// The command line of the last root shell that worked.
+    with_password: bool,
+}
+
+fn ssh_failure(error: SshError) -> Failure {
+    Failure::new(FailureKind::Unobserved, error.kind.code(), error.message).hint(error.hint)
+}
+
+impl HostTarget {
+    /// Returns the target; nothing is contacted yet.
+    pub fn new(setup: HostSetup) -> Self {
+        Self { setup, last: Mutex::new(Last::default()) }
+    }
+
+    /// Returns the host's name.
+    pub fn host(&self) -> &HostName {
+        &self.setup.host
+    }
+
+    fn with_last<T>(&self, f: impl FnOnce(&mut Last) -> T) -> T {
+        // A poisoned lock only means that another thread died in the middle of a simple assignment.
+        f(&mut self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    /// Starts a root shell that reads its program from standard input.
+    async fn root_shell(&self, transport: &dyn Transport) -> Result<Talk, SshError> {
+        let password = match &self.setup.sudo {
+            Sudo::Ask(Some(password)) if self.with_last(|l| l.with_password) => Some(password),
+            _ => None,
+        };
+        match password {
+            Some(password) => {
+                let command = sudo::shell_with_password(transport, password).await?;
+                Talk::start(transport, &command).await
+            }
+            None => Talk::start(transport, sudo::shell(&self.setup.sudo)).await,
+        }
+    }
+
+    fn talk_failure(&self, error: TalkError, stderr: &str, what: &str) -> Failure {
+        let host = &self.setup.host;
+        if let Some(refusal) = sudo::refusal(stderr) {
+            return refusal;
+        }
+        match error {
+            TalkError::Ssh(error) => ssh_failure(error),
+            TalkError::Ended(rc) => {
+                let mut failure = Failure::new(
+                    FailureKind::Unobserved,
+                    "E-SHELL",
+                    format!("/bin/sh on {host} ended with {rc} before it gave its {what}"),
+                )
+                .hint("log in by hand and run: sudo -n /bin/sh -c true");
+                failure.tail = stderr.lines().map(str::to_owned).collect();
+                failure
+            }
+            TalkError::Lost => Failure::new(
+                FailureKind::Unobserved,
+                "E-SSH-LOST",
+                format!("connection to {host} was lost before it gave its {what}"),
+            )
+            .hint("run the same command again"),
+            TalkError::TimedOut => Failure::new(
+                FailureKind::Unobserved,
+                "E-TIMEOUT",
+                format!("{host} did not give its {what} in time"),
+            )
+            .hint("log in by hand: something on the host hangs"),
+        }
+    }
+
+    /// Opens a root shell and asks the first program; falls back to the sudo password once.
+    async fn first(&self, program: &str, deadline: Duration, what: &str) -> Result<(Talk, String), Failure> {
+        let transport = self.setup.dial.dial().await.map_err(ssh_failure)?;
+        let mut talk = self.root_shell(transport.as_ref()).await.map_err(ssh_failure)?;
+        match talk.ask(program, deadline).await {
+            Ok(answer) => Ok((talk, answer)),
+            Err(error) => {
+                let retry = matches!(self.setup.sudo, Sudo::Ask(Some(_)))
+                    && sudo::wants_password(&talk.stderr)
+                    && !self.with_last(|l| l.with_password);
+                if !retry {
+                    return Err(self.talk_failure(error, &talk.stderr, what));
+                }
+                self.with_last(|l| l.with_password = true);
+                let mut talk = self.root_shell(transport.as_ref()).await.map_err(ssh_failure)?;
+                match talk.ask(program, deadline).await {
+                    Ok(answer) => Ok((talk, answer)),
+                    Err(error) => Err(self.talk_failure(error, &talk.stderr, what)),
+                }
+            }
+        }
+    }
+
+    async fn gather(&self) -> Result<(Talk, Facts), Failure> {
+        let program = prelude() + &facts::program(&self.setup.state_dir);
+        let (talk, answer) = self.first(&program, FACTS_DEADLINE, "facts").await?;
+        let unread = |why: String| Failure::new(FailureKind::Unobserved, "E-FACTS", why);
+        let sections = Sections::parse(&answer).ok_or_else(|| unread("the answer was cut".to_owned()))?;
+        let facts = facts::parse(&sections).map_err(unread)?;
+        Ok((talk, facts))
+    }
+
+    /// Returns the host's facts, by one exec.
+    pub async fn facts(&self) -> Result<Facts, Failure> {
+        let (talk, facts) = self.gather().await?;
+        talk.end().await;
+        Ok(facts)
+    }
+
+    /// Reads a file as root; `None` if it does not exist.
+    pub async fn read_file(&self, path: &str) -> Result<Option<Vec<u8>>, Failure> {
+        use base64::Engine;
+        let path = crate::template::quote(path);
+        let program = format!(
+            "{}main() {{ if [ -e {path} ]; then printf '\\036file\\n'; base64 -w0 {path}; echo; fi; printf '\\036end 0\\n'; }}; main </dev/null\n",
+            prelude()
+        );
+        let (talk, answer) = self.first(&program, FACTS_DEADLINE, "file").await?;
+        talk.end().await;
+        let sections = Sections::parse(&answer).unwrap_or_default();
+        if !sections.has("file") {
+            return Ok(None);
+        }
+        base64::engine::general_purpose::STANDARD.decode(sections.first("file")).map(Some).map_err(|error| {
+            Failure::new(FailureKind::Unobserved, "E-FACTS", format!("{path} did not arrive whole: {error}"))
+        })
+    }
+
+    /// Follows batches that an earlier run left alive on the host until they end.
+    pub async fn attach(&self) -> Result<usize, Failure> {
+        let facts = self.facts().await?;
+        let alive: Vec<_> = facts.open_batches.iter().filter(|b| b.alive).collect();
+        for open in &alive {
+            self.waiting(format!("an earlier run's batch {} still runs", open.id));
+            self.follow(&open.id, None, &[], &Lates::new()).await?;
+        }
+        Ok(alive.len())
+    }
+
+    fn waiting(&self, reason: String) {
+        self.setup.events.emit(Event::Waiting { target: self.setup.host.to_string(), reason });
+    }
+
+    fn secrets(&self, lates: &Lates) -> Vec<SecretText> {
+        let in_resources = self.with_last(|l| {
+            l.desired
+                .iter()
+                .filter_map(|r| match &r.spec {
+                    Spec::File(file) => match &file.content {
+                        Content::Secret(secret) => Some(secret.clone()),
+                        Content::Text(_) => None,
+                    },
+                    _ => None,
+                })
+                .collect::<Vec<_>>()
+        });
+        let mut secrets: Vec<_> = lates.values().cloned().chain(in_resources).collect();
+        secrets.extend(self.setup.redact.iter().cloned());
+        if let Sudo::Ask(Some(password)) = &self.setup.sudo {
+            secrets.push(password.clone());
+        }
+        secrets.retain(|s| s.expose().trim().len() > 3);
+        secrets
+    }
+
+    /// Starts a batch, or attaches to one, and follows it to its end.
+    async fn follow(
+        &self,
+        batch: &str,
+        program: Option<&str>,
+        steps: &[Step],
+        lates: &Lates,
+    ) -> Result<bool, Failure> {
+        let secrets = self.secrets(lates);
+        let mut progress = Progress::new(self, steps, secrets);
+        let mut offset = 0u64;
+        let mut lost_since: Option<Instant> = None;
+        loop {
+            let place = Place {
+                state: &self.setup.state_dir,
+                batch,
+                run: self.setup.run.as_str(),
+                owner: &self.setup.owner,
+            };
+            let text = batch::launcher(&place, program, lates, offset);
+            match self.follow_once(&text, &mut offset, &mut progress).await {
+                Ok(reboot) => return Ok(reboot),
+                Err(Ended::Failed(failure)) => return Err(*failure),
+                Err(Ended::Lost(error)) => {
+                    let since = *lost_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() > RECONNECT_FOR {
+                        return Err(ssh_failure(error));
+                    }
+                    self.waiting("the connection was lost; the batch goes on, connecting again".to_owned());
+                    progress.partial.clear();
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+    }
+
+    async fn follow_once(
+        &self,
+        launcher: &str,
+        offset: &mut u64,
+        progress: &mut Progress<'_>,
+    ) -> Result<bool, Ended> {
+        let transport = self.setup.dial.dial().await.map_err(Ended::Lost)?;
+        let password = match &self.setup.sudo {
+            Sudo::Ask(Some(password)) if self.with_last(|l| l.with_password) => Some(password.clone()),
+            _ => None,
+        };
+        let command = match password {
+            Some(p) => sudo::shell_with_password(transport.as_ref(), &p).await.map_err(Ended::Lost)?,
+            None => sudo::shell(&self.setup.sudo).to_owned(),
+        };
+        let mut session = transport.open(&command).await.map_err(Ended::Lost)?;
+        session.send(Bytes::from(launcher.to_owned())).await.map_err(Ended::Lost)?;
+        let mut stderr = String::new();
+        let mut exit = None;
+        loop {
+            let bytes = match tokio::time::timeout(progress.left(), session.next()).await {
+                Err(_) => return Err(Ended::Failed(Box::new(progress.too_late()))),
+                Ok(Some(Chunk::Stdout(bytes))) => bytes,
+                Ok(Some(Chunk::Stderr(bytes))) => {
+                    stderr.push_str(&String::from_utf8_lossy(&bytes));
+                    continue;
+                }
+                Ok(Some(Chunk::Exit(rc))) => {
+                    exit = Some(rc);
+                    continue;
+                }
+                Ok(None) => {
+                    return Err(match exit {
+                        Some(rc) => Ended::Failed(Box::new(self.launch_failure(rc, &stderr))),
+                        None => Ended::Lost(SshError {
+                            kind: crate::ssh::SshErrorKind::Lost,
+                            message: format!("connection to {} was lost", self.setup.host),
+                            hint: "apply again: what runs on the host goes on, and is found".to_owned(),
+                        }),
+                    });
+                }
+            };
+            if let Some(result) = progress.feed(&bytes, offset) {
+                // Closing its input ends the launcher and the `tail` behind it.
+                close(session).await;
+                return result.map_err(|f| Ended::Failed(Box::new(f)));
+            }
+        }
+    }
+
+    fn launch_failure(&self, rc: i32, stderr: &str) -> Failure {
+        if let Some(refusal) = sudo::refusal(stderr) {
+            return refusal;
+        }
+        let mut failure = Failure::new(
+            FailureKind::Step,
+            "E-LAUNCH",
+            format!("{} could not start the batch (exit {rc})", self.setup.host),
+        );
+        failure.exit = Some(rc);
+        failure.tail = stderr.lines().map(str::to_owned).collect();
+        causes::explain(failure)
+    }
+
+    /// Waits until the host has another boot id.
+    async fn rebooted(&self, step: Option<&Step>) -> Result<(), Failure> {
+        let before = self.with_last(|l| l.facts.boot_id.clone());
+        let began = Instant::now();
+        let deadline = self.setup.reboot_deadline;
+        let name = self.setup.host.to_string();
+        while began.elapsed() < deadline {
+            let note = format!("rebooting, allows {} min", deadline.as_secs().div_ceil(60));
+            if let Some(step) = step {
+                self.setup.events.emit(Event::StepProgress {
+                    target: name.clone(),
+                    step: step.resource.to_string(),
+                    note,
+                });
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let ask = async { self.facts().await };
+            if let Ok(Ok(facts)) = tokio::time::timeout(Duration::from_secs(30), ask).await
+                && facts.boot_id != before
+            {
+                self.with_last(|l| l.facts.boot_id = facts.boot_id);
+                return Ok(());
+            }
+        }
+        let bmc = self.setup.bmc.as_deref().map(|b| format!(" (BMC {b})")).unwrap_or_default();
+        let mut failure = Failure::new(
+            FailureKind::Step,
+            "E-REBOOT",
+            format!("{name} did not come back from its reboot within {} s", deadline.as_secs()),
+        )
+        .hint(format!("look at its console{bmc}, then: provision apply --limit {name}"));
+        failure.step = step.map(|s| s.id.clone());
+        Err(failure)
+    }
+}
+
+/// How following a batch ended, if not well.
+enum Ended {
+    Failed(Box<Failure>),
+    Lost(SshError),
+}
+
+async fn close(mut session: Box<dyn Session>) {
+    let _ = session.finish_input().await;
+    let _ =
+        tokio::time::timeout(Duration::from_secs(2), async { while session.next().await.is_some() {} }).await;
+}
+
+/// The first lines of every program.
+fn prelude() -> String {
+    "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C; export PATH LC_ALL\n"
+        .to_owned()
+}
+
+/// Turns a batch's output into events and, at its end, a result.
+struct Progress<'a> {
+    target: &'a HostTarget,
+    steps: &'a [Step],
+    secrets: Vec<SecretText>,
+    partial: Vec<u8>,
+    current: Option<(String, Instant)>,
+    tail: VecDeque<String>,
+    reboot: bool,
+    failed: Option<Failure>,
+}
+
+impl<'a> Progress<'a> {
+    fn new(target: &'a HostTarget, steps: &'a [Step], secrets: Vec<SecretText>) -> Self {
+        Self {
+            target,
+            steps,
+            secrets,
+            partial: Vec::new(),
+            current: None,
+            tail: VecDeque::new(),
+            reboot: false,
+            failed: None,
+        }
+    }
+
+    fn step(&self, id: &str) -> Option<&'a Step> {
+        self.steps.iter().find(|s| s.resource.as_str() == id)
+    }
+
+    fn current_step(&self) -> Option<&'a Step> {
+        self.current.as_ref().and_then(|(id, _)| self.step(id))
+    }
+
+    /// Returns how long the running step may still take.
+    fn left(&self) -> Duration {
+        let deadline = Duration::from_secs(
+            self.current_step().map_or(crate::state::DEFAULT_DEADLINE_S, |s| s.deadline_s),
+        );
+        let spent = self.current.as_ref().map_or(Duration::ZERO, |(_, since)| since.elapsed());
+        deadline.saturating_sub(spent).max(Duration::from_millis(100))
+    }
+
+    fn too_late(&self) -> Failure {
+        let step = self.current_step();
+        let mut failure = Failure::new(
+            FailureKind::Step,
+            "E-DEADLINE",
+            format!(
+                "{} took longer than {} s",
+                step.map_or("the batch", |s| s.what.as_str()),
+                step.map_or(crate::state::DEFAULT_DEADLINE_S, |s| s.deadline_s)
+            ),
+        )
+        .hint("it is not cut off and may still end well: provision attach, then apply again");
+        failure.step = step.map(|s| s.id.clone());
+        failure.tail = self.tail.iter().cloned().collect();
+        failure
+    }
+
+    fn redact(&self, line: &str) -> String {
+        let mut line = line.to_owned();
+        for secret in &self.secrets {
+            for part in secret.expose().lines().filter(|l| l.trim().len() > 3) {
+                if line.contains(part) {
+                    line = line.replace(part, REDACTED);
+                }
+            }
+        }
+        line
+    }
+
+    /// Takes bytes of output; returns the batch's result when its end is among them. Only whole lines count for the
+    /// offset at which a new connection attaches.
+    fn feed(&mut self, bytes: &[u8], offset: &mut u64) -> Option<Result<bool, Failure>> {
+        self.partial.extend_from_slice(bytes);
+        while let Some(end) = self.partial.iter().position(|b| *b == b'\n') {
+            let line: Vec<u8> = self.partial.drain(..=end).collect();
+            *offset += line.len() as u64;
+            let line = String::from_utf8_lossy(&line[..end]).into_owned();
+            if let Some(result) = self.line(&line) {
+                return Some(result);
+            }
+        }
+        None
+    }
+
+    fn line(&mut self, line: &str) -> Option<Result<bool, Failure>> {
+        let host = self.target.setup.host.to_string();
+        let events = &self.target.setup.events;
+        match batch::read_line(line) {
+            Line::Step(id) => {
+                let what = self.step(&id).map_or_else(|| id.clone(), |s| s.what.clone());
+                events.emit(Event::StepStarted { target: host, step: id.clone(), what });
+                self.current = Some((id, Instant::now()));
+                self.tail.clear();
+            }
+            Line::Done(id, 0) => {
+                let elapsed = self.current.take().map_or(Duration::ZERO, |(_, since)| since.elapsed());
+                let step = self.step(&id);
+                events.emit(Event::StepDone {
+                    target: host,
+                    what: step.map_or_else(|| id.clone(), |s| s.what.clone()),
+                    change: step.map(|s| super::summary(&s.change)).unwrap_or_default(),
+                    step: id,
+                    elapsed,
+                });
+            }
+            Line::Done(id, rc) => {
+                let elapsed = self.current.take().map(|(_, since)| since.elapsed());
+                let step = self.step(&id);
+                let what = step.map_or_else(|| id.clone(), |s| s.what.clone());
+                let mut failure =
+                    Failure::new(FailureKind::Step, "E-STEP", format!("{what} failed (exit {rc})"));
+                failure.step = step.map(|s| s.id.clone());
+                failure.exit = Some(rc);
+                failure.after = elapsed;
+                failure.tail = self.tail.iter().cloned().collect();
+                failure.hint = Some(format!("provision apply --limit {host}, once the cause is gone"));
+                let failure = causes::explain(failure);
+                events.emit(Event::StepFailed {
+                    target: host,
+                    step: id,
+                    code: failure.code.clone(),
+                    message: failure.message.clone(),
+                    exit: Some(rc),
+                    elapsed: elapsed.unwrap_or_default(),
+                });
+                self.failed = Some(failure);
+            }
+            Line::Locked(record) => {
+                let owner: serde_json::Value = serde_json::from_str(&record).unwrap_or_default();
+                let text = |key: &str| owner.get(key).and_then(|v| v.as_str()).unwrap_or("?").to_owned();
+                self.failed = Some(
+                    Failure::new(
+                        FailureKind::Locked,
+                        "E-LOCKED",
+                        format!("{host} is locked by {} (run {})", text("owner"), text("run")),
+                    )
+                    .hint(format!(
+                        "if that run is gone: ssh {host} sudo rm {}/lock",
+                        self.target.setup.state_dir
+                    )),
+                );
+            }
+            Line::Reboot => self.reboot = true,
+            Line::Rc(0) => return Some(Ok(self.reboot)),
+            Line::Rc(rc) => {
+                let fallback = || {
+                    let mut failure =
+                        Failure::new(FailureKind::Step, "E-BATCH", format!("the batch failed (exit {rc})"));
+                    failure.tail = self.tail.iter().cloned().collect();
+                    failure.exit = Some(rc);
+                    causes::explain(failure)
+                };
+                return Some(Err(self.failed.take().unwrap_or_else(fallback)));
+            }
+            Line::Gone | Line::Interrupted => {
+                let mut failure = Failure::new(
+                    FailureKind::Step,
+                    "E-INTERRUPTED",
+                    "the batch on the host was interrupted before its end (power, reboot or kill)",
+                )
+                .hint("apply again: the host is observed afresh and what is left is done");
+                failure.step = self.current_step().map(|s| s.id.clone());
+                return Some(Err(failure));
+            }
+            Line::Text(text) => {
+                let text = self.redact(&text);
+                if self.tail.len() == TAIL_LINES {
+                    self.tail.pop_front();
+                }
+                self.tail.push_back(text.clone());
+                let step = self.current.as_ref().map(|(id, _)| id.clone()).unwrap_or_default();
+                events.emit(Event::Output { target: host, step, line: text });
+            }
+        }
+        None
+    }
+}
+
+#[async_trait]
+impl Target for HostTarget {
+    fn id(&self) -> TargetId {
+        TargetId::Host(self.setup.host.clone())
+    }
+
+    async fn observe(&self) -> Result<Observed, Failure> {
+        let (mut talk, facts) = self.gather().await?;
+        preflight(&facts)?;
+        let desired = (self.setup.desired)(&facts).map_err(combine)?;
+        let mut ask = Ask::default();
+        for resource in &desired {
+            if let Some(kind) = kind::of(&resource.spec) {
+                kind.ask(resource.id.as_str(), &mut ask);
+            }
+        }
+        let answer = match talk.ask(&ask.program(), STATE_DEADLINE).await {
+            Ok(answer) => answer,
+            Err(error) => return Err(self.talk_failure(error, &talk.stderr, "state")),
+        };
+        talk.end().await;
+        let sections = Sections::parse(&answer)
+            .ok_or_else(|| Failure::new(FailureKind::Unobserved, "E-FACTS", "the answer was cut"))?;
+        let answer = Answer::parse(&sections);
+        let seen: BTreeMap<ResourceId, Observation> = desired
+            .iter()
+            .filter_map(|r| Some((r.id.clone(), kind::of(&r.spec)?.observe(r.id.as_str(), &answer))))
+            .collect();
+        let wanted: BTreeSet<&str> = desired.iter().map(|r| r.id.as_str()).collect();
+        let orphans =
+            facts.managed.iter().filter(|m| !m.adopted && !wanted.contains(m.id.as_str())).cloned().collect();
+        let mut warnings = Vec::new();
+        if facts.cloud_init.as_deref() == Some("running") {
+            warnings.push("cloud-init is still running; packages wait for its lock".to_owned());
+        }
+        for open in facts.open_batches.iter().filter(|b| b.alive) {
+            warnings.push(format!("batch {} of an earlier run still runs there", open.id));
+        }
+        self.with_last(|l| {
+            l.facts = facts.clone();
+            l.desired = desired.clone();
+        });
+        Ok(Observed { target: self.id(), facts, desired, seen, orphans, warnings })
+    }
+
+    async fn enact(&self, steps: &[Step], lates: &Lates) -> Result<Lates, Failure> {
+        let (facts, desired, number) = self.with_last(|l| {
+            l.batches += 1;
+            l.touched = true;
+            (l.facts.clone(), l.desired.clone(), l.batches)
+        });
+        let batch = format!("{}-{}-{number}", self.setup.run, std::process::id());
+        let place = Place {
+            state: &self.setup.state_dir,
+            batch: &batch,
+            run: self.setup.run.as_str(),
+            owner: &self.setup.owner,
+        };
+        let program = batch::program(&place, steps, &desired, &facts);
+        let needed: Lates = steps
+            .iter()
+            .flat_map(|s| &s.late)
+            .filter_map(|name| lates.get(name).map(|value| (name.clone(), value.clone())))
+            .collect();
+        let reboot = self.follow(&batch, Some(&program), steps, &needed).await?;
+        if reboot {
+            let step = steps.iter().rev().find(|s| s.resource.as_str().starts_with("reboot/"));
+            self.rebooted(step).await?;
+        }
+        Ok(Lates::new())
+    }
+
+    async fn finish(&self) -> Result<(), Failure> {
+        if !self.with_last(|l| std::mem::take(&mut l.touched)) {
+            return Ok(());
+        }
+        // Our own record only; run folders but the newest five; nothing of a batch that still runs.
+        let state = crate::template::quote(&self.setup.state_dir);
+        let program = format!(
+            "{}main() {{ S={state}; grep -q '\"run\":\"{}\"' \"$S/lock\" 2>/dev/null && : >\"$S/lock\"\n\
+             n=0; for b in $(ls -1t \"$S/runs\" 2>/dev/null); do [ -e \"$S/runs/$b/rc\" ] || continue; n=$((n+1)); [ $n -le 5 ] || rm -rf -- \"$S/runs/$b\"; done\n\
+             printf '\\036end 0\\n'; }}; main </dev/null\n",
+            prelude(),
+            self.setup.run
+        );
+        let (talk, _) = self.first(&program, FACTS_DEADLINE, "answer").await?;
+        talk.end().await;
+        Ok(())
+    }
+}
+
+/// Makes one failure of several: the first, with the others in its tail.
+fn combine(mut failures: Vec<Failure>) -> Failure {
+    if failures.is_empty() {
+        return Failure::new(FailureKind::Preflight, "E-PREFLIGHT", "preflight failed without saying why");
+    }
+    let mut first = failures.remove(0);
+    first.tail.extend(failures.iter().map(|f| format!("also: [{}] {}", f.code, f.message)));
+    first
+}
+
+/// What no host may lack.
+fn preflight(facts: &Facts) -> Result<(), Failure> {
+    /// Less free space than this on / stops a host, in KiB: packages alone need more.
+    const LEAST_FREE_KIB: u64 = 512 << 10;
+    let stop = |code: &str, message: String, hint: &str| {
+        Err(Failure::new(FailureKind::Preflight, code, message).hint(hint))
+    };
+    if facts.kernel_name != "Linux" {
+        return stop("E-NOT-LINUX", format!("it runs {}, not Linux", facts.kernel_name), "by hand: uname -s");
+    }
+    if facts.uid != 0 {
+        return stop(
+            "E-NOT-ROOT",
+            format!("the program runs as uid {}", facts.uid),
+            "by hand: sudo -n id -u",
+        );
+    }
+    if !facts.systemd {
+        return stop(
+            "E-NO-SYSTEMD",
+            "it was not booted with systemd".to_owned(),
+            "by hand: ls -d /run/systemd/system",
+        );
+    }
+    if let Some(free) = facts.free_kib.get("/").filter(|free| **free < LEAST_FREE_KIB) {
+        return stop("E-NO-SPACE", format!("only {} MiB are free on /", free / 1024), "by hand: df -h /");
+    }
+    Ok(())
+}
