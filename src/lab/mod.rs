@@ -1,1 +1,4 @@
 //! The lab room.
+
+pub mod api;
+pub mod cluster;

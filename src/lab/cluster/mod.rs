@@ -1,0 +1,13 @@
+//! The simulated cluster behind the API: joins, nodes, pods, device plugins, engines, the router.
+//!
+//! [`Cluster`] is all that a lab host sees: `k0s` starts and stops things on it, and connections are dialled into it.
+
+#[allow(clippy::module_inception, reason = "the room's main type lives in the file of its name")]
+mod cluster;
+mod spec;
+
+pub use cluster::Cluster;
+pub use spec::{
+    Accelerators, ClusterSpec, ControllerFiles, ControllerStart, HostSpec, KubeletConf, Pace, Vendor,
+    WorkerStart,
+};
