@@ -1,3 +1,10 @@
-//! The binary: hands the command line to `cli` and exits with its code.
+//! The binary: a stand-in tool if it runs as one inside the lab, else the command line.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match provision::lab::entry() {
+        Some(code) => code,
+        None => provision::cli::main(),
+    }
+}

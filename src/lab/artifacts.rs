@@ -1,0 +1,76 @@
+//! What the lab's mirror serves in the place of upstream's downloads: plain stand-ins, the same bytes every time.
+
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+
+/// The stand-in for the k0s binary: hands over to the lab's tool and says which version it plays.
+fn k0s(version: &str) -> String {
+    format!(
+        "#!/bin/sh\n# LAB stand-in for k0s {version}\nK0S_LAB_VERSION={version} exec /opt/lab/tool k0s \"$@\"\n"
+    )
+}
+
+/// A custom resource definition that takes anything.
+fn crd(group: &str, kind: &str, plural: &str, versions: &[&str], scope: &str) -> String {
+    let versions: String = versions
+        .iter()
+        .enumerate()
+        .map(|(i, v)| {
+            format!(
+                "  - name: {v}\n    served: true\n    storage: {}\n    schema:\n      openAPIV3Schema:\n        type: object\n        \
+                 x-kubernetes-preserve-unknown-fields: true\n",
+                i == 0
+            )
+        })
+        .collect();
+    format!(
+        "---\napiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata:\n  name: {plural}.{group}\nspec:\n  \
+         group: {group}\n  scope: {scope}\n  names: {{kind: {kind}, plural: {plural}, singular: {}, listKind: {kind}List}}\n  \
+         versions:\n{versions}",
+        kind.to_lowercase()
+    )
+}
+
+/// Returns the files by path below the mirror, and for each artifact of the lock file its name, version and path.
+pub fn files(k0s_version: &str) -> (BTreeMap<String, Vec<u8>>, Vec<(String, String, String)>) {
+    let gateway = "gateway.networking.k8s.io";
+    let kthena = "networking.serving.volcano.sh";
+    let texts = [
+        ("k0s-x86_64", k0s_version, k0s(k0s_version)),
+        ("k0s-aarch64", k0s_version, k0s(k0s_version)),
+        (
+            "gateway-api-crds",
+            "v1.4.0",
+            crd(gateway, "GatewayClass", "gatewayclasses", &["v1"], "Cluster")
+                + &crd(gateway, "Gateway", "gateways", &["v1"], "Namespaced")
+                + &crd(gateway, "HTTPRoute", "httproutes", &["v1"], "Namespaced"),
+        ),
+        (
+            "inference-extension-crds",
+            "v1.2.0",
+            crd("inference.networking.k8s.io", "InferencePool", "inferencepools", &["v1"], "Namespaced"),
+        ),
+        (
+            "kthena-crds",
+            "v1.0.0",
+            crd(kthena, "ModelRoute", "modelroutes", &["v1alpha1"], "Namespaced")
+                + &crd(kthena, "ModelServer", "modelservers", &["v1alpha1"], "Namespaced"),
+        ),
+        ("nvidia-cuda-key", "lab", "LAB stand-in for NVIDIA's repository key\n".to_owned()),
+        ("nvidia-toolkit-key", "lab", "LAB stand-in for the container toolkit's repository key\n".to_owned()),
+        ("neuron-key", "lab", "LAB stand-in for the Neuron repository key\n".to_owned()),
+    ];
+    let mut files = BTreeMap::new();
+    let mut artifacts = Vec::new();
+    for (name, version, text) in texts {
+        let path = format!("{name}/{version}");
+        files.insert(path.clone(), text.into_bytes());
+        artifacts.push((name.to_owned(), version.to_owned(), path));
+    }
+    (files, artifacts)
+}
+
+/// Returns the lower-case hex sha256 of bytes.
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}

@@ -1,0 +1,129 @@
+//! What a lab is made from: its own input type, so that the twin shares no belief with the rooms that it tests.
+
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+/// A whole lab.
+#[derive(Clone, PartialEq, Serialize, Deserialize, Debug)]
+pub struct Spec {
+    /// The inventory's name, for screens.
+    pub name: String,
+    /// Where everything of the lab is kept: `hosts/`, keys, the mirror's lock entries.
+    pub dir: PathBuf,
+    /// The executable that stand-in tools and `lab-init` run from.
+    pub exe: PathBuf,
+    /// Address of the mirror; its port is chosen by the system.
+    pub mirror: IpAddr,
+    /// k0s version that the mirror serves.
+    pub k0s_version: String,
+    /// The hosts.
+    pub hosts: Vec<Host>,
+    /// Faults to inject.
+    pub faults: Vec<Fault>,
+}
+
+/// One simulated host.
+#[derive(Clone, PartialEq, Serialize, Deserialize, Debug)]
+pub struct Host {
+    /// Its name; what `hostname` says before anything was done is `localhost`.
+    pub name: String,
+    /// Loopback address of its SSH server.
+    pub address: IpAddr,
+    /// Port of its SSH server.
+    pub port: u16,
+    /// Its hardware.
+    pub hardware: Option<Hardware>,
+    /// sudo wants this password; without one it asks for none.
+    pub sudo_password: Option<String>,
+}
+
+/// Simulated accelerators.
+#[derive(Clone, PartialEq, Serialize, Deserialize, Debug)]
+pub struct Hardware {
+    /// `nvidia` or `neuron`.
+    pub vendor: String,
+    /// Product name as tools print it.
+    pub name: String,
+    /// PCI vendor, four hex digits.
+    pub pci_vendor: String,
+    /// PCI device, four hex digits.
+    pub pci_device: String,
+    /// How many.
+    pub count: u32,
+    /// NVSwitches: PCI device and how many.
+    pub switches: Option<(String, u32)>,
+    /// Memory of one, in MiB.
+    pub memory_mib: u64,
+    /// Extended resource that the device plugin offers.
+    pub resource: String,
+}
+
+/// Something that goes wrong on purpose.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct Fault {
+    /// The host.
+    pub host: String,
+    /// What goes wrong.
+    pub kind: FaultKind,
+}
+
+/// The faults.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[serde(rename_all = "kebab-case")]
+pub enum FaultKind {
+    /// Connections are cut after this many bytes from the host, once.
+    LinkCut(u64),
+    /// Every exec starts this much later, in milliseconds.
+    Slow(u64),
+    /// Installing this package fails.
+    FailPackage(String),
+    /// The disk is full.
+    DiskFull,
+    /// The host presents another host key than the known one.
+    WrongHostKey,
+    /// Nothing listens.
+    Unreachable,
+    /// A reboot never comes back.
+    RebootHangs,
+}
+
+impl Fault {
+    /// Reads `host=kind` or `host=kind:argument`.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (host, kind) = text.split_once('=').ok_or_else(|| format!("`{text}` is not host=kind"))?;
+        let (kind, argument) = kind.split_once(':').unwrap_or((kind, ""));
+        let number = |default: u64| match argument {
+            "" => Ok(default),
+            text => text.parse().map_err(|_| format!("`{text}` is no number")),
+        };
+        let kind = match kind {
+            "link-cut" => FaultKind::LinkCut(number(20_000)?),
+            "slow" => FaultKind::Slow(number(500)?),
+            "fail-package" if !argument.is_empty() => FaultKind::FailPackage(argument.to_owned()),
+            "disk-full" => FaultKind::DiskFull,
+            "wrong-host-key" => FaultKind::WrongHostKey,
+            "unreachable" => FaultKind::Unreachable,
+            "reboot-hangs" => FaultKind::RebootHangs,
+            _ => {
+                return Err(format!(
+                    "`{kind}` is no fault; they are link-cut[:BYTES], slow[:MS], fail-package:NAME, disk-full, \
+                     wrong-host-key, unreachable, reboot-hangs"
+                ));
+            }
+        };
+        Ok(Self { host: host.to_owned(), kind })
+    }
+}
+
+impl Spec {
+    /// Returns the faults of a host.
+    pub fn faults_of<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a FaultKind> + 'a {
+        self.faults.iter().filter(move |f| f.host == host).map(|f| &f.kind)
+    }
+
+    /// Returns the folder of a host.
+    pub fn host_dir(&self, host: &str) -> PathBuf {
+        self.dir.join("hosts").join(host)
+    }
+}

@@ -1,0 +1,227 @@
+//! Bringing a lab up and down.
+
+use super::artifacts::{files, sha256};
+use super::cluster::{Accelerators, Cluster, ClusterSpec, HostSpec, Vendor};
+use super::host::{Counters, LabHost, MOST_EXECS};
+use super::spec::{FaultKind, Spec};
+use super::{isolate, net, tree};
+use crate::event::Events;
+use russh::keys::PrivateKey;
+use russh::keys::ssh_key::LineEnding;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+/// Why a lab could not be brought up.
+#[derive(Debug, thiserror::Error)]
+pub enum LabError {
+    /// The machine does not allow it.
+    #[error("{0}")]
+    Forbidden(String),
+    /// A host's address is not a loopback one.
+    #[error("{host} has the address {address}, which is not on loopback; the lab listens nowhere else")]
+    NotLoopback {
+        /// The host.
+        host: String,
+        /// Its address.
+        address: String,
+    },
+    /// An address is taken.
+    #[error("cannot listen on {place}: {source}; is another lab up?")]
+    Listen {
+        /// Where.
+        place: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file of the lab could not be made.
+    #[error("cannot make the lab's files in {dir}: {source}")]
+    Files {
+        /// Where.
+        dir: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A key could not be made.
+    #[error("cannot make a key: {0}")]
+    Key(russh::keys::ssh_key::Error),
+}
+
+/// Something that the lab's mirror serves.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct Artifact {
+    /// Its name in the lock file.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Where.
+    pub url: String,
+    /// Its sha256.
+    pub sha256: String,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// A running lab. Dropping it ends everything that it started.
+pub struct Lab {
+    spec: Arc<Spec>,
+    hosts: BTreeMap<String, Arc<LabHost>>,
+    artifacts: Vec<Artifact>,
+    cluster: Arc<Cluster>,
+    tasks: JoinSet<()>,
+}
+
+fn key() -> Result<PrivateKey, LabError> {
+    // Key generation of ssh-key wants a random number generator of its own version; raw seeds need none.
+    let seed: [u8; 32] = rand::random();
+    let pair = russh::keys::ssh_key::private::Ed25519Keypair::from_seed(&seed);
+    Ok(PrivateKey::from(pair))
+}
+
+impl Lab {
+    /// Makes the hosts anew and listens for them.
+    pub async fn up(spec: Spec, events: Events) -> Result<Self, LabError> {
+        isolate::check().await.map_err(LabError::Forbidden)?;
+        let dir = spec.dir.clone();
+        let files_error = |source| LabError::Files { dir: dir.clone(), source };
+        std::fs::create_dir_all(&spec.dir).map_err(files_error)?;
+        for host in &spec.hosts {
+            if !host.address.is_loopback() {
+                return Err(LabError::NotLoopback {
+                    host: host.name.clone(),
+                    address: host.address.to_string(),
+                });
+            }
+        }
+        let spec = Arc::new(spec);
+        let mut tasks = JoinSet::new();
+        let bind = async |address: std::net::SocketAddr| {
+            TcpListener::bind(address)
+                .await
+                .map_err(|source| LabError::Listen { place: address.to_string(), source })
+        };
+
+        let listener = bind((spec.mirror, 0).into()).await?;
+        let base = listener.local_addr().map_err(files_error)?;
+        let (served, names) = files(&spec.k0s_version);
+        let artifacts = names
+            .into_iter()
+            .map(|(name, version, path)| {
+                let bytes = &served[&path];
+                let url = format!("http://{base}/{path}");
+                Artifact { name, version, url, sha256: sha256(bytes), size: bytes.len() as u64 }
+            })
+            .collect();
+        tasks.spawn(net::serve_files(listener, Arc::new(served)));
+
+        let client = key()?;
+        let text = client.to_openssh(LineEnding::LF).map_err(LabError::Key)?;
+        let identity = spec.dir.join("id_ed25519");
+        std::fs::write(&identity, text.as_bytes()).map_err(files_error)?;
+        std::fs::set_permissions(&identity, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+            .map_err(files_error)?;
+
+        let cluster = Arc::new(Cluster::new(cluster_spec(&spec), events));
+        let execs = Arc::new(Semaphore::new(MOST_EXECS));
+        let mut known = String::from("# Host keys of the lab; made by `lab up`.\n");
+        let mut hosts = BTreeMap::new();
+        for host in &spec.hosts {
+            tree::build(&spec, host).map_err(files_error)?;
+            let host_key = key()?;
+            let shown = if spec.faults_of(&host.name).any(|f| *f == FaultKind::WrongHostKey) {
+                key()?
+            } else {
+                host_key.clone()
+            };
+            let public = shown.public_key().to_openssh().map_err(LabError::Key)?;
+            let place = if host.port == 22 {
+                host.address.to_string()
+            } else {
+                format!("[{}]:{}", host.address, host.port)
+            };
+            known.push_str(&format!("{place} {}\n", public.trim()));
+            let running = LabHost::new(
+                spec.clone(),
+                &host.name,
+                cluster.clone(),
+                client.public_key().clone(),
+                execs.clone(),
+            );
+            let socket = spec.host_dir(&host.name).join("root/run/lab/init.sock");
+            let init = listen_unix(&socket).map_err(files_error)?;
+            tasks.spawn(running.clone().serve_init(init));
+            if !spec.faults_of(&host.name).any(|f| *f == FaultKind::Unreachable) {
+                let listener = bind((host.address, host.port).into()).await?;
+                tasks.spawn(running.clone().serve_ssh(listener, host_key));
+            }
+            hosts.insert(host.name.clone(), running);
+        }
+        std::fs::write(spec.dir.join("known_hosts"), known).map_err(files_error)?;
+        Ok(Self { spec, hosts, artifacts, cluster, tasks })
+    }
+
+    /// Returns the client key's file.
+    pub fn identity(&self) -> PathBuf {
+        self.spec.dir.join("id_ed25519")
+    }
+
+    /// Returns the known_hosts file.
+    pub fn known_hosts(&self) -> PathBuf {
+        self.spec.dir.join("known_hosts")
+    }
+
+    /// Returns what the mirror serves.
+    pub fn artifacts(&self) -> &[Artifact] {
+        &self.artifacts
+    }
+
+    /// Returns what each host's SSH server has counted.
+    pub fn counters(&self) -> BTreeMap<String, Counters> {
+        self.hosts.iter().map(|(name, host)| (name.clone(), host.counters())).collect()
+    }
+
+    /// Returns the simulated cluster.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// Ends everything that the lab started and removes the hosts' folders; keys and records stay.
+    pub async fn down(mut self) {
+        self.tasks.shutdown().await;
+        drop(self.hosts);
+        let _ = std::fs::remove_dir_all(self.spec.dir.join("hosts"));
+    }
+}
+
+/// Returns what the simulated cluster is made from.
+fn cluster_spec(spec: &Spec) -> ClusterSpec {
+    let hosts = spec.hosts.iter().map(|host| {
+        let accelerators = host.hardware.as_ref().map(|hardware| Accelerators {
+            vendor: if hardware.vendor == "nvidia" { Vendor::Nvidia } else { Vendor::Neuron },
+            count: hardware.count,
+            cores_per_device: 4,
+        });
+        let host_spec =
+            HostSpec { addresses: vec![host.address.to_string()], accelerators, ..HostSpec::default() };
+        (host.name.clone(), host_spec)
+    });
+    let kubelet = spec.k0s_version.split('+').next().unwrap_or_default();
+    ClusterSpec {
+        hosts: hosts.collect(),
+        kubelet_version: format!("{kubelet}+k0s"),
+        ..ClusterSpec::default()
+    }
+}
+
+/// Listens on a socket whose path may be longer than a socket address can hold.
+fn listen_unix(path: &std::path::Path) -> std::io::Result<UnixListener> {
+    use std::os::fd::AsRawFd;
+    let folder = path.parent().unwrap_or(std::path::Path::new("."));
+    let handle = std::fs::File::open(folder)?;
+    let name = path.file_name().unwrap_or_default();
+    UnixListener::bind(PathBuf::from(format!("/proc/self/fd/{}", handle.as_raw_fd())).join(name))
+}

@@ -1,0 +1,267 @@
+//! The k0s stand-in: its command line contract, from `reference` facts of k0s 1.34 to 1.36: unit files, status, tokens,
+//! validation, errors.
+
+use super::{fail, here, request, units};
+use crate::lab::host::Request;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::ExitCode;
+
+fn version() -> String {
+    std::env::var("K0S_LAB_VERSION").unwrap_or_else(|_| "v1.35.7+k0s.0".to_owned())
+}
+
+/// Splits a command line at blanks outside double quotes, as systemd does.
+pub(super) fn words(line: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut quoted = false;
+    for c in line.chars() {
+        match c {
+            '"' => quoted = !quoted,
+            ' ' if !quoted => words.push(String::new()),
+            c => {
+                if let Some(word) = words.last_mut() {
+                    word.push(c);
+                }
+            }
+        }
+    }
+    words.retain(|w| !w.is_empty());
+    words
+}
+
+fn unit_of(role: &str) -> String {
+    format!("k0s{role}.service")
+}
+
+/// Returns flags as `--name=value`, sorted, without those that only concern `install`.
+fn flags(arguments: &[&str]) -> Result<BTreeMap<String, String>, String> {
+    const SWITCHES: [&str; 9] = [
+        "force",
+        "start",
+        "enable-worker",
+        "single",
+        "no-taints",
+        "debug",
+        "enable-dynamic-config",
+        "enable-metrics-scraper",
+        "verbose",
+    ];
+    const VALUES: [&str; 16] = [
+        "env",
+        "data-dir",
+        "token-file",
+        "config",
+        "profile",
+        "labels",
+        "taints",
+        "kubelet-extra-args",
+        "kubelet-root-dir",
+        "cri-socket",
+        "iptables-mode",
+        "disable-components",
+        "feature-gates",
+        "status-socket",
+        "ignore-pre-flight-checks",
+        "logging",
+    ];
+    let mut flags = BTreeMap::new();
+    let mut words = arguments.iter();
+    while let Some(word) = words.next() {
+        let Some(flag) = word.strip_prefix("--") else { return Err(format!("unknown command {word:?}")) };
+        let (name, value) = match flag.split_once('=') {
+            Some((name, value)) => (name, value.to_owned()),
+            None if SWITCHES.contains(&flag) => (flag, "true".to_owned()),
+            None => (flag, words.next().map(|w| (*w).to_owned()).unwrap_or_default()),
+        };
+        if !SWITCHES.contains(&name) && !VALUES.contains(&name) {
+            return Err(format!("unknown flag: --{name}"));
+        }
+        flags.insert(name.to_owned(), value);
+    }
+    Ok(flags)
+}
+
+fn install(role: &str, arguments: &[&str]) -> ExitCode {
+    let mut flags = match flags(arguments) {
+        Ok(flags) => flags,
+        Err(error) => return fail(1, format!("Error: {error}")),
+    };
+    let path = here().join("etc/systemd/system").join(unit_of(role));
+    let force = flags.remove("force").is_some();
+    let env = flags.remove("env");
+    flags.remove("start");
+    if path.exists() && !force {
+        return fail(
+            1,
+            format!(
+                "Error: failed to install {role} service: failed to install service: Init already exists: {}",
+                path.display()
+            ),
+        );
+    }
+    if role == "controller" {
+        let config = flags.get("config").cloned().unwrap_or_else(|| "/etc/k0s/k0s.yaml".to_owned());
+        if let Err(error) = validate(&config) {
+            return fail(1, format!("Error: failed to load node config: invalid node config: {error}"));
+        }
+    }
+    let line: String = flags.iter().map(|(name, value)| format!(" --{name}={value}")).collect();
+    let environment = env.map(|e| format!("Environment=\"{e}\"\n")).unwrap_or_default();
+    let binary = "/usr/local/bin/k0s";
+    let text = format!(
+        "[Unit]\nDescription=k0s - Zero Friction Kubernetes\nDocumentation=https://docs.k0sproject.io\n\
+         ConditionFileIsExecutable={binary}\n\nAfter=network-online.target \nWants=network-online.target \n\n[Service]\n\
+         StartLimitInterval=5\nStartLimitBurst=10\nExecStart={binary} {role}{line}\n{environment}\nRestartSec=10\nDelegate=yes\n\
+         KillMode=process\nLimitCORE=infinity\nTasksMax=infinity\nTimeoutStartSec=0\nLimitNOFILE=999999\nRestart=always\n\n\
+         [Install]\nWantedBy=multi-user.target\n"
+    );
+    if let Err(error) = std::fs::write(&path, text) {
+        return fail(1, format!("Error: failed to install {role} service: {error}"));
+    }
+    units::systemctl(&["enable", &unit_of(role)])
+}
+
+/// Checks a configuration the little that a stand-in can: it must be a ClusterConfig, with networks that are networks.
+fn validate(path: &str) -> Result<(), String> {
+    let text =
+        if path == "-" { std::io::read_to_string(std::io::stdin()) } else { std::fs::read_to_string(path) }
+            .map_err(|e| format!("failed to read configuration file {path}: {e}"))?;
+    let value: serde_json::Value =
+        serde_saphyr::from_str(&text).map_err(|e| format!("failed to parse config: {e}"))?;
+    if value.pointer("/kind").and_then(|k| k.as_str()) != Some("ClusterConfig") {
+        return Err("kind: Invalid value: must be ClusterConfig".to_owned());
+    }
+    for (pointer, name) in
+        [("/spec/network/podCIDR", "podCIDR"), ("/spec/network/serviceCIDR", "serviceCIDR")]
+    {
+        if let Some(cidr) = value.pointer(pointer).and_then(|c| c.as_str())
+            && cidr.parse::<ipnet::IpNet>().is_err()
+        {
+            return Err(format!("spec: network: {name}: Invalid value: {cidr:?}: invalid CIDR address"));
+        }
+    }
+    Ok(())
+}
+
+fn running() -> Option<(&'static str, String)> {
+    for role in ["controller", "worker"] {
+        let unit = unit_of(role);
+        let active = units::systemctl_is_active(&unit);
+        if active {
+            let text =
+                std::fs::read_to_string(here().join("etc/systemd/system").join(&unit)).unwrap_or_default();
+            return Some((role, text));
+        }
+    }
+    None
+}
+
+fn status(json: bool) -> ExitCode {
+    let Some((role, unit)) = running() else {
+        return fail(
+            1,
+            "Error: status: can't get \"status\" via \"/run/k0s/status.sock\": Get \"http://localhost/status\": dial unix /run/k0s/status.sock: connect: no such file or directory",
+        );
+    };
+    let line = unit.lines().find_map(|l| l.strip_prefix("ExecStart=")).unwrap_or_default();
+    let flags = units::exec_flags(&unit);
+    let single = flags.get("single").is_some_and(|v| v == "true");
+    let workloads = role == "worker" || single || flags.get("enable-worker").is_some_and(|v| v == "true");
+    if json {
+        let value = serde_json::json!({"Version": version(), "Pid": 4242, "PPid": 0, "Role": role, "SysInit": "",
+            "StubFile": "", "Output": "", "Workloads": workloads, "SingleNode": single, "Args": words(line),
+            "WorkerToAPIConnectionStatus": {"Message": "", "Success": true}, "ClusterConfig": null,
+            "K0sVars": {"DataDir": "/var/lib/k0s", "RunDir": "/run/k0s"}});
+        println!("{}", serde_json::to_string_pretty(&value).unwrap_or_default());
+    } else {
+        println!(
+            "Version: {}\nProcess ID: 4242\nRole: {role}\nWorkloads: {workloads}\nSingleNode: {single}",
+            version()
+        );
+        if workloads {
+            println!("Kube-api probing successful: true\nKube-api probing last error:  ");
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// A drop-in that the embedded containerd of 1.36 and later refuses.
+fn bad_drop_in() -> Option<String> {
+    let minor: u32 = version().split('.').nth(1).and_then(|m| m.parse().ok()).unwrap_or(0);
+    if minor < 36 {
+        return None;
+    }
+    for entry in std::fs::read_dir("/etc/k0s/containerd.d").ok()?.flatten() {
+        let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
+        if text.contains("version = 2") {
+            return Some(format!("{}: expected 3, got 2", entry.path().display()));
+        }
+        if text.contains("io.containerd.grpc.v1.cri") {
+            return Some(format!("{}: containerd v1 CRI plugin format", entry.path().display()));
+        }
+    }
+    None
+}
+
+/// `k0s`.
+pub(super) fn k0s(arguments: &[&str]) -> ExitCode {
+    match arguments {
+        ["version"] => println!("{}", version()),
+        ["version", "-a"] => println!("k0s : {}\ncontainerd : 1.7.34\nkubernetes : 1.35.7", version()),
+        ["install", role @ ("controller" | "worker"), rest @ ..] => return install(role, rest),
+        ["start"] | ["stop"] => return fail(1, "Error: LAB: use systemctl"),
+        ["status", rest @ ..] => return status(rest.contains(&"json")),
+        ["config", "validate", "-c" | "--config", path] => {
+            if let Err(error) = validate(path) {
+                return fail(1, format!("Error: {error}"));
+            }
+        }
+        ["sysinfo", ..] => {
+            if let Some(problem) = bad_drop_in() {
+                println!("/etc/k0s/containerd.d/: (pass)\n  {problem} (rejected)");
+                return fail(1, "Error: sysinfo failed");
+            }
+            println!("Total memory: 64.0 GiB (pass)");
+        }
+        ["kubeconfig", "admin"] => match std::fs::read_to_string("/var/lib/k0s/pki/admin.conf") {
+            Ok(text) => print!("{text}"),
+            Err(_) => {
+                return fail(1, "Error: failed to read admin PKI file /var/lib/k0s/pki/ca.crt: no such file");
+            }
+        },
+        ["kubectl", "get", "--raw=/readyz"] => {
+            if running().is_none_or(|(role, _)| role != "controller")
+                || !Path::new("/var/lib/k0s/pki/admin.conf").exists()
+            {
+                return fail(
+                    1,
+                    "The connection to the server localhost:6443 was refused - did you specify the right host or port?",
+                );
+            }
+            println!("ok");
+        }
+        ["reset", ..] => {
+            if running().is_some() {
+                return fail(
+                    1,
+                    "Error: another k0s process is still running: k0s seems to be running, please stop it first",
+                );
+            }
+            if let Err(error) = request(&Request::Reset) {
+                return fail(1, error);
+            }
+            for path in ["/var/lib/k0s", "/run/k0s"] {
+                let _ = std::fs::remove_dir_all(path);
+            }
+            for role in ["controller", "worker"] {
+                let _ = std::fs::remove_file(here().join("etc/systemd/system").join(unit_of(role)));
+            }
+            eprintln!(
+                "level=info msg=\"k0s cleanup operations done.\"\nlevel=warning msg=\"a node reboot is recommended\""
+            );
+        }
+        other => return fail(1, format!("Error: LAB: k0s {} is not simulated", other.join(" "))),
+    }
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,156 @@
+//! Small stand-ins: sudo, hostnamectl, swapoff, sysctl, curl, ip, chronyc, cloud-init, df.
+
+use super::{Settings, fail};
+use crate::lab::spec::FaultKind;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+
+/// `sudo`: with the lab's password where one is set.
+pub(super) fn sudo(settings: &Settings, arguments: &[&str]) -> ExitCode {
+    let mut ask = false;
+    let mut words = arguments.iter();
+    let mut command: Vec<&str> = Vec::new();
+    while let Some(word) = words.next() {
+        match *word {
+            "-n" => ask = false,
+            "-A" => ask = true,
+            "-p" => {
+                words.next();
+            }
+            "--" => {
+                command.extend(words);
+                break;
+            }
+            w if w.starts_with('-') => {}
+            w => {
+                command.push(w);
+                command.extend(words);
+                break;
+            }
+        }
+    }
+    if let Some(password) = &settings.sudo_password {
+        if !ask {
+            return fail(1, "sudo: a password is required");
+        }
+        let given = std::env::var("SUDO_ASKPASS")
+            .ok()
+            .and_then(|helper| Command::new(helper).output().ok())
+            .map(|output| String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
+            .unwrap_or_default();
+        if given != *password {
+            return fail(1, "sudo: no password was provided\nsudo: 1 incorrect password attempt");
+        }
+    }
+    let Some((program, rest)) = command.split_first() else { return fail(1, "usage: sudo command") };
+    let error = Command::new(program).args(rest).exec();
+    fail(1, format!("sudo: {program}: {error}"))
+}
+
+/// `hostnamectl set-hostname NAME`.
+pub(super) fn hostnamectl(arguments: &[&str]) -> ExitCode {
+    let Some(name) = arguments.iter().filter(|a| !a.starts_with('-')).nth(1) else {
+        return ExitCode::SUCCESS;
+    };
+    match std::fs::write("/etc/hostname", format!("{name}\n")) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(1, format!("Could not set static hostname: {error}")),
+    }
+}
+
+/// `swapoff -a`.
+pub(super) fn swapoff() -> ExitCode {
+    match std::fs::write("/proc/swaps", "Filename\tType\tSize\tUsed\tPriority\n") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(255, format!("swapoff: {error}")),
+    }
+}
+
+/// `sysctl KEY` and `sysctl -w KEY=VALUE`.
+pub(super) fn sysctl(arguments: &[&str]) -> ExitCode {
+    for word in arguments.iter().filter(|a| !a.starts_with('-')) {
+        let (key, value) = word.split_once('=').map_or((*word, None), |(k, v)| (k, Some(v)));
+        let path = format!("/proc/sys/{}", key.replace('.', "/"));
+        let result = match value {
+            Some(value) => std::fs::write(&path, format!("{value}\n")).map(|()| value.to_owned()),
+            None => std::fs::read_to_string(&path),
+        };
+        match result {
+            Ok(text) => println!("{key} = {}", text.trim()),
+            Err(_) => return fail(255, format!("sysctl: cannot stat {path}: No such file or directory")),
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// `curl -o FILE URL` over plain HTTP, which is all that the lab's mirror speaks.
+pub(super) fn curl(arguments: &[&str]) -> ExitCode {
+    let (mut file, mut url) = (None, None);
+    let mut words = arguments.iter();
+    while let Some(word) = words.next() {
+        match *word {
+            "-o" => file = words.next(),
+            "--connect-timeout" | "--retry" | "--max-time" => {
+                words.next();
+            }
+            w if w.starts_with('-') => {}
+            _ => url = Some(word),
+        }
+    }
+    let Some((place, path)) = url.and_then(|u| u.strip_prefix("http://")).and_then(|u| u.split_once('/'))
+    else {
+        return fail(6, "curl: (6) LAB: only the lab's own mirror can be reached");
+    };
+    let get = || -> std::io::Result<Vec<u8>> {
+        let mut stream = TcpStream::connect(place)?;
+        write!(stream, "GET /{path} HTTP/1.1\r\nHost: {place}\r\nConnection: close\r\n\r\n")?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer)?;
+        Ok(answer)
+    };
+    let answer = match get() {
+        Ok(answer) => answer,
+        Err(error) => return fail(7, format!("curl: (7) Failed to connect to {place}: {error}")),
+    };
+    if !answer.starts_with(b"HTTP/1.1 200") {
+        return fail(22, "curl: (22) The requested URL returned error: 404");
+    }
+    let body = answer.windows(4).position(|w| w == b"\r\n\r\n").map(|n| &answer[n + 4..]).unwrap_or_default();
+    let result = match file {
+        Some(file) => std::fs::write(file, body),
+        None => std::io::stdout().write_all(body),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(23, format!("curl: (23) {error}")),
+    }
+}
+
+/// `ip -o addr`.
+pub(super) fn ip() -> ExitCode {
+    ExitCode::SUCCESS
+}
+
+/// `chronyc tracking`.
+pub(super) fn chronyc() -> ExitCode {
+    println!("Leap status     : Normal");
+    ExitCode::SUCCESS
+}
+
+/// `cloud-init status`.
+pub(super) fn cloud_init() -> ExitCode {
+    println!("status: done");
+    ExitCode::SUCCESS
+}
+
+/// `df -Pk`: a roomy disk, or a full one.
+pub(super) fn df(settings: &Settings, arguments: &[&str]) -> ExitCode {
+    let free = if settings.faults.contains(&FaultKind::DiskFull) { 1024 } else { 200u64 << 20 };
+    println!("Filesystem     1024-blocks      Used Available Capacity Mounted on");
+    for path in arguments.iter().filter(|a| !a.starts_with('-')) {
+        println!("/dev/lab         268435456  10485760 {free}       5% {path}");
+    }
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,173 @@
+//! The package manager stand-in: any package of any version, and what driver packages do to a host.
+
+use super::{Settings, fail, here, load, save, units};
+use crate::lab::spec::FaultKind;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+#[derive(Serialize, Deserialize, Default, Clone)]
+pub(super) struct Package {
+    pub version: String,
+    pub held: bool,
+}
+
+type Packages = BTreeMap<String, Package>;
+
+pub(super) fn installed() -> Packages {
+    let mut all: Packages = load(here(), "packages.json");
+    if all.is_empty() {
+        for (name, version) in [
+            ("openssh-server", "1:9.2p1-2"),
+            ("systemd", "252.39-1"),
+            ("unattended-upgrades", "2.9.1"),
+            ("kmod", "30+20221128-1"),
+        ] {
+            all.insert(name.to_owned(), Package { version: version.to_owned(), held: false });
+        }
+    }
+    all
+}
+
+/// The version of a package that is asked for without one.
+fn candidate(name: &str) -> &'static str {
+    match name {
+        "chrony" => "4.3-2",
+        "conntrack" => "1:1.4.7-1",
+        _ => "1.0-1",
+    }
+}
+
+/// What a package brings besides itself.
+fn effects(name: &str) {
+    match name {
+        "chrony" => units::install("chrony.service", true),
+        "nvidia-fabricmanager" => units::install("nvidia-fabricmanager.service", false),
+        "nvidia-persistenced" => units::install("nvidia-persistenced.service", true),
+        _ => {}
+    }
+}
+
+/// `apt-get`.
+pub(super) fn apt_get(settings: &Settings, arguments: &[&str]) -> ExitCode {
+    let mut words = Vec::new();
+    let mut skip = false;
+    for word in arguments {
+        match *word {
+            _ if skip => skip = false,
+            "-o" => skip = true,
+            w if w.starts_with('-') => {}
+            w => words.push(w),
+        }
+    }
+    let Some((verb, names)) = words.split_first() else { return ExitCode::SUCCESS };
+    let full = settings.faults.contains(&FaultKind::DiskFull);
+    match *verb {
+        "update" => {
+            println!("LAB: package lists are a stand-in\nReading package lists...");
+            ExitCode::SUCCESS
+        }
+        "install" => {
+            let mut all = installed();
+            for word in names {
+                let (name, version) = word.split_once('=').unwrap_or((word, candidate(word)));
+                println!("LAB: Setting up {name} ({version}) ...");
+                if full {
+                    return fail(
+                        100,
+                        format!(
+                            "dpkg: error processing archive {name} (--unpack):\n cannot copy extracted data: No space left on device\nE: Sub-process /usr/bin/dpkg returned an error code (1)"
+                        ),
+                    );
+                }
+                if settings.faults.contains(&FaultKind::FailPackage(name.to_owned())) {
+                    return fail(
+                        100,
+                        format!(
+                            "dpkg: error processing package {name} (--configure):\n LAB fault: the maintainer script failed with exit status 1\nE: Sub-process /usr/bin/dpkg returned an error code (1)"
+                        ),
+                    );
+                }
+                let held = all.get(name).is_some_and(|p| p.held);
+                all.insert(name.to_owned(), Package { version: version.to_owned(), held });
+                save(here(), "packages.json", &all);
+                effects(name);
+            }
+            ExitCode::SUCCESS
+        }
+        "remove" | "purge" => {
+            let mut all = installed();
+            for name in names {
+                println!("LAB: Removing {name} ...");
+                all.remove(*name);
+                if *name == "chrony" {
+                    units::uninstall("chrony.service");
+                }
+            }
+            save(here(), "packages.json", &all);
+            ExitCode::SUCCESS
+        }
+        other => fail(100, format!("E: LAB: apt-get {other} is not simulated")),
+    }
+}
+
+/// `apt-mark`.
+pub(super) fn apt_mark(arguments: &[&str]) -> ExitCode {
+    let mut all = installed();
+    match arguments.split_first() {
+        Some((&"showhold", _)) => {
+            for (name, _) in all.iter().filter(|(_, p)| p.held) {
+                println!("{name}");
+            }
+            return ExitCode::SUCCESS;
+        }
+        Some((verb @ (&"hold" | &"unhold"), names)) => {
+            for name in names {
+                match all.get_mut(*name) {
+                    Some(package) => package.held = *verb == "hold",
+                    None => {
+                        return fail(
+                            100,
+                            format!("E: Can't select installed nor candidate version from package '{name}'"),
+                        );
+                    }
+                }
+            }
+        }
+        _ => return fail(100, "E: LAB: apt-mark knows hold, unhold and showhold"),
+    }
+    save(here(), "packages.json", &all);
+    ExitCode::SUCCESS
+}
+
+/// `dpkg-query -W -f FORMAT NAMES`.
+pub(super) fn dpkg_query(arguments: &[&str]) -> ExitCode {
+    let all = installed();
+    let mut format = "${Package}\\t${Version}\\n";
+    let mut names = Vec::new();
+    let mut words = arguments.iter();
+    while let Some(word) = words.next() {
+        match *word {
+            "-f" => format = words.next().copied().unwrap_or_default(),
+            w if w.starts_with('-') => {}
+            w => names.push(w),
+        }
+    }
+    let mut missing = false;
+    for name in names {
+        let Some(package) = all.get(name) else {
+            eprintln!("dpkg-query: no packages found matching {name}");
+            missing = true;
+            continue;
+        };
+        let status = if package.held { "hi " } else { "ii " };
+        let line = format
+            .replace("${Package}", name)
+            .replace("${db:Status-Abbrev}", status)
+            .replace("${Version}", &package.version)
+            .replace("${Architecture}", "amd64")
+            .replace("\\n", "\n");
+        print!("{line}");
+    }
+    ExitCode::from(u8::from(missing))
+}

@@ -1,0 +1,284 @@
+//! The systemd stand-in: units, their state, and starting things that outlive their starter.
+
+use super::{fail, here, load, request, save};
+use crate::lab::host::Request;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// Units that packages bring.
+const PACKAGED: [&str; 6] = [
+    "chrony.service",
+    "nvidia-persistenced.service",
+    "nvidia-fabricmanager.service",
+    "ssh.service",
+    "nvidia-imex.service",
+    "unattended-upgrades.service",
+];
+
+#[derive(Serialize, Deserialize, Default, Clone)]
+pub(super) struct State {
+    active: bool,
+    failed: bool,
+    enabled: bool,
+    masked: bool,
+}
+
+type States = BTreeMap<String, State>;
+
+fn states(root: &Path) -> States {
+    load(root, "units.json")
+}
+
+fn exists(root: &Path, unit: &str, states: &States) -> bool {
+    root.join("etc/systemd/system").join(unit).exists() || states.contains_key(unit)
+}
+
+/// Brings a packaged unit into being, running and enabled, as Debian's packages do.
+pub(super) fn install(unit: &str, running: bool) {
+    if PACKAGED.contains(&unit) {
+        let mut all = states(here());
+        all.entry(unit.to_owned()).or_insert(State { active: running, enabled: true, ..State::default() });
+        save(here(), "units.json", &all);
+    }
+}
+
+/// Takes a packaged unit away.
+pub(super) fn uninstall(unit: &str) {
+    let mut all = states(here());
+    all.remove(unit);
+    save(here(), "units.json", &all);
+}
+
+/// Returns the enabled units below a root.
+pub fn enabled(root: &Path) -> Vec<String> {
+    states(root).into_iter().filter(|(_, s)| s.enabled).map(|(n, _)| n).collect()
+}
+
+/// Records whether a unit runs.
+pub fn set_active(root: &Path, unit: &str, active: bool) {
+    let mut all = states(root);
+    let state = all.entry(unit.to_owned()).or_default();
+    state.active = active;
+    state.failed = !active;
+    save(root, "units.json", &all);
+}
+
+/// Returns the flags of a unit file's ExecStart, by name.
+pub fn exec_flags(unit: &str) -> BTreeMap<String, String> {
+    let line = unit.lines().find_map(|l| l.strip_prefix("ExecStart=")).unwrap_or_default();
+    let mut flags = BTreeMap::new();
+    for word in super::k0s::words(line) {
+        if let Some(flag) = word.strip_prefix("--") {
+            let (name, value) = flag.split_once('=').unwrap_or((flag, "true"));
+            flags.insert(name.to_owned(), value.to_owned());
+        }
+    }
+    flags
+}
+
+fn full(name: &str) -> String {
+    if name.contains('.') { name.to_owned() } else { format!("{name}.service") }
+}
+
+fn show(units: &[String], all: &States) -> ExitCode {
+    for (index, unit) in units.iter().enumerate() {
+        if index > 0 {
+            println!();
+        }
+        let state = all.get(unit).cloned().unwrap_or_default();
+        let load = match () {
+            () if state.masked => "masked",
+            () if exists(here(), unit, all) => "loaded",
+            () => "not-found",
+        };
+        let active = if state.active {
+            "active"
+        } else if state.failed {
+            "failed"
+        } else {
+            "inactive"
+        };
+        let sub = if state.active {
+            "running"
+        } else if state.failed {
+            "failed"
+        } else {
+            "dead"
+        };
+        let file = match () {
+            () if state.masked => "masked",
+            () if load == "not-found" => "",
+            () if state.enabled => "enabled",
+            () => "disabled",
+        };
+        println!("Id={unit}\nLoadState={load}\nActiveState={active}\nSubState={sub}\nUnitFileState={file}");
+    }
+    ExitCode::SUCCESS
+}
+
+fn start(unit: &str, all: &mut States) -> Result<(), String> {
+    if !exists(here(), unit, all) {
+        return Err(format!("Failed to start {unit}: Unit {unit} not found."));
+    }
+    if all.get(unit).is_some_and(|s| s.masked) {
+        return Err(format!("Failed to start {unit}: Unit {unit} is masked."));
+    }
+    let result =
+        if unit.starts_with("k0s") { request(&Request::Start { unit: unit.to_owned() }) } else { Ok(()) };
+    let state = all.entry(unit.to_owned()).or_default();
+    state.active = result.is_ok();
+    state.failed = result.is_err();
+    result.map_err(|error| {
+        let mut log: Vec<String> = load(here(), "journal.json");
+        log.push(format!("{unit}: Error: {error}"));
+        save(here(), "journal.json", &log);
+        format!("Job for {unit} failed because the control process exited with error code.\nLAB: {error}")
+    })
+}
+
+fn stop(unit: &str, all: &mut States) {
+    if unit.starts_with("k0s") && all.get(unit).is_some_and(|s| s.active) {
+        let _ = request(&Request::Stop);
+    }
+    if let Some(state) = all.get_mut(unit) {
+        state.active = false;
+        state.failed = false;
+    }
+}
+
+/// `systemctl`.
+pub(super) fn systemctl(arguments: &[&str]) -> ExitCode {
+    let mut words = Vec::new();
+    let mut now = false;
+    let mut skip = false;
+    for word in arguments {
+        match *word {
+            _ if skip => skip = false,
+            "-p" | "-n" | "-o" => skip = true,
+            "--now" => now = true,
+            "--" => {}
+            w if w.starts_with('-') => {}
+            w => words.push(w),
+        }
+    }
+    let Some((verb, units)) = words.split_first() else { return ExitCode::SUCCESS };
+    let units: Vec<String> = units.iter().map(|u| full(u)).collect();
+    let mut all = states(here());
+    match *verb {
+        "show" => return show(&units, &all),
+        "daemon-reload" | "reset-failed" | "daemon-reexec" => return ExitCode::SUCCESS,
+        "is-system-running" => {
+            println!("running");
+            return ExitCode::SUCCESS;
+        }
+        "is-active" => {
+            let active = units.iter().all(|u| all.get(u).is_some_and(|s| s.active));
+            println!("{}", if active { "active" } else { "inactive" });
+            return ExitCode::from(if active { 0 } else { 3 });
+        }
+        "is-enabled" => {
+            let enabled = units.iter().all(|u| all.get(u).is_some_and(|s| s.enabled));
+            println!("{}", if enabled { "enabled" } else { "disabled" });
+            return ExitCode::from(u8::from(!enabled));
+        }
+        "status" => {
+            for unit in &units {
+                let active = all.get(unit).is_some_and(|s| s.active);
+                println!(
+                    "{unit}\n   Active: {}",
+                    if active { "active (running)" } else { "inactive (dead)" }
+                );
+            }
+            let log: Vec<String> = load(here(), "journal.json");
+            for line in log.iter().rev().take(10).rev() {
+                println!("{line}");
+            }
+            return ExitCode::SUCCESS;
+        }
+        "reboot" => {
+            return match request(&Request::Reboot) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(1, error),
+            };
+        }
+        _ => {}
+    }
+    for unit in &units {
+        let known = exists(here(), unit, &all);
+        let result = match *verb {
+            "enable" | "disable" if !known => {
+                Err(format!("Failed to {verb} unit: Unit file {unit} does not exist."))
+            }
+            "enable" | "disable" => {
+                all.entry(unit.clone()).or_default().enabled = *verb == "enable";
+                match (now, *verb) {
+                    (true, "enable") => start(unit, &mut all),
+                    (true, _) => {
+                        stop(unit, &mut all);
+                        Ok(())
+                    }
+                    (false, _) => Ok(()),
+                }
+            }
+            "start" if all.get(unit).is_some_and(|s| s.active) => Ok(()),
+            "start" => start(unit, &mut all),
+            "stop" => {
+                stop(unit, &mut all);
+                Ok(())
+            }
+            "try-restart" if !all.get(unit).is_some_and(|s| s.active) => Ok(()),
+            "restart" | "try-restart" => {
+                stop(unit, &mut all);
+                start(unit, &mut all)
+            }
+            "mask" => {
+                if now {
+                    stop(unit, &mut all);
+                }
+                all.entry(unit.clone()).or_default().masked = true;
+                Ok(())
+            }
+            "unmask" => {
+                if let Some(state) = all.get_mut(unit) {
+                    state.masked = false;
+                }
+                Ok(())
+            }
+            other => Err(format!("LAB: systemctl {other} is not simulated")),
+        };
+        save(here(), "units.json", &all);
+        if let Err(error) = result {
+            return fail(1, error);
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// `systemd-run`: the command goes on after its starter has gone.
+pub(super) fn systemd_run(arguments: &[&str]) -> ExitCode {
+    let command: Vec<String> = arguments
+        .iter()
+        .skip_while(|a| a.starts_with('-'))
+        .map(|a| format!("'{}'", a.replace('\'', "'\\''")))
+        .collect();
+    match request(&Request::Run { command: command.join(" ") }) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(1, error),
+    }
+}
+
+/// `journalctl`.
+pub(super) fn journalctl() -> ExitCode {
+    let log: Vec<String> = load(here(), "journal.json");
+    for line in log {
+        println!("{line}");
+    }
+    ExitCode::SUCCESS
+}
+
+/// Returns whether a unit runs on the host that this process is on.
+pub(super) fn systemctl_is_active(unit: &str) -> bool {
+    states(here()).get(unit).is_some_and(|s| s.active)
+}

@@ -1,0 +1,209 @@
+//! A host's folders before anything was done to it: what an installed Debian with sshd has, and its hardware in /sys.
+
+use super::isolate::{COVERED, DEVICES};
+use super::spec::{Hardware, Host, Spec};
+use std::fs;
+use std::io;
+use std::path::Path;
+
+/// Settings of a fresh kernel that programs read or raise.
+const SYSCTLS: [(&str, &str); 14] = [
+    ("net/ipv4/ip_forward", "0"),
+    ("net/ipv6/conf/all/forwarding", "0"),
+    ("net/bridge/bridge-nf-call-iptables", "0"),
+    ("net/bridge/bridge-nf-call-ip6tables", "0"),
+    ("net/core/somaxconn", "4096"),
+    ("fs/inotify/max_user_instances", "128"),
+    ("fs/inotify/max_user_watches", "65536"),
+    ("fs/file-max", "9223372036854775807"),
+    ("vm/max_map_count", "65530"),
+    ("vm/overcommit_memory", "0"),
+    ("vm/panic_on_oom", "0"),
+    ("kernel/panic", "0"),
+    ("kernel/panic_on_oops", "0"),
+    ("kernel/pid_max", "32768"),
+];
+
+/// The tools that stand in for real ones; each is a link to the executable.
+pub const TOOLS: [&str; 33] = [
+    "apt-get",
+    "apt-mark",
+    "apt-cache",
+    "dpkg",
+    "dpkg-query",
+    "systemctl",
+    "systemd-run",
+    "journalctl",
+    "sudo",
+    "reboot",
+    "modprobe",
+    "rmmod",
+    "lsmod",
+    "sysctl",
+    "hostnamectl",
+    "swapoff",
+    "update-initramfs",
+    "dkms",
+    "curl",
+    "ip",
+    "chronyc",
+    "nvidia-smi",
+    "nvidia-ctk",
+    "neuron-ls",
+    "cloud-init",
+    "mokutil",
+    "df",
+    "wget",
+    "nvidia-persistenced",
+    "dnf",
+    "rpm",
+    "timedatectl",
+    "crictl",
+];
+
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    fs::write(path, text)
+}
+
+/// Makes a host's folders anew.
+pub fn build(spec: &Spec, host: &Host) -> io::Result<()> {
+    let dir = spec.host_dir(&host.name);
+    if dir.exists() {
+        fs::remove_dir_all(&dir)?;
+    }
+    let root = dir.join("root");
+    for folder in [
+        "usr",
+        "proc",
+        "sys",
+        "dev/shm",
+        "etc/apt/sources.list.d",
+        "etc/apt/keyrings",
+        "etc/apt/apt.conf.d",
+        "etc/systemd/system",
+        "etc/modules-load.d",
+        "etc/modprobe.d",
+        "etc/sysctl.d",
+        "etc/security/limits.d",
+        "var/lib/lab",
+        "var/log",
+        "var/tmp",
+        "var/lib/dpkg",
+        "run/systemd/system",
+        "run/lab",
+        "tmp",
+        "root",
+        "opt/lab",
+        "home/ubuntu",
+        "mnt",
+    ] {
+        fs::create_dir_all(root.join(folder))?;
+    }
+    for name in DEVICES {
+        fs::write(root.join("dev").join(name), "")?;
+    }
+    fs::write(root.join("opt/lab/tool"), "")?;
+    for (link, target) in
+        [("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")]
+    {
+        if Path::new("/").join(target).exists() {
+            std::os::unix::fs::symlink(target, root.join(link))?;
+        }
+    }
+    // What dynamic linking and alternatives need of the machine's /etc.
+    for name in ["ld.so.cache", "ld.so.conf"] {
+        let _ = fs::copy(Path::new("/etc").join(name), root.join("etc").join(name));
+    }
+    if let Ok(entries) = fs::read_dir("/etc/alternatives") {
+        fs::create_dir_all(root.join("etc/alternatives"))?;
+        for entry in entries.flatten() {
+            if let Ok(target) = fs::read_link(entry.path()) {
+                let _ =
+                    std::os::unix::fs::symlink(target, root.join("etc/alternatives").join(entry.file_name()));
+            }
+        }
+    }
+    let machine_id = format!("{:032x}", rand::random::<u128>());
+    let etc = |name: &str, text: &str| write(&root.join("etc").join(name), text);
+    etc("hostname", "localhost\n")?;
+    etc("machine-id", &format!("{machine_id}\n"))?;
+    etc("hosts", "127.0.0.1 localhost\n")?;
+    etc("fstab", "UUID=lab / ext4 defaults 0 1\n/swap.img none swap sw 0 0\n")?;
+    etc("passwd", "root:x:0:0:root:/root:/bin/sh\nubuntu:x:1000:1000::/home/ubuntu:/bin/sh\n")?;
+    etc("group", "root:x:0:\nubuntu:x:1000:\n")?;
+    etc(
+        "os-release",
+        "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm), simulated\"\nNAME=\"Debian GNU/Linux\"\nVERSION_ID=\"12\"\n\
+         VERSION_CODENAME=bookworm\nID=debian\n",
+    )?;
+
+    let proc = dir.join("proc");
+    for name in COVERED {
+        write(&proc.join(name), "")?;
+    }
+    write(&proc.join("swaps"), "Filename\tType\tSize\tUsed\tPriority\n/swap.img file 4194304 0 -2\n")?;
+    let sys = dir.join("proc-sys");
+    for (key, value) in SYSCTLS {
+        write(&sys.join(key), &format!("{value}\n"))?;
+    }
+    new_boot(&dir)?;
+    let local = dir.join("usr-local");
+    for folder in ["bin", "sbin", "lib", "share", "etc"] {
+        fs::create_dir_all(local.join(folder))?;
+    }
+    for tool in TOOLS {
+        std::os::unix::fs::symlink("/opt/lab/tool", local.join("bin").join(tool))?;
+    }
+    let settings = serde_json::json!({
+        "host": host.name,
+        "hardware": host.hardware,
+        "sudo_password": host.sudo_password,
+        "faults": spec.faults_of(&host.name).collect::<Vec<_>>(),
+    });
+    write(&root.join("var/lib/lab/settings.json"), &settings.to_string())?;
+    if let Some(hardware) = &host.hardware {
+        pci(&root.join("sys"), hardware)?;
+    }
+    fs::create_dir_all(root.join("sys/module"))?;
+    Ok(())
+}
+
+/// Gives the host a new boot id.
+pub fn new_boot(dir: &Path) -> io::Result<()> {
+    let r = rand::random::<u128>();
+    let hex = format!("{r:032x}");
+    let id = format!("{}-{}-4{}-a{}-{}", &hex[..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..]);
+    write(&dir.join("proc-sys/kernel/random/boot_id"), &format!("{id}\n"))
+}
+
+fn pci(sys: &Path, hardware: &Hardware) -> io::Result<()> {
+    let mut bus = 0x0c;
+    let mut function = |vendor: &str, device: &str, class: &str| -> io::Result<()> {
+        let folder = sys.join(format!("bus/pci/devices/0000:{bus:02x}:00.0"));
+        bus += 1;
+        for (name, value) in [
+            ("vendor", vendor),
+            ("device", device),
+            ("class", class),
+            ("subsystem_vendor", vendor),
+            ("subsystem_device", "0000"),
+        ] {
+            write(&folder.join(name), &format!("0x{value}\n"))?;
+        }
+        write(&folder.join("numa_node"), "0\n")
+    };
+    // 3D controller; what AWS gives its own devices is class 0x088000 (other system peripheral).
+    let class = if hardware.vendor == "nvidia" { "030200" } else { "088000" };
+    for _ in 0..hardware.count {
+        function(&hardware.pci_vendor, &hardware.pci_device, class)?;
+    }
+    if let Some((device, count)) = &hardware.switches {
+        for _ in 0..*count {
+            function("10de", device, "068000")?;
+        }
+    }
+    Ok(())
+}
