@@ -27,7 +27,7 @@ f uptime; read -r u _ </proc/uptime && echo "${{u%%.*}}"
 f df; df -Pk / /var /tmp 2>/dev/null
 f tools; command -v apt-get dnf 2>/dev/null
 f cgroup; [ -e /sys/fs/cgroup/cgroup.controllers ] && echo 2 || echo 1
-f modules; while read -r m _; do echo "$m"; done </proc/modules 2>/dev/null
+f modules; for m in /sys/module/*/initstate; do [ -e "$m" ] && {{ m=${{m%/initstate}}; echo "${{m##*/}}"; }}; done
 f versions; for m in nvidia neuron nouveau; do [ -r /sys/module/$m/version ] && {{ read -r v </sys/module/$m/version; echo "$m $v"; }}; done
 f pci; for d in /sys/bus/pci/devices/*; do [ -r "$d/vendor" ] || continue; read -r v <"$d/vendor"
 case $v in 0x10de|0x1d0f) c=; s=; t=; read -r e <"$d/device"; read -r c <"$d/class"; read -r s <"$d/subsystem_vendor"; read -r t <"$d/subsystem_device"; echo "${{d##*/}} $v $e $c ${{s:--}} ${{t:--}}";; esac; done 2>/dev/null

@@ -624,7 +624,7 @@ impl Target for HostTarget {
             l.touched = true;
             (l.facts.clone(), l.desired.clone(), l.batches)
         });
-        let batch = format!("{}-{}-{number}", self.setup.run, std::process::id());
+        let batch = format!("{}-{number}-{:08x}", self.setup.run, rand::random::<u32>());
         let place = Place {
             state: &self.setup.state_dir,
             batch: &batch,

@@ -1,1 +1,285 @@
-//! Lab hosts.
+//! Hosts of the lab, and the executor on them.
+
+use crate::kit::{Kit, exists, fault, h100};
+use provision::event::Events;
+use provision::executor::{self, Sudo};
+use provision::state::*;
+
+fn file(path: &str, text: &str) -> Resource {
+    let spec = File {
+        path: path.into(),
+        content: Content::Text(text.into()),
+        mode: 0o644,
+        owner: "root:root".into(),
+        validate: None,
+    };
+    Resource::new("test", Spec::File(spec))
+}
+
+fn steps(observed: &Observed) -> Vec<Step> {
+    let step = |resource: &Resource, change: Change| Step {
+        id: observed.target.step(&resource.id),
+        target: observed.target.clone(),
+        resource: resource.id.clone(),
+        role: resource.role.clone(),
+        what: resource.id.to_string(),
+        why: None,
+        change,
+        hazards: Vec::new(),
+        needs: Vec::new(),
+        late: resource.late.clone(),
+        deferred: None,
+        deadline_s: 60,
+    };
+    observed
+        .desired
+        .iter()
+        .filter_map(|r| executor::diff(r, observed.seen.get(&r.id)?).map(|change| step(r, change)))
+        .collect()
+}
+
+fn everything() -> Vec<Resource> {
+    let r = |spec: Spec| Resource::new("test", spec);
+    vec![
+        file("/etc/one.conf", "it's \"one\" $HOME `x` \\n\n"),
+        r(Spec::File(File {
+            path: "/etc/secret".into(),
+            content: Content::Secret(SecretText::new("canary-8f1c")),
+            mode: 0o600,
+            owner: "root:root".into(),
+            validate: Some("grep -q canary {}".into()),
+        })),
+        r(Spec::Directory(Directory {
+            path: "/var/lib/thing".into(),
+            mode: 0o750,
+            owner: "root:root".into(),
+        })),
+        r(Spec::Symlink(Symlink { path: "/etc/link".into(), target: "/etc/one.conf".into() })),
+        r(Spec::LineInFile(LineInFile {
+            path: "/etc/hosts".into(),
+            name: "self".into(),
+            line: "127.0.1.1 me".into(),
+        })),
+        r(Spec::Package(Package {
+            name: "chrony".into(),
+            version: None,
+            ensure: Ensure::Present,
+            hold: false,
+        })),
+        r(Spec::Package(Package {
+            name: "nvidia-open-580".into(),
+            version: Some("580.178.04-1".into()),
+            ensure: Ensure::Present,
+            hold: true,
+        })),
+        r(Spec::Unit(Unit {
+            name: "chrony.service".into(),
+            enabled: Some(true),
+            active: Some(true),
+            masked: false,
+        })),
+        r(Spec::KernelModule(KernelModule {
+            name: "nvidia".into(),
+            ensure: Ensure::Present,
+            version: Some("580.178.04".into()),
+        })),
+        r(Spec::KernelModule(KernelModule { name: "nouveau".into(), ensure: Ensure::Absent, version: None })),
+        r(Spec::Sysctl(Sysctl { key: "vm.max_map_count".into(), value: "262144".into(), raise_only: true })),
+        r(Spec::Swap(Swap {})),
+        r(Spec::Hostname(Hostname { name: "h-1".into() })),
+        r(Spec::Command(Command {
+            name: "mark".into(),
+            guard: "[ -e /etc/marked ]".into(),
+            apply: ": >/etc/marked".into(),
+            undo: Some("rm -f /etc/marked".into()),
+            wanted: "marked".into(),
+            when_changed: Vec::new(),
+        })),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_kind_is_brought_about_once_and_drift_is_named_and_mended() {
+    let kit = Kit::up(&["h-1"], |spec| spec.hosts[0].hardware = Some(h100(8))).await;
+    let target = kit.target("h-1", everything());
+    let before = target.observe().await.expect("observed");
+    assert_eq!(before.facts.pci.len(), 12, "8 GPUs and 4 switches");
+    let plan = steps(&before);
+    assert_eq!(plan.len(), everything().len(), "all is to be done: {plan:#?}");
+    target.enact(&plan, &Lates::new()).await.expect("enacted");
+    let after = target.observe().await.expect("observed");
+    assert_eq!(steps(&after), [], "the second plan is empty");
+    assert_eq!(kit.read("h-1", "/etc/one.conf"), "it's \"one\" $HOME `x` \\n\n");
+    assert!(kit.read("h-1", "/etc/hosts").contains("127.0.0.1 localhost\n127.0.1.1 me # provision: self\n"));
+    assert_eq!(after.facts.managed.len(), 12);
+
+    std::fs::write(kit.file("h-1", "/etc/one.conf"), "edited\n").expect("written");
+    std::fs::remove_file(kit.file("h-1", "/etc/link")).expect("removed");
+    let drifted = steps(&target.observe().await.expect("observed"));
+    let ids: Vec<_> = drifted.iter().map(|s| s.resource.as_str()).collect();
+    assert_eq!(ids, ["file//etc/one.conf", "symlink//etc/link"]);
+    assert!(drifted[0].change.text.as_deref().is_some_and(|t| t.contains("-edited")), "{drifted:#?}");
+    target.enact(&drifted, &Lates::new()).await.expect("mended");
+    assert_eq!(steps(&target.observe().await.expect("observed")), []);
+
+    // A role that no longer wants a thing gives it up.
+    let fewer = kit.target("h-1", everything().into_iter().skip(1).collect());
+    let observed = fewer.observe().await.expect("observed");
+    let orphans: Vec<_> = observed.orphans.iter().map(|m| m.id.as_str()).collect();
+    assert_eq!(orphans, ["file//etc/one.conf"]);
+    let mut removal = steps(&drift_of(&observed));
+    removal.push(removal_step(&observed));
+    fewer.enact(&removal, &Lates::new()).await.expect("removed");
+    assert!(!exists(&kit.file("h-1", "/etc/one.conf")));
+    assert_eq!(fewer.observe().await.expect("observed").orphans, []);
+    fewer.finish().await.expect("finished");
+    assert_eq!(kit.read("h-1", "/var/lib/provision/lock"), "");
+    kit.lab.down().await;
+}
+
+fn drift_of(observed: &Observed) -> Observed {
+    observed.clone()
+}
+
+fn removal_step(observed: &Observed) -> Step {
+    let managed = &observed.orphans[0];
+    Step {
+        id: "h-1:x".into(),
+        target: observed.target.clone(),
+        resource: managed.id.as_str().into(),
+        role: "test".into(),
+        what: managed.id.clone(),
+        why: None,
+        change: executor::removal(managed),
+        hazards: Vec::new(),
+        needs: Vec::new(),
+        late: Vec::new(),
+        deferred: None,
+        deadline_s: 60,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn observing_is_one_connection_one_channel_one_exec_for_10_and_for_1000_resources() {
+    let kit = Kit::up(&["a", "b"], |_| {}).await;
+    for (host, count) in [("a", 10), ("b", 1000)] {
+        let many = (0..count).map(|n| file(&format!("/etc/many/{n}.conf"), &format!("{n}\n"))).collect();
+        let observed = kit.target(host, many).observe().await.expect("observed");
+        assert_eq!(steps(&observed).len(), count);
+        let c = kit.lab.counters()[host];
+        assert_eq!((c.connections, c.channels, c.execs), (1, 1, 1), "{host}");
+    }
+    kit.lab.down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_cannot_write_to_the_machine() {
+    let kit = Kit::up(&["a"], |_| {}).await;
+    let probe = "for f in /usr/bin/lab-was-here /proc/sysrq-trigger-x /proc/1/oom_score_adj; do (echo 1 >$f) 2>/dev/null && echo \"wrote $f\"; done; \
+                 ls / /mnt | tr '\\n' ' '; exit 1";
+    let command = Spec::Command(Command {
+        name: "probe".into(),
+        guard: probe.into(),
+        apply: "true".into(),
+        undo: None,
+        wanted: "nothing".into(),
+        when_changed: Vec::new(),
+    });
+    let observed = kit.target("a", vec![Resource::new("test", command)]).observe().await.expect("observed");
+    let Some(Observation::Present(seen)) = observed.seen.get("command/probe") else {
+        panic!("{:?}", observed.seen)
+    };
+    assert!(!seen.fields["state"].contains("wrote"), "{:?}", seen.fields);
+    assert!(seen.fields["state"].contains("bin dev etc home"), "{:?}", seen.fields);
+    kit.lab.down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_link_loses_nothing() {
+    let kit = Kit::up(&["a"], |spec| spec.faults = vec![fault("a=link-cut:9000")]).await;
+    let noise = Spec::Command(Command {
+        name: "noise".into(),
+        guard: "[ -e /etc/done ]".into(),
+        apply: "i=0; while [ $i -lt 300 ]; do echo \"line $i of a long output that fills the link\"; i=$((i+1)); done; : >/etc/done".into(),
+        undo: None,
+        wanted: "done".into(),
+        when_changed: Vec::new(),
+    });
+    let (events, mut seen) = Events::channel();
+    let target = kit.target_with("a", vec![Resource::new("test", noise)], Sudo::Ask(None), events);
+    let plan = steps(&target.observe().await.expect("observed"));
+    target.enact(&plan, &Lates::new()).await.expect("enacted over a new connection");
+    assert_eq!(steps(&target.observe().await.expect("observed")), []);
+    assert!(kit.lab.counters()["a"].connections > 1, "the link was cut");
+    drop(target);
+    let mut lines = Vec::new();
+    while let Some(event) = seen.recv().await {
+        if let provision::event::Event::Output { line, .. } = event {
+            lines.push(line);
+        }
+    }
+    let expected: Vec<_> =
+        (0..300).map(|i| format!("line {i} of a long output that fills the link")).collect();
+    assert_eq!(lines, expected, "every line once");
+    kit.lab.down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_says_why() {
+    let kit = Kit::up(&["pkg", "full", "key", "away", "pw"], |spec| {
+        spec.faults = vec![
+            fault("pkg=fail-package:chrony"),
+            fault("full=disk-full"),
+            fault("key=wrong-host-key"),
+            fault("away=unreachable"),
+        ];
+        spec.hosts[4].sudo_password = Some("canary-pw".into());
+    })
+    .await;
+    let chrony = || {
+        let package = Package { name: "chrony".into(), version: None, ensure: Ensure::Present, hold: false };
+        vec![Resource::new("test", Spec::Package(package))]
+    };
+    let target = kit.target("pkg", chrony());
+    let plan = steps(&target.observe().await.expect("observed"));
+    let failure = target.enact(&plan, &Lates::new()).await.expect_err("the package fails");
+    assert_eq!((failure.exit, failure.kind), (Some(100), FailureKind::Step), "{failure:?}");
+    assert!(failure.tail.iter().any(|l| l.contains("maintainer script")), "{failure:?}");
+
+    let code = async |host: &str| kit.target(host, chrony()).observe().await.expect_err("fails").code;
+    assert_eq!(code("full").await, "E-NO-SPACE");
+    assert_eq!(code("key").await, "E-SSH-HOSTKEY-CHANGED");
+    assert_eq!(code("away").await, "E-SSH-UNREACHABLE");
+    assert_eq!(code("pw").await, "E-SUDO-PASSWORD");
+    let with = |password: &str| {
+        kit.target_with("pw", chrony(), Sudo::Ask(Some(SecretText::new(password))), Events::none())
+    };
+    assert_eq!(with("wrong").observe().await.expect_err("refused").code, "E-SUDO-PASSWORD");
+    with("canary-pw").observe().await.expect("the right one works");
+    kit.lab.down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reboot_is_proved_by_the_boot_id() {
+    let kit = Kit::up(&["a"], |_| {}).await;
+    let reboot = Spec::Reboot(Reboot {
+        name: "needed".into(),
+        guard: "[ ! -e /run/reboot-required ]".into(),
+        when_changed: Vec::new(),
+    });
+    let clear = Spec::Command(Command {
+        name: "clear".into(),
+        guard: "[ -e /etc/ready ]".into(),
+        apply: ": >/run/reboot-required; : >/etc/ready".into(),
+        undo: None,
+        wanted: "x".into(),
+        when_changed: Vec::new(),
+    });
+    std::fs::write(kit.file("a", "/run/reboot-required"), "").expect("written");
+    let target = kit.target("a", vec![Resource::new("t", clear), Resource::new("t", reboot)]);
+    let before = target.observe().await.expect("observed");
+    target.enact(&steps(&before), &Lates::new()).await.expect("rebooted");
+    let after = target.observe().await.expect("observed");
+    assert_ne!(before.facts.boot_id, after.facts.boot_id);
+    kit.lab.down().await;
+}

@@ -61,16 +61,18 @@ impl Ask {
             if list.is_empty() {
                 continue;
             }
-            p += &format!(
-                "f {section}; sha256sum -c 2>/dev/null <<'SUMS_END' | while IFS= read -r l; do printf '%s\\n' \"$l\"\n"
-            );
-            if shown {
-                p += &format!(
+            let show = if shown {
+                format!(
                     "case $l in *': FAILED') q=${{l%: FAILED}}; s=$(wc -c <\"$q\"); [ \"$s\" -le {MOST_TEXT} ] && \
-                     {{ printf '=%s=' \"$q\"; base64 -w0 \"$q\"; echo; }};; esac\n"
-                );
-            }
-            p += &format!("done\n{list}SUMS_END\n");
+                     {{ printf '=%s=' \"$q\"; base64 -w0 \"$q\"; echo; }};; esac; "
+                )
+            } else {
+                String::new()
+            };
+            p += &format!(
+                "f {section}; sha256sum -c 2>/dev/null <<'SUMS_END' | while IFS= read -r l; do printf '%s\\n' \"$l\"; {show}done\n\
+                 {list}SUMS_END\n"
+            );
         }
         if !self.packages.is_empty() {
             let names = words(self.packages.iter());
@@ -102,8 +104,8 @@ impl Ask {
         }
         if !self.modules.is_empty() {
             p += &format!(
-                "f modules; for m in {}; do l=no; v=; b=no; while read -r n _; do [ \"$n\" = \"$m\" ] && {{ l=yes; \
-                 break; }}; done </proc/modules; [ -d /sys/module/$m ] && l=yes; [ -r /sys/module/$m/version ] && read -r v </sys/module/$m/version; \
+                "f modules; for m in {}; do l=no; v=; [ -d /sys/module/$m ] && l=yes; \
+                 [ -r /sys/module/$m/version ] && read -r v </sys/module/$m/version; \
                  printf '%s|%s|%s\\n' \"$m\" \"$l\" \"$v\"; done\n",
                 words(self.modules.iter())
             );

@@ -40,6 +40,7 @@ fn publish(root: &Path, proc_modules: &Path, modules: &Modules) {
     for (module, version) in modules {
         let module = folder.join(module);
         let _ = std::fs::create_dir_all(&module);
+        let _ = std::fs::write(module.join("initstate"), "live\n");
         if !version.is_empty() {
             let _ = std::fs::write(module.join("version"), format!("{version}\n"));
         }
