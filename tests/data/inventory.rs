@@ -1,1 +1,194 @@
-//! Data tests of `inventory`.
+//! Data tests of `inventory`: the examples load, every mistake is found at its place, each beside a twin that passes.
+
+use provision::catalog::Catalog;
+use provision::inventory::{Diagnostics, Inventory, Share, explain, load, select};
+use std::path::{Path, PathBuf};
+
+fn catalog() -> Catalog {
+    Catalog::builtin().expect("the catalog")
+}
+
+fn example(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("inventories").join(name)
+}
+
+fn try_text(text: &str) -> Result<Inventory, Diagnostics> {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("site.yaml");
+    std::fs::write(&path, text).expect("written");
+    load(&path, &catalog()).map(|l| l.inventory)
+}
+
+const GOOD: &str = r#"apiVersion: provision/v1
+kind: Inventory
+metadata: {name: x}
+secrets: {hf: {env: HF}}
+ssh: {user: root}
+cluster:
+  k0s: {version: v1.35.7+k0s.0}
+  network: {podCIDR: 10.240.0.0/20, serviceCIDR: 10.96.0.0/16}
+pools:
+  c: {role: controller, hosts: {cp-1: {address: 10.1.0.1}}}
+  g: {role: worker, hosts: {w-1: {address: 10.1.0.2}}}
+  n:
+    role: worker
+    accelerator: {nvidia: {product: h100-sxm5-80gb, count: 8, driver: "580.178.04"}}
+    hosts: {"h-[01-02]": {address: "10.1.1.[1-2]"}}
+router: {kthena: {version: v1.0.0}}
+models:
+  m:
+    source: {huggingFace: {repo: a/b, revision: c, token: {secret: hf}}}
+    engine: {vllm: {image: i}}
+    placement: {pool: n, acceleratorsPerReplica: 8, replicas: 2}
+tenants:
+  t: {gateway: {port: 8081}, routes: {served: {to: {m: 100}}}}
+"#;
+
+/// Replaces one piece of the good inventory and returns the codes of what is found.
+fn codes(from: &str, to: &str) -> Vec<&'static str> {
+    assert!(GOOD.contains(from), "{from}");
+    match try_text(&GOOD.replacen(from, to, 1)) {
+        Ok(_) => Vec::new(),
+        Err(found) => found.all.iter().map(|d| d.code).collect(),
+    }
+}
+
+#[test]
+fn the_examples_validate() {
+    for name in ["lab", "three-nodes", "h100-rack", "trn2-ultraserver", "mixed"] {
+        let loaded = load(&example(name), &catalog()).unwrap_or_else(|d| panic!("{name}:\n{d}"));
+        assert_eq!(loaded.diagnostics.all, [], "{name}");
+    }
+    let rack = load(&example("h100-rack"), &catalog()).expect("loads").inventory;
+    assert_eq!(rack.hosts.len(), 69);
+    assert_eq!(rack.hosts["h-064"].address, "10.20.1.64");
+    assert_eq!(rack.pools["h100"].disruption.max_unavailable, Share::Percent(10));
+    assert_eq!(Share::Percent(10).of(64), 6);
+    assert_eq!((rack.tenants["ads"].node_port, rack.tenants["search"].node_port), (30081, 30082));
+    let names = |l: &str| {
+        select(&rack, Some(l)).map(|s| s.iter().map(|h| h.to_string()).collect::<Vec<_>>().join(" "))
+    };
+    assert_eq!(names("h-[001-002],control,!cp-2").as_deref(), Ok("cp-1 cp-3 h-001 h-002"));
+    assert!(names("h-99").is_err_and(|e| e.to_string().contains("h-99")));
+}
+
+#[test]
+fn each_mistake_has_its_code_and_its_twin_passes() {
+    try_text(GOOD).unwrap_or_else(|d| panic!("{d}"));
+    for (from, to, code) in [
+        ("role: controller", "rol: controller", "E-UNKNOWN-KEY"),
+        ("role: controller,", "role: controller, role: worker,", "E-DUPLICATE-KEY"),
+        ("count: 8", "count: many", "E-TYPE"),
+        ("\"10.1.1.[1-2]\"", "\"10.1.1.[1-3]\"", "E-RANGE-COUNT"),
+        ("address: 10.1.0.2", "address: 10.1.0.1", "E-DUPLICATE-ADDRESS"),
+        ("pool: n", "pool: nope", "E-UNKNOWN-POOL"),
+        ("secret: hf", "secret: hg", "E-UNKNOWN-SECRET"),
+        ("{m: 100}", "{mm: 100}", "E-UNKNOWN-MODEL"),
+        ("acceleratorsPerReplica: 8", "acceleratorsPerReplica: 16", "E-NO-FIT"),
+        ("replicas: 2", "replicas: 3", "E-NO-FIT"),
+        ("podCIDR: 10.240.0.0/20", "podCIDR: 10.240.0.0/23", "E-POD-CIDR"),
+        ("serviceCIDR: 10.96.0.0/16", "serviceCIDR: 10.240.0.0/16", "E-CIDR-OVERLAP"),
+        ("v1.35.7+k0s.0", "v1.20.0+k0s.0", "E-K0S-VERSION"),
+        ("v1.35.7+k0s.0", "v1.35.1+k0s.0", "E-K0S-VERSION"),
+        ("{version: v1.0.0}", "{version: v9.0.0}", "E-KTHENA-VERSION"),
+        (
+            "h100-sxm5-80gb, count: 8, driver: \"580.178.04\"",
+            "b300-sxm, count: 8, driver: \"570.158.01\"",
+            "E-NV-BRANCH",
+        ),
+        (
+            "h100-sxm5-80gb, count: 8, driver: \"580.178.04\"",
+            "v100-sxm2-32gb, count: 8, driver: \"595.91.07\"",
+            "E-NV-BRANCH",
+        ),
+        (
+            "{nvidia: {product: h100-sxm5-80gb, count: 8, driver: \"580.178.04\"}}",
+            "{neuron: {product: inferentia1, count: 8, sdk: \"2.32.0\"}}",
+            "E-NEURON-SDK",
+        ),
+        ("h100-sxm5-80gb", "h100-sxm5-80g", "E-PRODUCT"),
+        ("    hosts: {\"h-", "    clusterInterface: bond0\n    hosts: {\"h-", "E-NOT-SUPPORTED"),
+        ("port: 8081", "port: 8080", "E-PORT"),
+        ("{m: 100}", "{m: 0}", "E-WEIGHT"),
+        ("role: controller,", "role: worker,", "E-CONTROLLERS"),
+        ("{env: HF}", "{env: HF, file: x}", "E-ONE-OF"),
+        ("metadata: {name: x}\n", "", "E-MISSING"),
+    ] {
+        let found = codes(from, to);
+        assert!(found.contains(&code), "{from} -> {to}: {found:?}");
+    }
+    let tainted = GOOD.replace("g: {role: worker,", "g: {role: worker, taints: [a=b:NoSchedule],").replace(
+        "    role: worker\n    accelerator",
+        "    role: worker\n    taints: [a=b:NoSchedule]\n    accelerator",
+    );
+    let found = try_text(&tainted).expect_err("no home");
+    assert!(found.all.iter().any(|d| d.code == "E-NO-HOME"), "{found}");
+}
+
+#[test]
+fn an_even_number_of_controllers_is_a_warning() {
+    let two = GOOD.replace("cp-1: {address: 10.1.0.1}", "\"cp-[1-2]\": {address: \"10.1.0.[11-12]\"}");
+    let dir = tempfile::tempdir().expect("a folder");
+    std::fs::write(dir.path().join("a.yaml"), two).expect("written");
+    let loaded = load(dir.path(), &catalog()).expect("usable");
+    assert_eq!(loaded.diagnostics.all.iter().map(|d| d.code).collect::<Vec<_>>(), ["W-EVEN-CONTROLLERS"]);
+}
+
+#[test]
+fn all_mistakes_are_shown_at_once_with_carets_and_hints() {
+    let text = GOOD
+        .replacen("role: controller", "rol: controller", 1)
+        .replace("secret: hf", "secret: hff")
+        .replace("count: 8", "count: 8, cuont: 9");
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("site.yaml");
+    std::fs::write(&path, text).expect("written");
+    let found = load(&path, &catalog()).expect_err("mistakes");
+    let shown = found.render(false).replace(&dir.path().display().to_string(), "DIR");
+    insta::assert_snapshot!(shown);
+}
+
+#[test]
+fn layers_merge_and_explain_says_where_from() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).expect("written");
+    write("base.yaml", GOOD);
+    write(
+        "site.yaml",
+        "extends: base.yaml\nssh: {user: alice}\npools:\n  g: null\n  n: {labels: {a: b}}\nsecrets: {extra: {env: E}}\n",
+    );
+    let inventory =
+        load(&dir.path().join("site.yaml"), &catalog()).unwrap_or_else(|d| panic!("{d}")).inventory;
+    assert_eq!(inventory.ssh.user.as_deref(), Some("alice"));
+    assert!(!inventory.pools.contains_key("g"));
+    assert_eq!(inventory.pools["n"].labels["a"], "b");
+    assert_eq!(inventory.secrets.len(), 2);
+    let shown = explain(&dir.path().join("site.yaml"), "ssh").expect("explained");
+    assert!(shown.contains("ssh.user = \"alice\"") && shown.contains("site.yaml:2"), "{shown}");
+    write("loop.yaml", "extends: loop.yaml\n");
+    assert!(
+        load(&dir.path().join("loop.yaml"), &catalog())
+            .is_err_and(|d| d.to_string().contains("extends itself"))
+    );
+}
+
+#[test]
+fn hosts_come_from_csv_too_and_its_mistakes_have_lines() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let text = GOOD.replace(
+        "hosts: {\"h-[01-02]\": {address: \"10.1.1.[1-2]\"}}",
+        "hostsFrom: h.csv\n    hosts: {h-2: {state: maintenance, reason: RMA}}",
+    );
+    std::fs::write(dir.path().join("site.yaml"), text.replace("replicas: 2", "replicas: 1"))
+        .expect("written");
+    let csv = dir.path().join("h.csv");
+    std::fs::write(&csv, "name,address,rack,bmc,serial\nh-1,10.1.1.1,r1,10.9.0.1,S1\nh-2,10.1.1.2,r1,,\n")
+        .expect("written");
+    let inventory =
+        load(&dir.path().join("site.yaml"), &catalog()).unwrap_or_else(|d| panic!("{d}")).inventory;
+    assert_eq!(inventory.hosts["h-1"].bmc.as_deref(), Some("10.9.0.1"));
+    assert_eq!(inventory.active().count(), 3);
+    std::fs::write(&csv, "name,address,colour\nh-1,10.1.1.1,red\nh-2\n").expect("written");
+    let found = load(&dir.path().join("site.yaml"), &catalog()).expect_err("bad csv").to_string();
+    assert!(found.contains("unknown column `colour`") && found.contains("h.csv:3"), "{found}");
+}

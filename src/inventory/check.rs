@@ -1,0 +1,382 @@
+//! What paper can tell: references, catalog windows, networks, ports, "will it fit". No host is asked.
+
+use super::diagnostic::Diagnostic;
+use super::hosts::is_dns_label;
+use super::model::*;
+use super::tree::Node;
+use crate::catalog::{Catalog, Vendor};
+use std::collections::BTreeMap;
+
+/// Ports that the router itself uses: requests, webhook, metrics, debug (kthena 1.0.0).
+const ROUTER_PORTS: [u16; 4] = [8080, 8443, 9090, 15000];
+
+struct Checker<'a> {
+    inventory: &'a Inventory,
+    top: &'a Node,
+    problems: &'a mut Vec<Diagnostic>,
+}
+
+/// Adds every problem found.
+pub(super) fn check(inventory: &Inventory, top: &Node, catalog: &Catalog, problems: &mut Vec<Diagnostic>) {
+    let mut c = Checker { inventory, top, problems };
+    c.name();
+    c.versions(catalog);
+    c.controllers();
+    c.addresses();
+    c.networks();
+    c.accelerators(catalog);
+    c.serving();
+}
+
+impl<'a> Checker<'a> {
+    /// Returns the node at a path, or the nearest above it.
+    fn node(&self, path: &[&str]) -> &'a Node {
+        let mut at = self.top;
+        for part in path {
+            match at.get(part) {
+                Some(next) => at = next,
+                None => break,
+            }
+        }
+        at
+    }
+
+    fn push(&mut self, diagnostic: Diagnostic, path: &[&str]) {
+        let place = self.node(path).place.clone();
+        self.problems.push(diagnostic.at(&place));
+    }
+
+    fn error(&mut self, code: &'static str, path: &[&str], message: impl Into<String>, hint: &str) {
+        let mut diagnostic = Diagnostic::error(code, message);
+        if !hint.is_empty() {
+            diagnostic = diagnostic.hint(hint);
+        }
+        self.push(diagnostic, path);
+    }
+
+    fn name(&mut self) {
+        let named = |kind: &str, names: Vec<&String>| {
+            names
+                .into_iter()
+                .filter(|n| !is_dns_label(n))
+                .map(|n| (kind.to_owned(), n.clone()))
+                .collect::<Vec<_>>()
+        };
+        let mut bad = named("models", self.inventory.models.keys().collect());
+        bad.extend(named("tenants", self.inventory.tenants.keys().collect()));
+        for (kind, name) in bad {
+            let hint = "lower-case letters, digits and `-`, at most 63";
+            self.error("E-NAME", &[&kind, &name], format!("`{name}` is not DNS-1123"), hint);
+        }
+        if !is_dns_label(&self.inventory.name) {
+            let message = format!("`{}` is not DNS-1123", self.inventory.name);
+            self.error("E-NAME", &["metadata", "name"], message, "");
+        }
+    }
+
+    fn versions(&mut self, catalog: &Catalog) {
+        let version = self.inventory.cluster.k0s_version.clone();
+        let path = ["cluster", "k0s", "version"];
+        let known = || {
+            let all: Vec<&str> =
+                catalog.k0s_lines().iter().flat_map(|l| &l.versions).map(String::as_str).collect();
+            format!("the catalog has {}; add a file in catalog/ for another", all.join(", "))
+        };
+        match catalog.k0s_line(&version) {
+            Some(line) => {
+                if let Some(why) = line.refused.get(&version) {
+                    self.error(
+                        "E-K0S-VERSION",
+                        &path,
+                        format!("k0s {version} must not be used: {why}"),
+                        &known(),
+                    );
+                } else if !line.versions.contains(&version) {
+                    self.error(
+                        "E-K0S-VERSION",
+                        &path,
+                        format!("k0s {version} is not in the catalog"),
+                        &known(),
+                    );
+                }
+            }
+            None => {
+                self.error("E-K0S-VERSION", &path, format!("k0s {version} is outside the catalog"), &known())
+            }
+        }
+        if let Some(router) = &self.inventory.router
+            && catalog.kthena(&router.version).is_none()
+        {
+            let all: Vec<&str> = catalog.kthena_releases().iter().map(|k| k.version.as_str()).collect();
+            let hint = format!("the catalog has {}", all.join(", "));
+            let message = format!("Kthena {} is outside the catalog", router.version);
+            self.error("E-KTHENA-VERSION", &["router", "kthena", "version"], message, &hint);
+        }
+    }
+
+    fn controllers(&mut self) {
+        let inventory = self.inventory;
+        let count = inventory.controllers().count();
+        let single = inventory.active().any(|h| inventory.pool_of(h).role == NodeRole::Single);
+        let active = inventory.active().count();
+        if count == 0 {
+            self.error(
+                "E-CONTROLLERS",
+                &["pools"],
+                "no pool has an active controller",
+                "role: controller, or single for one host",
+            );
+        } else if single && active > 1 {
+            let message = format!("role single is a cluster of one host; {active} are active");
+            self.error("E-SINGLE", &["pools"], message, "use controller+worker");
+        } else if count % 2 == 0 {
+            let warning = Diagnostic::warning(
+                "W-EVEN-CONTROLLERS",
+                format!("{count} controllers survive no more failures than {}", count - 1),
+            )
+            .hint("an odd number of controllers is what etcd wants");
+            self.push(warning, &["pools"]);
+        }
+    }
+
+    fn addresses(&mut self) {
+        let mut seen: BTreeMap<String, &str> = BTreeMap::new();
+        for host in self.inventory.hosts.values().filter(|h| h.state != HostState::Retired) {
+            // Two hosts may share an SSH address on different ports, but never a cluster address.
+            let key = match host.cluster_address {
+                Some(address) if address.is_loopback() => {
+                    format!("{address} port {}", host.port.unwrap_or(0))
+                }
+                Some(address) => address.to_string(),
+                None => format!("{} port {}", host.address, host.port.unwrap_or(0)),
+            };
+            if let Some(other) = seen.insert(key.clone(), host.name.as_str()) {
+                let message = format!("hosts `{other}` and `{}` have one cluster address, {key}", host.name);
+                let path = ["pools", host.pool.as_str(), "hosts"];
+                self.error(
+                    "E-DUPLICATE-ADDRESS",
+                    &path,
+                    message,
+                    "give each its own address, or clusterAddress",
+                );
+            }
+        }
+    }
+
+    fn networks(&mut self) {
+        let cluster = &self.inventory.cluster;
+        let (pods, services) = (cluster.pod_cidr, cluster.service_cidr);
+        let overlap = |a: ipnet::IpNet, b: ipnet::IpNet| a.contains(&b.network()) || b.contains(&a.network());
+        if overlap(pods, services) {
+            let message = format!("podCIDR {pods} and serviceCIDR {services} overlap");
+            self.error("E-CIDR-OVERLAP", &["cluster", "network"], message, "");
+        }
+        for (net, key) in [(pods, "podCIDR"), (services, "serviceCIDR")] {
+            let inside =
+                self.inventory.hosts.values().find(|h| h.cluster_address.is_some_and(|a| net.contains(&a)));
+            if let Some(host) = inside {
+                let message = format!("{key} {net} holds the address of host `{}`", host.name);
+                self.error(
+                    "E-CIDR-OVERLAP",
+                    &["cluster", "network", key],
+                    message,
+                    "choose a network that no host is in",
+                );
+            }
+        }
+        let nodes = self.inventory.active().filter(|h| self.inventory.pool_of(h).role.is_worker()).count();
+        let blocks = 1usize.checked_shl(24u32.saturating_sub(pods.prefix_len().into())).unwrap_or(usize::MAX);
+        if pods.prefix_len() > 24 || nodes > blocks {
+            let blocks = if pods.prefix_len() > 24 { 0 } else { blocks };
+            let message = format!("podCIDR {pods} has {blocks} /24 networks for {nodes} nodes");
+            let hint = "k0s gives each node a /24: 10.240.0.0/13 is enough for 2,048";
+            self.error("E-POD-CIDR", &["cluster", "network", "podCIDR"], message, hint);
+        }
+    }
+
+    fn accelerators(&mut self, catalog: &Catalog) {
+        for pool in self.inventory.pools.values() {
+            let Some(accelerator) = &pool.accelerator else { continue };
+            let slug = accelerator.product();
+            let vendor = match accelerator {
+                Accelerator::Nvidia { .. } => ("nvidia", Vendor::Nvidia),
+                Accelerator::Neuron { .. } => ("neuron", Vendor::Neuron),
+            };
+            let path = |key: &'static str| ["pools", pool.name.as_str(), "accelerator", vendor.0, key];
+            let Some(product) = catalog.product(slug).filter(|p| p.vendor == vendor.1) else {
+                let near = catalog
+                    .products()
+                    .iter()
+                    .filter(|p| p.vendor == vendor.1)
+                    .map(|p| (strsim::osa_distance(&p.slug, slug), p.slug.as_str()))
+                    .min()
+                    .filter(|(distance, _)| *distance <= 4);
+                let hint = match near {
+                    Some((_, name)) => format!("did you mean `{name}`?"),
+                    None => "add a row in catalog/ beside the inventory".to_owned(),
+                };
+                self.error("E-PRODUCT", &path("product"), format!("`{slug}` is not in the catalog"), &hint);
+                continue;
+            };
+            match accelerator {
+                Accelerator::Nvidia { driver, .. } => {
+                    let Some(branch) = driver.split('.').next().and_then(|b| b.parse::<u32>().ok()) else {
+                        let message = format!("`{driver}` is no driver version such as 580.178.04");
+                        self.error("E-NV-DRIVER", &path("driver"), message, "");
+                        continue;
+                    };
+                    let newest = catalog
+                        .branches()
+                        .iter()
+                        .filter(|b| product.min_branch.is_none_or(|m| b.branch >= m))
+                        .rfind(|b| product.max_branch.is_none_or(|m| b.branch <= m) && b.kind == "long-term");
+                    let hint = newest
+                        .map(|b| {
+                            format!("driver: \"{}\" is the newest long-term release in the catalog", b.latest)
+                        })
+                        .unwrap_or_default();
+                    let bound = match (product.min_branch, product.max_branch) {
+                        (Some(min), _) if branch < min => Some(format!("{min} or newer")),
+                        (_, Some(max)) if branch > max => Some(format!("{max} or older")),
+                        _ => None,
+                    };
+                    if let Some(bound) = bound {
+                        let message =
+                            format!("{slug} needs NVIDIA driver branch {bound}, {driver} is asked for");
+                        let problem = Diagnostic::error("E-NV-BRANCH", message)
+                            .source(product.source.clone())
+                            .hint(hint);
+                        self.push(problem, &path("driver"));
+                    } else if catalog.branch(branch).is_none() {
+                        let message = format!("NVIDIA driver branch {branch} is not in the catalog");
+                        self.error("E-NV-BRANCH", &path("driver"), message, &hint);
+                    }
+                }
+                Accelerator::Neuron { sdk, .. } => match catalog.neuron_sdk(sdk) {
+                    None => {
+                        let all: Vec<&str> = catalog.neuron_sdks().iter().map(|s| s.sdk.as_str()).collect();
+                        let hint = format!("the catalog has {}", all.join(", "));
+                        self.error(
+                            "E-NEURON-SDK",
+                            &path("sdk"),
+                            format!("Neuron SDK {sdk} is not in the catalog"),
+                            &hint,
+                        );
+                    }
+                    Some(row) if !row.products.iter().chain(&row.host_products).any(|p| p == slug) => {
+                        let message = format!("Neuron SDK {sdk} does not support {slug}");
+                        let problem = Diagnostic::error("E-NEURON-SDK", message).source(row.source.clone());
+                        self.push(problem, &path("sdk"));
+                    }
+                    Some(_) => {}
+                },
+            }
+        }
+    }
+
+    fn serving(&mut self) {
+        let inventory = self.inventory;
+        for model in inventory.models.values() {
+            let path = |key: &'static str| ["models", model.name.as_str(), "placement", key];
+            let Some(pool) = inventory.pools.get(&model.pool) else {
+                let all: Vec<&str> = inventory.pools.keys().map(|p| p.as_str()).collect();
+                let hint = format!("pools are {}", all.join(", "));
+                self.error("E-UNKNOWN-POOL", &path("pool"), format!("unknown pool `{}`", model.pool), &hint);
+                continue;
+            };
+            let per_host = pool.accelerator.as_ref().map_or(0, Accelerator::count);
+            let hosts = inventory.hosts_of(&model.pool).count() as u32;
+            let wanted = model.accelerators_per_replica;
+            if !pool.role.is_worker() {
+                let message = format!("pool `{}` runs no workloads", model.pool);
+                self.error("E-NO-FIT", &path("pool"), message, "place the model on a pool of workers");
+            } else if wanted > per_host {
+                let message = format!(
+                    "a replica wants {wanted} accelerators, a host of `{}` has {per_host}",
+                    model.pool
+                );
+                self.error(
+                    "E-NO-FIT",
+                    &path("acceleratorsPerReplica"),
+                    message,
+                    "one replica fits on one host",
+                );
+            } else if wanted > 0 && model.replicas > (per_host / wanted) * hosts {
+                let room = (per_host / wanted) * hosts;
+                let message = format!(
+                    "{} replicas of {wanted} accelerators; `{}` has room for {room}",
+                    model.replicas, model.pool
+                );
+                self.error("E-NO-FIT", &path("replicas"), message, "fewer replicas, or more hosts");
+            }
+        }
+        if inventory.router.is_none() && !inventory.tenants.is_empty() {
+            self.error(
+                "E-NO-ROUTER",
+                &["tenants"],
+                "there are tenants, but no router",
+                "router: {kthena: {version: v1.0.0}}",
+            );
+        }
+        self.tenants();
+        let untainted = |pool: &&Pool| pool.role.is_worker() && pool.taints.is_empty();
+        let home =
+            inventory.pools.values().filter(untainted).any(|p| inventory.hosts_of(&p.name).next().is_some());
+        if inventory.router.is_some() && !home {
+            let hint = "the router and CoreDNS need a node without taints: a small worker pool is enough";
+            self.error("E-NO-HOME", &["pools"], "no node can take the router and CoreDNS", hint);
+        }
+    }
+
+    fn tenants(&mut self) {
+        let inventory = self.inventory;
+        let mut ports: BTreeMap<u16, &str> = BTreeMap::new();
+        for tenant in inventory.tenants.values() {
+            let path = ["tenants", tenant.name.as_str(), "gateway", "port"];
+            if tenant.port < 1024 || ROUTER_PORTS.contains(&tenant.port) {
+                let message = format!("gateway port {} cannot be used", tenant.port);
+                self.error(
+                    "E-PORT",
+                    &path,
+                    message,
+                    "1024 or higher, and not 8080, 8443, 9090 or 15000, which the router itself uses",
+                );
+            }
+            if let Some(other) = ports.insert(tenant.port, &tenant.name) {
+                let message =
+                    format!("tenants `{other}` and `{}` share gateway port {}", tenant.name, tenant.port);
+                self.error(
+                    "E-PORT",
+                    &path,
+                    message,
+                    "one gateway port a tenant: it is what tells them apart",
+                );
+            }
+            if !(30000..=32767).contains(&tenant.node_port) {
+                let message = format!("node port {} is outside 30000 to 32767", tenant.node_port);
+                self.error("E-PORT", &["router", "expose", "nodePort", "base"], message, "");
+            }
+            for (served, targets) in &tenant.routes {
+                let path = ["tenants", tenant.name.as_str(), "routes", served.as_str(), "to"];
+                for (model, weight) in targets {
+                    if !inventory.models.contains_key(model) {
+                        let all: Vec<&str> = inventory.models.keys().map(String::as_str).collect();
+                        let hint = format!("models are {}", all.join(", "));
+                        self.error("E-UNKNOWN-MODEL", &path, format!("unknown model `{model}`"), &hint);
+                    }
+                    if *weight > 100 {
+                        self.error("E-WEIGHT", &path, format!("weight {weight} is above 100"), "");
+                    }
+                }
+                if targets.values().sum::<u32>() == 0 {
+                    self.error(
+                        "E-WEIGHT",
+                        &path,
+                        "the weights add up to 0",
+                        "at least one target needs a weight",
+                    );
+                }
+            }
+        }
+    }
+}

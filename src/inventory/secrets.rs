@@ -1,0 +1,110 @@
+//! Secrets by reference: read when first needed, kept in memory only, never part of an error.
+
+use super::model::{Inventory, SecretSource};
+use crate::state::SecretText;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use tokio::process::Command;
+use tokio::sync::Mutex;
+
+/// Why a secret could not be read. Names where it should have come from, never what was read.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read secret `{name}`: {why}")]
+pub struct SecretError {
+    /// Its name.
+    pub name: String,
+    /// Why.
+    pub why: String,
+}
+
+/// The secrets of one inventory.
+pub struct Secrets {
+    root: PathBuf,
+    sources: BTreeMap<String, SecretSource>,
+    read: Mutex<BTreeMap<String, SecretText>>,
+}
+
+impl Secrets {
+    /// Reads nothing yet.
+    pub fn new(inventory: &Inventory) -> Self {
+        Self { root: inventory.root.clone(), sources: inventory.secrets.clone(), read: Mutex::default() }
+    }
+
+    /// Returns a secret.
+    pub async fn resolve(&self, name: &str) -> Result<SecretText, SecretError> {
+        let mut read = self.read.lock().await;
+        if let Some(secret) = read.get(name) {
+            return Ok(secret.clone());
+        }
+        let fail = |why: String| SecretError { name: name.to_owned(), why };
+        let source =
+            self.sources.get(name).ok_or_else(|| fail("the inventory has no such secret".to_owned()))?;
+        let text = self.fetch(source).await.map_err(fail)?;
+        let secret = SecretText::new(text.trim_end_matches(['\n', '\r']));
+        if secret.expose().is_empty() {
+            return Err(fail("it is empty".to_owned()));
+        }
+        read.insert(name.to_owned(), secret.clone());
+        Ok(secret)
+    }
+
+    async fn fetch(&self, source: &SecretSource) -> Result<String, String> {
+        let at = |path: &Path| self.root.join(path);
+        match source {
+            SecretSource::Env(name) => {
+                std::env::var(name).map_err(|_| format!("environment variable {name} is not set"))
+            }
+            SecretSource::File(path) => {
+                std::fs::read_to_string(at(path)).map_err(|e| format!("{}: {e}", at(path).display()))
+            }
+            SecretSource::Age { file, identity } => {
+                let identity = match identity {
+                    Some(path) => at(path),
+                    None => std::env::var_os("PROVISION_AGE_IDENTITY")
+                        .map(PathBuf::from)
+                        .ok_or("no identity is named and PROVISION_AGE_IDENTITY is not set")?,
+                };
+                age_decrypt(&at(file), &identity)
+            }
+            SecretSource::Sops { file, key } => {
+                let extract: String = key.split('.').map(|part| format!("[{part:?}]")).collect();
+                let file = at(file);
+                run(Command::new("sops").args(["--decrypt", "--extract", &extract]).arg(&file), "sops").await
+            }
+            SecretSource::Exec(words) => {
+                let (program, rest) = words.split_first().ok_or("the command is empty")?;
+                run(Command::new(program).args(rest).current_dir(&self.root), program).await
+            }
+        }
+    }
+}
+
+async fn run(command: &mut Command, name: &str) -> Result<String, String> {
+    let output = command
+        .stdin(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .map_err(|e| format!("cannot run {name}: {e}"))?;
+    // What it printed may be half a secret: only its status is told.
+    if !output.status.success() {
+        return Err(format!("{name} ended with {}", output.status));
+    }
+    String::from_utf8(output.stdout).map_err(|_| format!("{name} printed no text"))
+}
+
+fn age_decrypt(file: &Path, identity: &Path) -> Result<String, String> {
+    use std::io::Read;
+    let identities = age::IdentityFile::from_file(identity.display().to_string())
+        .map_err(|e| format!("{}: {e}", identity.display()))?
+        .into_identities()
+        .map_err(|e| format!("{}: {e}", identity.display()))?;
+    let input = std::fs::File::open(file).map_err(|e| format!("{}: {e}", file.display()))?;
+    let failed = |e: &dyn std::fmt::Display| format!("{}: {e}", file.display());
+    let armored = age::armor::ArmoredReader::new(std::io::BufReader::new(input));
+    let decryptor = age::Decryptor::new_buffered(armored).map_err(|e| failed(&e))?;
+    let mut reader = decryptor.decrypt(identities.iter().map(|i| &**i)).map_err(|e| failed(&e))?;
+    let mut text = String::new();
+    reader.read_to_string(&mut text).map_err(|e| failed(&e))?;
+    Ok(text)
+}
