@@ -86,8 +86,8 @@ const SSH: &[Key] = &[
 const HOST_KEYS: &[Key] = &[key("file", Text, "The known_hosts file, relative to the inventory")];
 const NETWORK: &[Key] = &[
     key("firewall", Text, "check: firewalls are looked at, never changed"),
-    key("proxy", Text, "HTTP(S) proxy URL of hosts"),
-    key("noProxy", Texts, "What bypasses it"),
+    later("proxy", Text, "HTTP(S) proxy URL of hosts"),
+    later("noProxy", Texts, "What bypasses it"),
     later("caBundle", Text, "CA certificates of hosts"),
 ];
 const REGISTRY: &[Key] =

@@ -1,1 +1,9 @@
-//! The plan room.
+//! Planning: what was observed, against what is wanted, becomes steps. Pure: no I/O, no clock, no randomness.
+
+mod build;
+mod compare;
+mod saved;
+
+pub use build::{Batch, Plan, PlanInput, TargetPlan, batches, build, steps_of};
+pub use compare::{HostChange, InventoryDiff, PoolChange, compare};
+pub use saved::{Moved, SavedError, load, save, stale};

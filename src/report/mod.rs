@@ -1,1 +1,16 @@
-//! The report room.
+//! What a person or a machine is shown: events as bars, plain lines or JSON lines; plans, summaries and comparisons as
+//! text, Markdown or JSON. Decides nothing.
+
+mod comparison;
+mod live;
+mod plan;
+mod summary;
+
+pub use comparison::{comparison_markdown, comparison_text};
+pub use live::{Mode, Shown, show};
+pub use plan::{PlanView, plan_text};
+pub use summary::{Ended, elapsed, run_summary};
+
+/// Heads every screen and record of a run against simulated hosts.
+pub const LAB: &str =
+    "LAB: simulated hosts on this machine; hardware, packages, k0s and engines are stand-ins";

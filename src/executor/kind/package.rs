@@ -8,6 +8,17 @@ use crate::template::quote;
 const LOCK_SECONDS: u32 = 600;
 
 impl Package {
+    /// Returns an installed version as it compares: `1.2-*` is satisfied by any revision of 1.2.
+    fn shown(&self, installed: &str) -> String {
+        match &self.version {
+            None => "any".to_owned(),
+            Some(wanted) => match wanted.strip_suffix('*') {
+                Some(prefix) if installed.starts_with(prefix) => wanted.clone(),
+                _ => installed.to_owned(),
+            },
+        }
+    }
+
     fn apt(&self, word: &str) -> String {
         format!(
             "apt-get {word} -y -o DPkg::Lock::Timeout={LOCK_SECONDS} -o Dpkg::Options::=--force-confold \
@@ -30,7 +41,7 @@ impl Kind for Package {
             (None, Ensure::Absent) => present([("installed", "no".to_owned())]),
             (Some(_), Ensure::Absent) => present([("installed", "yes".to_owned())]),
             (Some(version), Ensure::Present) => present([
-                ("version", if self.version.is_some() { version.clone() } else { "any".to_owned() }),
+                ("version", self.shown(version)),
                 (
                     "held",
                     if answer.holds.contains(&self.name) || !self.hold { self.hold } else { false }

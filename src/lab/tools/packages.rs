@@ -71,6 +71,7 @@ pub(super) fn apt_get(settings: &Settings, arguments: &[&str]) -> ExitCode {
             let mut all = installed();
             for word in names {
                 let (name, version) = word.split_once('=').unwrap_or((word, candidate(word)));
+                let version = version.replace('*', "1");
                 println!("LAB: Setting up {name} ({version}) ...");
                 if full {
                     return fail(
@@ -89,7 +90,7 @@ pub(super) fn apt_get(settings: &Settings, arguments: &[&str]) -> ExitCode {
                     );
                 }
                 let held = all.get(name).is_some_and(|p| p.held);
-                all.insert(name.to_owned(), Package { version: version.to_owned(), held });
+                all.insert(name.to_owned(), Package { version, held });
                 save(here(), "packages.json", &all);
                 effects(name);
             }

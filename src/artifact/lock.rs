@@ -1,0 +1,145 @@
+//! The lock file: exact version, URLs, sha256 of everything that is fetched. Made to be committed.
+
+use crate::catalog::Catalog;
+use crate::inventory::Inventory;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Its name, beside the inventory.
+pub const LOCK_FILE: &str = "provision.lock";
+
+/// One artifact, pinned.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+pub struct Locked {
+    /// Its version.
+    pub version: String,
+    /// Where it can be had, tried in order; add mirrors here.
+    pub urls: Vec<String>,
+    /// Lower-case hex sha256.
+    pub sha256: String,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// All artifacts, by name.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug, Default)]
+#[serde(deny_unknown_fields)]
+pub struct Lock {
+    /// By name, such as `k0s-x86_64`.
+    pub artifacts: BTreeMap<String, Locked>,
+}
+
+/// Why a lock file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// There is none.
+    #[error("there is no {0}; make one with: provision lock")]
+    Missing(String),
+    /// It cannot be read or written.
+    #[error("cannot read or write {path}: {source}")]
+    File {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is not what a lock file should be.
+    #[error("{path}: {message}")]
+    Parse {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+impl Lock {
+    /// Reads a lock file.
+    pub fn load(path: &Path) -> Result<Self, LockError> {
+        let shown = path.display().to_string();
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(LockError::Missing(shown)),
+            Err(source) => return Err(LockError::File { path: shown, source }),
+        };
+        serde_saphyr::from_str(&text).map_err(|e| LockError::Parse { path: shown, message: e.to_string() })
+    }
+
+    /// Writes the file, as a whole.
+    pub fn save(&self, path: &Path) -> Result<(), LockError> {
+        let failed = |source: std::io::Error| LockError::File { path: path.display().to_string(), source };
+        let mut text = String::from(
+            "# What provision fetches, pinned. Made by `provision lock`; commit it. Add mirrors under urls.\nartifacts:\n",
+        );
+        for (name, locked) in &self.artifacts {
+            text += &format!("  {name}:\n    version: {:?}\n    urls:\n", locked.version);
+            for url in &locked.urls {
+                text += &format!("    - {url:?}\n");
+            }
+            text += &format!("    sha256: {:?}\n    size: {}\n", locked.sha256, locked.size);
+        }
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
+        std::io::Write::write_all(&mut file, text.as_bytes()).map_err(failed)?;
+        file.persist(path).map_err(|e| failed(e.error))?;
+        Ok(())
+    }
+
+    /// Returns an artifact.
+    pub fn get(&self, name: &str) -> Option<&Locked> {
+        self.artifacts.get(name)
+    }
+
+    /// Returns a digest of everything pinned, short enough to show.
+    pub fn digest(&self) -> String {
+        let text = serde_json::to_string(self).unwrap_or_default();
+        Sha256::digest(text.as_bytes()).iter().take(4).map(|b| format!("{b:02x}")).collect()
+    }
+}
+
+/// An artifact that an inventory needs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Wanted {
+    /// Its name in the lock file.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Where upstream has it.
+    pub url: String,
+}
+
+/// Returns what an inventory needs, from the catalog.
+pub fn wanted(inventory: &Inventory, catalog: &Catalog) -> Vec<Wanted> {
+    let uses = |vendor: &str| {
+        inventory
+            .pools
+            .values()
+            .filter_map(|p| p.accelerator.as_ref())
+            .any(|a| a.extended_resource().contains(vendor))
+    };
+    let (nvidia, neuron, router) = (uses("nvidia"), uses("neuron"), inventory.router.as_ref());
+    let needed = |name: &str| match name {
+        "nvidia-cuda-key" | "nvidia-toolkit-key" => nvidia,
+        "neuron-key" => neuron,
+        "gateway-api-crds" | "kthena-crds" => router.is_some(),
+        "inference-extension-crds" => router.is_some_and(|r| r.inference_extension),
+        _ => true,
+    };
+    catalog
+        .artifacts()
+        .iter()
+        .filter(|a| needed(&a.name))
+        .map(|a| {
+            let version = if a.version == "cluster" { &inventory.cluster.k0s_version } else { &a.version };
+            Wanted {
+                name: a.name.clone(),
+                version: version.clone(),
+                // A `+` in a path is a plus, but GitHub wants it escaped.
+                url: a.url.replace("{version}", &version.replace('+', "%2B")),
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,334 @@
+//! From observations to steps and their order.
+
+use crate::executor;
+use crate::inventory::{HostState, Inventory};
+use crate::state::{
+    Change, Failure, FieldDiff, Hazard, HostName, LateName, Observation, Observed, Resource, Spec, Step,
+    StepId, TargetId, Verb,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Everything that would change.
+#[derive(Clone, PartialEq, Serialize, Deserialize, Debug)]
+pub struct Plan {
+    /// Version of this format.
+    pub format: u32,
+    /// The inventory's name.
+    pub inventory: String,
+    /// Its digest.
+    pub inventory_digest: String,
+    /// The lock file's digest.
+    pub lock_digest: String,
+    /// It was made against the lab.
+    pub lab: bool,
+    /// Per target; hosts by name, the cluster last.
+    pub targets: Vec<TargetPlan>,
+    /// Hosts that take no part, and why.
+    pub skipped: BTreeMap<HostName, String>,
+}
+
+/// The format that this version writes.
+pub(super) const FORMAT: u32 = 1;
+
+/// What would change on one target.
+#[derive(Clone, PartialEq, Serialize, Deserialize, Debug)]
+pub struct TargetPlan {
+    /// The target.
+    pub target: TargetId,
+    /// Its pool, for a host.
+    pub pool: Option<String>,
+    /// What would be done, in order.
+    pub steps: Vec<Step>,
+    /// Resources that are as wanted.
+    pub in_sync: usize,
+    /// It could not be observed.
+    pub unobserved: Option<Failure>,
+    /// What a person should know.
+    pub warnings: Vec<String>,
+}
+
+/// What a plan is made from.
+pub struct PlanInput<'a> {
+    /// The inventory.
+    pub inventory: &'a Inventory,
+    /// Digest of the lock file.
+    pub lock_digest: String,
+    /// It is made against the lab.
+    pub lab: bool,
+    /// What was observed, per target.
+    pub observed: Vec<(TargetId, Result<Observed, Failure>)>,
+}
+
+/// Compares one resource of any target.
+fn diff(resource: &Resource, seen: Option<&Observation>) -> Option<Change> {
+    match &resource.spec {
+        Spec::Object(_) | Spec::Node(_) | Spec::JoinToken(_) | Spec::Chat(_) => {
+            let verb = if matches!(resource.spec, Spec::Chat(_)) { Verb::Run } else { Verb::Create };
+            match seen? {
+                Observation::Absent => Some(Change { verb, fields: Vec::new(), text: None }),
+                Observation::Present(seen) => {
+                    let wanted = seen.wanted.as_ref()?;
+                    let names = wanted.keys().chain(seen.fields.keys());
+                    let mut fields: Vec<FieldDiff> = names
+                        .filter(|name| wanted.get(*name) != seen.fields.get(*name))
+                        .map(|name| FieldDiff {
+                            name: name.clone(),
+                            from: seen.fields.get(name).cloned(),
+                            to: wanted.get(name).cloned(),
+                        })
+                        .collect();
+                    fields.dedup();
+                    (!fields.is_empty()).then_some(Change { verb: Verb::Update, fields, text: None })
+                }
+                Observation::Unknown(_) | Observation::Deferred(_) => None,
+            }
+        }
+        _ => executor::diff(resource, seen?),
+    }
+}
+
+/// Returns a resource as a plan calls it: `package nvidia-open-580`.
+fn what(id: &str) -> String {
+    id.replacen('/', " ", 1)
+}
+
+/// Returns the steps that would bring one target to what is wanted, and how many resources already are.
+pub fn steps_of(observed: &Observed) -> (Vec<Step>, usize) {
+    let mut steps: Vec<Step> = Vec::new();
+    let mut in_sync = 0;
+    for resource in &observed.desired {
+        let seen = observed.seen.get(&resource.id);
+        let changed = |ids: &[crate::state::ResourceId]| {
+            steps.iter().find(|s| ids.contains(&s.resource)).map(|s| s.what.clone())
+        };
+        let because = match &resource.spec {
+            Spec::Command(command) => changed(&command.when_changed),
+            Spec::Reboot(reboot) => changed(&reboot.when_changed),
+            _ => None,
+        };
+        let deferred = match seen {
+            Some(Observation::Deferred(why)) => Some(why.clone()),
+            _ => None,
+        };
+        let change = match (diff(resource, seen), &deferred, &because) {
+            (Some(change), _, _) => change,
+            (None, Some(_), _) => Change { verb: Verb::Create, fields: Vec::new(), text: None },
+            (None, None, Some(cause)) => Change {
+                verb: Verb::Run,
+                fields: vec![FieldDiff { name: "after".to_owned(), from: None, to: Some(cause.clone()) }],
+                text: None,
+            },
+            (None, None, None) => {
+                in_sync += 1;
+                continue;
+            }
+        };
+        let mut hazards = resource.hazards.clone();
+        hazards.extend(resource.restarts.iter().map(|unit| Hazard::Restart(unit.clone())));
+        steps.push(Step {
+            id: observed.target.step(&resource.id),
+            target: observed.target.clone(),
+            resource: resource.id.clone(),
+            role: resource.role.clone(),
+            what: what(resource.id.as_str()),
+            why: resource.why.clone(),
+            change,
+            hazards,
+            needs: Vec::new(),
+            late: resource.late.clone(),
+            deferred,
+            deadline_s: resource.deadline_s,
+        });
+    }
+    // What nothing wants any more goes last, newest first.
+    for orphan in observed.orphans.iter().rev() {
+        let resource = crate::state::ResourceId::new(orphan.id.clone());
+        steps.push(Step {
+            id: observed.target.step(&resource),
+            target: observed.target.clone(),
+            what: what(&orphan.id),
+            resource,
+            role: "removed".to_owned(),
+            why: Some("no role wants it any more".to_owned()),
+            change: executor::removal(orphan),
+            hazards: Vec::new(),
+            needs: Vec::new(),
+            late: Vec::new(),
+            deferred: None,
+            deadline_s: crate::state::DEFAULT_DEADLINE_S,
+        });
+    }
+    (steps, in_sync)
+}
+
+/// Returns what could not be told on a target, if anything.
+fn unknown(observed: &Observed) -> Vec<String> {
+    observed
+        .desired
+        .iter()
+        .filter_map(|r| match observed.seen.get(&r.id) {
+            Some(Observation::Unknown(why)) => Some(format!("{}: unknown: {why}", r.id)),
+            None => Some(format!("{}: unknown: no answer", r.id)),
+            _ => None,
+        })
+        .collect()
+}
+
+/// Makes a plan.
+pub fn build(input: PlanInput<'_>) -> Plan {
+    let inventory = input.inventory;
+    let mut targets: Vec<TargetPlan> = input
+        .observed
+        .into_iter()
+        .map(|(target, observed)| {
+            let pool = target.host().and_then(|h| inventory.hosts.get(h)).map(|h| h.pool.to_string());
+            match observed {
+                Ok(observed) => {
+                    let (steps, in_sync) = steps_of(&observed);
+                    let mut warnings = observed.warnings.clone();
+                    warnings.extend(unknown(&observed));
+                    TargetPlan { target, pool, steps, in_sync, unobserved: None, warnings }
+                }
+                Err(failure) => TargetPlan {
+                    target,
+                    pool,
+                    steps: Vec::new(),
+                    in_sync: 0,
+                    unobserved: Some(failure),
+                    warnings: Vec::new(),
+                },
+            }
+        })
+        .collect();
+    targets.sort_by(|a, b| a.target.cmp(&b.target));
+    link(inventory, &mut targets);
+    let skipped = inventory
+        .hosts
+        .values()
+        .filter(|h| h.state != HostState::Active)
+        .map(|h| (h.name.clone(), h.reason.clone().unwrap_or_else(|| "no reason given".to_owned())))
+        .collect();
+    Plan {
+        format: FORMAT,
+        inventory: inventory.name.clone(),
+        inventory_digest: inventory.digest.clone(),
+        lock_digest: input.lock_digest,
+        lab: input.lab,
+        targets,
+        skipped,
+    }
+}
+
+/// Adds what orders steps across targets: tokens, controllers one by one, the cluster after its first controller, nodes
+/// after their hosts.
+fn link(inventory: &Inventory, targets: &mut [TargetPlan]) {
+    let controllers: Vec<HostName> = inventory.controllers().map(|h| h.name.clone()).collect();
+    let k0s = |plan: &TargetPlan, last: bool| -> Option<StepId> {
+        let mut steps = plan.steps.iter().filter(|s| s.role == "k0s");
+        if last { steps.next_back().map(|s| s.id.clone()) } else { steps.next().map(|s| s.id.clone()) }
+    };
+    let of = |targets: &[TargetPlan], host: &HostName, last: bool| {
+        targets.iter().find(|t| t.target.host() == Some(host)).and_then(|t| k0s(t, last))
+    };
+    let first_ready = controllers.first().and_then(|host| of(targets, host, true));
+    let mut previous: Option<StepId> = None;
+    for host in &controllers {
+        let first = of(targets, host, false);
+        if let (Some(first), Some(before)) = (first, previous.clone()) {
+            add_need(targets, &first, before);
+        }
+        if let Some(last) = of(targets, host, true) {
+            previous = Some(last);
+        }
+    }
+    let host_last: BTreeMap<String, StepId> = targets
+        .iter()
+        .filter_map(|t| Some((t.target.host()?.to_string(), t.steps.last()?.id.clone())))
+        .collect();
+    let late: Vec<LateName> = targets.iter().flat_map(|t| &t.steps).flat_map(|s| &s.late).cloned().collect();
+    if let Some(cluster) = targets.iter_mut().find(|t| t.target == TargetId::Cluster) {
+        for name in ["token/controller", "token/worker"] {
+            if late.iter().any(|l| l.as_str() == name) {
+                let resource = crate::state::ResourceId::new(name);
+                let step = Step {
+                    id: TargetId::Cluster.step(&resource),
+                    target: TargetId::Cluster,
+                    resource,
+                    role: "k0s".to_owned(),
+                    what: format!("join {name}, short-lived"),
+                    why: None,
+                    change: Change { verb: Verb::Run, fields: Vec::new(), text: None },
+                    hazards: Vec::new(),
+                    needs: Vec::new(),
+                    late: Vec::new(),
+                    deferred: None,
+                    deadline_s: 60,
+                };
+                cluster.steps.insert(0, step);
+            }
+        }
+        for step in &mut cluster.steps {
+            if let Some(ready) = &first_ready {
+                step.needs.push(ready.clone());
+            }
+            if let Some(host) = step.resource.as_str().strip_prefix("node/")
+                && let Some(last) = host_last.get(host)
+            {
+                step.needs.push(last.clone());
+            }
+        }
+    }
+    for plan in targets.iter_mut() {
+        for step in &mut plan.steps {
+            for name in step.late.clone() {
+                step.needs.push(StepId::new(format!("cluster:{name}")));
+            }
+        }
+    }
+}
+
+fn add_need(targets: &mut [TargetPlan], step: &StepId, need: StepId) {
+    if let Some(step) = targets.iter_mut().flat_map(|t| &mut t.steps).find(|s| &s.id == step) {
+        step.needs.push(need);
+    }
+}
+
+/// The longest run of steps of a target with no gate between them.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Batch {
+    /// Its target.
+    pub target: TargetId,
+    /// Its steps.
+    pub steps: Vec<Step>,
+}
+
+/// Splits a target's steps at gates: a step that needs another target, or takes a late value, begins a batch; a reboot
+/// ends one. On the cluster every step is a batch of its own.
+pub fn batches(plan: &TargetPlan) -> Vec<Batch> {
+    let mut all: Vec<Batch> = Vec::new();
+    let mut gate = true;
+    for step in &plan.steps {
+        let cluster = plan.target == TargetId::Cluster;
+        if gate || cluster || !step.needs.is_empty() || !step.late.is_empty() {
+            all.push(Batch { target: plan.target.clone(), steps: Vec::new() });
+        }
+        if let Some(batch) = all.last_mut() {
+            batch.steps.push(step.clone());
+        }
+        gate = step.hazards.contains(&Hazard::Reboot);
+    }
+    all
+}
+
+impl Plan {
+    /// Returns the number of steps.
+    pub fn steps(&self) -> usize {
+        self.targets.iter().map(|t| t.steps.len()).sum()
+    }
+
+    /// Returns the hosts and cluster that could not be observed.
+    pub fn unobserved(&self) -> impl Iterator<Item = (&TargetId, &Failure)> {
+        self.targets.iter().filter_map(|t| Some((&t.target, t.unobserved.as_ref()?)))
+    }
+}
