@@ -1,6 +1,242 @@
-//! The cli room.
+//! The command line: one file per command, each with its arguments, its calls and its exit code. No logic lives here.
+//! stdout is data; everything else goes to stderr.
 
-/// x
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+mod apply;
+mod diff;
+mod docs;
+mod facts;
+mod history;
+mod init;
+mod lab;
+mod lock;
+mod plan;
+mod render;
+mod schema;
+mod site;
+mod status;
+mod trust;
+mod validate;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Exit codes, one meaning each (`docs/reference/exit-codes.md`).
+pub mod exit {
+    /// In sync, or done.
+    pub const DONE: u8 = 0;
+    /// Failed, hosts unobserved, or wrong input or usage.
+    pub const FAILED: u8 = 1;
+    /// Changes pending (`plan`, `diff`).
+    pub const PENDING: u8 = 2;
+    /// Refused by policy: a stale plan, a hazard beyond the approved ones.
+    pub const REFUSED: u8 = 3;
+}
+
+/// Takes racked GPU and Trainium hosts with nothing but an OS and SSH to a model answering requests.
+///
+/// One inventory describes hosts, cluster, router, models and tenants. `plan` shows what would change, `apply` changes
+/// exactly that, and both observe the hosts afresh: nothing on this machine is the truth.
+#[derive(Parser)]
+#[command(name = "provision", version, propagate_version = true, max_term_width = 110)]
+#[command(after_help = "Examples:
+  provision lab run inventories/lab            the whole story on simulated hosts, on this machine
+  provision init > site.yaml                   a commented inventory to start from
+  provision validate -i site.yaml              every mistake at once, no host contacted
+  provision trust -i site.yaml                 scan and record host keys
+  provision plan -i site.yaml                  what would change (exit 2 if anything)
+  provision apply -i site.yaml                 the same, then asks, then does it
+
+Exit codes: 0 in sync or done, 1 failed or wrong input, 2 changes pending, 3 refused, 4 no host could be locked,
+130 interrupted.")]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Flags of every command.
+#[derive(Args, Clone, Debug)]
+pub struct Global {
+    /// How results are printed on stdout
+    #[arg(long, global = true, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+    /// Say nothing but results and errors
+    #[arg(long, short, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Show every step
+    #[arg(long, short, global = true)]
+    pub verbose: bool,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Debug)]
+pub enum Output {
+    /// For people.
+    Text,
+    /// JSON; for `apply`, one line per event.
+    Json,
+    /// Markdown, for a pull request (`diff` only).
+    Markdown,
+}
+
+/// Which inventory, and which part of it.
+#[derive(Args, Clone, Debug)]
+pub struct Where {
+    /// The inventory: a file, or a folder whose files merge
+    #[arg(long, short, env = "PROVISION_INVENTORY", default_value = ".")]
+    pub inventory: PathBuf,
+    /// Only these hosts: names, pools, patterns (`h-*`), ranges (`h-[001-010]`), and `!` to leave out; comma-separated
+    #[arg(long, value_name = "HOSTS")]
+    pub limit: Option<String>,
+    /// Use a simulated twin of the inventory on this machine instead of its hosts
+    #[arg(long)]
+    pub lab: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Write a commented inventory to start from
+    Init(init::Init),
+    /// Check an inventory; no host is contacted
+    Validate(validate::Validate),
+    /// Print the JSON Schema of inventories
+    Schema(schema::Schema),
+    /// Show where a value comes from, or the exact program that a host would run
+    Render(render::Render),
+    /// Resolve versions into provision.lock: exact version, URL, sha256
+    Lock(lock::Lock),
+    /// Scan host keys, show fingerprints, and write the known_hosts file beside the inventory
+    Trust(trust::Trust),
+    /// Show what would change; exit 2 if anything would
+    Plan(plan::PlanCommand),
+    /// Carry out what plan shows, after asking
+    Apply(apply::Apply),
+    /// Follow what an earlier run left running on the hosts until it ends
+    Attach(apply::Attach),
+    /// Show hosts, cluster, tenants and routes as they are
+    Status(status::Status),
+    /// Show what hosts say of themselves
+    Facts(facts::Facts),
+    /// Compare two inventories, with no host touched; exit 2 if they differ
+    Diff(diff::Diff),
+    /// List earlier runs, or show one
+    History(history::History),
+    /// The lab: a twin of the fleet on this machine, for trying things out and for CI
+    Lab(lab::Lab),
+    /// Print shell completions
+    Completions(docs::Completions),
+    /// Write man pages into a folder
+    Man(docs::Man),
+}
+
+/// Runs the command line and returns its exit code.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { exit::FAILED } else { exit::DONE };
+            let _ = error.print();
+            return code.into();
+        }
+    };
+    // The ring provider, once, before any TLS: aws-lc-rs is not in the tree.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_env("PROVISION_LOG"))
+        .with_writer(std::io::stderr)
+        .init();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start the asynchronous runtime: {error}");
+            return exit::FAILED.into();
+        }
+    };
+    let result = runtime.block_on(run(cli));
+    // Reader threads on stdin must not hold up the end.
+    runtime.shutdown_background();
+    match result {
+        Ok(code) => code.into(),
+        Err(error) => {
+            print_error(&error);
+            exit::FAILED.into()
+        }
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<u8> {
+    let global = &cli.global;
+    match cli.command {
+        Command::Init(command) => command.run(global),
+        Command::Validate(command) => command.run(global),
+        Command::Schema(command) => command.run(),
+        Command::Render(command) => command.run(global).await,
+        Command::Lock(command) => command.run(global).await,
+        Command::Trust(command) => command.run(global).await,
+        Command::Plan(command) => command.run(global).await,
+        Command::Apply(command) => command.run(global).await,
+        Command::Attach(command) => command.run(global).await,
+        Command::Status(command) => command.run(global).await,
+        Command::Facts(command) => command.run(global).await,
+        Command::Diff(command) => command.run(global),
+        Command::History(command) => command.run(global),
+        Command::Lab(command) => command.run(global).await,
+        Command::Completions(command) => command.run(&mut Cli::command()),
+        Command::Man(command) => command.run(Cli::command()),
+    }
+}
+
+/// An error that has been printed already.
+#[derive(Debug, thiserror::Error)]
+#[error("see above")]
+pub struct Silent;
+
+/// What shows events while a command runs.
+pub struct Showing(tokio::task::JoinSet<crate::report::Shown>);
+
+impl Showing {
+    /// Waits until everything emitted is shown; all senders must be gone.
+    pub async fn end(mut self) {
+        // Targets may keep a sender; what they emit after this has nobody to show it to.
+        let _ = tokio::time::timeout(std::time::Duration::from_millis(200), self.0.join_next()).await;
+    }
+}
+
+/// Returns a sink of events and what shows them; a command that is not a run shows only what cannot wait.
+pub fn watch(global: &Global, run: bool) -> (crate::event::Events, Showing) {
+    use crate::report::{Mode, show};
+    let (events, receiver) = crate::event::Events::channel();
+    let mode = match site::mode(global) {
+        _ if !run && !global.verbose => Mode::Quiet,
+        mode => mode,
+    };
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(show(receiver, mode));
+    (events, Showing(tasks))
+}
+
+/// Prints an error with its chain, once, and its hint if it carries one.
+fn print_error(error: &anyhow::Error) {
+    if error.is::<Silent>() {
+        return;
+    }
+    if let Some(failure) = error.downcast_ref::<crate::state::Failure>() {
+        eprintln!("error[{}]: {}", failure.code, failure.message);
+        for line in &failure.tail {
+            eprintln!("  | {line}");
+        }
+        if let Some(cause) = &failure.cause {
+            eprintln!("  = cause: {cause}");
+        }
+        if let Some(hint) = &failure.hint {
+            eprintln!("  = next: {hint}");
+        }
+        return;
+    }
+    eprintln!("error: {error}");
+    for cause in error.chain().skip(1) {
+        eprintln!("  caused by: {cause}");
+    }
 }

@@ -1,0 +1,204 @@
+//! `apply` and `attach`: carrying out a plan, and following what an earlier run left running.
+
+use super::site::{Site, journals};
+use super::{Global, Output, Where, exit, watch};
+use crate::plan::{load, stale};
+use crate::report::{Ended, run_summary};
+use crate::run::{Cancel, Journal, Outcome, RunInput, RunReport, execute};
+use crate::state::TargetId;
+use anyhow::bail;
+use clap::Args;
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Carry out what plan shows, after asking
+#[derive(Args)]
+#[command(after_help = "Examples:
+  provision apply -i site.yaml                 asks first
+  provision apply -i site.yaml --yes           for CI
+  provision apply plan.json -i site.yaml       exactly the saved plan; refused if anything moved
+  provision apply -i site.yaml --limit h-031   one host")]
+pub struct Apply {
+    /// A plan saved by `plan -o`
+    plan: Option<PathBuf>,
+    #[command(flatten)]
+    place: Where,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+    /// With a saved plan: leave out what moved, do the rest, exit 1
+    #[arg(long)]
+    skip_stale: bool,
+    /// For tests: kill@N kills this process right after its Nth journal record
+    #[arg(long, value_name = "FAULT", hide = true)]
+    fault: Option<String>,
+}
+
+/// Carries out a plan on a site, with Ctrl-C wired. Returns the report.
+pub async fn carry_out(
+    site: &Site,
+    plan: &crate::plan::Plan,
+    events: crate::event::Events,
+    kill_at: Option<usize>,
+) -> anyhow::Result<RunReport> {
+    let journal = Journal::create(&journals(&site.inventory).join(format!("{}.jsonl", site.run)), kill_at)?;
+    let (stop, cancel) = Cancel::new();
+    let mut signals = tokio::task::JoinSet::new();
+    signals.spawn(async move {
+        for level in [1, 2] {
+            if tokio::signal::ctrl_c().await.is_err() || stop.send(level).is_err() {
+                return;
+            }
+        }
+    });
+    let report = execute(RunInput {
+        plan,
+        targets: site.targets(),
+        inventory: &site.inventory,
+        run: site.run.to_string(),
+        journal: Arc::new(journal),
+        events,
+        cancel,
+    })
+    .await;
+    Ok(report)
+}
+
+/// Prints the end of a run.
+pub fn print_end(site: &Site, report: &RunReport, global: &Global) {
+    let steps = report.outcomes.values().map(|o| if let Outcome::Converged(n) = o { *n } else { 0 }).sum();
+    let ended = Ended {
+        run: site.run.as_str(),
+        targets: report.outcomes.len(),
+        failures: report.failures().collect(),
+        steps,
+        took: report.elapsed,
+        interrupted: report.interrupted,
+        lab: site.lab.is_some(),
+    };
+    if global.output == Output::Json {
+        let failures: Vec<_> = ended
+            .failures
+            .iter()
+            .map(|(t, f)| serde_json::json!({"target": t.to_string(), "failure": f}))
+            .collect();
+        println!(
+            "{}",
+            serde_json::json!({"run": ended.run, "exit": report.exit_code(), "failures": failures})
+        );
+    } else {
+        eprint!("{}", run_summary(&ended));
+    }
+}
+
+impl Apply {
+    /// Plans, asks, does.
+    pub async fn run(self, global: &Global) -> anyhow::Result<u8> {
+        let kill_at =
+            match self.fault.as_deref().map(|f| f.strip_prefix("kill@").and_then(|n| n.parse().ok())) {
+                Some(None) => bail!("--fault takes kill@N"),
+                Some(at) => at,
+                None => None,
+            };
+        let (events, shown) = watch(global, true);
+        let mut site = Site::open(&self.place, &events).await?;
+        // What an earlier run left running on the hosts comes to its end first.
+        for host in site.hosts.values() {
+            let _ = host.attach().await;
+        }
+        let (observed, took) = site.observe(&events).await;
+        let mut plan = site.plan(observed);
+        let mut skipped = false;
+        if let Some(path) = &self.plan {
+            let saved = load(path)?;
+            if saved.inventory_digest != plan.inventory_digest || saved.lock_digest != plan.lock_digest {
+                eprintln!(
+                    "error[E-STALE]: the inventory or the lock file has changed since {} was made",
+                    path.display()
+                );
+                eprintln!("  = next: provision plan again");
+                return Ok(exit::REFUSED);
+            }
+            let moved = stale(&saved, &plan);
+            for m in &moved {
+                eprintln!("error[E-STALE]: {} on {} {}", m.resource, m.target, m.what);
+            }
+            if !moved.is_empty() && !self.skip_stale {
+                eprintln!("  = next: provision plan again, or --skip-stale to do the rest");
+                return Ok(exit::REFUSED);
+            }
+            for target in &mut plan.targets {
+                target
+                    .steps
+                    .retain(|s| !moved.iter().any(|m| m.target == s.target && m.resource == s.resource));
+            }
+            skipped = !moved.is_empty();
+        }
+        if global.output != Output::Json {
+            super::plan::print(&plan, global, false, took);
+        }
+        let unobserved = plan.unobserved().next().is_some();
+        if plan.steps() == 0 {
+            super::lab::release(site.lab).await;
+            return Ok(if unobserved || skipped { exit::FAILED } else { exit::DONE });
+        }
+        if !self.yes && !confirmed()? {
+            super::lab::release(site.lab).await;
+            return Ok(exit::PENDING);
+        }
+        let report = carry_out(&site, &plan, events, kill_at).await?;
+        site.hosts.clear();
+        shown.end().await;
+        print_end(&site, &report, global);
+        let code = report.exit_code();
+        super::lab::release(site.lab).await;
+        Ok(if code == exit::DONE && skipped { exit::FAILED } else { code })
+    }
+}
+
+/// Asks on a terminal; elsewhere `--yes` is needed.
+fn confirmed() -> anyhow::Result<bool> {
+    if !std::io::stdin().is_terminal() {
+        bail!("there is no terminal to ask on; say --yes to apply");
+    }
+    eprint!("\nApply this? [y/N] ");
+    std::io::stderr().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// Follow what an earlier run left running on the hosts until it ends
+#[derive(Args)]
+#[command(after_help = "Example:
+  provision attach -i site.yaml")]
+pub struct Attach {
+    #[command(flatten)]
+    place: Where,
+}
+
+impl Attach {
+    /// Follows every batch that still runs.
+    pub async fn run(self, global: &Global) -> anyhow::Result<u8> {
+        let (events, shown) = watch(global, true);
+        let site = Site::open(&self.place, &events).await?;
+        drop(events);
+        let mut code = exit::DONE;
+        let mut found = 0;
+        for (name, host) in &site.hosts {
+            match host.attach().await {
+                Ok(n) => found += n,
+                Err(failure) => {
+                    eprintln!("{} {failure}", TargetId::Host(name.clone()));
+                    code = exit::FAILED;
+                }
+            }
+        }
+        super::lab::release(site.lab).await;
+        drop(site.hosts);
+        shown.end().await;
+        eprintln!("{found} batches were running");
+        Ok(code)
+    }
+}

@@ -1,0 +1,35 @@
+//! `lock`: versions and artifacts, resolved and pinned.
+
+use super::site::{load, state_dir};
+use super::{Global, exit, watch};
+use crate::artifact::{LOCK_FILE, resolve, wanted};
+use clap::Args;
+use std::path::PathBuf;
+
+/// Resolve versions into provision.lock: exact version, URL, sha256
+#[derive(Args)]
+#[command(after_help = "Example:
+  provision lock -i site.yaml      downloads each artifact once and records its sha256; commit the file
+
+For air-gapped sites add mirrors under `urls` of each artifact: the sha256 stays what counts.")]
+pub struct Lock {
+    /// The inventory
+    #[arg(long, short, env = "PROVISION_INVENTORY", default_value = ".")]
+    inventory: PathBuf,
+}
+
+impl Lock {
+    /// Resolves and writes.
+    pub async fn run(self, global: &Global) -> anyhow::Result<u8> {
+        let (inventory, catalog) = load(&self.inventory)?;
+        let (events, shown) = watch(global, true);
+        let result = resolve(&wanted(&inventory, &catalog), &state_dir().join("artifacts"), &events).await;
+        drop(events);
+        shown.end().await;
+        let lock = result?;
+        let path = inventory.root.join(LOCK_FILE);
+        lock.save(&path)?;
+        eprintln!("{} artifacts are pinned in {}; commit it", lock.artifacts.len(), path.display());
+        Ok(exit::DONE)
+    }
+}
