@@ -148,7 +148,7 @@ impl Apply {
             return Ok(exit::PENDING);
         }
         let report = carry_out(&site, &plan, events, kill_at).await?;
-        site.hosts.clear();
+        site.close();
         shown.end().await;
         print_end(&site, &report, global);
         let code = report.exit_code();

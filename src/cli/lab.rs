@@ -412,12 +412,22 @@ impl LabRun {
         let plan = site.plan(observed);
         super::plan::print(&plan, global, false, took);
         let report = super::apply::carry_out(&site, &plan, events, None).await?;
-        site.hosts.clear();
+        site.close();
         shown.end().await;
         super::apply::print_end(&site, &report, global);
         let i = self.inventory.display();
+        for resource in crate::serving::chats(&site.inventory) {
+            let crate::state::Spec::Chat(chat) = &resource.spec else { continue };
+            let question = "Who are you?";
+            match crate::reconciler::ask(site.access.as_ref(), chat, question, 32).await {
+                Ok(answer) => println!("{} asks {}: {question}\n  {answer}", chat.tenant, chat.model),
+                Err(failure) => {
+                    println!("{} asks {}: no answer: {}", chat.tenant, chat.model, failure.message)
+                }
+            }
+        }
         eprintln!(
-            "\nsimulated: hardware, package manager, systemd, sudo, reboot, k0s; real: SSH, host keys, shell programs, files"
+            "\nsimulated: hardware, package manager, systemd, sudo, reboot, k0s, Kubernetes API, engines, router; real: SSH, host keys, shell programs, files"
         );
         eprintln!(
             "try next:\n  provision lab up {i}\n  provision plan -i {i} --lab\n  provision lab run {i} --fault {}=fail-package:chrony",

@@ -2,17 +2,22 @@
 
 use super::lab::{Running, twin};
 use super::{Global, Output, Where};
-use crate::artifact::{LOCK_FILE, Lock};
+use crate::artifact::{LOCK_FILE, Lock, fetch};
 use crate::catalog::Catalog;
 use crate::event::{Event, Events};
 use crate::executor::{DesiredFn, HostSetup, HostTarget, STATE_DIR, Sudo};
 use crate::inventory::{self, Host, Inventory, Secrets};
 use crate::plan::{Plan, PlanInput, build};
+use crate::reconciler::{Access, ClusterSetup, ClusterTarget, nodes};
 use crate::report::Mode;
 use crate::role::{RoleInput, desired};
-use crate::ssh::{self, Credentials, Dial, Endpoint, Pool, PoolOptions};
-use crate::state::{Failure, FailureKind, HostName, Observed, RunId, SecretText, Target, TargetId};
+use crate::serving::{self, ServingInput};
+use crate::ssh::{self, BoxStream, Credentials, Dial, Endpoint, Pool, PoolOptions, SshError, SshErrorKind};
+use crate::state::{
+    Failure, FailureKind, HostName, Observed, RunId, SecretText, Spec, Stage, Target, TargetId,
+};
 use anyhow::Context;
+use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -28,6 +33,107 @@ pub struct Site {
     pub hosts: BTreeMap<HostName, Arc<HostTarget>>,
     pub lab: Option<Running>,
     pub endpoints: Vec<Endpoint>,
+    /// The cluster, unless only some hosts are worked on.
+    pub cluster: Option<Arc<ClusterTarget>>,
+    /// The way to gateways.
+    pub access: Arc<dyn Access>,
+}
+
+/// How the cluster is reached: through SSH, over any host that answers.
+struct OverSsh {
+    controllers: Vec<(Arc<HostTarget>, Arc<dyn Dial>)>,
+    workers: Vec<Arc<dyn Dial>>,
+}
+
+impl OverSsh {
+    /// Opens a stream to a port on the first host that lets us.
+    async fn first(dials: impl Iterator<Item = &Arc<dyn Dial>>, port: u16) -> Result<BoxStream, SshError> {
+        let mut last = SshError {
+            kind: SshErrorKind::Unreachable,
+            message: "no host of that role takes part".to_owned(),
+            hint: "provision status".to_owned(),
+        };
+        for dial in dials {
+            let stream = async { dial.dial().await?.tunnel("127.0.0.1", port).await };
+            match stream.await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+}
+
+#[async_trait]
+impl Access for OverSsh {
+    async fn controller(&self, port: u16) -> Result<BoxStream, SshError> {
+        Self::first(self.controllers.iter().map(|(_, dial)| dial), port).await
+    }
+
+    async fn worker(&self, port: u16) -> Result<BoxStream, SshError> {
+        Self::first(self.workers.iter(), port).await
+    }
+
+    async fn kubeconfig(&self) -> Result<Option<Vec<u8>>, Failure> {
+        let mut failure = None;
+        for (host, _) in &self.controllers {
+            match host.read_file("/var/lib/k0s/pki/admin.conf").await {
+                Ok(Some(text)) => return Ok(Some(text)),
+                Ok(None) => {}
+                Err(error) => failure = Some(error),
+            }
+        }
+        // A controller that cannot be asked may well have a cluster: that is no "there is none".
+        failure.map_or(Ok(None), Err)
+    }
+}
+
+/// Returns what is wanted in the cluster: objects up to the components, then nodes, then what needs nodes, then the
+/// questions that prove it.
+async fn cluster_desired(
+    inventory: &Inventory,
+    catalog: &Catalog,
+    lock: &Lock,
+    secrets: &Secrets,
+    events: &Events,
+) -> anyhow::Result<Vec<crate::state::Resource>> {
+    let mut crds = Vec::new();
+    if let Some(router) = &inventory.router {
+        let mut names = vec!["gateway-api-crds", "kthena-crds"];
+        if router.inference_extension {
+            names.push("inference-extension-crds");
+        }
+        for name in names {
+            let locked = lock
+                .get(name)
+                .with_context(|| format!("provision.lock does not have {name}: provision lock"))?;
+            let path = fetch(name, locked, &state_dir().join("artifacts"), events).await?;
+            let text = std::fs::read_to_string(&path)?;
+            let documents: Vec<Option<serde_json::Value>> =
+                serde_saphyr::from_multiple(&text).with_context(|| format!("{name} is not YAML"))?;
+            // Releases bundle more than definitions; the rest is our own templates' business.
+            crds.extend(documents.into_iter().flatten().filter(|d| d["kind"] == "CustomResourceDefinition"));
+        }
+    }
+    let mut tokens = BTreeMap::new();
+    for model in inventory.models.values() {
+        if let inventory::ModelSource::HuggingFace { token: Some(name), .. } = &model.source {
+            // A plan can be made without the secret; what needs it is then shown, and fails at apply.
+            match secrets.resolve(name).await {
+                Ok(token) => {
+                    tokens.insert(name.clone(), token);
+                }
+                Err(error) => events.emit(Event::Warning { target: None, message: error.to_string() }),
+            }
+        }
+    }
+    let objects = serving::desired(&ServingInput { inventory, catalog, crds, tokens })?;
+    let late = |r: &crate::state::Resource| matches!(&r.spec, Spec::Object(o) if o.stage >= Stage::Engine);
+    let (after, mut all): (Vec<_>, Vec<_>) = objects.into_iter().partition(late);
+    all.extend(nodes(inventory));
+    all.extend(after);
+    all.extend(serving::chats(inventory));
+    Ok(all)
 }
 
 /// Loads catalog and inventory, printing what is wrong.
@@ -165,6 +271,7 @@ impl Site {
         }
         let run = run_id();
         let mut hosts = BTreeMap::new();
+        let mut reach = OverSsh { controllers: Vec::new(), workers: Vec::new() };
         for at in &endpoints {
             let name = HostName::new(at.name.clone());
             let Some(host) = inventory.hosts.get(&name) else { continue };
@@ -197,9 +304,29 @@ impl Site {
                 redact: Vec::new(),
                 events: events.clone(),
             };
-            hosts.insert(name, Arc::new(HostTarget::new(setup)));
+            let target = Arc::new(HostTarget::new(setup));
+            let role = inventory.pool_of(host).role;
+            if role.is_controller() {
+                reach.controllers.push((target.clone(), dial.clone()));
+            }
+            if role.is_worker() {
+                reach.workers.push(dial);
+            }
+            hosts.insert(name, target);
         }
-        Ok(Self { inventory, lock, run, hosts, lab, endpoints })
+        let access: Arc<dyn Access> = Arc::new(reach);
+        let first = inventory.controllers().next();
+        let cluster = match first.filter(|first| hosts.contains_key(&first.name)) {
+            None => None,
+            Some(first) => Some(Arc::new(ClusterTarget::new(ClusterSetup {
+                desired: cluster_desired(&inventory, &catalog, &lock, &secrets, events).await?,
+                access: access.clone(),
+                address: first.cluster_address.map_or_else(|| first.address.clone(), |a| a.to_string()),
+                name: inventory.name.clone(),
+                events: events.clone(),
+            }))),
+        };
+        Ok(Self { inventory, lock, run, hosts, lab, endpoints, cluster, access })
     }
 
     /// Returns all targets.
@@ -207,6 +334,7 @@ impl Site {
         self.hosts
             .iter()
             .map(|(name, host)| (TargetId::Host(name.clone()), host.clone() as Arc<dyn Target>))
+            .chain(self.cluster.iter().map(|c| (TargetId::Cluster, c.clone() as Arc<dyn Target>)))
             .collect()
     }
 
@@ -243,6 +371,12 @@ impl Site {
         }
         distinct(&mut all);
         (all, began.elapsed())
+    }
+
+    /// Lets go of what can emit events, so that what shows them can end.
+    pub fn close(&mut self) {
+        self.hosts.clear();
+        self.cluster = None;
     }
 
     /// Makes a plan of what was observed.

@@ -322,6 +322,13 @@ fn disrupts(batch: &Batch) -> bool {
     batch.steps.iter().flat_map(|s| &s.hazards).any(|h| matches!(h, Hazard::Reboot | Hazard::Drain))
 }
 
+/// Returns whether a batch is one node of the cluster.
+fn only_node(batch: &Batch) -> bool {
+    batch.target == TargetId::Cluster
+        && batch.steps.len() == 1
+        && batch.steps[0].resource.as_str().starts_with("node/")
+}
+
 /// Brings one target to what is wanted, and proves it by observing it again.
 async fn one(
     board: &Board,
@@ -334,9 +341,22 @@ async fn one(
     let mut current = plan.clone();
     let mut changed = 0;
     let mut number = 0;
+    let mut left_out = BTreeSet::new();
     for round in 0..MOST_ROUNDS {
         for batch in batches(&current) {
-            let lates = board.wait(id, current.pool.as_deref(), &batch).await?;
+            let lates = match board.wait(id, current.pool.as_deref(), &batch).await {
+                Ok(lates) => lates,
+                // A host that failed takes its own node with it, not the cluster.
+                Err(failure) if failure.kind == FailureKind::Blocked && only_node(&batch) => {
+                    board.events.emit(Event::Warning {
+                        target: Some(id.to_string()),
+                        message: format!("{} is left out: {}", batch.steps[0].what, failure.message),
+                    });
+                    left_out.extend(batch.steps.iter().map(|s| s.resource.clone()));
+                    continue;
+                }
+                Err(failure) => return Err(failure),
+            };
             let _permit = match &wave {
                 Some(wave) if disrupts(&batch) => wave.acquire().await.ok(),
                 _ => None,
@@ -357,7 +377,8 @@ async fn one(
             }
         }
         let observed = target.observe().await?;
-        let (steps, _) = steps_of(&observed);
+        let (mut steps, _) = steps_of(&observed);
+        steps.retain(|s| !left_out.contains(&s.resource));
         if steps.is_empty() {
             board.record(Transition::Verified, id, round + 1, "");
             return Ok(changed);

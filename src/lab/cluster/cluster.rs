@@ -1,20 +1,70 @@
 //! The cluster as its machines see it: controllers and workers start, stop and are reached.
 
 use super::spec::{ClusterSpec, ControllerFiles, ControllerStart, KubeletConf, WorkerStart};
+use super::workloads;
 use crate::event::Events;
-use std::collections::BTreeMap;
+use crate::lab::api::{
+    self, Api, Authority, Credential, Identity, Store, TokenUse, kubeconfig, token_stands,
+};
+use base64::Engine as _;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::io::DuplexStream;
+use tokio::task::JoinSet;
+
+/// Bytes that a virtual connection buffers.
+const BUFFER: usize = 256 << 10;
 
 /// A simulated k0s cluster. Dropping it ends everything it runs.
 pub struct Cluster {
     spec: ClusterSpec,
-    events: Events,
+    inner: Mutex<Inner>,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+#[derive(Default)]
+struct Inner {
+    api: Option<Api>,
+    controllers: BTreeSet<String>,
+    workers: BTreeSet<String>,
+    joined: BTreeSet<String>,
+    accelerators: BTreeMap<String, u32>,
 }
 
 impl Cluster {
     /// Returns a cluster with nothing running. Must be called inside a tokio runtime.
-    pub fn new(spec: ClusterSpec, events: Events) -> Self {
-        Self { spec, events }
+    pub fn new(spec: ClusterSpec, _: Events) -> Self {
+        Self { spec, inner: Mutex::default(), tasks: Mutex::new(JoinSet::new()) }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
+    }
+
+    /// Makes the control plane that the first controller brings.
+    fn begin(&self) -> Result<Api, String> {
+        let authority = Arc::new(Authority::new().map_err(|e| e.to_string())?);
+        let mut names: Vec<String> =
+            ["kubernetes", "kubernetes.default", "localhost", "127.0.0.1"].map(str::to_owned).to_vec();
+        names.extend(self.spec.hosts.values().flat_map(|h| h.addresses.clone()));
+        names.extend(self.spec.endpoints.clone());
+        let tls = authority.server(&names).map_err(|e| e.to_string())?;
+        let store = Arc::new(Store::new());
+        for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
+            let body = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+            store.ensure("namespaces", body, "kube-apiserver").map_err(|r| format!("{r:?}"))?;
+        }
+        self.spawn(api::housekeeping::run(store.clone()));
+        self.spawn(workloads::run(store.clone(), self.spec.pace));
+        Ok(Api { store, authority, version: self.spec.kubelet_version.clone(), tls })
     }
 
     /// Starts a controller: the first makes the cluster, others need a controller token. Errors hold k0s's phrases.
@@ -23,51 +73,219 @@ impl Cluster {
         host: &str,
         start: ControllerStart,
     ) -> Result<ControllerFiles, String> {
-        let _ = (&self.spec, &self.events, start);
-        Err(format!("{host}: not yet"))
+        let existing = self.inner().api.clone();
+        let api = match existing {
+            None => {
+                let api = self.begin()?;
+                self.inner().api = Some(api.clone());
+                api
+            }
+            Some(api) => {
+                if !self.inner().joined.contains(host) {
+                    check(&api, start.token.as_deref(), TokenUse::Controller)
+                        .map_err(|why| format!("failed to join existing cluster via https: {why}"))?;
+                }
+                api
+            }
+        };
+        {
+            let mut inner = self.inner();
+            inner.controllers.insert(host.to_owned());
+            inner.joined.insert(host.to_owned());
+        }
+        let pair = api.authority.client(&Identity::admin()).map_err(|e| e.to_string())?;
+        let ca = api.authority.certificate().to_owned();
+        let admin = kubeconfig(
+            &ca,
+            "https://localhost:6443",
+            "local",
+            "Default",
+            "user",
+            &Credential::Certificate(pair),
+        );
+        let kubelet_conf = match start.worker {
+            None => None,
+            Some(mut half) => {
+                if !start.no_taints && !start.single {
+                    half.taints.push("node-role.kubernetes.io/control-plane:NoSchedule".to_owned());
+                }
+                Some(self.register(host, &half)?.0)
+            }
+        };
+        Ok(ControllerFiles {
+            admin_conf: admin,
+            ca_key: api.authority.key().to_owned(),
+            ca_crt: ca,
+            kubelet_conf,
+        })
     }
 
     /// Starts a worker, which needs a worker token the first time. Errors hold k0s's phrases.
     pub async fn start_worker(&self, host: &str, start: WorkerStart) -> Result<KubeletConf, String> {
-        let _ = start;
-        Err(format!("{host}: not yet"))
+        let (api, joined) = {
+            let inner = self.inner();
+            (inner.api.clone(), inner.joined.contains(host))
+        };
+        let api = api.ok_or("waiting for apiserver to come up: Failed to connect to apiserver")?;
+        if !joined {
+            check(&api, start.token.as_deref(), TokenUse::Worker)?;
+        }
+        self.register(host, &start)
+    }
+
+    /// Makes or wakes a host's Node.
+    fn register(&self, host: &str, start: &WorkerStart) -> Result<KubeletConf, String> {
+        let api = self.inner().api.clone().ok_or("waiting for apiserver to come up")?;
+        let spec = self.spec.hosts.get(host).cloned().unwrap_or_default();
+        let mut labels: BTreeMap<String, String> = start.labels.clone();
+        labels.insert("kubernetes.io/hostname".to_owned(), host.to_owned());
+        labels.insert("kubernetes.io/os".to_owned(), "linux".to_owned());
+        labels.insert("kubernetes.io/arch".to_owned(), spec.arch.clone());
+        let taints: Vec<Value> = start.taints.iter().map(|t| taint(t)).collect();
+        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": host, "labels": labels},
+            "spec": {"taints": taints}});
+        let failed = |r: api::Refusal| format!("cannot register the node: {r:?}");
+        api.store.ensure("nodes", node, "kubelet").map_err(failed)?;
+        {
+            let mut inner = self.inner();
+            inner.workers.insert(host.to_owned());
+            inner.joined.insert(host.to_owned());
+        }
+        self.node_status(&api, host, true).map_err(failed)?;
+        let pair = api.authority.client(&Identity::node(host)).map_err(|e| e.to_string())?;
+        let ca = api.authority.certificate();
+        Ok(KubeletConf(kubeconfig(
+            ca,
+            "https://localhost:7443",
+            "default",
+            "default",
+            "default",
+            &Credential::Certificate(pair),
+        )))
+    }
+
+    fn node_status(&self, api: &Api, host: &str, ready: bool) -> Result<(), api::Refusal> {
+        let spec = self.spec.hosts.get(host).cloned().unwrap_or_default();
+        let answering = self.inner().accelerators.get(host).copied();
+        let version = self.spec.kubelet_version.clone();
+        let plugged = spec.accelerators.map(|a| answering.unwrap_or(a.count));
+        api.store
+            .edit("nodes", "", host, &api::Options::status_by("kubelet"), |node| {
+                let status = if ready { "True" } else { "Unknown" };
+                let reason = if ready { "KubeletReady" } else { "NodeStatusUnknown" };
+                let capacity = json!({"cpu": spec.cpus.to_string(), "memory": format!("{}Ki", spec.memory_kib), "pods": "110"});
+                node["status"]["conditions"] = json!([{"type": "Ready", "status": status, "reason": reason,
+                    "message": "LAB kubelet", "lastTransitionTime": api::now()}]);
+                for list in ["capacity", "allocatable"] {
+                    for (key, value) in capacity.as_object().into_iter().flatten() {
+                        node["status"][list][key] = value.clone();
+                    }
+                }
+                node["status"]["nodeInfo"] = json!({"kubeletVersion": version, "osImage": "LAB", "architecture": spec.arch});
+                node["status"]["addresses"] =
+                    json!([{"type": "InternalIP", "address": spec.addresses.first()}, {"type": "Hostname", "address": host}]);
+                // Not of the API: how many devices a device plugin would find here.
+                node["status"]["labAccelerators"] = json!(plugged);
+            })
+            .map(|_| ())
     }
 
     /// Stops k0s on a host: its API and kubelet fall silent, containers stay.
     pub fn stop(&self, host: &str) {
-        let _ = host;
+        let api = {
+            let mut inner = self.inner();
+            inner.controllers.remove(host);
+            let worked = inner.workers.remove(host);
+            inner.api.clone().filter(|_| worked)
+        };
+        if let Some(api) = api {
+            let _ = self.node_status(&api, host, false);
+        }
     }
 
     /// Forgets that a host ever joined (`k0s reset`, on a stopped host). The Node object stays, as with k0s.
     pub fn reset(&self, host: &str) {
-        let _ = host;
+        self.inner().joined.remove(host);
     }
 
     /// Returns etcd's members, name to peer URL, as `k0s etcd member-list` prints them.
     pub fn members(&self) -> BTreeMap<String, String> {
-        BTreeMap::new()
+        let inner = self.inner();
+        inner
+            .controllers
+            .iter()
+            .filter_map(|h| {
+                Some((h.clone(), format!("https://{}:2380", self.spec.hosts.get(h)?.addresses.first()?)))
+            })
+            .collect()
     }
 
     /// Says how many accelerators of a host answer (0 while no driver is loaded).
     pub fn set_accelerators(&self, host: &str, count: u32) {
-        let _ = (host, count);
-    }
-
-    /// Makes a join token as `k0s token create` does; `role` is `worker` or `controller`.
-    pub fn create_token(
-        &self,
-        host: &str,
-        role: &str,
-        expiry: Option<std::time::Duration>,
-    ) -> Result<String, String> {
-        let _ = (role, expiry);
-        Err(format!("{host}: not yet"))
+        let api = {
+            let mut inner = self.inner();
+            inner.accelerators.insert(host.to_owned(), count);
+            inner.api.clone().filter(|_| inner.workers.contains(host))
+        };
+        if let Some(api) = api {
+            let _ = self.node_status(&api, host, true);
+        }
     }
 
     /// Connects to a port of a host: 6443 and 9443 on a running controller, node ports on a running worker. `None`
     /// is a refused connection.
     pub async fn dial(&self, host: &str, port: u16) -> Option<DuplexStream> {
-        let _ = (host, port);
+        let (api, controller, worker) = {
+            let inner = self.inner();
+            (inner.api.clone()?, inner.controllers.contains(host), inner.workers.contains(host))
+        };
+        let (near, far) = tokio::io::duplex(BUFFER);
+        if controller && matches!(port, 6443 | 9443) {
+            self.spawn(async move { api.serve_tls(far).await });
+            return Some(near);
+        }
+        if worker && (30000..=32767).contains(&port) {
+            let gateway = workloads::gateway_behind(&api.store, port)?;
+            self.spawn(workloads::serve_gateway(api.store.clone(), gateway, far));
+            return Some(near);
+        }
         None
     }
+}
+
+/// Reads `key=value:Effect`.
+fn taint(text: &str) -> Value {
+    let (rest, effect) = text.rsplit_once(':').unwrap_or((text, "NoSchedule"));
+    let (key, value) = rest.split_once('=').unwrap_or((rest, ""));
+    if value.is_empty() {
+        json!({"key": key, "effect": effect})
+    } else {
+        json!({"key": key, "value": value, "effect": effect})
+    }
+}
+
+/// Checks a join token: base64, gzip, kubeconfig, authority, secret, use, expiry.
+fn check(api: &Api, token: Option<&str>, wanted: TokenUse) -> Result<(), String> {
+    let token = token.filter(|t| !t.is_empty()).ok_or("no join token given")?;
+    let undecodable = |_| "failed to decode join token".to_owned();
+    let packed =
+        base64::engine::general_purpose::STANDARD.decode(token).map_err(|e| undecodable(e.to_string()))?;
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(packed.as_slice())
+        .read_to_string(&mut text)
+        .map_err(|e| undecodable(e.to_string()))?;
+    let config: Value = serde_saphyr::from_str(&text).map_err(|e| undecodable(e.to_string()))?;
+    let at = |pointer: &str| config.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let user = if wanted == TokenUse::Worker { "kubelet-bootstrap" } else { "controller-bootstrap" };
+    if at("/users/0/name") != user {
+        return Err(format!("wrong token type {}, expected type: {user}", at("/users/0/name")));
+    }
+    let ca = base64::engine::general_purpose::STANDARD.encode(api.authority.certificate());
+    if at("/clusters/0/cluster/certificate-authority-data") != ca {
+        return Err("x509: certificate signed by unknown authority".to_owned());
+    }
+    if !token_stands(&api.store, at("/users/0/user/token"), wanted) {
+        return Err("cannot create certificate signing request: Unauthorized".to_owned());
+    }
+    Ok(())
 }

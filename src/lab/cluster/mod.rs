@@ -5,6 +5,7 @@
 #[allow(clippy::module_inception, reason = "the room's main type lives in the file of its name")]
 mod cluster;
 mod spec;
+mod workloads;
 
 pub use cluster::Cluster;
 pub use spec::{

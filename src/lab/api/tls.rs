@@ -1,0 +1,210 @@
+//! The cluster's certificate authority: the API's certificate, client certificates, and the kubeconfigs around them.
+
+use super::identity::Identity;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose,
+};
+use rustls::{
+    DigitallySignedStruct, DistinguishedName as Hint, Error, SignatureScheme,
+    client::danger::HandshakeSignatureValid,
+    crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime},
+    server::danger::{ClientCertVerified, ClientCertVerifier},
+};
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+/// Why no certificate could be made.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    /// The certificate could not be signed.
+    #[error("make a certificate")]
+    Certificate(#[from] rcgen::Error),
+    /// The certificate could not be served.
+    #[error("set TLS up")]
+    Tls(#[from] rustls::Error),
+}
+
+/// A certificate authority that remembers whom it vouched for.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    certificate: String,
+    key: String,
+    issued: RwLock<HashMap<Vec<u8>, Identity>>,
+}
+
+/// A certificate with its key, in PEM.
+#[derive(Clone, Debug)]
+pub struct Pair {
+    /// The certificate.
+    pub certificate: String,
+    /// Its key.
+    pub key: String,
+}
+
+impl Authority {
+    /// Makes a new authority.
+    pub fn new() -> Result<Self, AuthorityError> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = named("kubernetes-ca", None);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+        let key = KeyPair::generate()?;
+        let certificate = params.self_signed(&key)?.pem();
+        let key_text = key.serialize_pem();
+        let issuer = Issuer::new(params, key);
+        Ok(Self { issuer, certificate, key: key_text, issued: RwLock::new(HashMap::new()) })
+    }
+
+    /// Returns the authority's certificate in PEM.
+    pub fn certificate(&self) -> &str {
+        &self.certificate
+    }
+
+    /// Returns the authority's key in PEM.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Makes a client certificate.
+    pub fn client(&self, who: &Identity) -> Result<Pair, AuthorityError> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = named(&who.user, who.groups.first().map(String::as_str));
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        let mut issued = self.issued.write().unwrap_or_else(PoisonError::into_inner);
+        issued.insert(certificate.der().to_vec(), who.clone());
+        Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
+    }
+
+    /// Returns whom a client certificate belongs to; none for one of another authority.
+    pub fn whose(&self, certificate: &CertificateDer<'_>) -> Option<Identity> {
+        self.issued.read().unwrap_or_else(PoisonError::into_inner).get(certificate.as_ref()).cloned()
+    }
+
+    /// Returns what serves TLS under these names and addresses. Client certificates are asked for, not demanded: a
+    /// real API answers 401 to a stranger, not with an alert.
+    pub fn server(&self, names: &[String]) -> Result<Arc<rustls::ServerConfig>, AuthorityError> {
+        let mut params = CertificateParams::new(names.to_vec())?;
+        params.distinguished_name = named("kubernetes", None);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.use_authority_key_identifier_extension = true;
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        let provider = Arc::new(ring::default_provider());
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let mut config = rustls::ServerConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()?
+            .with_client_cert_verifier(Arc::new(AnyClient { provider }))
+            .with_single_cert(vec![certificate.der().clone()], key)?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Arc::new(config))
+    }
+}
+
+fn named(name: &str, organization: Option<&str>) -> DistinguishedName {
+    let mut found = DistinguishedName::new();
+    if let Some(organization) = organization {
+        found.push(DnType::OrganizationName, organization);
+    }
+    found.push(DnType::CommonName, name);
+    found
+}
+
+/// Checks that a client holds the key of the certificate it shows; whose it is, the authority's memory says.
+#[derive(Debug)]
+struct AnyClient {
+    provider: Arc<CryptoProvider>,
+}
+
+impl ClientCertVerifier for AnyClient {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[Hint] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// What a kubeconfig authenticates with.
+#[derive(Clone, Debug)]
+pub enum Credential {
+    /// A client certificate.
+    Certificate(Pair),
+    /// A bearer token.
+    Token(String),
+}
+
+/// Returns a kubeconfig as k0s writes it.
+pub fn kubeconfig(
+    ca: &str,
+    server: &str,
+    cluster: &str,
+    context: &str,
+    user: &str,
+    credential: &Credential,
+) -> String {
+    let secret = match credential {
+        Credential::Certificate(pair) => format!(
+            "    client-certificate-data: {}\n    client-key-data: {}\n",
+            STANDARD.encode(&pair.certificate),
+            STANDARD.encode(&pair.key)
+        ),
+        Credential::Token(token) => format!("    token: {token}\n"),
+    };
+    format!(
+        "apiVersion: v1\nclusters:\n- cluster:\n    certificate-authority-data: {}\n    server: {server}\n  name: {cluster}\n\
+         contexts:\n- context:\n    cluster: {cluster}\n    user: {user}\n  name: {context}\n\
+         current-context: {context}\nkind: Config\nusers:\n- name: {user}\n  user:\n{secret}",
+        STANDARD.encode(ca)
+    )
+}

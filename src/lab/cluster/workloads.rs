@@ -1,0 +1,357 @@
+//! What runs on the simulated nodes: pods of Deployments and DaemonSets, device plugins, engines, and the router that
+//! obeys Gateway, ModelRoute and ModelServer. Engines answer with an echo that says it is a stand-in.
+
+use super::spec::Pace;
+use crate::lab::api::{Body, Options, Store, condition, json_answer, now, text};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::io::DuplexStream;
+
+const DEPLOYMENTS: &str = "deployments.apps";
+const DAEMONSETS: &str = "daemonsets.apps";
+const SERVERS: &str = "modelservers.networking.serving.volcano.sh";
+const ROUTES: &str = "modelroutes.networking.serving.volcano.sh";
+const GATEWAYS: &str = "gateways.gateway.networking.k8s.io";
+
+/// Runs the controllers, the scheduler and the kubelets until dropped. Wakes on changes only.
+pub async fn run(store: Arc<Store>, pace: Pace) {
+    let mut changes = store.changes();
+    loop {
+        changes.borrow_and_update();
+        let before = store.revision();
+        for deployment in store.list(DEPLOYMENTS) {
+            let replicas = deployment.pointer("/spec/replicas").and_then(Value::as_u64).unwrap_or(1);
+            let names = (0..replicas).map(|n| (n.to_string(), None)).collect();
+            pods_of(&store, &deployment, "Deployment", names);
+            status_of(&store, DEPLOYMENTS, &deployment, replicas);
+        }
+        for set in store.list(DAEMONSETS) {
+            let nodes = store.list("nodes");
+            let on: Vec<_> = nodes
+                .iter()
+                .filter(|n| fits(n, &set["spec"]["template"]["spec"]))
+                .map(|n| (text(n, "/metadata/name"), Some(text(n, "/metadata/name"))))
+                .collect();
+            let count = on.len() as u64;
+            pods_of(&store, &set, "DaemonSet", on);
+            status_of(&store, DAEMONSETS, &set, count);
+        }
+        orphans(&store);
+        schedule(&store);
+        if starting(&store) {
+            tokio::time::sleep(pace.pull + pace.engine_load).await;
+            start(&store);
+        }
+        plugins(&store);
+        if store.revision() == before && changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn pods_of(store: &Store, owner: &Value, kind: &str, wanted: Vec<(String, Option<String>)>) {
+    let (namespace, name) = (text(owner, "/metadata/namespace"), text(owner, "/metadata/name"));
+    let template = &owner["spec"]["template"];
+    let hash = format!("{:08x}", crc(&template.to_string()));
+    let mut names = Vec::new();
+    for (suffix, node) in wanted {
+        let pod_name = format!("{name}-{hash}-{suffix}");
+        names.push(pod_name.clone());
+        if store.get("pods", &namespace, &pod_name).is_some() {
+            continue;
+        }
+        let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod_name, "namespace": namespace,
+            "labels": template["metadata"]["labels"], "annotations": {"lab/owner": format!("{kind}/{name}")}},
+            "spec": template["spec"]});
+        if let Some(node) = node {
+            pod["spec"]["nodeName"] = json!(node);
+        }
+        let _ = store.ensure("pods", pod, "kube-controller-manager");
+    }
+    for pod in store.list_in("pods", &namespace) {
+        let owned = text(&pod, "/metadata/annotations/lab~1owner") == format!("{kind}/{name}");
+        if owned && !names.contains(&text(&pod, "/metadata/name")) {
+            delete(store, &namespace, &text(&pod, "/metadata/name"));
+        }
+    }
+}
+
+fn delete(store: &Store, namespace: &str, name: &str) {
+    store.erase("pods", namespace, name);
+}
+
+/// Pods whose owner is gone go too.
+fn orphans(store: &Store) {
+    for pod in store.list("pods") {
+        let namespace = text(&pod, "/metadata/namespace");
+        let owner = text(&pod, "/metadata/annotations/lab~1owner");
+        let Some((kind, name)) = owner.split_once('/') else { continue };
+        let list = if kind == "Deployment" { DEPLOYMENTS } else { DAEMONSETS };
+        if store.get(list, &namespace, name).is_none() {
+            delete(store, &namespace, &text(&pod, "/metadata/name"));
+        }
+    }
+}
+
+/// FNV-1a, for names that follow from a template.
+fn crc(text: &str) -> u32 {
+    text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+fn status_of(store: &Store, list: &str, owner: &Value, wanted: u64) {
+    let (namespace, name) = (text(owner, "/metadata/namespace"), text(owner, "/metadata/name"));
+    let mine = format!("{}/{name}", if list == DEPLOYMENTS { "Deployment" } else { "DaemonSet" });
+    let ready = store
+        .list_in("pods", &namespace)
+        .iter()
+        .filter(|p| text(p, "/metadata/annotations/lab~1owner") == mine && condition(p, "Ready"))
+        .count() as u64;
+    let generation = owner["metadata"]["generation"].clone();
+    let status = if list == DEPLOYMENTS {
+        let available = if ready >= wanted { "True" } else { "False" };
+        json!({"observedGeneration": generation, "replicas": wanted, "updatedReplicas": wanted, "readyReplicas": ready,
+            "availableReplicas": ready, "conditions": [{"type": "Available", "status": available}]})
+    } else {
+        json!({"observedGeneration": generation, "desiredNumberScheduled": wanted, "currentNumberScheduled": wanted,
+            "updatedNumberScheduled": wanted, "numberReady": ready, "numberAvailable": ready, "numberMisscheduled": 0})
+    };
+    if owner["status"] != status {
+        let _ = store.edit(list, &namespace, &name, &Options::status_by("kube-controller-manager"), |o| {
+            o["status"] = status.clone();
+        });
+    }
+}
+
+/// Whether a node may take a pod: ready, not cordoned, labels and taints agree.
+fn fits(node: &Value, pod: &Value) -> bool {
+    let labels = &node["metadata"]["labels"];
+    let selected =
+        pod["nodeSelector"].as_object().into_iter().flatten().all(|(k, v)| labels.get(k) == Some(v));
+    let tolerations = pod["tolerations"].as_array().cloned().unwrap_or_default();
+    let tolerated = |taint: &Value| {
+        tolerations.iter().any(|t| {
+            let key = t["key"].as_str().is_none_or(|k| taint["key"] == k);
+            let effect = t["effect"].as_str().is_none_or(|e| taint["effect"] == e);
+            let value = t["operator"] == "Exists"
+                || t["value"].as_str().unwrap_or("") == taint["value"].as_str().unwrap_or("");
+            key && effect && value
+        })
+    };
+    let taints = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
+    condition(node, "Ready")
+        && node["spec"]["unschedulable"] != true
+        && selected
+        && taints.iter().filter(|t| t["effect"] != "PreferNoSchedule").all(tolerated)
+}
+
+/// Extended resources that a pod asks for.
+fn asks(pod: &Value) -> BTreeMap<String, u64> {
+    let mut asked = BTreeMap::new();
+    for container in pod["spec"]["containers"].as_array().into_iter().flatten() {
+        for (key, value) in container["resources"]["limits"].as_object().into_iter().flatten() {
+            let amount = value.as_u64().or_else(|| value.as_str().and_then(|v| v.parse().ok()));
+            if let Some(amount) = amount.filter(|_| key.contains('/')) {
+                *asked.entry(key.clone()).or_default() += amount;
+            }
+        }
+    }
+    asked
+}
+
+fn schedule(store: &Store) {
+    for pod in store.list("pods") {
+        if !text(&pod, "/spec/nodeName").is_empty() {
+            continue;
+        }
+        let wanted = asks(&pod);
+        let room = |node: &Value| {
+            let name = text(node, "/metadata/name");
+            wanted.iter().all(|(key, amount)| {
+                let all: u64 = node["status"]["allocatable"][key.as_str()]
+                    .as_str()
+                    .and_then(|v| v.parse().ok())
+                    .unwrap_or(0);
+                let used: u64 = store
+                    .list("pods")
+                    .iter()
+                    .filter(|p| text(p, "/spec/nodeName") == name)
+                    .filter_map(|p| asks(p).get(key).copied())
+                    .sum();
+                all >= used + amount
+            })
+        };
+        let node = store.list("nodes").into_iter().find(|n| fits(n, &pod["spec"]) && room(n));
+        if let Some(node) = node {
+            let (namespace, name) = (text(&pod, "/metadata/namespace"), text(&pod, "/metadata/name"));
+            let _ = store.edit("pods", &namespace, &name, &Options::by("kube-scheduler"), |p| {
+                p["spec"]["nodeName"] = node["metadata"]["name"].clone();
+            });
+        }
+    }
+}
+
+fn waits(pod: &Value) -> bool {
+    !text(pod, "/spec/nodeName").is_empty() && !condition(pod, "Ready")
+}
+
+fn starting(store: &Store) -> bool {
+    store.list("pods").iter().any(|p| waits(p))
+}
+
+fn start(store: &Store) {
+    for pod in store.list("pods").iter().filter(|p| waits(p)) {
+        let (namespace, name) = (text(pod, "/metadata/namespace"), text(pod, "/metadata/name"));
+        // The router crash-loops without the kinds that it watches.
+        if is_router(pod) && store.kind("gateway.networking.k8s.io", "gateways").is_none() {
+            continue;
+        }
+        let _ = store.edit("pods", &namespace, &name, &Options::status_by("kubelet"), |p| {
+            p["status"] = json!({"phase": "Running", "podIP": "10.240.0.9",
+                "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": now()}]});
+        });
+    }
+}
+
+fn is_router(pod: &Value) -> bool {
+    text(pod, "/metadata/labels/app.kubernetes.io~1component") == "kthena-router"
+}
+
+/// A running device plugin makes its node's devices allocatable.
+fn plugins(store: &Store) {
+    for pod in store.list("pods").iter().filter(|p| condition(p, "Ready")) {
+        let image = text(pod, "/spec/containers/0/image");
+        let resource = match () {
+            () if image.contains("k8s-device-plugin") => "nvidia.com/gpu",
+            () if image.contains("neuron-device-plugin") => "aws.amazon.com/neuron",
+            () => continue,
+        };
+        let node = text(pod, "/spec/nodeName");
+        let Some(found) = store.get("nodes", "", &node) else { continue };
+        let count = found["status"]["labAccelerators"].as_u64().unwrap_or(0).to_string();
+        if found["status"]["allocatable"][resource] != count {
+            let _ = store.edit("nodes", "", &node, &Options::status_by("kubelet"), |n| {
+                n["status"]["capacity"][resource] = json!(count);
+                n["status"]["allocatable"][resource] = json!(count);
+            });
+        }
+    }
+}
+
+/// Returns the gateway behind a node port: namespace and name. Only while a router pod is ready.
+pub fn gateway_behind(store: &Store, port: u16) -> Option<(String, String)> {
+    store.list("pods").iter().find(|p| is_router(p) && condition(p, "Ready"))?;
+    let target = store.list("services").iter().find_map(|service| {
+        let ports = service.pointer("/spec/ports")?.as_array()?;
+        let entry = ports.iter().find(|p| p["nodePort"] == port)?;
+        entry["targetPort"].as_u64().or_else(|| entry["port"].as_u64())
+    })?;
+    store.list(GATEWAYS).iter().find_map(|gateway| {
+        let listeners = gateway.pointer("/spec/listeners")?.as_array()?;
+        listeners.iter().find(|l| l["port"] == target)?;
+        Some((text(gateway, "/metadata/namespace"), text(gateway, "/metadata/name")))
+    })
+}
+
+/// Serves one connection to a gateway.
+pub async fn serve_gateway(store: Arc<Store>, gateway: (String, String), stream: DuplexStream) {
+    let service = service_fn(move |request| {
+        let (store, gateway) = (store.clone(), gateway.clone());
+        async move { Ok::<_, std::convert::Infallible>(answer(&store, &gateway, request).await) }
+    });
+    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+}
+
+fn refuse(status: StatusCode, words: &str) -> Response<Body> {
+    // The router's errors are bare JSON strings, not OpenAI objects.
+    json_answer(status, &json!(words))
+}
+
+async fn answer(store: &Store, gateway: &(String, String), request: Request<Incoming>) -> Response<Body> {
+    let path = request.uri().path().to_owned();
+    if request.method() == Method::GET && path == "/v1/models" {
+        let models: Vec<Value> = store
+            .list(ROUTES)
+            .iter()
+            .map(|r| json!({"id": r["spec"]["modelName"], "object": "model", "created": 0, "owned_by": "kthena"}))
+            .collect();
+        return json_answer(StatusCode::OK, &json!({"object": "list", "data": models}));
+    }
+    if path != "/v1/chat/completions" {
+        return refuse(StatusCode::NOT_FOUND, "route not found");
+    }
+    let body = match request.into_body().collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(_) => return refuse(StatusCode::BAD_REQUEST, "invalid request body"),
+    };
+    let Ok(body) = serde_json::from_slice::<Value>(&body) else {
+        return refuse(StatusCode::BAD_REQUEST, "invalid request body");
+    };
+    let Some(model) = body["model"].as_str() else { return refuse(StatusCode::NOT_FOUND, "model not found") };
+    let attached = |route: &Value| {
+        let namespace = text(route, "/metadata/namespace");
+        route["spec"]["parentRefs"].as_array().into_iter().flatten().any(|p| {
+            p["name"] == gateway.1.as_str() && p["namespace"].as_str().unwrap_or(&namespace) == gateway.0
+        })
+    };
+    let routes = store.list(ROUTES);
+    let Some(route) = routes.iter().find(|r| r["spec"]["modelName"] == model && attached(r)) else {
+        return refuse(StatusCode::NOT_FOUND, "route not found");
+    };
+    let namespace = text(route, "/metadata/namespace");
+    let targets = route["spec"]["rules"][0]["targetModels"].as_array().cloned().unwrap_or_default();
+    let weight = |t: &Value| t["weight"].as_u64().unwrap_or(100);
+    let mut pick = rand::random_range(0..targets.iter().map(weight).sum::<u64>().max(1));
+    let target = targets.iter().find(|t| {
+        let here = pick < weight(t);
+        pick = pick.saturating_sub(weight(t));
+        here
+    });
+    let server_name = target.map(|t| text(t, "/modelServerName")).unwrap_or_default();
+    let Some(server) = store.get(SERVERS, &namespace, &server_name) else {
+        return refuse(StatusCode::NOT_FOUND, &format!("can't find model server: {namespace}/{server_name}"));
+    };
+    let selector = server["spec"]["workloadSelector"]["matchLabels"].as_object().cloned().unwrap_or_default();
+    let pods = store.list_in("pods", &namespace);
+    let pod = pods.iter().find(|p| {
+        condition(p, "Ready") && selector.iter().all(|(k, v)| p["metadata"]["labels"].get(k) == Some(v))
+    });
+    let Some(pod) = pod else {
+        return refuse(StatusCode::NOT_FOUND, &format!("can't find model server: {namespace}/{server_name}"));
+    };
+    let asked = server["spec"]["model"].as_str().unwrap_or(model);
+    engine(pod, asked, &body)
+}
+
+/// The echo engine: answers only to the name that its pod serves.
+fn engine(pod: &Value, asked: &str, body: &Value) -> Response<Body> {
+    let container = &pod["spec"]["containers"][0];
+    let words: Vec<&str> = ["command", "args"]
+        .iter()
+        .flat_map(|key| container[*key].as_array().into_iter().flatten())
+        .filter_map(Value::as_str)
+        .collect();
+    let served =
+        words.iter().position(|w| *w == "--served-model-name").and_then(|n| words.get(n + 1)).copied();
+    if served != Some(asked) {
+        let message = format!("The model `{asked}` does not exist.");
+        let error =
+            json!({"error": {"message": message, "type": "NotFoundError", "param": "model", "code": 404}});
+        return json_answer(StatusCode::NOT_FOUND, &error);
+    }
+    let question =
+        body["messages"].as_array().and_then(|m| m.last()).map(|m| text(m, "/content")).unwrap_or_default();
+    let (name, node) = (text(pod, "/metadata/name"), text(pod, "/spec/nodeName"));
+    let content = format!("LAB echo from {name} on {node}: {question}");
+    json_answer(
+        StatusCode::OK,
+        &json!({"id": "chatcmpl-lab", "object": "chat.completion", "created": 0, "model": asked,
+            "choices": [{"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}}),
+    )
+}
