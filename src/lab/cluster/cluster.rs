@@ -169,6 +169,10 @@ impl Cluster {
         let answering = self.inner().accelerators.get(host).copied();
         let version = self.spec.kubelet_version.clone();
         let plugged = spec.accelerators.map(|a| answering.unwrap_or(a.count));
+        // How many devices a device plugin would find on this host.
+        api.store.edit("nodes", "", host, &api::Options::by("lab"), |node| {
+            node["metadata"]["annotations"]["lab/accelerators"] = json!(plugged.unwrap_or(0).to_string());
+        })?;
         api.store
             .edit("nodes", "", host, &api::Options::status_by("kubelet"), |node| {
                 let status = if ready { "True" } else { "Unknown" };
@@ -184,8 +188,6 @@ impl Cluster {
                 node["status"]["nodeInfo"] = json!({"kubeletVersion": version, "osImage": "LAB", "architecture": spec.arch});
                 node["status"]["addresses"] =
                     json!([{"type": "InternalIP", "address": spec.addresses.first()}, {"type": "Hostname", "address": host}]);
-                // Not of the API: how many devices a device plugin would find here.
-                node["status"]["labAccelerators"] = json!(plugged);
             })
             .map(|_| ())
     }

@@ -233,7 +233,7 @@ fn plugins(store: &Store) {
         };
         let node = text(pod, "/spec/nodeName");
         let Some(found) = store.get("nodes", "", &node) else { continue };
-        let count = found["status"]["labAccelerators"].as_u64().unwrap_or(0).to_string();
+        let count = text(&found, "/metadata/annotations/lab~1accelerators");
         if found["status"]["allocatable"][resource] != count {
             let _ = store.edit("nodes", "", &node, &Options::status_by("kubelet"), |n| {
                 n["status"]["capacity"][resource] = json!(count);
