@@ -3,3 +3,4 @@
 mod api;
 mod hosts;
 mod kit;
+mod story;
