@@ -224,3 +224,31 @@ fn a_canary_secret_is_found_nowhere_and_would_be_found() {
     holding(story.dir.path(), canary, &mut found);
     assert_eq!(found.len(), 1);
 }
+
+/// The commands of the tutorial, word for word.
+#[test]
+fn the_tutorial_does_what_it_says() {
+    let story = Story::new();
+    let text_of_it = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/tutorial.md"))
+        .expect("read");
+    let commands: Vec<&str> = text_of_it.lines().filter_map(|l| l.strip_prefix("$ provision ")).collect();
+    assert!(commands.len() > 8, "the tutorial has commands");
+    let three = Path::new(env!("CARGO_MANIFEST_DIR")).join("inventories/three-nodes").display().to_string();
+    let mut plans = 0;
+    for command in commands {
+        // Its own copy of the lab, so that tests do not share addresses; else word for word.
+        let own = command.replace("inventories/lab", &story.at()).replace("inventories/three-nodes", &three);
+        let words: Vec<&str> = own.split_whitespace().collect();
+        let output = story.run(&words);
+        let code = output.status.code();
+        let expected = match words[0] {
+            "plan" => {
+                plans += 1;
+                if plans == 1 { 2 } else { 0 }
+            }
+            "diff" => 2,
+            _ => 0,
+        };
+        assert_eq!(code, Some(expected), "provision {own}\n{}", text(&output));
+    }
+}
