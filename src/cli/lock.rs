@@ -2,7 +2,7 @@
 
 use super::site::{load, state_dir};
 use super::{Global, exit, watch};
-use crate::artifact::{LOCK_FILE, resolve, wanted};
+use crate::artifact::{LOCK_FILE, Needs, resolve, wanted};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -23,7 +23,18 @@ impl Lock {
     pub async fn run(self, global: &Global) -> anyhow::Result<u8> {
         let (inventory, catalog) = load(&self.inventory)?;
         let (events, shown) = watch(global, true);
-        let result = resolve(&wanted(&inventory, &catalog), &state_dir().join("artifacts"), &events).await;
+        let uses = |vendor: &str| {
+            let mut all = inventory.pools.values().filter_map(|p| p.accelerator.as_ref());
+            all.any(|a| a.extended_resource().starts_with(vendor))
+        };
+        let needs = Needs {
+            k0s_version: inventory.cluster.k0s_version.clone(),
+            nvidia: uses("nvidia"),
+            neuron: uses("aws"),
+            router: inventory.router.is_some(),
+            inference_extension: inventory.router.as_ref().is_some_and(|r| r.inference_extension),
+        };
+        let result = resolve(&wanted(&needs, &catalog), &state_dir().join("artifacts"), &events).await;
         drop(events);
         shown.end().await;
         let lock = result?;

@@ -90,8 +90,9 @@ remember() {{ rewrite "$1" "$2"; }}
 forget() {{ rewrite "$1" ''; }}
 main() {{
 umask 022
+# Nobody else works here: we hold the flock. A record of ours is of a run that was killed; one of another is respected.
 n=$(date +%s); r=$(cat "$S/lock"); e=$(printf '%s' "$r" | sed -n 's/.*"expires_s":\([0-9]*\).*/\1/p')
-case $r in *'"run":"{run}"'*|'') ;; *) if [ "${{e:-0}}" -gt "$n" ]; then printf '\036locked %s\n' "$r"; finish {LOCKED}; fi;; esac
+case $r in *'"run":"{run}"'*|*'"owner":"'{owner}'"'*|'') ;; *) if [ "${{e:-0}}" -gt "$n" ]; then printf '\036locked %s\n' "$r"; finish {LOCKED}; fi;; esac
 printf '{{"owner":"%s","run":"{run}","boot_id":"%s","expires_s":%s}}\n' {owner} "$(cat /proc/sys/kernel/random/boot_id)" $((n + {LOCK_SECONDS})) >"$S/lock"
 "#,
         state = quote(state),

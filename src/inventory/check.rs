@@ -129,7 +129,7 @@ impl<'a> Checker<'a> {
         } else if single && active > 1 {
             let message = format!("role single is a cluster of one host; {active} are active");
             self.error("E-SINGLE", &["pools"], message, "use controller+worker");
-        } else if count % 2 == 0 {
+        } else if count.is_multiple_of(2) {
             let warning = Diagnostic::warning(
                 "W-EVEN-CONTROLLERS",
                 format!("{count} controllers survive no more failures than {}", count - 1),

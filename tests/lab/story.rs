@@ -1,0 +1,254 @@
+//! The product as a user runs it: the binary, an inventory, a twin.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU8, Ordering};
+
+static NEXT: AtomicU8 = AtomicU8::new(1);
+
+/// A copy of an example inventory with a twin of its own; the twin ends with it.
+struct Story {
+    dir: tempfile::TempDir,
+    inventory: PathBuf,
+}
+
+impl Story {
+    /// Copies `inventories/lab` onto loopback addresses that no other test uses.
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let inventory = dir.path().join("site");
+        std::fs::create_dir(&inventory).expect("made");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("inventories/lab/inventory.yaml");
+        let net = format!("127.{}.{}.", std::process::id() % 50 + 10, NEXT.fetch_add(1, Ordering::Relaxed));
+        let text = std::fs::read_to_string(source).expect("the example").replace("127.77.0.", &net);
+        std::fs::write(inventory.join("inventory.yaml"), text).expect("written");
+        Self { dir, inventory }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_provision"));
+        command
+            .args(arguments)
+            .env("XDG_STATE_HOME", self.dir.path().join("state"))
+            .env("HOME", self.dir.path());
+        command.stdin(std::process::Stdio::null());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().expect("the binary runs")
+    }
+
+    fn at(&self) -> String {
+        self.inventory.display().to_string()
+    }
+
+    fn up(&self) {
+        let output = self.run(&["lab", "up", &self.at()]);
+        assert!(output.status.success(), "{}", text(&output));
+    }
+
+    fn plan(&self) -> (i32, String) {
+        let output = self.run(&["plan", "-i", &self.at()]);
+        (output.status.code().unwrap_or(-1), text(&output))
+    }
+
+    fn apply(&self, more: &[&str]) -> Output {
+        let at = self.at();
+        self.run(&[&["apply", "--yes", "-i", &at], more].concat())
+    }
+
+    fn file(&self, host: &str, path: &str) -> PathBuf {
+        self.inventory.join(".lab/hosts").join(host).join("root").join(path.trim_start_matches('/'))
+    }
+}
+
+impl Drop for Story {
+    fn drop(&mut self) {
+        let _ = self.run(&["lab", "down", &self.at()]);
+    }
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+#[test]
+fn lab_run_ends_with_an_answer_through_each_tenants_gateway() {
+    let story = Story::new();
+    let output = story.run(&["lab", "run", &story.at()]);
+    let text = text(&output);
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("ads asks qwen: Who are you?\n  LAB echo from qwen-trn-"), "{text}");
+    assert!(text.contains("search asks qwen: Who are you?\n  LAB echo from qwen-gpu-"), "{text}");
+}
+
+#[test]
+fn apply_converges_drift_is_named_and_only_that_is_mended() {
+    let story = Story::new();
+    story.up();
+    assert_eq!(story.plan().0, 2);
+    let applied = story.apply(&[]);
+    assert_eq!(applied.status.code(), Some(0), "{}", text(&applied));
+    let (code, shown) = story.plan();
+    assert_eq!(code, 0, "the second plan is empty: {shown}");
+    assert!(shown.contains("in sync: 5 hosts, 1 cluster"), "{shown}");
+
+    std::fs::remove_file(story.file("w-1", "/etc/security/limits.d/90-provision.conf")).expect("removed");
+    let stop = story.run(&["lab", "ssh", &story.at(), "cp-1", "systemctl stop chrony.service"]);
+    if stop.status.success() {
+        let (code, shown) = story.plan();
+        assert_eq!(code, 2);
+        assert!(shown.contains("+ file /etc/security/limits.d/90-provision.conf"), "{shown}");
+        assert!(shown.contains("~ unit chrony.service") && shown.contains("active no -> yes"), "{shown}");
+        assert!(shown.contains("2 steps on 2 targets"), "exactly that: {shown}");
+    }
+    let mended = story.apply(&[]);
+    assert_eq!(mended.status.code(), Some(0), "{}", text(&mended));
+    assert_eq!(story.plan().0, 0);
+}
+
+#[test]
+fn a_stale_plan_is_refused_naming_file_and_host() {
+    let story = Story::new();
+    story.up();
+    assert_eq!(story.apply(&[]).status.code(), Some(0));
+    std::fs::write(story.file("w-1", "/etc/security/limits.d/90-provision.conf"), "edited\n")
+        .expect("written");
+    let saved = story.dir.path().join("plan.json").display().to_string();
+    assert_eq!(story.run(&["plan", "-i", &story.at(), "-o", &saved]).status.code(), Some(2));
+    std::fs::write(story.file("t-1", "/opt/aws/neuron/logical_nc_config"), "by hand\n").expect("written");
+    let refused = story.apply(&[&saved]);
+    assert_eq!(refused.status.code(), Some(3));
+    assert!(text(&refused).contains("file//opt/aws/neuron/logical_nc_config on t-1"), "{}", text(&refused));
+    let rest = story.apply(&[&saved, "--skip-stale"]);
+    assert_eq!(rest.status.code(), Some(1), "{}", text(&rest));
+    assert!(story.plan().1.contains("1 step on 1 target"), "the rest was done");
+}
+
+#[test]
+fn one_bad_host_stops_itself_and_the_rest_serve() {
+    let story = Story::new();
+    let output = story.run(&["lab", "run", &story.at(), "--fault", "b-1=fail-package:nvlsm"]);
+    let text = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("b-1 failed at package/nvlsm (exit 100"), "{text}");
+    assert!(text.contains("  | ") && text.contains("maintainer script"), "its last lines are shown: {text}");
+    assert!(text.contains("LAB echo from qwen-gpu-"), "the others go on: {text}");
+}
+
+#[test]
+fn killed_at_any_journal_record_it_converges_afterwards() {
+    let story = Story::new();
+    story.up();
+    for record in [1, 2, 3, 5, 8, 12] {
+        let killed = story.apply(&["--fault", &format!("kill@{record}")]);
+        if killed.status.code() == Some(0) {
+            break; // nothing was left to be killed in
+        }
+        assert_eq!(killed.status.code(), None, "killed by a signal: {}", text(&killed));
+        if record == 3 {
+            std::fs::remove_dir_all(story.dir.path().join("state/provision/runs"))
+                .expect("the journal is only a cache");
+        }
+    }
+    let applied = story.apply(&[]);
+    assert_eq!(applied.status.code(), Some(0), "{}", text(&applied));
+    assert_eq!(story.plan().0, 0);
+    let mut left = Vec::new();
+    temporary(&story.inventory.join(".lab/hosts"), &mut left);
+    assert_eq!(left, Vec::<PathBuf>::new(), "no temporary file is left");
+}
+
+fn temporary(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() && !path.is_symlink() {
+            temporary(&path, found);
+        } else if path.to_string_lossy().ends_with(".provision-new") {
+            found.push(path);
+        }
+    }
+}
+
+/// Returns the files below a folder that hold a text.
+fn holding(folder: &Path, needle: &str, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_symlink() {
+            continue;
+        }
+        if path.is_dir() {
+            holding(&path, needle, found);
+        } else if std::fs::read(&path).is_ok_and(|b| b.windows(needle.len()).any(|w| w == needle.as_bytes()))
+        {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn a_canary_secret_is_found_nowhere_and_would_be_found() {
+    let story = Story::new();
+    let file = story.inventory.join("inventory.yaml");
+    let text_before = std::fs::read_to_string(&file).expect("read");
+    let with = text_before.replacen(
+        "source: {path: /data/models/qwen}",
+        "source: {huggingFace: {repo: a/b, revision: c, token: {secret: hf}}}",
+        1,
+    ) + "secrets: {hf: {env: CANARY_TOKEN}}\n";
+    std::fs::write(&file, with).expect("written");
+    story.up();
+    let canary = "hf_canary-4711-do-not-print";
+    let saved = story.dir.path().join("plan.json").display().to_string();
+    let at = story.at();
+    let mut outputs = String::new();
+    for arguments in [
+        vec!["plan", "-v", "-i", &at, "-o", &saved],
+        vec!["plan", "-i", &at, "--output", "json"],
+        vec!["apply", "--yes", "-v", "-i", &at],
+        vec!["apply", "--yes", "-i", &at, "--output", "json"],
+    ] {
+        let output = story.command(&arguments).env("CANARY_TOKEN", canary).output().expect("runs");
+        assert!(matches!(output.status.code(), Some(0 | 2)), "{}", text(&output));
+        outputs += &text(&output);
+    }
+    assert!(!outputs.contains(canary), "no output shows it");
+    let mut found = Vec::new();
+    holding(story.dir.path(), canary, &mut found);
+    assert_eq!(found, Vec::<PathBuf>::new(), "no plan, journal or file on any host holds it");
+    // Join tokens are secret too: what a host was given is spent, and no file keeps it.
+    assert_eq!(std::fs::read_to_string(story.file("w-1", "/etc/k0s/k0stoken")).expect("there"), "spent");
+    // The search would have found it.
+    std::fs::write(story.file("w-1", "/etc/leak"), canary).expect("written");
+    holding(story.dir.path(), canary, &mut found);
+    assert_eq!(found.len(), 1);
+}
+
+/// The commands of the tutorial, word for word.
+#[test]
+fn the_tutorial_does_what_it_says() {
+    let story = Story::new();
+    let text_of_it = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/tutorial.md"))
+        .expect("read");
+    let commands: Vec<&str> = text_of_it.lines().filter_map(|l| l.strip_prefix("$ provision ")).collect();
+    assert!(commands.len() > 8, "the tutorial has commands");
+    let three = Path::new(env!("CARGO_MANIFEST_DIR")).join("inventories/three-nodes").display().to_string();
+    let mut plans = 0;
+    for command in commands {
+        // Its own copy of the lab, so that tests do not share addresses; else word for word.
+        let own = command.replace("inventories/lab", &story.at()).replace("inventories/three-nodes", &three);
+        let words: Vec<&str> = own.split_whitespace().collect();
+        let output = story.run(&words);
+        let code = output.status.code();
+        let expected = match words[0] {
+            "plan" => {
+                plans += 1;
+                if plans == 1 { 2 } else { 0 }
+            }
+            "diff" => 2,
+            _ => 0,
+        };
+        assert_eq!(code, Some(expected), "provision {own}\n{}", text(&output));
+    }
+}
