@@ -336,6 +336,12 @@ mod tests {
         }
     }
 
+    /// Does to a node what the target would.
+    fn bring(node: &mut Value, want: &Node, starting: Starting) {
+        let patch = patch(want, node, starting);
+        merge(node, &patch);
+    }
+
     fn differences(want: &Node, live: &Value) -> Vec<String> {
         let Observation::Present(seen) = observe(want, Some(live), false) else { panic!("present") };
         let wanted = seen.wanted.unwrap_or_default();
@@ -365,12 +371,12 @@ mod tests {
     #[test]
     fn what_is_named_no_more_is_taken_off() {
         let mut node = live();
-        merge(&mut node, &patch(&wanted(), &node.clone(), Starting::Goes));
+        bring(&mut node, &wanted(), Starting::Goes);
         let mut less = wanted();
         less.labels.clear();
         less.taints.clear();
         assert_eq!(differences(&less, &node), ["label example.com/team", "taint example.com/gpu:NoSchedule"]);
-        merge(&mut node, &patch(&less, &node.clone(), Starting::Goes));
+        bring(&mut node, &less, Starting::Goes);
         assert_eq!(differences(&less, &node), Vec::<String>::new());
         assert!(node["metadata"]["labels"]["example.com/team"].is_null());
     }
@@ -380,7 +386,7 @@ mod tests {
         let mut node = live();
         node["spec"]["taints"] = json!([{"key": "example.com/gpu", "value": "no", "effect": "NoSchedule"}]);
         assert!(differences(&wanted(), &node).contains(&"taint example.com/gpu:NoSchedule".to_owned()));
-        merge(&mut node, &patch(&wanted(), &node.clone(), Starting::Goes));
+        bring(&mut node, &wanted(), Starting::Goes);
         assert_eq!(
             taints(&node),
             [json!({"key": "example.com/gpu", "value": "yes", "effect": "NoSchedule"})]
@@ -390,16 +396,16 @@ mod tests {
     #[test]
     fn only_our_own_cordon_is_lifted() {
         let mut node = live();
-        merge(&mut node, &patch(&wanted(), &node.clone(), Starting::Goes));
+        bring(&mut node, &wanted(), Starting::Goes);
         node["spec"]["unschedulable"] = json!(true);
         assert_eq!(differences(&wanted(), &node), Vec::<String>::new(), "somebody else's stays");
         let maintenance = Node { cordoned: true, ..wanted() };
         node["spec"]["unschedulable"] = json!(false);
         assert_eq!(differences(&maintenance, &node), ["cordoned"]);
-        merge(&mut node, &patch(&maintenance, &node.clone(), Starting::Stays));
+        bring(&mut node, &maintenance, Starting::Stays);
         assert_eq!(differences(&maintenance, &node), Vec::<String>::new());
         assert_eq!(differences(&wanted(), &node), ["cordoned"], "back from maintenance");
-        merge(&mut node, &patch(&wanted(), &node.clone(), Starting::Stays));
+        bring(&mut node, &wanted(), Starting::Stays);
         assert!(node["spec"]["unschedulable"].is_null());
         let Observation::Present(_) = observe(&maintenance, None, false) else {
             panic!("a host in maintenance needs no node")

@@ -6,3 +6,4 @@ mod house;
 mod inventory;
 mod plan;
 mod role;
+mod serving;

@@ -2,4 +2,5 @@
 
 mod hosts;
 mod kit;
+mod reconciler;
 mod story;
