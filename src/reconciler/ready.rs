@@ -133,7 +133,7 @@ mod tests {
         let ready = json!({"spec": {"nodeName": "n"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}});
         let crash = json!({"spec": {"nodeName": "n"}, "status": {"containerStatuses": [{"state": {"waiting": {"reason": "CrashLoopBackOff",
             "message": "back-off 10s"}}, "lastState": {"terminated": {"exitCode": 137}}}]}});
-        assert_eq!(pods_say(&[ready.clone()]), None);
+        assert_eq!(pods_say(std::slice::from_ref(&ready)), None);
         let pull = waiting("ImagePullBackOff", "Back-off pulling image \"x\"\nmore");
         assert_eq!(
             pods_say(&[ready, pull.clone(), pull, unscheduled, crash]).as_deref(),

@@ -70,7 +70,6 @@ fn lost(path: &str, before: &Value, after: &Value, found: &mut Vec<String>) {
             for (key, value) in map {
                 match after.get(key) {
                     Some(other) => lost(&format!("{path}.{key}"), value, other, found),
-                    None if key == "data" => {}
                     None => found.push(format!("{path}.{key}")),
                 }
             }

@@ -28,13 +28,15 @@ fn refused(what: &str) -> SshError {
 struct Bench {
     store: Arc<Store>,
     access: Arc<OneApi>,
-    tasks: JoinSet<()>,
+    // Ends what runs on it when the test ends.
+    _tasks: JoinSet<()>,
 }
 
 struct OneApi {
     api: Api,
     admin: String,
     up: Mutex<bool>,
+    connections: Mutex<JoinSet<()>>,
 }
 
 #[async_trait]
@@ -45,8 +47,7 @@ impl Access for OneApi {
         }
         let (near, far) = tokio::io::duplex(256 << 10);
         let api = self.api.clone();
-        // Ends with its stream.
-        tokio::spawn(async move { api.serve_tls(far).await });
+        self.connections.lock().expect("no panic").spawn(async move { api.serve_tls(far).await });
         Ok(Box::new(near))
     }
 
@@ -82,7 +83,11 @@ impl Bench {
         let mut tasks = JoinSet::new();
         tasks.spawn(api::housekeeping::run(store.clone()));
         let api = Api { store: store.clone(), authority, version: "v1.35.7+k0s".into(), tls };
-        Self { store, access: Arc::new(OneApi { api, admin, up: Mutex::new(true) }), tasks }
+        Self {
+            store,
+            access: Arc::new(OneApi { api, admin, up: Mutex::new(true), connections: Mutex::default() }),
+            _tasks: tasks,
+        }
     }
 
     fn target(&self, desired: Vec<Resource>) -> ClusterTarget {
@@ -106,12 +111,6 @@ impl Bench {
     fn edit(&self, kind: &str, namespace: &str, name: &str, by: &str, change: impl Fn(&mut Value)) {
         let edited = self.store.edit(kind, namespace, name, &Options::by(by), change).expect("accepted");
         assert!(edited.is_some(), "{kind} {name} exists");
-    }
-}
-
-impl Drop for Bench {
-    fn drop(&mut self) {
-        self.tasks.abort_all();
     }
 }
 
@@ -315,7 +314,8 @@ async fn a_drain_honours_budgets_leaves_daemons_and_is_undone() {
     allow(0);
     // The kubelet's part: pods that were asked to end, end.
     let store = bench.store.clone();
-    let kubelet = tokio::spawn(async move {
+    let mut kubelet = JoinSet::new();
+    kubelet.spawn(async move {
         loop {
             for pod in store.list("pods") {
                 if !pod["metadata"]["deletionTimestamp"].is_null() {
@@ -344,7 +344,7 @@ async fn a_drain_honours_budgets_leaves_daemons_and_is_undone() {
     assert!(!exists("guarded") && exists("daemon"));
     target.uncordon("n-1").await.expect("uncordoned");
     assert!(node()["spec"]["unschedulable"].is_null(), "{}", node());
-    kubelet.abort();
+    kubelet.abort_all();
     let said = seen.try_recv().expect("it says what it waits for");
     assert!(matches!(said, Event::Waiting { ref target, .. } if target == "n-1"), "{said:?}");
 
