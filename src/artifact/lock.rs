@@ -1,7 +1,6 @@
 //! The lock file: exact version, URLs, sha256 of everything that is fetched. Made to be committed.
 
 use crate::catalog::Catalog;
-use crate::inventory::Inventory;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -148,21 +147,28 @@ pub struct Wanted {
     pub checksums: Option<String>,
 }
 
-/// Returns what an inventory needs, from the catalog.
-pub fn wanted(inventory: &Inventory, catalog: &Catalog) -> Vec<Wanted> {
-    let uses = |vendor: &str| {
-        inventory
-            .pools
-            .values()
-            .filter_map(|p| p.accelerator.as_ref())
-            .any(|a| a.extended_resource().contains(vendor))
-    };
-    let (nvidia, neuron, router) = (uses("nvidia"), uses("neuron"), inventory.router.as_ref());
+/// What an inventory is about, as far as downloads go.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Needs {
+    /// The k0s version.
+    pub k0s_version: String,
+    /// It has NVIDIA hosts.
+    pub nvidia: bool,
+    /// It has Neuron hosts.
+    pub neuron: bool,
+    /// It has a router.
+    pub router: bool,
+    /// Its router has the Inference Extension.
+    pub inference_extension: bool,
+}
+
+/// Returns what is needed, from the catalog.
+pub fn wanted(needs: &Needs, catalog: &Catalog) -> Vec<Wanted> {
     let needed = |name: &str| match name {
-        "nvidia-cuda-key" | "nvidia-cuda-rpm-key" | "nvidia-toolkit-key" => nvidia,
-        "neuron-key" => neuron,
-        "gateway-api-crds" | "kthena-crds" => router.is_some(),
-        "inference-extension-crds" => router.is_some_and(|r| r.inference_extension),
+        "nvidia-cuda-key" | "nvidia-cuda-rpm-key" | "nvidia-toolkit-key" => needs.nvidia,
+        "neuron-key" => needs.neuron,
+        "gateway-api-crds" | "kthena-crds" => needs.router,
+        "inference-extension-crds" => needs.inference_extension,
         _ => true,
     };
     catalog
@@ -170,7 +176,7 @@ pub fn wanted(inventory: &Inventory, catalog: &Catalog) -> Vec<Wanted> {
         .iter()
         .filter(|a| needed(&a.name))
         .map(|a| {
-            let version = if a.version == "cluster" { &inventory.cluster.k0s_version } else { &a.version };
+            let version = if a.version == "cluster" { &needs.k0s_version } else { &a.version };
             // A `+` in a path is a plus, but GitHub wants it escaped.
             let fill = |url: &String| url.replace("{version}", &version.replace('+', "%2B"));
             Wanted {

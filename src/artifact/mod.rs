@@ -4,4 +4,4 @@ mod fetch;
 mod lock;
 
 pub use fetch::{ArtifactError, fetch, resolve};
-pub use lock::{LOCK_FILE, Lock, LockError, Locked, Wanted, wanted};
+pub use lock::{LOCK_FILE, Lock, LockError, Locked, Needs, Wanted, wanted};

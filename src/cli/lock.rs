@@ -2,7 +2,7 @@
 
 use super::site::{load, state_dir};
 use super::{Global, exit, watch};
-use crate::artifact::{LOCK_FILE, Lock as LockFile, LockError, resolve, wanted};
+use crate::artifact::{LOCK_FILE, Lock as LockFile, LockError, Needs, resolve, wanted};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -30,8 +30,19 @@ impl Lock {
             Err(error) => return Err(error.into()),
         };
         let (events, shown) = watch(global, true);
+        let uses = |vendor: &str| {
+            let mut all = inventory.pools.values().filter_map(|p| p.accelerator.as_ref());
+            all.any(|a| a.extended_resource().starts_with(vendor))
+        };
+        let needs = Needs {
+            k0s_version: inventory.cluster.k0s_version.clone(),
+            nvidia: uses("nvidia"),
+            neuron: uses("aws"),
+            router: inventory.router.is_some(),
+            inference_extension: inventory.router.as_ref().is_some_and(|r| r.inference_extension),
+        };
         let cache = state_dir().join("artifacts");
-        let result = resolve(&wanted(&inventory, &catalog), &previous, &cache, &events).await;
+        let result = resolve(&wanted(&needs, &catalog), &previous, &cache, &events).await;
         drop(events);
         shown.end().await;
         let lock = result?;

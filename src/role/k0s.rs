@@ -85,6 +85,8 @@ pub(super) fn k0s(input: &RoleInput<'_>) -> Result<Value, Failure> {
         "controller": controller,
         "unit": format!("k0s{role}.service"),
         "binary": binary,
+        // Written when the host has become part of the cluster.
+        "joined_file": if controller { "/var/lib/k0s/pki/admin.conf" } else { "/var/lib/k0s/kubelet.conf" },
         "containerd": catalog.k0s_line(&inventory.cluster.k0s_version).map_or(1, |l| l.containerd),
         "registries": if pool.role.is_worker() { registries } else { Vec::new() },
         "nvidia": pool.role.is_worker() && matches!(pool.accelerator, Some(Accelerator::Nvidia { .. })),

@@ -209,7 +209,7 @@ pub fn write(file: &Path, keys: &[(String, PublicKey)], replace: bool) -> std::i
         let is_of_host = |line: &String| {
             line.split_whitespace().collect::<Vec<_>>().join(" ").parse::<Entry>().is_ok_and(|e| {
                 e.marker().is_none()
-                    && matches!(e.host_patterns(), HostPatterns::Patterns(p) if p == &[name.clone()])
+                    && matches!(e.host_patterns(), HostPatterns::Patterns(p) if p.as_slice() == std::slice::from_ref(name))
             })
         };
         if replace {

@@ -63,8 +63,8 @@ impl Scope {
 
     /// Returns this scope with one more name.
     pub fn with(&self, name: &str, value: impl Serialize) -> Self {
-        let one = Value::from_iter([(name, Value::from(Serde(value)))]);
-        Self(minijinja::value::merge_maps([self.0.clone(), one]))
+        let one = Value::from(Serde(std::collections::BTreeMap::from([(name, value)])));
+        Self(minijinja::value::merge_maps([one, self.0.clone()]))
     }
 
     /// Renders `source`; `name` is what errors call it.
