@@ -221,14 +221,16 @@ async fn upstreams_published_sum_counts() {
     let server = Server::up(&[("/v1/k0s", "one"), ("/v1/sha256sums.txt", &list)]);
     let cache = tempfile::tempdir().expect("a cache");
     let want = want(&server, "v1", true);
-    let lock =
-        resolve(&[want.clone()], &Lock::default(), cache.path(), &Events::none()).await.expect("resolved");
+    let lock = resolve(std::slice::from_ref(&want), &Lock::default(), cache.path(), &Events::none())
+        .await
+        .expect("resolved");
     assert_eq!(lock.get("k0s"), Some(&locked(vec![server.url("/v1/k0s")], "one")));
     fetch("k0s", &lock.artifacts["k0s"], cache.path(), &Events::none()).await.expect("it is in the cache");
     assert_eq!(server.asked(), ["/v1/sha256sums.txt", "/v1/k0s"]);
     server.put("/v1/k0s", "evil");
-    let error =
-        resolve(&[want.clone()], &Lock::default(), cache.path(), &Events::none()).await.expect_err("not it");
+    let error = resolve(std::slice::from_ref(&want), &Lock::default(), cache.path(), &Events::none())
+        .await
+        .expect_err("not it");
     assert!(why(error).contains(&format!("has sha256 {}, {} is expected", sum("evil"), sum("one"))));
     // No list, nothing known from before: nothing to trust.
     server.put("/v1/sha256sums.txt", "");
