@@ -1,1 +1,244 @@
-//! Data tests of `executor`.
+//! Data tests of `executor`: a resource and what a host answered go in; what was seen, what differs and the shell that
+//! mends it come out (`tests/resources/<kind>/<case>.yaml`, the golden text beside it). In an answer `^` at the start of
+//! a line stands for the mark of a frame.
+
+use provision::executor::{diff, enact_program, observations, observe_program, removal};
+use provision::state::*;
+use serde::Deserialize;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+#[derive(Deserialize)]
+struct Case {
+    packages: PackageManager,
+    resource: Spec,
+    answer: String,
+}
+
+fn cases() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/resources");
+    let list = |dir: &Path| -> Vec<PathBuf> {
+        std::fs::read_dir(dir).expect("readable").map(|e| e.expect("entry").path()).collect()
+    };
+    let mut cases: Vec<PathBuf> = list(&root).iter().flat_map(|kind| list(kind)).collect();
+    cases.retain(|path| path.extension().is_some_and(|e| e == "yaml"));
+    cases.sort();
+    cases
+}
+
+fn step(resource: &ResourceId, change: Change) -> Step {
+    let target = TargetId::Host("h-1".into());
+    Step {
+        id: target.step(resource),
+        target,
+        resource: resource.clone(),
+        role: "test".into(),
+        what: resource.to_string(),
+        why: None,
+        change,
+        hazards: Vec::new(),
+        needs: Vec::new(),
+        late: Vec::new(),
+        deferred: None,
+        deadline_s: 60,
+    }
+}
+
+/// The shell of the one step of a program.
+fn shell(program: &str) -> &str {
+    let from = program.find("( set -e\n").expect("a step") + "( set -e\n".len();
+    &program[from..from + program[from..].find("); r=$?").expect("its end")]
+}
+
+/// The record that managed.json would get.
+fn record(program: &str) -> Option<Managed> {
+    let line = program.lines().find(|l| l.starts_with("remember "))?;
+    let record = &line[line.find("'{").expect("a record") + 1..line.len() - 1];
+    Some(serde_json::from_str(&record.replace("'\\''", "'")).expect("JSON"))
+}
+
+fn golden(case: &Case) -> String {
+    let resource = Resource::new("test", case.resource.clone());
+    let answer: String = case
+        .answer
+        .lines()
+        .map(|line| match line.strip_prefix('^') {
+            Some(frame) => format!("\u{1e}{frame}\n"),
+            None => format!("{line}\n"),
+        })
+        .collect();
+    let resources = [resource.clone()];
+    let seen = observations(&resources, &answer).expect("a whole answer").remove(&resource.id).expect("seen");
+    let mut text = String::new();
+    let mut line = |l: String| text.push_str(&(l + "\n"));
+    match &seen {
+        Observation::Present(seen) => {
+            line("present".into());
+            seen.fields.iter().for_each(|(name, value)| line(format!("  {name}: {value}")));
+        }
+        other => line(format!("{other:?}").to_lowercase()),
+    }
+    let facts = Facts { package_manager: Some(case.packages), ..Facts::default() };
+    let Some(change) = diff(&resource, &seen) else {
+        line("nothing to do".into());
+        return text;
+    };
+    line(format!("{:?}", change.verb).to_lowercase());
+    for field in &change.fields {
+        let show = |v: &Option<String>| v.clone().unwrap_or_else(|| "-".into());
+        line(format!("  {}: {} -> {}", field.name, show(&field.from), show(&field.to)));
+    }
+    let program = enact_program(&[step(&resource.id, change.clone())], &resources, &facts);
+    let _ = write!(text, "{}", change.text.map(|t| format!("diff\n{t}")).unwrap_or_default());
+    let _ = write!(text, "enact\n{}", shell(&program));
+    if let Some(managed) = record(&program) {
+        let _ = writeln!(text, "record: {}", if managed.adopted { "adopted" } else { "ours" });
+        let facts = Facts { managed: vec![managed.clone()], ..facts };
+        let program = enact_program(&[step(&resource.id, removal(&managed))], &[], &facts);
+        let _ = write!(text, "remove\n{}", shell(&program));
+    }
+    text
+}
+
+#[test]
+fn each_kind_sees_compares_and_mends_as_written_down() {
+    let cases = cases();
+    assert!(cases.len() > 50, "the cases were found");
+    let mut settings = insta::Settings::clone_current();
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    for path in cases {
+        let text = std::fs::read_to_string(&path).expect("readable");
+        let case: Case = serde_saphyr::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        assert_eq!(
+            path.parent().and_then(Path::file_name).and_then(|n| n.to_str()),
+            Some(case.resource.kind()),
+            "{} is in the folder of its kind",
+            path.display()
+        );
+        settings.set_snapshot_path(path.parent().expect("a folder"));
+        let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
+        settings.bind(|| insta::assert_snapshot!(name, golden(&case)));
+    }
+}
+
+#[test]
+fn every_kind_of_a_host_has_cases_and_each_reaches_sync() {
+    let kinds = [
+        "package",
+        "package-repository",
+        "file",
+        "directory",
+        "line-in-file",
+        "symlink",
+        "download",
+        "unit",
+        "kernel-module",
+        "sysctl",
+        "swap",
+        "hostname",
+        "command",
+        "reboot",
+    ];
+    for kind in kinds {
+        let of_kind: Vec<Case> = cases()
+            .iter()
+            .filter(|p| p.parent().is_some_and(|d| d.ends_with(kind)))
+            .map(|p| serde_saphyr::from_str(&std::fs::read_to_string(p).expect("readable")).expect("a case"))
+            .collect();
+        let quiet = of_kind.iter().filter(|c| golden(c).ends_with("nothing to do\n")).count();
+        assert!(quiet > 0 && of_kind.len() > quiet, "{kind}: {quiet} of {} cases are in sync", of_kind.len());
+    }
+}
+
+fn secret(value: &str) -> Resource {
+    let content = Content::Secret(SecretText::new(value));
+    let file =
+        File { path: "/etc/token".into(), content, mode: 0o600, owner: "root:root".into(), validate: None };
+    Resource::new("test", Spec::File(file))
+}
+
+#[test]
+fn no_program_that_is_shown_or_stored_holds_a_secret() {
+    let canary = "canary-77aa";
+    let resource = secret(canary);
+    let create = Change { verb: Verb::Create, fields: Vec::new(), text: None };
+    let program = enact_program(&[step(&resource.id, create)], &[resource.clone()], &Facts::default());
+    let shown = observe_program(std::slice::from_ref(&resource)) + &program;
+    // What must not be there: the text, its base64, and a digest that could be guessed from.
+    let base64 = {
+        use base64::Engine;
+        base64::engine::general_purpose::STANDARD.encode(canary)
+    };
+    use sha2::Digest;
+    let digest: String = sha2::Sha256::digest(canary).iter().map(|b| format!("{b:02x}")).collect();
+    for trace in [canary, &base64, &digest] {
+        assert!(!shown.contains(trace), "{trace} is in a program");
+    }
+    // The same search finds plain content: it would have found the secret.
+    let plain = Spec::File(File {
+        path: "/etc/plain".into(),
+        content: Content::Text(canary.into()),
+        mode: 0o600,
+        owner: "root:root".into(),
+        validate: None,
+    });
+    let plain = Resource::new("test", plain);
+    let create = Change { verb: Verb::Create, fields: Vec::new(), text: None };
+    let found = enact_program(&[step(&plain.id, create)], &[plain], &Facts::default()).contains(&base64);
+    assert!(found);
+}
+
+#[test]
+fn a_step_for_a_resource_that_nobody_wants_fails_and_says_so() {
+    let create = Change { verb: Verb::Create, fields: Vec::new(), text: None };
+    let program = enact_program(&[step(&"file//etc/x".into(), create)], &[], &Facts::default());
+    assert!(shell(&program).contains("nothing wants file//etc/x on this host"), "{program}");
+    assert!(shell(&program).contains("exit 1"));
+}
+
+#[test]
+fn a_run_of_steps_that_change_a_unit_restarts_it_once_before_what_relies_on_it() {
+    let file = |path: &str| {
+        let content = Content::Text("x".into());
+        let file =
+            File { path: path.into(), content, mode: 0o644, owner: "root:root".into(), validate: None };
+        let mut resource = Resource::new("test", Spec::File(file));
+        resource.restarts = vec!["a.service".into()];
+        resource
+    };
+    let ready = Resource::new(
+        "test",
+        Spec::Command(Command {
+            name: "ready".into(),
+            guard: "true".into(),
+            apply: "true".into(),
+            undo: None,
+            wanted: "ready".into(),
+            when_changed: Vec::new(),
+        }),
+    );
+    let resources = [file("/etc/1"), file("/etc/2"), ready];
+    let steps: Vec<Step> = resources
+        .iter()
+        .map(|r| step(&r.id, Change { verb: Verb::Create, fields: Vec::new(), text: None }))
+        .collect();
+    let program = enact_program(&steps, &resources, &Facts::default());
+    let order: Vec<&str> = program
+        .lines()
+        .skip_while(|l| !l.starts_with("main()"))
+        .filter(|l| l.starts_with("again") || l.starts_with("pend") || l.contains("036step"))
+        .collect();
+    assert_eq!(
+        order,
+        [
+            r"printf '\036step %s\n' file//etc/1",
+            "pend a.service",
+            r"printf '\036step %s\n' file//etc/2",
+            "pend a.service",
+            "again",
+            r"printf '\036step %s\n' command/ready",
+            "again",
+        ]
+    );
+}

@@ -1,6 +1,7 @@
 //! Tier 2: the lab. Real SSH, real shell programs, simulated machines.
 
 mod api;
+mod executor;
 mod hosts;
 mod kit;
 mod story;
