@@ -2,7 +2,7 @@
 //! mends it come out (`tests/resources/<kind>/<case>.yaml`, the golden text beside it). In an answer `^` at the start of
 //! a line stands for the mark of a frame.
 
-use provision::executor::{diff, enact_program, observations, observe_program, removal};
+use provision::executor::{diff, enact_program, launch_program, observations, observe_program, removal};
 use provision::state::*;
 use serde::Deserialize;
 use std::fmt::Write;
@@ -241,4 +241,125 @@ fn a_run_of_steps_that_change_a_unit_restarts_it_once_before_what_relies_on_it()
             "again",
         ]
     );
+}
+
+/// The shells of this machine that `/bin/sh` is on one host or another.
+fn shells() -> Vec<&'static str> {
+    let all = ["/bin/sh", "/bin/dash", "/bin/bash", "/bin/ksh", "/bin/mksh"];
+    all.into_iter().filter(|shell| Path::new(shell).exists()).collect()
+}
+
+/// Runs a program as a host would, and returns what it printed.
+fn run(shell: &str, program: &str) -> String {
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+    let mut command = Command::new(shell);
+    if shell.ends_with("bash") {
+        command.arg("--posix");
+    }
+    let mut child = command
+        .arg("-s")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("a shell");
+    child.stdin.take().expect("its input").write_all(program.as_bytes()).expect("written");
+    String::from_utf8_lossy(&child.wait_with_output().expect("its end").stdout).into_owned()
+}
+
+/// Resources that a plain user may bring about below a folder.
+fn harmless(dir: &Path) -> Vec<Resource> {
+    let whoami = |flag: &str| {
+        let output = std::process::Command::new("id").arg(flag).output().expect("id runs");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    };
+    let owner = format!("{}:{}", whoami("-u"), whoami("-g"));
+    let at = |name: &str| dir.join(name).display().to_string();
+    let file = |name: &str, content: Content, validate: Option<&str>| {
+        let owner = owner.clone();
+        Spec::File(File { path: at(name), content, mode: 0o640, owner, validate: validate.map(Into::into) })
+    };
+    let hard = "it's \"hard\" $HOME `x` \\n %s * \t\n\nno newline at the end".to_owned();
+    let guard = format!("[ -e '{}' ] || {{ printf 'not yet'; exit 1; }}", at("made by a command"));
+    let specs = vec![
+        Spec::Directory(Directory { path: at("a folder"), mode: 0o750, owner: owner.clone() }),
+        file("a folder/it's a file", Content::Text(hard), Some("grep -q hard {}")),
+        file("empty", Content::Text(String::new()), None),
+        file("shared", Content::Text("theirs, and no newline".into()), None),
+        Spec::LineInFile(LineInFile {
+            path: at("lines"),
+            name: "one".into(),
+            line: "$1 is 'one' \\t".into(),
+        }),
+        Spec::LineInFile(LineInFile { path: at("lines"), name: "one-more".into(), line: "two".into() }),
+        Spec::Symlink(Symlink { path: at("a link"), target: at("a folder") }),
+        Spec::Command(Command {
+            name: "it's".into(),
+            guard,
+            apply: format!("printf 'no newline'; : >'{}'", at("made by a command")),
+            undo: None,
+            wanted: "made".into(),
+            when_changed: Vec::new(),
+        }),
+    ];
+    specs.into_iter().map(|spec| Resource::new("test", spec)).collect()
+}
+
+fn observe(shell: &str, resources: &[Resource]) -> Vec<Step> {
+    let answer = run(shell, &observe_program(resources));
+    // Facts come first, with an end of their own.
+    let state = answer.split_once("\u{1e}end 0\n").expect("facts").1;
+    let seen = observations(resources, state).expect("a whole answer");
+    resources.iter().filter_map(|r| Some(step(&r.id, diff(r, &seen[&r.id])?))).collect()
+}
+
+#[test]
+fn every_shell_brings_about_what_it_then_sees() {
+    for shell in shells() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let state = dir.path().join("state");
+        std::fs::create_dir_all(state.join("runs/BATCH")).expect("made");
+        std::fs::write(dir.path().join("lines"), "0 # provision: on\nno newline").expect("written");
+        let resources = harmless(dir.path());
+        let plan = observe(shell, &resources);
+        assert_eq!(plan.len(), resources.len(), "{shell}: all is to be done: {plan:#?}");
+        let program = enact_program(&plan, &resources, &Facts::default())
+            .replace("/var/lib/provision", &state.display().to_string())
+            .replace("/dev/shm/provision-BATCH", &dir.path().join("memory").display().to_string());
+        // On a host it is a file that the launcher wrote, checked and started.
+        let file = state.join("runs/BATCH/program");
+        std::fs::write(&file, &program).expect("written");
+        run(shell, &format!("{shell} '{}'\n", file.display()));
+        let output = std::fs::read_to_string(state.join("runs/BATCH/output")).expect("output");
+        assert_eq!(
+            std::fs::read_to_string(state.join("runs/BATCH/rc")).expect("an end"),
+            "0",
+            "{shell}: {output}"
+        );
+        assert_eq!(observe(shell, &resources), [], "{shell}: the second plan is empty");
+        let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).expect(name);
+        assert_eq!(
+            read("lines"),
+            "0 # provision: on\nno newline\n$1 is 'one' \\t # provision: one\ntwo # provision: one-more\n",
+            "{shell}"
+        );
+        assert!(read("a folder/it's a file").ends_with("no newline at the end"), "{shell}");
+        assert_eq!(read("state/managed.json").lines().count(), resources.len() + 2, "{shell}");
+        let left: Vec<_> = std::fs::read_dir(dir.path())
+            .expect("readable")
+            .map(|e| e.expect("entry").file_name().to_string_lossy().into_owned())
+            .filter(|name| name.contains("provision-new"))
+            .collect();
+        assert!(left.is_empty(), "{shell}: {left:?}");
+
+        // What travels over the connection does nothing at all, wherever it is cut.
+        let elsewhere = dir.path().join("elsewhere");
+        let launcher =
+            launch_program(&program).replace("/var/lib/provision", &elsewhere.display().to_string());
+        for cut in (1..16).map(|n| launcher.len() * n / 16).chain([launcher.len() - "main\n".len()]) {
+            run(shell, &launcher[..cut]);
+            assert!(!elsewhere.exists(), "{shell}: cut at {cut} of {}", launcher.len());
+        }
+    }
 }

@@ -164,12 +164,16 @@ async fn a_batch_outlives_its_client_and_another_attaches() {
     let second = kit.target_with("a", vec![slow], Sudo::Ask(None), events);
     let observed = second.observe().await.expect("observed");
     assert_eq!(observed.facts.open_batches.iter().filter(|b| b.alive).count(), 1, "it still runs");
+    let attaching = tokio::spawn(async move { (second.attach().await, second) });
+    // Let go only when the second client says that it waits.
+    let mut lines = Vec::new();
+    while !matches!(receiver.recv().await.expect("events"), Event::Waiting { .. }) {}
     std::fs::write(kit.file("a", "/etc/go"), "").expect("written");
-    assert_eq!(second.attach().await.expect("attached"), 1);
+    let (attached, second) = attaching.await.expect("attached");
+    assert_eq!(attached.expect("followed to its end"), 1);
     let after = second.observe().await.expect("observed");
     assert_eq!((steps(&after), after.facts.open_batches.len()), (vec![], 0));
     drop(second);
-    let mut lines = Vec::new();
     while let Some(event) = receiver.recv().await {
         if let Event::Output { line, .. } = event {
             lines.push(line);
