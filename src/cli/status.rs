@@ -25,7 +25,7 @@ impl Status {
         shown.end().await;
         let mut pools: BTreeMap<String, (usize, usize, Vec<String>)> = BTreeMap::new();
         for target in &plan.targets {
-            let pool = pools.entry(target.pool.clone().unwrap_or_default()).or_default();
+            let pool = pools.entry(target.pool.clone().unwrap_or_else(|| "cluster".to_owned())).or_default();
             pool.0 += 1;
             if let Some(failure) = &target.unobserved {
                 pool.2.push(format!("{}: [{}] {}", target.target, failure.code, failure.message));
@@ -51,7 +51,8 @@ impl Status {
             let k0s = &site.inventory.cluster.k0s_version;
             println!("{} · k0s {k0s} wanted · observed in {}", plan.inventory, crate::report::elapsed(took));
             for (pool, (all, in_sync, rest)) in &pools {
-                println!("{pool:<12} {in_sync} of {all} hosts in sync");
+                let what = if pool == "cluster" { "API" } else { "hosts" };
+                println!("{pool:<12} {in_sync} of {all} {what} in sync");
                 for line in rest {
                     println!("  {line}");
                 }

@@ -1,6 +1,5 @@
 //! Tier 2: the lab. Real SSH, real shell programs, simulated machines.
 
-mod api;
 mod executor;
 mod hosts;
 mod kit;

@@ -31,13 +31,7 @@ impl Kind for Unit {
                 ("enabled" | "alias", _) => "yes",
                 ("enabled-runtime", _) => "until reboot",
                 // These can be neither enabled nor disabled: they are as wanted.
-                ("static" | "indirect" | "generated" | "transient", Some(wanted)) => {
-                    if wanted {
-                        "yes"
-                    } else {
-                        "no"
-                    }
-                }
+                ("static" | "indirect" | "generated" | "transient", Some(true)) => "yes",
                 _ => "no",
             },
         );

@@ -1,1 +1,0 @@
-//! Data tests of `run`.

@@ -1,1 +1,0 @@
-//! The contract suite of the API stand-in.
