@@ -163,7 +163,8 @@ fn no_program_that_is_shown_or_stored_holds_a_secret() {
     let canary = "canary-77aa";
     let resource = secret(canary);
     let create = Change { verb: Verb::Create, fields: Vec::new(), text: None };
-    let program = enact_program(&[step(&resource.id, create)], &[resource.clone()], &Facts::default());
+    let program =
+        enact_program(&[step(&resource.id, create)], std::slice::from_ref(&resource), &Facts::default());
     let shown = observe_program(std::slice::from_ref(&resource)) + &program;
     // What must not be there: the text, its base64, and a digest that could be guessed from.
     let base64 = {

@@ -152,24 +152,25 @@ async fn a_batch_outlives_its_client_and_another_attaches() {
     );
     let target = kit.target("a", vec![slow.clone()]);
     let plan = steps(&target.observe().await.expect("observed"));
-    let running = tokio::spawn(async move { target.enact(&plan, &Lates::new()).await });
+    let mut client = tokio::task::JoinSet::new();
+    client.spawn(async move { target.enact(&plan, &Lates::new()).await });
     while !exists(&kit.file("a", "/etc/begun")) {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
     // The client dies: its task ends without a goodbye.
-    running.abort();
-    let _ = running.await;
+    client.shutdown().await;
 
     let (events, mut receiver) = Events::channel();
     let second = kit.target_with("a", vec![slow], Sudo::Ask(None), events);
     let observed = second.observe().await.expect("observed");
     assert_eq!(observed.facts.open_batches.iter().filter(|b| b.alive).count(), 1, "it still runs");
-    let attaching = tokio::spawn(async move { (second.attach().await, second) });
+    let mut attaching = tokio::task::JoinSet::new();
+    attaching.spawn(async move { (second.attach().await, second) });
     // Let go only when the second client says that it waits.
     let mut lines = Vec::new();
     while !matches!(receiver.recv().await.expect("events"), Event::Waiting { .. }) {}
     std::fs::write(kit.file("a", "/etc/go"), "").expect("written");
-    let (attached, second) = attaching.await.expect("attached");
+    let (attached, second) = attaching.join_next().await.expect("a client").expect("attached");
     assert_eq!(attached.expect("followed to its end"), 1);
     let after = second.observe().await.expect("observed");
     assert_eq!((steps(&after), after.facts.open_batches.len()), (vec![], 0));
