@@ -64,25 +64,60 @@ impl Lock {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(LockError::Missing(shown)),
             Err(source) => return Err(LockError::File { path: shown, source }),
         };
-        serde_saphyr::from_str(&text).map_err(|e| LockError::Parse { path: shown, message: e.to_string() })
+        Self::parse(&text).map_err(|message| LockError::Parse { path: shown, message })
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let mut options = serde_saphyr::Options::default();
+        options.with_snippet = false;
+        let lock: Self = serde_saphyr::from_str_with_options(text, options).map_err(|e| {
+            let line = e.location().map(|at| format!("line {}: ", at.line())).unwrap_or_default();
+            line + e.to_string().lines().next().unwrap_or_default()
+        })?;
+        for (name, locked) in &lock.artifacts {
+            let hex = |c: char| matches!(c, '0'..='9' | 'a'..='f');
+            if locked.sha256.len() != 64 || !locked.sha256.chars().all(hex) {
+                return Err(format!("{name}: sha256 is not 64 lower-case hex digits"));
+            }
+            if locked.urls.is_empty() {
+                return Err(format!("{name}: urls is empty"));
+            }
+            if let Some(url) =
+                locked.urls.iter().find(|u| !u.starts_with("https://") && !u.starts_with("http://"))
+            {
+                return Err(format!("{name}: {url:?} is no http or https URL"));
+            }
+        }
+        Ok(lock)
+    }
+
+    /// Returns the text of the file: sorted, one value a line, so that a change of it reads well in a review.
+    fn text(&self) -> String {
+        // A JSON string is a YAML string, whatever it holds.
+        let quoted = |text: &str| serde_json::Value::from(text).to_string();
+        let mut text = String::from(
+            "# What provision fetches, pinned. Made by `provision lock`; commit it. Mirrors can be added under urls, in \
+             the order\n# in which they are tried; they stay when the file is made anew.\nartifacts:\n",
+        );
+        for (name, locked) in &self.artifacts {
+            text += &format!("  {name}:\n    version: {}\n    urls:\n", quoted(&locked.version));
+            for url in &locked.urls {
+                text += &format!("    - {}\n", quoted(url));
+            }
+            text += &format!("    sha256: {}\n    size: {}\n", quoted(&locked.sha256), locked.size);
+        }
+        text
     }
 
     /// Writes the file, as a whole.
     pub fn save(&self, path: &Path) -> Result<(), LockError> {
         let failed = |source: std::io::Error| LockError::File { path: path.display().to_string(), source };
-        let mut text = String::from(
-            "# What provision fetches, pinned. Made by `provision lock`; commit it. Add mirrors under urls.\nartifacts:\n",
-        );
-        for (name, locked) in &self.artifacts {
-            text += &format!("  {name}:\n    version: {:?}\n    urls:\n", locked.version);
-            for url in &locked.urls {
-                text += &format!("    - {url:?}\n");
-            }
-            text += &format!("    sha256: {:?}\n    size: {}\n", locked.sha256, locked.size);
-        }
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
-        std::io::Write::write_all(&mut file, text.as_bytes()).map_err(failed)?;
+        // To be committed, so readable as any other file of a work tree: the umask decides.
+        let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+        let mut file =
+            tempfile::Builder::new().permissions(permissions).tempfile_in(folder).map_err(failed)?;
+        std::io::Write::write_all(&mut file, self.text().as_bytes()).map_err(failed)?;
         file.persist(path).map_err(|e| failed(e.error))?;
         Ok(())
     }
@@ -108,6 +143,8 @@ pub struct Wanted {
     pub version: String,
     /// Where upstream has it.
     pub url: String,
+    /// Where upstream publishes its sha256, among others.
+    pub checksums: Option<String>,
 }
 
 /// What an inventory is about, as far as downloads go.
@@ -128,7 +165,7 @@ pub struct Needs {
 /// Returns what is needed, from the catalog.
 pub fn wanted(needs: &Needs, catalog: &Catalog) -> Vec<Wanted> {
     let needed = |name: &str| match name {
-        "nvidia-cuda-key" | "nvidia-toolkit-key" => needs.nvidia,
+        "nvidia-cuda-key" | "nvidia-cuda-rpm-key" | "nvidia-toolkit-key" => needs.nvidia,
         "neuron-key" => needs.neuron,
         "gateway-api-crds" | "kthena-crds" => needs.router,
         "inference-extension-crds" => needs.inference_extension,
@@ -140,11 +177,13 @@ pub fn wanted(needs: &Needs, catalog: &Catalog) -> Vec<Wanted> {
         .filter(|a| needed(&a.name))
         .map(|a| {
             let version = if a.version == "cluster" { &needs.k0s_version } else { &a.version };
+            // A `+` in a path is a plus, but GitHub wants it escaped.
+            let fill = |url: &String| url.replace("{version}", &version.replace('+', "%2B"));
             Wanted {
                 name: a.name.clone(),
                 version: version.clone(),
-                // A `+` in a path is a plus, but GitHub wants it escaped.
-                url: a.url.replace("{version}", &version.replace('+', "%2B")),
+                url: fill(&a.url),
+                checksums: a.checksums.as_ref().map(fill),
             }
         })
         .collect()

@@ -2,7 +2,7 @@
 
 use super::site::{load, state_dir};
 use super::{Global, exit, watch};
-use crate::artifact::{LOCK_FILE, Needs, resolve, wanted};
+use crate::artifact::{LOCK_FILE, Lock as LockFile, LockError, Needs, resolve, wanted};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -11,7 +11,8 @@ use std::path::PathBuf;
 #[command(after_help = "Example:
   provision lock -i site.yaml      downloads each artifact once and records its sha256; commit the file
 
-For air-gapped sites add mirrors under `urls` of each artifact: the sha256 stays what counts.")]
+For air-gapped sites add mirrors under `urls` of each artifact: the sha256 stays what counts. They are kept when the
+file is made anew.")]
 pub struct Lock {
     /// The inventory
     #[arg(long, short, env = "PROVISION_INVENTORY", default_value = ".")]
@@ -22,6 +23,12 @@ impl Lock {
     /// Resolves and writes.
     pub async fn run(self, global: &Global) -> anyhow::Result<u8> {
         let (inventory, catalog) = load(&self.inventory)?;
+        let path = inventory.root.join(LOCK_FILE);
+        let previous = match LockFile::load(&path) {
+            Ok(lock) => lock,
+            Err(LockError::Missing(_)) => LockFile::default(),
+            Err(error) => return Err(error.into()),
+        };
         let (events, shown) = watch(global, true);
         let uses = |vendor: &str| {
             let mut all = inventory.pools.values().filter_map(|p| p.accelerator.as_ref());
@@ -34,11 +41,11 @@ impl Lock {
             router: inventory.router.is_some(),
             inference_extension: inventory.router.as_ref().is_some_and(|r| r.inference_extension),
         };
-        let result = resolve(&wanted(&needs, &catalog), &state_dir().join("artifacts"), &events).await;
+        let cache = state_dir().join("artifacts");
+        let result = resolve(&wanted(&needs, &catalog), &previous, &cache, &events).await;
         drop(events);
         shown.end().await;
         let lock = result?;
-        let path = inventory.root.join(LOCK_FILE);
         lock.save(&path)?;
         eprintln!("{} artifacts are pinned in {}; commit it", lock.artifacts.len(), path.display());
         Ok(exit::DONE)

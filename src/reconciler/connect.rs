@@ -1,6 +1,6 @@
 //! A Kubernetes client over streams of ours: HTTP/1.1 and TLS through an SSH channel to a controller's own loopback.
 
-use super::target::Access;
+use super::Access;
 use crate::ssh::BoxStream;
 use crate::state::{Failure, FailureKind};
 use hyper_util::client::legacy::connect::{Connected, Connection};
@@ -9,10 +9,15 @@ use kube::client::{ClientBuilder, ConfigExt};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tower::ServiceBuilder;
 
 /// The port of the Kubernetes API on a controller.
 const API_PORT: u16 = 6443;
+/// To a stream, TLS not counted: SSH has deadlines of its own, this one is for a forward that never opens.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(15);
+/// To the head of an answer. An API server gives up on a request after 60 s, on a webhook after at most 30 s.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(65);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -31,7 +36,10 @@ impl tower::Service<http::Uri> for Connector {
 
     fn call(&mut self, _: http::Uri) -> Self::Future {
         let access = self.0.clone();
-        Box::pin(async move { Ok(Io(TokioIo::new(access.controller(API_PORT).await?))) })
+        Box::pin(async move {
+            let stream = tokio::time::timeout(CONNECT_DEADLINE, access.controller(API_PORT)).await;
+            Ok(Io(TokioIo::new(stream.map_err(|_| "no controller's API port was opened in time")??)))
+        })
     }
 }
 
@@ -71,8 +79,17 @@ impl hyper::rt::Write for Io {
     }
 }
 
-/// Returns a client of the cluster that an admin kubeconfig belongs to.
-pub(super) async fn client(kubeconfig: &[u8], access: Arc<dyn Access>) -> Result<kube::Client, Failure> {
+/// A way to the cluster.
+#[derive(Clone)]
+pub(super) struct Link {
+    /// The client.
+    pub client: kube::Client,
+    /// The cluster's authority, base64 as in the kubeconfig; join tokens carry it.
+    pub authority: String,
+}
+
+/// Returns a link to the cluster that an admin kubeconfig belongs to. Nothing is contacted yet.
+pub(super) async fn link(kubeconfig: &[u8], access: Arc<dyn Access>) -> Result<Link, Failure> {
     let failed = |why: String| {
         Failure::new(
             FailureKind::Unobserved,
@@ -82,6 +99,11 @@ pub(super) async fn client(kubeconfig: &[u8], access: Arc<dyn Access>) -> Result
     };
     let text = String::from_utf8_lossy(kubeconfig);
     let parsed = kube::config::Kubeconfig::from_yaml(&text).map_err(|e| failed(e.to_string()))?;
+    let authority = parsed
+        .clusters
+        .iter()
+        .find_map(|c| c.cluster.as_ref()?.certificate_authority_data.clone())
+        .ok_or_else(|| failed("it names no cluster authority".to_owned()))?;
     let mut config =
         kube::Config::from_custom_kubeconfig(parsed, &kube::config::KubeConfigOptions::default())
             .await
@@ -94,9 +116,16 @@ pub(super) async fn client(kubeconfig: &[u8], access: Arc<dyn Access>) -> Result
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer().map_err(|e| failed(e.to_string()))?)
         .map_err(BoxError::from)
+        .map_future(|answer: hyper_util::client::legacy::ResponseFuture| async {
+            match tokio::time::timeout(ANSWER_DEADLINE, answer).await {
+                Ok(answered) => answered.map_err(BoxError::from),
+                Err(_) => Err(BoxError::from("the API did not answer in time")),
+            }
+        })
         .service(
             hyper_util::client::legacy::Client::builder(TokioExecutor::new())
                 .build::<_, kube::client::Body>(https),
         );
-    Ok(ClientBuilder::new(service, config.default_namespace.clone()).build())
+    let client = ClientBuilder::new(service, config.default_namespace.clone()).build();
+    Ok(Link { client, authority })
 }

@@ -1,11 +1,24 @@
-//! The cluster as a `Target`: join tokens, nodes, server-side apply, pruning, readiness, a question to the model. Speaks
-//! the Kubernetes API only, through whatever stream it is given.
+//! The cluster as a `Target`: join tokens, nodes, server-side apply, pruning, readiness, drain, a question to the model.
+//! Speaks the Kubernetes API only, through whatever stream it is given.
+//!
+//! [`ClusterTarget`] is the target; [`nodes()`] is what the inventory wants of nodes; [`ask()`] puts a question to a model
+//! through its tenant's gateway.
 
+mod access;
+mod apply;
+mod applyset;
+mod chat;
 mod connect;
+mod differ;
+mod drain;
+mod errors;
+mod kinds;
 mod nodes;
-mod objects;
+mod ready;
 mod target;
 mod tokens;
 
+pub use access::Access;
+pub use chat::ask;
 pub use nodes::nodes;
-pub use target::{Access, ClusterSetup, ClusterTarget, ask};
+pub use target::{ClusterSetup, ClusterTarget};

@@ -1,39 +1,31 @@
-//! The cluster as a `Target`: observes by reading and dry-run, enacts by server-side apply, waits with deadlines of its
-//! own.
+//! The cluster as a `Target`: observes by reading and dry-run, enacts step by step, waits with deadlines of its own.
 
-use super::objects::{self, KINDS, MANAGER, PART_OF};
-use super::{connect, nodes, tokens};
+use super::apply::AT_ONCE;
+use super::applyset::{ApplySet, MANAGER};
+use super::connect::{self, Link};
+use super::errors::{failure, is_missing, is_unreachable, phrase};
+use super::kinds::{Kind, node_api};
+use super::{Access, ask, chat, nodes, tokens};
 use crate::event::{Event, Events};
-use crate::ssh::{BoxStream, SshError};
 use crate::state::*;
 use async_trait::async_trait;
 use futures::StreamExt;
-use futures::future::BoxFuture;
-use http_body_util::{BodyExt, Full};
-use hyper_util::rt::TokioIo;
-use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
-use serde_json::{Value, json};
+use futures::future::{BoxFuture, join_all};
+use kube::api::{DeleteParams, DynamicObject, ListParams, PostParams};
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Requests under way at once while observing.
-const AT_ONCE: usize = 16;
-/// Between two looks at something that is awaited.
-const POLL: Duration = Duration::from_millis(200);
+/// Between two looks at something that is awaited, at first and at most: a lab is ready in no time, an engine loads for
+/// an hour.
+const POLL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
 /// An answer of a model that takes longer is none: observing only wants to know that there is one.
 const CHAT_DEADLINE: Duration = Duration::from_secs(20);
-
-/// How the cluster is reached.
-#[async_trait]
-pub trait Access: Send + Sync {
-    /// Opens a stream to a port on a live controller's own loopback; any will do.
-    async fn controller(&self, port: u16) -> Result<BoxStream, SshError>;
-    /// Opens a stream to a node port on a worker; any will do.
-    async fn worker(&self, port: u16) -> Result<BoxStream, SshError>;
-    /// Returns the admin kubeconfig of a controller that has one; `None` where there is no cluster yet.
-    async fn kubeconfig(&self) -> Result<Option<Vec<u8>>, Failure>;
-}
+/// Tokens of a completion whose only purpose is that it comes.
+const PROBE_TOKENS: u32 = 8;
+/// Nodes in one page of a list.
+const PAGE: u32 = 500;
 
 /// What a cluster target needs.
 pub struct ClusterSetup {
@@ -51,378 +43,291 @@ pub struct ClusterSetup {
 
 /// The cluster behind the Kubernetes API.
 pub struct ClusterTarget {
-    setup: ClusterSetup,
-    client: tokio::sync::Mutex<Option<(kube::Client, String)>>,
+    pub(super) setup: ClusterSetup,
+    pub(super) set: ApplySet,
+    link: tokio::sync::Mutex<Option<Link>>,
     tokens: Mutex<Vec<String>>,
+    draining: Mutex<BTreeSet<String>>,
 }
 
-fn api_failure(what: &str, error: &kube::Error) -> Failure {
-    if let kube::Error::Api(status) = error
-        && status.code == 409
-    {
-        return Failure::new(FailureKind::Step, "E-K8S-CONFLICT", format!("{what}: {}", status.message))
-            .hint("another field manager owns the field: give it up there, or take it out of the inventory");
+/// Time between looks, growing, until a deadline.
+pub(super) struct Pause {
+    began: Instant,
+    deadline: Duration,
+    next: Duration,
+}
+
+impl Pause {
+    /// Begins to count.
+    pub fn new(deadline: Duration) -> Self {
+        Self { began: Instant::now(), deadline, next: POLL.0 }
     }
-    Failure::new(FailureKind::Step, "E-K8S-API", format!("{what}: {error}"))
+
+    /// Waits a little; `false` when the time is over.
+    pub async fn more(&mut self) -> bool {
+        if self.began.elapsed() + self.next > self.deadline {
+            return false;
+        }
+        tokio::time::sleep(self.next).await;
+        self.next = (self.next * 3 / 2).min(POLL.1);
+        true
+    }
 }
 
-fn is_missing(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.code == 404)
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl ClusterTarget {
     /// Returns the target; nothing is contacted yet.
     pub fn new(mut setup: ClusterSetup) -> Self {
-        let set = format!("applyset-{}-v1", setup.name);
-        for resource in &mut setup.desired {
-            if let Spec::Object(object) = &mut resource.spec {
-                object.manifest["metadata"]["labels"][PART_OF] = json!(set);
-            }
+        let set = ApplySet::new(&setup.name);
+        let mut desired = set.parents(&setup.desired);
+        desired.append(&mut setup.desired);
+        setup.desired = desired;
+        Self {
+            setup,
+            set,
+            link: tokio::sync::Mutex::new(None),
+            tokens: Mutex::default(),
+            draining: Mutex::default(),
         }
-        Self { setup, client: tokio::sync::Mutex::new(None), tokens: Mutex::default() }
     }
 
-    /// Returns a client and the cluster's authority (base64); `None` where there is no cluster yet.
-    async fn client(&self) -> Result<Option<(kube::Client, String)>, Failure> {
-        let mut slot = self.client.lock().await;
-        if let Some(client) = slot.as_ref() {
-            return Ok(Some(client.clone()));
+    /// Returns a link to the cluster; `None` where there is no cluster yet.
+    pub(super) async fn link(&self) -> Result<Option<Link>, Failure> {
+        let mut slot = self.link.lock().await;
+        if let Some(link) = slot.as_ref() {
+            return Ok(Some(link.clone()));
         }
         let Some(kubeconfig) = self.setup.access.kubeconfig().await? else { return Ok(None) };
-        let text = String::from_utf8_lossy(&kubeconfig).into_owned();
-        let ca = text
-            .lines()
-            .find_map(|l| l.trim().strip_prefix("certificate-authority-data: "))
-            .unwrap_or_default()
-            .to_owned();
-        let client = connect::client(&kubeconfig, self.setup.access.clone()).await?;
-        *slot = Some((client.clone(), ca.clone()));
-        Ok(Some((client, ca)))
+        let link = connect::link(&kubeconfig, self.setup.access.clone()).await?;
+        *slot = Some(link.clone());
+        Ok(Some(link))
     }
 
-    async fn observe_one(&self, client: &kube::Client, resource: &Resource) -> Observation {
-        match &resource.spec {
-            Spec::Object(object) => self.observe_object(client, object).await,
-            Spec::Node(node) => {
-                let Some(api) = node_api(client) else {
-                    return Observation::Unknown("no node API".to_owned());
-                };
-                match api.get_opt(&node.name).await {
-                    Ok(live) => {
-                        nodes::observe(node, live.and_then(|l| serde_json::to_value(l).ok()).as_ref())
-                    }
-                    Err(error) => Observation::Unknown(error.to_string()),
-                }
-            }
-            Spec::Chat(chat) => match self.chat(chat, "Say OK.", 8).await {
-                Ok(_) => Observation::Present(Seen::default()),
-                Err(_) => Observation::Absent,
-            },
-            _ => Observation::Present(Seen::default()),
-        }
+    /// Nodes that a drain of ours is at.
+    pub(super) fn draining(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        locked(&self.draining)
     }
 
-    async fn observe_object(&self, client: &kube::Client, object: &Object) -> Observation {
-        let (kind, namespace, name) = place(&object.manifest);
-        let Some(api) = objects::api(client, &kind, Some(&namespace)) else {
-            return Observation::Unknown(format!("{kind} is no kind of ours"));
-        };
-        let live = match api.get_opt(&name).await {
-            Ok(Some(live)) => live,
-            Ok(None) => return Observation::Absent,
-            Err(error) if is_missing(&error) => return Observation::Absent,
-            Err(error) => return Observation::Unknown(error.to_string()),
-        };
-        let params = PatchParams {
-            dry_run: true,
-            force: true,
-            field_manager: Some(MANAGER.to_owned()),
-            ..PatchParams::default()
-        };
-        match api.patch(&name, &params, &Patch::Apply(&object.manifest)).await {
-            Ok(then) => {
-                let json = |o: &DynamicObject| serde_json::to_value(o).unwrap_or_default();
-                let (mut fields, mut wanted) = objects::differing(&json(&live), &json(&then));
-                let mut full = json(&live);
-                full["kind"] = json!(kind);
-                if let Some(why) = objects::unready(&full, object.ready) {
-                    fields.insert("ready".to_owned(), why);
-                    wanted.insert("ready".to_owned(), "yes".to_owned());
-                }
-                Observation::Present(Seen { fields, wanted: Some(wanted), text: None })
-            }
-            Err(error) => Observation::Deferred(format!("the API cannot preview it: {error}")),
-        }
-    }
-
-    async fn orphans(&self, client: &kube::Client) -> Vec<Managed> {
-        let wanted: BTreeSet<String> = self.setup.desired.iter().map(|r| r.id.to_string()).collect();
-        let params = ListParams::default().labels(&format!("{PART_OF}=applyset-{}-v1", self.setup.name));
-        let mut lists: Vec<BoxFuture<'_, _>> = Vec::new();
-        for kind in KINDS.iter().filter(|k| k.5).map(|k| k.2) {
-            let params = params.clone();
-            lists.push(Box::pin(async move {
-                let api = objects::api(client, kind, None)?;
-                Some((kind, api.list(&params).await.ok()?))
-            }));
-        }
-        let found: Vec<_> = futures::stream::iter(lists).buffer_unordered(AT_ONCE).collect().await;
-        let mut orphans = Vec::new();
-        for (kind, list) in found.into_iter().flatten() {
-            for object in list {
-                let name = object.metadata.name.unwrap_or_default();
-                let id = match object.metadata.namespace {
-                    Some(namespace) => format!("{kind}/{namespace}/{name}"),
-                    None => format!("{kind}/{name}"),
-                };
-                if !wanted.contains(&id) {
-                    orphans.push(Managed {
-                        kind: "object".to_owned(),
-                        id,
-                        hash: String::new(),
-                        undo: None,
-                        adopted: false,
-                    });
-                }
-            }
-        }
-        orphans.sort();
-        orphans
-    }
-
-    fn progress(&self, step: &Step, note: String) {
+    /// Emits how far a step is.
+    pub(super) fn progress(&self, step: &Step, note: String) {
         self.setup.events.emit(Event::StepProgress {
-            target: "cluster".to_owned(),
+            target: TargetId::Cluster.to_string(),
             step: step.resource.to_string(),
             note,
         });
     }
 
-    async fn enact_one(&self, step: &Step, lates: &mut Lates) -> Result<(), Failure> {
-        let no_cluster =
-            || Failure::new(FailureKind::Step, "E-NO-CLUSTER", "no controller has an admin kubeconfig yet");
-        let (client, ca) = self.client().await?.ok_or_else(no_cluster)?;
-        if let Some(role) = step.resource.as_str().strip_prefix("token/") {
-            let role = if role == "controller" { JoinRole::Controller } else { JoinRole::Worker };
-            return self.make_token(&client, &ca, role, lates).await;
-        }
-        if step.change.verb == Verb::Remove {
-            return self.remove(&client, step.resource.as_str()).await;
-        }
-        let resource = self.setup.desired.iter().find(|r| r.id == step.resource);
-        match resource.map(|r| &r.spec) {
-            Some(Spec::Object(object)) => self.apply(&client, step, object).await,
-            Some(Spec::Node(node)) => self.bring_node(&client, step, node).await,
-            Some(Spec::Chat(chat)) => {
-                let deadline = Duration::from_secs(step.deadline_s);
-                let asked = self.until(step, deadline, || {
-                    Box::pin(async move { self.chat(chat, "Who are you?", 32).await.map_err(|f| f.message) })
-                });
-                asked.await.map(|_| ())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Tries until it works or the time is over.
-    async fn until<'a, T>(
+    /// Tries until it works or the time is over, saying what it waits for whenever that changes.
+    pub(super) async fn until<'a, T>(
         &self,
         step: &Step,
         deadline: Duration,
         mut attempt: impl FnMut() -> BoxFuture<'a, Result<T, String>> + Send,
     ) -> Result<T, Failure> {
-        let began = Instant::now();
+        let mut pause = Pause::new(deadline);
         let mut said = String::new();
         loop {
-            let failed = attempt().await;
-            match failed {
+            let why = match attempt().await {
                 Ok(value) => return Ok(value),
-                Err(why) if began.elapsed() > deadline => {
-                    return Err(Failure::new(
-                        FailureKind::Step,
-                        "E-K8S-DEADLINE",
-                        format!("{}: {why} after {} s", step.what, deadline.as_secs()),
-                    )
+                Err(why) => why,
+            };
+            if why != said {
+                self.progress(step, why.clone());
+                said.clone_from(&why);
+            }
+            if !pause.more().await {
+                let message = format!("{}: not done after {} s: {why}", step.what, deadline.as_secs());
+                return Err(Failure::new(FailureKind::Step, "E-K8S-DEADLINE", message)
                     .hint("on a controller: k0s kubectl describe it, and look at its pods and events"));
-                }
-                Err(why) => {
-                    if why != said {
-                        self.progress(step, why.clone());
-                        said = why;
-                    }
-                }
             }
-            tokio::time::sleep(POLL).await;
         }
     }
 
-    async fn apply(&self, client: &kube::Client, step: &Step, object: &Object) -> Result<(), Failure> {
-        let (kind, namespace, name) = place(&object.manifest);
-        let api = objects::api(client, &kind, Some(&namespace)).ok_or_else(|| {
-            Failure::new(FailureKind::Step, "E-K8S-KIND", format!("{kind} is no kind of ours"))
-        })?;
-        let params = PatchParams::apply(MANAGER);
-        // A kind may be a moment from being served, a webhook from answering: tried again; anything else is final.
-        let mut last = None;
-        let deadline = Duration::from_secs(step.deadline_s);
-        let began = Instant::now();
+    /// Returns all nodes by name, in one list however many resources ask.
+    async fn live_nodes(&self, client: &kube::Client) -> Result<BTreeMap<String, Value>, String> {
+        let mut found = BTreeMap::new();
+        if !self.setup.desired.iter().any(|r| matches!(r.spec, Spec::Node(_))) {
+            return Ok(found);
+        }
+        let api = node_api(client);
+        let mut params = ListParams::default().limit(PAGE);
         loop {
-            match api.patch(&name, &params, &Patch::Apply(&object.manifest)).await {
-                Ok(_) => break,
-                Err(error) => {
-                    let passing = is_missing(&error)
-                        || matches!(&error, kube::Error::Api(s) if s.code >= 500 && s.message.contains("failed calling webhook"));
-                    if !passing || began.elapsed() > deadline {
-                        return Err(last.unwrap_or_else(|| api_failure(&step.what, &error)));
-                    }
-                    last = Some(api_failure(&step.what, &error));
-                }
+            let page = api.list(&params).await.map_err(|e| phrase(&e))?;
+            let next = page.metadata.continue_.clone().filter(|c| !c.is_empty());
+            for node in page.items {
+                let name = node.metadata.name.clone().unwrap_or_default();
+                found.insert(name, serde_json::to_value(node).unwrap_or_default());
             }
-            tokio::time::sleep(POLL).await;
+            match next {
+                Some(token) => params = params.continue_token(&token),
+                None => return Ok(found),
+            }
         }
-        let (api, kind, name) = (&api, &kind, &name);
-        self.until(step, deadline, || {
-            Box::pin(async move {
-                let live = api.get(name).await.map_err(|e| e.to_string())?;
-                let mut live = serde_json::to_value(live).unwrap_or_default();
-                live["kind"] = json!(kind);
-                objects::unready(&live, object.ready).map_or(Ok(()), Err)
-            })
-        })
-        .await
     }
 
-    async fn bring_node(&self, client: &kube::Client, step: &Step, node: &Node) -> Result<(), Failure> {
-        let api =
-            node_api(client).ok_or_else(|| Failure::new(FailureKind::Step, "E-K8S-KIND", "no node API"))?;
-        let nodes_api = &api;
-        let live = self
-            .until(step, Duration::from_secs(step.deadline_s), || {
-                Box::pin(async move {
-                    let live = nodes_api.get_opt(&node.name).await.map_err(|e| e.to_string())?;
-                    let live = serde_json::to_value(live.ok_or("waiting for the node to register")?)
-                        .unwrap_or_default();
-                    if !nodes::ready(&live) {
-                        return Err("waiting for the node to be ready".to_owned());
-                    }
-                    for (resource, count) in &node.allocatable {
-                        let have = nodes::allocatable(&live, resource);
-                        if have != *count {
-                            return Err(format!(
-                                "waiting for the device plugin: {have} of {count} {resource} allocatable"
-                            ));
-                        }
-                    }
-                    Ok(live)
-                })
-            })
-            .await?;
-        api.patch(&node.name, &PatchParams::default(), &Patch::Merge(nodes::patch(node, &live)))
-            .await
-            .map(|_| ())
-            .map_err(|e| api_failure(&step.what, &e))
-    }
-
-    async fn make_token(
+    async fn observe_one(
         &self,
         client: &kube::Client,
-        ca: &str,
-        role: JoinRole,
-        lates: &mut Lates,
-    ) -> Result<(), Failure> {
-        let failed = |why: String| {
-            Failure::new(FailureKind::Step, "E-TOKEN", format!("cannot make a join token: {why}"))
-        };
-        let token = tokens::make(role, ca, &self.setup.address)
-            .ok_or_else(|| failed("encoding failed".to_owned()))?;
-        let api = objects::api(client, "Secret", Some("kube-system"))
-            .ok_or_else(|| failed("no Secret API".to_owned()))?;
-        let object: DynamicObject =
-            serde_json::from_value(token.secret).map_err(|e| failed(e.to_string()))?;
-        api.create(&PostParams::default(), &object).await.map_err(|e| failed(e.to_string()))?;
-        self.tokens.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(token.name);
-        lates.insert(role.late(), token.join);
-        Ok(())
+        resource: &Resource,
+        nodes: &Result<BTreeMap<String, Value>, String>,
+    ) -> Observation {
+        match &resource.spec {
+            Spec::Object(object) => self.observe_object(client, resource, object).await,
+            Spec::Node(node) => match nodes {
+                Ok(live) => {
+                    let draining = self.draining().contains(&node.name);
+                    nodes::observe(node, live.get(&node.name), draining)
+                }
+                Err(why) => Observation::Unknown(why.clone()),
+            },
+            Spec::Chat(chat) => self.observe_chat(chat).await,
+            _ => Observation::Present(Seen::default()),
+        }
     }
 
-    async fn remove(&self, client: &kube::Client, id: &str) -> Result<(), Failure> {
-        let parts: Vec<&str> = id.split('/').collect();
-        let (kind, namespace, name) = match parts[..] {
-            [kind, namespace, name] => (kind, Some(namespace), name),
-            [kind, name] => (kind, None, name),
-            _ => return Ok(()),
-        };
-        let Some(api) = objects::api(client, kind, namespace) else { return Ok(()) };
-        match api.delete(name, &DeleteParams::default()).await {
-            Err(error) if !is_missing(&error) => Err(api_failure(id, &error)),
-            _ => Ok(()),
+    async fn observe_chat(&self, chat: &Chat) -> Observation {
+        match self.chat(chat, "Say OK.", PROBE_TOKENS).await {
+            Ok(_) => Observation::Present(Seen::default()),
+            Err(failure) if chat::is_absent(&failure) => Observation::Absent,
+            Err(failure) => {
+                let field = |text: String| Fields::from([("answers".to_owned(), text)]);
+                let fields = field(format!("no: {}", failure.message));
+                Observation::Present(Seen { fields, wanted: Some(field("yes".to_owned())), text: None })
+            }
         }
     }
 
     /// Asks a model through a tenant's gateway; returns what it said.
     pub async fn chat(&self, chat: &Chat, question: &str, most_tokens: u32) -> Result<String, Failure> {
-        tokio::time::timeout(CHAT_DEADLINE, ask(self.setup.access.as_ref(), chat, question, most_tokens))
-            .await
-            .unwrap_or_else(|_| {
-                Err(Failure::new(FailureKind::Step, "E-CHAT", "the model did not answer in time"))
-            })
+        let asked = ask(self.setup.access.as_ref(), chat, question, most_tokens);
+        tokio::time::timeout(CHAT_DEADLINE, asked).await.unwrap_or_else(|_| {
+            let message = format!(
+                "tenant {}, model {}: no answer within {} s",
+                chat.tenant,
+                chat.model,
+                CHAT_DEADLINE.as_secs()
+            );
+            Err(Failure::new(FailureKind::Step, "E-CHAT", message))
+        })
     }
-}
 
-fn node_api(client: &kube::Client) -> Option<kube::Api<DynamicObject>> {
-    let resource = kube::api::ApiResource::from_gvk_with_plural(
-        &kube::api::GroupVersionKind::gvk("", "v1", "Node"),
-        "nodes",
-    );
-    Some(kube::Api::all_with(client.clone(), &resource))
-}
+    async fn make_token(&self, link: &Link, role: JoinRole) -> Result<SecretText, Failure> {
+        let what = format!("making a {} token", role.as_str());
+        let failed = |why: String| Failure::new(FailureKind::Step, "E-TOKEN", format!("{what}: {why}"));
+        let token =
+            tokens::make(role, &link.authority, &self.setup.address).map_err(|e| failed(e.to_string()))?;
+        // Not the error's text: it could quote what could not be read.
+        let object: DynamicObject =
+            serde_json::from_value(token.secret).map_err(|_| failed("its Secret is malformed".to_owned()))?;
+        let Some(kind) = Kind::named("Secret") else { return Err(failed("no Secret API".to_owned())) };
+        let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
+        kind.api(&link.client, "kube-system")
+            .create(&params, &object)
+            .await
+            .map_err(|e| failure(&what, &e))?;
+        locked(&self.tokens).push(token.name);
+        Ok(token.join)
+    }
 
-fn place(manifest: &Value) -> (String, String, String) {
-    let text =
-        |pointer: &str| manifest.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
-    (text("/kind"), text("/metadata/namespace"), text("/metadata/name"))
-}
+    /// Carries out a step up to where the API has accepted it.
+    async fn begin(&self, link: &Link, step: &Step, lates: &mut Lates) -> Result<(), Failure> {
+        let roles = [JoinRole::Worker, JoinRole::Controller];
+        if let Some(role) = roles.into_iter().find(|r| r.late().as_str() == step.resource.as_str()) {
+            lates.insert(role.late(), self.make_token(link, role).await?);
+            return Ok(());
+        }
+        if step.change.verb == Verb::Remove {
+            return self.remove(&link.client, step).await;
+        }
+        let Some(resource) = self.setup.desired.iter().find(|r| r.id == step.resource) else {
+            let message = format!("{} is not wanted by this inventory: the plan is of another", step.what);
+            return Err(Failure::new(FailureKind::Step, "E-PLAN", message).hint("plan again"));
+        };
+        match &resource.spec {
+            Spec::Object(object) => self.accept(&link.client, step, resource, object).await,
+            Spec::Node(node) => self.bring_node(&link.client, step, node).await,
+            Spec::Chat(chat) => {
+                let deadline = Duration::from_secs(step.deadline_s);
+                self.until(step, deadline, || {
+                    Box::pin(async move {
+                        self.chat(chat, "Say OK.", PROBE_TOKENS).await.map(|_| ()).map_err(|f| f.message)
+                    })
+                })
+                .await
+            }
+            _ => Ok(()),
+        }
+    }
 
-/// Asks a model through a tenant's gateway on a worker.
-pub async fn ask(
-    access: &dyn Access,
-    chat: &Chat,
-    question: &str,
-    most_tokens: u32,
-) -> Result<String, Failure> {
-    let failed = |why: String| {
-        Failure::new(
-            FailureKind::Step,
-            "E-CHAT",
-            format!("tenant {}, model {}: {why}", chat.tenant, chat.model),
-        )
-    };
-    let stream = access.worker(chat.node_port).await.map_err(|e| failed(e.message))?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|e| failed(e.to_string()))?;
-    let body = json!({"model": chat.model, "max_tokens": most_tokens, "messages": [{"role": "user", "content": question}]});
-    let request = http::Request::post("/v1/chat/completions")
-        .header("host", "gateway")
-        .header("content-type", "application/json")
-        .body(Full::new(bytes::Bytes::from(body.to_string())))
-        .map_err(|e| failed(e.to_string()))?;
-    let exchange = async {
-        let answer = sender.send_request(request).await.map_err(|e| failed(e.to_string()))?;
-        let status = answer.status();
-        let body = answer.into_body().collect().await.map_err(|e| failed(e.to_string()))?.to_bytes();
-        Ok((status, body))
-    };
-    let (status, body) = tokio::select! {
-        result = exchange => result?,
-        ended = connection => return Err(failed(format!("the gateway closed the connection: {ended:?}"))),
-    };
-    let text = String::from_utf8_lossy(&body).into_owned();
-    let value: Value = serde_json::from_str(&text).unwrap_or_default();
-    match value.pointer("/choices/0/message/content").and_then(Value::as_str).filter(|c| !c.is_empty()) {
-        Some(content) if status.is_success() => Ok(content.to_owned()),
-        // The router's own errors are bare JSON strings.
-        _ => Err(failed(format!("{status}: {}", value.as_str().unwrap_or(&text)))),
+    /// Returns the object whose readiness a step ends with, if it has one.
+    fn awaited(&self, step: &Step) -> Option<&Object> {
+        if step.change.verb == Verb::Remove {
+            return None;
+        }
+        match &self.setup.desired.iter().find(|r| r.id == step.resource)?.spec {
+            Spec::Object(object) if object.ready != Ready::Accepted => Some(object),
+            _ => None,
+        }
+    }
+
+    fn started(&self, step: &Step) {
+        self.setup.events.emit(Event::StepStarted {
+            target: TargetId::Cluster.to_string(),
+            step: step.resource.to_string(),
+            what: step.what.clone(),
+        });
+    }
+
+    /// Says how a step ended.
+    fn ended(&self, step: &Step, began: Instant, result: Result<(), Failure>) -> Result<(), Failure> {
+        let (target, id) = (TargetId::Cluster.to_string(), step.resource.to_string());
+        let elapsed = began.elapsed();
+        match result {
+            Ok(()) => {
+                let change = match step.change.verb {
+                    Verb::Create => "created",
+                    Verb::Update => "changed",
+                    Verb::Remove => "removed",
+                    Verb::Run => "done",
+                };
+                self.setup.events.emit(Event::StepDone {
+                    target,
+                    step: id,
+                    what: step.what.clone(),
+                    change: change.to_owned(),
+                    elapsed,
+                });
+                Ok(())
+            }
+            Err(mut failure) => {
+                failure.step = Some(step.id.clone());
+                failure.after = Some(elapsed);
+                self.setup.events.emit(Event::StepFailed {
+                    target,
+                    step: id,
+                    code: failure.code.clone(),
+                    message: failure.message.clone(),
+                    exit: None,
+                    elapsed,
+                });
+                Err(failure)
+            }
+        }
+    }
+
+    /// Waits for steps that the API has accepted, all at once: engines load side by side.
+    async fn settle(&self, link: &Link, waiting: &mut Vec<(&Step, Instant)>) -> Result<(), Failure> {
+        let waits = waiting.drain(..).map(|(step, began)| async move {
+            let result = match self.awaited(step) {
+                Some(object) => self.await_ready(&link.client, step, object).await,
+                None => Ok(()),
+            };
+            self.ended(step, began, result)
+        });
+        join_all(waits).await.into_iter().collect()
     }
 }
 
@@ -434,85 +339,92 @@ impl Target for ClusterTarget {
 
     async fn observe(&self) -> Result<Observed, Failure> {
         let desired = self.setup.desired.clone();
-        let client = self.client().await?;
-        let (seen, orphans): (BTreeMap<ResourceId, Observation>, _) = match &client {
-            None => (desired.iter().map(|r| (r.id.clone(), Observation::Absent)).collect(), Vec::new()),
-            Some((client, _)) => {
-                let mut looks: Vec<BoxFuture<'_, _>> = Vec::new();
-                for resource in &desired {
-                    looks.push(Box::pin(async move {
-                        (resource.id.clone(), self.observe_one(client, resource).await)
-                    }));
-                }
-                let seen = futures::stream::iter(looks).buffer_unordered(AT_ONCE).collect().await;
-                (seen, self.orphans(client).await)
-            }
-        };
-        Ok(Observed {
+        let every = |seen: Observation| desired.iter().map(|r| (r.id.clone(), seen.clone())).collect();
+        let mut observed = Observed {
             target: TargetId::Cluster,
             facts: Facts::default(),
-            desired,
-            seen,
-            orphans,
+            desired: desired.clone(),
+            seen: BTreeMap::new(),
+            orphans: Vec::new(),
             warnings: Vec::new(),
-        })
+        };
+        let Some(link) = self.link().await? else {
+            observed.seen = every(Observation::Absent);
+            return Ok(observed);
+        };
+        if let Err(error) = link.client.apiserver_version().await {
+            // The kubeconfig may be of a cluster that is no more: read again next time.
+            *self.link.lock().await = None;
+            if !is_unreachable(&error) {
+                let mut failure = failure("asking the Kubernetes API", &error);
+                failure.kind = FailureKind::Unobserved;
+                return Err(failure);
+            }
+            // There is a controller, and its API is down: a stopped k0s, say, which the host's own plan starts.
+            let why = format!("the Kubernetes API does not answer: {}", phrase(&error));
+            observed.warnings.push(why.clone());
+            observed.seen = every(Observation::Deferred(why));
+            return Ok(observed);
+        }
+        let client = &link.client;
+        let nodes = &self.live_nodes(client).await;
+        let mut looks: Vec<BoxFuture<'_, _>> = Vec::new();
+        for resource in &desired {
+            looks.push(Box::pin(async move {
+                (resource.id.clone(), self.observe_one(client, resource, nodes).await)
+            }));
+        }
+        observed.seen = futures::stream::iter(looks).buffer_unordered(AT_ONCE).collect().await;
+        let (orphans, warnings) = self.orphans(client).await;
+        observed.orphans = orphans;
+        observed.warnings.extend(warnings);
+        Ok(observed)
     }
 
     async fn enact(&self, steps: &[Step], _: &Lates) -> Result<Lates, Failure> {
         let mut made = Lates::new();
+        let no_cluster =
+            || Failure::new(FailureKind::Step, "E-NO-CLUSTER", "no controller has an admin kubeconfig yet");
+        let link = self.link().await?.ok_or_else(no_cluster)?;
+        let mut waiting: Vec<(&Step, Instant)> = Vec::new();
         for step in steps {
-            let (target, id) = ("cluster".to_owned(), step.resource.to_string());
-            self.setup.events.emit(Event::StepStarted {
-                target: target.clone(),
-                step: id.clone(),
-                what: step.what.clone(),
-            });
-            let began = Instant::now();
-            if let Err(mut failure) = self.enact_one(step, &mut made).await {
-                failure.step = Some(step.id.clone());
-                failure.after = Some(began.elapsed());
-                self.setup.events.emit(Event::StepFailed {
-                    target,
-                    step: id,
-                    code: failure.code.clone(),
-                    message: failure.message.clone(),
-                    exit: None,
-                    elapsed: began.elapsed(),
-                });
-                return Err(failure);
+            // Objects that are awaited may be applied together; everything else comes after what is before it.
+            if self.awaited(step).is_none() {
+                self.settle(&link, &mut waiting).await?;
             }
-            let change = match step.change.verb {
-                Verb::Create => "created",
-                Verb::Update => "changed",
-                Verb::Remove => "removed",
-                Verb::Run => "done",
-            };
-            self.setup.events.emit(Event::StepDone {
-                target,
-                step: id,
-                what: step.what.clone(),
-                change: change.to_owned(),
-                elapsed: began.elapsed(),
-            });
+            self.started(step);
+            let began = Instant::now();
+            match self.begin(&link, step, &mut made).await {
+                Ok(()) if self.awaited(step).is_some() => waiting.push((step, began)),
+                result => {
+                    if let Err(failure) = self.ended(step, began, result) {
+                        // What was applied before is still waited for, so that it is told how it ended.
+                        let _ = self.settle(&link, &mut waiting).await;
+                        return Err(failure);
+                    }
+                }
+            }
         }
+        self.settle(&link, &mut waiting).await?;
         Ok(made)
     }
 
     async fn finish(&self) -> Result<(), Failure> {
-        let names =
-            std::mem::take(&mut *self.tokens.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        let names = std::mem::take(&mut *locked(&self.tokens));
         if names.is_empty() {
             return Ok(());
         }
-        let Some((client, _)) = self.client().await? else { return Ok(()) };
-        let Some(api) = objects::api(&client, "Secret", Some("kube-system")) else { return Ok(()) };
+        let (Some(link), Some(kind)) = (self.link().await?, Kind::named("Secret")) else { return Ok(()) };
+        let api = kind.api(&link.client, "kube-system");
+        let mut failed = None;
         for name in names {
             if let Err(error) = api.delete(&name, &DeleteParams::default()).await
                 && !is_missing(&error)
             {
-                return Err(api_failure("invalidating a join token", &error));
+                locked(&self.tokens).push(name);
+                failed = Some(failure("invalidating a join token", &error));
             }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 }

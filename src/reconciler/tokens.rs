@@ -5,8 +5,14 @@ use base64::Engine as _;
 use serde_json::{Value, json};
 use std::io::Write;
 
-/// How long a token can be used, in minutes: long enough for a driver build on a slow host before it.
+/// How long a token can be used, in minutes. It is deleted when the run ends; this is for runs that are killed, and
+/// long enough for hosts that reboot between.
 const MINUTES: i64 = 60;
+
+/// Port of the Kubernetes API, where workers join.
+const API_PORT: u16 = 6443;
+/// Port of the k0s join API, where controllers join.
+const JOIN_PORT: u16 = 9443;
 
 /// A token: its Secret's name, the Secret, and what a host joins with.
 pub(super) struct Token {
@@ -20,34 +26,91 @@ fn letters(n: usize) -> String {
     (0..n).map(|_| ALPHABET[rand::random_range(0..ALPHABET.len())] as char).collect()
 }
 
-/// Makes a token of a role. `ca` is the cluster's, base64 as in a kubeconfig; `address` a controller's.
-pub(super) fn make(role: JoinRole, ca: &str, address: &str) -> Option<Token> {
+/// Returns an address as in a URL.
+fn host(address: &str) -> String {
+    if address.contains(':') && !address.starts_with('[') {
+        format!("[{address}]")
+    } else {
+        address.to_owned()
+    }
+}
+
+/// Makes a token of a role. `authority` is the cluster's, base64 as in a kubeconfig; `address` is where nodes reach a
+/// controller. The Secret's keys are those of k0s (pkg/token/manager.go).
+pub(super) fn make(role: JoinRole, authority: &str, address: &str) -> std::io::Result<Token> {
     let (id, secret) = (letters(6), letters(16));
-    let expires = jiff::Timestamp::now().checked_add(jiff::SignedDuration::from_mins(MINUTES)).ok()?;
-    let mut data = json!({"token-id": id, "token-secret": secret, "expiration": expires.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-        "description": "made by provision for one run"});
+    let expires = jiff::Timestamp::now() + jiff::SignedDuration::from_mins(MINUTES);
+    let mut data = json!({
+        "token-id": id,
+        "token-secret": secret,
+        "expiration": expires.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        "description": "made by provision for one run",
+        "usage-bootstrap-api-auth": "true",
+    });
     let (user, port) = match role {
         JoinRole::Worker => {
             data["usage-bootstrap-authentication"] = json!("true");
             data["usage-bootstrap-api-worker-calls"] = json!("true");
-            ("kubelet-bootstrap", 6443)
+            ("kubelet-bootstrap", API_PORT)
         }
         JoinRole::Controller => {
-            data["usage-controller-join"] = json!("true");
             data["usage-bootstrap-authentication"] = json!("false");
-            ("controller-bootstrap", 9443)
+            data["usage-bootstrap-signing"] = json!("false");
+            data["usage-controller-join"] = json!("true");
+            ("controller-bootstrap", JOIN_PORT)
         }
     };
     let name = format!("bootstrap-token-{id}");
-    let secret_object = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": "kube-system"},
+    let object = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": "kube-system"},
         "type": "bootstrap.kubernetes.io/token", "stringData": data});
     let kubeconfig = format!(
-        "apiVersion: v1\nclusters:\n- cluster:\n    certificate-authority-data: {ca}\n    server: https://{address}:{port}\n  \
+        "apiVersion: v1\nclusters:\n- cluster:\n    certificate-authority-data: {authority}\n    server: https://{}:{port}\n  \
          name: k0s\ncontexts:\n- context:\n    cluster: k0s\n    user: {user}\n  name: k0s\ncurrent-context: k0s\nkind: Config\n\
-         users:\n- name: {user}\n  user:\n    token: {id}.{secret}\n"
+         users:\n- name: {user}\n  user:\n    token: {id}.{secret}\n",
+        host(address)
     );
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
-    gzip.write_all(kubeconfig.as_bytes()).ok()?;
-    let join = base64::engine::general_purpose::STANDARD.encode(gzip.finish().ok()?);
-    Some(Token { name, secret: secret_object, join: SecretText::new(join) })
+    gzip.write_all(kubeconfig.as_bytes())?;
+    let join = base64::engine::general_purpose::STANDARD.encode(gzip.finish()?);
+    Ok(Token { name, secret: object, join: SecretText::new(join) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    fn opened(token: &Token) -> kube::config::Kubeconfig {
+        let packed = base64::engine::general_purpose::STANDARD.decode(token.join.expose()).expect("base64");
+        let mut text = String::new();
+        flate2::read::GzDecoder::new(packed.as_slice()).read_to_string(&mut text).expect("gzip");
+        kube::config::Kubeconfig::from_yaml(&text).expect("a kubeconfig")
+    }
+
+    #[test]
+    fn a_token_opens_to_the_kubeconfig_that_k0s_expects() {
+        for (role, user, server) in [
+            (JoinRole::Worker, "kubelet-bootstrap", "https://10.0.0.1:6443"),
+            (JoinRole::Controller, "controller-bootstrap", "https://10.0.0.1:9443"),
+        ] {
+            let token = make(role, "Q0E=", "10.0.0.1").expect("made");
+            let config = opened(&token);
+            let cluster = config.clusters[0].cluster.as_ref().expect("a cluster");
+            assert_eq!(cluster.server.as_deref(), Some(server));
+            assert_eq!(cluster.certificate_authority_data.as_deref(), Some("Q0E="));
+            assert_eq!((config.clusters[0].name.as_str(), config.auth_infos[0].name.as_str()), ("k0s", user));
+            let data = &token.secret["stringData"];
+            let id = data["token-id"].as_str().expect("an id");
+            assert_eq!((id.len(), token.name), (6, format!("bootstrap-token-{id}")));
+            assert!(data["expiration"].as_str().is_some_and(|e| e.ends_with('Z')), "never without an end");
+            assert_eq!(data["usage-controller-join"].is_null(), role == JoinRole::Worker);
+        }
+    }
+
+    #[test]
+    fn an_ipv6_address_is_bracketed() {
+        let config = opened(&make(JoinRole::Worker, "Q0E=", "fd00::1").expect("made"));
+        let server = config.clusters[0].cluster.as_ref().and_then(|c| c.server.clone());
+        assert_eq!(server.as_deref(), Some("https://[fd00::1]:6443"));
+    }
 }

@@ -1,13 +1,15 @@
 //! Which roles a host gets, and what they come to for it.
 
-use super::context;
-use super::entry::Entry;
+use super::entry::{self, Entry};
+use super::{context, preflight};
 use crate::artifact::Lock;
 use crate::catalog::Catalog;
 use crate::inventory::{Accelerator, Host, Inventory};
-use crate::state::{Facts, Failure, FailureKind, Resource};
-use crate::template;
+use crate::state::{Facts, Failure, FailureKind, Resource, ResourceId};
+use crate::template::Scope;
 use include_dir::{Dir, include_dir};
+use std::collections::BTreeMap;
+use std::path::Path;
 
 static BUILTIN: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/roles");
 
@@ -26,27 +28,57 @@ pub struct RoleInput<'a> {
     pub facts: &'a Facts,
 }
 
-/// Returns a file of a role: the user's if there is one, else the built-in.
-fn source(input: &RoleInput<'_>, path: &str) -> Result<String, String> {
-    if let Some(dir) = &input.inventory.roles_dir {
-        let mine = dir.join(path);
-        if mine.exists() {
-            return std::fs::read_to_string(&mine).map_err(|e| format!("{}: {e}", mine.display()));
+/// Returns a file of a role and what errors call it: the user's if there is one, else the built-in.
+fn source(mine: Option<&Path>, path: &str) -> Result<(String, String), String> {
+    if let Some(file) = mine.map(|dir| dir.join(path)).filter(|file| file.exists()) {
+        let name = file.display().to_string();
+        return match std::fs::read_to_string(&file) {
+            Ok(text) => Ok((name, text)),
+            Err(e) => Err(format!("{name}: {e}")),
+        };
+    }
+    match BUILTIN.get_file(path).and_then(|f| f.contents_utf8()) {
+        Some(text) => Ok((format!("roles/{path}"), text.to_owned())),
+        None => Err(format!("there is no roles/{path}")),
+    }
+}
+
+/// Refuses folders beside the inventory that no host would ever get: a role that nothing lists is never ignored.
+fn foreign(dir: &Path) -> Result<(), String> {
+    let entries = std::fs::read_dir(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+    let mut names: Vec<String> = entries
+        .flatten()
+        .filter(|e| e.path().is_dir())
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .filter(|name| !name.starts_with('.') && BUILTIN.get_dir(name).is_none())
+        .collect();
+    names.sort();
+    match names.first() {
+        None => Ok(()),
+        Some(name) => {
+            let known: Vec<String> = BUILTIN.dirs().map(|d| d.path().display().to_string()).collect();
+            Err(format!(
+                "{}: roles of your own are not supported yet; a folder here takes the place of one of {}",
+                dir.join(name).display(),
+                known.join(", ")
+            ))
         }
     }
-    BUILTIN
-        .get_file(path)
-        .and_then(|f| f.contents_utf8())
-        .map(str::to_owned)
-        .ok_or_else(|| format!("there is no {path}"))
+}
+
+fn stop(why: String) -> Vec<Failure> {
+    let hint = "provision render --host NAME shows what roles come to";
+    vec![Failure::new(FailureKind::Preflight, "E-ROLE", why).hint(hint)]
 }
 
 /// Returns the resources that a host should have, in order; or every reason why it cannot be one of this inventory's.
 pub fn desired(input: &RoleInput<'_>) -> Result<Vec<Resource>, Vec<Failure>> {
-    let problems = context::preflight(input);
+    let problems = preflight::problems(input);
     if !problems.is_empty() {
         return Err(problems);
     }
+    let mine = input.inventory.roles_dir.as_deref();
+    mine.map_or(Ok(()), foreign).map_err(stop)?;
     let mut roles = vec!["base"];
     match &input.inventory.pool_of(input.host).accelerator {
         Some(Accelerator::Nvidia { .. }) => roles.push("nvidia"),
@@ -54,25 +86,24 @@ pub fn desired(input: &RoleInput<'_>) -> Result<Vec<Resource>, Vec<Failure>> {
         None => {}
     }
     roles.push("k0s");
-    let context = context::context(input).map_err(|f| vec![f])?;
-    let mut resources = Vec::new();
+    let scope = Scope::new(context::context(input).map_err(|f| vec![f])?);
+    let mut resources: Vec<Resource> = Vec::new();
+    let mut places: BTreeMap<ResourceId, String> = BTreeMap::new();
     for role in roles {
-        let failed =
-            |why: String| vec![Failure::new(FailureKind::Preflight, "E-ROLE", format!("role {role}: {why}"))];
-        let path = format!("{role}/role.yaml");
-        let text = source(input, &path).map_err(failed)?;
-        let rendered = template::render(&path, &text, &context).map_err(|e| failed(e.to_string()))?;
-        let entries: Vec<Entry> =
-            serde_saphyr::from_str(&rendered).map_err(|e| failed(format!("as rendered: {e}")))?;
-        let render = |name: &str| {
-            let path = format!("{role}/templates/{name}");
-            let text = source(input, &path)?;
-            template::render(&path, &text, &context).map_err(|e| e.to_string())
+        let (name, text) = source(mine, &format!("{role}/role.yaml")).map_err(stop)?;
+        let template = |file: &str, scope: &Scope| {
+            let (name, text) = source(mine, &format!("{role}/templates/{file}"))?;
+            scope.render(&name, &text).map_err(|e| e.to_string())
         };
+        let entries: Vec<Entry> = entry::parse(&name, &text).map_err(stop)?;
         for entry in entries {
-            resources.push(entry.resource(role, &render).map_err(failed)?);
+            for resource in entry.resources(role, &scope, &template).map_err(stop)? {
+                if let Some(other) = places.insert(resource.id.clone(), entry.place().to_owned()) {
+                    return Err(stop(format!("{}: {} is already in {other}", entry.place(), resource.id)));
+                }
+                resources.push(resource);
+            }
         }
     }
-    context::link_reboots(&mut resources);
     Ok(resources)
 }

@@ -4,4 +4,4 @@ mod quote;
 mod render;
 
 pub use quote::quote;
-pub use render::{TemplateError, holds, render};
+pub use render::{Scope, TemplateError, render};

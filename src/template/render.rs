@@ -1,7 +1,8 @@
 //! The one minijinja environment: strict, bounded, no escaping (machines read what it makes).
 
-use minijinja::{Environment, UndefinedBehavior, syntax::SyntaxConfig};
+use minijinja::{Environment, UndefinedBehavior, Value, syntax::SyntaxConfig, value::Serde};
 use serde::Serialize;
+use std::sync::LazyLock;
 
 /// Instructions a template may take; far more than any of ours, far less than a loop that never ends.
 const FUEL: u64 = 1_000_000;
@@ -18,7 +19,7 @@ pub struct TemplateError {
     pub message: String,
 }
 
-fn environment<'a>() -> Environment<'a> {
+static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
     let mut env = Environment::new();
     env.set_undefined_behavior(UndefinedBehavior::Strict);
     env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
@@ -33,7 +34,7 @@ fn environment<'a>() -> Environment<'a> {
     );
     env.add_filter("shq", |text: String| super::quote(&text));
     env
-}
+});
 
 fn error(name: &str, error: &minijinja::Error) -> TemplateError {
     TemplateError {
@@ -47,28 +48,87 @@ fn error(name: &str, error: &minijinja::Error) -> TemplateError {
 
 /// Renders `source` with `context`; `name` is what errors call it.
 pub fn render(name: &str, source: &str, context: impl Serialize) -> Result<String, TemplateError> {
-    environment()
-        .render_named_str(name, source, minijinja::value::Serde(&context))
-        .map_err(|e| error(name, &e))
+    Scope::new(context).render(name, source)
 }
 
-/// Evaluates an expression to true or false.
-pub fn holds(name: &str, expression: &str, context: impl Serialize) -> Result<bool, TemplateError> {
-    let env = environment();
-    let compiled = env.compile_expression(expression).map_err(|e| error(name, &e))?;
-    compiled.eval(minijinja::value::Serde(&context)).map(|v| v.is_true()).map_err(|e| error(name, &e))
+/// What templates can name, converted once however many templates use it.
+#[derive(Clone, Debug)]
+pub struct Scope(Value);
+
+impl Scope {
+    /// Returns a scope of the fields of `values`.
+    pub fn new(values: impl Serialize) -> Self {
+        Self(Value::from(Serde(values)))
+    }
+
+    /// Returns this scope with one more name.
+    pub fn with(&self, name: &str, value: impl Serialize) -> Self {
+        let one = Value::from(Serde(std::collections::BTreeMap::from([(name, value)])));
+        Self(minijinja::value::merge_maps([one, self.0.clone()]))
+    }
+
+    /// Renders `source`; `name` is what errors call it.
+    pub fn render(&self, name: &str, source: &str) -> Result<String, TemplateError> {
+        ENVIRONMENT.render_named_str(name, source, self.0.clone()).map_err(|e| error(name, &e))
+    }
+
+    /// Evaluates an expression. One that comes to nothing defined is an error, as in a template.
+    fn evaluate(&self, name: &str, expression: &str) -> Result<Value, TemplateError> {
+        let compiled = ENVIRONMENT.compile_expression_owned(expression.to_owned());
+        let value = compiled
+            .and_then(|e| e.eval(self.0.clone()))
+            .map_err(|e| TemplateError { line: 1, ..error(name, &e) })?;
+        if value.is_undefined() {
+            let message = format!("undefined value: `{}` is undefined", expression.trim());
+            return Err(TemplateError { name: name.to_owned(), line: 1, message });
+        }
+        Ok(value)
+    }
+
+    /// Evaluates an expression to true or false.
+    pub fn holds(&self, name: &str, expression: &str) -> Result<bool, TemplateError> {
+        Ok(self.evaluate(name, expression)?.is_true())
+    }
+
+    /// Fills in a text. One that is nothing but `{{ expression }}` becomes that expression's value, whatever its type,
+    /// so that numbers, lists and mappings need no detour over text.
+    pub fn fill(&self, name: &str, text: &str) -> Result<serde_json::Value, TemplateError> {
+        let whole = text.trim().strip_prefix("{{").and_then(|rest| rest.strip_suffix("}}"));
+        match whole {
+            Some(expression) if !expression.contains("{{") && !expression.contains("}}") => {
+                let value = self.evaluate(name, expression)?;
+                serde_json::to_value(&value).map_err(|_| TemplateError {
+                    name: name.to_owned(),
+                    line: 1,
+                    message: "a value that is no data".to_owned(),
+                })
+            }
+            _ => self.render(name, text).map(serde_json::Value::String),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn an_undefined_value_is_an_error_with_its_place() {
-        let result = render("unit.j2", "a\n{{ host.nope }}\n", serde_json::json!({"host": {}}));
+        let result = render("unit.j2", "a\n{{ host.nope }}\n", json!({"host": {}}));
         let error = result.expect_err("strict");
         assert_eq!((error.name.as_str(), error.line), ("unit.j2", 2));
         assert!(error.message.contains("undefined"), "{}", error.message);
+    }
+
+    #[test]
+    fn an_error_does_not_show_values() {
+        let scope = Scope::new(json!({"token": "canary-5f1c", "n": 1}));
+        for source in ["{{ token + n }}", "{{ token.x.y }}", "{{ nope ~ token }}", "{{ token | nope }}"] {
+            let error = scope.render("x", source).expect_err(source);
+            assert!(!error.to_string().contains("canary"), "{error}");
+            assert!(!format!("{error:?}").contains("canary"), "{error:?}");
+        }
     }
 
     #[test]
@@ -79,9 +139,27 @@ mod tests {
 
     #[test]
     fn trailing_newlines_stay_and_values_can_be_quoted() {
-        let text =
-            render("x", "{% if true %}\nv={{ v | shq }}\n{% endif %}\n", serde_json::json!({"v": "a'b"}));
+        let text = render("x", "{% if true %}\nv={{ v | shq }}\n{% endif %}\n", json!({"v": "a'b"}));
         assert_eq!(text.as_deref(), Ok("v='a'\\''b'\n"));
-        assert_eq!(holds("w", "v == 'x'", serde_json::json!({"v": "x"})), Ok(true));
+    }
+
+    #[test]
+    fn an_expression_keeps_its_type_and_a_text_around_it_makes_text() {
+        let scope = Scope::new(json!({"n": 7, "list": ["a"], "map": {"k": true}})).with("item", "it");
+        assert_eq!(scope.fill("x", "{{ n }}"), Ok(json!(7)));
+        assert_eq!(scope.fill("x", "{{ list }}"), Ok(json!(["a"])));
+        assert_eq!(scope.fill("x", "{{ map }}"), Ok(json!({"k": true})));
+        assert_eq!(scope.fill("x", "{{ n }}-{{ item }}"), Ok(json!("7-it")));
+        assert_eq!(scope.fill("x", "plain {}"), Ok(json!("plain {}")));
+    }
+
+    #[test]
+    fn a_condition_on_something_undefined_is_a_mistake_and_not_false() {
+        let scope = Scope::new(json!({"host": {"name": "h"}}));
+        assert_eq!(scope.holds("w", "host.name == 'h'"), Ok(true));
+        let error = scope.holds("w", "host.nope").expect_err("strict");
+        assert_eq!(error.to_string(), "w:1: undefined value: `host.nope` is undefined");
+        assert!(scope.holds("w", "nope.nope").is_err());
+        assert!(scope.holds("w", "host.name ==").is_err());
     }
 }

@@ -7,3 +7,4 @@ mod house;
 mod inventory;
 mod plan;
 mod role;
+mod serving;

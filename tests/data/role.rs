@@ -1,49 +1,115 @@
-//! Data tests of `role`: what a host should have, from facts.
+//! Data tests of `role`: inventory and facts in, what a host should have out.
 
 use provision::artifact::{Lock, Locked};
 use provision::catalog::Catalog;
 use provision::inventory::{Inventory, load};
 use provision::role::{RoleInput, desired};
-use provision::state::{Content, Facts, Failure, PackageManager, PciFunction, Resource, Spec};
-use std::path::Path;
+use provision::state::{Content, Facts, Failure, PciFunction, Resource, Spec};
+use std::path::{Path, PathBuf};
 
-fn inventory(k0s: &str, catalog: &Catalog) -> Inventory {
-    let dir = tempfile::tempdir().expect("a folder");
-    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("inventories/lab/inventory.yaml");
-    let text = std::fs::read_to_string(example).expect("the example").replace("v1.35.7+k0s.0", k0s);
-    std::fs::write(dir.path().join("site.yaml"), text).expect("written");
-    load(&dir.path().join("site.yaml"), catalog).unwrap_or_else(|d| panic!("{d}")).inventory
+const K0S: &str = "v1.35.7+k0s.0";
+const SYSTEMS: [&str; 3] = ["debian12", "ubuntu2404", "rhel9"];
+
+fn data(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/roles").join(name)
 }
 
-fn facts(gpus: usize) -> Facts {
-    let gpu = PciFunction {
-        vendor: "10de".into(),
-        device: "2330".into(),
-        class: "030200".into(),
-        ..PciFunction::default()
-    };
-    Facts {
-        kernel_name: "Linux".into(),
-        arch: "x86_64".into(),
-        os: [("ID", "debian"), ("VERSION_ID", "12")].map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
-        package_manager: Some(PackageManager::Apt),
-        systemd: true,
-        pci: vec![gpu; gpus],
-        ..Facts::default()
+/// An inventory in a folder of its own, so that a test can put a `roles/` beside it.
+struct Case {
+    dir: tempfile::TempDir,
+    catalog: Catalog,
+    lock: Lock,
+    facts: Facts,
+    text: String,
+}
+
+impl Case {
+    fn new(system: &str) -> Self {
+        let catalog = Catalog::builtin().expect("the catalog");
+        let mut lock = Lock::default();
+        for artifact in catalog.artifacts() {
+            let locked = Locked {
+                version: "x".into(),
+                urls: vec![format!("http://mirror/{}", artifact.name)],
+                sha256: "0".repeat(64),
+                size: 1,
+            };
+            lock.artifacts.insert(artifact.name.clone(), locked);
+        }
+        let facts = std::fs::read_to_string(data(&format!("facts/{system}.json"))).expect("recorded facts");
+        Self {
+            dir: tempfile::tempdir().expect("a folder"),
+            catalog,
+            lock,
+            facts: serde_json::from_str(&facts).expect("facts"),
+            text: std::fs::read_to_string(data("inventory.yaml")).expect("the inventory"),
+        }
+    }
+
+    /// Puts `count` functions of a device on the bus.
+    fn with(mut self, vendor: &str, device: &str, class: &str, count: usize) -> Self {
+        let function = PciFunction {
+            vendor: vendor.into(),
+            device: device.into(),
+            class: class.into(),
+            ..PciFunction::default()
+        };
+        self.facts.pci.extend(vec![function; count]);
+        self
+    }
+
+    fn h100(system: &str) -> Self {
+        Self::new(system).with("10de", "2330", "030200", 2).with("10de", "22a3", "068000", 4)
+    }
+
+    fn trn2(system: &str) -> Self {
+        Self::new(system).with("1d0f", "7364", "088000", 2)
+    }
+
+    fn inventory(&self) -> Inventory {
+        let path = self.dir.path().join("site.yaml");
+        std::fs::write(&path, &self.text).expect("written");
+        load(&path, &self.catalog).unwrap_or_else(|d| panic!("{d}")).inventory
+    }
+
+    fn wanted(&self, host: &str) -> Result<Vec<Resource>, Vec<Failure>> {
+        let inventory = self.inventory();
+        let host = &inventory.hosts[host];
+        desired(&RoleInput {
+            inventory: &inventory,
+            catalog: &self.catalog,
+            lock: &self.lock,
+            host,
+            facts: &self.facts,
+        })
+    }
+
+    /// What one role comes to.
+    fn role(&self, host: &str, role: &str) -> Vec<Resource> {
+        let all = self.wanted(host).unwrap_or_else(|f| panic!("{f:?}"));
+        all.into_iter().filter(|r| r.role == role).collect()
+    }
+
+    /// Why the host cannot be had, on one line.
+    fn failure(&self, host: &str) -> String {
+        let failures = self.wanted(host).expect_err("refused");
+        failures.iter().map(|f| format!("{f}\n")).collect::<String>().trim_end().to_owned()
+    }
+
+    /// Puts a file into the `roles/` folder beside the inventory.
+    fn role_file(&self, path: &str, text: &str) {
+        let path = self.dir.path().join("roles").join(path);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        std::fs::write(path, text).expect("written");
     }
 }
 
-fn wanted(k0s: &str, host: &str, gpus: usize) -> Result<Vec<Resource>, Vec<Failure>> {
-    let catalog = Catalog::builtin().expect("the catalog");
-    let inventory = inventory(k0s, &catalog);
-    let locked =
-        Locked { version: "x".into(), urls: vec!["http://m/x".into()], sha256: "0".repeat(64), size: 1 };
-    let mut lock = Lock::default();
-    for artifact in catalog.artifacts() {
-        lock.artifacts.insert(artifact.name.clone(), locked.clone());
-    }
-    let host = &inventory.hosts[host];
-    desired(&RoleInput { inventory: &inventory, catalog: &catalog, lock: &lock, host, facts: &facts(gpus) })
+fn golden(name: &str, resources: &[Resource]) {
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path(data("golden"));
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.bind(|| insta::assert_yaml_snapshot!(name, resources));
 }
 
 fn file(resources: &[Resource], path: &str) -> String {
@@ -59,22 +125,82 @@ fn file(resources: &[Resource], path: &str) -> String {
         .unwrap_or_else(|| panic!("{path} is wanted"))
 }
 
+fn ids(resources: &[Resource]) -> Vec<&str> {
+    resources.iter().map(|r| r.id.as_str()).collect()
+}
+
+#[test]
+fn base_on_each_system() {
+    for system in SYSTEMS {
+        golden(&format!("base-{system}"), &Case::new(system).role("w-1", "base"));
+    }
+}
+
+#[test]
+fn nvidia_on_each_system() {
+    for system in SYSTEMS {
+        golden(&format!("nvidia-{system}"), &Case::h100(system).role("h-1", "nvidia"));
+    }
+}
+
+#[test]
+fn neuron_on_each_system() {
+    for system in SYSTEMS {
+        golden(&format!("neuron-{system}"), &Case::trn2(system).role("t-1", "neuron"));
+    }
+}
+
+#[test]
+fn nvidia_by_product() {
+    // Fourth generation of NVSwitch, and a branch whose packages have lost it from their names.
+    let b200 = Case::new("ubuntu2404").with("10de", "2901", "030200", 2);
+    golden("nvidia-b200", &b200.role("b-1", "nvidia"));
+    // Volta: the closed flavour, and no NVSwitch on the bus.
+    let v100 = Case::new("debian12").with("10de", "1db5", "030200", 2).role("v-1", "nvidia");
+    assert!(ids(&v100).contains(&"package/cuda-drivers-580"), "{:?}", ids(&v100));
+    // A board without switches wants no Fabric Manager: its unit would fail.
+    let pair = Case::new("debian12").with("10de", "2330", "030200", 2).role("h-1", "nvidia");
+    assert!(!ids(&pair).iter().any(|id| id.contains("fabric")), "{:?}", ids(&pair));
+}
+
+#[test]
+fn k0s_by_role() {
+    let case = Case::new("debian12");
+    golden("k0s-first-controller", &case.role("cp-1", "k0s"));
+    golden("k0s-second-controller", &case.role("cp-2", "k0s"));
+    golden("k0s-controller-and-worker", &case.role("m-1", "k0s"));
+    golden("k0s-worker", &case.role("w-1", "k0s"));
+    golden("k0s-nvidia-worker", &Case::h100("debian12").role("h-1", "k0s"));
+    let mut single = Case::h100("debian12");
+    single.text = std::fs::read_to_string(data("single.yaml")).expect("an inventory");
+    golden("k0s-single", &single.role("s-1", "k0s"));
+}
+
 #[test]
 fn the_containerd_drop_in_follows_the_k0s_line() {
     let path = "/etc/k0s/containerd.d/nvidia.toml";
-    let old = file(&wanted("v1.35.7+k0s.0", "h-1", 8).expect("wanted"), path);
-    assert!(old.starts_with("version = 2\n") && old.contains("io.containerd.grpc.v1.cri"), "{old}");
-    // containerd 2.3 of k0s 1.36 refuses the other form, and k0s does not start.
-    let new = file(&wanted("v1.36.3+k0s.2", "h-1", 8).expect("wanted"), path);
-    assert!(new.starts_with("version = 3\n") && !new.contains("io.containerd.grpc.v1.cri"), "{new}");
+    for (version, form) in [("v1.34.10+k0s.0", 2), (K0S, 2), ("v1.36.3+k0s.2", 3)] {
+        let mut case = Case::h100("debian12");
+        case.text = case.text.replace(K0S, version);
+        let resources = case.role("h-1", "k0s");
+        // containerd 2.3 of k0s 1.36 refuses the other form, and k0s does not start.
+        for path in [path, "/etc/k0s/containerd.d/registries.toml"] {
+            let text = file(&resources, path);
+            assert!(text.starts_with(&format!("version = {form}\n")), "{version}: {text}");
+            assert_eq!(text.contains("io.containerd.grpc.v1.cri"), form == 2, "{version}: {text}");
+        }
+        assert!(file(&resources, path).contains("BinaryName = \"/usr/bin/nvidia-container-runtime\""));
+    }
 }
 
 #[test]
 fn the_drop_in_comes_before_the_unit_and_the_driver_before_k0s() {
-    let resources = wanted("v1.35.7+k0s.0", "h-1", 8).expect("wanted");
-    let at = |id: &str| resources.iter().position(|r| r.id.as_str() == id).unwrap_or_else(|| panic!("{id}"));
+    let resources = Case::h100("debian12").wanted("h-1").expect("wanted");
+    let ids = ids(&resources);
+    let at = |id: &str| ids.iter().position(|i| *i == id).unwrap_or_else(|| panic!("{id}"));
     let order = [
         "hostname/self",
+        "package/linux-headers-6.1.0-28-amd64",
         "package/nvidia-open-580",
         "reboot/nvidia",
         "kernel-module/nvidia",
@@ -82,6 +208,7 @@ fn the_drop_in_comes_before_the_unit_and_the_driver_before_k0s() {
         "file//etc/k0s/containerd.d/nvidia.toml",
         "command/k0s-token",
         "command/k0s-install",
+        "command/k0s-started",
         "unit/k0sworker.service",
         "command/k0s-ready",
     ];
@@ -91,20 +218,126 @@ fn the_drop_in_comes_before_the_unit_and_the_driver_before_k0s() {
 }
 
 #[test]
-fn what_is_declared_must_be_on_the_bus() {
-    let failures = wanted("v1.35.7+k0s.0", "h-1", 7).expect_err("one is missing");
-    assert_eq!(failures[0].code, "E-ACCEL-MISMATCH");
-    assert!(failures[0].message.contains("7 x h100-sxm5-80gb found"), "{}", failures[0].message);
+fn only_what_k0s_runs_from_changes_what_it_was_started_with() {
+    let started = |case: &Case| {
+        let apply = case.role("cp-1", "k0s").into_iter().find_map(|r| match r.spec {
+            Spec::Command(command) if command.name == "k0s-started" => Some(command.apply),
+            _ => None,
+        });
+        apply.expect("the record")
+    };
+    let case = Case::new("debian12");
+    let before = started(&case);
+    assert_eq!(started(&case), before);
+    let mut more = Case::new("debian12");
+    more.text = more.text.replace("cp-[1-3]", "cp-[1-4]").replace("10.20.0.[11-13]", "10.20.1.[11-14]");
+    more.text = more.text.replace("labels: {example.com/team: search}", "labels: {example.com/team: ads}");
+    assert_ne!(started(&more), before, "its own address is another");
+    let mut labels = Case::new("debian12");
+    labels.text = labels.text.replace("example.com/team: search", "example.com/team: ads");
+    labels.text = labels
+        .text
+        .replace("m-2: {address: 10.20.0.15}", "m-2: {address: 10.20.0.15}, m-3: {address: 10.20.0.16}");
+    assert_eq!(
+        started(&labels),
+        before,
+        "another controller, or a pool's label, restarts no other host's k0s"
+    );
+    let mut binary = Case::new("debian12");
+    binary.lock.artifacts.get_mut("k0s-x86_64").expect("locked").sha256 = "1".repeat(64);
+    assert_ne!(started(&binary), before);
 }
 
 #[test]
-fn the_first_controller_joins_nobody() {
-    let resources = wanted("v1.35.7+k0s.0", "cp-1", 0).expect("wanted");
-    assert!(resources.iter().all(|r| r.late.is_empty()));
-    let config = file(&resources, "/etc/k0s/k0s.yaml");
-    assert!(
-        config.contains("\"podCIDR\": \"10.240.0.0/16\"")
-            && config.contains("\"peerAddress\": \"127.77.0.11\""),
-        "{config}"
+fn what_is_declared_must_be_on_the_bus() {
+    let case = Case::new("debian12").with("10de", "2330", "030200", 1).with("10de", "3021", "030200", 1);
+    assert_eq!(
+        case.failure("h-1"),
+        "[E-ACCEL-MISMATCH] 2 x h100-sxm5-80gb declared, 1 x h100-sxm5-80gb, 1 x unknown NVIDIA device 3021 found on the \
+         PCI bus"
     );
+    assert_eq!(
+        Case::new("debian12").failure("t-1"),
+        "[E-ACCEL-MISMATCH] 2 x trainium2 declared, none found on the PCI bus"
+    );
+}
+
+#[test]
+fn every_reason_against_a_host_is_given_at_once() {
+    let mut case = Case::new("debian12");
+    case.facts.arch = "riscv64".into();
+    case.facts.os.insert("VERSION_ID".into(), "13".into());
+    case.facts.secure_boot = Some(true);
+    let failure = case.failure("h-1");
+    for code in ["E-ARCH", "E-OS", "E-ACCEL-MISMATCH", "E-SECURE-BOOT"] {
+        assert!(failure.contains(code), "{code}: {failure}");
+    }
+    assert!(
+        failure.contains("debian12, ubuntu2204, ubuntu2404, rhel9, amzn2023, and this is debian13"),
+        "{failure}"
+    );
+    let mut case = Case::new("debian12");
+    case.facts.package_manager = None;
+    assert!(case.failure("w-1").contains("[E-OS] neither apt nor dnf"), "{}", case.failure("w-1"));
+    let mut case = Case::new("debian12");
+    case.lock.artifacts.remove("k0s-x86_64");
+    assert_eq!(case.failure("w-1"), "[E-LOCK] provision.lock does not have k0s-x86_64");
+}
+
+#[test]
+fn a_role_beside_the_inventory_takes_the_place_of_a_built_in_one() {
+    let case = Case::new("debian12");
+    let text = "# of our own\n- file: {path: /etc/motd, template: motd.j2}\n- file: {path: \"/etc/{{ item }}\", content: \"{{ item }}\"}\n  each: \"['a', 'b']\"\n  when: item == 'b'\n";
+    case.role_file("base/role.yaml", text);
+    case.role_file("base/templates/motd.j2", "{{ host.name }} of {{ inventory.name }}, {{ pool.name }}\n");
+    let resources = case.role("w-1", "base");
+    assert_eq!(ids(&resources), ["file//etc/motd", "file//etc/b"]);
+    assert_eq!(file(&resources, "/etc/motd"), "w-1 of roles, general\n");
+    assert!(!case.role("w-1", "k0s").is_empty(), "the others are as built in");
+    // One template alone can be replaced too.
+    let case = Case::new("debian12");
+    case.role_file("base/templates/limits.conf.j2", "# none\n");
+    let resources = case.role("w-1", "base");
+    assert_eq!(file(&resources, "/etc/security/limits.d/90-provision.conf"), "# none\n");
+}
+
+#[test]
+fn a_role_that_no_host_would_get_is_refused() {
+    let case = Case::new("debian12");
+    case.role_file("monitoring/role.yaml", "[]\n");
+    let failure = case.failure("w-1");
+    assert!(
+        failure.starts_with("[E-ROLE] ") && failure.contains("roles/monitoring: roles of your own"),
+        "{failure}"
+    );
+    assert!(failure.ends_with("one of base, k0s, neuron, nvidia"), "{failure}");
+}
+
+#[test]
+fn mistakes_in_a_role_are_shown_with_file_and_line() {
+    let mistakes = [
+        ("- swap: {}\n- file: {path: /a, content: \"{{ host.nope }}\"}\n", ":2: undefined value"),
+        ("- swap: {}\n  when: host.nope\n", ":1: undefined value: `host.nope` is undefined"),
+        ("- swap: {}\n\n- pakage: {name: x}\n", ":3: unknown key `pakage`, expected one of package,"),
+        ("- package: {name: x, verion: \"1\"}\n", ":1: package: unknown field `verion`"),
+        ("- package: {version: \"1\"}\n", ":1: package: missing field `name`"),
+        ("- package: {name: x}\n  unit: {name: y}\n", ":1: an entry is both package and unit"),
+        ("- why: because\n", ":1: an entry without a kind"),
+        ("- file: {path: /a}\n", ":1: file /a takes either content or template"),
+        ("- file: {path: /a, template: nope.j2}\n", ":1: there is no roles/base/templates/nope.j2"),
+        ("- package: {name: x}\n- package: {name: x}\n", ":2: package/x is already in"),
+        ("- package: {name: x}\n  each: host.name\n", ":1: each does not come to a list"),
+        ("- package: {name: x}\n- package: {name: x, name: y}\n", ":2: "),
+        ("- node: {name: x}\n", ":1: unknown key `node`"),
+    ];
+    for (text, expected) in mistakes {
+        let case = Case::new("debian12");
+        case.role_file("base/role.yaml", text);
+        let failure = case.failure("w-1");
+        assert!(failure.contains(&format!("roles/base/role.yaml{expected}")), "{text}: {failure}");
+    }
+    let case = Case::new("debian12");
+    case.role_file("base/templates/limits.conf.j2", "# one\n{{ nope }}\n");
+    let failure = case.failure("w-1");
+    assert!(failure.contains("roles/base/templates/limits.conf.j2:2: undefined value"), "{failure}");
 }

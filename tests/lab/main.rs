@@ -3,4 +3,5 @@
 mod executor;
 mod hosts;
 mod kit;
+mod reconciler;
 mod story;

@@ -106,6 +106,12 @@ fn install(role: &str, arguments: &[&str]) -> ExitCode {
             return fail(1, format!("Error: failed to load node config: invalid node config: {error}"));
         }
     }
+    // A map flag is written back sorted by key, whatever order it came in.
+    if let Some(labels) = flags.get_mut("labels") {
+        let mut sorted: Vec<&str> = labels.split(',').collect();
+        sorted.sort_unstable();
+        *labels = sorted.join(",");
+    }
     let line: String = flags.iter().map(|(name, value)| format!(" --{name}={value}")).collect();
     let environment = env.map(|e| format!("Environment=\"{e}\"\n")).unwrap_or_default();
     let binary = "/usr/local/bin/k0s";

@@ -1,0 +1,17 @@
+//! How the cluster is reached: streams to a controller's loopback and to node ports, and the admin kubeconfig. The
+//! caller decides what is behind them: SSH connections, or a cluster inside a test.
+
+use crate::ssh::{BoxStream, SshError};
+use crate::state::Failure;
+use async_trait::async_trait;
+
+/// How the cluster is reached.
+#[async_trait]
+pub trait Access: Send + Sync {
+    /// Opens a stream to a port on a live controller's own loopback; any will do.
+    async fn controller(&self, port: u16) -> Result<BoxStream, SshError>;
+    /// Opens a stream to a node port on a worker; any will do.
+    async fn worker(&self, port: u16) -> Result<BoxStream, SshError>;
+    /// Returns the admin kubeconfig of a controller that has one; `None` where there is no cluster yet.
+    async fn kubeconfig(&self) -> Result<Option<Vec<u8>>, Failure>;
+}

@@ -1,0 +1,273 @@
+//! Kubernetes objects: observed by reading and a server-side dry-run, enacted by server-side apply, waited for until they
+//! do what they are for, pruned when nothing wants them.
+
+use super::applyset::{ApplySet, MANAGER};
+use super::errors::{self, claims, failure, is_missing, is_unreachable, may_pass, phrase};
+use super::kinds::{KINDS, Kind, Leftovers, Place};
+use super::target::ClusterTarget;
+use super::{differ, ready};
+use crate::state::{Failure, FailureKind, Managed, Object, Observation, Ready, Resource, Seen, Step};
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, ValidationDirective};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// Requests under way at once while observing.
+pub(super) const AT_ONCE: usize = 16;
+
+/// Whether an apply takes fields from other managers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Force {
+    Yes,
+    No,
+}
+
+fn params(force: Force) -> PatchParams {
+    PatchParams {
+        force: force == Force::Yes,
+        field_manager: Some(MANAGER.to_owned()),
+        field_validation: Some(ValidationDirective::Strict),
+        ..PatchParams::default()
+    }
+}
+
+fn to_json(object: &DynamicObject) -> Value {
+    serde_json::to_value(object).unwrap_or_default()
+}
+
+/// Returns why a Secret's data is not known here; `None` for everything else.
+fn unresolved(resource: &Resource, object: &Object) -> Option<String> {
+    let secret = object.manifest["kind"] == "Secret" && object.manifest["data"].is_null();
+    secret.then(|| resource.why.clone().unwrap_or_else(|| "its data cannot be read here".to_owned()))
+}
+
+/// Returns whether a manager is a person with kubectl. A field set by hand is drift, shown in the plan and taken back;
+/// a field that another controller sets would be taken back for ever, so it is a failure.
+fn is_a_hand(manager: &str) -> bool {
+    manager.starts_with("kubectl")
+}
+
+/// Returns a kind of ours by name.
+fn kind_of(place: &Place) -> Result<&'static Kind, Failure> {
+    Kind::named(&place.kind).ok_or_else(|| {
+        Failure::new(
+            FailureKind::Step,
+            "E-K8S-KIND",
+            format!("{} is no kind that provision applies", place.kind),
+        )
+    })
+}
+
+impl ClusterTarget {
+    /// Compares an object with what the API says it would be.
+    pub(super) async fn observe_object(
+        &self,
+        client: &kube::Client,
+        resource: &Resource,
+        object: &Object,
+    ) -> Observation {
+        let place = Place::of(&object.manifest);
+        let kind = match kind_of(&place) {
+            Ok(kind) => kind,
+            Err(failure) => return Observation::Unknown(failure.message),
+        };
+        let api = kind.api(client, &place.namespace);
+        let live = match api.get_opt(&place.name).await {
+            Ok(Some(live)) => to_json(&live),
+            // An object whose kind is not served does not exist either.
+            Ok(None) => {
+                return unresolved(resource, object).map_or(Observation::Absent, Observation::Deferred);
+            }
+            Err(error) if is_unreachable(&error) => return Observation::Deferred(phrase(&error)),
+            Err(error) => return Observation::Unknown(phrase(&error)),
+        };
+        if unresolved(resource, object).is_some() {
+            return Observation::Present(Seen::default());
+        }
+        let wanted = self.set.applied(&object.manifest, Some(&live));
+        let dry_run = PatchParams { dry_run: true, ..params(Force::Yes) };
+        match api.patch(&place.name, &dry_run, &Patch::Apply(&wanted)).await {
+            Ok(then) => {
+                let (mut fields, mut wanted) = differ::differing(&live, &to_json(&then));
+                if let Some(why) = ready::unready(&live, object.ready) {
+                    fields.insert("ready".to_owned(), why);
+                    wanted.insert("ready".to_owned(), "yes".to_owned());
+                }
+                Observation::Present(Seen { fields, wanted: Some(wanted), text: None })
+            }
+            Err(error) if may_pass(&error) => {
+                Observation::Deferred(format!("cannot be previewed yet: {}", phrase(&error)))
+            }
+            Err(error) => Observation::Deferred(format!("refused by the API: {}", phrase(&error))),
+        }
+    }
+
+    /// Returns members of our set that nothing wants any more, and what could not be told.
+    pub(super) async fn orphans(&self, client: &kube::Client) -> (Vec<Managed>, Vec<String>) {
+        let params = ListParams::default().labels(&self.set.selector());
+        let mut lists: Vec<BoxFuture<'_, Result<Vec<Place>, String>>> = Vec::new();
+        for kind in KINDS.iter().filter(|k| k.leftovers == Leftovers::Prune) {
+            let params = params.clone();
+            lists.push(Box::pin(async move {
+                let list = match kind.api(client, "").list(&params).await {
+                    Ok(list) => list,
+                    Err(error) if is_missing(&error) => return Ok(Vec::new()),
+                    Err(error) => {
+                        let why = phrase(&error);
+                        return Err(format!("left over {} cannot be listed: {why}", kind.plural));
+                    }
+                };
+                let place = |object: DynamicObject| Place {
+                    kind: kind.kind.to_owned(),
+                    namespace: object.metadata.namespace.unwrap_or_default(),
+                    name: object.metadata.name.unwrap_or_default(),
+                };
+                Ok(list.items.into_iter().map(place).collect())
+            }));
+        }
+        let found: Vec<_> = futures::stream::iter(lists).buffer_unordered(AT_ONCE).collect().await;
+        let (mut members, mut warnings) = (Vec::new(), Vec::new());
+        for list in found {
+            match list {
+                Ok(places) => members.extend(places),
+                Err(why) => warnings.push(why),
+            }
+        }
+        warnings.sort();
+        (ApplySet::orphans(members, &self.setup.desired), warnings)
+    }
+
+    /// Applies an object; it is accepted, not ready yet.
+    pub(super) async fn accept(
+        &self,
+        client: &kube::Client,
+        step: &Step,
+        resource: &Resource,
+        object: &Object,
+    ) -> Result<(), Failure> {
+        if let Some(why) = unresolved(resource, object) {
+            return Err(Failure::new(FailureKind::Step, "E-SECRET", format!("{}: {why}", step.what))
+                .hint("give the secret its value where the inventory says it comes from, then apply again"));
+        }
+        let place = Place::of(&object.manifest);
+        let api = kind_of(&place)?.api(client, &place.namespace);
+        let (api, place) = (&api, &place);
+        self.patiently(step, || {
+            Box::pin(async move {
+                let live = api.get_opt(&place.name).await?.map(|live| to_json(&live));
+                let wanted = self.set.applied(&object.manifest, live.as_ref());
+                let asked = api.patch(&place.name, &params(Force::No), &Patch::Apply(&wanted)).await;
+                let Err(error) = asked else { return Ok(()) };
+                let claims = claims(&error);
+                let ours = live.as_ref().is_some_and(|live| self.set.holds(live));
+                if ours && !claims.is_empty() && claims.iter().all(|c| is_a_hand(&c.manager)) {
+                    api.patch(&place.name, &params(Force::Yes), &Patch::Apply(&wanted)).await?;
+                    return Ok(());
+                }
+                Err(error)
+            })
+        })
+        .await
+    }
+
+    /// Waits until an object does what it is for, saying what holds it up.
+    pub(super) async fn await_ready(
+        &self,
+        client: &kube::Client,
+        step: &Step,
+        object: &Object,
+    ) -> Result<(), Failure> {
+        if object.ready == Ready::Accepted {
+            return Ok(());
+        }
+        let place = Place::of(&object.manifest);
+        let api = kind_of(&place)?.api(client, &place.namespace);
+        let (api, place) = (&api, &place);
+        let deadline = Duration::from_secs(step.deadline_s);
+        self.until(step, deadline, || {
+            Box::pin(async move {
+                let live = to_json(&api.get(&place.name).await.map_err(|e| phrase(&e))?);
+                let Some(why) = ready::unready(&live, object.ready) else { return Ok(()) };
+                Err(match self.pods_say(client, place, &live).await {
+                    Some(pods) => format!("{why}: {pods}"),
+                    None => why,
+                })
+            })
+        })
+        .await
+    }
+
+    /// Says why the pods of an object are not ready, if it has pods and they can be listed.
+    async fn pods_say(&self, client: &kube::Client, place: &Place, owner: &Value) -> Option<String> {
+        let selector = ready::selector(owner)?;
+        let resource = kube::api::ApiResource::erase::<k8s_openapi::api::core::v1::Pod>(&());
+        let api: kube::Api<DynamicObject> =
+            kube::Api::namespaced_with(client.clone(), &place.namespace, &resource);
+        let list = api.list(&ListParams::default().labels(&selector)).await.ok()?;
+        let pods: Vec<Value> = list.items.iter().map(to_json).collect();
+        ready::pods_say(&pods)
+    }
+
+    /// Removes an object that nothing wants any more, and waits until it is gone.
+    pub(super) async fn remove(&self, client: &kube::Client, step: &Step) -> Result<(), Failure> {
+        let Some(place) = Place::from_id(step.resource.as_str()) else { return Ok(()) };
+        let api = kind_of(&place)?.api(client, &place.namespace);
+        let (api, place) = (&api, &place);
+        let asked = self
+            .patiently(step, || {
+                Box::pin(async move {
+                    let Some(live) = api.get_opt(&place.name).await? else { return Ok(false) };
+                    // Somebody took it over since it was observed.
+                    if !self.set.holds(&to_json(&live)) {
+                        return Ok(false);
+                    }
+                    match api.delete(&place.name, &DeleteParams::background()).await {
+                        Err(error) if !is_missing(&error) => Err(error),
+                        _ => Ok(true),
+                    }
+                })
+            })
+            .await?;
+        if !asked {
+            return Ok(());
+        }
+        self.until(step, Duration::from_secs(step.deadline_s), || {
+            Box::pin(async move {
+                match api.get_opt(&place.name).await {
+                    Ok(None) => Ok(()),
+                    Ok(Some(live)) => {
+                        let held = json!(live.metadata.finalizers.unwrap_or_default());
+                        Err(format!("waiting for it to be gone, finalizers {held}"))
+                    }
+                    Err(error) => Err(phrase(&error)),
+                }
+            })
+        })
+        .await
+    }
+
+    /// Tries a request until it is answered for good, or the step's time is over.
+    pub(super) async fn patiently<'a, T: Send + 'a>(
+        &self,
+        step: &Step,
+        mut attempt: impl FnMut() -> BoxFuture<'a, Result<T, kube::Error>> + Send,
+    ) -> Result<T, Failure> {
+        let mut pause = super::target::Pause::new(Duration::from_secs(step.deadline_s));
+        let mut said = String::new();
+        loop {
+            let error = match attempt().await {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
+            };
+            if !errors::may_pass(&error) || !pause.more().await {
+                return Err(failure(&step.what, &error));
+            }
+            let why = phrase(&error);
+            if why != said {
+                self.progress(step, format!("tried again: {why}"));
+                said = why;
+            }
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! What differs between an object as it is and as the API says it would be: flattened, without what the API keeps by
+//! itself, and without a Secret's data.
+
+use crate::state::Fields;
+use serde_json::Value;
+
+/// Metadata that the API keeps by itself, and status.
+fn is_noise(path: &str) -> bool {
+    const NOISE: [&str; 7] = [
+        "metadata.managedFields",
+        "metadata.resourceVersion",
+        "metadata.generation",
+        "metadata.uid",
+        "metadata.creationTimestamp",
+        "metadata.selfLink",
+        "status",
+    ];
+    NOISE.contains(&path)
+}
+
+/// Returns a path's next part: a plain word after a dot, anything else in quotes, so that `a.b/c` is one key.
+fn below(path: &str, key: &str) -> String {
+    let plain = key.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+    match (path.is_empty(), plain) {
+        (true, true) => key.to_owned(),
+        (false, true) => format!("{path}.{key}"),
+        (_, false) => format!("{path}[{key:?}]"),
+    }
+}
+
+/// Returns what tells an item of a list from its neighbours: lists of Kubernetes are maps by name as often as not, and
+/// an item put first should not make all others differ.
+fn item_key(items: &[Value], index: usize) -> String {
+    let name = |item: &Value| item.get("name").and_then(Value::as_str).map(str::to_owned);
+    match name(&items[index]) {
+        Some(own) if items.iter().filter(|i| name(i).as_ref() == Some(&own)).count() == 1 => own,
+        _ => index.to_string(),
+    }
+}
+
+fn walk(path: &str, value: &Value, out: &mut Fields) {
+    match value {
+        _ if is_noise(path) => {}
+        Value::Object(map) if !map.is_empty() => {
+            for (key, value) in map {
+                walk(&below(path, key), value, out);
+            }
+        }
+        Value::Array(items) if !items.is_empty() => {
+            for (index, item) in items.iter().enumerate() {
+                walk(&format!("{path}[{}]", item_key(items, index)), item, out);
+            }
+        }
+        Value::String(text) => {
+            out.insert(path.to_owned(), text.clone());
+        }
+        other => {
+            out.insert(path.to_owned(), other.to_string());
+        }
+    }
+}
+
+/// Returns the fields in which the live object and the API's dry-run answer differ: now, and afterwards.
+pub(super) fn differing(live: &Value, dry_run: &Value) -> (Fields, Fields) {
+    let (mut now, mut then) = (Fields::new(), Fields::new());
+    walk("", live, &mut now);
+    walk("", dry_run, &mut then);
+    let same: Vec<String> =
+        now.iter().filter(|(k, v)| then.get(*k) == Some(v)).map(|(k, _)| k.clone()).collect();
+    for key in same {
+        now.remove(&key);
+        then.remove(&key);
+    }
+    if live["kind"] == "Secret" || dry_run["kind"] == "Secret" {
+        for (fields, word) in [(&mut now, "<secret>"), (&mut then, "<another secret>")] {
+            let secret = |key: &str| ["data", "stringData"].iter().any(|p| key.starts_with(p));
+            fields.iter_mut().filter(|(key, _)| secret(key)).for_each(|(_, value)| *value = word.to_owned());
+        }
+    }
+    (now, then)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn only_what_differs_is_shown_and_secrets_never() {
+        let live = json!({"kind": "Secret", "metadata": {"resourceVersion": "1", "labels": {"a": "b"}}, "data": {"t": "b2xk"}});
+        let then = json!({"kind": "Secret", "metadata": {"resourceVersion": "2", "labels": {"a": "c"}}, "data": {"t": "bmV3"}});
+        let (now, then) = differing(&live, &then);
+        assert_eq!(now.keys().collect::<Vec<_>>(), ["data.t", "metadata.labels.a"]);
+        assert_eq!((now["data.t"].as_str(), then["data.t"].as_str()), ("<secret>", "<another secret>"));
+    }
+
+    #[test]
+    fn a_secret_that_comes_or_goes_is_not_shown_either() {
+        let with = json!({"kind": "Secret", "data": {"token": "Y2FuYXJ5"}});
+        let without = json!({"kind": "Secret"});
+        assert_eq!(differing(&with, &without).0["data.token"], "<secret>");
+        assert_eq!(differing(&without, &with).1["data.token"], "<another secret>");
+    }
+
+    #[test]
+    fn a_named_item_put_first_is_one_difference() {
+        let live = json!({"ports": [{"name": "a", "port": 1}, {"name": "b", "port": 2}]});
+        let then = json!({"ports": [{"name": "new", "port": 3}, {"name": "a", "port": 1}, {"name": "b", "port": 2}]});
+        let (now, then) = differing(&live, &then);
+        assert!(now.is_empty(), "{now:?}");
+        assert_eq!(then.keys().collect::<Vec<_>>(), ["ports[new].name", "ports[new].port"]);
+    }
+
+    #[test]
+    fn keys_with_dots_stay_whole() {
+        let (_, then) = differing(&json!({}), &json!({"labels": {"a.b/c": "d"}}));
+        assert_eq!(then.keys().collect::<Vec<_>>(), ["labels[\"a.b/c\"]"]);
+    }
+}

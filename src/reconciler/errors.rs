@@ -1,0 +1,149 @@
+//! What the API's errors mean: what will pass by itself, what needs a person, and how it is said.
+
+use crate::state::{Failure, FailureKind};
+use kube::core::Status;
+
+/// What one field manager holds against us.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Claim {
+    /// The manager.
+    pub manager: String,
+    /// The field, dotted, with a leading dot.
+    pub field: String,
+}
+
+/// Returns whether the object, or its kind, is not there.
+pub(super) fn is_missing(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 404)
+}
+
+/// Returns whether trying again may help without anybody doing something: the connection went (another controller takes
+/// over), the server is starting or busy, a kind is about to be served, a webhook about to answer.
+pub(super) fn may_pass(error: &kube::Error) -> bool {
+    match error {
+        kube::Error::Api(status) => {
+            matches!(status.code, 404 | 429 | 502..=504)
+                || (status.code == 500 && {
+                    let phrases =
+                        ["failed calling webhook", "connection refused", "x509", "etcdserver", "timed out"];
+                    phrases.iter().any(|p| status.message.contains(p))
+                })
+                // A write met another; the next try reads again.
+                || (status.code == 409 && status.message.contains("Operation cannot be fulfilled on"))
+        }
+        kube::Error::Service(_) | kube::Error::HyperError(_) => true,
+        _ => false,
+    }
+}
+
+/// Returns whether the API could not be talked to at all.
+pub(super) fn is_unreachable(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Service(_) | kube::Error::HyperError(_))
+}
+
+/// Says an error in one line, from its innermost cause where the outer ones say nothing.
+pub(super) fn phrase(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => match status.message.lines().next() {
+            Some(line) if !line.is_empty() => line.to_owned(),
+            _ => format!("HTTP {} {}", status.code, status.reason),
+        },
+        other => {
+            let mut cause: &dyn std::error::Error = other;
+            while let Some(source) = cause.source() {
+                cause = source;
+            }
+            cause.to_string()
+        }
+    }
+}
+
+/// Returns who owns the fields that a server-side apply wanted; empty if the error is no such conflict.
+pub(super) fn claims(error: &kube::Error) -> Vec<Claim> {
+    let kube::Error::Api(status) = error else { return Vec::new() };
+    claims_of(status)
+}
+
+fn claims_of(status: &Status) -> Vec<Claim> {
+    let causes = status.details.iter().flat_map(|d| &d.causes);
+    causes
+        .filter(|c| c.reason == "FieldManagerConflict")
+        .map(|c| Claim {
+            // conflict with "kubectl-edit" using apps/v1
+            manager: c.message.split('"').nth(1).unwrap_or("another manager").to_owned(),
+            field: c.field.clone(),
+        })
+        .collect()
+}
+
+/// Returns the failure of a step.
+pub(super) fn failure(what: &str, error: &kube::Error) -> Failure {
+    let claims = claims(error);
+    if !claims.is_empty() {
+        let said: Vec<String> =
+            claims.iter().map(|c| format!("{} belongs to {}", c.field, c.manager)).collect();
+        return Failure::new(FailureKind::Step, "E-K8S-CONFLICT", format!("{what}: {}", said.join(", ")))
+            .hint(
+                "another controller sets what the inventory sets too: stop it, or let it have the field \
+             (kubectl get --show-managed-fields shows who owns what)",
+            );
+    }
+    let code = match error {
+        kube::Error::Api(status) if matches!(status.code, 401 | 403) => "E-K8S-AUTH",
+        kube::Error::Api(status) if matches!(status.code, 400 | 422) => "E-K8S-INVALID",
+        error if is_unreachable(error) => "E-K8S-UNREACHABLE",
+        _ => "E-K8S-API",
+    };
+    let failure = Failure::new(FailureKind::Step, code, format!("{what}: {}", phrase(error)));
+    match code {
+        "E-K8S-AUTH" => failure.hint("the admin kubeconfig on the controller is not the cluster's any more"),
+        "E-K8S-UNREACHABLE" => {
+            failure.hint("on a controller: systemctl status k0scontroller, and k0s kubectl get --raw /readyz")
+        }
+        _ => failure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn api(status: serde_json::Value) -> kube::Error {
+        kube::Error::Api(Box::new(serde_json::from_value(status).expect("a status")))
+    }
+
+    #[test]
+    fn a_conflict_names_every_manager_and_field() {
+        let error = api(
+            json!({"code": 409, "reason": "Conflict", "message": "Apply failed with 2 conflicts",
+            "details": {"causes": [
+                {"reason": "FieldManagerConflict", "field": ".spec.replicas", "message": "conflict with \"hpa\" using apps/v1"},
+                {"reason": "FieldManagerConflict", "field": ".spec.paused", "message": "conflict with \"kubectl-edit\" using apps/v1"}]}}),
+        );
+        let failure = failure("Deployment x", &error);
+        assert_eq!(failure.code, "E-K8S-CONFLICT");
+        assert_eq!(
+            failure.message,
+            "Deployment x: .spec.replicas belongs to hpa, .spec.paused belongs to kubectl-edit"
+        );
+        assert!(!may_pass(&error), "trying again does not help");
+    }
+
+    #[test]
+    fn a_webhook_that_does_not_answer_passes_and_a_bad_object_does_not() {
+        let webhook = "Internal error occurred: failed calling webhook \"validate-modelroute.volcano.sh\": connection refused";
+        assert!(may_pass(&api(json!({"code": 500, "message": webhook}))));
+        assert!(may_pass(&api(
+            json!({"code": 409, "message": "Operation cannot be fulfilled on nodes \"a\": changed"})
+        )));
+        assert!(may_pass(&api(
+            json!({"code": 404, "message": "the server could not find the requested resource"})
+        )));
+        let strict = api(json!({"code": 400, "message": "strict decoding error: unknown field \"spec.x\""}));
+        assert!(!may_pass(&strict));
+        assert_eq!(failure("a", &strict).code, "E-K8S-INVALID");
+        let message = failure("a", &strict).message;
+        assert_eq!(message, "a: strict decoding error: unknown field \"spec.x\"");
+    }
+}

@@ -1,0 +1,156 @@
+//! The kinds that we apply: where each lives in the API, and whether it is pruned.
+
+use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind};
+use serde_json::Value;
+
+/// A kind that we apply.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Kind {
+    /// API group; empty for the core.
+    pub group: &'static str,
+    /// Version that our manifests are written in.
+    pub version: &'static str,
+    /// `kind` of its objects.
+    pub kind: &'static str,
+    /// As in paths.
+    pub plural: &'static str,
+    /// Where its objects live.
+    pub scope: Scope,
+    /// What happens to objects that nothing wants any more.
+    pub leftovers: Leftovers,
+}
+
+/// Where objects live.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Scope {
+    /// In namespaces.
+    Namespace,
+    /// In the cluster.
+    Cluster,
+}
+
+/// What happens to objects of ours that nothing wants any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Leftovers {
+    /// They are removed.
+    Prune,
+    /// They stay: with a namespace or a definition goes what others put into it.
+    Keep,
+}
+
+const fn kind(
+    group: &'static str,
+    version: &'static str,
+    kind: &'static str,
+    plural: &'static str,
+    scope: Scope,
+    leftovers: Leftovers,
+) -> Kind {
+    Kind { group, version, kind, plural, scope, leftovers }
+}
+
+use Leftovers::{Keep, Prune};
+use Scope::{Cluster, Namespace};
+
+const RBAC: &str = "rbac.authorization.k8s.io";
+const GATEWAY: &str = "gateway.networking.k8s.io";
+const KTHENA: &str = "networking.serving.volcano.sh";
+
+/// Every kind that we apply, in the order in which they come into being; they are removed in the reverse.
+pub(super) const KINDS: [Kind; 17] = [
+    kind(
+        "apiextensions.k8s.io",
+        "v1",
+        "CustomResourceDefinition",
+        "customresourcedefinitions",
+        Cluster,
+        Keep,
+    ),
+    kind("", "v1", "Namespace", "namespaces", Cluster, Keep),
+    kind("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses", Cluster, Prune),
+    kind("", "v1", "ServiceAccount", "serviceaccounts", Namespace, Prune),
+    kind(RBAC, "v1", "ClusterRole", "clusterroles", Cluster, Prune),
+    kind(RBAC, "v1", "ClusterRoleBinding", "clusterrolebindings", Cluster, Prune),
+    kind("", "v1", "ConfigMap", "configmaps", Namespace, Prune),
+    kind("", "v1", "Secret", "secrets", Namespace, Prune),
+    kind("", "v1", "Service", "services", Namespace, Prune),
+    kind("apps", "v1", "DaemonSet", "daemonsets", Namespace, Prune),
+    kind("apps", "v1", "Deployment", "deployments", Namespace, Prune),
+    kind(GATEWAY, "v1", "GatewayClass", "gatewayclasses", Cluster, Prune),
+    kind(GATEWAY, "v1", "Gateway", "gateways", Namespace, Prune),
+    kind("inference.networking.k8s.io", "v1", "InferencePool", "inferencepools", Namespace, Prune),
+    kind(GATEWAY, "v1", "HTTPRoute", "httproutes", Namespace, Prune),
+    kind(KTHENA, "v1alpha1", "ModelServer", "modelservers", Namespace, Prune),
+    kind(KTHENA, "v1alpha1", "ModelRoute", "modelroutes", Namespace, Prune),
+];
+
+impl Kind {
+    /// Returns a kind by the name that its objects carry.
+    pub fn named(name: &str) -> Option<&'static Kind> {
+        KINDS.iter().find(|k| k.kind == name)
+    }
+
+    /// Returns `Kind.group`, as in ApplySet annotations.
+    pub fn group_kind(&self) -> String {
+        if self.group.is_empty() { self.kind.to_owned() } else { format!("{}.{}", self.kind, self.group) }
+    }
+
+    /// Returns its API, in a namespace where it has one.
+    pub fn api(&self, client: &kube::Client, namespace: &str) -> Api<DynamicObject> {
+        let resource = ApiResource::from_gvk_with_plural(
+            &GroupVersionKind::gvk(self.group, self.version, self.kind),
+            self.plural,
+        );
+        match (self.scope, namespace) {
+            (Scope::Namespace, namespace) if !namespace.is_empty() => {
+                Api::namespaced_with(client.clone(), namespace, &resource)
+            }
+            _ => Api::all_with(client.clone(), &resource),
+        }
+    }
+}
+
+/// Returns the API of nodes, unstructured.
+pub(super) fn node_api(client: &kube::Client) -> Api<DynamicObject> {
+    let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk("", "v1", "Node"), "nodes");
+    Api::all_with(client.clone(), &resource)
+}
+
+/// What an object is called.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Place {
+    /// Its kind.
+    pub kind: String,
+    /// Its namespace, or nothing.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl Place {
+    /// Reads it from a manifest.
+    pub fn of(manifest: &Value) -> Self {
+        let text =
+            |pointer: &str| manifest.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+        Self { kind: text("/kind"), namespace: text("/metadata/namespace"), name: text("/metadata/name") }
+    }
+
+    /// Reads it from `Kind/namespace/name` or `Kind/name`.
+    pub fn from_id(id: &str) -> Option<Self> {
+        let (kind, namespace, name) = match id.split('/').collect::<Vec<_>>()[..] {
+            [kind, namespace, name] => (kind, namespace, name),
+            [kind, name] => (kind, "", name),
+            _ => return None,
+        };
+        Some(Self { kind: kind.to_owned(), namespace: namespace.to_owned(), name: name.to_owned() })
+    }
+
+    /// Returns `Kind/namespace/name` or `Kind/name`.
+    pub fn id(&self) -> String {
+        if self.namespace.is_empty() {
+            format!("{}/{}", self.kind, self.name)
+        } else {
+            format!("{}/{}/{}", self.kind, self.namespace, self.name)
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! Data tests of `serving`: the manifests of every example, and that Kubernetes knows every field of them.
+
+use k8s_openapi::api::{
+    apps::v1::{DaemonSet, Deployment},
+    core::v1::{ConfigMap, Namespace, Secret, Service, ServiceAccount},
+    node::v1::RuntimeClass,
+    rbac::v1::{ClusterRole, ClusterRoleBinding},
+};
+use provision::catalog::Catalog;
+use provision::inventory::{Inventory, load};
+use provision::serving::{ServingInput, chats, desired};
+use provision::state::{Object, Ready, Resource, SecretText, Spec, Stage};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+const CANARY: &str = "hf_canary_5d1e";
+
+fn example(name: &str) -> Inventory {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("inventories").join(name);
+    load(&path, &Catalog::builtin().expect("the catalog")).expect("an inventory").inventory
+}
+
+fn text(text: &str) -> Inventory {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("site.yaml");
+    std::fs::write(&path, text).expect("written");
+    let loaded = load(&path, &Catalog::builtin().expect("the catalog"));
+    loaded.unwrap_or_else(|d| panic!("{}", d.render(false))).inventory
+}
+
+fn with(inventory: &Inventory, crds: Vec<Value>, tokens: &[(&str, &str)]) -> Vec<Resource> {
+    let catalog = Catalog::builtin().expect("the catalog");
+    let tokens = tokens.iter().map(|(k, v)| ((*k).to_owned(), SecretText::new(*v))).collect();
+    desired(&ServingInput { inventory, catalog: &catalog, crds, tokens }).expect("objects")
+}
+
+fn object(resource: &Resource) -> &Object {
+    let Spec::Object(object) = &resource.spec else { panic!("{} is no object", resource.id) };
+    object
+}
+
+fn find<'a>(all: &'a [Resource], id: &str) -> &'a Resource {
+    all.iter().find(|r| r.id.as_str() == id).unwrap_or_else(|| panic!("no {id}"))
+}
+
+const EXAMPLES: [&str; 5] = ["lab", "three-nodes", "h100-rack", "trn2-ultraserver", "mixed"];
+
+#[test]
+fn the_manifests_of_the_examples() {
+    for name in EXAMPLES {
+        let all = with(&example(name), Vec::new(), &[("hf", "token-of-the-test")]);
+        let shown: Vec<Value> = all.iter().map(|r| object(r).manifest.clone()).collect();
+        insta::with_settings!({snapshot_path => "../serving", prepend_module_to_snapshot => false}, {
+            insta::assert_yaml_snapshot!(name, shown);
+        });
+    }
+}
+
+/// Reads a manifest as its type and writes it again.
+fn round_trip<T: serde::Serialize + serde::de::DeserializeOwned>(manifest: &Value) -> Value {
+    let typed: T = serde_json::from_value(manifest.clone()).unwrap_or_else(|e| panic!("{e}: {manifest}"));
+    serde_json::to_value(typed).expect("json")
+}
+
+/// Returns the paths that `before` has and `after` does not.
+fn lost(path: &str, before: &Value, after: &Value, found: &mut Vec<String>) {
+    match before {
+        Value::Object(map) => {
+            for (key, value) in map {
+                match after.get(key) {
+                    Some(other) => lost(&format!("{path}.{key}"), value, other, found),
+                    None => found.push(format!("{path}.{key}")),
+                }
+            }
+        }
+        Value::Array(items) => {
+            for (n, item) in items.iter().enumerate() {
+                lost(&format!("{path}[{n}]"), item, &after[n], found);
+            }
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn kubernetes_knows_every_field() {
+    let mut checked = BTreeSet::new();
+    for name in EXAMPLES {
+        for resource in with(&example(name), Vec::new(), &[]) {
+            let manifest = &object(&resource).manifest;
+            let kind = manifest["kind"].as_str().unwrap_or_default();
+            let again = match kind {
+                "Deployment" => round_trip::<Deployment>(manifest),
+                "DaemonSet" => round_trip::<DaemonSet>(manifest),
+                "Service" => round_trip::<Service>(manifest),
+                "ServiceAccount" => round_trip::<ServiceAccount>(manifest),
+                "ConfigMap" => round_trip::<ConfigMap>(manifest),
+                "Namespace" => round_trip::<Namespace>(manifest),
+                "Secret" => round_trip::<Secret>(manifest),
+                "RuntimeClass" => round_trip::<RuntimeClass>(manifest),
+                "ClusterRole" => round_trip::<ClusterRole>(manifest),
+                "ClusterRoleBinding" => round_trip::<ClusterRoleBinding>(manifest),
+                // Custom: the golden files hold them, the API stand-in and the real CRDs check them.
+                "Gateway" | "ModelServer" | "ModelRoute" => continue,
+                other => panic!("{other} is not checked"),
+            };
+            checked.insert(kind.to_owned());
+            let mut gone = Vec::new();
+            lost(kind, manifest, &again, &mut gone);
+            assert_eq!(gone, Vec::<String>::new(), "{name}: {}", resource.id);
+        }
+    }
+    assert_eq!(checked.len(), 10, "{checked:?}");
+}
+
+#[test]
+fn ids_are_unique_and_what_is_needed_comes_first() {
+    for name in EXAMPLES {
+        let all = with(&example(name), Vec::new(), &[]);
+        let ids: BTreeSet<_> = all.iter().map(|r| r.id.clone()).collect();
+        assert_eq!(ids.len(), all.len(), "{name}");
+        let at = |id: &str| all.iter().position(|r| r.id.as_str() == id).unwrap_or_else(|| panic!("no {id}"));
+        for (n, resource) in all.iter().enumerate() {
+            if let Some(namespace) = object(resource).manifest["metadata"]["namespace"].as_str()
+                && namespace != "kube-system"
+            {
+                assert!(at(&format!("Namespace/{namespace}")) < n, "{name}: {}", resource.id);
+            }
+        }
+        let stages: Vec<Stage> =
+            all.iter().map(|r| object(r).stage).filter(|s| *s >= Stage::Component).collect();
+        assert!(stages.is_sorted(), "{name}: {stages:?}");
+    }
+}
+
+#[test]
+fn two_tenants_share_a_name_through_gateways_of_their_own() {
+    let inventory = example("lab");
+    let all = with(&inventory, Vec::new(), &[]);
+    let route = |id: &str| &object(find(&all, id)).manifest["spec"];
+    let (ads, search) = (route("ModelRoute/models/ads-qwen"), route("ModelRoute/models/search-qwen"));
+    assert_eq!(ads["modelName"], search["modelName"]);
+    assert_eq!(ads["parentRefs"][0]["name"], "tenant-ads");
+    assert_eq!(search["parentRefs"][0]["name"], "tenant-search");
+    assert_eq!(ads["rules"][0]["targetModels"][0]["modelServerName"], "qwen-trn");
+    let service = &object(find(&all, "Service/kthena-system/kthena-gateways")).manifest["spec"];
+    let router = &object(find(&all, "Deployment/kthena-system/kthena-router")).manifest;
+    for (key, value) in service["selector"].as_object().expect("a selector") {
+        assert_eq!(
+            &router["spec"]["template"]["metadata"]["labels"][key], value,
+            "the Service finds the router"
+        );
+    }
+    for chat in chats(&inventory) {
+        let Spec::Chat(chat) = &chat.spec else { panic!("a chat") };
+        let tenant = &inventory.tenants[&chat.tenant];
+        let ports = service["ports"].as_array().expect("ports");
+        let port = ports.iter().find(|p| p["nodePort"] == chat.node_port).expect("its node port");
+        assert_eq!(port["targetPort"], tenant.port, "which leads to the tenant's own listener");
+    }
+}
+
+#[test]
+fn an_engine_answers_to_the_name_that_its_model_server_rewrites_to() {
+    for name in EXAMPLES {
+        let inventory = example(name);
+        let all = with(&inventory, Vec::new(), &[]);
+        for model in inventory.models.keys() {
+            let engine =
+                &object(find(&all, &format!("Deployment/models/{model}"))).manifest["spec"]["template"];
+            let server = &object(find(&all, &format!("ModelServer/models/{model}"))).manifest["spec"];
+            let container = &engine["spec"]["containers"][0];
+            let command: Vec<&str> = container["command"]
+                .as_array()
+                .expect("a command")
+                .iter()
+                .filter_map(Value::as_str)
+                .collect();
+            let after = |flag: &str| {
+                command.iter().position(|w| *w == flag).and_then(|n| command.get(n + 1)).copied()
+            };
+            assert_eq!(after("--served-model-name"), server["model"].as_str(), "{name}/{model}");
+            let port = server["workloadPort"]["port"].as_u64().expect("a port");
+            assert_eq!(after("--port"), Some(port.to_string().as_str()), "{name}/{model}");
+            assert_eq!(container["readinessProbe"]["httpGet"]["port"], port);
+            for (key, value) in server["workloadSelector"]["matchLabels"].as_object().expect("labels") {
+                assert_eq!(&engine["metadata"]["labels"][key], value, "{name}/{model}");
+            }
+        }
+    }
+}
+
+const SITE: &str = r#"apiVersion: provision/v1
+kind: Inventory
+metadata: {name: x}
+secrets: {hf: {env: HF}}
+ssh: {user: root}
+cluster:
+  k0s: {version: v1.35.7+k0s.0}
+  network: {podCIDR: 10.240.0.0/16, serviceCIDR: 10.96.0.0/16}
+pools:
+  control: {role: controller, hosts: {cp-1: {address: 10.0.0.1}}}
+  general: {role: worker, hosts: {w-1: {address: 10.0.0.2}}}
+  gpu:
+    role: worker
+    accelerator: {nvidia: {product: h100-sxm5-80gb, count: 8, driver: "580.178.04"}}
+    taints: ["example.com/paid=yes:NoSchedule"]
+    hosts: {h-1: {address: 10.0.0.3}}
+router: {kthena: {version: v1.0.0}}
+models:
+  m:
+    source: {huggingFace: {repo: a/b, revision: c0ffee, token: {secret: hf}}}
+    engine: {vllm: {image: "vllm/vllm-openai:v0.11.0"}}
+    placement: {pool: gpu, acceleratorsPerReplica: 4, replicas: 2}
+tenants:
+  t: {gateway: {port: 8081}, routes: {m: {to: {m: 100}}}}
+"#;
+
+#[test]
+fn a_pools_own_taints_are_tolerated_by_its_engines_and_its_device_plugin() {
+    let all = with(&text(SITE), Vec::new(), &[]);
+    let wanted = json!({"key": "example.com/paid", "operator": "Exists", "effect": "NoSchedule"});
+    for id in ["Deployment/models/m", "DaemonSet/kube-system/nvidia-device-plugin"] {
+        let tolerations = &object(find(&all, id)).manifest["spec"]["template"]["spec"]["tolerations"];
+        assert!(tolerations.as_array().is_some_and(|t| t.contains(&wanted)), "{id}: {tolerations}");
+    }
+}
+
+#[test]
+fn a_token_is_in_its_secret_alone_and_without_a_value_the_secret_is_left_as_it_is() {
+    let inventory = text(SITE);
+    let all = with(&inventory, Vec::new(), &[("hf", CANARY)]);
+    let encoded = {
+        use base64::Engine as _;
+        base64::engine::general_purpose::STANDARD.encode(CANARY)
+    };
+    for resource in &all {
+        let shown = serde_json::to_string(resource).expect("json");
+        assert!(!shown.contains(CANARY), "{}", resource.id);
+        assert_eq!(shown.contains(&encoded), resource.id.as_str() == "Secret/models/m-hf", "{}", resource.id);
+    }
+    let without = with(&inventory, Vec::new(), &[]);
+    let secret = find(&without, "Secret/models/m-hf");
+    assert!(object(secret).manifest["data"].is_null());
+    assert_eq!(secret.why.as_deref(), Some("secret hf has no value here"));
+    let engine = |all: &[Resource]| object(find(all, "Deployment/models/m")).manifest.clone();
+    assert_eq!(
+        engine(&all),
+        engine(&without),
+        "the engine does not change because the laptop lacks a variable"
+    );
+}
+
+#[test]
+fn only_definitions_of_use_are_applied_and_without_their_status() {
+    let crd = |group: &str| {
+        json!({"kind": "CustomResourceDefinition", "metadata": {"name": format!("x.{group}"), "creationTimestamp": null},
+        "spec": {"group": group}, "status": {"conditions": []}})
+    };
+    let crds = vec![crd("gateway.networking.k8s.io"), crd("workload.serving.volcano.sh")];
+    let all = with(&example("lab"), crds, &[]);
+    let found: Vec<&Object> = all.iter().map(object).filter(|o| o.stage == Stage::Crd).collect();
+    assert_eq!(found.len(), 1);
+    let expected = json!({"kind": "CustomResourceDefinition", "metadata": {"name": "x.gateway.networking.k8s.io"},
+        "spec": {"group": "gateway.networking.k8s.io"}});
+    assert_eq!((&found[0].manifest, found[0].ready), (&expected, Ready::Established));
+}
+
+#[test]
+fn weights_on_the_host_are_mounted_and_nothing_is_fetched() {
+    let all = with(&example("lab"), Vec::new(), &[]);
+    let spec = &object(find(&all, "Deployment/models/qwen-gpu")).manifest["spec"]["template"]["spec"];
+    let volumes: BTreeMap<&str, &str> = spec["volumes"]
+        .as_array()
+        .expect("volumes")
+        .iter()
+        .filter_map(|v| Some((v["name"].as_str()?, v["hostPath"]["path"].as_str()?)))
+        .collect();
+    assert_eq!(volumes["weights"], "/data/models/qwen");
+    let env = spec["containers"][0]["env"].as_array().expect("env");
+    assert!(env.contains(&json!({"name": "HF_HUB_OFFLINE", "value": "1"})), "{env:?}");
+    assert_eq!(spec["containers"][0]["command"][2], "/weights");
+}

@@ -1,0 +1,505 @@
+//! The cluster target against the API stand-in, in one process: over TLS, without SSH.
+
+use async_trait::async_trait;
+use provision::event::{Event, Events};
+use provision::lab::api::{self, Api, Authority, Credential, Identity, Options, Store, kubeconfig};
+use provision::lab::cluster::{
+    Accelerators, Cluster, ClusterSpec, ControllerStart, HostSpec, Vendor, WorkerStart,
+};
+use provision::plan::steps_of;
+use provision::reconciler::{Access, ClusterSetup, ClusterTarget};
+use provision::ssh::{BoxStream, SshError, SshErrorKind};
+use provision::state::*;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::task::JoinSet;
+
+fn provider() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+fn refused(what: &str) -> SshError {
+    SshError { kind: SshErrorKind::Refused, message: format!("{what} is closed"), hint: String::new() }
+}
+
+/// A store behind TLS, with nothing running on it but what a control plane does by itself.
+struct Bench {
+    store: Arc<Store>,
+    access: Arc<OneApi>,
+    // Ends what runs on it when the test ends.
+    _tasks: JoinSet<()>,
+}
+
+struct OneApi {
+    api: Api,
+    admin: String,
+    up: Mutex<bool>,
+    connections: Mutex<JoinSet<()>>,
+}
+
+#[async_trait]
+impl Access for OneApi {
+    async fn controller(&self, port: u16) -> Result<BoxStream, SshError> {
+        if port != 6443 || !*self.up.lock().expect("no panic") {
+            return Err(refused("the API"));
+        }
+        let (near, far) = tokio::io::duplex(256 << 10);
+        let api = self.api.clone();
+        self.connections.lock().expect("no panic").spawn(async move { api.serve_tls(far).await });
+        Ok(Box::new(near))
+    }
+
+    async fn worker(&self, _: u16) -> Result<BoxStream, SshError> {
+        Err(refused("the node port"))
+    }
+
+    async fn kubeconfig(&self) -> Result<Option<Vec<u8>>, Failure> {
+        Ok(Some(self.admin.clone().into_bytes()))
+    }
+}
+
+impl Bench {
+    fn new() -> Self {
+        provider();
+        let authority = Arc::new(Authority::new().expect("an authority"));
+        let tls = authority.server(&["kubernetes".to_owned()]).expect("a server");
+        let store = Arc::new(Store::new());
+        for name in ["default", "kube-system"] {
+            let body = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+            store.ensure("namespaces", body, "kube-apiserver").expect("made");
+        }
+        let pair = authority.client(&Identity::admin()).expect("a certificate");
+        let ca = authority.certificate().to_owned();
+        let admin = kubeconfig(
+            &ca,
+            "https://localhost:6443",
+            "local",
+            "Default",
+            "user",
+            &Credential::Certificate(pair),
+        );
+        let mut tasks = JoinSet::new();
+        tasks.spawn(api::housekeeping::run(store.clone()));
+        let api = Api { store: store.clone(), authority, version: "v1.35.7+k0s".into(), tls };
+        Self {
+            store,
+            access: Arc::new(OneApi { api, admin, up: Mutex::new(true), connections: Mutex::default() }),
+            _tasks: tasks,
+        }
+    }
+
+    fn target(&self, desired: Vec<Resource>) -> ClusterTarget {
+        self.target_with(desired, Events::none())
+    }
+
+    fn target_with(&self, desired: Vec<Resource>, events: Events) -> ClusterTarget {
+        ClusterTarget::new(ClusterSetup {
+            desired,
+            access: self.access.clone(),
+            address: "10.0.0.1".into(),
+            name: "test".into(),
+            events,
+        })
+    }
+
+    fn make(&self, kind: &str, body: Value) {
+        self.store.ensure(kind, body, "somebody").expect("accepted");
+    }
+
+    fn edit(&self, kind: &str, namespace: &str, name: &str, by: &str, change: impl Fn(&mut Value)) {
+        let edited = self.store.edit(kind, namespace, name, &Options::by(by), change).expect("accepted");
+        assert!(edited.is_some(), "{kind} {name} exists");
+    }
+}
+
+fn object(manifest: Value) -> Resource {
+    let object = Object { stage: Stage::Base, manifest, ready: Ready::Accepted };
+    Resource::new("test", Spec::Object(Box::new(object)))
+}
+
+fn config(name: &str, value: &str) -> Resource {
+    object(
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "default"},
+        "data": {"key": value}}),
+    )
+}
+
+/// Observes, and returns the steps that a plan would have.
+async fn steps(target: &ClusterTarget) -> Vec<Step> {
+    let observed = target.observe().await.expect("observed");
+    assert_eq!(observed.warnings, Vec::<String>::new());
+    steps_of(&observed).0
+}
+
+/// Brings the cluster to what is wanted, and asserts that nothing is left to do.
+async fn converge(target: &ClusterTarget) {
+    let todo = steps(target).await;
+    target.enact(&todo, &Lates::new()).await.expect("enacted");
+    assert_eq!(steps(target).await, [], "the second plan is empty");
+}
+
+fn names(steps: &[Step]) -> Vec<&str> {
+    steps.iter().map(|s| s.resource.as_str()).collect()
+}
+
+#[tokio::test]
+async fn a_field_edited_by_hand_is_named_and_taken_back() {
+    let bench = Bench::new();
+    let target = bench.target(vec![config("a", "wanted"), config("b", "wanted")]);
+    converge(&target).await;
+    bench.edit("configmaps", "default", "a", "kubectl-edit", |o| o["data"]["key"] = json!("by hand"));
+    let todo = steps(&target).await;
+    assert_eq!(names(&todo), ["ConfigMap/default/a"]);
+    let expected =
+        FieldDiff { name: "data.key".into(), from: Some("by hand".into()), to: Some("wanted".into()) };
+    assert_eq!(todo[0].change.fields, [expected]);
+    converge(&target).await;
+    assert_eq!(bench.store.get("configmaps", "default", "a").expect("there")["data"]["key"], "wanted");
+}
+
+#[tokio::test]
+async fn a_field_that_another_controller_sets_is_a_conflict_with_names() {
+    let bench = Bench::new();
+    let target = bench.target(vec![config("a", "wanted")]);
+    converge(&target).await;
+    bench.edit("configmaps", "default", "a", "other-controller", |o| o["data"]["key"] = json!("theirs"));
+    let todo = steps(&target).await;
+    let failure = target.enact(&todo, &Lates::new()).await.expect_err("refused");
+    assert_eq!(failure.code, "E-K8S-CONFLICT", "{failure:?}");
+    assert!(failure.message.contains(".data.key belongs to other-controller"), "{}", failure.message);
+    assert_eq!(bench.store.get("configmaps", "default", "a").expect("there")["data"]["key"], "theirs");
+}
+
+#[tokio::test]
+async fn what_nothing_wants_any_more_goes_and_what_was_there_before_us_stays() {
+    let bench = Bench::new();
+    let before = config("before", "wanted");
+    let Spec::Object(foreign) = &before.spec else { panic!("an object") };
+    bench.make("configmaps", foreign.manifest.clone());
+    let service = object(
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s", "namespace": "default"},
+        "spec": {"ports": [{"port": 80}]}}),
+    );
+    converge(&bench.target(vec![
+        before.clone(),
+        config("ours", "wanted"),
+        config("stays", "wanted"),
+        service,
+    ]))
+    .await;
+    // Another inventory's objects are none of ours.
+    let other = ClusterTarget::new(ClusterSetup {
+        desired: vec![config("other", "x")],
+        access: bench.access.clone(),
+        address: String::new(),
+        name: "another".into(),
+        events: Events::none(),
+    });
+    converge(&other).await;
+
+    let fewer = bench.target(vec![config("stays", "wanted")]);
+    let todo = steps(&fewer).await;
+    let removals: Vec<&str> =
+        todo.iter().filter(|s| s.change.verb == Verb::Remove).map(|s| s.resource.as_str()).collect();
+    assert_eq!(removals, ["Service/default/s", "ConfigMap/default/ours"], "what came last goes first");
+    converge(&fewer).await;
+    let left = |name: &str| bench.store.get("configmaps", "default", name).is_some();
+    assert!(left("before") && left("stays") && left("other") && !left("ours"));
+}
+
+#[tokio::test]
+async fn an_unknown_field_is_refused_not_dropped() {
+    let bench = Bench::new();
+    let target = bench.target(vec![object(json!({"apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "s", "namespace": "default"}, "spec": {"ports": [{"port": 80, "nodePrt": 30080}]}}))]);
+    let todo = steps(&target).await;
+    let failure = target.enact(&todo, &Lates::new()).await.expect_err("refused");
+    assert_eq!(failure.code, "E-K8S-INVALID", "{failure:?}");
+    assert!(failure.message.contains("nodePrt"), "{}", failure.message);
+}
+
+#[tokio::test]
+async fn a_secret_is_applied_compared_and_never_shown() {
+    const CANARY: &str = "Y2FuYXJ5LTJlN2E=";
+    let bench = Bench::new();
+    let secret = |data: &str| {
+        object(
+            json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "hf", "namespace": "default"},
+            "type": "Opaque", "data": {"token": data}}),
+        )
+    };
+    let (events, mut seen) = Events::channel();
+    let target = bench.target_with(vec![secret(CANARY)], events);
+    converge(&target).await;
+    assert_eq!(bench.store.get("secrets", "default", "hf").expect("there")["data"]["token"], CANARY);
+    bench.edit("secrets", "default", "hf", "kubectl-edit", |o| o["data"]["token"] = json!("b3RoZXI="));
+    let todo = steps(&target).await;
+    let shown = serde_json::to_string(&todo).expect("json");
+    assert!(shown.contains("<secret>") && !shown.contains(CANARY) && !shown.contains("b3RoZXI="), "{shown}");
+    converge(&target).await;
+    drop(target);
+    while let Some(event) = seen.recv().await {
+        assert!(!format!("{event:?}").contains(CANARY));
+    }
+
+    // A laptop without the value neither takes it away nor pretends that it could set it.
+    let unknown = object(
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "hf", "namespace": "default"},
+        "type": "Opaque"}),
+    );
+    assert_eq!(steps(&bench.target(vec![unknown.clone()])).await, []);
+    bench.store.erase("secrets", "default", "hf");
+    let target = bench.target(vec![unknown]);
+    let todo = steps(&target).await;
+    assert!(todo[0].deferred.is_some(), "{todo:?}");
+    assert_eq!(target.enact(&todo, &Lates::new()).await.expect_err("it has no value").code, "E-SECRET");
+}
+
+#[tokio::test]
+async fn an_api_that_is_down_defers_and_is_never_taken_for_an_empty_cluster() {
+    let bench = Bench::new();
+    let target = bench.target(vec![config("a", "wanted")]);
+    converge(&target).await;
+    *bench.access.up.lock().expect("no panic") = false;
+    let fresh = bench.target(vec![config("a", "wanted")]);
+    let observed = fresh.observe().await.expect("an answer");
+    assert!(observed.seen.values().all(|s| matches!(s, Observation::Deferred(_))), "{:?}", observed.seen);
+    assert!(observed.orphans.is_empty() && observed.warnings.len() == 1, "{:?}", observed.warnings);
+    *bench.access.up.lock().expect("no panic") = true;
+    assert_eq!(steps(&fresh).await, [], "and it is back");
+}
+
+fn pod(name: &str, labels: Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default", "labels": labels},
+        "spec": {"nodeName": "n-1", "containers": [{"name": "c", "image": "i"}]}})
+}
+
+#[tokio::test]
+async fn a_drain_honours_budgets_leaves_daemons_and_is_undone() {
+    let bench = Bench::new();
+    bench.make("nodes", json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n-1"}}));
+    bench.make(
+        "daemonsets.apps",
+        json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "ds", "namespace": "default"},
+            "spec": {"selector": {"matchLabels": {"app": "d"}}, "template": {"metadata": {"labels": {"app": "d"}},
+                "spec": {"containers": [{"name": "c", "image": "i"}]}}}}),
+    );
+    let owner = bench.store.get("daemonsets.apps", "default", "ds").expect("there");
+    let mut daemon = pod("daemon", json!({}));
+    daemon["metadata"]["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "ds",
+        "uid": owner["metadata"]["uid"], "controller": true}]);
+    for body in [pod("guarded", json!({"app": "a"})), pod("free", json!({})), daemon] {
+        let name = body["metadata"]["name"].as_str().expect("a name").to_owned();
+        bench.make("pods", body);
+        let running = |o: &mut Value| {
+            o["status"] = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]});
+        };
+        bench
+            .store
+            .edit("pods", "default", &name, &Options::status_by("kubelet"), running)
+            .expect("accepted");
+    }
+    bench.make("poddisruptionbudgets.policy", json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget",
+        "metadata": {"name": "b", "namespace": "default"}, "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "a"}}}}));
+    let allow = |count: u64| {
+        let status = |o: &mut Value| {
+            o["status"] = json!({"disruptionsAllowed": count, "currentHealthy": 1, "desiredHealthy": 1, "expectedPods": 1,
+                "observedGeneration": o["metadata"]["generation"]});
+        };
+        let by = Options::status_by("disruption-controller");
+        bench.store.edit("poddisruptionbudgets.policy", "default", "b", &by, status).expect("accepted");
+    };
+    allow(0);
+    // The kubelet's part: pods that were asked to end, end.
+    let store = bench.store.clone();
+    let mut kubelet = JoinSet::new();
+    kubelet.spawn(async move {
+        loop {
+            for pod in store.list("pods") {
+                if !pod["metadata"]["deletionTimestamp"].is_null() {
+                    store.erase("pods", "default", pod["metadata"]["name"].as_str().unwrap_or_default());
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    let (events, mut seen) = Events::channel();
+    let target = bench.target_with(Vec::new(), events);
+    let failure = target.drain("n-1", Duration::from_millis(500)).await.expect_err("the budget holds it");
+    assert_eq!(failure.code, "E-DRAIN");
+    assert!(
+        failure.tail.len() == 1 && failure.tail[0].starts_with("default/guarded: "),
+        "{:?}",
+        failure.tail
+    );
+    let exists = |name: &str| bench.store.get("pods", "default", name).is_some();
+    assert!(exists("guarded") && exists("daemon") && !exists("free"));
+    let node = || bench.store.get("nodes", "", "n-1").expect("the node");
+    assert_eq!(node()["spec"]["unschedulable"], true);
+
+    allow(1);
+    target.drain("n-1", Duration::from_secs(20)).await.expect("drained");
+    assert!(!exists("guarded") && exists("daemon"));
+    target.uncordon("n-1").await.expect("uncordoned");
+    assert!(node()["spec"]["unschedulable"].is_null(), "{}", node());
+    kubelet.abort_all();
+    let said = seen.try_recv().expect("it says what it waits for");
+    assert!(matches!(said, Event::Waiting { ref target, .. } if target == "n-1"), "{said:?}");
+
+    // Somebody else's cordon is not ours to lift.
+    bench.edit("nodes", "", "n-1", "kubectl", |o| o["spec"]["unschedulable"] = json!(true));
+    target.drain("n-1", Duration::from_secs(20)).await.expect("drained");
+    target.uncordon("n-1").await.expect("nothing to do");
+    assert_eq!(node()["spec"]["unschedulable"], true);
+}
+
+#[tokio::test]
+async fn a_drain_that_was_cut_off_is_undone_by_the_next_run_and_not_by_its_own() {
+    let bench = Bench::new();
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n-1"}});
+    bench.make("nodes", node);
+    let ready = |o: &mut Value| o["status"] = json!({"conditions": [{"type": "Ready", "status": "True"}]});
+    bench.store.edit("nodes", "", "n-1", &Options::status_by("kubelet"), ready).expect("accepted");
+    let wanted = || {
+        let node = Node {
+            name: "n-1".into(),
+            labels: BTreeMap::from([("a".into(), "b".into())]),
+            taints: Vec::new(),
+            cordoned: false,
+            allocatable: BTreeMap::new(),
+        };
+        vec![Resource::new("node", Spec::Node(node))]
+    };
+    let target = bench.target(wanted());
+    converge(&target).await;
+    target.drain("n-1", Duration::from_secs(20)).await.expect("drained");
+    assert_eq!(steps(&target).await, [], "its own drain is under way");
+    let next = bench.target(wanted());
+    assert_eq!(names(&steps(&next).await), ["node/n-1"]);
+    converge(&next).await;
+    assert!(bench.store.get("nodes", "", "n-1").expect("the node")["spec"]["unschedulable"].is_null());
+}
+
+#[tokio::test]
+async fn waiting_says_why() {
+    let bench = Bench::new();
+    let manifest = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d", "namespace": "default"},
+        "spec": {"selector": {"matchLabels": {"app": "d"}}, "template": {"metadata": {"labels": {"app": "d"}},
+            "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
+    let mut engine = Resource::new(
+        "test",
+        Spec::Object(Box::new(Object { stage: Stage::Engine, manifest, ready: Ready::Available })),
+    );
+    engine.deadline_s = 1;
+    let mut body = pod("d-1", json!({"app": "d"}));
+    body["spec"]["nodeName"] = json!(null);
+    bench.make("pods", body);
+    let unscheduled = |o: &mut Value| {
+        o["status"] = json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False",
+            "reason": "Unschedulable", "message": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."}]});
+    };
+    bench
+        .store
+        .edit("pods", "default", "d-1", &Options::status_by("kube-scheduler"), unscheduled)
+        .expect("accepted");
+    let (events, mut seen) = Events::channel();
+    let target = bench.target_with(vec![engine], events);
+    let todo = steps(&target).await;
+    let failure = target.enact(&todo, &Lates::new()).await.expect_err("never available");
+    assert_eq!(failure.code, "E-K8S-DEADLINE");
+    assert!(
+        failure.message.contains("0/1 ready: not scheduled: 0/3 nodes are available"),
+        "{}",
+        failure.message
+    );
+    drop(target);
+    let mut notes = Vec::new();
+    while let Some(event) = seen.recv().await {
+        if let Event::StepProgress { note, .. } = event {
+            notes.push(note);
+        }
+    }
+    assert!(notes.iter().any(|n| n.contains("Insufficient nvidia.com/gpu")), "{notes:?}");
+}
+
+/// A simulated cluster, reached as through SSH.
+struct Twin {
+    cluster: Arc<Cluster>,
+    admin: Mutex<Option<String>>,
+}
+
+#[async_trait]
+impl Access for Twin {
+    async fn controller(&self, port: u16) -> Result<BoxStream, SshError> {
+        let stream = self.cluster.dial("cp-1", port).await.ok_or_else(|| refused("the API"))?;
+        Ok(Box::new(stream))
+    }
+
+    async fn worker(&self, port: u16) -> Result<BoxStream, SshError> {
+        let stream = self.cluster.dial("w-1", port).await.ok_or_else(|| refused("the node port"))?;
+        Ok(Box::new(stream))
+    }
+
+    async fn kubeconfig(&self) -> Result<Option<Vec<u8>>, Failure> {
+        Ok(self.admin.lock().expect("no panic").clone().map(String::into_bytes))
+    }
+}
+
+#[tokio::test]
+async fn a_host_joins_with_a_token_that_ends_with_the_run_and_gets_its_label_and_devices() {
+    provider();
+    let host = |n: u8| HostSpec { addresses: vec![format!("10.0.0.{n}")], ..HostSpec::default() };
+    let mut gpu = host(3);
+    gpu.accelerators = Some(Accelerators { vendor: Vendor::Nvidia, count: 8, cores_per_device: 1 });
+    let hosts = BTreeMap::from([("cp-1".into(), host(1)), ("w-1".into(), host(2)), ("h-1".into(), gpu)]);
+    let cluster = Arc::new(Cluster::new(ClusterSpec { hosts, ..ClusterSpec::default() }, Events::none()));
+    let twin = Arc::new(Twin { cluster: cluster.clone(), admin: Mutex::new(None) });
+    let node = Node {
+        name: "h-1".into(),
+        labels: BTreeMap::from([("provision.dev/accelerator".into(), "nvidia".into())]),
+        taints: Vec::new(),
+        cordoned: false,
+        allocatable: BTreeMap::from([("nvidia.com/gpu".into(), 8)]),
+    };
+    let plugin = json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "p", "namespace": "kube-system"},
+        "spec": {"selector": {"matchLabels": {"app": "p"}}, "template": {"metadata": {"labels": {"app": "p"}},
+            "spec": {"nodeSelector": {"provision.dev/accelerator": "nvidia"},
+                "tolerations": [{"key": "provision.dev/starting", "operator": "Exists", "effect": "NoSchedule"}],
+                "containers": [{"name": "p", "image": "nvcr.io/nvidia/k8s-device-plugin:v0"}]}}}});
+    let token = Resource::new("k0s", Spec::JoinToken(JoinToken { role: JoinRole::Worker }));
+    let target = ClusterTarget::new(ClusterSetup {
+        desired: vec![token, object(plugin), Resource::new("node", Spec::Node(node))],
+        access: twin.clone(),
+        address: "10.0.0.1".into(),
+        name: "test".into(),
+        events: Events::none(),
+    });
+    let observed = target.observe().await.expect("observed");
+    assert!(observed.seen.values().all(|s| *s == Observation::Absent), "no cluster: {:?}", observed.seen);
+
+    let files = cluster.start_controller("cp-1", ControllerStart::default()).await.expect("a controller");
+    *twin.admin.lock().expect("no panic") = Some(files.admin_conf);
+    let mut todo = steps(&target).await;
+    let step = Step {
+        id: "cluster:token/worker".into(),
+        resource: "token/worker".into(),
+        change: Change { verb: Verb::Run, fields: Vec::new(), text: None },
+        ..todo[0].clone()
+    };
+    let lates = target.enact(&[step], &Lates::new()).await.expect("a token");
+    let token = lates[&JoinRole::Worker.late()].expose().to_owned();
+    let start = |token: &str| WorkerStart {
+        token: Some(token.to_owned()),
+        taints: vec!["provision.dev/starting=true:NoSchedule".into()],
+        ..WorkerStart::default()
+    };
+    cluster.start_worker("h-1", start(&token)).await.expect("it joins");
+    todo.retain(|s| s.resource.as_str() != "token/worker");
+    target.enact(&todo, &Lates::new()).await.expect("enacted");
+    assert_eq!(steps(&target).await, [], "label on, devices allocatable, startup taint off");
+    target.finish().await.expect("finished");
+    let late = cluster.start_worker("w-1", start(&token)).await.expect_err("the run is over");
+    assert!(late.contains("Unauthorized"), "{late}");
+}
