@@ -1,11 +1,11 @@
 //! Batches: the program that a host runs for a run of steps, and the launcher that starts it detached from the
 //! connection. `mkdir` of the run folder is the once-only gate; a lost connection attaches again at an offset.
 
-use super::frame::MARK;
 use super::kind::{self, Context};
-use crate::state::{Facts, Lates, Managed, Resource, Spec, Step, Verb};
+use crate::state::{Facts, LateName, Lates, Managed, Resource, SecretText, Spec, Step, Verb};
 use crate::template::quote;
 use base64::Engine;
+use std::collections::BTreeMap;
 
 /// How long a lock record lasts without renewal, in seconds: longer than a planned reboot.
 const LOCK_SECONDS: u64 = 3600;
@@ -24,10 +24,32 @@ pub(super) struct Place<'a> {
     pub owner: &'a str,
 }
 
+/// Secrets that a batch needs, by the name of the file in memory under which its program finds them.
+pub(super) type Payloads = BTreeMap<String, SecretText>;
+
+/// Returns what the steps need that must not be part of the program: late values, and the content of secret files.
+pub(super) fn payloads(steps: &[Step], desired: &[Resource], lates: &Lates) -> Payloads {
+    let late = steps.iter().flat_map(|s| &s.late);
+    let late = late.filter_map(|name| Some((late_name(name), lates.get(name)?.clone())));
+    let resources = steps.iter().filter(|s| s.change.verb != Verb::Remove);
+    let resources = resources.filter_map(|s| desired.iter().find(|r| r.id == s.resource));
+    late.chain(resources.filter_map(|r| kind::of(&r.spec)?.payload())).collect()
+}
+
+/// Returns a late value's name as part of a variable's name: `token_worker`.
+fn late_name(name: &LateName) -> String {
+    name.as_str().replace(|c: char| !c.is_ascii_alphanumeric(), "_")
+}
+
 /// Returns the record that managed.json keeps of a resource, on one line.
-fn record(resource: &Resource, adopted: bool) -> String {
+fn record(resource: &Resource, adopted: bool, context: &Context) -> String {
     let undo = match &resource.spec {
         Spec::Command(command) => command.undo.clone(),
+        // Their ids do not say all that removing them takes.
+        Spec::Unit(_) | Spec::PackageRepository(_) => {
+            let remove = kind::of(&resource.spec).and_then(|kind| kind.remove(context));
+            Some(remove.unwrap_or_else(|| ":".to_owned()))
+        }
         _ => None,
     };
     let spec = serde_json::to_string(&resource.spec).unwrap_or_default();
@@ -41,92 +63,143 @@ fn record(resource: &Resource, adopted: bool) -> String {
     serde_json::to_string(&managed).unwrap_or_default()
 }
 
-/// Returns the shell of one step; `None` if the target does not know its resource.
-fn step_shell(step: &Step, desired: &[Resource], facts: &Facts) -> Option<(String, String)> {
+/// Returns whether a resource that we only change was there before us. What has a mark or a file of our own is ours
+/// whatever was there.
+fn adopts(spec: &Spec) -> bool {
+    matches!(
+        spec,
+        Spec::Package(_)
+            | Spec::PackageRepository(_)
+            | Spec::File(_)
+            | Spec::Directory(_)
+            | Spec::Symlink(_)
+            | Spec::Download(_)
+            | Spec::Unit(_)
+    )
+}
+
+/// The shell of one step, and what managed.json is told before and after it.
+struct Parts {
+    before: String,
+    shell: String,
+    after: String,
+}
+
+/// Returns the shell of one step; the error is why there is none.
+fn parts(step: &Step, desired: &[Resource], facts: &Facts) -> Result<Parts, String> {
     let context = Context { package_manager: facts.package_manager };
+    let known = facts.managed.iter().find(|m| m.id == step.resource.as_str());
     if step.change.verb == Verb::Remove {
-        let managed = facts.managed.iter().find(|m| m.id == step.resource.as_str())?;
+        let managed = known.ok_or_else(|| format!("{} is not ours to remove", step.resource))?;
         let shell = match &managed.undo {
             Some(undo) => format!("/bin/sh -e -c {}\n", quote(undo)),
             None => super::removal::shell(managed, &context).unwrap_or_default(),
         };
-        return Some((shell, format!("forget {}\n", quote(&managed.id))));
+        let after = format!("forget {}\n", quote(&managed.id));
+        return Ok(Parts { before: String::new(), shell, after });
     }
-    let resource = desired.iter().find(|r| r.id == step.resource)?;
-    let shell = kind::of(&resource.spec)?.enact(&context);
-    let known = facts.managed.iter().find(|m| m.id == resource.id.as_str());
-    // What was there before us is only adopted: a package that we upgrade stays when its role goes.
+    let resource = desired
+        .iter()
+        .find(|r| r.id == step.resource)
+        .ok_or_else(|| format!("nothing wants {} on this host", step.resource))?;
+    let kind = kind::of(&resource.spec).ok_or_else(|| format!("{} is not for hosts", step.resource))?;
     let adopted = match known {
         Some(managed) => managed.adopted,
-        None => {
-            step.change.verb == Verb::Update
-                && matches!(resource.spec, Spec::Package(_) | Spec::File(_) | Spec::Directory(_))
-        }
+        None => step.change.verb == Verb::Update && adopts(&resource.spec),
     };
-    let remember = match resource.spec {
+    // Written down first: a host that loses its power in between must not keep what nobody knows to be ours.
+    let before = match resource.spec {
         Spec::Reboot(_) | Spec::Hostname(_) | Spec::Swap(_) => String::new(),
-        _ => format!("remember {} {}\n", quote(resource.id.as_str()), quote(&record(resource, adopted))),
+        _ => format!(
+            "remember {} {}\n",
+            quote(resource.id.as_str()),
+            quote(&record(resource, adopted, &context))
+        ),
     };
-    Some((shell, remember))
+    let units: Vec<String> = resource.restarts.iter().map(|unit| quote(unit)).collect();
+    let after = if units.is_empty() { String::new() } else { format!("pend {}\n", units.join(" ")) };
+    Ok(Parts { before, shell: kind.enact(&context), after })
 }
 
-/// Returns the program of a batch. Holds no late value: those arrive in files.
+/// Returns shell that restarts what waits for it, if this step may rely on it. A run of steps that change the same unit
+/// restarts it once, after the last of them.
+fn restarts_before(step: &Step, desired: &[Resource]) -> String {
+    let resource = desired.iter().find(|r| r.id == step.resource);
+    let relies = match resource.map(|r| &r.spec) {
+        Some(Spec::Unit(_) | Spec::Command(_) | Spec::Reboot(_)) => true,
+        Some(_) | None => false,
+    };
+    if !relies || step.change.verb == Verb::Remove {
+        return String::new();
+    }
+    let later = resource.map(|r| r.restarts.as_slice()).unwrap_or_default();
+    format!("again{}\n", later.iter().map(|unit| format!(" {}", quote(unit))).collect::<String>())
+}
+
+/// Returns the program of a batch. Holds no secret: those arrive in files in memory.
 pub(super) fn program(place: &Place<'_>, steps: &[Step], desired: &[Resource], facts: &Facts) -> String {
     let Place { state, batch, run, owner } = place;
     let mut p = format!(
         r#"#!/bin/sh
-PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C
+PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C HOME=${{HOME:-/root}}
 DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=a NEEDRESTART_SUSPEND=1
-export PATH LC_ALL DEBIAN_FRONTEND NEEDRESTART_MODE NEEDRESTART_SUSPEND
-S={state}; B=$S/runs/{batch}; L=/dev/shm/provision-{batch}; [ -d /dev/shm ] || L=$B/late
+export PATH LC_ALL HOME DEBIAN_FRONTEND NEEDRESTART_MODE NEEDRESTART_SUSPEND
+S={state}; B=$S/runs/{batch}; {memory}; R=
 finish() {{
-rm -rf -- "$L"; [ "$1" = 0 ] && [ -e "$B/reboot" ] && printf '\036reboot\n'
+rm -rf -- "$L"; [ "$1" = 0 ] && [ -e "$B/reboot" ] && {{ rm -f -- "$S/restarts"; printf '\036reboot\n'; }}
 printf '\036rc %s\n' "$1"; printf '%s' "$1" >"$B/rc.new"; sync "$B/rc.new" 2>/dev/null || sync; mv -f "$B/rc.new" "$B/rc"
 [ "$1" = 0 ] && [ -e "$B/reboot" ] && systemctl reboot
 exit "$1"
 }}
-rewrite() {{ {{ echo '['; [ -e "$S/managed.json" ] && grep '^{{"' "$S/managed.json" | grep -vF "\"id\":\"$1\""; [ -z "$2" ] || printf '%s,\n' "$2"; echo '{{}}]'; }} >"$S/managed.json.new"; mv -f "$S/managed.json.new" "$S/managed.json"; }}
+place() {{ sync "$1.new" 2>/dev/null || sync; mv -f -- "$1.new" "$1"; }}
+rewrite() {{ {{ echo '['; [ -e "$S/managed.json" ] && grep '^{{"' "$S/managed.json" | grep -vF "\"id\":\"$1\""; [ -z "$2" ] || printf '%s,\n' "$2"; echo '{{}}]'; }} >"$S/managed.json.new"; place "$S/managed.json"; }}
 remember() {{ rewrite "$1" "$2"; }}
 forget() {{ rewrite "$1" ''; }}
+# A large file that we wrote is not hashed at each look: size, inode and time of change tell that it is still ours.
+stamp() {{ {{ [ ! -e "$S/stamps" ] || while IFS= read -r l; do case $l in *"|$2") ;; *) printf '%s\n' "$l";; esac; done <"$S/stamps"; stat -c "$1|%s|%i|%.9Z|%n" -- "$2"; }} >"$S/stamps.new"; place "$S/stamps"; }}
+# Units that wait for a restart; the list outlives a failed step, so that a later batch still restarts them.
+keep() {{ if [ -n "$R" ]; then printf '%s\n' "$R" >"$S/restarts.new"; place "$S/restarts"; else rm -f -- "$S/restarts"; fi; }}
+pend() {{ for u in "$@"; do case " $R " in *" $u "*) ;; *) R="$R $u";; esac; done; keep; }}
+again() {{
+[ -n "$R" ] || return 0
+later=" $* "; k=; reloaded=
+for u in $R; do
+case $later in *" $u "*) k="$k $u"; continue;; esac
+case $(systemctl is-active -- "$u" 2>/dev/null) in active|activating|reloading|refreshing) ;; *) continue;; esac
+[ -n "$reloaded" ] || systemctl daemon-reload; reloaded=yes; echo "restarting $u"
+systemctl restart -- "$u" || {{ r=$?; systemctl status --no-pager -n 20 -- "$u" 2>&1; printf '\036done restart/%s %s\n' "$u" $r; finish $r; }}
+done
+R=$k; keep
+}}
 main() {{
 umask 022
 # Nobody else works here: we hold the flock. A record of ours is of a run that was killed; one of another is respected.
 n=$(date +%s); r=$(cat "$S/lock"); e=$(printf '%s' "$r" | sed -n 's/.*"expires_s":\([0-9]*\).*/\1/p')
 case $r in *'"run":"{run}"'*|*'"owner":"'{owner}'"'*|'') ;; *) if [ "${{e:-0}}" -gt "$n" ]; then printf '\036locked %s\n' "$r"; finish {LOCKED}; fi;; esac
 printf '{{"owner":"%s","run":"{run}","boot_id":"%s","expires_s":%s}}\n' {owner} "$(cat /proc/sys/kernel/random/boot_id)" $((n + {LOCK_SECONDS})) >"$S/lock"
+[ ! -e "$S/restarts" ] || R=$(cat "$S/restarts")
 "#,
         state = quote(state),
+        memory = memory(batch),
         owner = quote(owner),
     );
-    let mut restarts: Vec<&str> = Vec::new();
     for step in steps {
         let id = quote(step.resource.as_str());
-        let Some((shell, after)) = step_shell(step, desired, facts) else { continue };
-        let lates: String = step
-            .late
-            .iter()
-            .map(|late| format!("LATE_{0}=$L/{0}; export LATE_{0}\n", late.as_str().replace(['/', '-'], "_")))
-            .collect();
-        let spent = if step.late.is_empty() { "" } else { "rm -rf -- \"$L\"\n" };
+        let Parts { before, shell, after } = parts(step, desired, facts).unwrap_or_else(|why| Parts {
+            before: String::new(),
+            shell: format!("echo {} >&2; exit 1\n", quote(&why)),
+            after: String::new(),
+        });
+        let restarts = restarts_before(step, desired);
+        let names: Vec<String> = step.late.iter().map(late_name).collect();
+        let lates: String = names.iter().map(|n| format!("LATE_{n}=$L/{n}; export LATE_{n}\n")).collect();
+        let spent: String = names.iter().map(|n| format!("rm -f -- \"$L/{n}\"\n")).collect();
         p += &format!(
-            "printf '\\036step %s\\n' {id}\n{lates}( set -e\n{shell}); r=$?\n{spent}\
+            "{restarts}printf '\\036step %s\\n' {id}\n{before}{lates}( set -e\n{shell}); r=$?\n{spent}\
              [ $r -eq 0 ] || {{ printf '\\036done %s %s\\n' {id} $r; finish $r; }}\n{after}printf '\\036done %s 0\\n' {id}\n"
         );
-        if let Some(resource) = desired.iter().find(|r| r.id == step.resource) {
-            for unit in &resource.restarts {
-                if !restarts.contains(&unit.as_str()) {
-                    restarts.push(unit);
-                }
-            }
-        }
     }
-    for unit in restarts {
-        p += &format!(
-            "systemctl daemon-reload; echo restarting {0} if it runs; systemctl try-restart -- {0} || finish $?\n",
-            quote(unit)
-        );
-    }
-    p += "finish 0\n}\n\
+    p += "again\nfinish 0\n}\n\
           exec >>\"$B/output\" 2>&1 </dev/null\n\
           exec 9>>\"$B/alive\" 8>>\"$S/lock\"; flock -n 9 || exit 0\n\
           flock -w 60 8 || { printf '\\036locked %s\\n' \"$(cat \"$S/lock\")\"; finish 75; }\n\
@@ -134,31 +207,41 @@ printf '{{"owner":"%s","run":"{run}","boot_id":"%s","expires_s":%s}}\n' {owner} 
     p
 }
 
+/// Returns shell that sets `$L`, the batch's folder in memory.
+fn memory(batch: &str) -> String {
+    format!("L=/dev/shm/provision-{batch}; [ -d /dev/shm ] || L=/run/provision-{batch}")
+}
+
+/// Returns shell that takes away what killed launchers left in memory, of batches that match `pattern` and do not run.
+/// Expects `$S`.
+pub(super) fn sweep(pattern: &str) -> String {
+    format!(
+        "for d in /dev/shm/provision-{pattern} /run/provision-{pattern}; do [ -d \"$d\" ] && [ ! -L \"$d\" ] || continue\n\
+         a=$S/runs/${{d##*/provision-}}/alive; if [ -e \"$a\" ]; then flock -n \"$a\" true || continue; fi; rm -rf -- \"$d\"; done\n"
+    )
+}
+
 /// Returns the launcher: starts the program unless it was started before, then passes on its output from `offset` until
-/// standard input is closed. Late values are part of this text only, which goes over standard input and is stored
-/// nowhere.
-pub(super) fn launcher(place: &Place<'_>, program: Option<&str>, lates: &Lates, offset: u64) -> String {
+/// standard input is closed. Payloads are part of this text only, which goes over standard input and is stored nowhere.
+pub(super) fn launcher(place: &Place<'_>, program: Option<&str>, payloads: &Payloads, offset: u64) -> String {
     let Place { state, batch, .. } = place;
     let encode = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
     let start = match program {
         None => String::new(),
         Some(program) => {
-            let late: String = lates
+            let files: String = payloads
                 .iter()
                 .map(|(name, value)| {
-                    format!(
-                        "base64 -d >\"$L\"/{} <<'LATE_END'\n{}\nLATE_END\n",
-                        name.as_str().replace(['/', '-'], "_"),
-                        encode(value.expose().as_bytes())
-                    )
+                    let text = encode(value.expose().as_bytes());
+                    format!("base64 -d >\"$L\"/{name} <<'PAYLOAD_END'\n{text}\nPAYLOAD_END\n")
                 })
                 .collect();
-            let late = if late.is_empty() { late } else { format!("mkdir -p -m 700 \"$L\"\n{late}") };
+            let files = if files.is_empty() { files } else { format!("mkdir -p -m 700 -- \"$L\"\n{files}") };
             format!(
                 "if mkdir -- \"$B\" 2>/dev/null; then : >\"$B/output\"; : >\"$B/alive\"\n\
                  base64 -d >\"$B/program.new\" <<'PROGRAM_END'\n{}\nPROGRAM_END\n\
                  s=$(sha256sum <\"$B/program.new\"); [ \"${{s%% *}}\" = {} ] || {{ rm -rf -- \"$B\"; echo 'the program did not arrive whole' >&2; exit 1; }}\n\
-                 mv -f \"$B/program.new\" \"$B/program\"\n{late}\
+                 mv -f \"$B/program.new\" \"$B/program\"\n{files}\
                  if [ -d /run/systemd/system ] && command -v systemd-run >/dev/null 2>&1; then systemd-run --quiet --collect \
                  --unit=provision-{batch} /bin/sh \"$B/program\" </dev/null || {{ rm -rf -- \"$B\" \"$L\"; exit 1; }}\n\
                  else setsid /bin/sh \"$B/program\" >/dev/null 2>&1 </dev/null & fi\nfi\n",
@@ -167,16 +250,19 @@ pub(super) fn launcher(place: &Place<'_>, program: Option<&str>, lates: &Lates, 
             )
         }
     };
+    // A batch that says nothing for this long while nobody holds its flock was never started, in tenths of a second.
+    const SILENT: u32 = 600;
     format!(
         "main() {{\numask 077\nPATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin; export PATH\n\
-         S={state}; B=$S/runs/{batch}; L=/dev/shm/provision-{batch}; [ -d /dev/shm ] || L=$B/late\nmkdir -p -- \"$S/runs\" || exit 1\n{start}\
+         S={state}; B=$S/runs/{batch}; {memory}\nmkdir -p -- \"$S/runs\" || exit 1\n{start}\
          [ -d \"$B\" ] || {{ printf '\\036gone\\n'; exit 1; }}\n\
          tail -c +{} -f \"$B/output\" 2>/dev/null & t=$!\n\
-         {{ n=0; while [ ! -s \"$B/output\" ] && [ $n -lt 100 ]; do sleep 0.1; n=$((n+1)); done; flock \"$B/alive\" true; \
+         {{ n=0; while [ ! -s \"$B/output\" ] && [ $n -lt {SILENT} ]; do sleep 0.1; n=$((n+1)); done; flock \"$B/alive\" true; \
          [ -e \"$B/rc\" ] || {{ sleep 1; printf '\\036interrupted\\n'; }}; }} & w=$!\n\
          read -r _; kill $t $w 2>/dev/null; exit 0\n}}; main\n",
         offset + 1,
         state = quote(state),
+        memory = memory(batch),
     )
 }
 
@@ -193,9 +279,8 @@ pub(super) enum Line {
     Text(String),
 }
 
-/// Understands a line of a batch's output.
-pub(super) fn read_line(line: &str) -> Line {
-    let Some(frame) = line.strip_prefix(MARK) else { return Line::Text(line.to_owned()) };
+/// Understands what stands behind a frame's mark.
+pub(super) fn read_frame(frame: &str) -> Line {
     let (word, rest) = frame.split_once(' ').unwrap_or((frame, ""));
     match word {
         "step" => Line::Step(rest.to_owned()),

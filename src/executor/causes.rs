@@ -65,6 +65,54 @@ pub const CAUSES: &[Cause] = &[
         hint: "apt-cache policy PACKAGE on the host; check registries and proxies",
     },
     Cause {
+        phrase: "No match for argument",
+        code: "E-NO-PACKAGE",
+        what: "no repository of the host has the package",
+        hint: "dnf list --showduplicates PACKAGE on the host; check repositories, registries and proxies",
+    },
+    Cause {
+        phrase: "NO_PUBKEY",
+        code: "E-REPO-KEY",
+        what: "the repository is signed by a key that the host does not have",
+        hint: "provision lock --update the key, then apply again",
+    },
+    Cause {
+        phrase: "is not valid yet",
+        code: "E-CLOCK",
+        what: "the host's clock is behind",
+        hint: "date on the host; set the clock (chronyc makestep), then apply again",
+    },
+    Cause {
+        phrase: "Temporary failure resolving",
+        code: "E-DNS",
+        what: "the host cannot resolve names",
+        hint: "resolvectl status on the host; set a proxy or mirrors in the inventory",
+    },
+    Cause {
+        phrase: "Could not resolve host",
+        code: "E-DNS",
+        what: "the host cannot resolve names",
+        hint: "resolvectl status on the host; set a proxy or mirrors in the inventory",
+    },
+    Cause {
+        phrase: "Key was rejected by service",
+        code: "E-SECURE-BOOT",
+        what: "Secure Boot is on and the module's signature is not enrolled",
+        hint: "enrol the key (mokutil --import), use a signed driver package, or turn Secure Boot off",
+    },
+    Cause {
+        phrase: "Required key not available",
+        code: "E-SECURE-BOOT",
+        what: "Secure Boot is on and the module's signature is not enrolled",
+        hint: "enrol the key (mokutil --import), use a signed driver package, or turn Secure Boot off",
+    },
+    Cause {
+        phrase: "Read-only file system",
+        code: "E-READ-ONLY",
+        what: "a file system is mounted read-only, often after a disk error",
+        hint: "dmesg and mount on the host; repair the disk, then apply again",
+    },
+    Cause {
         phrase: "provision.lock says",
         code: "E-SHA256",
         what: "a source gave other bytes than the lock file names",
@@ -77,12 +125,23 @@ pub const CAUSES: &[Cause] = &[
         hint: "curl -I the URL on the host; set mirrors or a proxy in the inventory",
     },
     Cause {
+        phrase: "modprobe: FATAL: Module",
+        code: "E-MODULE-MISSING",
+        what: "the running kernel has no such module",
+        hint: "dkms status on the host: was it built for the kernel that runs now?",
+    },
+    Cause {
         phrase: "is loaded as version",
         code: "E-MODULE-VERSION",
         what: "the loaded kernel module is not the installed one",
         hint: "a process holds the old one: reboot the host, then apply again",
     },
 ];
+
+/// Returns the table of known causes, for documents.
+pub fn known_causes() -> &'static [Cause] {
+    CAUSES
+}
 
 /// Adds cause, code and hint to a failure whose output names a known cause.
 pub fn explain(mut failure: Failure) -> Failure {

@@ -11,6 +11,8 @@ pub fn program(state: &str) -> String {
     format!(
         r#"facts() {{
 S={state}
+# What hangs in the kernel cannot be killed, but the shell around it can.
+t() {{ s=$1; shift; timeout -k 1 "$s" /bin/sh -c '"$@"; exit $?' t "$@" 2>/dev/null; }}
 f() {{ printf '\036%s\n' "$1"; }}
 f uname; uname -s; uname -r; uname -m; uname -n
 f os; cat /etc/os-release 2>/dev/null
@@ -24,18 +26,19 @@ f cpus; getconf _NPROCESSORS_ONLN 2>/dev/null
 f memory; while read -r k v _; do case $k in MemTotal:) echo "$v"; break;; esac; done </proc/meminfo
 f now; date +%s
 f uptime; read -r u _ </proc/uptime && echo "${{u%%.*}}"
-f df; df -Pk / /var /tmp 2>/dev/null
+f df; t 5 df -Pk / /var /var/lib /tmp
 f tools; command -v apt-get dnf 2>/dev/null
 f cgroup; [ -e /sys/fs/cgroup/cgroup.controllers ] && echo 2 || echo 1
 f modules; for m in /sys/module/*/initstate; do [ -e "$m" ] && {{ m=${{m%/initstate}}; echo "${{m##*/}}"; }}; done
-f versions; for m in nvidia neuron nouveau; do [ -r /sys/module/$m/version ] && {{ read -r v </sys/module/$m/version; echo "$m $v"; }}; done
+f versions; for m in nvidia neuron nouveau mlx5_core mlx5_ib; do [ -r /sys/module/$m/version ] && {{ read -r v </sys/module/$m/version; echo "$m $v"; }}; done
 f pci; for d in /sys/bus/pci/devices/*; do [ -r "$d/vendor" ] || continue; read -r v <"$d/vendor"
 case $v in 0x10de|0x1d0f) c=; s=; t=; read -r e <"$d/device"; read -r c <"$d/class"; read -r s <"$d/subsystem_vendor"; read -r t <"$d/subsystem_device"; echo "${{d##*/}} $v $e $c ${{s:--}} ${{t:--}}";; esac; done 2>/dev/null
-f addresses; timeout 5 ip -o addr show scope global 2>/dev/null
+f addresses; t 5 ip -o addr show scope global
 f secureboot; for v in /sys/firmware/efi/efivars/SecureBoot-*; do [ -r "$v" ] && od -An -tu1 -j4 -N1 "$v"; done 2>/dev/null
-f cloudinit; command -v cloud-init >/dev/null 2>&1 && timeout 5 cloud-init status 2>/dev/null
+f cloudinit; if command -v cloud-init >/dev/null 2>&1; then t 5 cloud-init status; [ $? -lt 124 ] || echo 'status: unknown (timed out)'; fi
 f managed; cat "$S/managed.json" 2>/dev/null; echo
 f lock; cat "$S/lock" 2>/dev/null; echo
+f restarts; cat "$S/restarts" 2>/dev/null
 f held; if [ -e "$S/lock" ] && command -v flock >/dev/null 2>&1; then flock -n "$S/lock" true || echo held; fi
 f batches; for b in "$S"/runs/*; do [ -d "$b" ] && [ ! -e "$b/rc" ] || continue; if flock -n "$b/alive" true 2>/dev/null; then echo "${{b##*/}} dead"; else echo "${{b##*/}} alive"; fi; done
 printf '\036end 0\n'
@@ -65,10 +68,12 @@ pub fn parse(sections: &Sections) -> Result<Facts, String> {
         "" => Vec::new(),
         text => parse_managed(text).map_err(|e| format!("managed.json cannot be read: {e}"))?,
     };
-    let free = sections.lines("df").iter().skip(1).filter_map(|line| {
-        let columns: Vec<&str> = line.split_whitespace().collect();
-        Some(((*columns.get(5)?).to_owned(), columns.get(3)?.parse().ok()?))
-    });
+    // df answers in the order of the question, but with the names of mount points.
+    const ASKED: [&str; 4] = ["/", "/var", "/var/lib", "/tmp"];
+    let free =
+        sections.lines("df").iter().skip(1).zip(ASKED).filter_map(|(line, path)| {
+            Some((path.to_owned(), line.split_whitespace().nth(3)?.parse().ok()?))
+        });
     let facts = Facts {
         kernel_name: part(0),
         kernel: part(1),

@@ -4,7 +4,15 @@
 use std::collections::BTreeMap;
 
 /// The byte that opens a frame line.
-pub const MARK: char = '\x1e';
+const MARK: char = '\x1e';
+
+/// Returns what stands before a frame on its line, and the frame, if there is one.
+pub(super) fn split(line: &str) -> (&str, Option<&str>) {
+    match line.split_once(MARK) {
+        Some((before, frame)) => (before, Some(frame)),
+        None => (line, None),
+    }
+}
 
 /// Sections of one answer, by name, each the lines between its frame and the next.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -16,17 +24,20 @@ impl Sections {
         let mut sections = BTreeMap::<String, Vec<String>>::new();
         let mut current: Option<String> = None;
         for line in text.split('\n') {
-            match line.strip_prefix(MARK) {
+            // Output that does not end its line (an /etc/hostname without a newline) stands before the next frame.
+            let (line, frame) = split(line);
+            if !(line.is_empty() && frame.is_some())
+                && let Some(lines) = current.as_ref().and_then(|name| sections.get_mut(name))
+            {
+                lines.push(line.to_owned());
+            }
+            match frame {
                 Some(frame) if frame == "end" || frame.starts_with("end ") => return Some(Self(sections)),
                 Some(frame) => {
                     sections.entry(frame.to_owned()).or_default();
                     current = Some(frame.to_owned());
                 }
-                None => {
-                    if let Some(lines) = current.as_ref().and_then(|name| sections.get_mut(name)) {
-                        lines.push(line.to_owned());
-                    }
-                }
+                None => {}
             }
         }
         None
@@ -62,6 +73,12 @@ mod tests {
         for cut in 0..whole.len() - 3 {
             assert_eq!(Sections::parse(&whole[..cut]), None, "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn a_line_without_its_end_hides_no_frame() {
+        let sections = Sections::parse("\x1ehostname\nh-1\x1emachine\nabc\x1eend 0\n").expect("whole");
+        assert_eq!((sections.first("hostname"), sections.first("machine")), ("h-1", "abc"));
     }
 
     proptest! {

@@ -6,12 +6,13 @@ mod causes;
 mod facts;
 mod frame;
 mod kind;
+mod progress;
 mod removal;
 mod sudo;
 mod talk;
 mod target;
 
-pub use causes::{CAUSES, Cause};
+pub use causes::{CAUSES, Cause, known_causes};
 pub use frame::Sections;
 pub use kind::{diff, removal};
 pub use sudo::Sudo;
@@ -19,17 +20,40 @@ pub use target::{DesiredFn, HostSetup, HostTarget, STATE_DIR};
 
 use kind::sha256;
 
-use crate::state::{Change, Facts, Lates, Resource, Step, Verb};
+use crate::state::{Change, Content, Facts, Observation, Resource, ResourceId, Spec, Step, Verb};
+use std::collections::BTreeMap;
 
-/// Returns the whole text that a host would be sent to observe these resources: facts, then state.
-pub fn observe_program(resources: &[Resource]) -> String {
+/// Gathers what must be asked of a host to observe these resources.
+fn ask(resources: &[Resource]) -> kind::Ask {
     let mut ask = kind::Ask::default();
     for resource in resources {
         if let Some(kind) = kind::of(&resource.spec) {
             kind.ask(resource.id.as_str(), &mut ask);
         }
     }
-    facts::program(STATE_DIR) + &ask.program()
+    ask
+}
+
+/// Reads what a host answered of these resources; `None` if the answer was cut.
+pub fn observations(resources: &[Resource], answer: &str) -> Option<BTreeMap<ResourceId, Observation>> {
+    let answer = kind::Answer::parse(&Sections::parse(answer)?);
+    let observe = |r: &Resource| Some((r.id.clone(), kind::of(&r.spec)?.observe(r.id.as_str(), &answer)));
+    Some(resources.iter().filter_map(observe).collect())
+}
+
+/// Returns the whole text that a host would be sent to observe these resources, facts, then state, to be looked at: the
+/// digests of secrets, which could be guessed from, are left out.
+pub fn observe_program(resources: &[Resource]) -> String {
+    let mut ask = ask(resources);
+    for resource in resources {
+        if let Spec::File(file) = &resource.spec
+            && matches!(file.content, Content::Secret(_))
+            && let Some(sum) = ask.sums.get_mut(&file.path)
+        {
+            sum.sha256 = crate::state::REDACTED.to_owned();
+        }
+    }
+    facts::program(STATE_DIR) + &ask.program(STATE_DIR, false)
 }
 
 /// Returns the whole program that a host would run for these steps.
@@ -38,10 +62,10 @@ pub fn enact_program(steps: &[Step], resources: &[Resource], facts: &Facts) -> S
     batch::program(&place, steps, resources, facts)
 }
 
-/// Returns the text that starts a batch detached and follows it.
+/// Returns the text that starts a batch detached and follows it, without the secrets that it would carry.
 pub fn launch_program(program: &str) -> String {
     let place = batch::Place { state: STATE_DIR, batch: "BATCH", run: "RUN", owner: "you@here" };
-    batch::launcher(&place, Some(program), &Lates::new(), 0)
+    batch::launcher(&place, Some(program), &batch::Payloads::new(), 0)
 }
 
 /// Returns a change in one line: `580.126.09 -> 580.178.04`.

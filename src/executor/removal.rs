@@ -32,7 +32,7 @@ pub(super) fn shell(managed: &Managed, context: &Context) -> Option<String> {
         "download" => {
             Spec::Download(Download { path: name, urls: Vec::new(), sha256: String::new(), mode: 0 })
         }
-        "unit" => Spec::Unit(Unit { name, enabled: None, active: None, masked: false }),
+        "unit" => Spec::Unit(Unit { name, enabled: Some(true), active: Some(true), masked: false }),
         "kernel-module" => Spec::KernelModule(KernelModule { name, ensure: Ensure::Present, version: None }),
         "sysctl" => Spec::Sysctl(Sysctl { key: name, value: String::new(), raise_only: false }),
         _ => return None,

@@ -23,14 +23,16 @@ pub(super) fn shell(sudo: &Sudo) -> &'static str {
 }
 
 /// Puts the password into a one-shot folder in memory, through an exec of its own, and returns the command line of a
-/// root shell that uses it. The helper gives the password once: a second try gets an empty answer and ends.
+/// root shell that uses it. The helper gives the password once: a second try gets an empty answer and ends. Cached
+/// credentials are ignored (`-k`), or the password would stay there unread; if the connection is lost in between, it goes
+/// by itself.
 pub(super) async fn shell_with_password(
     transport: &dyn Transport,
     password: &SecretText,
 ) -> Result<String, SshError> {
     let stage = "exec /bin/sh -c 'umask 077; d=$(mktemp -d /dev/shm/provision.XXXXXX 2>/dev/null || mktemp -d) || exit 1; \
                  cat >\"$d/word\" && printf \"#!/bin/sh\\ncat $d/word 2>/dev/null; rm -rf $d\\n\" >\"$d/ask\" && chmod 700 \
-                 \"$d/ask\" && echo \"$d\"'";
+                 \"$d/ask\" && { (sleep 60; rm -rf \"$d\") >/dev/null 2>&1 </dev/null & } && echo \"$d\"'";
     let mut session = transport.open(stage).await?;
     session.send(Bytes::from(format!("{}\n", password.expose()))).await?;
     session.finish_input().await?;
@@ -41,7 +43,7 @@ pub(super) async fn shell_with_password(
         }
     }
     let folder = String::from_utf8_lossy(&folder).trim().to_owned();
-    Ok(format!("SUDO_ASKPASS={}/ask exec sudo -A -p '' -- /bin/sh -s", crate::template::quote(&folder)))
+    Ok(format!("SUDO_ASKPASS={}/ask exec sudo -A -k -p '' -- /bin/sh -s", crate::template::quote(&folder)))
 }
 
 /// Returns whether sudo asked for a password.

@@ -41,8 +41,9 @@ impl Talk {
         // A shell that has ended already refuses input; what it said is still there to be read.
         let sent = self.session.send(Bytes::from(program.to_owned())).await;
         let mut exit = None;
+        let mut scanned = 0;
         loop {
-            if let Some(end) = find_end(&self.out) {
+            if let Some(end) = find_end(&self.out, &mut scanned) {
                 let rest = self.out.split_off(end);
                 let answer = std::mem::replace(&mut self.out, rest);
                 return Ok(String::from_utf8_lossy(&answer).into_owned());
@@ -76,16 +77,35 @@ impl Talk {
     }
 }
 
-/// Returns where the end frame's line ends, if it is whole.
-fn find_end(out: &[u8]) -> Option<usize> {
+/// Returns where the end frame's line ends, if it is whole. `scanned` remembers what was looked at before, so that a long
+/// answer is read once and not once per packet.
+fn find_end(out: &[u8], scanned: &mut usize) -> Option<usize> {
     const END: &[u8] = b"\x1eend ";
-    let mut from = 0;
-    while let Some(at) = out[from..].windows(END.len()).position(|w| w == END) {
-        let at = from + at;
-        if at == 0 || out[at - 1] == b'\n' {
-            return out[at..].iter().position(|b| *b == b'\n').map(|n| at + n + 1);
+    match out[*scanned..].windows(END.len()).position(|w| w == END) {
+        Some(at) => {
+            *scanned += at;
+            out[*scanned..].iter().position(|b| *b == b'\n').map(|n| *scanned + n + 1)
         }
-        from = at + 1;
+        None => {
+            *scanned = out.len().saturating_sub(END.len() - 1);
+            None
+        }
     }
-    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::find_end;
+
+    #[test]
+    fn the_end_is_found_however_the_answer_is_cut_into_packets() {
+        let whole = b"\x1ea\nx\x1eend 0\nnext";
+        for step in 1..whole.len() {
+            let (mut scanned, mut found) = (0, None);
+            for upto in (0..=whole.len()).step_by(step).chain([whole.len()]) {
+                found = found.or_else(|| find_end(&whole[..upto], &mut scanned));
+            }
+            assert_eq!(found, Some(whole.len() - 4), "packets of {step}");
+        }
+    }
 }

@@ -1,20 +1,20 @@
 //! A host as a `Target`: observed by one exec, changed by detached batches.
 
-use super::batch::{self, Line, Place};
+use super::batch::{self, Payloads, Place};
 use super::frame::Sections;
-use super::kind::{self, Answer, Ask};
+use super::progress::Progress;
 use super::sudo::{self, Sudo};
 use super::talk::{Talk, TalkError};
 use super::{causes, facts};
 use crate::event::{Event, Events};
-use crate::ssh::{Chunk, Dial, Session, SshError, Transport};
+use crate::ssh::{Chunk, Dial, Session, SshError, SshErrorKind, Transport};
 use crate::state::{
-    Content, Facts, Failure, FailureKind, HostName, Lates, Observation, Observed, REDACTED, Resource,
-    ResourceId, RunId, SecretText, Spec, Step, Target, TargetId,
+    Content, Facts, Failure, FailureKind, HostName, Lates, Observed, Resource, RunId, SecretText, Spec, Step,
+    Target, TargetId,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -24,8 +24,10 @@ const FACTS_DEADLINE: Duration = Duration::from_secs(60);
 const STATE_DEADLINE: Duration = Duration::from_secs(180);
 /// A lost connection is sought again for this long while a batch runs.
 const RECONNECT_FOR: Duration = Duration::from_secs(300);
-/// Lines of output that a failure keeps.
-const TAIL_LINES: usize = 20;
+/// Run folders that stay on the host, for a look at what happened.
+const KEPT_RUNS: usize = 5;
+/// The first and the longest pause before a lost connection is sought again.
+const RECONNECT_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
 
 /// Computes what a host should have from what it says of itself; the errors are preflight failures.
 pub type DesiredFn = Arc<dyn Fn(&Facts) -> Result<Vec<Resource>, Vec<Failure>> + Send + Sync>;
@@ -63,6 +65,7 @@ pub const STATE_DIR: &str = "/var/lib/provision";
 /// A host over SSH.
 pub struct HostTarget {
     setup: HostSetup,
+    deep: bool,
     last: Mutex<Last>,
 }
 
@@ -83,7 +86,13 @@ fn ssh_failure(error: SshError) -> Failure {
 impl HostTarget {
     /// Returns the target; nothing is contacted yet.
     pub fn new(setup: HostSetup) -> Self {
-        Self { setup, last: Mutex::new(Last::default()) }
+        Self { setup, deep: false, last: Mutex::new(Last::default()) }
+    }
+
+    /// Hashes large files at each observation, although their size and time say that nobody touched them.
+    pub fn deep(mut self, deep: bool) -> Self {
+        self.deep = deep;
+        self
     }
 
     /// Returns the host's name.
@@ -166,18 +175,19 @@ impl HostTarget {
         }
     }
 
-    async fn gather(&self) -> Result<(Talk, Facts), Failure> {
+    async fn gather(&self) -> Result<(Talk, Facts, Vec<String>), Failure> {
         let program = prelude() + &facts::program(&self.setup.state_dir);
         let (talk, answer) = self.first(&program, FACTS_DEADLINE, "facts").await?;
         let unread = |why: String| Failure::new(FailureKind::Unobserved, "E-FACTS", why);
         let sections = Sections::parse(&answer).ok_or_else(|| unread("the answer was cut".to_owned()))?;
         let facts = facts::parse(&sections).map_err(unread)?;
-        Ok((talk, facts))
+        let waiting = sections.first("restarts").split_whitespace().map(str::to_owned).collect();
+        Ok((talk, facts, waiting))
     }
 
     /// Returns the host's facts, by one exec.
     pub async fn facts(&self) -> Result<Facts, Failure> {
-        let (talk, facts) = self.gather().await?;
+        let (talk, facts, _) = self.gather().await?;
         talk.end().await;
         Ok(facts)
     }
@@ -207,7 +217,7 @@ impl HostTarget {
         let alive: Vec<_> = facts.open_batches.iter().filter(|b| b.alive).collect();
         for open in &alive {
             self.waiting(format!("an earlier run's batch {} still runs", open.id));
-            self.follow(&open.id, None, &[], &Lates::new()).await?;
+            self.follow(&open.id, None, &[], &Payloads::new()).await?;
         }
         Ok(alive.len())
     }
@@ -216,7 +226,7 @@ impl HostTarget {
         self.setup.events.emit(Event::Waiting { target: self.setup.host.to_string(), reason });
     }
 
-    fn secrets(&self, lates: &Lates) -> Vec<SecretText> {
+    fn secrets(&self, payloads: &Payloads) -> Vec<SecretText> {
         let in_resources = self.with_last(|l| {
             l.desired
                 .iter()
@@ -229,7 +239,7 @@ impl HostTarget {
                 })
                 .collect::<Vec<_>>()
         });
-        let mut secrets: Vec<_> = lates.values().cloned().chain(in_resources).collect();
+        let mut secrets: Vec<_> = payloads.values().cloned().chain(in_resources).collect();
         secrets.extend(self.setup.redact.iter().cloned());
         if let Sudo::Ask(Some(password)) = &self.setup.sudo {
             secrets.push(password.clone());
@@ -244,12 +254,15 @@ impl HostTarget {
         batch: &str,
         program: Option<&str>,
         steps: &[Step],
-        lates: &Lates,
+        payloads: &Payloads,
     ) -> Result<bool, Failure> {
-        let secrets = self.secrets(lates);
-        let mut progress = Progress::new(self, steps, secrets);
+        let setup = &self.setup;
+        let secrets = self.secrets(payloads);
+        let mut progress =
+            Progress::new(setup.host.to_string(), &setup.state_dir, &setup.events, steps, secrets);
         let mut offset = 0u64;
-        let mut lost_since: Option<Instant> = None;
+        let mut lost_since: Option<(Instant, u64)> = None;
+        let mut pause = RECONNECT_PAUSE.0;
         loop {
             let place = Place {
                 state: &self.setup.state_dir,
@@ -257,18 +270,32 @@ impl HostTarget {
                 run: self.setup.run.as_str(),
                 owner: &self.setup.owner,
             };
-            let text = batch::launcher(&place, program, lates, offset);
+            let text = batch::launcher(&place, program, payloads, offset);
             match self.follow_once(&text, &mut offset, &mut progress).await {
                 Ok(reboot) => return Ok(reboot),
                 Err(Ended::Failed(failure)) => return Err(*failure),
                 Err(Ended::Lost(error)) => {
-                    let since = *lost_since.get_or_insert_with(Instant::now);
-                    if since.elapsed() > RECONNECT_FOR {
+                    // The time counts anew when something was heard in between.
+                    let since = match lost_since {
+                        Some((since, at)) if at == offset => since,
+                        _ => {
+                            pause = RECONNECT_PAUSE.0;
+                            Instant::now()
+                        }
+                    };
+                    lost_since = Some((since, offset));
+                    // No waiting mends a key or a login.
+                    let hopeless = !matches!(
+                        error.kind,
+                        SshErrorKind::Lost | SshErrorKind::Unreachable | SshErrorKind::Refused
+                    );
+                    if hopeless || since.elapsed() > RECONNECT_FOR {
                         return Err(ssh_failure(error));
                     }
                     self.waiting("the connection was lost; the batch goes on, connecting again".to_owned());
-                    progress.partial.clear();
-                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    progress.cut();
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(RECONNECT_PAUSE.1);
                 }
             }
         }
@@ -309,7 +336,7 @@ impl HostTarget {
                     return Err(match exit {
                         Some(rc) => Ended::Failed(Box::new(self.launch_failure(rc, &stderr))),
                         None => Ended::Lost(SshError {
-                            kind: crate::ssh::SshErrorKind::Lost,
+                            kind: SshErrorKind::Lost,
                             message: format!("connection to {} was lost", self.setup.host),
                             hint: "apply again: what runs on the host goes on, and is found".to_owned(),
                         }),
@@ -392,187 +419,6 @@ fn prelude() -> String {
         .to_owned()
 }
 
-/// Turns a batch's output into events and, at its end, a result.
-struct Progress<'a> {
-    target: &'a HostTarget,
-    steps: &'a [Step],
-    secrets: Vec<SecretText>,
-    partial: Vec<u8>,
-    current: Option<(String, Instant)>,
-    tail: VecDeque<String>,
-    reboot: bool,
-    failed: Option<Failure>,
-}
-
-impl<'a> Progress<'a> {
-    fn new(target: &'a HostTarget, steps: &'a [Step], secrets: Vec<SecretText>) -> Self {
-        Self {
-            target,
-            steps,
-            secrets,
-            partial: Vec::new(),
-            current: None,
-            tail: VecDeque::new(),
-            reboot: false,
-            failed: None,
-        }
-    }
-
-    fn step(&self, id: &str) -> Option<&'a Step> {
-        self.steps.iter().find(|s| s.resource.as_str() == id)
-    }
-
-    fn current_step(&self) -> Option<&'a Step> {
-        self.current.as_ref().and_then(|(id, _)| self.step(id))
-    }
-
-    /// Returns how long the running step may still take.
-    fn left(&self) -> Duration {
-        let deadline = Duration::from_secs(
-            self.current_step().map_or(crate::state::DEFAULT_DEADLINE_S, |s| s.deadline_s),
-        );
-        let spent = self.current.as_ref().map_or(Duration::ZERO, |(_, since)| since.elapsed());
-        deadline.saturating_sub(spent).max(Duration::from_millis(100))
-    }
-
-    fn too_late(&self) -> Failure {
-        let step = self.current_step();
-        let mut failure = Failure::new(
-            FailureKind::Step,
-            "E-DEADLINE",
-            format!(
-                "{} took longer than {} s",
-                step.map_or("the batch", |s| s.what.as_str()),
-                step.map_or(crate::state::DEFAULT_DEADLINE_S, |s| s.deadline_s)
-            ),
-        )
-        .hint("it is not cut off and may still end well: provision attach, then apply again");
-        failure.step = step.map(|s| s.id.clone());
-        failure.tail = self.tail.iter().cloned().collect();
-        failure
-    }
-
-    fn redact(&self, line: &str) -> String {
-        let mut line = line.to_owned();
-        for secret in &self.secrets {
-            for part in secret.expose().lines().filter(|l| l.trim().len() > 3) {
-                if line.contains(part) {
-                    line = line.replace(part, REDACTED);
-                }
-            }
-        }
-        line
-    }
-
-    /// Takes bytes of output; returns the batch's result when its end is among them. Only whole lines count for the
-    /// offset at which a new connection attaches.
-    fn feed(&mut self, bytes: &[u8], offset: &mut u64) -> Option<Result<bool, Failure>> {
-        self.partial.extend_from_slice(bytes);
-        while let Some(end) = self.partial.iter().position(|b| *b == b'\n') {
-            let line: Vec<u8> = self.partial.drain(..=end).collect();
-            *offset += line.len() as u64;
-            let line = String::from_utf8_lossy(&line[..end]).into_owned();
-            if let Some(result) = self.line(&line) {
-                return Some(result);
-            }
-        }
-        None
-    }
-
-    fn line(&mut self, line: &str) -> Option<Result<bool, Failure>> {
-        let host = self.target.setup.host.to_string();
-        let events = &self.target.setup.events;
-        match batch::read_line(line) {
-            Line::Step(id) => {
-                let what = self.step(&id).map_or_else(|| id.clone(), |s| s.what.clone());
-                events.emit(Event::StepStarted { target: host, step: id.clone(), what });
-                self.current = Some((id, Instant::now()));
-                self.tail.clear();
-            }
-            Line::Done(id, 0) => {
-                let elapsed = self.current.take().map_or(Duration::ZERO, |(_, since)| since.elapsed());
-                let step = self.step(&id);
-                events.emit(Event::StepDone {
-                    target: host,
-                    what: step.map_or_else(|| id.clone(), |s| s.what.clone()),
-                    change: step.map(|s| super::summary(&s.change)).unwrap_or_default(),
-                    step: id,
-                    elapsed,
-                });
-            }
-            Line::Done(id, rc) => {
-                let elapsed = self.current.take().map(|(_, since)| since.elapsed());
-                let step = self.step(&id);
-                let what = step.map_or_else(|| id.clone(), |s| s.what.clone());
-                let mut failure =
-                    Failure::new(FailureKind::Step, "E-STEP", format!("{what} failed (exit {rc})"));
-                failure.step = step.map(|s| s.id.clone());
-                failure.exit = Some(rc);
-                failure.after = elapsed;
-                failure.tail = self.tail.iter().cloned().collect();
-                failure.hint = Some(format!("provision apply --limit {host}, once the cause is gone"));
-                let failure = causes::explain(failure);
-                events.emit(Event::StepFailed {
-                    target: host,
-                    step: id,
-                    code: failure.code.clone(),
-                    message: failure.message.clone(),
-                    exit: Some(rc),
-                    elapsed: elapsed.unwrap_or_default(),
-                });
-                self.failed = Some(failure);
-            }
-            Line::Locked(record) => {
-                let owner: serde_json::Value = serde_json::from_str(&record).unwrap_or_default();
-                let text = |key: &str| owner.get(key).and_then(|v| v.as_str()).unwrap_or("?").to_owned();
-                self.failed = Some(
-                    Failure::new(
-                        FailureKind::Locked,
-                        "E-LOCKED",
-                        format!("{host} is locked by {} (run {})", text("owner"), text("run")),
-                    )
-                    .hint(format!(
-                        "if that run is gone: ssh {host} sudo rm {}/lock",
-                        self.target.setup.state_dir
-                    )),
-                );
-            }
-            Line::Reboot => self.reboot = true,
-            Line::Rc(0) => return Some(Ok(self.reboot)),
-            Line::Rc(rc) => {
-                let fallback = || {
-                    let mut failure =
-                        Failure::new(FailureKind::Step, "E-BATCH", format!("the batch failed (exit {rc})"));
-                    failure.tail = self.tail.iter().cloned().collect();
-                    failure.exit = Some(rc);
-                    causes::explain(failure)
-                };
-                return Some(Err(self.failed.take().unwrap_or_else(fallback)));
-            }
-            Line::Gone | Line::Interrupted => {
-                let mut failure = Failure::new(
-                    FailureKind::Step,
-                    "E-INTERRUPTED",
-                    "the batch on the host was interrupted before its end (power, reboot or kill)",
-                )
-                .hint("apply again: the host is observed afresh and what is left is done");
-                failure.step = self.current_step().map(|s| s.id.clone());
-                return Some(Err(failure));
-            }
-            Line::Text(text) => {
-                let text = self.redact(&text);
-                if self.tail.len() == TAIL_LINES {
-                    self.tail.pop_front();
-                }
-                self.tail.push_back(text.clone());
-                let step = self.current.as_ref().map(|(id, _)| id.clone()).unwrap_or_default();
-                events.emit(Event::Output { target: host, step, line: text });
-            }
-        }
-        None
-    }
-}
-
 #[async_trait]
 impl Target for HostTarget {
     fn id(&self) -> TargetId {
@@ -580,27 +426,17 @@ impl Target for HostTarget {
     }
 
     async fn observe(&self) -> Result<Observed, Failure> {
-        let (mut talk, facts) = self.gather().await?;
+        let (mut talk, facts, waiting) = self.gather().await?;
         preflight(&facts)?;
         let desired = (self.setup.desired)(&facts).map_err(combine)?;
-        let mut ask = Ask::default();
-        for resource in &desired {
-            if let Some(kind) = kind::of(&resource.spec) {
-                kind.ask(resource.id.as_str(), &mut ask);
-            }
-        }
-        let answer = match talk.ask(&ask.program(), STATE_DEADLINE).await {
+        let program = super::ask(&desired).program(&self.setup.state_dir, self.deep);
+        let answer = match talk.ask(&program, STATE_DEADLINE).await {
             Ok(answer) => answer,
             Err(error) => return Err(self.talk_failure(error, &talk.stderr, "state")),
         };
         talk.end().await;
-        let sections = Sections::parse(&answer)
+        let seen = super::observations(&desired, &answer)
             .ok_or_else(|| Failure::new(FailureKind::Unobserved, "E-FACTS", "the answer was cut"))?;
-        let answer = Answer::parse(&sections);
-        let seen: BTreeMap<ResourceId, Observation> = desired
-            .iter()
-            .filter_map(|r| Some((r.id.clone(), kind::of(&r.spec)?.observe(r.id.as_str(), &answer))))
-            .collect();
         let wanted: BTreeSet<&str> = desired.iter().map(|r| r.id.as_str()).collect();
         let orphans =
             facts.managed.iter().filter(|m| !m.adopted && !wanted.contains(m.id.as_str())).cloned().collect();
@@ -610,6 +446,12 @@ impl Target for HostTarget {
         }
         for open in facts.open_batches.iter().filter(|b| b.alive) {
             warnings.push(format!("batch {} of an earlier run still runs there", open.id));
+        }
+        if !waiting.is_empty() {
+            warnings.push(format!(
+                "an earlier run failed before it restarted {}; the next change here does it",
+                waiting.join(" ")
+            ));
         }
         self.with_last(|l| {
             l.facts = facts.clone();
@@ -632,12 +474,8 @@ impl Target for HostTarget {
             owner: &self.setup.owner,
         };
         let program = batch::program(&place, steps, &desired, &facts);
-        let needed: Lates = steps
-            .iter()
-            .flat_map(|s| &s.late)
-            .filter_map(|name| lates.get(name).map(|value| (name.clone(), value.clone())))
-            .collect();
-        let reboot = self.follow(&batch, Some(&program), steps, &needed).await?;
+        let payloads = batch::payloads(steps, &desired, lates);
+        let reboot = self.follow(&batch, Some(&program), steps, &payloads).await?;
         if reboot {
             let step = steps.iter().rev().find(|s| s.resource.as_str().starts_with("reboot/"));
             self.rebooted(step).await?;
@@ -649,14 +487,16 @@ impl Target for HostTarget {
         if !self.with_last(|l| std::mem::take(&mut l.touched)) {
             return Ok(());
         }
-        // Our own record only; run folders but the newest five; nothing of a batch that still runs.
-        let state = crate::template::quote(&self.setup.state_dir);
+        // Our own record only, and no batch that still runs; an interrupted one is closed; the newest five stay.
+        let run = &self.setup.run;
         let program = format!(
-            "{}main() {{ S={state}; grep -q '\"run\":\"{}\"' \"$S/lock\" 2>/dev/null && : >\"$S/lock\"\n\
-             n=0; for b in $(ls -1t \"$S/runs\" 2>/dev/null); do [ -e \"$S/runs/$b/rc\" ] || continue; n=$((n+1)); [ $n -le 5 ] || rm -rf -- \"$S/runs/$b\"; done\n\
-             printf '\\036end 0\\n'; }}; main </dev/null\n",
-            prelude(),
-            self.setup.run
+            "{prelude}main() {{ S={state}; grep -q '\"run\":\"{run}\"' \"$S/lock\" 2>/dev/null && flock -n \"$S/lock\" true && : >\"$S/lock\"\n\
+             for b in \"$S\"/runs/*; do [ -d \"$b\" ] && [ ! -e \"$b/rc\" ] && flock -n \"$b/alive\" true && echo interrupted >\"$b/rc\"; done\n\
+             n=0; for b in $(ls -1t \"$S/runs\" 2>/dev/null); do [ -e \"$S/runs/$b/rc\" ] || continue; n=$((n+1)); [ $n -le {KEPT_RUNS} ] || rm -rf -- \"$S/runs/$b\"; done\n\
+             {sweep}printf '\\036end 0\\n'; }}; main </dev/null\n",
+            prelude = prelude(),
+            state = crate::template::quote(&self.setup.state_dir),
+            sweep = batch::sweep(&format!("{run}-*-????????")),
         );
         let (talk, _) = self.first(&program, FACTS_DEADLINE, "answer").await?;
         talk.end().await;
@@ -698,8 +538,11 @@ fn preflight(facts: &Facts) -> Result<(), Failure> {
             "by hand: ls -d /run/systemd/system",
         );
     }
-    if let Some(free) = facts.free_kib.get("/").filter(|free| **free < LEAST_FREE_KIB) {
-        return stop("E-NO-SPACE", format!("only {} MiB are free on /", free / 1024), "by hand: df -h /");
+    for path in ["/", "/var/lib"] {
+        if let Some(free) = facts.free_kib.get(path).filter(|free| **free < LEAST_FREE_KIB) {
+            let message = format!("only {} MiB are free on {path}", free / 1024);
+            return stop("E-NO-SPACE", message, "by hand: df -h / /var/lib");
+        }
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 mod artifact;
 mod catalog;
+mod executor;
 mod house;
 mod inventory;
 mod plan;

@@ -1,140 +1,11 @@
-//! Asking for many resources at once: one process per tool, whatever the number of resources, and reading the answers.
+//! Reading what a host said of many resources at once. What was not answered stays unknown; it never reads as absent.
 
 use crate::executor::frame::Sections;
-use crate::template::quote;
 use base64::Engine;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Files larger than this are not brought back for a diff, in bytes.
-const MOST_TEXT: usize = 64 << 10;
-/// A guard that takes longer is given up, in seconds.
-const GUARD_SECONDS: u32 = 10;
-/// systemctl and the package database answer in milliseconds, or hang.
-const TOOL_SECONDS: u32 = 20;
-
-/// What is to be asked.
-#[derive(Default)]
-pub struct Ask {
-    /// Paths whose type, mode, owner and link target are wanted.
-    pub paths: BTreeSet<String>,
-    /// Paths whose content must have a sha256; `true` if differing text may be shown.
-    pub sums: BTreeMap<String, (String, bool)>,
-    /// Package names.
-    pub packages: BTreeSet<String>,
-    /// Unit names.
-    pub units: BTreeSet<String>,
-    /// Sysctl keys.
-    pub sysctls: BTreeSet<String>,
-    /// Module names.
-    pub modules: BTreeSet<String>,
-    /// Files in which lines of ours are looked for.
-    pub lines: BTreeSet<String>,
-    /// Guards by resource id.
-    pub guards: BTreeMap<String, String>,
-    /// Swap is asked for.
-    pub swap: bool,
-    /// The hostname is asked for.
-    pub hostname: bool,
-}
-
-fn words<'a>(items: impl Iterator<Item = &'a String>) -> String {
-    items.map(|i| quote(i)).collect::<Vec<_>>().join(" ")
-}
-
-impl Ask {
-    /// Returns the program that answers; it changes nothing.
-    pub fn program(&self) -> String {
-        let mut p = String::from("state() {\nf() { printf '\\036%s\\n' \"$1\"; }\n");
-        if !self.paths.is_empty() {
-            p += &format!(
-                "f stat; QUOTING_STYLE=literal stat -c '%F|%a|%U:%G|%n|%N' -- {} 2>/dev/null\n",
-                words(self.paths.iter())
-            );
-        }
-        for (section, shown) in [("sums", true), ("secret-sums", false)] {
-            let list: String = self
-                .sums
-                .iter()
-                .filter(|(_, (_, show))| *show == shown)
-                .map(|(path, (sum, _))| format!("{sum}  {path}\n"))
-                .collect();
-            if list.is_empty() {
-                continue;
-            }
-            let show = if shown {
-                format!(
-                    "case $l in *': FAILED') q=${{l%: FAILED}}; s=$(wc -c <\"$q\"); [ \"$s\" -le {MOST_TEXT} ] && \
-                     {{ printf '=%s=' \"$q\"; base64 -w0 \"$q\"; echo; }};; esac; "
-                )
-            } else {
-                String::new()
-            };
-            p += &format!(
-                "f {section}; sha256sum -c 2>/dev/null <<'SUMS_END' | while IFS= read -r l; do printf '%s\\n' \"$l\"; {show}done\n\
-                 {list}SUMS_END\n"
-            );
-        }
-        if !self.packages.is_empty() {
-            let names = words(self.packages.iter());
-            p += &format!(
-                "f packages; if command -v dpkg-query >/dev/null 2>&1; then timeout {TOOL_SECONDS} dpkg-query -W -f \
-                 '${{Package}}|${{db:Status-Abbrev}}|${{Version}}\\n' {names} 2>/dev/null\n\
-                 f holds; timeout {TOOL_SECONDS} apt-mark showhold 2>/dev/null\n\
-                 elif command -v rpm >/dev/null 2>&1; then timeout {TOOL_SECONDS} rpm -q --qf \
-                 '%{{NAME}}|ii|%{{VERSION}}-%{{RELEASE}}\\n' {names} 2>/dev/null | grep -F '|ii|'\n\
-                 f holds; timeout {TOOL_SECONDS} dnf -q versionlock list 2>/dev/null; fi\n"
-            );
-        }
-        if !self.units.is_empty() {
-            p += &format!(
-                "f units; timeout {TOOL_SECONDS} systemctl show -p Id,LoadState,ActiveState,SubState,UnitFileState \
-                 -- {} 2>/dev/null\n",
-                words(self.units.iter())
-            );
-        }
-        if !self.sysctls.is_empty() {
-            p += "f sysctls; ";
-            for key in &self.sysctls {
-                let path = quote(&format!("/proc/sys/{}", key.replace('.', "/")));
-                p += &format!(
-                    "[ -r {path} ] && {{ IFS= read -r v <{path}; printf '%s|%s\\n' {} \"$v\"; }}\n",
-                    quote(key)
-                );
-            }
-        }
-        if !self.modules.is_empty() {
-            p += &format!(
-                "f modules; for m in {}; do l=no; v=; [ -d /sys/module/$m ] && l=yes; \
-                 [ -r /sys/module/$m/version ] && read -r v </sys/module/$m/version; \
-                 printf '%s|%s|%s\\n' \"$m\" \"$l\" \"$v\"; done\n",
-                words(self.modules.iter())
-            );
-        }
-        if !self.lines.is_empty() {
-            p += &format!("f lines; grep -HF '# provision: ' -- {} 2>/dev/null\n", words(self.lines.iter()));
-        }
-        if self.swap {
-            p += "f swap; while read -r d _; do [ \"$d\" = Filename ] || echo \"on $d\"; done </proc/swaps\n\
-                  grep -E '^[^#[:space:]]+[[:space:]]+[^[:space:]]+[[:space:]]+swap[[:space:]]' /etc/fstab 2>/dev/null\n";
-        }
-        if self.hostname {
-            p += "f hostname; uname -n; cat /etc/hostname 2>/dev/null\n";
-        }
-        if !self.guards.is_empty() {
-            p += "f guards\n";
-            for (id, guard) in &self.guards {
-                p += &format!(
-                    "o=$(timeout -k 1 {GUARD_SECONDS} /bin/sh -c {} 2>&1 </dev/null); r=$?; printf '%s|%s|%s\\n' \"$r\" {} \
-                     \"${{o%%\"$n\"*}}\"\n",
-                    quote(guard),
-                    quote(id)
-                );
-            }
-        }
-        p += "printf '\\036end 0\\n'\n}\nn='\n'\nstate </dev/null\n";
-        p
-    }
-}
+/// `timeout` gave a tool up, or a signal ended it, from this exit status on.
+const GIVEN_UP: i32 = 124;
 
 /// What `stat` says of a path.
 #[derive(Clone, Debug)]
@@ -145,8 +16,23 @@ pub struct Stat {
     pub mode: String,
     /// `user:group`.
     pub owner: String,
+    /// The same in numbers.
+    pub owner_ids: String,
     /// Where a link points.
     pub target: Option<String>,
+}
+
+impl Stat {
+    /// Returns whether it is a plain file, empty or not.
+    pub fn is_file(&self) -> bool {
+        self.file_type.starts_with("regular")
+    }
+
+    /// Returns the owner in the form in which it is wanted: names, or numbers.
+    pub fn owner_like(&self, wanted: &str) -> String {
+        let numeric = wanted.chars().all(|c| c.is_ascii_digit() || c == ':');
+        if numeric { self.owner_ids.clone() } else { self.owner.clone() }
+    }
 }
 
 /// What a guard said.
@@ -161,19 +47,19 @@ pub struct Guard {
 /// The answers.
 #[derive(Default, Debug)]
 pub struct Answer {
-    /// By path; a path that does not exist is missing.
-    pub stat: BTreeMap<String, Stat>,
+    /// By path; `None` when stat gave no answer at all.
+    stat: Option<BTreeMap<String, Stat>>,
     /// Whether the content is as wanted, by path; missing when the file could not be read.
     pub sums: BTreeMap<String, bool>,
     /// Differing text, by path.
     pub texts: BTreeMap<String, String>,
-    /// Installed version, by package.
-    pub packages: BTreeMap<String, String>,
+    /// Installed version by package; `None` for one that is not installed; missing when the database did not say.
+    packages: BTreeMap<String, Option<String>>,
+    /// dpkg named all that is installed: what it did not name is not.
+    packages_complete: bool,
     /// Held packages.
     pub holds: BTreeSet<String>,
-    /// The package section was answered.
-    pub packages_known: bool,
-    /// Properties by unit.
+    /// Properties by unit, under each of its names.
     pub units: BTreeMap<String, BTreeMap<String, String>>,
     /// Live values by key.
     pub sysctls: BTreeMap<String, String>,
@@ -189,25 +75,32 @@ pub struct Answer {
     pub guards: BTreeMap<String, Guard>,
 }
 
+/// Returns the package that a line of `dnf versionlock list` locks: dnf 4 prints `chrony-0:4.5-1.el9.*`, dnf 5
+/// `Package name: chrony`. apt-mark prints the name alone.
+fn held(line: &str) -> String {
+    let line = line.trim();
+    if let Some(name) = line.strip_prefix("Package name:") {
+        return name.trim().to_owned();
+    }
+    match line.split_once(':').and_then(|(left, _)| left.rsplit_once('-')) {
+        Some((name, epoch)) if !epoch.is_empty() && epoch.chars().all(|c| c.is_ascii_digit()) => {
+            name.to_owned()
+        }
+        _ => line.to_owned(),
+    }
+}
+
 impl Answer {
     /// Reads a whole answer.
     pub fn parse(sections: &Sections) -> Self {
-        let mut answer = Self { packages_known: sections.has("packages"), ..Self::default() };
-        for line in sections.lines("stat") {
-            let columns: Vec<&str> = line.splitn(5, '|').collect();
-            let [file_type, mode, owner, path, long] = columns[..] else { continue };
-            let target = long.strip_prefix(path).and_then(|rest| rest.strip_prefix(" -> "));
-            answer.stat.insert(
-                path.to_owned(),
-                Stat {
-                    file_type: file_type.to_owned(),
-                    mode: mode.to_owned(),
-                    owner: owner.to_owned(),
-                    target: target.map(str::to_owned),
-                },
-            );
-        }
-        for line in sections.lines("sums").iter().chain(sections.lines("secret-sums")) {
+        let rc = |name: &str| sections.first(name).parse::<i32>().ok();
+        let mut answer = Self {
+            packages_complete: matches!(rc("dpkg-rc"), Some(0 | 1)),
+            stat: rc("stat-rc").filter(|rc| matches!(rc, 0 | 1)).map(|_| read_stat(sections)),
+            ..Self::default()
+        };
+        let sums = ["sums", "secret-sums", "stamped"];
+        for line in sums.iter().flat_map(|name| sections.lines(name)) {
             // `=path=base64`: base64 may end in `=`, so the path ends at the first `=` after it.
             if let Some((path, text)) = line.strip_prefix('=').and_then(|rest| rest.split_once('=')) {
                 if let Ok(bytes) = base64::engine::general_purpose::STANDARD.decode(text)
@@ -223,21 +116,25 @@ impl Answer {
         }
         for line in sections.lines("packages") {
             let columns: Vec<&str> = line.split('|').collect();
-            if let [name, status, version] = columns[..]
-                && status.trim_end().ends_with('i')
+            if let [name, status, version] = columns[..] {
+                let installed = status.trim_end().ends_with('i');
+                answer.packages.insert(name.to_owned(), installed.then(|| version.to_owned()));
+            } else if let Some(name) =
+                line.strip_prefix("package ").and_then(|l| l.strip_suffix(" is not installed"))
             {
-                answer.packages.insert(name.to_owned(), version.to_owned());
+                answer.packages.insert(name.to_owned(), None);
             }
         }
-        answer.holds = sections.lines("holds").iter().map(|l| l.trim().to_owned()).collect();
+        answer.holds = sections.lines("holds").iter().map(|l| held(l)).collect();
         for block in sections.lines("units").split(|line| line.is_empty()) {
             let properties: BTreeMap<String, String> = block
                 .iter()
                 .filter_map(|l| l.split_once('='))
                 .map(|(k, v)| (k.to_owned(), v.to_owned()))
                 .collect();
-            if let Some(id) = properties.get("Id") {
-                answer.units.insert(id.clone(), properties.clone());
+            let names = ["Id", "Names"].iter().filter_map(|key| properties.get(*key));
+            for name in names.flat_map(|names| names.split(' ')) {
+                answer.units.insert(name.to_owned(), properties.clone());
             }
         }
         for line in sections.lines("sysctls") {
@@ -245,10 +142,18 @@ impl Answer {
                 answer.sysctls.insert(key.to_owned(), value.split_whitespace().collect::<Vec<_>>().join(" "));
             }
         }
+        // `kernel/fs/overlayfs/overlay.ko`; file names may have dashes where modules have underscores.
+        let builtin: BTreeSet<String> = sections
+            .lines("builtin")
+            .iter()
+            .filter_map(|line| line.rsplit('/').next()?.strip_suffix(".ko"))
+            .map(|name| name.replace('-', "_"))
+            .collect();
         for line in sections.lines("modules") {
             let columns: Vec<&str> = line.split('|').collect();
             if let [name, loaded, version] = columns[..] {
-                answer.modules.insert(name.to_owned(), (loaded == "yes", version.to_owned()));
+                let loaded = loaded == "yes" || builtin.contains(name);
+                answer.modules.insert(name.to_owned(), (loaded, version.to_owned()));
             }
         }
         for line in sections.lines("lines") {
@@ -267,10 +172,89 @@ impl Answer {
         for line in sections.lines("guards") {
             let columns: Vec<&str> = line.splitn(3, '|').collect();
             if let [rc, id, text] = columns[..] {
-                let rc = rc.parse().unwrap_or(i32::MAX);
+                let rc = rc.parse().unwrap_or(GIVEN_UP);
                 answer.guards.insert(id.to_owned(), Guard { rc, line: text.trim().to_owned() });
             }
         }
         answer
+    }
+
+    /// Returns what stat said of a path, `None` if the path does not exist; the error is why nobody can tell.
+    pub fn stat(&self, path: &str) -> Result<Option<&Stat>, String> {
+        match &self.stat {
+            Some(stat) => Ok(stat.get(path)),
+            None => Err("timed out: stat gave no answer".to_owned()),
+        }
+    }
+
+    /// Returns a package's installed version, `None` if it is not installed; the error is why nobody can tell.
+    pub fn package(&self, name: &str) -> Result<Option<&str>, String> {
+        match self.packages.get(name) {
+            Some(version) => Ok(version.as_deref()),
+            None if self.packages_complete => Ok(None),
+            None => Err("the package database gave no answer".to_owned()),
+        }
+    }
+
+    /// Returns what a guard said; the error is why nobody can tell.
+    pub fn guard(&self, id: &str) -> Result<&Guard, String> {
+        match self.guards.get(id) {
+            Some(guard) if guard.rc < GIVEN_UP => Ok(guard),
+            // 124 is `timeout`'s own; 137 and 143 are what its signals leave.
+            Some(Guard { rc: 124 | 137 | 143, .. }) => Err("timed out".to_owned()),
+            Some(guard) => Err(format!("its guard ended with {}: {}", guard.rc, guard.line)),
+            None => Err("its guard gave no answer".to_owned()),
+        }
+    }
+}
+
+fn read_stat(sections: &Sections) -> BTreeMap<String, Stat> {
+    let read = |line: &String| {
+        let columns: Vec<&str> = line.splitn(6, '|').collect();
+        let [file_type, mode, owner, owner_ids, path, long] = columns[..] else { return None };
+        let target = long.strip_prefix(path).and_then(|rest| rest.strip_prefix(" -> "));
+        let stat = Stat {
+            file_type: file_type.to_owned(),
+            mode: mode.to_owned(),
+            owner: owner.to_owned(),
+            owner_ids: owner_ids.to_owned(),
+            target: target.map(str::to_owned),
+        };
+        Some((path.to_owned(), stat))
+    };
+    sections.lines("stat").iter().filter_map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(text: &str) -> Answer {
+        Answer::parse(&Sections::parse(text).expect("whole"))
+    }
+
+    #[test]
+    fn what_was_given_up_is_unknown_and_not_absent() {
+        let silent = answer("\x1estat\n\x1estat-rc\n124\n\x1epackages\n\x1edpkg-rc\n124\n\x1eend 0\n");
+        assert!(silent.stat("/etc/a").is_err());
+        assert!(silent.package("chrony").is_err());
+        let spoken = answer("\x1estat\n\x1estat-rc\n1\n\x1epackages\n\x1edpkg-rc\n1\n\x1eend 0\n");
+        assert!(matches!(spoken.stat("/etc/a"), Ok(None)));
+        assert_eq!(spoken.package("chrony"), Ok(None));
+    }
+
+    #[test]
+    fn rpm_says_of_each_package_whether_it_is_there() {
+        let rpm = answer("\x1epackages\nchrony|ii|4.5-1.el9\npackage htop is not installed\n\x1eend 0\n");
+        assert_eq!(rpm.package("chrony"), Ok(Some("4.5-1.el9")));
+        assert_eq!(rpm.package("htop"), Ok(None));
+        assert!(rpm.package("curl").is_err(), "a database that says nothing of it knows nothing");
+    }
+
+    #[test]
+    fn held_packages_are_found_in_each_managers_words() {
+        assert_eq!(held("nvidia-open-580"), "nvidia-open-580");
+        assert_eq!(held("nvidia-driver-3:580.95.05-1.el9.*"), "nvidia-driver");
+        assert_eq!(held("Package name: chrony"), "chrony");
     }
 }

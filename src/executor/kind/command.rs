@@ -10,15 +10,15 @@ impl Kind for Command {
     }
 
     fn observe(&self, id: &str, answer: &Answer) -> Observation {
-        match answer.guards.get(id) {
-            Some(guard) if guard.rc == 0 => present([("state", self.wanted.clone())]),
-            Some(guard) if guard.rc < 124 => match guard.line.as_str() {
-                "" => Observation::Absent,
-                line => present([("state", line.to_owned())]),
-            },
-            Some(guard) if guard.rc == 124 => Observation::Unknown("timed out".to_owned()),
-            Some(guard) => Observation::Unknown(format!("guard ended with {}: {}", guard.rc, guard.line)),
-            None => Observation::Unknown("the guard gave no answer".to_owned()),
+        match answer.guard(id) {
+            Ok(guard) if guard.rc == 0 => present([("state", self.wanted.clone())]),
+            Ok(guard) if guard.line.is_empty() => Observation::Absent,
+            // A guard that fails while it prints what is wanted must still read as different.
+            Ok(guard) if guard.line == self.wanted => {
+                present([("state", format!("{} (not yet: exit {})", guard.line, guard.rc))])
+            }
+            Ok(guard) => present([("state", guard.line.clone())]),
+            Err(why) => Observation::Unknown(why),
         }
     }
 

@@ -1,7 +1,7 @@
 //! File: replaced as a whole and atomically; compared by sha256; secrets by digest and never shown.
 
-use super::{Answer, Ask, Context, Kind, fields, present};
-use crate::state::{Content, Fields, File, Observation, REDACTED};
+use super::{Answer, Ask, Context, How, Kind, Sum, fields, present};
+use crate::state::{Content, Fields, File, Observation, REDACTED, SecretText};
 use crate::template::quote;
 use base64::Engine;
 use sha2::{Digest, Sha256};
@@ -32,12 +32,17 @@ impl File {
 impl Kind for File {
     fn ask(&self, _: &str, ask: &mut Ask) {
         ask.paths.insert(self.path.clone());
-        ask.sums.insert(self.path.clone(), (sha256(self.bytes()), !self.secret()));
+        let how = if self.secret() { How::Secret } else { How::Shown };
+        ask.sums.insert(self.path.clone(), Sum { sha256: sha256(self.bytes()), how });
     }
 
     fn observe(&self, _: &str, answer: &Answer) -> Observation {
-        let Some(stat) = answer.stat.get(&self.path) else { return Observation::Absent };
-        if stat.file_type != "regular file" && stat.file_type != "regular empty file" {
+        let stat = match answer.stat(&self.path) {
+            Ok(Some(stat)) => stat,
+            Ok(None) => return Observation::Absent,
+            Err(why) => return Observation::Unknown(why),
+        };
+        if !stat.is_file() {
             return present([("content", format!("({})", stat.file_type)), ("mode", stat.mode.clone())]);
         }
         let content = match answer.sums.get(&self.path) {
@@ -49,8 +54,11 @@ impl Kind for File {
             },
             None => return Observation::Unknown(format!("{} could not be read", self.path)),
         };
-        let mut seen =
-            present([("content", content), ("mode", stat.mode.clone()), ("owner", stat.owner.clone())]);
+        let mut seen = present([
+            ("content", content),
+            ("mode", stat.mode.clone()),
+            ("owner", stat.owner_like(&self.owner)),
+        ]);
         if let Observation::Present(seen) = &mut seen {
             seen.text = answer.texts.get(&self.path).cloned();
         }
@@ -66,11 +74,22 @@ impl Kind for File {
     }
 
     fn enact(&self, _: &Context) -> String {
-        let validate = match &self.validate {
-            Some(command) => command.replace("{}", "\"$new\""),
-            None => String::new(),
+        let validate = self.validate.as_ref().map(|command| command.replace("{}", "\"$new\""));
+        let source = match self.payload() {
+            // A secret is no part of the program, which stays on the host: it comes as a file in memory, read once.
+            Some((name, _)) => format!("cat \"$L/{name}\" >\"$new\"; rm -f -- \"$L/{name}\""),
+            None => inline(self.bytes()),
         };
-        put(&self.path, self.bytes(), self.mode, &self.owner, &validate)
+        replace(&self.path, &source, self.mode, &self.owner, validate.as_deref().unwrap_or(":"))
+    }
+
+    fn payload(&self) -> Option<(String, SecretText)> {
+        match &self.content {
+            Content::Secret(secret) => {
+                Some((format!("file-{}", &sha256(self.path.as_bytes())[..16]), secret.clone()))
+            }
+            Content::Text(_) => None,
+        }
     }
 
     fn remove(&self, _: &Context) -> Option<String> {
@@ -85,17 +104,27 @@ impl Kind for File {
     }
 }
 
-/// Returns shell that replaces a file: written beside it, checked, synced, renamed. A reader sees the old or the new one,
-/// and what a killed run leaves is overwritten by the next.
-pub(super) fn put(path: &str, bytes: &[u8], mode: u32, owner: &str, validate: &str) -> String {
+/// Returns shell that writes bytes to `$new`.
+fn inline(bytes: &[u8]) -> String {
     let encoded = base64::engine::general_purpose::STANDARD.encode(bytes);
-    let path = quote(path);
+    format!("base64 -d >\"$new\" <<'PUT_END'\n{encoded}\nPUT_END")
+}
+
+/// Returns shell that replaces a file by these bytes.
+pub(super) fn put(path: &str, bytes: &[u8], mode: u32, owner: &str) -> String {
+    replace(path, &inline(bytes), mode, owner, ":")
+}
+
+/// Returns shell that replaces a file: written beside it, checked, synced, renamed. A reader sees the old or the new one;
+/// a failure takes the new one away, and what a killed run leaves is overwritten by the next.
+fn replace(path: &str, source: &str, mode: u32, owner: &str, validate: &str) -> String {
     format!(
-        "p={path}; new=$p.provision-new; mkdir -p -- \"${{p%/*}}\"; rm -f -- \"$new\"\n\
-         (umask 077; base64 -d >\"$new\" <<'PUT_END'\n{encoded}\nPUT_END\n)\n\
+        "p={}; new=$p.provision-new; mkdir -p -- \"${{p%/*}}\"; rm -f -- \"$new\"; trap 'rm -f -- \"$new\"' EXIT\n\
+         (umask 077; set -e\n{source}\n)\n\
          chown {} \"$new\"; chmod {mode:o} \"$new\"\n\
          {validate}\n\
-         sync \"$new\" 2>/dev/null || sync; mv -f -- \"$new\" \"$p\"\n",
+         sync \"$new\" 2>/dev/null || sync; mv -fT -- \"$new\" \"$p\"\n",
+        quote(path),
         quote(owner)
     )
 }

@@ -5,12 +5,15 @@ use crate::state::{Fields, LineInFile, Observation};
 use crate::template::quote;
 
 impl LineInFile {
-    /// Returns shell that rewrites the file without our line, and with `last` after it.
+    /// Returns shell that rewrites the file without our line, and with `last` after it. The mark ends the line: another
+    /// of our lines may have a name that begins with this one's.
     fn rewrite(&self, last: &str) -> String {
-        let mark = quote(&format!("# provision: {}", self.name));
+        let mark = quote(&format!(" # provision: {}", self.name));
         format!(
-            "p={}; new=$p.provision-new; touch \"$p\"; {{ grep -vF {mark} \"$p\" || true; {last} }} >\"$new\"\n\
-             chmod --reference=\"$p\" \"$new\"; chown --reference=\"$p\" \"$new\"; mv -f -- \"$new\" \"$p\"\n",
+            "p={}; new=$p.provision-new; m={mark}; touch \"$p\"; trap 'rm -f -- \"$new\"' EXIT\n\
+             {{ while IFS= read -r l || [ -n \"$l\" ]; do case $l in *\"$m\") ;; *) printf '%s\\n' \"$l\";; esac; done <\"$p\"; {last} }} >\"$new\"\n\
+             chmod --reference=\"$p\" \"$new\"; chown --reference=\"$p\" \"$new\"; sync \"$new\" 2>/dev/null || sync\n\
+             mv -fT -- \"$new\" \"$p\"\n",
             quote(&self.path)
         )
     }
@@ -38,6 +41,6 @@ impl Kind for LineInFile {
     }
 
     fn remove(&self, _: &Context) -> Option<String> {
-        Some(self.rewrite(""))
+        Some(format!("[ -e {} ] || exit 0\n{}", quote(&self.path), self.rewrite("")))
     }
 }

@@ -2,6 +2,7 @@
 //! it. One file a kind. What several kinds ask is asked once: `Ask` gathers, `answer` reads.
 
 mod answer;
+mod ask;
 mod command;
 mod download;
 mod file;
@@ -16,11 +17,12 @@ mod swap;
 mod sysctl;
 mod unit;
 
-pub(super) use answer::{Answer, Ask};
+pub(super) use answer::Answer;
+pub(super) use ask::{Ask, How, Sum};
 pub(super) use file::sha256;
 
 use crate::state::{
-    Change, FieldDiff, Fields, Managed, Observation, PackageManager, Resource, Seen, Spec, Verb,
+    Change, FieldDiff, Fields, Managed, Observation, PackageManager, Resource, SecretText, Seen, Spec, Verb,
 };
 
 /// What a kind knows.
@@ -35,6 +37,10 @@ pub(super) trait Kind {
     fn enact(&self, context: &Context) -> String;
     /// Returns shell that takes it away; `None` if removing means leaving it alone.
     fn remove(&self, context: &Context) -> Option<String>;
+    /// Returns the secret that enacting it needs, by the name under which the shell finds it in `$L`.
+    fn payload(&self) -> Option<(String, SecretText)> {
+        None
+    }
     /// Returns the content for a diff, where it is text that may be shown.
     fn text(&self) -> Option<&str> {
         None

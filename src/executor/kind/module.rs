@@ -1,7 +1,7 @@
 //! Kernel module: loaded now and at boot, with the version it must report; or kept out.
 
 use super::file::{put, sha256};
-use super::{Answer, Ask, Context, Kind, fields};
+use super::{Answer, Ask, Context, How, Kind, Sum, fields};
 use crate::state::{Ensure, Fields, KernelModule, Observation, Seen};
 use crate::template::quote;
 
@@ -25,7 +25,7 @@ impl Kind for KernelModule {
         let (path, text) = self.file();
         ask.modules.insert(self.name.clone());
         ask.paths.insert(path.clone());
-        ask.sums.insert(path, (sha256(text.as_bytes()), true));
+        ask.sums.insert(path, Sum { sha256: sha256(text.as_bytes()), how: How::Shown });
     }
 
     fn observe(&self, _: &str, answer: &Answer) -> Observation {
@@ -62,7 +62,7 @@ impl Kind for KernelModule {
 
     fn enact(&self, _: &Context) -> String {
         let (path, text) = self.file();
-        let file = put(&path, text.as_bytes(), 0o644, "root:root", "");
+        let file = put(&path, text.as_bytes(), 0o644, "root:root");
         let name = quote(&self.name);
         match self.ensure {
             Ensure::Absent => file,
@@ -81,7 +81,12 @@ impl Kind for KernelModule {
     }
 
     fn remove(&self, _: &Context) -> Option<String> {
-        // The module itself stays: something may use it.
-        Some(format!("rm -f -- {}\n", quote(&self.file().0)))
+        // The module itself stays as it is: something may use it. Both files, as only the name is remembered of it.
+        let other = match self.ensure {
+            Ensure::Present => Ensure::Absent,
+            Ensure::Absent => Ensure::Present,
+        };
+        let opposite = KernelModule { ensure: other, ..self.clone() };
+        Some(format!("rm -f -- {} {}\n", quote(&self.file().0), quote(&opposite.file().0)))
     }
 }

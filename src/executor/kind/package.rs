@@ -33,10 +33,11 @@ impl Kind for Package {
     }
 
     fn observe(&self, _: &str, answer: &Answer) -> Observation {
-        if !answer.packages_known {
-            return Observation::Unknown("the package database gave no answer".to_owned());
-        }
-        match (answer.packages.get(&self.name), self.ensure) {
+        let installed = match answer.package(&self.name) {
+            Ok(installed) => installed,
+            Err(why) => return Observation::Unknown(why),
+        };
+        match (installed, self.ensure) {
             (None, Ensure::Present) => Observation::Absent,
             (None, Ensure::Absent) => present([("installed", "no".to_owned())]),
             (Some(_), Ensure::Absent) => present([("installed", "yes".to_owned())]),
@@ -69,9 +70,18 @@ impl Kind for Package {
                     Some(version) => quote(&format!("{}-{version}", self.name)),
                     None => name.clone(),
                 };
-                let lock =
-                    if self.hold { format!("dnf -q versionlock add {exact}\n") } else { String::new() };
-                format!("dnf install -y {exact}\n{lock}")
+                // A lock on another version would hide the wanted one; the plugin is not everywhere.
+                let (unlock, lock) = match self.hold {
+                    true => (
+                        format!(
+                            "dnf -q versionlock list >/dev/null 2>&1 || dnf install -y 'dnf-command(versionlock)'\n\
+                             dnf -q versionlock delete {name} >/dev/null 2>&1 || true\n"
+                        ),
+                        format!("dnf -q versionlock add {name}\n"),
+                    ),
+                    false => (String::new(), String::new()),
+                };
+                format!("{unlock}dnf install -y {exact}\n{lock}")
             }
             (Some(PackageManager::Dnf), Ensure::Absent) => format!("dnf remove -y {name}\n"),
             (_, Ensure::Present) => {
@@ -85,22 +95,31 @@ impl Kind for Package {
                 );
                 let hold =
                     if self.hold { format!("apt-mark hold {name} >/dev/null\n") } else { String::new() };
-                // A fresh image has no package lists; one look before giving up.
+                // Its output is passed on while it runs and read once more afterwards: a fresh image has no package
+                // lists, and an operation that lost its power half-way has to be ended first.
                 format!(
-                    "o=$({install} 2>&1) && r=0 || r=$?; printf '%s\\n' \"$o\"\n\
-                     case $o in *'Unable to locate package'*|*'has no installation candidate'*|*\"was not found\"*) \
-                     apt-get update -o DPkg::Lock::Timeout={LOCK_SECONDS}; {install};; *) [ $r -eq 0 ] || exit $r;; esac\n{hold}"
+                    "i() {{ : >\"$B/apt.rc\"; {{ {install} 2>&1 || echo $? >\"$B/apt.rc\"; }} | tee \"$B/apt\"; r=; read -r r <\"$B/apt.rc\" || true; r=${{r:-0}}; }}\n\
+                     i; if [ $r -ne 0 ]; then case $(cat \"$B/apt\") in\n\
+                     *'Unable to locate package'*|*'has no installation candidate'*|*' was not found'*) apt-get update -o DPkg::Lock::Timeout={LOCK_SECONDS}; i;;\n\
+                     *'dpkg was interrupted'*) dpkg --force-confold --force-confdef --configure -a; i;; esac; fi\n\
+                     rm -f -- \"$B/apt\" \"$B/apt.rc\"; [ $r -eq 0 ] || exit $r\n{hold}"
                 )
             }
-            (_, Ensure::Absent) => format!("{} {name}\n", self.apt("remove")),
+            // A package that is not there, or that no repository has any more, is as wanted.
+            (_, Ensure::Absent) => format!(
+                "dpkg-query -W -f '${{Package}}' {name} >/dev/null 2>&1 || exit 0\n{} {name}\n",
+                self.apt("remove")
+            ),
         }
     }
 
     fn remove(&self, context: &Context) -> Option<String> {
         let gone = Package { ensure: Ensure::Absent, ..self.clone() };
         let unhold = match context.package_manager {
-            Some(PackageManager::Dnf) => format!("dnf -q versionlock delete {} || true\n", quote(&self.name)),
-            _ => format!("apt-mark unhold {} >/dev/null || true\n", quote(&self.name)),
+            Some(PackageManager::Dnf) => {
+                format!("dnf -q versionlock delete {} >/dev/null 2>&1 || true\n", quote(&self.name))
+            }
+            _ => format!("apt-mark unhold {} >/dev/null 2>&1 || true\n", quote(&self.name)),
         };
         Some(unhold + &gone.enact(context))
     }

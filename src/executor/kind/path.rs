@@ -10,13 +10,14 @@ impl Kind for Directory {
     }
 
     fn observe(&self, _: &str, answer: &Answer) -> Observation {
-        match answer.stat.get(&self.path) {
-            None => Observation::Absent,
-            Some(stat) => present([
+        match answer.stat(&self.path) {
+            Ok(None) => Observation::Absent,
+            Ok(Some(stat)) => present([
                 ("type", stat.file_type.clone()),
                 ("mode", stat.mode.clone()),
-                ("owner", stat.owner.clone()),
+                ("owner", stat.owner_like(&self.owner)),
             ]),
+            Err(why) => Observation::Unknown(why),
         }
     }
 
@@ -45,9 +46,10 @@ impl Kind for Symlink {
     }
 
     fn observe(&self, _: &str, answer: &Answer) -> Observation {
-        match answer.stat.get(&self.path) {
-            None => Observation::Absent,
-            Some(stat) => {
+        match answer.stat(&self.path) {
+            Err(why) => Observation::Unknown(why),
+            Ok(None) => Observation::Absent,
+            Ok(Some(stat)) => {
                 let target = stat.target.clone().unwrap_or_else(|| format!("({})", stat.file_type));
                 present([("target", target)])
             }

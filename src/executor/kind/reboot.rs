@@ -10,14 +10,11 @@ impl Kind for Reboot {
     }
 
     fn observe(&self, id: &str, answer: &Answer) -> Observation {
-        match answer.guards.get(id) {
-            Some(guard) if guard.rc == 0 => present([("needed", "no".to_owned())]),
-            Some(guard) if guard.rc < 124 => {
-                let why =
-                    if guard.line.is_empty() { "yes".to_owned() } else { format!("yes: {}", guard.line) };
-                present([("needed", why)])
-            }
-            _ => Observation::Unknown("the guard of the reboot gave no answer".to_owned()),
+        match answer.guard(id) {
+            Ok(guard) if guard.rc == 0 => present([("needed", "no".to_owned())]),
+            Ok(guard) if guard.line.is_empty() => present([("needed", "yes".to_owned())]),
+            Ok(guard) => present([("needed", format!("yes: {}", guard.line))]),
+            Err(why) => Observation::Unknown(why),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::download::fetch;
 use super::file::{put, sha256};
-use super::{Answer, Ask, Context, Kind, fields, present};
+use super::{Answer, Ask, Context, How, Kind, Sum, fields, present};
 use crate::state::{Fields, Observation, PackageRepository};
 use crate::template::quote;
 
@@ -24,16 +24,18 @@ impl PackageRepository {
 impl Kind for PackageRepository {
     fn ask(&self, _: &str, ask: &mut Ask) {
         ask.paths.insert(self.path());
-        ask.sums.insert(self.path(), (sha256(self.definition.as_bytes()), true));
+        ask.sums.insert(self.path(), Sum { sha256: sha256(self.definition.as_bytes()), how: How::Shown });
         if let Some(key) = &self.key {
             ask.paths.insert(key.path.clone());
-            ask.sums.insert(key.path.clone(), (key.sha256.clone(), false));
+            ask.sums.insert(key.path.clone(), Sum { sha256: key.sha256.clone(), how: How::Stamped });
         }
     }
 
     fn observe(&self, _: &str, answer: &Answer) -> Observation {
-        if !answer.stat.contains_key(&self.path()) {
-            return Observation::Absent;
+        match answer.stat(&self.path()) {
+            Ok(Some(_)) => {}
+            Ok(None) => return Observation::Absent,
+            Err(why) => return Observation::Unknown(why),
         }
         let state = |path: &str| if answer.sums.get(path) == Some(&true) { "as wanted" } else { "differs" };
         let key = self.key.as_ref().map_or("none", |key| state(&key.path));
@@ -47,13 +49,26 @@ impl Kind for PackageRepository {
 
     fn enact(&self, _: &Context) -> String {
         let key = self.key.as_ref().map(fetch).unwrap_or_default();
-        let file = put(&self.path(), self.definition.as_bytes(), 0o644, "root:root", "");
+        let file = put(&self.path(), self.definition.as_bytes(), 0o644, "root:root");
+        let path = quote(&self.path());
+        // A definition whose lists could not be had is taken away, so that the next run sees that it is to be done again.
         let refresh = if self.is_apt() {
-            // apt exits 0 with an expired key and goes on with the old lists, so its words decide.
-            "o=$(apt-get update -o DPkg::Lock::Timeout=600 2>&1) || { printf '%s\\n' \"$o\"; exit 100; }; printf '%s\\n' \"$o\"\n\
-             case $o in *EXPKEYSIG*|*NO_PUBKEY*|*'not signed'*) exit 100;; esac\n"
+            // Only this list: another one that is broken is not our failure. apt exits 0 with an expired key or an
+            // unreachable source and goes on with the old lists, so its words decide.
+            format!(
+                "r=0; o=$(apt-get update -o DPkg::Lock::Timeout=600 -o Dir::Etc::sourcelist={path} -o Dir::Etc::sourceparts=- \
+                 -o APT::Get::List-Cleanup=0 2>&1) || r=$?; printf '%s\\n' \"$o\"\n\
+                 case $o in *EXPKEYSIG*|*NO_PUBKEY*|*'not signed'*|*'Failed to fetch'*|*'Some index files failed'*) r=100;; esac\n\
+                 [ $r -eq 0 ] || {{ rm -f -- {path}; exit $r; }}\n"
+            )
         } else {
-            "dnf -q makecache\n"
+            let only: String = self
+                .definition
+                .lines()
+                .filter_map(|line| line.trim().strip_prefix('[')?.strip_suffix(']'))
+                .map(|id| format!(" --repo={}", quote(id)))
+                .collect();
+            format!("dnf -q{only} makecache || {{ r=$?; rm -f -- {path}; exit $r; }}\n")
         };
         format!("{key}{file}{refresh}")
     }

@@ -24,7 +24,7 @@ impl Kind for Swap {
     fn enact(&self, _: &Context) -> String {
         "swapoff -a\n\
          if [ -e /etc/fstab ]; then sed -E 's/^([^#[:space:]]+[[:space:]]+[^[:space:]]+[[:space:]]+swap[[:space:]])/# provision: swap off: \\1/' \
-         /etc/fstab >/etc/fstab.provision-new; chmod --reference=/etc/fstab /etc/fstab.provision-new; mv -f /etc/fstab.provision-new /etc/fstab; fi\n"
+         /etc/fstab >/etc/fstab.provision-new; chmod --reference=/etc/fstab /etc/fstab.provision-new; sync /etc/fstab.provision-new 2>/dev/null || sync; mv -f /etc/fstab.provision-new /etc/fstab; fi\n"
             .to_owned()
     }
 

@@ -1,7 +1,7 @@
 //! Kernel setting: live through /proc/sys, at boot through a file of ours; never lowered where that was asked.
 
 use super::file::{put, sha256};
-use super::{Answer, Ask, Context, Kind, fields, present};
+use super::{Answer, Ask, Context, How, Kind, Sum, fields, present};
 use crate::state::{Fields, Observation, Sysctl};
 use crate::template::quote;
 
@@ -12,6 +12,11 @@ impl Sysctl {
 
     fn text(&self) -> String {
         format!("{} = {}\n", self.key, self.value)
+    }
+
+    /// The value as it compares: the kernel separates several numbers by tabs.
+    fn value(&self) -> String {
+        self.value.split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
     /// An admin's larger number is as good as ours.
@@ -28,33 +33,48 @@ impl Kind for Sysctl {
     fn ask(&self, _: &str, ask: &mut Ask) {
         ask.sysctls.insert(self.key.clone());
         ask.paths.insert(self.path());
-        ask.sums.insert(self.path(), (sha256(self.text().as_bytes()), true));
+        ask.sums.insert(self.path(), Sum { sha256: sha256(self.text().as_bytes()), how: How::Shown });
     }
 
     fn observe(&self, _: &str, answer: &Answer) -> Observation {
         let Some(live) = answer.sysctls.get(&self.key) else {
             return present([("live", "(no such setting)".to_owned()), ("at boot", "no".to_owned())]);
         };
+        let file = match answer.stat(&self.path()) {
+            Ok(file) => file.is_some(),
+            Err(why) => return Observation::Unknown(why),
+        };
         if self.suffices(live) {
-            // Ours would lower it at the next boot, so the file must not be there either.
-            return present([("live", self.value.clone()), ("at boot", self.value.clone())]);
+            // Ours would lower it at the next boot, so the file must not be there.
+            let at_boot = if file { format!("{} (lowers {live})", self.value()) } else { self.value() };
+            return present([("live", self.value()), ("at boot", at_boot)]);
         }
         let at_boot = match answer.sums.get(&self.path()) {
-            Some(true) => self.value.clone(),
+            Some(true) => self.value(),
             Some(false) => "another".to_owned(),
+            None if file => {
+                return Observation::Unknown(format!("{} could not be read", self.path()));
+            }
             None => "no".to_owned(),
         };
         present([("live", live.clone()), ("at boot", at_boot)])
     }
 
     fn wanted(&self) -> Fields {
-        fields([("live", self.value.clone()), ("at boot", self.value.clone())])
+        fields([("live", self.value()), ("at boot", self.value())])
     }
 
     fn enact(&self, _: &Context) -> String {
-        let file = put(&self.path(), self.text().as_bytes(), 0o644, "root:root", "");
+        let file = put(&self.path(), self.text().as_bytes(), 0o644, "root:root");
         let live = quote(&format!("/proc/sys/{}", self.key.replace('.', "/")));
-        format!("{file}printf '%s\\n' {} >{live}\n", quote(&self.value))
+        let set = format!("{file}printf '%s\\n' {} >{live}\n", quote(&self.value));
+        match self.value.parse::<u64>() {
+            Ok(number) if self.raise_only => format!(
+                "v=; read -r v <{live}; if [ \"$v\" -gt {number} ] 2>/dev/null; then rm -f -- {}; else\n{set}fi\n",
+                quote(&self.path())
+            ),
+            _ => set,
+        }
     }
 
     fn remove(&self, _: &Context) -> Option<String> {

@@ -15,24 +15,30 @@ impl Kind for Unit {
         };
         let value = |key: &str| unit.get(key).map(String::as_str).unwrap_or("");
         if value("LoadState") == "not-found" {
-            return Observation::Absent;
+            // A unit that is not there is neither enabled nor running, which may be all that is wanted.
+            let nothing = !self.masked && self.enabled != Some(true) && self.active != Some(true);
+            return match nothing {
+                true => Observation::Present(Seen { fields: self.wanted(), ..Seen::default() }),
+                false => Observation::Absent,
+            };
         }
         let mut seen = Seen::default();
         let mut set = |name: &str, text: &str| seen.fields.insert(name.to_owned(), text.to_owned());
         set("masked", if value("LoadState") == "masked" { "yes" } else { "no" });
-        // Static units cannot be enabled; they count as such.
         set(
             "enabled",
-            if matches!(value("UnitFileState"), "enabled" | "enabled-runtime" | "static" | "alias") {
-                "yes"
-            } else {
-                "no"
+            match (value("UnitFileState"), self.enabled) {
+                ("enabled" | "alias", _) => "yes",
+                ("enabled-runtime", _) => "until reboot",
+                // These can be neither enabled nor disabled: they are as wanted.
+                ("static" | "indirect" | "generated" | "transient", Some(true)) => "yes",
+                _ => "no",
             },
         );
         set(
             "active",
             match value("ActiveState") {
-                "active" | "reloading" => "yes",
+                "active" | "reloading" | "refreshing" => "yes",
                 "activating" => "starting",
                 "failed" => "failed",
                 _ => "no",
@@ -88,6 +94,8 @@ impl Kind for Unit {
         if self.masked {
             return Some(format!("systemctl unmask -- {name}\n"));
         }
-        Some(format!("systemctl disable --now -q -- {name} 2>/dev/null || true\n"))
+        // What we had stopped or disabled is not started: whoever wants it again says so.
+        let ours = self.enabled == Some(true) || self.active == Some(true);
+        ours.then(|| format!("systemctl disable --now -q -- {name} 2>/dev/null || true\n"))
     }
 }

@@ -1,0 +1,208 @@
+//! Asking for many resources at once: one process per tool, whatever the number of resources. Owns the shell that asks;
+//! `answer` reads what it prints.
+
+use crate::template::quote;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Files larger than this are not brought back for a diff, in bytes.
+const MOST_TEXT: usize = 64 << 10;
+/// Files larger than this are not hashed again when the stamp of our own write still fits, in bytes.
+const MOST_HASHED: usize = 64 << 20;
+/// A guard that takes longer is given up, in seconds.
+const GUARD_SECONDS: u32 = 15;
+/// Guards that run side by side: one that hangs must not use up the others' time.
+const GUARDS_AT_ONCE: usize = 4;
+/// stat, systemctl and the package database answer in milliseconds, or hang.
+const TOOL_SECONDS: u32 = 20;
+/// Hashing what all resources of a host name takes a while on slow disks, in seconds.
+const HASH_SECONDS: u32 = 120;
+
+/// A file whose content must have a sha256.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Sum {
+    /// Lower-case hex.
+    pub sha256: String,
+    /// What the host is asked beyond "does it fit".
+    pub how: How,
+}
+
+/// What may come back of a file that differs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum How {
+    /// Its text, if that is small.
+    Shown,
+    /// Nothing: it is a secret.
+    Secret,
+    /// Nothing: it is no text; and a large one is not hashed again while its stamp fits.
+    Stamped,
+}
+
+/// What is to be asked.
+#[derive(Default)]
+pub struct Ask {
+    /// Paths whose type, mode, owner and link target are wanted.
+    pub paths: BTreeSet<String>,
+    /// Paths whose content must have a sha256.
+    pub sums: BTreeMap<String, Sum>,
+    /// Package names.
+    pub packages: BTreeSet<String>,
+    /// Unit names.
+    pub units: BTreeSet<String>,
+    /// Sysctl keys.
+    pub sysctls: BTreeSet<String>,
+    /// Module names.
+    pub modules: BTreeSet<String>,
+    /// Files in which lines of ours are looked for.
+    pub lines: BTreeSet<String>,
+    /// Guards by resource id.
+    pub guards: BTreeMap<String, String>,
+    /// Swap is asked for.
+    pub swap: bool,
+    /// The hostname is asked for.
+    pub hostname: bool,
+}
+
+fn words<'a>(items: impl Iterator<Item = &'a String>) -> String {
+    items.map(|i| quote(i)).collect::<Vec<_>>().join(" ")
+}
+
+impl Ask {
+    /// Returns the program that answers; it changes nothing. `state` is our folder on the host; `deep` hashes large files
+    /// although their stamps fit.
+    pub fn program(&self, state: &str, deep: bool) -> String {
+        // A tool that hangs in the kernel cannot even be killed. So it is a child of the shell that `timeout` kills: that
+        // one dies, and the program goes on without an answer.
+        let mut p = String::from(
+            "state() {\nf() { printf '\\036%s\\n' \"$1\"; }\n\
+             t() { s=$1; shift; timeout -k 1 \"$s\" /bin/sh -c '\"$@\"; exit $?' t \"$@\" 2>/dev/null; }\n",
+        );
+        if !self.paths.is_empty() {
+            p += &format!(
+                "f stat; t {TOOL_SECONDS} env QUOTING_STYLE=literal stat -c '%F|%a|%U:%G|%u:%g|%n|%N' -- {}; r=$?; f stat-rc; echo $r\n",
+                words(self.paths.iter())
+            );
+        }
+        p += &self.sums_program(state, deep);
+        if !self.packages.is_empty() {
+            let names = words(self.packages.iter());
+            p += &format!(
+                "f packages; if command -v dpkg-query >/dev/null 2>&1; then t {TOOL_SECONDS} dpkg-query -W -f \
+                 '${{Package}}|${{db:Status-Abbrev}}|${{Version}}\\n' {names}; r=$?; f dpkg-rc; echo $r\n\
+                 f holds; t {TOOL_SECONDS} apt-mark showhold\n\
+                 elif command -v rpm >/dev/null 2>&1; then t {TOOL_SECONDS} rpm -q --qf \
+                 '%{{NAME}}|ii|%{{VERSION}}-%{{RELEASE}}\\n' {names}\n\
+                 f holds; t {TOOL_SECONDS} dnf -q versionlock list; fi\n"
+            );
+        }
+        if !self.units.is_empty() {
+            p += &format!(
+                "f units; t {TOOL_SECONDS} systemctl show -p Id,Names,LoadState,ActiveState,SubState,UnitFileState -- {}\n",
+                words(self.units.iter())
+            );
+        }
+        if !self.sysctls.is_empty() {
+            p += "f sysctls; ";
+            for key in &self.sysctls {
+                let path = quote(&format!("/proc/sys/{}", key.replace('.', "/")));
+                p += &format!(
+                    "[ -r {path} ] && {{ IFS= read -r v <{path}; printf '%s|%s\\n' {} \"$v\"; }}\n",
+                    quote(key)
+                );
+            }
+        }
+        if !self.modules.is_empty() {
+            // A module that is built in has no folder below /sys/module if it has no parameters.
+            p += &format!(
+                "f modules; b=; for m in {}; do l=no; v=; if [ -d /sys/module/$m ]; then l=yes; else b=yes; fi\n\
+                 [ -r /sys/module/$m/version ] && read -r v </sys/module/$m/version; printf '%s|%s|%s\\n' \"$m\" \"$l\" \"$v\"; done\n\
+                 f builtin; [ -z \"$b\" ] || {{ read -r v </proc/sys/kernel/osrelease; cat \"/lib/modules/$v/modules.builtin\" 2>/dev/null; }}\n",
+                words(self.modules.iter())
+            );
+        }
+        if !self.lines.is_empty() {
+            p += &format!("f lines; grep -HF '# provision: ' -- {} 2>/dev/null\n", words(self.lines.iter()));
+        }
+        if self.swap {
+            p += "f swap; while read -r d _; do [ \"$d\" = Filename ] || echo \"on $d\"; done </proc/swaps\n\
+                  grep -E '^[^#[:space:]]+[[:space:]]+[^[:space:]]+[[:space:]]+swap[[:space:]]' /etc/fstab 2>/dev/null\n";
+        }
+        if self.hostname {
+            p += "f hostname; uname -n; cat /etc/hostname 2>/dev/null\n";
+        }
+        p += &self.guards_program();
+        p += "printf '\\036end 0\\n'\n}\nstate </dev/null\n";
+        p
+    }
+
+    fn sums_program(&self, state: &str, deep: bool) -> String {
+        let mut p = String::new();
+        for (section, wanted) in [("sums", How::Shown), ("secret-sums", How::Secret)] {
+            let list: String = self
+                .sums
+                .iter()
+                .filter(|(_, sum)| sum.how == wanted)
+                .map(|(path, sum)| format!("{}  {path}\n", sum.sha256))
+                .collect();
+            if list.is_empty() {
+                continue;
+            }
+            let show = if wanted == How::Shown {
+                format!(
+                    "case $l in *': FAILED') q=${{l%: FAILED}}; s=$(wc -c <\"$q\"); [ \"$s\" -le {MOST_TEXT} ] && \
+                     {{ printf '=%s=' \"$q\"; base64 -w0 \"$q\"; echo; }};; esac; "
+                )
+            } else {
+                String::new()
+            };
+            p += &format!(
+                "f {section}; t {HASH_SECONDS} sha256sum -c <<'SUMS_END' | while IFS= read -r l; do printf '%s\\n' \"$l\"; {show}done\n\
+                 {list}SUMS_END\n"
+            );
+        }
+        let stamped: Vec<(&String, &Sum)> =
+            self.sums.iter().filter(|(_, sum)| sum.how == How::Stamped).collect();
+        if !stamped.is_empty() {
+            let cases: String =
+                stamped.iter().map(|(path, sum)| format!("{}) h={};;\n", quote(path), sum.sha256)).collect();
+            let stamps = match deep {
+                true => "k=".to_owned(),
+                false => format!("k=$n$(cat {} 2>/dev/null)$n", quote(&format!("{state}/stamps"))),
+            };
+            // What is large and still as we wrote it counts as hashed; all the rest goes through one sha256sum.
+            p += &format!(
+                "f stamped; n='\n'; {stamps}\n\
+                 {{ t {TOOL_SECONDS} stat -c '%s|%i|%.9Z|%n' -- {} | while IFS='|' read -r s i z q; do case $q in\n{cases}esac\n\
+                 case $k in *\"$n$h|$s|$i|$z|$q$n\"*) [ \"$s\" -gt {MOST_HASHED} ] && {{ printf '%s: OK\\n' \"$q\" >&3; continue; }};; esac\n\
+                 printf '%s  %s\\n' \"$h\" \"$q\"; done | t {HASH_SECONDS} sha256sum -c; }} 3>&1\n",
+                words(stamped.iter().map(|(path, _)| *path))
+            );
+        }
+        p
+    }
+
+    fn guards_program(&self) -> String {
+        if self.guards.is_empty() {
+            return String::new();
+        }
+        // Each guard writes into files: what it leaves running, or what hangs in the kernel, holds none of our pipes.
+        let mut p = format!(
+            "f guards; T=$(mktemp -d /dev/shm/provision.XXXXXX 2>/dev/null || mktemp -d) || T=/nonexistent\n\
+             trap 'rm -rf -- \"$T\"' EXIT; trap 'exit 1' HUP INT PIPE TERM\n\
+             g() {{ timeout -k 1 {GUARD_SECONDS} /bin/sh -c \"$2\n\
+             exit \\$?\" >\"$T/$1\" 2>&1 </dev/null; echo $? >\"$T/$1.rc\"; }}\n\
+             a() {{ r=; o=; [ -e \"$T/$1.rc\" ] && read -r r <\"$T/$1.rc\"; [ -e \"$T/$1\" ] && IFS= read -r o <\"$T/$1\"; \
+             printf '%s|%s|%s\\n' \"$r\" \"$2\" \"$o\"; }}\n"
+        );
+        for (number, (_, guard)) in self.guards.iter().enumerate() {
+            p += &format!("g {number} {} &\n", quote(guard));
+            if (number + 1) % GUARDS_AT_ONCE == 0 {
+                p += "wait\n";
+            }
+        }
+        p += "wait\n";
+        for (number, (id, _)) in self.guards.iter().enumerate() {
+            p += &format!("a {number} {}\n", quote(id));
+        }
+        p
+    }
+}
