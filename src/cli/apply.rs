@@ -42,6 +42,7 @@ pub async fn carry_out(
     events: crate::event::Events,
     kill_at: Option<usize>,
 ) -> anyhow::Result<RunReport> {
+    let _alone = alone(&site.inventory)?;
     let journal = Journal::create(&journals(&site.inventory).join(format!("{}.jsonl", site.run)), kill_at)?;
     let (stop, cancel) = Cancel::new();
     let mut signals = tokio::task::JoinSet::new();
@@ -63,6 +64,20 @@ pub async fn carry_out(
     })
     .await;
     Ok(report)
+}
+
+/// Keeps a second run of the same inventory from this machine out; the lock on each host is by owner and would let it in.
+fn alone(inventory: &crate::inventory::Inventory) -> anyhow::Result<std::fs::File> {
+    let folder = journals(inventory);
+    std::fs::create_dir_all(&folder)?;
+    let file = std::fs::File::create(folder.join("running"))?;
+    if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+        bail!(
+            "another run of {} is under way from this machine; wait for it, or stop it with Ctrl-C",
+            inventory.name
+        );
+    }
+    Ok(file)
 }
 
 /// Prints the end of a run.
@@ -138,7 +153,7 @@ impl Apply {
         if global.output != Output::Json {
             super::plan::print(&plan, global, false, took);
         }
-        let unobserved = plan.unobserved().next().is_some();
+        let unobserved = plan.is_blind();
         if plan.steps() == 0 {
             super::lab::release(site.lab).await;
             return Ok(if unobserved || skipped { exit::FAILED } else { exit::DONE });

@@ -37,7 +37,7 @@ pub fn print(plan: &Plan, global: &Global, hosts: bool, observed_in: Duration) {
 /// Returns the exit code of a plan.
 pub fn code(plan: &Plan) -> u8 {
     match () {
-        () if plan.unobserved().next().is_some() => exit::FAILED,
+        () if plan.is_blind() => exit::FAILED,
         () if plan.steps() > 0 => exit::PENDING,
         () => exit::DONE,
     }

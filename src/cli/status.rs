@@ -29,6 +29,8 @@ impl Status {
             pool.0 += 1;
             if let Some(failure) = &target.unobserved {
                 pool.2.push(format!("{}: [{}] {}", target.target, failure.code, failure.message));
+            } else if !target.unknown.is_empty() {
+                pool.2.push(format!("{}: unknown: {}", target.target, target.unknown.join("; ")));
             } else if target.steps.is_empty() {
                 pool.1 += 1;
             } else {
@@ -62,6 +64,6 @@ impl Status {
             }
         }
         super::lab::release(site.lab).await;
-        Ok(if plan.unobserved().next().is_some() { exit::FAILED } else { exit::DONE })
+        Ok(if plan.is_blind() { exit::FAILED } else { exit::DONE })
     }
 }

@@ -44,6 +44,9 @@ pub struct TargetPlan {
     pub in_sync: usize,
     /// It could not be observed.
     pub unobserved: Option<Failure>,
+    /// Resources of which nothing could be told, and why: neither in sync nor to be changed.
+    #[serde(default)]
+    pub unknown: Vec<String>,
     /// What a person should know.
     pub warnings: Vec<String>,
 }
@@ -120,7 +123,7 @@ pub fn steps_of(observed: &Observed) -> (Vec<Step>, usize) {
                 text: None,
             },
             (None, None, None) => {
-                in_sync += 1;
+                in_sync += usize::from(!matches!(seen, None | Some(Observation::Unknown(_))));
                 continue;
             }
         };
@@ -162,14 +165,14 @@ pub fn steps_of(observed: &Observed) -> (Vec<Step>, usize) {
     (steps, in_sync)
 }
 
-/// Returns what could not be told on a target, if anything.
-fn unknown(observed: &Observed) -> Vec<String> {
+/// Returns what could not be told on a target, if anything: `unit/x: timed out`.
+pub fn unknown(observed: &Observed) -> Vec<String> {
     observed
         .desired
         .iter()
         .filter_map(|r| match observed.seen.get(&r.id) {
-            Some(Observation::Unknown(why)) => Some(format!("{}: unknown: {why}", r.id)),
-            None => Some(format!("{}: unknown: no answer", r.id)),
+            Some(Observation::Unknown(why)) => Some(format!("{}: {why}", r.id)),
+            None => Some(format!("{}: no answer", r.id)),
             _ => None,
         })
         .collect()
@@ -186,9 +189,15 @@ pub fn build(input: PlanInput<'_>) -> Plan {
             match observed {
                 Ok(observed) => {
                     let (steps, in_sync) = steps_of(&observed);
-                    let mut warnings = observed.warnings.clone();
-                    warnings.extend(unknown(&observed));
-                    TargetPlan { target, pool, steps, in_sync, unobserved: None, warnings }
+                    TargetPlan {
+                        target,
+                        pool,
+                        steps,
+                        in_sync,
+                        unobserved: None,
+                        unknown: unknown(&observed),
+                        warnings: observed.warnings.clone(),
+                    }
                 }
                 Err(failure) => TargetPlan {
                     target,
@@ -196,6 +205,7 @@ pub fn build(input: PlanInput<'_>) -> Plan {
                     steps: Vec::new(),
                     in_sync: 0,
                     unobserved: Some(failure),
+                    unknown: Vec::new(),
                     warnings: Vec::new(),
                 },
             }
@@ -325,6 +335,11 @@ impl Plan {
     /// Returns the number of steps.
     pub fn steps(&self) -> usize {
         self.targets.iter().map(|t| t.steps.len()).sum()
+    }
+
+    /// Returns whether anything could not be observed: a whole target, or one of its resources.
+    pub fn is_blind(&self) -> bool {
+        self.targets.iter().any(|t| t.unobserved.is_some() || !t.unknown.is_empty())
     }
 
     /// Returns the hosts and cluster that could not be observed.

@@ -135,7 +135,7 @@ pub fn plan_text(plan: &Plan, view: PlanView) -> String {
         text += &format!("{}\n", super::LAB);
     }
     let unobserved: Vec<_> = plan.unobserved().collect();
-    if plan.steps() == 0 && unobserved.is_empty() {
+    if plan.steps() == 0 && !plan.is_blind() {
         text += &format!("in sync: {}{cluster}, observed in {took}\n", count(hosts, "host"));
     } else {
         text += &format!(
@@ -167,6 +167,9 @@ pub fn plan_text(plan: &Plan, view: PlanView) -> String {
         text += &failure(&target.to_string(), why).replacen("failed", "could not be observed", 1);
     }
     for target in &plan.targets {
+        for what in &target.unknown {
+            text += &format!("\nunknown: {}: {what}", target.target);
+        }
         for warning in &target.warnings {
             text += &format!("\nwarning: {}: {warning}", target.target);
         }

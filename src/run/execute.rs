@@ -4,7 +4,7 @@
 use super::journal::{Journal, Transition};
 use crate::event::{Event, Events};
 use crate::inventory::Inventory;
-use crate::plan::{Batch, Plan, TargetPlan, batches, steps_of};
+use crate::plan::{Batch, Plan, TargetPlan, batches, steps_of, unknown};
 use crate::state::{Failure, FailureKind, Hazard, Lates, StepId, Target, TargetId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -227,8 +227,12 @@ pub async fn execute(input: RunInput<'_>) -> RunReport {
         cancel: cancel.clone(),
         budgets: Arc::new(budgets),
     };
-    let work: Vec<TargetPlan> =
-        plan.targets.iter().filter(|t| !t.steps.is_empty() || t.unobserved.is_some()).cloned().collect();
+    let work: Vec<TargetPlan> = plan
+        .targets
+        .iter()
+        .filter(|t| !t.steps.is_empty() || t.unobserved.is_some() || !t.unknown.is_empty())
+        .cloned()
+        .collect();
     events.emit(Event::RunStarted {
         run: run.clone(),
         inventory: plan.inventory.clone(),
@@ -377,6 +381,15 @@ async fn one(
             }
         }
         let observed = target.observe().await?;
+        // What cannot be told is not "as wanted".
+        if let Some(what) = unknown(&observed).first() {
+            return Err(Failure::new(
+                FailureKind::Unobserved,
+                "E-UNKNOWN",
+                format!("it cannot be verified: {what}"),
+            )
+            .hint("provision plan --limit shows whether it can be told now"));
+        }
         let (mut steps, _) = steps_of(&observed);
         steps.retain(|s| !left_out.contains(&s.resource));
         if steps.is_empty() {

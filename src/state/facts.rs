@@ -96,7 +96,7 @@ pub struct Managed {
     pub id: String,
     /// sha256 of the spec that made it.
     pub hash: String,
-    /// Shell that removes it, recorded when it was made (only for commands); other kinds know how.
+    /// Shell that removes it, recorded when it was made, where the id alone does not say how.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undo: Option<String>,
     /// It was there before us: adopted, never removed.
