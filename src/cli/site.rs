@@ -18,8 +18,9 @@ use crate::state::{
 };
 use anyhow::Context;
 use async_trait::async_trait;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,6 +34,8 @@ pub struct Site {
     pub hosts: BTreeMap<HostName, Arc<HostTarget>>,
     pub lab: Option<Running>,
     pub endpoints: Vec<Endpoint>,
+    /// How connections are made.
+    pub ssh: PoolOptions,
     /// The cluster, unless only some hosts are worked on.
     pub cluster: Option<Arc<ClusterTarget>>,
     /// The way to gateways.
@@ -198,7 +201,7 @@ fn owner() -> String {
 }
 
 /// Adds what `ssh -G` says where the inventory is silent.
-async fn endpoint(inventory: &Inventory, host: &Host, identities: &mut BTreeSet<PathBuf>) -> Endpoint {
+async fn endpoint(inventory: &Inventory, host: &Host, events: &Events) -> Endpoint {
     let ssh = &inventory.ssh;
     let user = host.user.clone().or_else(|| ssh.user.clone());
     let mut endpoint = Endpoint {
@@ -207,6 +210,7 @@ async fn endpoint(inventory: &Inventory, host: &Host, identities: &mut BTreeSet<
         port: host.port.or(ssh.port).unwrap_or(22),
         user: user.clone().unwrap_or_default(),
         bastions: ssh.bastions.clone(),
+        ..Endpoint::default()
     };
     if ssh.identities.is_empty() || user.is_none() {
         let config = ssh::user_config(&host.address).await;
@@ -220,7 +224,17 @@ async fn endpoint(inventory: &Inventory, host: &Host, identities: &mut BTreeSet<
         if endpoint.bastions.is_empty() {
             endpoint.bastions = config.jumps;
         }
-        identities.extend(config.identities);
+        if ssh.identities.is_empty() {
+            endpoint.identities = config.identities;
+        }
+        // An alias leads elsewhere; an address stays what the inventory says, above all the lab's.
+        if host.address.parse::<IpAddr>().is_err() {
+            endpoint.address = config.hostname.unwrap_or(endpoint.address);
+        }
+        endpoint.host_key_alias = config.host_key_alias;
+        if let Some(message) = config.problem {
+            events.emit(Event::Warning { target: Some(endpoint.name.clone()), message });
+        }
     }
     endpoint
 }
@@ -249,25 +263,26 @@ impl Site {
 
         let inventory = Arc::new(inventory);
         let catalog = Arc::new(catalog);
-        let mut identities: BTreeSet<PathBuf> = BTreeSet::new();
-        let mut endpoints = Vec::new();
-        for host in inventory.active().filter(|h| selected.contains(&h.name)) {
-            endpoints.push(endpoint(&inventory, host, &mut identities).await);
-        }
-        let mut all = inventory.ssh.identities.clone();
-        all.extend(identities);
+        let hosts = inventory.active().filter(|h| selected.contains(&h.name));
+        let endpoints = futures::future::join_all(hosts.map(|host| endpoint(&inventory, host, events))).await;
         let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
-        let pool = Pool::new(PoolOptions {
+        let options = PoolOptions {
             known_hosts: vec![
                 inventory.ssh.known_hosts.clone(),
                 home.join(".ssh/known_hosts"),
                 "/etc/ssh/ssh_known_hosts".into(),
             ],
-            credentials: Credentials { identities: all, passphrase, agent: inventory.ssh.agent },
+            credentials: Credentials {
+                identities: inventory.ssh.identities.clone(),
+                passphrase,
+                agent: inventory.ssh.agent,
+                ..Credentials::default()
+            },
             ..PoolOptions::default()
-        });
+        };
+        let pool = Pool::new(options.clone());
         for line in pool.bad_known_hosts_lines() {
-            events.emit(Event::Warning { target: None, message: format!("{line} is no known_hosts line") });
+            events.emit(Event::Warning { target: None, message: line.clone() });
         }
         let run = run_id();
         let mut hosts = BTreeMap::new();
@@ -326,7 +341,7 @@ impl Site {
                 events: events.clone(),
             }))),
         };
-        Ok(Self { inventory, lock, run, hosts, lab, endpoints, cluster, access })
+        Ok(Self { inventory, lock, run, hosts, lab, endpoints, ssh: options, cluster, access })
     }
 
     /// Returns all targets.

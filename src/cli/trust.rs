@@ -4,6 +4,7 @@ use super::site::Site;
 use super::{Global, Where, exit, watch};
 use crate::ssh::known_hosts::{Verdict, write};
 use crate::ssh::trust::scan;
+use crate::ssh::{Pool, PoolOptions};
 use anyhow::bail;
 use clap::Args;
 use std::io::{IsTerminal, Write};
@@ -32,7 +33,13 @@ impl Trust {
         let site = Site::open(&self.place, &events).await?;
         drop(events);
         let file = site.inventory.ssh.known_hosts.clone();
-        let found = scan(site.endpoints.clone(), std::slice::from_ref(&file), Duration::from_secs(10)).await;
+        let pool = Pool::new(PoolOptions {
+            // What the user's own files know is recorded beside the inventory too.
+            known_hosts: vec![file.clone()],
+            login_deadline: Duration::from_secs(10),
+            ..site.ssh.clone()
+        });
+        let found = scan(&pool, site.endpoints.clone()).await;
         drop(site.hosts);
         shown.end().await;
         let mut keys = Vec::new();

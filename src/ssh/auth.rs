@@ -1,143 +1,299 @@
-//! Proving who we are: identities (plain, encrypted, with certificates), then the agent. Owns the order of tries and the
-//! error that lists them.
+//! Proving who we are: identities (plain, encrypted, with certificates), then the agent, then a password if one is
+//! given, in chains where the server wants several. Owns the order of tries and the error that lists them.
 
-use super::connection::Checker;
+use super::handshake::{Checker, Learned, Place};
+use super::keyring::{Agent, Keyring, LocalSigner, Named, Offer};
 use super::{SshError, SshErrorKind};
 use crate::state::SecretText;
-use russh::client::{AuthResult, Handle};
-use russh::keys::agent::AgentIdentity;
-use russh::keys::agent::client::AgentClient;
-use russh::keys::{Certificate, PrivateKey, PrivateKeyWithHashAlg, load_secret_key};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use russh::client::{AuthResult, Handle, KeyboardInteractiveAuthResponse as Interactive};
+use russh::keys::ssh_key::public::KeyData;
+use russh::keys::{HashAlg, PrivateKeyWithHashAlg};
+use russh::{AgentAuthError, MethodKind, MethodSet};
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Mutex;
 
-/// sshd's MaxAuthTries is 6 by default, and a refused offer counts.
-const MOST_TRIES: usize = 6;
+/// sshd's MaxAuthTries is 6 by default, and at the sixth refusal it hangs up instead of answering.
+const MOST_REFUSALS: usize = 6;
+/// Questions of one keyboard-interactive exchange that are answered: a password, and PAM's empty last round.
+const MOST_ROUNDS: usize = 4;
 
 /// What may be tried.
 #[derive(Clone, Debug, Default)]
 pub struct Credentials {
-    /// Private key files, tried first, in order.
+    /// Private key files, tried first, in order. `KEY-cert.pub` beside one is offered before it.
     pub identities: Vec<PathBuf>,
     /// Opens encrypted ones.
     pub passphrase: Option<SecretText>,
-    /// Ask the agent at `SSH_AUTH_SOCK`.
+    /// Ask the agent.
     pub agent: bool,
+    /// Where the agent listens; `SSH_AUTH_SOCK` unless given.
+    pub agent_socket: Option<PathBuf>,
+    /// The login's password, for servers that want one (keyboard-interactive or password), after the keys.
+    pub password: Option<SecretText>,
 }
 
-enum Offer {
-    Key(Arc<PrivateKey>),
-    Certificate(Arc<PrivateKey>, Box<Certificate>),
+/// How a try ended.
+enum Tried {
+    /// Logged in.
+    In,
+    /// Accepted, and something else is wanted as well.
+    Partly,
+    /// Refused.
+    Refused,
 }
 
-/// Reads a private key; the error says what a person can do.
-fn read_key(path: &Path, passphrase: Option<&SecretText>) -> Result<PrivateKey, String> {
-    load_secret_key(path, passphrase.map(SecretText::expose)).map_err(|error| match error {
-        russh::keys::Error::KeyIsEncrypted => {
-            format!(
-                "{} is encrypted and no passphrase is given (ssh.passphrase: {{secret: NAME}})",
-                path.display()
-            )
-        }
-        other => format!("{}: {other}", path.display()),
-    })
+/// One login.
+struct Login<'a> {
+    handle: &'a mut Handle<Checker>,
+    user: &'a str,
+    rsa_hash: Option<Option<HashAlg>>,
+    tried: Vec<String>,
+    refusals: usize,
+    accepted: Vec<String>,
+    spent: HashSet<(KeyData, bool)>,
+    unusable: Vec<String>,
+    /// What the server would still take, as far as it has said.
+    accepts: Option<MethodSet>,
 }
 
 /// Authenticates `user`, or says what was tried and how to check it by hand.
 pub(super) async fn authenticate(
     handle: &mut Handle<Checker>,
-    name: &str,
+    at: &Place<'_>,
     user: &str,
-    address: (&str, u16),
-    credentials: &Credentials,
+    first: &[PathBuf],
+    keyring: &Keyring,
+    learned: &Mutex<Learned>,
 ) -> Result<(), SshError> {
-    let (host, port) = address;
-    let by_hand = format!("ssh -v -p {port} {user}@{host}");
-    let lost = |error: russh::Error| SshError {
-        kind: SshErrorKind::Lost,
-        message: format!("connection to {name} ended while logging in as {user}: {error}"),
-        hint: by_hand.clone(),
+    let mut login = Login {
+        handle,
+        user,
+        rsa_hash: None,
+        tried: Vec::new(),
+        refusals: 0,
+        accepted: Vec::new(),
+        spent: HashSet::new(),
+        unusable: Vec::new(),
+        accepts: None,
     };
-    let mut tried: Vec<String> = Vec::new();
-    let mut unusable: Vec<String> = Vec::new();
-    let rsa_hash = handle.best_supported_rsa_hash().await.ok().flatten().flatten();
-    let mut accepts = String::new();
-    let mut note = |result: &AuthResult| {
-        if let AuthResult::Failure { remaining_methods, .. } = result {
-            accepts = remaining_methods.iter().map(<&str>::from).collect::<Vec<_>>().join(", ");
-        }
-    };
+    let outcome = login.attempt(first, keyring).await;
+    if matches!(outcome, Ok(true)) {
+        return Ok(());
+    }
+    let farewell = learned.lock().ok().and_then(|l| l.farewell.clone()).unwrap_or_default();
+    Err(login.failure(at, &farewell, outcome.err()))
+}
 
-    for path in &credentials.identities {
-        let key = match read_key(path, credentials.passphrase.as_ref()) {
-            Ok(key) => Arc::new(key),
-            Err(problem) => {
-                unusable.push(problem);
-                continue;
+impl Login<'_> {
+    /// Goes through keys, agent and password until the server is content or nothing is left.
+    async fn attempt(&mut self, first: &[PathBuf], keyring: &Keyring) -> Result<bool, russh::Error> {
+        let from_files = keyring.in_files(first, &mut self.unusable).await;
+        let mut agent: Option<(Agent, Vec<Named>)> = None;
+        let mut agent_asked = false;
+        // A second round is for servers that want the password first and a key after it.
+        for round in 0..2 {
+            for named in &from_files {
+                match self.offer(named, None).await? {
+                    Some(Tried::In) => return Ok(true),
+                    Some(Tried::Partly | Tried::Refused) | None => {}
+                }
             }
+            if self.takes_keys() && !agent_asked {
+                agent_asked = true;
+                agent = keyring.in_agent(&mut self.unusable).await;
+            }
+            if let Some((agent, held)) = &mut agent {
+                for named in held.iter() {
+                    if let Some(Tried::In) = self.offer(named, Some(&mut *agent)).await? {
+                        return Ok(true);
+                    }
+                }
+            }
+            if round == 0 && self.tried.is_empty() {
+                // Nothing to offer: asking with nothing is how the server is made to say what it takes.
+                let asked = self.handle.authenticate_none(self.user).await?;
+                if asked.success() {
+                    return Ok(true);
+                }
+                self.note(asked)?;
+            }
+            match self.password(keyring.password()).await? {
+                Some(Tried::In) => return Ok(true),
+                // Keys that were refused while the password was due may be welcome now.
+                Some(Tried::Partly) => self.spent.clear(),
+                Some(Tried::Refused) | None => return Ok(false),
+            }
+        }
+        Ok(false)
+    }
+
+    fn takes(&self, method: MethodKind) -> bool {
+        self.refusals < MOST_REFUSALS && self.accepts.as_ref().is_none_or(|a| a.contains(&method))
+    }
+
+    fn takes_keys(&self) -> bool {
+        self.takes(MethodKind::PublicKey)
+    }
+
+    /// Offers one key; `None` if there is no point in it.
+    async fn offer(
+        &mut self,
+        named: &Named,
+        agent: Option<&mut Agent>,
+    ) -> Result<Option<Tried>, russh::Error> {
+        if !self.takes_keys() || !self.spent.insert(named.offer.identity()) {
+            return Ok(None);
+        }
+        self.tried.push(named.name.clone());
+        let hash = if named.offer.is_rsa() { self.rsa_hash().await? } else { None };
+        let user = self.user;
+        let result = match (&named.offer, agent) {
+            (Offer::Key(key), _) => {
+                let key = PrivateKeyWithHashAlg::new(key.clone(), hash);
+                Ok(self.handle.authenticate_publickey(user, key).await?)
+            }
+            (Offer::Certificate(key, certificate), _) if named.offer.is_rsa() => {
+                let mut signer = LocalSigner(key.clone());
+                self.handle
+                    .authenticate_certificate_with(user, certificate.as_ref().clone(), hash, &mut signer)
+                    .await
+            }
+            (Offer::Certificate(key, certificate), _) => {
+                let certificate = certificate.as_ref().clone();
+                Ok(self.handle.authenticate_openssh_cert(user, key.clone(), certificate).await?)
+            }
+            (Offer::AgentKey(key), Some(agent)) => {
+                self.handle.authenticate_publickey_with(user, key.as_ref().clone(), hash, agent).await
+            }
+            (Offer::AgentCertificate(certificate), Some(agent)) => {
+                let certificate = certificate.as_ref().clone();
+                self.handle.authenticate_certificate_with(user, certificate, hash, agent).await
+            }
+            (Offer::AgentKey(_) | Offer::AgentCertificate(_), None) => return Ok(None),
         };
-        let mut offers = Vec::new();
-        let certificate = PathBuf::from(format!("{}-cert.pub", path.display()));
-        if let Ok(certificate) = Certificate::read_file(&certificate) {
-            offers.push(Offer::Certificate(key.clone(), Box::new(certificate)));
-        }
-        offers.push(Offer::Key(key));
-        for offer in offers {
-            if tried.len() >= MOST_TRIES {
-                break;
-            }
-            let result = match offer {
-                Offer::Key(key) => {
-                    tried.push(path.display().to_string());
-                    handle.authenticate_publickey(user, PrivateKeyWithHashAlg::new(key, rsa_hash)).await
+        match result {
+            Ok(result) => {
+                let tried = self.note(result)?;
+                if matches!(tried, Tried::Partly) {
+                    self.accepted.push(named.name.clone());
                 }
-                Offer::Certificate(key, certificate) => {
-                    tried.push(format!("{}-cert.pub", path.display()));
-                    handle.authenticate_openssh_cert(user, key, *certificate).await
-                }
+                Ok(Some(tried))
             }
-            .map_err(lost)?;
-            if result.success() {
-                return Ok(());
-            }
-            note(&result);
-        }
-    }
-
-    if credentials.agent
-        && let Ok(mut agent) = AgentClient::connect_env().await
-        && let Ok(identities) = agent.request_identities().await
-    {
-        for identity in identities {
-            if tried.len() >= MOST_TRIES {
-                break;
-            }
-            let AgentIdentity::PublicKey { key, comment } = identity else { continue };
-            tried.push(format!("agent key {comment}"));
-            let hash = if key.algorithm().is_rsa() { rsa_hash } else { None };
-            match handle.authenticate_publickey_with(user, key, hash, &mut agent).await {
-                Ok(result) if result.success() => return Ok(()),
-                Ok(result) => note(&result),
-                Err(error) => unusable.push(format!("agent: {error}")),
+            Err(AgentAuthError::Send(_)) => Err(russh::Error::SendError),
+            Err(AgentAuthError::Key(error)) => {
+                // The server would have taken it, but it could not be used: a card pulled out, a click refused.
+                self.unusable.push(format!("{} did not sign: {error}", named.name));
+                Ok(Some(Tried::Refused))
             }
         }
     }
 
-    // A dead socket answers like a refusal with no methods left.
-    if handle.is_closed() && accepts.is_empty() {
-        return Err(lost(russh::Error::Disconnect));
+    /// The hash for RSA signatures. Waits up to a second for what the server has to say on it, so only for RSA keys.
+    async fn rsa_hash(&mut self) -> Result<Option<HashAlg>, russh::Error> {
+        if self.rsa_hash.is_none() {
+            // A server that says nothing is taken for one that knows SHA-2; SHA-1 only where it is all there is.
+            let said = self.handle.best_supported_rsa_hash().await?;
+            self.rsa_hash = Some(said.unwrap_or(Some(HashAlg::Sha512)));
+        }
+        Ok(self.rsa_hash.flatten())
     }
-    let mut message = format!("{name} refuses to let {user} log in");
-    if tried.is_empty() {
-        message.push_str("; there was no key to try");
-    } else {
-        message.push_str(&format!("; tried {}", tried.join(", ")));
+
+    /// Takes down what the server answered. A dead socket answers like a refusal with no methods left.
+    fn note(&mut self, result: AuthResult) -> Result<Tried, russh::Error> {
+        match result {
+            AuthResult::Success => Ok(Tried::In),
+            AuthResult::Failure { remaining_methods, partial_success } => {
+                if remaining_methods.is_empty() && self.handle.is_closed() {
+                    return Err(russh::Error::Disconnect);
+                }
+                self.accepts = Some(remaining_methods);
+                if partial_success {
+                    return Ok(Tried::Partly);
+                }
+                self.refusals += 1;
+                Ok(Tried::Refused)
+            }
+        }
     }
-    if !accepts.is_empty() {
-        message.push_str(&format!("; the server accepts {accepts}"));
+
+    /// Gives the password, if there is one and the server takes it; once, since every wrong one may lock the account.
+    async fn password(&mut self, password: Option<&SecretText>) -> Result<Option<Tried>, russh::Error> {
+        let Some(password) = password else { return Ok(None) };
+        let tried = if self.takes(MethodKind::KeyboardInteractive) {
+            self.tried.push("the password (keyboard-interactive)".to_owned());
+            self.keyboard_interactive(password).await?
+        } else if self.takes(MethodKind::Password) {
+            self.tried.push("the password".to_owned());
+            let result = self.handle.authenticate_password(self.user, password.expose()).await?;
+            self.note(result)?
+        } else {
+            return Ok(None);
+        };
+        if matches!(tried, Tried::Partly) {
+            self.accepted.push("the password".to_owned());
+        }
+        Ok(Some(tried))
     }
-    for problem in unusable {
-        message.push_str(&format!("; {problem}"));
+
+    async fn keyboard_interactive(&mut self, password: &SecretText) -> Result<Tried, russh::Error> {
+        let mut answer = self.handle.authenticate_keyboard_interactive_start(self.user, None).await?;
+        for _ in 0..MOST_ROUNDS {
+            let prompts = match answer {
+                Interactive::Success => return Ok(Tried::In),
+                Interactive::Failure { remaining_methods, partial_success } => {
+                    return self.note(AuthResult::Failure { remaining_methods, partial_success });
+                }
+                Interactive::InfoRequest { prompts, .. } => prompts,
+            };
+            let mut responses = Vec::new();
+            for prompt in &prompts {
+                if prompt.echo || !prompt.prompt.to_lowercase().contains("password") {
+                    self.unusable.push(format!(
+                        "the server asks {:?}, which only a person can answer",
+                        prompt.prompt.trim()
+                    ));
+                    return Ok(Tried::Refused);
+                }
+                responses.push(password.expose().to_owned());
+            }
+            answer = self.handle.authenticate_keyboard_interactive_respond(responses).await?;
+        }
+        Ok(Tried::Refused)
     }
-    Err(SshError { kind: SshErrorKind::Authentication, message, hint: by_hand })
+
+    /// Says what was tried, what the server takes, and how to check it by hand.
+    fn failure(&self, at: &Place<'_>, farewell: &str, error: Option<russh::Error>) -> SshError {
+        let (name, user) = (at.name, self.user);
+        let too_many = farewell.contains("Too many authentication");
+        if let Some(error) = error.filter(|_| !too_many) {
+            let why = if farewell.is_empty() { error.to_string() } else { farewell.to_owned() };
+            return SshError {
+                kind: SshErrorKind::Lost,
+                message: format!("connection to {name} ended while logging in as {user}: {why}"),
+                hint: at.by_hand.clone(),
+            };
+        }
+        let mut message = format!("{name} refuses to let {user} log in");
+        if self.tried.is_empty() {
+            message.push_str("; there was no key to try");
+        } else {
+            message.push_str(&format!("; tried {}", self.tried.join(", ")));
+        }
+        if !self.accepted.is_empty() {
+            message.push_str(&format!("; it took {} and wants more", self.accepted.join(", ")));
+        }
+        let accepts =
+            self.accepts.iter().flat_map(|a| a.iter()).map(<&str>::from).collect::<Vec<_>>().join(", ");
+        if !accepts.is_empty() {
+            message.push_str(&format!("; the server accepts {accepts}"));
+        }
+        if too_many {
+            message.push_str("; it gave up after too many tries (MaxAuthTries): name the right key first");
+        }
+        for problem in &self.unusable {
+            message.push_str(&format!("; {problem}"));
+        }
+        SshError { kind: SshErrorKind::Authentication, message, hint: at.by_hand.clone() }
+    }
 }

@@ -1,8 +1,11 @@
 //! The user's own `~/.ssh/config`, as OpenSSH reads it: `ssh -G HOST` answers Include, Match and tokens better than any
-//! parser could. Asked only for what the inventory leaves open.
+//! parser could. Asked only for what the inventory leaves open, once a name, a few at a time.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
+use tokio::sync::{OnceCell, Semaphore};
 
 /// What OpenSSH would do for a host.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -17,26 +20,64 @@ pub struct UserConfig {
     pub identities: Vec<PathBuf>,
     /// ProxyJump.
     pub jumps: Vec<String>,
+    /// UserKnownHostsFile.
+    pub known_hosts: Vec<PathBuf>,
+    /// HostKeyAlias.
+    pub host_key_alias: Option<String>,
+    /// Why ssh was not understood, if it was asked in vain.
+    pub problem: Option<String>,
 }
 
 /// `ssh -G` answers in milliseconds, unless a Match exec hangs.
 const DEADLINE: Duration = Duration::from_secs(5);
+/// Processes at once; each takes a few milliseconds of a core.
+const MOST_AT_ONCE: usize = 8;
 
-/// Returns what `ssh -G` says of a host, or nothing where there is no ssh or no configuration.
+/// Answers so far: a configuration does not change during a command.
+struct Asked {
+    hosts: Mutex<HashMap<String, Arc<OnceCell<UserConfig>>>>,
+    processes: Semaphore,
+}
+
+static ASKED: LazyLock<Asked> =
+    LazyLock::new(|| Asked { hosts: Mutex::default(), processes: Semaphore::new(MOST_AT_ONCE) });
+
+/// Returns what `ssh -G` says of a host, or OpenSSH's defaults where there is no ssh or no configuration.
 pub async fn user_config(host: &str) -> UserConfig {
-    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
-    if !home.join(".ssh/config").exists() && !Path::new("/etc/ssh/ssh_config").exists() {
-        return defaults(&home);
-    }
-    let run = tokio::process::Command::new("ssh")
+    let cell = match ASKED.hosts.lock() {
+        Ok(mut hosts) => hosts.entry(host.to_owned()).or_default().clone(),
+        Err(_) => Arc::default(),
+    };
+    cell.get_or_init(|| async {
+        let _turn = ASKED.processes.acquire().await;
+        let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+        let files = [home.join(".ssh/config"), "/etc/ssh/ssh_config".into(), "/etc/ssh/ssh_config.d".into()];
+        if files.iter().any(|file| file.exists()) {
+            ask(Path::new("ssh"), host, &home).await
+        } else {
+            defaults(&home)
+        }
+    })
+    .await
+    .clone()
+}
+
+async fn ask(ssh: &Path, host: &str, home: &Path) -> UserConfig {
+    let run = tokio::process::Command::new(ssh)
         .args(["-G", "--", host])
         .stdin(std::process::Stdio::null())
         .kill_on_drop(true)
         .output();
-    match tokio::time::timeout(DEADLINE, run).await {
-        Ok(Ok(output)) if output.status.success() => parse(&String::from_utf8_lossy(&output.stdout), &home),
-        _ => defaults(&home),
-    }
+    let problem = match tokio::time::timeout(DEADLINE, run).await {
+        Ok(Ok(output)) if output.status.success() => {
+            return parse(&String::from_utf8_lossy(&output.stdout), home);
+        }
+        Ok(Ok(output)) => String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; "),
+        // No ssh here: then nobody relies on its configuration.
+        Ok(Err(_)) => return defaults(home),
+        Err(_) => format!("no answer in {} s (a Match exec that hangs?)", DEADLINE.as_secs()),
+    };
+    UserConfig { problem: Some(format!("ssh -G {host}: {problem}")), ..defaults(home) }
 }
 
 /// The keys that OpenSSH tries when nothing is configured.
@@ -51,22 +92,22 @@ fn defaults(home: &Path) -> UserConfig {
 
 fn parse(text: &str, home: &Path) -> UserConfig {
     let mut config = UserConfig::default();
+    let at_home = |value: &str| match value.strip_prefix("~/") {
+        Some(rest) => home.join(rest),
+        None => PathBuf::from(value),
+    };
     for line in text.lines() {
         let Some((key, value)) = line.split_once(' ') else { continue };
         match key {
             "hostname" => config.hostname = Some(value.to_owned()),
             "user" => config.user = Some(value.to_owned()),
             "port" => config.port = value.parse().ok(),
-            "identityfile" => {
-                let path = match value.strip_prefix("~/") {
-                    Some(rest) => home.join(rest),
-                    None => PathBuf::from(value),
-                };
-                if path.exists() {
-                    config.identities.push(path);
-                }
-            }
+            "identityfile" => config.identities.extend(Some(at_home(value)).filter(|path| path.exists())),
             "proxyjump" if value != "none" => config.jumps = value.split(',').map(str::to_owned).collect(),
+            "userknownhostsfile" => {
+                config.known_hosts = value.split_whitespace().filter(|v| *v != "none").map(at_home).collect();
+            }
+            "hostkeyalias" if value != "none" => config.host_key_alias = Some(value.to_owned()),
             _ => {}
         }
     }
@@ -82,11 +123,26 @@ mod tests {
         let home = tempfile::tempdir().expect("a folder");
         std::fs::create_dir(home.path().join(".ssh")).expect("made");
         std::fs::write(home.path().join(".ssh/k"), "").expect("written");
-        let text = "user alice\nhostname 10.0.0.5\nport 2200\nidentityfile ~/.ssh/k\nidentityfile ~/.ssh/none\nproxyjump a@b:1,c\n";
+        let text = "user alice\nhostname 10.0.0.5\nport 2200\nidentityfile ~/.ssh/k\nidentityfile ~/.ssh/none\n\
+                    proxyjump a@b:1,c\nhostkeyalias h\nuserknownhostsfile ~/.ssh/known_hosts /x/kh\n";
         let config = parse(text, home.path());
         assert_eq!(config.user.as_deref(), Some("alice"));
         assert_eq!((config.hostname.as_deref(), config.port), (Some("10.0.0.5"), Some(2200)));
         assert_eq!(config.identities, [home.path().join(".ssh/k")]);
         assert_eq!(config.jumps, ["a@b:1", "c"]);
+        assert_eq!(config.host_key_alias.as_deref(), Some("h"));
+        assert_eq!(config.known_hosts, [home.path().join(".ssh/known_hosts"), "/x/kh".into()]);
+    }
+
+    #[tokio::test]
+    async fn a_missing_or_failing_ssh_leaves_the_usual_keys() {
+        let home = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir(home.path().join(".ssh")).expect("made");
+        std::fs::write(home.path().join(".ssh/id_rsa"), "").expect("written");
+        for ssh in ["/nonexistent/ssh", "false"] {
+            let config = ask(Path::new(ssh), "h", home.path()).await;
+            assert_eq!(config.identities, [home.path().join(".ssh/id_rsa")], "{ssh}");
+            assert_eq!(config.problem.is_some(), ssh == "false", "{:?}", config.problem);
+        }
     }
 }

@@ -1,279 +1,201 @@
-//! One SSH connection: handshake with the host key checked, sessions, tunnels. Owns russh's traps: every channel is
-//! drained by a task of its own from the moment it opens (one undrained channel blocks them all), and reading goes on
-//! until the channel is closed, since the order of messages is not fixed.
+//! One live SSH connection: sessions within the server's limits, tunnels, and what their refusal means.
 
-use super::known_hosts::{KnownHosts, Verdict, lookup_name};
-use super::{BoxStream, Chunk, Session, SshError, SshErrorKind, Transport};
+use super::channel::{self, Tunnel};
+use super::handshake::Checker;
+use super::{BoxStream, Limits, Session, SshError, SshErrorKind, Transport};
 use async_trait::async_trait;
-use bytes::Bytes;
-use russh::client::{self, Handle};
-use russh::keys::{Algorithm, HashAlg, PublicKeyOrCertificate};
-use russh::{ChannelMsg, Preferred};
-use std::borrow::Cow;
+use russh::ChannelOpenFailure;
+use russh::client::Handle;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use std::time::{Duration, Instant};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
-/// sshd's default MaxSessions is 10; the rest is left to a person who looks in at the same time.
-const MOST_SESSIONS: usize = 8;
-/// A silent connection is asked for a sign of life after this long.
-const KEEPALIVE: Duration = Duration::from_secs(15);
-/// Output of one program that is kept while nobody reads it; beyond that its channel is closed.
-const MOST_UNREAD_BYTES: usize = 64 << 20;
+/// A server counts a session a moment longer than we do.
+const SERVER_LAG: Duration = Duration::from_millis(200);
 
-/// What the handshake learned, for the errors.
-#[derive(Clone, Debug)]
-pub(super) enum HostKey {
-    NotSeen,
-    Accepted,
-    Rejected(Verdict, String),
+/// The connection itself; lives as long as anything that runs over it.
+pub(super) struct Link {
+    pub name: String,
+    pub limits: Limits,
+    handle: Handle<Checker>,
+    sessions: Arc<Semaphore>,
+    /// Sessions that we believe the server to count.
+    live: Arc<AtomicUsize>,
+    readers: Mutex<JoinSet<()>>,
+    /// The bastion's connection that this one runs through.
+    _through: Option<Arc<Link>>,
 }
 
-/// Checks the server's key against known_hosts.
-pub(super) struct Checker {
-    pub host: String,
-    pub port: u16,
-    pub known: Arc<KnownHosts>,
-    pub outcome: Arc<Mutex<HostKey>>,
-    /// `provision trust`: accept whatever is presented, and only for looking.
-    pub record: Option<Arc<Mutex<Option<russh::keys::PublicKey>>>>,
-}
-
-impl client::Handler for Checker {
-    type Error = russh::Error;
-
-    async fn check_server_key(&mut self, presented: &PublicKeyOrCertificate) -> Result<bool, Self::Error> {
-        let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map(|d| d.as_secs()).unwrap_or(0);
-        let (verdict, fingerprint) = match presented {
-            PublicKeyOrCertificate::PublicKey { key, .. } => {
-                if let Some(record) = &self.record {
-                    if let Ok(mut slot) = record.lock() {
-                        *slot = Some(key.clone());
-                    }
-                    return Ok(false);
-                }
-                (self.known.judge(&self.host, self.port, key), key.fingerprint(HashAlg::Sha256).to_string())
-            }
-            PublicKeyOrCertificate::Certificate(certificate) => (
-                self.known.judge_certificate(&self.host, self.port, certificate, now_s),
-                certificate.public_key().fingerprint(HashAlg::Sha256).to_string(),
-            ),
-        };
-        let accepted = verdict == Verdict::Trusted;
-        if let Ok(mut outcome) = self.outcome.lock() {
-            *outcome = if accepted { HostKey::Accepted } else { HostKey::Rejected(verdict, fingerprint) };
-        }
-        Ok(accepted)
-    }
-}
-
-/// Returns the client's settings for a host: its known key types first, certificates only where an authority is known.
-pub(super) fn settings(known: &KnownHosts, host: &str, port: u16) -> client::Config {
-    let mut keys = known.algorithms(host, port);
-    if keys.iter().any(|k| matches!(k, Algorithm::Rsa { .. })) {
-        keys.retain(|k| !matches!(k, Algorithm::Rsa { .. }));
-        keys.push(Algorithm::Rsa { hash: Some(HashAlg::Sha512) });
-        keys.push(Algorithm::Rsa { hash: Some(HashAlg::Sha256) });
-    }
-    let default = Preferred::default();
-    for key in default.key.iter() {
-        if !keys.contains(key) {
-            keys.push(key.clone());
+impl Link {
+    /// Starts a task that ends with the connection.
+    pub fn spawn(&self, reader: impl Future<Output = ()> + Send + 'static) {
+        if let Ok(mut readers) = self.readers.lock() {
+            while readers.try_join_next().is_some() {}
+            readers.spawn(reader);
         }
     }
-    let certificates = if known.has_authority(host, port) { keys.clone() } else { Vec::new() };
-    client::Config {
-        nodelay: true, // measured: 44 ms an exec without it, 2 ms with it
-        keepalive_interval: Some(KEEPALIVE),
-        keepalive_max: 3,
-        preferred: Preferred {
-            key: Cow::Owned(keys),
-            host_key_certificates: Cow::Owned(certificates),
-            ..default
-        },
-        ..client::Config::default()
-    }
-}
 
-/// Turns a failed handshake into what a person needs.
-pub(super) fn handshake_error(
-    name: &str,
-    host: &str,
-    port: u16,
-    outcome: &HostKey,
-    error: &russh::Error,
-) -> SshError {
-    let place = lookup_name(host, port);
-    match outcome {
-        HostKey::Rejected(Verdict::Unknown, fingerprint) => SshError {
-            kind: SshErrorKind::HostKeyUnknown,
-            message: format!("host key of {name} ({place}) is not known; it presents {fingerprint}"),
-            hint: "compare the fingerprint at the host's console, then: provision trust".to_owned(),
-        },
-        HostKey::Rejected(Verdict::Changed { place: known_at, fingerprint: known }, fingerprint) => {
-            SshError {
-                kind: SshErrorKind::HostKeyChanged,
-                message: format!(
-                    "host key of {name} ({place}) is {fingerprint}, but {known} is known ({known_at})"
-                ),
-                hint:
-                    "if the host was installed anew: provision trust --replace; if not, someone is in between"
-                        .to_owned(),
-            }
+    pub fn lost(&self, why: impl std::fmt::Display) -> SshError {
+        SshError {
+            kind: SshErrorKind::Lost,
+            message: format!("connection to {} ended: {why}", self.name),
+            hint: "run the same command again: what was done stays done".to_owned(),
         }
-        HostKey::Rejected(Verdict::Revoked(known_at), _) => SshError {
-            kind: SshErrorKind::HostKeyChanged,
-            message: format!("host key of {name} ({place}) is revoked ({known_at})"),
-            hint: "give the host a new key".to_owned(),
-        },
-        HostKey::Rejected(Verdict::BadCertificate(why), _) => SshError {
-            kind: SshErrorKind::HostKeyChanged,
-            message: format!("host certificate of {name} ({place}) does not hold: {why}"),
-            hint: format!("ssh-keyscan -c -p {port} {host} shows it"),
-        },
-        HostKey::NotSeen | HostKey::Accepted | HostKey::Rejected(Verdict::Trusted, _) => SshError {
-            kind: SshErrorKind::Unreachable,
-            message: format!("no SSH handshake with {name} ({place}): {error}"),
-            hint: format!("ssh -v -p {port} {host}"),
-        },
+    }
+
+    fn refused(&self, message: String, hint: String) -> SshError {
+        SshError { kind: SshErrorKind::Refused, message, hint }
+    }
+
+    fn no_answer(&self, to: &str) -> SshError {
+        self.lost(format!("no answer to {to} in {} s", self.limits.answer.as_secs()))
     }
 }
 
 /// A live, authenticated connection.
+#[derive(Clone)]
 pub struct Connection {
-    name: String,
-    handle: Handle<Checker>,
-    sessions: Arc<Semaphore>,
-    readers: Mutex<JoinSet<()>>,
-    /// Connections that this one runs through.
-    _through: Option<Arc<Connection>>,
+    link: Arc<Link>,
 }
 
 impl Connection {
-    pub(super) fn new(name: String, handle: Handle<Checker>, through: Option<Arc<Connection>>) -> Self {
+    pub(super) fn new(
+        name: String,
+        handle: Handle<Checker>,
+        limits: Limits,
+        through: Option<&Connection>,
+    ) -> Self {
+        let sessions = Arc::new(Semaphore::new(limits.sessions));
         Self {
-            name,
-            handle,
-            sessions: Arc::new(Semaphore::new(MOST_SESSIONS)),
-            readers: Mutex::new(JoinSet::new()),
-            _through: through,
+            link: Arc::new(Link {
+                name,
+                limits,
+                handle,
+                sessions,
+                live: Arc::default(),
+                readers: Mutex::default(),
+                _through: through.map(|c| c.link.clone()),
+            }),
         }
     }
 
-    /// Returns whether the connection is known to have ended.
+    /// Returns whether it has ended.
     pub fn is_closed(&self) -> bool {
-        self.handle.is_closed()
+        self.link.handle.is_closed()
     }
 
-    fn lost(&self, error: impl std::fmt::Display) -> SshError {
-        SshError {
-            kind: SshErrorKind::Lost,
-            message: format!("connection to {} ended: {error}", self.name),
-            hint: "run the same command again: what was running on the host goes on by itself".to_owned(),
+    /// Opens a tunnel; the caller sets the deadline.
+    pub(super) async fn reach(&self, host: &str, port: u16) -> Result<Tunnel, SshError> {
+        let link = &self.link;
+        let opened = link.handle.channel_open_direct_tcpip(host, u32::from(port), "127.0.0.1", 0).await;
+        match opened {
+            Ok(channel) => {
+                let (read, write) = channel.split();
+                Ok(channel::tunnel(link, read, write))
+            }
+            Err(russh::Error::ChannelOpenFailure(ChannelOpenFailure::ConnectFailed)) => Err(SshError {
+                kind: SshErrorKind::Unreachable,
+                message: format!("{} cannot connect to {host}:{port}", link.name),
+                hint: format!("on {}: nc -vz {host} {port}", link.name),
+            }),
+            Err(russh::Error::ChannelOpenFailure(_)) => Err(link.refused(
+                format!("{} does not forward connections (here to {host}:{port})", link.name),
+                format!(
+                    "sshd_config on {}: AllowTcpForwarding yes or local, PermitOpen any or {host}:{port}, \
+                     DisableForwarding no",
+                    link.name
+                ),
+            )),
+            Err(error) => Err(link.lost(error)),
         }
     }
 
-    fn refused(&self, what: &str, error: russh::Error, hint: &str) -> SshError {
-        if self.is_closed() {
-            return self.lost(error);
+    /// Opens a session channel; waits for one of ours to end where the server allows fewer than we thought.
+    async fn session(&self) -> Result<(russh::Channel<russh::client::Msg>, Seat), SshError> {
+        let link = &self.link;
+        let permit = link.sessions.clone().acquire_owned().await.map_err(|e| link.lost(e))?;
+        let give_up = Instant::now() + link.limits.answer;
+        let mut alone_before = false;
+        loop {
+            let failure = match link.handle.channel_open_session().await {
+                Ok(channel) => return Ok((channel, Seat::take(permit, &link.live))),
+                Err(russh::Error::ChannelOpenFailure(failure)) => failure,
+                Err(error) => return Err(link.lost(error)),
+            };
+            let ours = link.live.load(Ordering::Acquire);
+            if (ours == 0 && alone_before) || Instant::now() >= give_up {
+                return Err(link.refused(
+                    format!("{} opens no session ({failure:?}) beside {ours} of ours", link.name),
+                    format!("sshd_config on {}: MaxSessions 10", link.name),
+                ));
+            }
+            alone_before = ours == 0;
+            tokio::time::sleep(SERVER_LAG).await;
         }
-        SshError {
-            kind: SshErrorKind::Refused,
-            message: format!("{} refuses {what}: {error}", self.name),
-            hint: hint.to_owned(),
-        }
+    }
+}
+
+/// The right to a session, and its place in the count.
+pub(super) struct Seat {
+    live: Arc<AtomicUsize>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Seat {
+    fn take(permit: OwnedSemaphorePermit, live: &Arc<AtomicUsize>) -> Self {
+        live.fetch_add(1, Ordering::AcqRel);
+        Self { live: live.clone(), _permit: permit }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.live.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
 #[async_trait]
 impl Transport for Connection {
     async fn open(&self, command: &str) -> Result<Box<dyn Session>, SshError> {
-        let permit = self.sessions.clone().acquire_owned().await.map_err(|e| self.lost(e))?;
-        let channel = self
-            .handle
-            .channel_open_session()
-            .await
-            .map_err(|e| self.refused("a session", e, "sshd_config: MaxSessions"))?;
-        let (mut read, write) = channel.split();
-        let (sender, chunks) = mpsc::unbounded_channel();
-        let unread = Arc::new(Semaphore::new(MOST_UNREAD_BYTES));
-        let budget = unread.clone();
-        let reader = async move {
-            let _permit: OwnedSemaphorePermit = permit;
-            while let Some(message) = read.wait().await {
-                let chunk = match message {
-                    ChannelMsg::Data { data } => Chunk::Stdout(data),
-                    ChannelMsg::ExtendedData { data, ext: 1 } => Chunk::Stderr(data),
-                    ChannelMsg::ExitStatus { exit_status } => Chunk::Exit(exit_status as i32),
-                    ChannelMsg::ExitSignal { .. } => Chunk::Exit(128 + 15),
-                    _ => continue,
-                };
-                if let Chunk::Stdout(data) | Chunk::Stderr(data) = &chunk {
-                    match budget.try_acquire_many(data.len() as u32) {
-                        Ok(taken) => taken.forget(),
-                        Err(_) => break, // nobody reads: give this program up rather than the connection
-                    }
-                }
-                // A dropped receiver is no reason to stop draining.
-                let _ = sender.send(chunk);
-            }
+        let link = &self.link;
+        let (channel, seat) = self.session().await?;
+        let (read, write) = channel.split();
+        let write = Arc::new(write);
+        // The reader runs before anything is asked for.
+        let (session, started) = channel::program(link, read, write.clone(), seat);
+        let answer = async {
+            write.exec(true, command).await.map_err(|e| link.lost(e))?;
+            started.await.map_err(|_| link.lost("the channel closed"))
         };
-        if let Ok(mut readers) = self.readers.lock() {
-            while readers.try_join_next().is_some() {}
-            readers.spawn(reader);
+        match tokio::time::timeout(link.limits.answer, answer).await {
+            Ok(Ok(true)) => Ok(Box::new(session)),
+            Ok(Ok(false)) => Err(link.refused(
+                format!("{} runs no programs for this login", link.name),
+                format!(
+                    "on {}: the login's shell, and ForceCommand or ChrootDirectory in sshd_config",
+                    link.name
+                ),
+            )),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(link.no_answer("the start of a program")),
         }
-        write.exec(true, command).await.map_err(|e| self.lost(e))?;
-        Ok(Box::new(ChannelSession { name: self.name.clone(), write, chunks, unread }))
     }
 
     async fn tunnel(&self, host: &str, port: u16) -> Result<BoxStream, SshError> {
-        let channel = self
-            .handle
-            .channel_open_direct_tcpip(host, u32::from(port), "127.0.0.1", 0)
-            .await
-            .map_err(|e| {
-                let hint =
-                    "sshd_config: AllowTcpForwarding must be yes or local, and something must listen there";
-                self.refused(&format!("a connection to {host}:{port}"), e, hint)
-            })?;
-        Ok(Box::new(channel.into_stream()))
-    }
-}
-
-/// A program on a channel.
-struct ChannelSession {
-    name: String,
-    write: russh::ChannelWriteHalf<client::Msg>,
-    chunks: mpsc::UnboundedReceiver<Chunk>,
-    unread: Arc<Semaphore>,
-}
-
-impl ChannelSession {
-    fn lost(&self, error: russh::Error) -> SshError {
-        SshError {
-            kind: SshErrorKind::Lost,
-            message: format!("connection to {} ended: {error}", self.name),
-            hint: "run the same command again".to_owned(),
-        }
-    }
-}
-
-#[async_trait]
-impl Session for ChannelSession {
-    async fn send(&mut self, bytes: Bytes) -> Result<(), SshError> {
-        self.write.data_bytes(bytes).await.map_err(|e| self.lost(e))
-    }
-
-    async fn finish_input(&mut self) -> Result<(), SshError> {
-        self.write.eof().await.map_err(|e| self.lost(e))
-    }
-
-    async fn next(&mut self) -> Option<Chunk> {
-        let chunk = self.chunks.recv().await?;
-        if let Chunk::Stdout(data) | Chunk::Stderr(data) = &chunk {
-            self.unread.add_permits(data.len());
-        }
-        Some(chunk)
+        let reached = tokio::time::timeout(self.link.limits.answer, self.reach(host, port)).await;
+        let tunnel = reached.unwrap_or_else(|_| {
+            Err(SshError {
+                kind: SshErrorKind::Unreachable,
+                message: format!(
+                    "{} does not reach {host}:{port} in {} s",
+                    self.link.name,
+                    self.link.limits.answer.as_secs()
+                ),
+                hint: format!("on {}: nc -vz {host} {port}", self.link.name),
+            })
+        })?;
+        Ok(Box::new(tunnel))
     }
 }

@@ -1,19 +1,23 @@
-//! `provision trust`: looks at host keys without logging in, and says which are new, known or changed.
+//! `provision trust`: looks at host keys without logging in to the hosts, and says which are new, known or changed.
 
-use super::connection::{Checker, HostKey};
-use super::known_hosts::{KnownHosts, Verdict, lookup_name};
-use super::pool::Endpoint;
+use super::handshake::{Checker, Learned, Place, Purpose, settings};
+use super::known_hosts::{Verdict, lookup_name};
+use super::pool::{Endpoint, Pool, by_hand, shake};
+use super::{SshError, SshErrorKind};
 use futures::StreamExt;
 use russh::keys::{HashAlg, PublicKey};
-use std::path::PathBuf;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 /// What a scan found at one host.
 #[derive(Clone, Debug)]
 pub struct Scanned {
     /// The host's name.
     pub name: String,
+    /// Where it was looked for.
+    pub address: String,
+    /// On which port.
+    pub port: u16,
     /// The name it has in known_hosts: `host`, or `[host]:port`.
     pub known_as: String,
     /// The key it presents, or why none was seen.
@@ -29,44 +33,62 @@ impl Scanned {
     }
 }
 
-/// Scans at most this many hosts at once.
-const MOST_AT_ONCE: usize = 32;
-
-/// Returns the host keys of `endpoints`, in order. Hosts behind bastions are not scanned from here: their keys are
-/// taken at the bastion, by hand.
-pub async fn scan(endpoints: Vec<Endpoint>, known_hosts: &[PathBuf], deadline: Duration) -> Vec<Scanned> {
-    let known = Arc::new(KnownHosts::read(known_hosts));
-    futures::stream::iter(endpoints)
-        .map(|endpoint| {
-            let known = known.clone();
-            async move { scan_one(endpoint, known, deadline).await }
-        })
-        .buffered(MOST_AT_ONCE)
+/// Returns the host keys of the bastions of `endpoints`, then of `endpoints`, in order. Hosts behind a bastion are looked
+/// at through it, which takes a login to it: once its own key is trusted.
+pub async fn scan(pool: &Arc<Pool>, endpoints: Vec<Endpoint>) -> Vec<Scanned> {
+    let mut seen = BTreeSet::new();
+    let mut bastions = Vec::new();
+    for endpoint in &endpoints {
+        for (depth, text) in endpoint.bastions.iter().enumerate() {
+            // A name that cannot be read is told with the hosts behind it.
+            let Ok(bastion) = pool.bastion(text, &endpoint.user).await else { continue };
+            let at = Endpoint { bastions: endpoint.bastions[..depth].to_vec(), ..bastion.endpoint.clone() };
+            if seen.insert((at.address.clone(), at.port)) {
+                bastions.push(at);
+            }
+        }
+    }
+    futures::stream::iter(bastions.into_iter().chain(endpoints))
+        .map(|endpoint| async move { look(pool, endpoint).await })
+        .buffered(pool.limits().handshakes)
         .collect()
         .await
 }
 
-async fn scan_one(endpoint: Endpoint, known: Arc<KnownHosts>, deadline: Duration) -> Scanned {
-    let Endpoint { name, address, port, .. } = endpoint;
-    let seen = Arc::new(Mutex::new(None));
-    let checker = Checker {
-        host: address.clone(),
+async fn look(pool: &Pool, endpoint: Endpoint) -> Scanned {
+    let learned = Arc::new(Mutex::new(Learned::default()));
+    let failure = handshake(pool, &endpoint, &learned).await.err();
+    let (key, verdict) = learned.lock().map(|mut l| (l.key.take(), l.verdict.take())).unwrap_or((None, None));
+    let Endpoint { name, address, port, host_key_alias, .. } = endpoint;
+    let known_as = host_key_alias.unwrap_or_else(|| lookup_name(&address, port));
+    let why = || failure.map_or_else(|| "the server presented no key".to_owned(), |e| e.message);
+    Scanned {
+        name,
+        address,
         port,
-        known: known.clone(),
-        outcome: Arc::new(Mutex::new(HostKey::NotSeen)),
-        record: Some(seen.clone()),
-    };
-    let config = Arc::new(super::connection::settings(&known, &address, port));
-    let attempt = russh::client::connect(config, (address.as_str(), port), checker);
-    let failure = match tokio::time::timeout(deadline, attempt).await {
-        Ok(Ok(_)) => "the server presented no plain key".to_owned(),
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => format!("no answer within {} s", deadline.as_secs()),
-    };
-    let key = seen.lock().ok().and_then(|mut slot| slot.take()).ok_or(failure);
-    let verdict = match &key {
-        Ok(key) => known.judge(&address, port, key),
-        Err(_) => Verdict::Unknown,
-    };
-    Scanned { name, known_as: lookup_name(&address, port), key, verdict }
+        known_as,
+        key: key.ok_or_else(why),
+        verdict: verdict.unwrap_or(Verdict::Unknown),
+    }
+}
+
+/// Shakes hands up to the host key; whatever it is, the server is left alone then.
+async fn handshake(pool: &Pool, endpoint: &Endpoint, learned: &Arc<Mutex<Learned>>) -> Result<(), SshError> {
+    let Endpoint { name, address, port, user, bastions, .. } = endpoint;
+    let at = Place { name, host: address, port: *port, by_hand: by_hand(endpoint, bastions) };
+    let way = pool.way(user, bastions).await?;
+    let _turn = pool.turn(&way).await;
+    let stream = pool.stream(&at, &way).await?;
+    let keys = pool.known(endpoint);
+    let config = Arc::new(settings(&keys, pool.limits()));
+    let checker = Checker { keys, purpose: Purpose::Look, learned: learned.clone() };
+    let deadline = pool.login_deadline();
+    match tokio::time::timeout(deadline, shake(&at, config, stream, checker, learned)).await {
+        Ok(done) => done.map(drop),
+        Err(_) => Err(SshError {
+            kind: SshErrorKind::Unreachable,
+            message: format!("no answer within {} s", deadline.as_secs_f32()),
+            hint: at.by_hand.clone(),
+        }),
+    }
 }

@@ -1,4 +1,4 @@
-//! Tier 1: data tests. Files in, golden text out; no host, no network. One module a room; most rooms keep theirs beside the code.
+//! Tier 1: data tests. Files in, golden text out; no host, no network beyond loopback. One module a room; most rooms keep theirs beside the code.
 
 mod artifact;
 mod catalog;
@@ -8,3 +8,4 @@ mod inventory;
 mod plan;
 mod role;
 mod serving;
+mod ssh;

@@ -73,6 +73,7 @@ impl Kit {
             credentials: Credentials { identities: vec![self.lab.identity()], ..Credentials::default() },
             connect_deadline: Duration::from_secs(3),
             login_deadline: Duration::from_secs(20),
+            ..PoolOptions::default()
         });
         let at = self.spec.hosts.iter().find(|h| h.name == host).expect("the host");
         let dial = pool.host(Endpoint {
@@ -80,7 +81,7 @@ impl Kit {
             address: at.address.to_string(),
             port: at.port,
             user: "ubuntu".into(),
-            bastions: Vec::new(),
+            ..Endpoint::default()
         });
         let desired: DesiredFn = Arc::new(move |_| Ok(desired.clone()));
         HostTarget::new(HostSetup {

@@ -1,0 +1,259 @@
+//! What can be offered: private keys and certificates from files, and what the agent holds. Each file is read, and each
+//! passphrase worked through, once a command: an encrypted key costs a tenth of a second, and 2,000 hosts use the same.
+
+use super::auth::Credentials;
+use super::known_hosts::day;
+use crate::state::SecretText;
+use russh::keys::agent::AgentIdentity;
+use russh::keys::agent::client::{AgentClient, AgentStream};
+use russh::keys::ssh_encoding::Encode;
+use russh::keys::ssh_key::private::KeypairData;
+use russh::keys::ssh_key::public::KeyData;
+use russh::keys::{Certificate, HashAlg, PrivateKey, load_secret_key, signature};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::OnceCell;
+
+/// An agent that waits for a card or a click is asked what it holds for this long.
+const AGENT_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A key as it is offered to a server.
+pub(super) enum Offer {
+    /// A private key from a file.
+    Key(Arc<PrivateKey>),
+    /// A certificate beside a private key.
+    Certificate(Arc<PrivateKey>, Box<Certificate>),
+    /// A key of the agent.
+    AgentKey(Box<russh::keys::PublicKey>),
+    /// A certificate of the agent.
+    AgentCertificate(Box<Certificate>),
+}
+
+impl Offer {
+    /// Returns what tells it from others: its public key, and whether a certificate comes with it.
+    pub fn identity(&self) -> (KeyData, bool) {
+        match self {
+            Offer::Key(key) => (key.public_key().key_data().clone(), false),
+            Offer::Certificate(key, _) => (key.public_key().key_data().clone(), true),
+            Offer::AgentKey(key) => (key.key_data().clone(), false),
+            Offer::AgentCertificate(certificate) => (certificate.public_key().clone(), true),
+        }
+    }
+
+    /// Returns whether its signatures need a hash to be chosen.
+    pub fn is_rsa(&self) -> bool {
+        match self {
+            Offer::Key(key) | Offer::Certificate(key, _) => key.algorithm().is_rsa(),
+            Offer::AgentKey(key) => key.algorithm().is_rsa(),
+            Offer::AgentCertificate(certificate) => certificate.public_key().algorithm().is_rsa(),
+        }
+    }
+}
+
+/// An offer with the name that a person knows it by.
+pub(super) struct Named {
+    pub name: String,
+    pub offer: Offer,
+}
+
+/// What one file gave: a key with or without certificate, or the reason why not.
+#[derive(Clone)]
+struct FromFile {
+    key: Result<Arc<PrivateKey>, String>,
+    certificate: Option<Result<Box<Certificate>, String>>,
+}
+
+/// Files read so far.
+pub(super) struct Keyring {
+    credentials: Credentials,
+    files: Mutex<HashMap<PathBuf, Arc<OnceCell<FromFile>>>>,
+}
+
+pub(super) type Agent = AgentClient<Box<dyn AgentStream + Send + Unpin>>;
+
+impl Keyring {
+    pub fn new(credentials: Credentials) -> Self {
+        Self { credentials, files: Mutex::default() }
+    }
+
+    pub fn password(&self) -> Option<&SecretText> {
+        self.credentials.password.as_ref()
+    }
+
+    /// Returns whether key files of its own were named.
+    pub fn names_identities(&self) -> bool {
+        !self.credentials.identities.is_empty()
+    }
+
+    /// Returns offers from files, `first` ahead of the common ones; what cannot be used is told to `unusable`.
+    pub async fn in_files(&self, first: &[PathBuf], unusable: &mut Vec<String>) -> Vec<Named> {
+        let mut offers = Vec::new();
+        let mut seen: Vec<&Path> = Vec::new();
+        for path in first.iter().chain(&self.credentials.identities) {
+            if seen.contains(&path.as_path()) {
+                continue;
+            }
+            seen.push(path);
+            let FromFile { key, certificate } = self.file(path).await;
+            let key = match key {
+                Ok(key) => key,
+                Err(problem) => {
+                    unusable.push(problem);
+                    continue;
+                }
+            };
+            match certificate {
+                Some(Ok(certificate)) => offers.push(Named {
+                    name: certificate_path(path).display().to_string(),
+                    offer: Offer::Certificate(key.clone(), certificate),
+                }),
+                Some(Err(problem)) => unusable.push(problem),
+                None => {}
+            }
+            offers.push(Named { name: path.display().to_string(), offer: Offer::Key(key) });
+        }
+        offers
+    }
+
+    async fn file(&self, path: &Path) -> FromFile {
+        let cell = match self.files.lock() {
+            Ok(mut files) => files.entry(path.to_owned()).or_default().clone(),
+            Err(_) => Arc::default(),
+        };
+        let read = || async {
+            let (at, passphrase) = (path.to_owned(), self.credentials.passphrase.clone());
+            tokio::task::spawn_blocking(move || read_file(&at, passphrase.as_ref())).await.unwrap_or_else(
+                |e| FromFile { key: Err(format!("{}: {e}", path.display())), certificate: None },
+            )
+        };
+        cell.get_or_init(read).await.clone()
+    }
+
+    /// Returns the agent and what it holds, if it is to be asked; why not is told to `unusable`.
+    pub async fn in_agent(&self, unusable: &mut Vec<String>) -> Option<(Agent, Vec<Named>)> {
+        if !self.credentials.agent {
+            return None;
+        }
+        let socket = self
+            .credentials
+            .agent_socket
+            .clone()
+            .or_else(|| std::env::var_os("SSH_AUTH_SOCK").filter(|s| !s.is_empty()).map(PathBuf::from));
+        let Some(socket) = socket else {
+            unusable.push("no agent: SSH_AUTH_SOCK is not set".to_owned());
+            return None;
+        };
+        let ask = async {
+            let mut agent = AgentClient::connect_uds(&socket).await?.dynamic();
+            let held = agent.request_identities().await?;
+            Ok::<_, russh::keys::Error>((agent, held))
+        };
+        let (agent, held) = match tokio::time::timeout(AGENT_DEADLINE, ask).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => {
+                unusable.push(format!("agent at {}: {error}", socket.display()));
+                return None;
+            }
+            Err(_) => {
+                unusable.push(format!(
+                    "agent at {}: no answer in {} s",
+                    socket.display(),
+                    AGENT_DEADLINE.as_secs()
+                ));
+                return None;
+            }
+        };
+        let offers = held.into_iter().map(|identity| match identity {
+            AgentIdentity::PublicKey { key, comment } => Named {
+                name: called("agent key", &comment, &key.fingerprint(HashAlg::Sha256).to_string()),
+                offer: Offer::AgentKey(Box::new(key)),
+            },
+            AgentIdentity::Certificate { certificate, comment } => Named {
+                name: called("agent certificate", &comment, certificate.key_id()),
+                offer: Offer::AgentCertificate(Box::new(certificate)),
+            },
+        });
+        Some((agent, offers.collect()))
+    }
+}
+
+fn called(sort: &str, comment: &str, otherwise: &str) -> String {
+    format!("{sort} {}", if comment.is_empty() { otherwise } else { comment })
+}
+
+fn certificate_path(key: &Path) -> PathBuf {
+    let mut name = key.as_os_str().to_owned();
+    name.push("-cert.pub");
+    PathBuf::from(name)
+}
+
+fn read_file(path: &Path, passphrase: Option<&SecretText>) -> FromFile {
+    let key = read_key(path, passphrase).map(Arc::new);
+    let beside = certificate_path(path);
+    let certificate = match std::fs::read_to_string(&beside) {
+        Err(_) => None,
+        Ok(text) => Some(usable_certificate(&text).map_err(|why| format!("{}: {why}", beside.display()))),
+    };
+    FromFile { key, certificate: certificate.map(|c| c.map(Box::new)) }
+}
+
+/// Reads a user certificate; one that is known not to be accepted would only cost a try.
+fn usable_certificate(text: &str) -> Result<Certificate, String> {
+    let certificate = Certificate::from_openssh(text.trim()).map_err(|e| e.to_string())?;
+    let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    if !certificate.cert_type().is_user() {
+        return Err("it is a host certificate, not a user certificate".to_owned());
+    }
+    if now_s >= certificate.valid_before() {
+        return Err(format!("it expired {}", day(certificate.valid_before())));
+    }
+    if now_s < certificate.valid_after() {
+        return Err(format!("it is valid only from {}", day(certificate.valid_after())));
+    }
+    Ok(certificate)
+}
+
+/// Reads a private key; the error says what a person can do.
+fn read_key(path: &Path, passphrase: Option<&SecretText>) -> Result<PrivateKey, String> {
+    use russh::keys::Error;
+    load_secret_key(path, passphrase.map(SecretText::expose)).map_err(|error| {
+        let at = path.display();
+        match error {
+            Error::KeyIsEncrypted => format!(
+                "{at} is encrypted and no passphrase is given (ssh.passphrase: {{secret: NAME}}, or ssh-add {at})"
+            ),
+            Error::SshKey(_) if passphrase.is_some() => format!("{at}: the passphrase does not open it"),
+            Error::CouldNotReadKey => format!("{at} is no private key"),
+            Error::IO(error) => format!("{at}: {error}"),
+            other => format!("{at}: {other}"),
+        }
+    })
+}
+
+/// Signs with a key that is here, for the one case that russh leaves open: it signs RSA certificates with SHA-1 only,
+/// which every current sshd refuses.
+pub(super) struct LocalSigner(pub Arc<PrivateKey>);
+
+impl russh::Signer for LocalSigner {
+    type Error = russh::AgentAuthError;
+
+    async fn auth_sign(
+        &mut self,
+        _: &AgentIdentity,
+        hash: Option<HashAlg>,
+        mut to_sign: Vec<u8>,
+    ) -> Result<Vec<u8>, Self::Error> {
+        use russh::keys::Error;
+        let signed = match self.0.key_data() {
+            KeypairData::Rsa(pair) => signature::Signer::try_sign(&(pair, hash), &to_sign),
+            _ => signature::Signer::try_sign(self.0.as_ref(), &to_sign),
+        };
+        let signed = signed.map_err(|e| Error::from(russh::keys::ssh_key::Error::from(e)))?;
+        let mut blob = Vec::new();
+        let encoded = signed.encode(&mut blob).and_then(|()| blob.as_slice().encode(&mut to_sign));
+        encoded.map_err(|e| Error::from(russh::keys::ssh_key::Error::from(e)))?;
+        Ok(to_sign)
+    }
+}

@@ -1,0 +1,6 @@
+//! Tests of `ssh` against a server in the same process, over loopback.
+
+mod hosts;
+mod logins;
+mod server;
+mod sessions;
