@@ -25,6 +25,18 @@ impl Story {
         Self { dir, inventory }
     }
 
+    /// Has a model's weights fetched with a token from `CANARY_TOKEN`.
+    fn with_hugging_face_token(&self) {
+        let file = self.inventory.join("inventory.yaml");
+        let text_before = std::fs::read_to_string(&file).expect("read");
+        let with = text_before.replacen(
+            "source: {path: /data/models/qwen}",
+            "source: {huggingFace: {repo: a/b, revision: c, token: {secret: hf}}}",
+            1,
+        ) + "secrets: {hf: {env: CANARY_TOKEN}}\n";
+        std::fs::write(&file, with).expect("written");
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_provision"));
         command
@@ -81,6 +93,18 @@ fn lab_run_ends_with_an_answer_through_each_tenants_gateway() {
     assert!(output.status.success(), "{text}");
     assert!(text.contains("ads asks qwen: Who are you?\n  LAB echo from qwen-trn-"), "{text}");
     assert!(text.contains("search asks qwen: Who are you?\n  LAB echo from qwen-gpu-"), "{text}");
+}
+
+/// A stranger's pull request runs in the lab, where none of the site's secrets are.
+#[test]
+fn lab_run_needs_no_secret_of_the_site() {
+    let story = Story::new();
+    story.with_hugging_face_token();
+    let output =
+        story.command(&["lab", "run", &story.at()]).env_remove("CANARY_TOKEN").output().expect("runs");
+    let text = text(&output);
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("LAB: ") && text.contains("a stand-in is used"), "{text}");
 }
 
 #[test]
@@ -190,14 +214,7 @@ fn holding(folder: &Path, needle: &str, found: &mut Vec<PathBuf>) {
 #[test]
 fn a_canary_secret_is_found_nowhere_and_would_be_found() {
     let story = Story::new();
-    let file = story.inventory.join("inventory.yaml");
-    let text_before = std::fs::read_to_string(&file).expect("read");
-    let with = text_before.replacen(
-        "source: {path: /data/models/qwen}",
-        "source: {huggingFace: {repo: a/b, revision: c, token: {secret: hf}}}",
-        1,
-    ) + "secrets: {hf: {env: CANARY_TOKEN}}\n";
-    std::fs::write(&file, with).expect("written");
+    story.with_hugging_face_token();
     story.up();
     let canary = "hf_canary-4711-do-not-print";
     let saved = story.dir.path().join("plan.json").display().to_string();
