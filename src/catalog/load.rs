@@ -1,12 +1,17 @@
 //! Reading the catalog and asking it questions. Built-in files are part of the binary; a folder beside the inventory
 //! adds rows, or replaces rows with the same key.
 
+use super::check::check;
 use super::types::*;
 use include_dir::{Dir, include_dir};
 use serde::Deserialize;
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 static BUILTIN: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/catalog");
+
+/// What is said of a device that the catalog does not know.
+const UNKNOWN: &str = "not in the catalog: the newest branch and the open kernel modules are assumed";
 
 /// Why a catalog could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +33,7 @@ pub enum CatalogError {
         /// What is wrong, with line and column.
         message: String,
     },
-    /// Rows contradict one another.
+    /// Rows contradict one another; all of them.
     #[error("catalog contradicts itself: {0}")]
     Contradiction(String),
 }
@@ -42,6 +47,22 @@ struct CatalogFile {
     #[serde(default)]
     branches: Vec<DriverBranch>,
     #[serde(default)]
+    as_of: Option<String>,
+    #[serde(default)]
+    open_only_from: Option<OpenOnly>,
+    #[serde(default)]
+    cuda_floors: Vec<CudaFloor>,
+    #[serde(default)]
+    switches: Vec<Switch>,
+    #[serde(default)]
+    nvidia_packages: Vec<NvidiaPackages>,
+    #[serde(default)]
+    engine_images: Vec<EngineImage>,
+    #[serde(default)]
+    xids: Vec<XidRow>,
+    #[serde(default)]
+    floors: Vec<Floor>,
+    #[serde(default)]
     neuron_sdks: Vec<NeuronSdk>,
     #[serde(default)]
     k0s_lines: Vec<K0sLine>,
@@ -54,10 +75,18 @@ struct CatalogFile {
 }
 
 /// Everything the catalog knows.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub struct Catalog {
     products: Vec<Product>,
     branches: Vec<DriverBranch>,
+    as_of: String,
+    open_only_from: Option<OpenOnly>,
+    cuda_floors: Vec<CudaFloor>,
+    switches: Vec<Switch>,
+    nvidia_packages: Vec<NvidiaPackages>,
+    engine_images: Vec<EngineImage>,
+    xids: Vec<XidRow>,
+    floors: Vec<Floor>,
     neuron_sdks: Vec<NeuronSdk>,
     k0s_lines: Vec<K0sLine>,
     kthena: Vec<KthenaRelease>,
@@ -83,7 +112,7 @@ impl Catalog {
             let text = file.contents_utf8().unwrap_or_default();
             catalog.add(Path::new("catalog").join(file.path()), text)?;
         }
-        catalog.check()?;
+        check(&catalog)?;
         Ok(catalog)
     }
 
@@ -101,7 +130,7 @@ impl Catalog {
             let text = std::fs::read_to_string(path).map_err(|e| read(path, e))?;
             catalog.add(path.clone(), &text)?;
         }
-        catalog.check()?;
+        check(&catalog)?;
         Ok(catalog)
     }
 
@@ -110,6 +139,19 @@ impl Catalog {
             serde_saphyr::from_str(text).map_err(|e| CatalogError::Parse { path, message: e.to_string() })?;
         merge(&mut self.products, file.products, |p| p.slug.clone());
         merge(&mut self.branches, file.branches, |b| b.branch);
+        self.branches.sort_by_key(|b| b.branch);
+        self.as_of = file.as_of.unwrap_or(std::mem::take(&mut self.as_of));
+        self.open_only_from = file.open_only_from.or(self.open_only_from.take());
+        merge(&mut self.cuda_floors, file.cuda_floors, |c| c.cuda);
+        merge(&mut self.switches, file.switches, |s| (s.vendor.clone(), s.device.clone()));
+        // Of these the first that fits decides, so a user's come first; an Xid is taken out of the rows that had it.
+        self.nvidia_packages.splice(0..0, file.nvidia_packages);
+        self.engine_images.splice(0..0, file.engine_images);
+        for row in &file.xids {
+            self.xids.iter_mut().for_each(|old| old.xids.retain(|x| !row.xids.contains(x)));
+        }
+        self.xids.extend(file.xids);
+        self.floors.splice(0..0, file.floors);
         merge(&mut self.neuron_sdks, file.neuron_sdks, |s| s.sdk.clone());
         merge(&mut self.k0s_lines, file.k0s_lines, |l| l.minor.clone());
         merge(&mut self.kthena, file.kthena, |k| k.version.clone());
@@ -118,47 +160,51 @@ impl Catalog {
         Ok(())
     }
 
-    /// Finds rows that cannot all be true.
-    fn check(&self) -> Result<(), CatalogError> {
-        let mut seen: Vec<(&PciId, &str)> = Vec::new();
-        for product in &self.products {
-            if let (Some(min), Some(max)) = (product.min_branch, product.max_branch)
-                && min > max
-            {
-                return Err(CatalogError::Contradiction(format!(
-                    "{} needs branch {min} at least and {max} at most",
-                    product.slug
-                )));
-            }
-            for id in &product.pci {
-                if let Some((_, other)) = seen.iter().find(|(s, _)| *s == id) {
-                    return Err(CatalogError::Contradiction(format!(
-                        "PCI id {}:{} is both {other} and {}",
-                        id.vendor, id.device, product.slug
-                    )));
-                }
-                seen.push((id, &product.slug));
-            }
-        }
-        for sdk in &self.neuron_sdks {
-            if let Some(unknown) = sdk.products.iter().find(|p| self.product(p).is_none()) {
-                return Err(CatalogError::Contradiction(format!(
-                    "Neuron SDK {} names the unknown product {unknown}",
-                    sdk.sdk
-                )));
-            }
-        }
-        Ok(())
-    }
-
     /// Returns all products, in catalog order.
     pub fn products(&self) -> &[Product] {
         &self.products
     }
 
-    /// Returns a product by slug.
-    pub fn product(&self, slug: &str) -> Option<&Product> {
-        self.products.iter().find(|p| p.slug == slug)
+    /// Returns a product by slug, or what is assumed of one that the catalog does not know, named by its PCI id such as
+    /// `10de:3021`.
+    pub fn product(&self, slug: &str) -> Option<Cow<'_, Product>> {
+        match self.products.iter().find(|p| p.slug == slug) {
+            Some(product) => Some(Cow::Borrowed(product)),
+            None => self.unknown(slug).map(Cow::Owned),
+        }
+    }
+
+    /// Returns what is assumed of a GPU that is not in the catalog: the newest branch, the open flavour, no fabric.
+    fn unknown(&self, id: &str) -> Option<Product> {
+        let device = id.strip_prefix("10de:").filter(|d| d.len() == 4)?;
+        let hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
+        if !device.chars().all(hex) || self.products.iter().any(|p| p.has("10de", device)) {
+            return None;
+        }
+        Some(Product {
+            slug: id.to_owned(),
+            name: format!("unknown NVIDIA device {device}"),
+            vendor: Vendor::Nvidia,
+            arch: "unknown".to_owned(),
+            memory_gib: None,
+            pci: vec![PciId {
+                vendor: "10de".to_owned(),
+                device: device.to_owned(),
+                subvendor: None,
+                subdevice: None,
+            }],
+            open_module: OpenModule::Required,
+            fabric: Fabric::None,
+            min_branch: self.branches.last().map(|b| b.branch),
+            max_branch: None,
+            open_from: None,
+            min_driver: None,
+            max_driver: None,
+            mig_instances: None,
+            logical_cores: Vec::new(),
+            reboot_deadline_s: 1200,
+            source: UNKNOWN.to_owned(),
+        })
     }
 
     /// Returns the product with a PCI identity; a row with a subsystem id wins over one without.
@@ -188,6 +234,68 @@ impl Catalog {
     /// Returns a driver branch.
     pub fn branch(&self, branch: u32) -> Option<&DriverBranch> {
         self.branches.iter().find(|b| b.branch == branch)
+    }
+
+    /// Returns the month that the facts are as of, `YYYY-MM`.
+    pub fn as_of(&self) -> &str {
+        &self.as_of
+    }
+
+    /// Returns from which branch on only the open kernel modules exist.
+    pub fn open_only_from(&self) -> Option<&OpenOnly> {
+        self.open_only_from.as_ref()
+    }
+
+    /// Returns the first branches of CUDA majors.
+    pub fn cuda_floors(&self) -> &[CudaFloor] {
+        &self.cuda_floors
+    }
+
+    /// Returns whether a PCI function is an NVSwitch.
+    pub fn is_switch(&self, vendor: &str, device: &str) -> bool {
+        self.switches.iter().any(|s| s.vendor == vendor && s.device == device)
+    }
+
+    /// Returns all rows of package names.
+    pub fn nvidia_packages(&self) -> &[NvidiaPackages] {
+        &self.nvidia_packages
+    }
+
+    /// Returns the package names for a system, by its name in NVIDIA's repository, and a branch.
+    pub fn packages_of(&self, system: &str, branch: u32) -> Option<&NvidiaPackages> {
+        self.nvidia_packages.iter().find(|row| row.covers(system, branch))
+    }
+
+    /// Returns what an engine image needs; `None` where nothing is known of it.
+    pub fn engine_needs(&self, image: &str) -> Option<EngineNeeds<'_>> {
+        self.engine_images.iter().find_map(|row| row.needs(image))
+    }
+
+    /// Returns all rows of engine images.
+    pub fn engine_images(&self) -> &[EngineImage] {
+        &self.engine_images
+    }
+
+    /// Returns the table of Xids.
+    pub fn xids(&self) -> &[XidRow] {
+        &self.xids
+    }
+
+    /// Returns what an Xid asks for; `None` for a number that is in no table.
+    pub fn xid(&self, number: u32) -> Option<Action> {
+        self.xids.iter().find(|row| row.xids.contains(&number)).map(|row| row.action)
+    }
+
+    /// Returns the floor of a test on hosts with so many of a product.
+    pub fn floor(&self, test: &str, product: &str, gpus: u32) -> Option<&Floor> {
+        self.floors.iter().find(|f| {
+            f.test == test && f.gpus.is_none_or(|g| g == gpus) && f.products.iter().any(|p| p == product)
+        })
+    }
+
+    /// Returns all floors.
+    pub fn floors(&self) -> &[Floor] {
+        &self.floors
     }
 
     /// Returns all Neuron SDK releases, oldest first.

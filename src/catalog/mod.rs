@@ -2,6 +2,7 @@
 //! artifacts behind them. All facts are data in `catalog/*.yaml`, each with its source; files beside an inventory extend
 //! or override them by key.
 
+mod check;
 mod load;
 mod types;
 

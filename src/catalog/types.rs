@@ -37,6 +37,8 @@ pub enum Fabric {
     FabricManager,
     /// NVSwitch of the fourth generation: Fabric Manager and the NVLink subnet manager.
     FabricManagerNvlsm,
+    /// The switches are in trays of their own (NVL72): a host needs the memory exchange daemon, and no Fabric Manager.
+    Imex,
     /// NeuronLink; the driver does it.
     NeuronLink,
 }
@@ -86,10 +88,46 @@ pub struct Product {
     /// Last NVIDIA driver branch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_branch: Option<u32>,
+    /// First branch with the open flavour, where the closed one works on older branches too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_from: Option<u32>,
+    /// Oldest Neuron driver that knows the device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_driver: Option<String>,
+    /// Last line of the Neuron driver that knows the device, such as `2.24`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_driver: Option<String>,
+    /// The most MIG instances of one; `None` where there is no MIG.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mig_instances: Option<u32>,
+    /// Logical core sizes that a Neuron device can be set to; empty where it cannot.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub logical_cores: Vec<u32>,
     /// How long a reboot of a host with it may take, in seconds.
     pub reboot_deadline_s: u64,
     /// Where the row comes from.
     pub source: String,
+}
+
+impl Product {
+    /// Returns whether one of its PCI ids has these, whatever the subsystem.
+    pub fn has(&self, vendor: &str, device: &str) -> bool {
+        self.pci.iter().any(|id| id.vendor == vendor && id.device == device)
+    }
+
+    /// Returns whether the open kernel modules are what a branch takes for it, unless the inventory says otherwise.
+    pub fn open_by_default(&self, branch: u32) -> bool {
+        self.open_module != OpenModule::Unsupported && self.open_from.is_none_or(|from| branch >= from)
+    }
+}
+
+impl NvidiaPackages {
+    /// Returns whether the row is about a system and a branch.
+    pub fn covers(&self, system: &str, branch: u32) -> bool {
+        self.systems.iter().any(|s| s == system)
+            && self.from.is_none_or(|from| branch >= from)
+            && self.to.is_none_or(|to| branch <= to)
+    }
 }
 
 /// An NVIDIA driver branch.
@@ -112,24 +150,214 @@ pub struct DriverBranch {
     pub source: String,
 }
 
+/// The branch from which on only the open kernel modules exist.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OpenOnly {
+    /// Such as 620.
+    pub branch: u32,
+    /// Where it comes from.
+    pub source: String,
+}
+
+/// The first driver branch that runs a CUDA major.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CudaFloor {
+    /// Such as 13.
+    pub cuda: u32,
+    /// Such as 580.
+    pub branch: u32,
+    /// Where the row comes from.
+    pub source: String,
+}
+
+/// An NVSwitch that shows on the bus.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Switch {
+    /// PCI vendor.
+    pub vendor: String,
+    /// PCI device.
+    pub device: String,
+    /// The vendor's name.
+    pub name: String,
+    /// Where the row comes from.
+    pub source: String,
+}
+
+/// Package names of the NVIDIA driver on some systems, for a range of branches. `{branch}` is filled in.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NvidiaPackages {
+    /// Such as `debian12`, by their names in NVIDIA's repository.
+    pub systems: Vec<String>,
+    /// First branch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<u32>,
+    /// Last branch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<u32>,
+    /// The driver with open modules.
+    pub open: Vec<String>,
+    /// The driver with closed modules.
+    pub closed: Vec<String>,
+    /// Fabric Manager and what goes with it.
+    pub fabric_manager: Vec<String>,
+    /// Further ones where the NVLink subnet manager runs; x86_64 only.
+    #[serde(default)]
+    pub nvlsm: Vec<String>,
+    /// The memory exchange daemon and what goes with it.
+    pub imex: Vec<String>,
+    /// The persistence daemon.
+    pub persistenced: String,
+    /// What the NVLink subnet manager needs and has versions of its own.
+    pub loose: Vec<String>,
+    /// The module stream without its flavour, where there are streams.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream: Option<String>,
+    /// Where the row comes from.
+    pub source: String,
+}
+
 /// A Neuron SDK release.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NeuronSdk {
     /// Such as `2.32.0`.
     pub sdk: String,
-    /// Version of `aws-neuronx-dkms`.
-    pub driver: String,
+    /// Version of `aws-neuronx-dkms`, exact or a line such as `2.29.*`; `None` where it is not known: then its images are
+    /// known, and hosts cannot be set up with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<String>,
     /// Version of `aws-neuronx-tools`; any version where it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tools: Option<String>,
+    /// Version of the runtime in its images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<String>,
+    /// Oldest runtime that its driver takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_runtime: Option<String>,
+    /// Oldest driver that its images take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_driver: Option<String>,
     /// Products that it serves models on.
     pub products: Vec<String>,
     /// Products whose hosts may run its driver, though its serving images do not support them.
     #[serde(default)]
     pub host_products: Vec<String>,
+    /// The newest kernel that its driver was tested on, by system.
+    #[serde(default)]
+    pub kernels: BTreeMap<String, String>,
     /// Where the row comes from.
     pub source: String,
+}
+
+/// What an engine image needs of its host.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EngineImage {
+    /// The image's name: `*` is any text, `{sdk}` the SDK release that the name carries.
+    pub image: String,
+    /// Its CUDA major.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cuda: Option<u32>,
+    /// Products that it runs on; empty does not say.
+    #[serde(default)]
+    pub products: Vec<String>,
+    /// Where the row comes from.
+    pub source: String,
+}
+
+/// What an image needs, once its row is found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EngineNeeds<'a> {
+    /// The row.
+    pub row: &'a EngineImage,
+    /// The Neuron SDK release that the image's name carries.
+    pub sdk: Option<String>,
+}
+
+impl EngineImage {
+    /// Returns what an image needs if this row is about it.
+    pub fn needs<'a>(&'a self, image: &str) -> Option<EngineNeeds<'a>> {
+        let sdk = fits(&self.image, image)?;
+        Some(EngineNeeds { row: self, sdk: Some(sdk).filter(|s| !s.is_empty()) })
+    }
+}
+
+/// Fits a text to a pattern of `*` and one `{sdk}`; returns what stands for `{sdk}`.
+fn fits(pattern: &str, text: &str) -> Option<String> {
+    if let Some(rest) = pattern.strip_prefix("{sdk}") {
+        let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+        return (end > 0 && fits(rest, &text[end..]).is_some()).then(|| text[..end].to_owned());
+    }
+    if let Some(rest) = pattern.strip_prefix('*') {
+        return (0..=text.len()).filter(|n| text.is_char_boundary(*n)).find_map(|n| fits(rest, &text[n..]));
+    }
+    match (pattern.chars().next(), text.chars().next()) {
+        (None, None) => Some(String::new()),
+        (Some(p), Some(t)) if p == t => fits(&pattern[p.len_utf8()..], &text[t.len_utf8()..]),
+        _ => None,
+    }
+}
+
+/// What is done about a fault of a GPU, mildest first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Debug)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// Nothing.
+    Ignore,
+    /// The application starts again.
+    RestartApp,
+    /// The GPU is reset, with nothing running on it.
+    Reset,
+    /// The host reboots.
+    Reboot,
+    /// The host is taken out and a person looks.
+    Isolate,
+}
+
+/// What some Xids ask for.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct XidRow {
+    /// What is done.
+    pub action: Action,
+    /// The numbers.
+    pub xids: Vec<u32>,
+    /// Where the row comes from.
+    pub source: String,
+}
+
+/// The least that a healthy host reaches in a test.
+#[derive(Clone, PartialEq, Serialize, Deserialize, Debug)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Floor {
+    /// Such as `all-reduce`.
+    pub test: String,
+    /// For which products.
+    pub products: Vec<String>,
+    /// For hosts with so many; any number where it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpus: Option<u32>,
+    /// The least.
+    pub floor: f64,
+    /// Its unit.
+    pub unit: String,
+    /// Where the row comes from.
+    pub source: String,
+}
+
+/// Compares versions number by number: `2.30.2.0` is newer than `2.29`. A `*` ends the comparison.
+pub fn version_cmp(a: &str, b: &str) -> std::cmp::Ordering {
+    let numbers = |text: &str| -> Vec<u64> {
+        text.split(['.', '-', '+']).map_while(|part| part.parse().ok()).collect()
+    };
+    let (a, b) = (numbers(a), numbers(b));
+    let n = a.len().min(b.len());
+    a[..n].cmp(&b[..n])
 }
 
 /// A k0s minor.
@@ -140,6 +368,8 @@ pub struct K0sLine {
     pub minor: String,
     /// Major version of the embedded containerd: 1 takes `version = 2` drop-ins, 2 refuses them.
     pub containerd: u32,
+    /// Its full version.
+    pub containerd_version: String,
     /// Releases that can be asked for.
     pub versions: Vec<String>,
     /// Releases that must not be used, and why.
@@ -147,6 +377,32 @@ pub struct K0sLine {
     pub refused: BTreeMap<String, String>,
     /// Where the row comes from.
     pub source: String,
+}
+
+impl K0sLine {
+    /// Returns why a containerd drop-in keeps this k0s from starting, if it does.
+    pub fn refuses(&self, drop_in: &str) -> Option<String> {
+        let stated = drop_in.lines().find_map(|line| {
+            let (key, value) = line.split_once('=')?;
+            (key.trim() == "version").then(|| value.split('#').next().unwrap_or_default().trim().to_owned())
+        });
+        let (version, foreign) = match self.containerd {
+            1 => ("2", "io.containerd.cri.v1"),
+            _ => ("3", "io.containerd.grpc.v1.cri"),
+        };
+        let containerd = &self.containerd_version;
+        match stated {
+            Some(stated) if stated != version => Some(format!(
+                "says version = {stated}; containerd {containerd} of k0s {} takes {version}",
+                self.minor
+            )),
+            _ if drop_in.contains(foreign) => Some(format!(
+                "names {foreign}, which containerd {containerd} of k0s {} does not have",
+                self.minor
+            )),
+            _ => None,
+        }
+    }
 }
 
 /// A Kthena release.

@@ -2,6 +2,7 @@
 //! stdout is data; everything else goes to stderr.
 
 mod apply;
+mod catalog;
 mod diff;
 mod docs;
 mod facts;
@@ -125,6 +126,8 @@ enum Command {
     History(history::History),
     /// The lab: a twin of the fleet on this machine, for trying things out and for CI
     Lab(lab::Lab),
+    /// Show the catalog: accelerators, driver branches, SDK releases, k0s lines, engine images
+    Catalog(catalog::CatalogCommand),
     /// Print shell completions
     Completions(docs::Completions),
     /// Write man pages into a folder
@@ -183,6 +186,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Diff(command) => command.run(global),
         Command::History(command) => command.run(global),
         Command::Lab(command) => command.run(global).await,
+        Command::Catalog(command) => command.run(global),
         Command::Completions(command) => command.run(&mut Cli::command()),
         Command::Man(command) => command.run(Cli::command()),
     }

@@ -158,7 +158,7 @@ fn read(r: &mut Reader<'_>, top: &Node) -> Option<Inventory> {
     let mut pools = BTreeMap::new();
     let mut all_hosts = BTreeMap::new();
     for entry in top.get("pools").map(Node::entries).unwrap_or_default() {
-        if let Some(pool) = read_pool(r, entry) {
+        if let Some(pool) = read_pool(r, entry, text(os, "kernel").as_deref()) {
             hosts::read(r, &entry.node, &pool.name, &mut all_hosts);
             pools.insert(pool.name.clone(), pool);
         }
@@ -290,13 +290,14 @@ fn read_cluster(r: &mut Reader<'_>, node: &Node) -> Option<Cluster> {
     Some(Cluster {
         k0s_version: text(k0s, "version")?,
         k0s_config: k0s.and_then(|n| n.get("config")).map(Node::json).unwrap_or(serde_json::Value::Null),
+        containerd: text_map(k0s, "containerd"),
         endpoint,
         pod_cidr: pod_cidr?,
         service_cidr: service_cidr?,
     })
 }
 
-fn read_pool(r: &mut Reader<'_>, entry: &Entry) -> Option<Pool> {
+fn read_pool(r: &mut Reader<'_>, entry: &Entry, kernel: Option<&str>) -> Option<Pool> {
     let node = Some(&entry.node);
     let role = r.word(
         entry.node.get("role")?,
@@ -311,8 +312,25 @@ fn read_pool(r: &mut Reader<'_>, entry: &Entry) -> Option<Pool> {
         let product = text(Some(&a.node), "product")?;
         let count = r.fits(Some(&a.node), "count")?;
         Some(match a.key.as_str() {
-            "nvidia" => Accelerator::Nvidia { product, count, driver: text(Some(&a.node), "driver")? },
-            _ => Accelerator::Neuron { product, count, sdk: text(Some(&a.node), "sdk")? },
+            "nvidia" => {
+                let flavours = [("open", ModuleFlavour::Open), ("closed", ModuleFlavour::Closed)];
+                let mig = a.node.get("mig");
+                Accelerator::Nvidia {
+                    product,
+                    count,
+                    driver: text(Some(&a.node), "driver")?,
+                    module: a.node.get("module").and_then(|module| r.word(module, &flavours)),
+                    mig: text(mig, "profile")
+                        .zip(r.fits(mig, "instances"))
+                        .map(|(profile, instances)| Mig { profile, instances }),
+                }
+            }
+            _ => Accelerator::Neuron {
+                product,
+                count,
+                sdk: text(Some(&a.node), "sdk")?,
+                lnc: r.fits(Some(&a.node), "lnc"),
+            },
         })
     });
     let disruption = entry.node.get("disruption");
@@ -321,6 +339,7 @@ fn read_pool(r: &mut Reader<'_>, entry: &Entry) -> Option<Pool> {
         name: PoolName::new(entry.key.clone()),
         role,
         accelerator,
+        kernel: text(node, "kernel").or_else(|| kernel.map(str::to_owned)),
         models_path: text(entry.node.get("storage").and_then(|s| s.get("models")), "path")
             .unwrap_or_else(|| "/var/lib/provision/models".to_owned()),
         labels: text_map(node, "labels"),

@@ -1,10 +1,11 @@
 //! What paper can tell: references, catalog windows, networks, ports, "will it fit". No host is asked.
 
+use super::accelerators;
 use super::diagnostic::Diagnostic;
 use super::hosts::is_dns_label;
 use super::model::*;
 use super::tree::Node;
-use crate::catalog::{Catalog, Vendor};
+use crate::catalog::Catalog;
 use std::collections::BTreeMap;
 
 /// Ports that the router itself uses: requests, webhook, metrics, debug (kthena 1.0.0).
@@ -24,8 +25,8 @@ pub(super) fn check(inventory: &Inventory, top: &Node, catalog: &Catalog, proble
     c.controllers();
     c.addresses();
     c.networks();
-    c.accelerators(catalog);
     c.serving();
+    accelerators::check(inventory, top, catalog, problems);
 }
 
 impl<'a> Checker<'a> {
@@ -194,86 +195,6 @@ impl<'a> Checker<'a> {
         }
     }
 
-    fn accelerators(&mut self, catalog: &Catalog) {
-        for pool in self.inventory.pools.values() {
-            let Some(accelerator) = &pool.accelerator else { continue };
-            let slug = accelerator.product();
-            let vendor = match accelerator {
-                Accelerator::Nvidia { .. } => ("nvidia", Vendor::Nvidia),
-                Accelerator::Neuron { .. } => ("neuron", Vendor::Neuron),
-            };
-            let path = |key: &'static str| ["pools", pool.name.as_str(), "accelerator", vendor.0, key];
-            let Some(product) = catalog.product(slug).filter(|p| p.vendor == vendor.1) else {
-                let near = catalog
-                    .products()
-                    .iter()
-                    .filter(|p| p.vendor == vendor.1)
-                    .map(|p| (strsim::osa_distance(&p.slug, slug), p.slug.as_str()))
-                    .min()
-                    .filter(|(distance, _)| *distance <= 4);
-                let hint = match near {
-                    Some((_, name)) => format!("did you mean `{name}`?"),
-                    None => "add a row in catalog/ beside the inventory".to_owned(),
-                };
-                self.error("E-PRODUCT", &path("product"), format!("`{slug}` is not in the catalog"), &hint);
-                continue;
-            };
-            match accelerator {
-                Accelerator::Nvidia { driver, .. } => {
-                    let Some(branch) = driver.split('.').next().and_then(|b| b.parse::<u32>().ok()) else {
-                        let message = format!("`{driver}` is no driver version such as 580.178.04");
-                        self.error("E-NV-DRIVER", &path("driver"), message, "");
-                        continue;
-                    };
-                    let newest = catalog
-                        .branches()
-                        .iter()
-                        .filter(|b| product.min_branch.is_none_or(|m| b.branch >= m))
-                        .rfind(|b| product.max_branch.is_none_or(|m| b.branch <= m) && b.kind == "long-term");
-                    let hint = newest
-                        .map(|b| {
-                            format!("driver: \"{}\" is the newest long-term release in the catalog", b.latest)
-                        })
-                        .unwrap_or_default();
-                    let bound = match (product.min_branch, product.max_branch) {
-                        (Some(min), _) if branch < min => Some(format!("{min} or newer")),
-                        (_, Some(max)) if branch > max => Some(format!("{max} or older")),
-                        _ => None,
-                    };
-                    if let Some(bound) = bound {
-                        let message =
-                            format!("{slug} needs NVIDIA driver branch {bound}, {driver} is asked for");
-                        let problem = Diagnostic::error("E-NV-BRANCH", message)
-                            .source(product.source.clone())
-                            .hint(hint);
-                        self.push(problem, &path("driver"));
-                    } else if catalog.branch(branch).is_none() {
-                        let message = format!("NVIDIA driver branch {branch} is not in the catalog");
-                        self.error("E-NV-BRANCH", &path("driver"), message, &hint);
-                    }
-                }
-                Accelerator::Neuron { sdk, .. } => match catalog.neuron_sdk(sdk) {
-                    None => {
-                        let all: Vec<&str> = catalog.neuron_sdks().iter().map(|s| s.sdk.as_str()).collect();
-                        let hint = format!("the catalog has {}", all.join(", "));
-                        self.error(
-                            "E-NEURON-SDK",
-                            &path("sdk"),
-                            format!("Neuron SDK {sdk} is not in the catalog"),
-                            &hint,
-                        );
-                    }
-                    Some(row) if !row.products.iter().chain(&row.host_products).any(|p| p == slug) => {
-                        let message = format!("Neuron SDK {sdk} does not support {slug}");
-                        let problem = Diagnostic::error("E-NEURON-SDK", message).source(row.source.clone());
-                        self.push(problem, &path("sdk"));
-                    }
-                    Some(_) => {}
-                },
-            }
-        }
-    }
-
     fn serving(&mut self) {
         let inventory = self.inventory;
         for model in inventory.models.values() {
@@ -284,7 +205,7 @@ impl<'a> Checker<'a> {
                 self.error("E-UNKNOWN-POOL", &path("pool"), format!("unknown pool `{}`", model.pool), &hint);
                 continue;
             };
-            let per_host = pool.accelerator.as_ref().map_or(0, Accelerator::count);
+            let per_host = pool.accelerator.as_ref().map_or(0, Accelerator::units);
             let hosts = inventory.hosts_of(&model.pool).count() as u32;
             let wanted = model.accelerators_per_replica;
             if !pool.role.is_worker() {

@@ -97,7 +97,7 @@ const OS: &[Key] = &[
     key("hostname", Text, "manage (default) or keep"),
     key("sysctls", TextMap, "Further kernel settings; numbers are only raised"),
     key("holdKernel", Bool, "Hold the running kernel's packages"),
-    later("kernel", Text, "The kernel version"),
+    later("kernel", Text, "The kernel release that hosts run, as uname -r says it; held"),
 ];
 const CLUSTER: &[Key] = &[
     need("k0s", Section(K0S), "k0s"),
@@ -107,6 +107,7 @@ const CLUSTER: &[Key] = &[
 const K0S: &[Key] = &[
     need("version", Text, "Such as v1.35.7+k0s.0"),
     key("config", Any, "Merged into the k0s ClusterConfig"),
+    key("containerd", TextMap, "Further containerd drop-ins of workers, TOML by name"),
 ];
 const ENDPOINT: &[Key] = &[
     key("nodeLocal", Section(&[]), "A load balancer on every node; needs no address"),
@@ -132,6 +133,7 @@ const POOL: &[Key] = &[
     key("storage", Section(STORAGE), "Disks and paths"),
     key("labels", TextMap, "Node labels"),
     key("taints", Texts, "Node taints, key=value:Effect"),
+    later("kernel", Text, "The kernel release of its hosts, instead of os.kernel"),
     key("disruption", Section(DISRUPTION), "How much may be down at once"),
     key("hostsFrom", Text, "A CSV file: name,address,rack,bmc,serial"),
     key("hosts", Sections(HOST), "Hosts by name or range"),
@@ -144,8 +146,8 @@ const ACCELERATOR: &[Key] = &[
             need("product", Text, "Catalog slug"),
             need("count", Int, "GPUs a host"),
             need("driver", Text, "Full driver version"),
-            later("module", Text, "open or closed"),
-            later("mig", Any, "MIG layout"),
+            key("module", Text, "open or closed; by the product unless given"),
+            later("mig", Section(MIG), "One MIG layout for every GPU"),
         ]),
         "NVIDIA GPUs",
     ),
@@ -155,10 +157,14 @@ const ACCELERATOR: &[Key] = &[
             need("product", Text, "Catalog slug"),
             need("count", Int, "Devices a host"),
             need("sdk", Text, "SDK release"),
-            later("lnc", Int, "Logical core size"),
+            key("lnc", Int, "Logical core size, 1 or 2 (default 2 where there is a choice)"),
         ]),
         "AWS Neuron devices",
     ),
+];
+const MIG: &[Key] = &[
+    need("profile", Text, "Such as 1g.10gb"),
+    need("instances", Int, "Instances a GPU; the device plugin counts each as a GPU"),
 ];
 const STORAGE: &[Key] = &[
     key("models", Section(&[need("path", Text, "Absolute path")]), "Where models are kept"),

@@ -1,6 +1,7 @@
 //! The inventory: one declarative description of one cluster. This room loads, merges, expands and validates it, and
 //! resolves secrets. It never contacts a host.
 
+mod accelerators;
 mod build;
 mod check;
 mod diagnostic;

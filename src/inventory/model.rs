@@ -101,6 +101,8 @@ pub struct Cluster {
     pub k0s_version: String,
     /// Merged into the k0s ClusterConfig.
     pub k0s_config: serde_json::Value,
+    /// Further containerd drop-ins of workers: TOML by name.
+    pub containerd: BTreeMap<String, String>,
     /// How nodes find the API.
     pub endpoint: Endpoint,
     /// Pod network; k0s gives each node a /24 of it.
@@ -160,6 +162,8 @@ pub struct Pool {
     pub role: NodeRole,
     /// The accelerator that every host of it has.
     pub accelerator: Option<Accelerator>,
+    /// The kernel release that its hosts run, where one is asked for.
+    pub kernel: Option<String>,
     /// Where models are kept on the host.
     pub models_path: String,
     /// Node labels.
@@ -182,6 +186,10 @@ pub enum Accelerator {
         count: u32,
         /// Full driver version, such as `580.178.04`.
         driver: String,
+        /// Which kernel modules; `None` leaves it to the product and the branch.
+        module: Option<ModuleFlavour>,
+        /// The MIG layout of every GPU.
+        mig: Option<Mig>,
     },
     /// AWS Neuron devices.
     Neuron {
@@ -191,7 +199,28 @@ pub enum Accelerator {
         count: u32,
         /// SDK release, such as `2.32.0`.
         sdk: String,
+        /// Logical core size; `None` leaves it to the product.
+        lnc: Option<u32>,
     },
+}
+
+/// The two flavours of NVIDIA's kernel modules.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Debug)]
+#[serde(rename_all = "kebab-case")]
+pub enum ModuleFlavour {
+    /// Open GPU kernel modules.
+    Open,
+    /// Proprietary modules.
+    Closed,
+}
+
+/// A MIG layout: so many instances of one profile on a GPU.
+#[derive(Clone, PartialEq, Eq, Serialize, Debug)]
+pub struct Mig {
+    /// Such as `1g.10gb`.
+    pub profile: String,
+    /// Instances a GPU.
+    pub instances: u32,
 }
 
 impl Accelerator {
@@ -206,6 +235,14 @@ impl Accelerator {
     pub fn count(&self) -> u32 {
         match self {
             Accelerator::Nvidia { count, .. } | Accelerator::Neuron { count, .. } => *count,
+        }
+    }
+
+    /// Returns how many a host offers to pods: each MIG instance counts as one.
+    pub fn units(&self) -> u32 {
+        match self {
+            Accelerator::Nvidia { count, mig: Some(mig), .. } => count.saturating_mul(mig.instances),
+            _ => self.count(),
         }
     }
 

@@ -3,22 +3,14 @@
 
 use super::context::download;
 use super::desired::RoleInput;
-use crate::catalog::{Fabric, OpenModule};
-use crate::inventory::Accelerator;
+use crate::catalog::Fabric;
+use crate::inventory::{Accelerator, ModuleFlavour};
 use crate::state::{Facts, Failure, PackageManager};
 use serde_json::{Value, json};
 
 /// The operating systems that NVIDIA's repository has folders for and that AWS tests its driver on, by their names in
 /// NVIDIA's repository (accelerators.md §1.5, §2.2).
 pub(super) const REPOSITORIES: [&str; 5] = ["debian12", "ubuntu2204", "ubuntu2404", "rhel9", "amzn2023"];
-
-/// The NVSwitch generations that show on the bus (pciids: A100, H100).
-const NVSWITCHES: [&str; 2] = ["1af1", "22a3"];
-
-/// From this branch on, package names have lost the branch (Ubuntu 590 and later, accelerators.md §1.5).
-const PLAIN_NAMES: u32 = 590;
-/// From this branch on, Fabric Manager has one name everywhere.
-const ONE_FABRIC_NAME: u32 = 580;
 
 /// Returns the name of a host's operating system in NVIDIA's repository. Rebuilds of RHEL use RHEL's.
 pub(super) fn repository(facts: &Facts) -> Option<&'static str> {
@@ -57,44 +49,61 @@ pub(super) fn keys(input: &RoleInput<'_>) -> Result<Value, Failure> {
 
 /// Returns `nvidia`: null on hosts without NVIDIA GPUs.
 pub(super) fn nvidia(input: &RoleInput<'_>) -> Value {
-    let Some(Accelerator::Nvidia { product, driver, .. }) = &input.inventory.pool_of(input.host).accelerator
+    let Some(Accelerator::Nvidia { product, driver, module, .. }) =
+        &input.inventory.pool_of(input.host).accelerator
     else {
         return Value::Null;
     };
     let Some(product) = input.catalog.product(product) else { return Value::Null };
-    let apt = input.facts.package_manager != Some(PackageManager::Dnf);
     let branch: u32 = driver.split('.').next().and_then(|b| b.parse().ok()).unwrap_or(0);
-    let open = product.open_module != OpenModule::Unsupported;
-    let name = if open { "nvidia-open" } else { "cuda-drivers" };
-    // On RHEL the flavour is a module stream, and the kernel module a package of its own.
-    let driver_packages = match (apt, open) {
-        (true, _) if branch >= PLAIN_NAMES => vec![name.to_owned()],
-        (true, _) => vec![format!("{name}-{branch}")],
-        (false, true) => vec!["kmod-nvidia-open-dkms".to_owned(), "nvidia-driver-cuda".to_owned()],
-        (false, false) => vec!["kmod-nvidia-latest-dkms".to_owned(), "nvidia-driver-cuda".to_owned()],
+    let system = repository(input.facts).unwrap_or_default();
+    let Some(names) = input.catalog.packages_of(system, branch) else { return Value::Null };
+    let open = match module {
+        Some(flavour) => *flavour == ModuleFlavour::Open,
+        None => product.open_by_default(branch),
     };
-    let fabric_package = match (apt, branch >= ONE_FABRIC_NAME) {
-        (_, true) => "nvidia-fabricmanager".to_owned(),
-        (true, false) => format!("nvidia-fabricmanager-{branch}"),
-        (false, false) => "nvidia-fabric-manager".to_owned(),
+    let named = |names: &[String]| -> Vec<String> {
+        names.iter().map(|name| name.replace("{branch}", &branch.to_string())).collect()
     };
-    let switch =
-        input.facts.pci.iter().any(|f| f.vendor == "10de" && NVSWITCHES.contains(&f.device.as_str()));
+    let switch = input.facts.pci.iter().any(|f| input.catalog.is_switch(&f.vendor, &f.device));
     let nvlsm = product.fabric == Fabric::FabricManagerNvlsm;
+    let fabric_manager = nvlsm || (product.fabric == Fabric::FabricManager && switch);
+    // Everything of one version: a fabric manager of another refuses to start (gpu-operator#544).
+    let mut driver_packages = named(if open { &names.open } else { &names.closed });
+    driver_packages.push(names.persistenced.clone());
+    let mut fabric_packages = Vec::new();
+    if fabric_manager {
+        fabric_packages.extend(named(&names.fabric_manager));
+    }
+    if nvlsm && input.facts.arch == "x86_64" {
+        fabric_packages.extend(named(&names.nvlsm));
+    }
+    let imex = product.fabric == Fabric::Imex;
+    if imex {
+        fabric_packages.extend(named(&names.imex));
+    }
     json!({
         "driver": driver,
+        "branch": branch,
+        "open": open,
         "driver_packages": driver_packages,
-        "stream": if open { format!("{branch}-open") } else { format!("{branch}-dkms") },
-        "fabric_manager": nvlsm || (product.fabric == Fabric::FabricManager && switch),
-        "fabric_package": fabric_package,
+        "fabric_packages": fabric_packages,
+        "loose_packages": if nvlsm { named(&names.loose) } else { Vec::new() },
+        "stream": names.stream.as_ref().map(|s| {
+            s.replace("{branch}", &branch.to_string()) + if open { "-open" } else { "-dkms" }
+        }),
+        "fabric_manager": fabric_manager,
         "nvlsm": nvlsm,
+        "imex": imex,
+        "arch": product.arch,
         "reboot_deadline_s": product.reboot_deadline_s,
     })
 }
 
 /// Returns `neuron`: null on hosts without Neuron devices.
 pub(super) fn neuron(input: &RoleInput<'_>) -> Value {
-    let Some(Accelerator::Neuron { product, sdk, .. }) = &input.inventory.pool_of(input.host).accelerator
+    let Some(Accelerator::Neuron { product, sdk, lnc, .. }) =
+        &input.inventory.pool_of(input.host).accelerator
     else {
         return Value::Null;
     };
@@ -104,7 +113,8 @@ pub(super) fn neuron(input: &RoleInput<'_>) -> Value {
     json!({
         "driver": row.driver,
         "tools": row.tools,
-        "logical_cores": matches!(product.arch.as_str(), "trainium2" | "trainium3"),
+        // Two joined cores are what images are compiled for (Neuron documents, default on Trn2 and Trn3).
+        "logical_cores": product.logical_cores.last().map(|most| lnc.unwrap_or(*most)),
         "reboot_deadline_s": product.reboot_deadline_s,
     })
 }

@@ -79,6 +79,12 @@ pub(super) fn k0s(input: &RoleInput<'_>) -> Result<Value, Failure> {
     let started: String = started.finalize().iter().take(8).map(|b| format!("{b:02x}")).collect();
     let registries: Vec<Value> =
         inventory.registries.iter().map(|(h, r)| json!({"host": h, "mirror": r.mirror})).collect();
+    let drop_ins: Vec<Value> = inventory
+        .cluster
+        .containerd
+        .iter()
+        .map(|(name, text)| json!({"name": name, "text": format!("{}\n", text.trim_end())}))
+        .collect();
     Ok(json!({
         "version": inventory.cluster.k0s_version,
         "role": role,
@@ -88,6 +94,7 @@ pub(super) fn k0s(input: &RoleInput<'_>) -> Result<Value, Failure> {
         // Written when the host has become part of the cluster.
         "joined_file": if controller { "/var/lib/k0s/pki/admin.conf" } else { "/var/lib/k0s/kubelet.conf" },
         "containerd": catalog.k0s_line(&inventory.cluster.k0s_version).map_or(1, |l| l.containerd),
+        "drop_ins": if pool.role.is_worker() { drop_ins } else { Vec::new() },
         "registries": if pool.role.is_worker() { registries } else { Vec::new() },
         "nvidia": pool.role.is_worker() && matches!(pool.accelerator, Some(Accelerator::Nvidia { .. })),
         "config": config,

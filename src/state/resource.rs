@@ -277,7 +277,7 @@ pub struct KernelModule {
     /// Loaded now and at boot (`Present`), or blacklisted and not loaded (`Absent`).
     #[serde(default)]
     pub ensure: Ensure,
-    /// The loaded module must report this version in `/sys/module/<name>/version`.
+    /// The loaded module must report this version, or one of this line (`2.29.*`), in `/sys/module/<name>/version`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
 }

@@ -68,11 +68,103 @@ fn a_users_file_adds_and_replaces_rows_and_contradictions_are_found() {
 
     std::fs::write(&file, row("mine", "ffff", 595)).expect("written");
     assert!(
-        matches!(Catalog::load(Some(dir.path())), Err(CatalogError::Contradiction(m)) if m.contains("mine"))
+        matches!(Catalog::load(Some(dir.path())), Err(CatalogError::Contradiction(m)) if m.contains("mine needs branch 595"))
     );
 
     std::fs::write(&file, "produkts: []\n").expect("written");
     assert!(
         matches!(Catalog::load(Some(dir.path())), Err(CatalogError::Parse { message, .. }) if message.contains("produkts"))
     );
+}
+
+#[test]
+fn a_gpu_that_nobody_knows_gets_the_newest_branch_and_open_modules() {
+    let catalog = builtin();
+    let unknown = catalog.product("10de:3021").expect("assumed");
+    assert_eq!((unknown.min_branch, unknown.open_module), (Some(610), OpenModule::Required));
+    for known_or_wrong in ["10de:2330", "10de:xyz1", "1d0f:9999", "h1000"] {
+        assert!(catalog.product(known_or_wrong).is_none(), "{known_or_wrong}");
+    }
+}
+
+#[test]
+fn every_device_of_the_vendors_lists_has_a_row() {
+    // accelerator ids as of 2026-08-22: pciids, open-gpu-kernel-modules README, aws-neuron-driver neuron_device.h.
+    let gpus = "1db1 1db4 1db5 1db6 1df6 1db8 1eb8 20b0 20b1 20b2 20b3 20b5 20f1 20bd 20f3 20f5 20f6 20b7 2235 2236 2237 25b6 \
+                27b8 26b5 26b9 26ba 2330 2331 2321 2339 2324 2322 233a 2329 232c 230e 2335 233b 2342 2348 2901 2909 29bc 2941 \
+                3182 31c2 31c3 2bb5 2bb4 2bb1";
+    let neuron = "7064 7065 7066 7067 7264 7164 7364 7564 7565";
+    let catalog = builtin();
+    for (vendor, ids) in [("10de", gpus), ("1d0f", neuron)] {
+        for id in ids.split_whitespace() {
+            assert!(catalog.products().iter().any(|p| p.has(vendor, id)), "{vendor}:{id}");
+        }
+    }
+    assert!(catalog.is_switch("10de", "1af1") && catalog.is_switch("10de", "22a3"));
+}
+
+#[test]
+fn an_engine_image_says_what_it_needs() {
+    let catalog = builtin();
+    let cuda = |image: &str| catalog.engine_needs(image).and_then(|n| n.row.cuda);
+    assert_eq!(cuda("lmsysorg/sglang:v0.5.19-cu129"), Some(12));
+    assert_eq!(cuda("lmsysorg/sglang:v0.5.20"), Some(13));
+    assert_eq!(cuda("registry.example.net/own@sha256:00"), None);
+    let neuron = "public.ecr.aws/neuron/pytorch-inference-vllm-neuronx";
+    let new = format!("{neuron}:0.24.0.1.1.0-neuronx-py313-sdk2.32.0-ubuntu24.04");
+    let needs = catalog.engine_needs(&new).expect("known");
+    assert_eq!(needs.sdk.as_deref(), Some("2.32.0"));
+    assert_eq!(needs.row.products, ["trainium2", "trainium3"]);
+    let old = format!("{neuron}:0.16.0-neuronx-py312-sdk2.31.1-ubuntu24.04");
+    assert_eq!(catalog.engine_needs(&old).expect("known").row.products, ["inferentia2", "trainium1"]);
+}
+
+#[test]
+fn an_xid_has_one_action_and_a_file_of_ones_own_can_change_it() {
+    use provision::catalog::Action;
+    let catalog = builtin();
+    assert_eq!(catalog.xid(79), Some(Action::Reboot));
+    assert_eq!(catalog.xid(13), Some(Action::RestartApp));
+    assert_eq!(catalog.xid(54), Some(Action::Isolate));
+    assert_eq!(catalog.xid(9999), None);
+    let dir = tempfile::tempdir().expect("a folder");
+    std::fs::write(dir.path().join("x.yaml"), "xids: [{action: isolate, xids: [79], source: ours}]\n")
+        .expect("written");
+    let mine = Catalog::load(Some(dir.path())).expect("loads");
+    assert_eq!((mine.xid(79), mine.xid(151)), (Some(Action::Isolate), Some(Action::Reboot)));
+}
+
+#[test]
+fn catalog_check_names_every_contradiction() {
+    let cases = [
+        (
+            "branches: [{branch: 640, kind: production, latest: \"639.1.1\", source: x}]",
+            "branch 640: its latest release is 639.1.1",
+        ),
+        (
+            "branches: [{branch: 640, kind: best, latest: \"640.1.1\", source: x}]",
+            "`best` is no kind of branch",
+        ),
+        (
+            "floors: [{test: all-reduce, products: [h101], floor: 1, unit: GB/s, source: x}]",
+            "unknown product h101",
+        ),
+        ("engineImages: [{image: x, cuda: 99, source: x}]", "needs CUDA 99, which has no row"),
+        (
+            "neuronSdks: [{sdk: \"3.0.0\", driver: \"3.1.0.0\", products: [inferentia1], source: x}]",
+            "Neuron SDK 3.0.0 has driver 3.1.0.0, inferentia1 has the bound 2.24",
+        ),
+        (
+            "xids: [{action: reset, xids: [79], source: x}, {action: reboot, xids: [79], source: x}]",
+            "Xid 79 has two actions",
+        ),
+    ];
+    for (text, expected) in cases {
+        let dir = tempfile::tempdir().expect("a folder");
+        std::fs::write(dir.path().join("x.yaml"), format!("{text}\n")).expect("written");
+        match Catalog::load(Some(dir.path())) {
+            Err(CatalogError::Contradiction(found)) => assert!(found.contains(expected), "{text}: {found}"),
+            other => panic!("{text}: {:?}", other.map(|_| ())),
+        }
+    }
 }

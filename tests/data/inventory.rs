@@ -99,12 +99,12 @@ fn each_mistake_has_its_code_and_its_twin_passes() {
         (
             "h100-sxm5-80gb, count: 8, driver: \"580.178.04\"",
             "v100-sxm2-32gb, count: 8, driver: \"595.91.07\"",
-            "E-NV-BRANCH",
+            "E-NV-BRANCH-LAST",
         ),
         (
             "{nvidia: {product: h100-sxm5-80gb, count: 8, driver: \"580.178.04\"}}",
             "{neuron: {product: inferentia1, count: 8, sdk: \"2.32.0\"}}",
-            "E-NEURON-SDK",
+            "E-NEURON-CHIP",
         ),
         ("h100-sxm5-80gb", "h100-sxm5-80g", "E-PRODUCT"),
         ("    hosts: {\"h-", "    clusterInterface: bond0\n    hosts: {\"h-", "E-NOT-SUPPORTED"),

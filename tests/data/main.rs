@@ -1,5 +1,6 @@
 //! Tier 1: data tests. Files in, golden text out; no host, no network beyond loopback. One module a room; most rooms keep theirs beside the code.
 
+mod accelerators;
 mod artifact;
 mod catalog;
 mod executor;

@@ -20,6 +20,16 @@ impl KernelModule {
     }
 }
 
+impl KernelModule {
+    /// Returns a loaded version as it compares: `2.29.*` is satisfied by any release of that line.
+    fn shown(&self, loaded: &str) -> String {
+        match self.version.as_deref().map(|wanted| (wanted, wanted.strip_suffix('*'))) {
+            Some((wanted, Some(line))) if loaded.starts_with(line) => wanted.to_owned(),
+            _ => loaded.to_owned(),
+        }
+    }
+}
+
 impl Kind for KernelModule {
     fn ask(&self, _: &str, ask: &mut Ask) {
         let (path, text) = self.file();
@@ -41,7 +51,7 @@ impl Kind for KernelModule {
         let file_field = if self.ensure == Ensure::Present { "at boot" } else { "blacklisted" };
         seen.fields.insert(file_field.to_owned(), word(at_boot));
         if self.version.is_some() {
-            seen.fields.insert("version".to_owned(), version.clone());
+            seen.fields.insert("version".to_owned(), self.shown(version));
         }
         Observation::Present(seen)
     }
@@ -69,11 +79,17 @@ impl Kind for KernelModule {
             Ensure::Present => {
                 let gate = match &self.version {
                     None => String::new(),
-                    Some(version) => format!(
-                        "v=; [ -r /sys/module/{name}/version ] && read -r v </sys/module/{name}/version\n\
-                         [ \"$v\" = {version} ] || {{ echo \"module {name} is loaded as version ${{v:-unknown}}, {version} is wanted\" >&2; exit 1; }}\n",
-                        version = quote(version)
-                    ),
+                    Some(version) => {
+                        let pattern = match version.strip_suffix('*') {
+                            Some(line) => quote(line) + "*",
+                            None => quote(version),
+                        };
+                        format!(
+                            "v=; [ -r /sys/module/{name}/version ] && read -r v </sys/module/{name}/version\n\
+                         case $v in {pattern});; *) echo \"module {name} is loaded as version ${{v:-unknown}}, {version} is wanted\" >&2; exit 1;; esac\n",
+                            version = quote(version)
+                        )
+                    }
                 };
                 format!("{file}modprobe -- {name}\n{gate}")
             }

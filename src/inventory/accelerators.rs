@@ -1,0 +1,380 @@
+//! What paper can tell of accelerators: products, driver branches, module flavours, SDK releases, engine images, and
+//! containerd drop-ins. Every refusal has a code of its own and names where its rule comes from.
+
+use super::diagnostic::Diagnostic;
+use super::model::*;
+use super::tree::Node;
+use crate::catalog::{Catalog, DriverBranch, OpenModule, Product, Vendor, version_cmp};
+use std::cmp::Ordering;
+
+struct Checker<'a> {
+    inventory: &'a Inventory,
+    top: &'a Node,
+    catalog: &'a Catalog,
+    problems: &'a mut Vec<Diagnostic>,
+}
+
+/// Adds every problem found.
+pub(super) fn check(inventory: &Inventory, top: &Node, catalog: &Catalog, problems: &mut Vec<Diagnostic>) {
+    let mut checker = Checker { inventory, top, catalog, problems };
+    for pool in inventory.pools.values() {
+        checker.pool(pool);
+    }
+    for model in inventory.models.values() {
+        checker.engine(model);
+    }
+    checker.drop_ins();
+}
+
+/// Returns the branch of a driver version such as `580.178.04`.
+fn branch_of(driver: &str) -> Option<u32> {
+    let parts: Vec<&str> = driver.split('.').collect();
+    let numbers =
+        parts.len() >= 2 && parts.iter().all(|p| !p.is_empty() && p.chars().all(|c| c.is_ascii_digit()));
+    numbers.then(|| parts[0].parse().ok()).flatten()
+}
+
+/// Returns the newest branch that a product takes; a long-term one, if there is one.
+fn best<'a>(catalog: &'a Catalog, product: &Product) -> Option<&'a DriverBranch> {
+    let fits = |b: &&DriverBranch| {
+        product.min_branch.is_none_or(|m| b.branch >= m) && product.max_branch.is_none_or(|m| b.branch <= m)
+    };
+    let fitting = || catalog.branches().iter().filter(fits);
+    fitting().rfind(|b| b.kind == "long-term").or_else(|| fitting().next_back())
+}
+
+impl Checker<'_> {
+    fn push(&mut self, diagnostic: Diagnostic, path: &[&str]) {
+        let mut at = self.top;
+        for part in path {
+            match at.get(part) {
+                Some(next) => at = next,
+                None => break,
+            }
+        }
+        let place = at.place.clone();
+        self.problems.push(diagnostic.at(&place));
+    }
+
+    fn pool(&mut self, pool: &Pool) {
+        let Some(accelerator) = &pool.accelerator else { return };
+        let catalog = self.catalog;
+        let slug = accelerator.product();
+        let (word, vendor) = match accelerator {
+            Accelerator::Nvidia { .. } => ("nvidia", Vendor::Nvidia),
+            Accelerator::Neuron { .. } => ("neuron", Vendor::Neuron),
+        };
+        let path = |key: &'static str| ["pools", pool.name.as_str(), "accelerator", word, key];
+        let Some(product) = catalog.product(slug).filter(|p| p.vendor == vendor) else {
+            let near = catalog
+                .products()
+                .iter()
+                .filter(|p| p.vendor == vendor)
+                .map(|p| (strsim::osa_distance(&p.slug, slug), p.slug.as_str()))
+                .min()
+                .filter(|(distance, _)| *distance <= 4);
+            let hint = match near {
+                Some((_, name)) => format!("did you mean `{name}`?"),
+                None => "provision catalog lists them; a file in catalog/ beside the inventory adds a row"
+                    .to_owned(),
+            };
+            let problem =
+                Diagnostic::error("E-PRODUCT", format!("`{slug}` is not in the catalog")).hint(hint);
+            return self.push(problem, &path("product"));
+        };
+        if accelerator.count() == 0 {
+            let problem = Diagnostic::error("E-VALUE", "a host of this pool has 0 accelerators")
+                .hint("leave `accelerator` out for hosts without any");
+            self.push(problem, &path("count"));
+        }
+        match accelerator {
+            Accelerator::Nvidia { driver, module, mig, .. } => {
+                self.nvidia(&product, driver, *module, &path);
+                if let Some(mig) = mig {
+                    self.mig(&product, mig, &path("mig"));
+                }
+            }
+            Accelerator::Neuron { sdk, lnc, .. } => self.neuron(&product, sdk, *lnc, &path),
+        }
+    }
+
+    fn nvidia<'p>(
+        &mut self,
+        product: &Product,
+        driver: &str,
+        module: Option<ModuleFlavour>,
+        path: &dyn Fn(&'static str) -> [&'p str; 5],
+    ) {
+        let (catalog, slug) = (self.catalog, &product.slug);
+        let Some(branch) = branch_of(driver) else {
+            let message = format!("`{driver}` is no driver version such as 580.178.04");
+            let hint =
+                best(catalog, product).map(|b| format!("driver: \"{}\"", b.latest)).unwrap_or_default();
+            return self.push(Diagnostic::error("E-NV-DRIVER", message).hint(hint), &path("driver"));
+        };
+        let hint = best(catalog, product)
+            .map(|b| format!("driver: \"{}\" is the newest {} release in the catalog", b.latest, b.kind))
+            .unwrap_or_default();
+        if catalog.products().iter().all(|p| p.slug != *slug) {
+            let message = format!("{slug} is not in the catalog");
+            let hint = "a row in a file in catalog/ beside the inventory says what it is";
+            let problem =
+                Diagnostic::warning("W-NV-UNKNOWN", message).source(product.source.clone()).hint(hint);
+            self.push(problem, &path("product"));
+        }
+        if let Some(min) = product.min_branch.filter(|min| branch < *min) {
+            let message = format!("{slug} needs NVIDIA driver branch {min} or newer, {driver} is asked for");
+            let problem = Diagnostic::error("E-NV-BRANCH", message).source(product.source.clone()).hint(hint);
+            return self.push(problem, &path("driver"));
+        }
+        if let Some(max) = product.max_branch.filter(|max| branch > *max) {
+            let message =
+                format!("NVIDIA driver branch {max} is the last one for {slug}, {driver} is asked for");
+            let problem =
+                Diagnostic::error("E-NV-BRANCH-LAST", message).source(product.source.clone()).hint(hint);
+            return self.push(problem, &path("driver"));
+        }
+        match catalog.branch(branch) {
+            None => {
+                let message = format!("NVIDIA driver branch {branch} is not in the catalog");
+                self.push(Diagnostic::error("E-NV-BRANCH-UNKNOWN", message).hint(hint), &path("driver"));
+            }
+            Some(row) => {
+                if let Some(eol) = row.eol.as_ref().filter(|eol| eol.as_str() < catalog.as_of()) {
+                    let message = format!("NVIDIA driver branch {branch} has had no updates since {eol}");
+                    let problem =
+                        Diagnostic::warning("W-NV-EOL", message).source(row.source.clone()).hint(hint);
+                    self.push(problem, &path("driver"));
+                }
+            }
+        }
+        self.flavour(product, branch, module, path);
+    }
+
+    fn flavour<'p>(
+        &mut self,
+        product: &Product,
+        branch: u32,
+        module: Option<ModuleFlavour>,
+        path: &dyn Fn(&'static str) -> [&'p str; 5],
+    ) {
+        let slug = &product.slug;
+        let open_only = self.catalog.open_only_from().filter(|o| branch >= o.branch);
+        let (message, source, hint) = match (module, product.open_module) {
+            (Some(ModuleFlavour::Closed), OpenModule::Required) => (
+                format!("{slug} works with the open kernel modules only, closed ones are asked for"),
+                product.source.clone(),
+                "module: open, or leave it out",
+            ),
+            (Some(ModuleFlavour::Open), OpenModule::Unsupported) => (
+                format!("{slug} works with the closed kernel modules only, open ones are asked for"),
+                product.source.clone(),
+                "module: closed, or leave it out",
+            ),
+            (Some(ModuleFlavour::Open), _) if !product.open_by_default(branch) => (
+                format!("the open kernel modules know {slug} from a newer branch than {branch} on"),
+                product.source.clone(),
+                "module: closed, or a newer branch",
+            ),
+            (Some(ModuleFlavour::Closed), _) if open_only.is_some() => (
+                format!("NVIDIA driver branch {branch} has open kernel modules only"),
+                open_only.map(|o| o.source.clone()).unwrap_or_default(),
+                "module: open, or leave it out",
+            ),
+            _ => return,
+        };
+        let at = path("module");
+        self.push(Diagnostic::error("E-NV-MODULE", message).source(source).hint(hint), &at);
+    }
+
+    fn mig(&mut self, product: &Product, mig: &Mig, path: &[&str]) {
+        let most = product.mig_instances.unwrap_or(0);
+        if mig.instances == 0 || mig.instances > most {
+            let message = match most {
+                0 => format!("{} has no MIG", product.slug),
+                most => format!(
+                    "{} takes 1 to {most} MIG instances, {} are asked for",
+                    product.slug, mig.instances
+                ),
+            };
+            let problem =
+                Diagnostic::error("E-NV-MIG", message).source("NVIDIA Multi-Instance GPU user guide");
+            self.push(problem, path);
+        }
+        let form = |text: &str| {
+            let (slices, memory) = text.split_once("g.")?;
+            let memory = memory.split('+').next()?.strip_suffix("gb")?;
+            let digits = |t: &str| !t.is_empty() && t.chars().all(|c| c.is_ascii_digit());
+            (digits(slices) && digits(memory)).then_some(())
+        };
+        if form(&mig.profile).is_none() {
+            let message = format!("`{}` is no MIG profile such as 1g.10gb", mig.profile);
+            self.push(Diagnostic::error("E-NV-MIG", message).hint("nvidia-smi mig -lgip lists them"), path);
+        }
+    }
+
+    fn neuron<'p>(
+        &mut self,
+        product: &Product,
+        sdk: &str,
+        lnc: Option<u32>,
+        path: &dyn Fn(&'static str) -> [&'p str; 5],
+    ) {
+        let (catalog, slug) = (self.catalog, &product.slug);
+        let usable = |s: &&crate::catalog::NeuronSdk| {
+            s.driver.is_some() && s.products.iter().chain(&s.host_products).any(|p| p == slug)
+        };
+        let fitting: Vec<&str> =
+            catalog.neuron_sdks().iter().filter(usable).map(|s| s.sdk.as_str()).collect();
+        let hint = format!("{slug} can have {}", fitting.join(", "));
+        match catalog.neuron_sdk(sdk) {
+            None => {
+                let message = format!("Neuron SDK {sdk} is not in the catalog");
+                self.push(Diagnostic::error("E-NEURON-SDK", message).hint(hint), &path("sdk"));
+            }
+            Some(row) if !row.products.iter().chain(&row.host_products).any(|p| p == slug) => {
+                let because = match (&product.max_driver, &row.driver) {
+                    (Some(last), Some(driver)) if version_cmp(driver, last) == Ordering::Greater => {
+                        format!(": its driver is {driver}, and {last} is the last line for {slug}")
+                    }
+                    _ => String::new(),
+                };
+                let message = format!("Neuron SDK {sdk} does not support {slug}{because}");
+                let source = format!("{}; {}", row.source, product.source);
+                let problem = Diagnostic::error("E-NEURON-CHIP", message).source(source).hint(hint);
+                self.push(problem, &path("sdk"));
+            }
+            Some(row) if row.driver.is_none() => {
+                let message = format!("the catalog does not know the driver package of Neuron SDK {sdk}");
+                let problem =
+                    Diagnostic::error("E-NEURON-SDK", message).source(row.source.clone()).hint(hint);
+                self.push(problem, &path("sdk"));
+            }
+            Some(_) => {}
+        }
+        if let Some(lnc) = lnc.filter(|lnc| !product.logical_cores.contains(lnc)) {
+            let message = format!("{slug} has no logical core size {lnc}");
+            let hint = match product.logical_cores.is_empty() {
+                true => "leave lnc out: its cores cannot be joined".to_owned(),
+                false => "lnc: 1 or 2".to_owned(),
+            };
+            self.push(Diagnostic::error("E-NEURON-LNC", message).hint(hint), &path("lnc"));
+        }
+    }
+
+    /// The image against the hosts that it runs on: users meet a wrong pair as an engine that never starts.
+    fn engine(&mut self, model: &Model) {
+        let catalog = self.catalog;
+        let Some(needs) = catalog.engine_needs(&model.engine.image) else { return };
+        let Some(pool) = self.inventory.pools.get(&model.pool) else { return };
+        let Some(accelerator) = &pool.accelerator else { return };
+        let word = if model.engine.kind == EngineKind::Vllm { "vllm" } else { "sglang" };
+        let path = ["models", model.name.as_str(), "engine", word, "image"];
+        let row = needs.row;
+        match accelerator {
+            Accelerator::Nvidia { driver, .. } => {
+                let Some(branch) = branch_of(driver) else { return };
+                if needs.sdk.is_some() {
+                    let message =
+                        format!("an image for Neuron devices on pool `{}`, which has GPUs", pool.name);
+                    let problem = Diagnostic::error("E-ENGINE-VENDOR", message).source(row.source.clone());
+                    return self.push(problem, &path);
+                }
+                let floor = catalog.cuda_floors().iter().find(|f| Some(f.cuda) == row.cuda);
+                if let Some(floor) = floor.filter(|f| branch < f.branch) {
+                    let message = format!(
+                        "an image with CUDA {} needs driver branch {} or newer, pool `{}` has {driver}",
+                        floor.cuda, floor.branch, pool.name
+                    );
+                    let source = format!("{}; {}", floor.source, row.source);
+                    let hint = "another branch on the pool, or an image with an older CUDA";
+                    let problem = Diagnostic::error("E-ENGINE-CUDA", message).source(source).hint(hint);
+                    self.push(problem, &path);
+                }
+            }
+            Accelerator::Neuron { product, sdk, .. } => {
+                if row.cuda.is_some() {
+                    let message =
+                        format!("an image for CUDA on pool `{}`, which has Neuron devices", pool.name);
+                    let problem = Diagnostic::error("E-ENGINE-VENDOR", message).source(row.source.clone());
+                    return self.push(problem, &path);
+                }
+                if !row.products.is_empty() && !row.products.contains(product) {
+                    let message = format!(
+                        "this image runs on {}, pool `{}` has {product}",
+                        row.products.join(" and "),
+                        pool.name
+                    );
+                    let hint = "an image of an older line, or another pool; the host may keep its SDK";
+                    let problem =
+                        Diagnostic::error("E-ENGINE-CHIP", message).source(row.source.clone()).hint(hint);
+                    return self.push(problem, &path);
+                }
+                self.window(pool, sdk, needs.sdk.as_deref(), &path);
+            }
+        }
+    }
+
+    /// The two-sided window: the host's driver takes images from some runtime on, the image wants some driver.
+    fn window(&mut self, pool: &Pool, host: &str, image: Option<&str>, path: &[&str]) {
+        let catalog = self.catalog;
+        let Some((image_sdk, image)) = image.and_then(|i| Some((i, catalog.neuron_sdk(i)?))) else { return };
+        let Some(host_row) = catalog.neuron_sdk(host) else { return };
+        let older = |a: &Option<String>, b: &Option<String>| match (a, b) {
+            (Some(a), Some(b)) if version_cmp(a, b) == Ordering::Less => Some((a.clone(), b.clone())),
+            _ => None,
+        };
+        let message = if let Some((driver, least)) = older(&host_row.driver, &image.min_driver) {
+            format!(
+                "an image of SDK {image_sdk} wants driver {least} or newer, pool `{}` has {driver} of SDK {host}",
+                pool.name
+            )
+        } else if let Some((runtime, least)) = older(&image.runtime, &host_row.min_runtime) {
+            format!(
+                "driver {} of SDK {host} on pool `{}` wants runtime {least} or newer, an image of SDK {image_sdk} has {runtime}",
+                host_row.driver.as_deref().unwrap_or_default(),
+                pool.name
+            )
+        } else {
+            return;
+        };
+        let source = format!("{}; {}", image.source, host_row.source);
+        let hint = "host and image of one SDK release fit";
+        self.push(Diagnostic::error("E-ENGINE-SDK", message).source(source).hint(hint), path);
+    }
+
+    /// A drop-in of the other containerd's form keeps k0s from starting.
+    fn drop_ins(&mut self) {
+        let cluster = &self.inventory.cluster;
+        let Some(line) = self.catalog.k0s_line(&cluster.k0s_version) else { return };
+        let mut problems = Vec::new();
+        for (name, text) in &cluster.containerd {
+            let path = ["cluster", "k0s", "containerd", name.as_str()];
+            if !super::hosts::is_dns_label(name) {
+                let message = format!("`{name}` is no name of a drop-in");
+                let hint = "lower-case letters, digits and `-`; .toml is added";
+                problems.push((Diagnostic::error("E-NAME", message).hint(hint), path));
+            }
+            if matches!(name.as_str(), "nvidia" | "registries") {
+                let message = format!("the drop-in `{name}` is provision's own");
+                problems.push((Diagnostic::error("E-NAME", message).hint("give yours another name"), path));
+            }
+            if let Some(why) = line.refuses(text) {
+                let message = format!("the containerd drop-in `{name}` {why}");
+                let hint = if line.containerd > 1 {
+                    "version = 3 and plugins.\"io.containerd.cri.v1.runtime\" or .images"
+                } else {
+                    "version = 2 and plugins.\"io.containerd.grpc.v1.cri\""
+                };
+                let source = format!("k0s docs/runtime.md; {}", line.source);
+                problems.push((
+                    Diagnostic::error("E-CONTAINERD-DROPIN", message).source(source).hint(hint),
+                    path,
+                ));
+            }
+        }
+        for (problem, path) in problems {
+            self.push(problem, &path);
+        }
+    }
+}
