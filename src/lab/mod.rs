@@ -8,6 +8,7 @@ pub mod cluster;
 mod host;
 mod isolate;
 mod net;
+pub mod on_host;
 mod spec;
 mod start;
 mod tools;
@@ -28,6 +29,9 @@ pub fn entry() -> Option<ExitCode> {
     let rest: Vec<_> = arguments.collect();
     if rest.first().is_some_and(|a| a == isolate::INIT) {
         return Some(isolate::init(&rest[1..]));
+    }
+    if name == "k0s" && on_host::is_here() {
+        return tools::run(&name, &rest);
     }
     if std::env::var_os("PROVISION_LAB").is_none()
         && !std::path::Path::new("/var/lib/lab/settings.json").exists()

@@ -364,3 +364,21 @@ fn every_shell_brings_about_what_it_then_sees() {
         }
     }
 }
+
+#[test]
+fn every_shell_reads_a_kernel_setting_whole() {
+    // dash's `read` takes a byte at a time, and a number in /proc/sys ends after the first: 65530 would read as 6.
+    let path = "/proc/sys/vm/max_map_count";
+    let Ok(live) = std::fs::read_to_string(path) else { return }; // not Linux
+    let live = live.trim().to_owned();
+    assert!(live.len() > 1, "{live} would not show it");
+    let resource = Resource::new(
+        "test",
+        Spec::Sysctl(Sysctl { key: "vm.max_map_count".into(), value: "1".into(), raise_only: false }),
+    );
+    for shell in shells() {
+        let steps = observe(shell, std::slice::from_ref(&resource));
+        let seen = steps[0].change.fields.iter().find(|f| f.name == "live").and_then(|f| f.from.clone());
+        assert_eq!(seen.as_ref(), Some(&live), "{shell}");
+    }
+}

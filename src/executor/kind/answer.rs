@@ -61,8 +61,8 @@ pub struct Answer {
     pub holds: BTreeSet<String>,
     /// Properties by unit, under each of its names.
     pub units: BTreeMap<String, BTreeMap<String, String>>,
-    /// Live values by key.
-    pub sysctls: BTreeMap<String, String>,
+    /// Live values by path below /proc/sys; `None` when nothing was answered.
+    sysctls: Option<BTreeMap<String, String>>,
     /// Loaded, and version, by module.
     pub modules: BTreeMap<String, (bool, String)>,
     /// Our lines: (path, name) -> line.
@@ -137,11 +137,8 @@ impl Answer {
                 answer.units.insert(name.to_owned(), properties.clone());
             }
         }
-        for line in sections.lines("sysctls") {
-            if let Some((key, value)) = line.split_once('|') {
-                answer.sysctls.insert(key.to_owned(), value.split_whitespace().collect::<Vec<_>>().join(" "));
-            }
-        }
+        // 2 says that one of them is not there.
+        answer.sysctls = rc("sysctls-rc").filter(|rc| *rc < GIVEN_UP).map(|_| read_sysctls(sections));
         // `kernel/fs/overlayfs/overlay.ko`; file names may have dashes where modules have underscores.
         let builtin: BTreeSet<String> = sections
             .lines("builtin")
@@ -196,6 +193,14 @@ impl Answer {
         }
     }
 
+    /// Returns a kernel setting's value, `None` if there is no such setting; the error is why nobody can tell.
+    pub fn sysctl(&self, path: &str) -> Result<Option<&str>, String> {
+        match &self.sysctls {
+            Some(values) => Ok(values.get(path).map(String::as_str)),
+            None => Err("timed out: /proc/sys gave no answer".to_owned()),
+        }
+    }
+
     /// Returns what a guard said; the error is why nobody can tell.
     pub fn guard(&self, id: &str) -> Result<&Guard, String> {
         match self.guards.get(id) {
@@ -223,6 +228,16 @@ fn read_stat(sections: &Sections) -> BTreeMap<String, Stat> {
         Some((path.to_owned(), stat))
     };
     sections.lines("stat").iter().filter_map(read).collect()
+}
+
+/// The first line of each; the kernel separates several numbers by tabs.
+fn read_sysctls(sections: &Sections) -> BTreeMap<String, String> {
+    let mut values = BTreeMap::new();
+    for (path, value) in sections.lines("sysctls").iter().filter_map(|line| line.split_once(':')) {
+        let words = || value.split_whitespace().collect::<Vec<_>>().join(" ");
+        values.entry(path.to_owned()).or_insert_with(words);
+    }
+    values
 }
 
 #[cfg(test)]

@@ -62,6 +62,11 @@ pub struct Ask {
     pub hostname: bool,
 }
 
+/// Returns where a kernel setting is.
+pub fn sysctl_path(key: &str) -> String {
+    format!("/proc/sys/{}", key.replace('.', "/"))
+}
+
 fn words<'a>(items: impl Iterator<Item = &'a String>) -> String {
     items.map(|i| quote(i)).collect::<Vec<_>>().join(" ")
 }
@@ -101,14 +106,12 @@ impl Ask {
             );
         }
         if !self.sysctls.is_empty() {
-            p += "f sysctls; ";
-            for key in &self.sysctls {
-                let path = quote(&format!("/proc/sys/{}", key.replace('.', "/")));
-                p += &format!(
-                    "[ -r {path} ] && {{ IFS= read -r v <{path}; printf '%s|%s\\n' {} \"$v\"; }}\n",
-                    quote(key)
-                );
-            }
+            // Not the shell's own `read`: dash reads byte by byte, and a number in /proc/sys ends after its first byte.
+            let paths: Vec<String> = self.sysctls.iter().map(|key| sysctl_path(key)).collect();
+            p += &format!(
+                "f sysctls; t {TOOL_SECONDS} grep -sH '' -- {}; r=$?; f sysctls-rc; echo $r\n",
+                words(paths.iter())
+            );
         }
         if !self.modules.is_empty() {
             // A module that is built in has no folder below /sys/module if it has no parameters.

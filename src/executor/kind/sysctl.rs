@@ -1,5 +1,6 @@
 //! Kernel setting: live through /proc/sys, at boot through a file of ours; never lowered where that was asked.
 
+use super::ask::sysctl_path;
 use super::file::{put, sha256};
 use super::{Answer, Ask, Context, How, Kind, Sum, fields, present};
 use crate::state::{Fields, Observation, Sysctl};
@@ -37,8 +38,12 @@ impl Kind for Sysctl {
     }
 
     fn observe(&self, _: &str, answer: &Answer) -> Observation {
-        let Some(live) = answer.sysctls.get(&self.key) else {
-            return present([("live", "(no such setting)".to_owned()), ("at boot", "no".to_owned())]);
+        let live = match answer.sysctl(&sysctl_path(&self.key)) {
+            Ok(Some(live)) => live,
+            Ok(None) => {
+                return present([("live", "(no such setting)".to_owned()), ("at boot", "no".to_owned())]);
+            }
+            Err(why) => return Observation::Unknown(why),
         };
         let file = match answer.stat(&self.path()) {
             Ok(file) => file.is_some(),
@@ -57,7 +62,7 @@ impl Kind for Sysctl {
             }
             None => "no".to_owned(),
         };
-        present([("live", live.clone()), ("at boot", at_boot)])
+        present([("live", live.to_owned()), ("at boot", at_boot)])
     }
 
     fn wanted(&self) -> Fields {
@@ -66,11 +71,11 @@ impl Kind for Sysctl {
 
     fn enact(&self, _: &Context) -> String {
         let file = put(&self.path(), self.text().as_bytes(), 0o644, "root:root");
-        let live = quote(&format!("/proc/sys/{}", self.key.replace('.', "/")));
+        let live = quote(&sysctl_path(&self.key));
         let set = format!("{file}printf '%s\\n' {} >{live}\n", quote(&self.value));
         match self.value.parse::<u64>() {
             Ok(number) if self.raise_only => format!(
-                "v=; read -r v <{live}; if [ \"$v\" -gt {number} ] 2>/dev/null; then rm -f -- {}; else\n{set}fi\n",
+                "v=$(cat {live}); if [ \"$v\" -gt {number} ] 2>/dev/null; then rm -f -- {}; else\n{set}fi\n",
                 quote(&self.path())
             ),
             _ => set,

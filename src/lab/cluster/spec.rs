@@ -1,6 +1,7 @@
 //! What a simulated cluster is made from and what its machines hand in and get back. The lab's own input types: no
 //! other room's are used, so that a mistake there cannot hide here.
 
+use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, time::Duration};
 
 /// A cluster before anything runs on it.
@@ -108,7 +109,7 @@ impl Default for Pace {
 }
 
 /// What `k0s controller` starts with.
-#[derive(Clone, Default, Debug)]
+#[derive(Clone, Default, Serialize, Deserialize, Debug)]
 pub struct ControllerStart {
     /// The text of k0s.yaml.
     pub config_yaml: String,
@@ -123,7 +124,7 @@ pub struct ControllerStart {
 }
 
 /// What `k0s worker` starts with.
-#[derive(Clone, Default, Debug)]
+#[derive(Clone, Default, Serialize, Deserialize, Debug)]
 pub struct WorkerStart {
     /// The join token; none for one that joined before.
     pub token: Option<String>,

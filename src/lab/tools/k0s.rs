@@ -3,12 +3,16 @@
 
 use super::{fail, here, request, units};
 use crate::lab::host::Request;
+use crate::lab::on_host;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 
 fn version() -> String {
-    std::env::var("K0S_LAB_VERSION").unwrap_or_else(|_| "v1.35.7+k0s.0".to_owned())
+    std::env::var("K0S_LAB_VERSION")
+        .ok()
+        .or_else(on_host::version)
+        .unwrap_or_else(|| "v1.35.7+k0s.0".to_owned())
 }
 
 /// Splits a command line at blanks outside double quotes, as systemd does.
@@ -125,6 +129,12 @@ fn install(role: &str, arguments: &[&str]) -> ExitCode {
     if let Err(error) = std::fs::write(&path, text) {
         return fail(1, format!("Error: failed to install {role} service: {error}"));
     }
+    if on_host::is_here() {
+        return match std::process::Command::new("systemctl").args(["enable", &unit_of(role)]).status() {
+            Ok(status) if status.success() => ExitCode::SUCCESS,
+            _ => fail(1, format!("Error: failed to install {role} service: failed to enable it")),
+        };
+    }
     units::systemctl(&["enable", &unit_of(role)])
 }
 
@@ -151,9 +161,13 @@ fn validate(path: &str) -> Result<(), String> {
 }
 
 fn running() -> Option<(&'static str, String)> {
+    let on_host = on_host::status();
     for role in ["controller", "worker"] {
         let unit = unit_of(role);
-        let active = units::systemctl_is_active(&unit);
+        let active = match on_host::is_here() {
+            true => on_host.as_ref().is_some_and(|s| s["Role"] == role),
+            false => units::systemctl_is_active(&unit),
+        };
         if active {
             let text =
                 std::fs::read_to_string(here().join("etc/systemd/system").join(&unit)).unwrap_or_default();
@@ -161,6 +175,30 @@ fn running() -> Option<(&'static str, String)> {
         }
     }
     None
+}
+
+/// Returns what a running k0s says of itself.
+fn state(role: &str, line: &[String], flags: &BTreeMap<String, String>, pid: u32) -> serde_json::Value {
+    let single = flags.get("single").is_some_and(|v| v == "true");
+    let workloads = role == "worker" || single || flags.get("enable-worker").is_some_and(|v| v == "true");
+    serde_json::json!({"Version": version(), "Pid": pid, "PPid": 0, "Role": role, "SysInit": "",
+        "StubFile": "", "Output": "", "Workloads": workloads, "SingleNode": single, "Args": line,
+        "WorkerToAPIConnectionStatus": {"Message": "", "Success": true}, "ClusterConfig": null,
+        "K0sVars": {"DataDir": "/var/lib/k0s", "RunDir": "/run/k0s"}})
+}
+
+/// `k0s controller` and `k0s worker`, as their unit starts them on a real host.
+fn service(role: &str, arguments: &[&str]) -> ExitCode {
+    let flags = match flags(arguments) {
+        Ok(flags) => flags,
+        Err(error) => return fail(1, format!("Error: {error}")),
+    };
+    if let Some(problem) = bad_drop_in() {
+        return fail(1, format!("Error: failed to configure containerd: {problem}"));
+    }
+    let line: Vec<String> = ["k0s", role].iter().chain(arguments).map(|word| (*word).to_owned()).collect();
+    let state = state(role, &line, &flags, std::process::id());
+    fail(1, on_host::run(role, &flags, state))
 }
 
 fn status(json: bool) -> ExitCode {
@@ -171,21 +209,16 @@ fn status(json: bool) -> ExitCode {
         );
     };
     let line = unit.lines().find_map(|l| l.strip_prefix("ExecStart=")).unwrap_or_default();
-    let flags = units::exec_flags(&unit);
-    let single = flags.get("single").is_some_and(|v| v == "true");
-    let workloads = role == "worker" || single || flags.get("enable-worker").is_some_and(|v| v == "true");
+    let value = state(role, &words(line), &units::exec_flags(&unit), 4242);
+    let (workloads, single) = (&value["Workloads"], &value["SingleNode"]);
     if json {
-        let value = serde_json::json!({"Version": version(), "Pid": 4242, "PPid": 0, "Role": role, "SysInit": "",
-            "StubFile": "", "Output": "", "Workloads": workloads, "SingleNode": single, "Args": words(line),
-            "WorkerToAPIConnectionStatus": {"Message": "", "Success": true}, "ClusterConfig": null,
-            "K0sVars": {"DataDir": "/var/lib/k0s", "RunDir": "/run/k0s"}});
         println!("{}", serde_json::to_string_pretty(&value).unwrap_or_default());
     } else {
         println!(
             "Version: {}\nProcess ID: 4242\nRole: {role}\nWorkloads: {workloads}\nSingleNode: {single}",
             version()
         );
-        if workloads {
+        if *workloads == true {
             println!("Kube-api probing successful: true\nKube-api probing last error:  ");
         }
     }
@@ -216,6 +249,7 @@ pub(super) fn k0s(arguments: &[&str]) -> ExitCode {
         ["version"] => println!("{}", version()),
         ["version", "-a"] => println!("k0s : {}\ncontainerd : 1.7.34\nkubernetes : 1.35.7", version()),
         ["install", role @ ("controller" | "worker"), rest @ ..] => return install(role, rest),
+        [role @ ("controller" | "worker"), rest @ ..] if on_host::is_here() => return service(role, rest),
         ["start"] | ["stop"] => return fail(1, "Error: LAB: use systemctl"),
         ["status", rest @ ..] => return status(rest.contains(&"json")),
         ["config", "validate", "-c" | "--config", path] => {
@@ -254,7 +288,11 @@ pub(super) fn k0s(arguments: &[&str]) -> ExitCode {
                     "Error: another k0s process is still running: k0s seems to be running, please stop it first",
                 );
             }
-            if let Err(error) = request(&Request::Reset) {
+            let forgotten = match on_host::is_here() {
+                true => on_host::reset(),
+                false => request(&Request::Reset),
+            };
+            if let Err(error) = forgotten {
                 return fail(1, error);
             }
             for path in ["/var/lib/k0s", "/run/k0s"] {

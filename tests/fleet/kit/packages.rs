@@ -1,0 +1,217 @@
+//! The local mirror: packages built here, k0s's stand-in, and the HTTP server that hosts fetch them from.
+
+use super::fleet::HUB;
+use super::must;
+use sha2::{Digest, Sha256};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::Command;
+
+/// The mirror's port.
+pub const PORT: u16 = 8000;
+/// The k0s that inventories ask for.
+pub const K0S: &str = "v1.35.7+k0s.0";
+/// Another one, for upgrades.
+pub const K0S_NEXT: &str = "v1.36.3+k0s.2";
+/// Where hosts find it.
+pub const MIRROR: &str = "http://10.77.0.1:8000";
+
+/// What a mirror serves.
+pub struct Mirror {
+    /// The folder that is served.
+    pub root: tempfile::TempDir,
+}
+
+/// A package built here: name, version, what it depends on, its files, its maintainer scripts.
+struct Package {
+    name: String,
+    version: &'static str,
+    files: Vec<(&'static str, &'static str)>,
+    postinst: &'static str,
+}
+
+const CHRONY_UNIT: &str = "[Unit]\nDescription=Stand-in for chrony: a container has no clock of its own to set\n\n[Service]\n\
+                           ExecStart=/usr/sbin/chronyd\nRestart=always\n\n[Install]\nWantedBy=multi-user.target\n";
+
+fn packages() -> Vec<Package> {
+    let kernel = must(Command::new("uname").arg("-r"));
+    let plain =
+        |name: &str, version| Package { name: name.to_owned(), version, files: Vec::new(), postinst: "" };
+    let mut all = vec![
+        Package {
+            name: "chrony".to_owned(),
+            version: "4.3-2+deb12u1",
+            files: vec![
+                ("lib/systemd/system/chrony.service", CHRONY_UNIT),
+                ("usr/sbin/chronyd", "#!/bin/sh\nexec sleep infinity\n"),
+                ("etc/chrony/chrony.conf", "confdir /etc/chrony/conf.d\nsourcedir /etc/chrony/sources.d\n"),
+            ],
+            postinst: "systemctl daemon-reload; systemctl enable -q chrony.service; systemctl start chrony.service",
+        },
+        plain(&format!("linux-image-{}", kernel.trim()), "6.1-1"),
+        // Takes its time, and must not be cut off half-way.
+        Package {
+            name: "slow".to_owned(),
+            version: "1.0-1",
+            files: Vec::new(),
+            postinst: "echo configuring slowly; sleep 4; echo whole >/etc/slow.done",
+        },
+        Package {
+            name: "broken".to_owned(),
+            version: "1.0-1",
+            files: Vec::new(),
+            postinst: "echo 'broken: this machine is not to my liking' >&2; exit 3",
+        },
+    ];
+    for version in ["1.0-1", "1.1-1", "2.0-1"] {
+        all.push(Package {
+            name: "widget".to_owned(),
+            version,
+            files: vec![("usr/share/widget/config", "of the package\n")],
+            postinst: "",
+        });
+    }
+    all
+}
+
+impl Mirror {
+    /// Builds packages and stand-ins.
+    pub fn build() -> Self {
+        let root = tempfile::tempdir().expect("a folder");
+        let debian = root.path().join("debian");
+        std::fs::create_dir(&debian).expect("made");
+        for package in packages() {
+            build(&package, &debian);
+        }
+        index(&debian);
+        let mirror = Self { root };
+        for version in [K0S, K0S_NEXT] {
+            mirror.k0s(version);
+        }
+        mirror
+    }
+
+    /// Puts a k0s there: this program itself, which knows by its name what it is to be, and by its end which version.
+    fn k0s(&self, version: &str) {
+        let path = self.root.path().join(format!("k0s-{version}"));
+        let binary = env!("CARGO_BIN_EXE_provision");
+        // Debug information is most of it; without it a host fetches a fifth.
+        let stripped = Command::new("strip").arg("-o").arg(&path).arg(binary).status();
+        if !stripped.is_ok_and(|s| s.success()) {
+            std::fs::copy(binary, &path).expect("copied");
+        }
+        let mut file = std::fs::OpenOptions::new().append(true).open(&path).expect("opened");
+        write!(file, "{}{version}\n", provision::lab::on_host::VERSION_MARK).expect("marked");
+    }
+
+    /// Returns the URL, sha256 and size of a version of k0s.
+    pub fn locate(&self, version: &str) -> (String, String, u64) {
+        let name = format!("k0s-{version}");
+        let bytes = std::fs::read(self.root.path().join(&name)).expect("the mirror has it");
+        let sum = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+        (format!("{MIRROR}/{name}"), sum, bytes.len() as u64)
+    }
+}
+
+fn build(package: &Package, into: &Path) {
+    let tree = tempfile::tempdir().expect("a folder");
+    let put = |path: &str, text: &str, mode: u32| {
+        let path = tree.path().join(path);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        std::fs::write(&path, text).expect("written");
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode)).expect("set");
+    };
+    let Package { name, version, .. } = package;
+    put(
+        "DEBIAN/control",
+        &format!(
+            "Package: {name}\nVersion: {version}\nArchitecture: all\nMaintainer: tests <tests@example.com>\n\
+             Description: built by a test\n"
+        ),
+        0o644,
+    );
+    for (path, text) in &package.files {
+        put(path, text, if path.contains("bin/") { 0o755 } else { 0o644 });
+    }
+    let conffiles: String =
+        package.files.iter().filter(|(p, _)| p.starts_with("etc/")).map(|(p, _)| format!("/{p}\n")).collect();
+    if !conffiles.is_empty() {
+        put("DEBIAN/conffiles", &conffiles, 0o644);
+    }
+    if !package.postinst.is_empty() {
+        put("DEBIAN/postinst", &format!("#!/bin/sh\nset -e\n{}\n", package.postinst), 0o755);
+    }
+    must(
+        Command::new("dpkg-deb")
+            .args(["--root-owner-group", "-Zgzip", "--build"])
+            .arg(tree.path())
+            .arg(into.join(format!("{name}_{version}_all.deb"))),
+    );
+}
+
+fn index(debian: &Path) {
+    let listed = must(Command::new("apt-ftparchive").args(["packages", "."]).current_dir(debian));
+    std::fs::write(debian.join("Packages"), listed).expect("written");
+    let release = must(Command::new("apt-ftparchive").args(["release", "."]).current_dir(debian));
+    std::fs::write(debian.join("Release"), release).expect("written");
+}
+
+/// Serves a folder, a thread a connection, until the process ends.
+pub fn serve(listener: &TcpListener, root: &Path) {
+    for stream in listener.incoming().flatten() {
+        let root = root.to_owned();
+        std::thread::spawn(move || {
+            // Who hangs up half-way needs no answer.
+            let _ = answer(stream, &root);
+        });
+    }
+}
+
+fn answer(mut stream: TcpStream, root: &Path) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream.try_clone()?);
+    loop {
+        let mut first = String::new();
+        if reader.read_line(&mut first)? == 0 {
+            return Ok(());
+        }
+        let mut from = 0;
+        loop {
+            let mut header = String::new();
+            reader.read_line(&mut header)?;
+            let header = header.trim().to_ascii_lowercase();
+            if let Some(range) = header.strip_prefix("range: bytes=") {
+                from = range.split('-').next().and_then(|n| n.parse().ok()).unwrap_or(0);
+            }
+            if header.is_empty() {
+                break;
+            }
+        }
+        let path = first.split(' ').nth(1).unwrap_or("/").replace("%2b", "+").replace("%2B", "+");
+        let inside = path.trim_start_matches('/').trim_start_matches("./").replace("/./", "/");
+        let body = std::fs::read(root.join(inside));
+        let (status, body) = match &body {
+            Ok(body) if from > 0 && from < body.len() => ("206 Partial Content", &body[from..]),
+            Ok(body) if from > 0 => ("416 Range Not Satisfiable", &body[..0]),
+            Ok(body) => ("200 OK", body.as_slice()),
+            Err(_) => ("404 Not Found", b"".as_slice()),
+        };
+        let range = match status.starts_with("206") {
+            true => {
+                format!("Content-Range: bytes {from}-{}/{}\r\n", from + body.len() - 1, from + body.len())
+            }
+            false => String::new(),
+        };
+        let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n{range}\r\n", body.len());
+        stream.write_all(head.as_bytes())?;
+        if !first.starts_with("HEAD ") {
+            stream.write_all(body)?;
+        }
+    }
+}
+
+/// The mirror listens where inventories say.
+#[test]
+fn the_mirrors_url_is_the_hubs() {
+    assert_eq!(MIRROR, format!("http://{HUB}:{PORT}"));
+}

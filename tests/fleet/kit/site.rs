@@ -1,0 +1,191 @@
+//! An inventory of hosts, in a folder of its own, and the real binary run on it.
+
+use super::boot::Host;
+use super::fleet::{Fleet, fleet};
+use super::packages::K0S;
+use provision::artifact::{LOCK_FILE, Lock, Locked};
+use provision::event::Events;
+use provision::lab::cluster::{Cluster, ClusterSpec, HostSpec};
+use provision::lab::on_host;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
+/// How a run of the binary ended.
+pub struct Ran {
+    /// Its exit code; `None` if a signal ended it.
+    pub code: Option<i32>,
+    /// All that it said, standard output first.
+    pub text: String,
+}
+
+/// An inventory and what belongs to it. Change its parts, then `write`.
+pub struct Site {
+    /// The folder of the inventory; `state/` in it is what the client remembers.
+    pub dir: tempfile::TempDir,
+    /// The `ssh` section, a mapping in braces.
+    pub ssh: String,
+    /// Lines for the `os` section, a mapping in braces.
+    pub os: String,
+    /// The version of k0s.
+    pub k0s: String,
+    /// By name: pool, address, and more keys of the host as `, key: value`.
+    pub hosts: Vec<(String, String, String, String)>,
+    /// More keys of the inventory, as whole lines.
+    pub more: String,
+    /// Variables of the client's.
+    pub env: Vec<(String, String)>,
+    fleet: &'static Fleet,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Site {
+    /// Writes an inventory of hosts: `cp-…` are controllers, `w-…` workers, others are left out (bastions). They are
+    /// logged in to as `ops`, who has sudo without a password, by the plain key; their host keys are known. A simulated
+    /// cluster of its own answers the hosts' k0s.
+    pub fn new(hosts: &[Host]) -> Self {
+        let fleet = fleet();
+        let dir = tempfile::tempdir().expect("a folder");
+        let listed = hosts.iter().filter_map(|host| {
+            let pool = if host.name.starts_with("cp-") {
+                "control"
+            } else if host.name.starts_with("w-") {
+                "general"
+            } else {
+                return None;
+            };
+            Some((host.name.clone(), pool.to_owned(), host.address.to_string(), String::new()))
+        });
+        let known: String = hosts.iter().map(|h| format!("{} {}\n", h.address, h.host_key)).collect();
+        std::fs::write(dir.path().join("known_hosts"), known).expect("written");
+        let key = fleet.key("plain");
+        let mut site = Self {
+            ssh: format!(
+                "{{user: ops, identities: [{}], hostKeys: {{file: known_hosts}}, agent: false}}",
+                key.display()
+            ),
+            os: "{ntp: []}".to_owned(),
+            k0s: K0S.to_owned(),
+            hosts: listed.collect(),
+            more: String::new(),
+            env: Vec::new(),
+            dir,
+            fleet,
+            tasks: Vec::new(),
+        };
+        site.simulate(hosts);
+        site.write();
+        site
+    }
+
+    /// Puts a simulated cluster behind the k0s of these hosts.
+    fn simulate(&mut self, hosts: &[Host]) {
+        let specs = hosts.iter().map(|host| {
+            let spec = HostSpec { addresses: vec![host.address.to_string()], ..HostSpec::default() };
+            (host.name.clone(), spec)
+        });
+        let spec = ClusterSpec { hosts: specs.collect(), ..ClusterSpec::default() };
+        let _entered = self.fleet.runtime.enter();
+        let cluster = Arc::new(Cluster::new(spec, Events::none()));
+        for host in hosts {
+            let socket = host.lab.path().join("cluster.sock");
+            let _ = std::fs::remove_file(&socket);
+            let listener = tokio::net::UnixListener::bind(&socket).expect("a socket");
+            self.tasks.push(self.fleet.runtime.spawn(on_host::serve(cluster.clone(), listener)));
+        }
+    }
+
+    /// Writes the inventory and its lock file.
+    pub fn write(&self) {
+        let pool = |name: &str, role: &str| {
+            let hosts: String = self
+                .hosts
+                .iter()
+                .filter(|(_, pool, ..)| pool == name)
+                .map(|(name, _, address, more)| format!("      {name}: {{address: {address}{more}}}\n"))
+                .collect();
+            match hosts.is_empty() {
+                true => String::new(),
+                false => format!(
+                    "  {name}:\n    role: {role}\n    disruption: {{maxUnavailable: 100%, maxFailed: 100%}}\n    hosts:\n{hosts}"
+                ),
+            }
+        };
+        let text = format!(
+            "apiVersion: provision/v1\nkind: Inventory\nmetadata: {{name: fleet}}\nssh: {ssh}\nos: {os}\ncluster:\n  k0s: {{version: {k0s}}}\n  \
+             network: {{podCIDR: 10.240.0.0/16, serviceCIDR: 10.96.0.0/16}}\npools:\n{control}{general}{more}",
+            ssh = self.ssh,
+            os = self.os,
+            k0s = self.k0s,
+            control = pool("control", "controller"),
+            general = pool("general", "worker"),
+            more = self.more,
+        );
+        std::fs::write(self.dir.path().join("inventory.yaml"), text).expect("written");
+        let (url, sha256, size) = self.fleet.mirror.locate(&self.k0s);
+        let locked = Locked { version: self.k0s.clone(), urls: vec![url], sha256, size };
+        let machine = rustix::system::uname().machine().to_string_lossy().into_owned();
+        let lock = Lock { artifacts: [(format!("k0s-{machine}"), locked)].into() };
+        lock.save(&self.dir.path().join(LOCK_FILE)).expect("written");
+    }
+
+    /// Returns the path of a file of the inventory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Returns the binary, beside the hosts, with this inventory: `provision ARGUMENTS -i INVENTORY`.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.fleet.command("env");
+        command.args([
+            "-i",
+            "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "USER=tester",
+        ]);
+        command.arg(format!("HOME={}", self.dir.path().display()));
+        command.arg(format!("XDG_STATE_HOME={}", self.path("state").display()));
+        command.args(self.env.iter().map(|(key, value)| format!("{key}={value}")));
+        command.arg(env!("CARGO_BIN_EXE_provision")).args(arguments);
+        command.arg("-i").arg(self.dir.path()).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs the binary to its end.
+    pub fn run(&self, arguments: &[&str]) -> Ran {
+        let output = self.command(arguments).output().expect("the binary runs");
+        let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text += &String::from_utf8_lossy(&output.stderr);
+        Ran { code: output.status.code(), text }
+    }
+
+    /// Runs the binary and panics unless it ends with this code. Returns what it said.
+    pub fn expect(&self, code: i32, arguments: &[&str]) -> String {
+        let ran = self.run(arguments);
+        assert_eq!(ran.code, Some(code), "provision {}\n{}", arguments.join(" "), ran.text);
+        ran.text
+    }
+
+    /// Starts the binary and leaves it running; its output goes to the returned file. It ends with the test process.
+    pub fn start(&self, arguments: &[&str]) -> (Child, PathBuf) {
+        let path = self.path("output");
+        let file = std::fs::File::create(&path).expect("a file");
+        let mut command = self.command(arguments);
+        command.stdout(file.try_clone().expect("a copy")).stderr(file);
+        (command.spawn().expect("the binary starts"), path)
+    }
+
+    /// Applies and proves that nothing is left to do.
+    pub fn converge(&self) {
+        self.expect(0, &["apply", "--yes"]);
+        let shown = self.expect(0, &["plan"]);
+        assert!(shown.contains("in sync"), "{shown}");
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
