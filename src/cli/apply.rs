@@ -46,9 +46,17 @@ pub async fn carry_out(
     let journal = Journal::create(&journals(&site.inventory).join(format!("{}.jsonl", site.run)), kill_at)?;
     let (stop, cancel) = Cancel::new();
     let mut signals = tokio::task::JoinSet::new();
+    let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let mut int = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
+    let said = events.clone();
     signals.spawn(async move {
-        for level in [1, 2] {
-            if tokio::signal::ctrl_c().await.is_err() || stop.send(level).is_err() {
+        for (level, what) in [
+            (1, "stopping: what runs finishes, nothing new begins; Ctrl-C again detaches"),
+            (2, "detached: what runs on the hosts goes on there; provision attach follows it"),
+        ] {
+            tokio::select! { _ = int.recv() => {}, _ = term.recv() => {} }
+            said.note(what);
+            if stop.send(level).is_err() {
                 return;
             }
         }
@@ -56,6 +64,7 @@ pub async fn carry_out(
     let report = execute(RunInput {
         plan,
         targets: site.targets(),
+        cluster: site.cluster.clone().map(|c| c as Arc<dyn crate::state::Cluster>),
         inventory: &site.inventory,
         run: site.run.to_string(),
         journal: Arc::new(journal),
@@ -87,6 +96,7 @@ pub fn print_end(site: &Site, report: &RunReport, global: &Global) {
         run: site.run.as_str(),
         targets: report.outcomes.len(),
         failures: report.failures().collect(),
+        stopped: report.stopped().map(|(target, _)| target).collect(),
         steps,
         took: report.elapsed,
         interrupted: report.interrupted,
@@ -98,9 +108,14 @@ pub fn print_end(site: &Site, report: &RunReport, global: &Global) {
             .iter()
             .map(|(t, f)| serde_json::json!({"target": t.to_string(), "failure": f}))
             .collect();
+        let names = |wanted: Outcome| {
+            let targets = report.stopped().filter(|(_, outcome)| **outcome == wanted);
+            targets.map(|(target, _)| target.to_string()).collect::<Vec<_>>()
+        };
         println!(
             "{}",
-            serde_json::json!({"run": ended.run, "exit": report.exit_code(), "failures": failures})
+            serde_json::json!({"run": ended.run, "exit": report.exit_code(), "exits": report.exit_codes(),
+                "failures": failures, "stopped": names(Outcome::Stopped), "detached": names(Outcome::Detached)})
         );
     } else {
         eprint!("{}", run_summary(&ended));

@@ -8,21 +8,22 @@ use crate::event::{Event, Events};
 use crate::executor::{DesiredFn, HostSetup, HostTarget, STATE_DIR, Sudo};
 use crate::inventory::{self, Host, Inventory, Secrets};
 use crate::plan::{Plan, PlanInput, build};
-use crate::reconciler::{Access, ClusterSetup, ClusterTarget, nodes};
+use crate::reconciler::{Access, Answer, ClusterSetup, ClusterTarget, Holder, nodes};
 use crate::report::Mode;
 use crate::role::{RoleInput, desired};
 use crate::serving::{self, ServingInput};
 use crate::ssh::{self, BoxStream, Credentials, Dial, Endpoint, Pool, PoolOptions, SshError, SshErrorKind};
 use crate::state::{
-    Failure, FailureKind, HostName, Observed, RunId, SecretText, Spec, Stage, Target, TargetId,
+    Cluster, Failure, FailureKind, HostName, Observed, Resource, RunId, SecretText, Spec, Stage, Target,
+    TargetId,
 };
 use anyhow::Context;
 use async_trait::async_trait;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
@@ -40,11 +41,14 @@ pub struct Site {
     pub cluster: Option<Arc<ClusterTarget>>,
     /// The way to gateways.
     pub access: Arc<dyn Access>,
+    /// The cluster's nodes as of the last look; `None` where they could not be asked for.
+    live: Mutex<Option<BTreeSet<HostName>>>,
 }
 
 /// How the cluster is reached: through SSH, over any host that answers.
 struct OverSsh {
-    controllers: Vec<(Arc<HostTarget>, Arc<dyn Dial>)>,
+    /// With the address that other controllers know.
+    controllers: Vec<(Arc<HostTarget>, Arc<dyn Dial>, String)>,
     workers: Vec<Arc<dyn Dial>>,
 }
 
@@ -70,7 +74,7 @@ impl OverSsh {
 #[async_trait]
 impl Access for OverSsh {
     async fn controller(&self, port: u16) -> Result<BoxStream, SshError> {
-        Self::first(self.controllers.iter().map(|(_, dial)| dial), port).await
+        Self::first(self.controllers.iter().map(|(_, dial, _)| dial), port).await
     }
 
     async fn worker(&self, port: u16) -> Result<BoxStream, SshError> {
@@ -79,7 +83,7 @@ impl Access for OverSsh {
 
     async fn kubeconfig(&self) -> Result<Option<Vec<u8>>, Failure> {
         let mut failure = None;
-        for (host, _) in &self.controllers {
+        for (host, ..) in &self.controllers {
             match host.read_file("/var/lib/k0s/pki/admin.conf").await {
                 Ok(Some(text)) => return Ok(Some(text)),
                 Ok(None) => {}
@@ -88,6 +92,14 @@ impl Access for OverSsh {
         }
         // A controller that cannot be asked may well have a cluster: that is no "there is none".
         failure.map_or(Ok(None), Err)
+    }
+
+    async fn ask_controllers(&self, program: &str) -> Vec<Answer> {
+        let ask = |(host, _, address): &(Arc<HostTarget>, Arc<dyn Dial>, String)| {
+            let (host, address) = (host.clone(), address.clone());
+            async move { Answer { host: host.host().clone(), address, says: host.output(program).await } }
+        };
+        futures::future::join_all(self.controllers.iter().map(ask)).await
     }
 }
 
@@ -270,8 +282,11 @@ impl Site {
 
         let inventory = Arc::new(inventory);
         let catalog = Arc::new(catalog);
-        let hosts = inventory.active().filter(|h| selected.contains(&h.name));
-        let endpoints = futures::future::join_all(hosts.map(|host| endpoint(&inventory, host, events))).await;
+        // Controllers are asked for nodes, tokens and etcd also when only other hosts are worked on.
+        let controls = |h: &Host| inventory.pool_of(h).role.is_controller();
+        let hosts = inventory.active().filter(|h| selected.contains(&h.name) || controls(h));
+        let mut endpoints: Vec<Endpoint> =
+            futures::future::join_all(hosts.map(|host| endpoint(&inventory, host, events))).await;
         let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
         let options = PoolOptions {
             known_hosts: vec![
@@ -329,27 +344,43 @@ impl Site {
             let target = Arc::new(HostTarget::new(setup));
             let role = inventory.pool_of(host).role;
             if role.is_controller() {
-                reach.controllers.push((target.clone(), dial.clone()));
+                reach.controllers.push((target.clone(), dial.clone(), cluster_address(host)));
             }
             if role.is_worker() {
                 reach.workers.push(dial);
             }
-            hosts.insert(name, target);
+            if selected.contains(&name) {
+                hosts.insert(name, target);
+            }
         }
         let access: Arc<dyn Access> = Arc::new(reach);
-        let first = inventory.controllers().next();
-        let cluster = match first.filter(|first| hosts.contains_key(&first.name)) {
+        endpoints.retain(|e| selected.contains(e.name.as_str()));
+        // Of some hosts only, their nodes are wanted and nothing else of the cluster.
+        let whole = inventory.active().all(|h| selected.contains(&h.name));
+        let cluster = match inventory.controllers().next() {
             None => None,
-            Some(first) => Some(Arc::new(ClusterTarget::new(ClusterSetup {
-                desired: cluster_desired(&inventory, &catalog, &lock, &secrets, lab.is_some(), events)
-                    .await?,
-                access: access.clone(),
-                address: first.cluster_address.map_or_else(|| first.address.clone(), |a| a.to_string()),
-                name: inventory.name.clone(),
-                events: events.clone(),
-            }))),
+            Some(first) => {
+                let desired = if whole {
+                    cluster_desired(&inventory, &catalog, &lock, &secrets, lab.is_some(), events).await?
+                } else {
+                    let wanted =
+                        |r: &Resource| matches!(&r.spec, Spec::Node(n) if selected.contains(n.name.as_str()));
+                    nodes(&inventory).into_iter().filter(wanted).collect()
+                };
+                let target = ClusterTarget::new(ClusterSetup {
+                    desired,
+                    access: access.clone(),
+                    address: cluster_address(first),
+                    name: inventory.name.clone(),
+                    events: events.clone(),
+                });
+                let (owner, run) = (owner(), run.to_string());
+                let target = target.held_by(Holder { owner, run, process: std::process::id() });
+                Some(Arc::new(if whole { target } else { target.partial() }))
+            }
         };
-        Ok(Self { inventory, lock, run, hosts, lab, endpoints, ssh: options, cluster, access })
+        let live = Mutex::default();
+        Ok(Self { inventory, lock, run, hosts, lab, endpoints, ssh: options, cluster, access, live })
     }
 
     /// Returns all targets.
@@ -386,6 +417,11 @@ impl Site {
                 (id, result)
             });
         }
+        let live = match &self.cluster {
+            Some(cluster) => cluster.nodes().await.ok().map(Option::unwrap_or_default),
+            None => Some(BTreeSet::new()),
+        };
+        *self.live.lock().unwrap_or_else(PoisonError::into_inner) = live;
         let mut all = Vec::new();
         while let Some(joined) = tasks.join_next().await {
             if let Ok(pair) = joined {
@@ -409,8 +445,14 @@ impl Site {
             lock_digest: self.lock.digest(),
             lab: self.lab.is_some(),
             observed,
+            nodes: self.live.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         })
     }
+}
+
+/// Returns the address that other hosts of the cluster know a host by.
+fn cluster_address(host: &Host) -> String {
+    host.cluster_address.map_or_else(|| host.address.clone(), |a| a.to_string())
 }
 
 /// Two hosts with one machine id are one machine, or a cloned image: neither may go on.

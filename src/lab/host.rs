@@ -61,6 +61,13 @@ pub enum Request {
     Stop,
     /// `k0s reset`.
     Reset,
+    /// `k0s etcd member-list`.
+    Members,
+    /// `k0s etcd leave`.
+    Leave {
+        /// The member's peer address.
+        address: String,
+    },
     /// A driver was loaded or unloaded: so many accelerators answer.
     Accelerators {
         /// How many.
@@ -192,6 +199,7 @@ impl LabHost {
         if BufReader::new(read).read_line(&mut line).await.is_err() {
             return;
         }
+        let mut said = String::new();
         let result = match serde_json::from_str::<Request>(&line) {
             Ok(Request::Run { command }) => {
                 self.clone().detach(command);
@@ -206,6 +214,14 @@ impl LabHost {
                 self.cluster.reset(&self.name);
                 Ok(())
             }
+            Ok(Request::Members) => match self.cluster.members(&self.name) {
+                Some(members) => {
+                    said = serde_json::json!({"members": members}).to_string();
+                    Ok(())
+                }
+                None => Err("context deadline exceeded".to_owned()),
+            },
+            Ok(Request::Leave { address }) => self.cluster.leave(&address),
             Ok(Request::Accelerators { count }) => {
                 self.cluster.set_accelerators(&self.name, count);
                 Ok(())
@@ -217,7 +233,7 @@ impl LabHost {
             Err(error) => Err(format!("the lab does not understand {line}: {error}")),
         };
         let answer = match result {
-            Ok(()) => "ok\n".to_owned(),
+            Ok(()) => format!("ok {said}\n"),
             Err(error) => format!("error {}\n", error.replace('\n', " ")),
         };
         let _ = write.write_all(answer.as_bytes()).await;

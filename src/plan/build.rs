@@ -7,7 +7,7 @@ use crate::state::{
     StepId, TargetId, Verb,
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Everything that would change.
 #[derive(Clone, PartialEq, Serialize, Deserialize, Debug)]
@@ -38,6 +38,12 @@ pub struct TargetPlan {
     pub target: TargetId,
     /// Its pool, for a host.
     pub pool: Option<String>,
+    /// The host is a node of the cluster already, so what takes it out of service drains it first.
+    #[serde(default)]
+    pub is_node: bool,
+    /// The host is one of several controllers already, so what stops it is a matter of etcd's quorum.
+    #[serde(default)]
+    pub is_member: bool,
     /// What would be done, in order.
     pub steps: Vec<Step>,
     /// Resources that are as wanted.
@@ -61,6 +67,45 @@ pub struct PlanInput<'a> {
     pub lab: bool,
     /// What was observed, per target.
     pub observed: Vec<(TargetId, Result<Observed, Failure>)>,
+    /// The cluster's nodes; `None` where they could not be asked for, and hosts tell themselves whether they joined.
+    pub nodes: Option<BTreeSet<HostName>>,
+}
+
+/// The step that a host has once it was observed to be as wanted and, if it was drained, is back in service. No plan
+/// holds it; steps on other targets wait for it.
+pub fn verified(target: &TargetId) -> StepId {
+    StepId::new(format!("{target}:verified"))
+}
+
+/// Whether k0s has come up on a host at some time: its role leaves this record then.
+fn has_joined(observed: &Observed) -> bool {
+    observed.facts.managed.iter().any(|m| m.id == "command/k0s-ready")
+}
+
+/// Settles what a host's hazards come to. Only a node is drained, and it is before every reboot; only a controller among
+/// several puts a quorum at stake.
+fn settle_hazards(steps: &mut [Step], is_node: bool, is_member: bool) {
+    for step in steps {
+        let reboots = step.hazards.contains(&Hazard::Reboot);
+        let drains = is_node && (reboots || step.hazards.contains(&Hazard::Drain));
+        let stops = |h: &Hazard| matches!(h, Hazard::Restart(unit) if unit == CONTROLLER_UNIT);
+        let quorum = is_member && (reboots || step.hazards.iter().any(stops));
+        step.hazards.retain(|h| !matches!(h, Hazard::Drain | Hazard::Quorum));
+        step.hazards.extend(drains.then_some(Hazard::Drain));
+        step.hazards.extend(quorum.then_some(Hazard::Quorum));
+    }
+}
+
+/// The unit of a controller's k0s.
+const CONTROLLER_UNIT: &str = "k0scontroller.service";
+
+/// Plans a target again inside a run, from a fresh observation.
+pub fn again(observed: &Observed, plan: &TargetPlan) -> Vec<Step> {
+    let (mut steps, _) = steps_of(observed);
+    if observed.target != TargetId::Cluster {
+        settle_hazards(&mut steps, plan.is_node, plan.is_member);
+    }
+    steps
 }
 
 /// Compares one resource of any target.
@@ -181,17 +226,29 @@ pub fn unknown(observed: &Observed) -> Vec<String> {
 /// Makes a plan.
 pub fn build(input: PlanInput<'_>) -> Plan {
     let inventory = input.inventory;
+    let several = inventory.controllers().nth(1).is_some();
     let mut targets: Vec<TargetPlan> = input
         .observed
         .into_iter()
         .map(|(target, observed)| {
-            let pool = target.host().and_then(|h| inventory.hosts.get(h)).map(|h| h.pool.to_string());
+            let host = target.host().and_then(|h| inventory.hosts.get(h));
+            let pool = host.map(|h| h.pool.to_string());
             match observed {
                 Ok(observed) => {
-                    let (steps, in_sync) = steps_of(&observed);
+                    let (mut steps, in_sync) = steps_of(&observed);
+                    let (mut is_node, mut is_member) = (false, false);
+                    if let Some(host) = host {
+                        let (role, joined) = (inventory.pool_of(host).role, has_joined(&observed));
+                        let known = input.nodes.as_ref().map_or(joined, |nodes| nodes.contains(&host.name));
+                        is_node = role.is_worker() && known;
+                        is_member = role.is_controller() && joined && several;
+                        settle_hazards(&mut steps, is_node, is_member);
+                    }
                     TargetPlan {
                         target,
                         pool,
+                        is_node,
+                        is_member,
                         steps,
                         in_sync,
                         unobserved: None,
@@ -202,6 +259,8 @@ pub fn build(input: PlanInput<'_>) -> Plan {
                 Err(failure) => TargetPlan {
                     target,
                     pool,
+                    is_node: false,
+                    is_member: false,
                     steps: Vec::new(),
                     in_sync: 0,
                     unobserved: Some(failure),
@@ -252,10 +311,9 @@ fn link(inventory: &Inventory, targets: &mut [TargetPlan]) {
             previous = Some(last);
         }
     }
-    let host_last: BTreeMap<String, StepId> = targets
-        .iter()
-        .filter_map(|t| Some((t.target.host()?.to_string(), t.steps.last()?.id.clone())))
-        .collect();
+    // A host that has nothing to do is as wanted already.
+    let busy: BTreeSet<String> =
+        targets.iter().filter(|t| t.has_work()).filter_map(|t| Some(t.target.host()?.to_string())).collect();
     let late: Vec<LateName> = targets.iter().flat_map(|t| &t.steps).flat_map(|s| &s.late).cloned().collect();
     if let Some(cluster) = targets.iter_mut().find(|t| t.target == TargetId::Cluster) {
         for name in ["token/controller", "token/worker"] {
@@ -283,9 +341,9 @@ fn link(inventory: &Inventory, targets: &mut [TargetPlan]) {
                 step.needs.push(ready.clone());
             }
             if let Some(host) = step.resource.as_str().strip_prefix("node/")
-                && let Some(last) = host_last.get(host)
+                && busy.contains(host)
             {
-                step.needs.push(last.clone());
+                step.needs.push(verified(&TargetId::Host(HostName::new(host))));
             }
         }
     }
@@ -313,22 +371,54 @@ pub struct Batch {
     pub steps: Vec<Step>,
 }
 
-/// Splits a target's steps at gates: a step that needs another target, or takes a late value, begins a batch; a reboot
-/// ends one. On the cluster every step is a batch of its own.
+impl Batch {
+    /// Returns whether it takes its host out of service for a time.
+    pub fn drains(&self) -> bool {
+        self.steps.iter().any(|s| s.hazards.contains(&Hazard::Drain))
+    }
+
+    /// Returns whether it is the node of one host.
+    pub fn is_node(&self) -> bool {
+        matches!(&self.steps[..], [step] if is_node(step))
+    }
+}
+
+fn is_node(step: &Step) -> bool {
+    step.target == TargetId::Cluster && step.resource.as_str().starts_with("node/")
+}
+
+/// Splits a target's steps at gates: a step that needs what was not waited for yet, or takes a late value, begins a
+/// batch; a reboot ends one. On the cluster a join token and a node are batches of their own, as hosts wait for the one
+/// and a failed host leaves out the other; all else goes together, so that engines load side by side.
 pub fn batches(plan: &TargetPlan) -> Vec<Batch> {
     let mut all: Vec<Batch> = Vec::new();
     let mut gate = true;
+    let mut awaited: BTreeSet<&StepId> = BTreeSet::new();
     for step in &plan.steps {
-        let cluster = plan.target == TargetId::Cluster;
-        if gate || cluster || !step.needs.is_empty() || !step.late.is_empty() {
+        let alone = is_node(step) || step.resource.as_str().starts_with("token/");
+        let waits = step.needs.iter().any(|need| !awaited.contains(need));
+        if gate || alone || waits || !step.late.is_empty() {
             all.push(Batch { target: plan.target.clone(), steps: Vec::new() });
         }
+        awaited.extend(&step.needs);
         if let Some(batch) = all.last_mut() {
             batch.steps.push(step.clone());
         }
-        gate = step.hazards.contains(&Hazard::Reboot);
+        gate = alone || step.hazards.contains(&Hazard::Reboot);
     }
     all
+}
+
+impl TargetPlan {
+    /// Returns whether a run has to do with it: steps, or something that could not be told.
+    pub fn has_work(&self) -> bool {
+        !self.steps.is_empty() || self.unobserved.is_some() || !self.unknown.is_empty()
+    }
+
+    /// Returns whether carrying it out takes a node out of service.
+    pub fn drains(&self) -> bool {
+        self.steps.iter().any(|s| s.hazards.contains(&Hazard::Drain))
+    }
 }
 
 impl Plan {

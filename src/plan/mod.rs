@@ -4,6 +4,6 @@ mod build;
 mod compare;
 mod saved;
 
-pub use build::{Batch, Plan, PlanInput, TargetPlan, batches, build, steps_of, unknown};
+pub use build::{Batch, Plan, PlanInput, TargetPlan, again, batches, build, steps_of, unknown, verified};
 pub use compare::{HostChange, InventoryDiff, PoolChange, compare};
 pub use saved::{Moved, SavedError, load, save, stale};

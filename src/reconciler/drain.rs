@@ -2,7 +2,7 @@
 //! again. The cordon is marked as ours, so that a drain that was cut off is undone by the next apply and a cordon of
 //! somebody else is not.
 
-use super::errors::{failure, is_missing, phrase};
+use super::errors::{failure, is_missing, may_pass, phrase};
 use super::kinds::node_api;
 use super::nodes::CORDONED;
 use super::target::{ClusterTarget, Pause};
@@ -39,9 +39,17 @@ impl ClusterTarget {
         let mut pause = Pause::new(deadline);
         let mut said = String::new();
         loop {
-            let pods = all.list(&on_node).await.map_err(|e| failure(&what, &e))?;
             let mut held: BTreeMap<String, String> = BTreeMap::new();
-            for pod in pods.items.iter().filter(|p| must_leave(p)) {
+            let pods = match all.list(&on_node).await {
+                Ok(pods) => pods.items,
+                // Another controller answers soon.
+                Err(error) if may_pass(&error) && !is_missing(&error) => {
+                    held.insert("the API".to_owned(), phrase(&error));
+                    Vec::new()
+                }
+                Err(error) => return Err(failure(&what, &error)),
+            };
+            for pod in pods.iter().filter(|p| must_leave(p)) {
                 let name = pod.metadata.name.clone().unwrap_or_default();
                 let namespace = pod.metadata.namespace.clone().unwrap_or_default();
                 let id = format!("{namespace}/{name}");
@@ -59,6 +67,7 @@ impl ClusterTarget {
                         let why = causes.map(|c| c.message.clone()).next().unwrap_or(status.message.clone());
                         held.insert(id, why);
                     }
+                    Err(error) if may_pass(&error) => drop(held.insert(id, phrase(&error))),
                     Err(error) => return Err(failure(&format!("evicting {id}"), &error)),
                 }
             }
@@ -77,12 +86,14 @@ impl ClusterTarget {
                 said = note;
             }
             if !pause.more().await {
+                let (pod, why) = blocked.or(held.iter().next()).map_or(("", ""), |(p, w)| (p, w));
+                let more = if left > 1 { format!(", and {} more", left - 1) } else { String::new() };
                 let mut stuck = Failure::new(
                     FailureKind::Step,
                     "E-DRAIN",
-                    format!("{what}: {left} pods are still there after {} s", deadline.as_secs()),
+                    format!("{what}: after {} s pod {pod} will not go ({why}){more}", deadline.as_secs()),
                 )
-                .hint("a disruption budget or a pod that does not end holds the node; it stays cordoned");
+                .hint("nothing was changed on the host: give the pod's disruption budget room, or end the pod, then apply again");
                 stuck.tail = held.into_iter().map(|(pod, why)| format!("{pod}: {why}")).take(20).collect();
                 return Err(stuck);
             }

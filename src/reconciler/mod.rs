@@ -12,13 +12,17 @@ mod connect;
 mod differ;
 mod drain;
 mod errors;
+mod etcd;
 mod kinds;
+mod lease;
 mod nodes;
 mod ready;
+mod service;
 mod target;
 mod tokens;
 
-pub use access::Access;
+pub use access::{Access, Answer};
 pub use chat::ask;
+pub use lease::Holder;
 pub use nodes::nodes;
 pub use target::{ClusterSetup, ClusterTarget};

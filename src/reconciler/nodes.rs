@@ -122,6 +122,18 @@ fn allocatable(node: &Value, resource: &str) -> u64 {
     node["status"]["allocatable"][resource].as_str().and_then(|v| v.parse().ok()).unwrap_or(0)
 }
 
+/// Returns whether a node takes pods again, once it is no more cordoned: it is ready, and all its devices are there.
+pub(super) fn in_service(want: Option<&Node>, live: &Value) -> Result<(), String> {
+    ready(live)?;
+    for (resource, count) in want.iter().flat_map(|w| &w.allocatable) {
+        let have = allocatable(live, resource);
+        if have != *count {
+            return Err(format!("waiting for the device plugin: {have}/{count} {resource} allocatable"));
+        }
+    }
+    Ok(())
+}
+
 /// The keys that are ours.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 struct Ours {
@@ -278,15 +290,7 @@ impl ClusterTarget {
         self.until(step, deadline, || {
             Box::pin(async move {
                 let live = read().await?.ok_or("waiting for the node to register")?;
-                ready(&live)?;
-                for (resource, count) in &node.allocatable {
-                    let have = allocatable(&live, resource);
-                    if have != *count {
-                        return Err(format!(
-                            "waiting for the device plugin: {have}/{count} {resource} allocatable"
-                        ));
-                    }
-                }
+                in_service(Some(node), &live)?;
                 if starting(&live) {
                     write(patch(node, &live, Starting::Goes)).await?;
                 }

@@ -5,7 +5,7 @@ use super::applyset::{ApplySet, MANAGER};
 use super::connect::{self, Link};
 use super::errors::{failure, is_missing, is_unreachable, phrase};
 use super::kinds::{Kind, node_api};
-use super::{Access, ask, chat, nodes, tokens};
+use super::{Access, Holder, ask, chat, nodes, tokens};
 use crate::event::{Event, Events};
 use crate::state::*;
 use async_trait::async_trait;
@@ -48,6 +48,11 @@ pub struct ClusterTarget {
     link: tokio::sync::Mutex<Option<Link>>,
     tokens: Mutex<Vec<String>>,
     draining: Mutex<BTreeSet<String>>,
+    pub(super) holder: Option<Holder>,
+    /// When the lease was last renewed.
+    pub(super) renewed: tokio::sync::Mutex<Option<Instant>>,
+    /// Only some hosts are worked on: their nodes are all that is wanted, and nothing is left over.
+    partial: bool,
 }
 
 /// Time between looks, growing, until a deadline.
@@ -91,7 +96,22 @@ impl ClusterTarget {
             link: tokio::sync::Mutex::new(None),
             tokens: Mutex::default(),
             draining: Mutex::default(),
+            holder: None,
+            renewed: tokio::sync::Mutex::new(None),
+            partial: false,
         }
+    }
+
+    /// Takes the cluster's lease for a run before anything is changed, and gives it back at the end.
+    pub fn held_by(mut self, holder: Holder) -> Self {
+        self.holder = Some(holder);
+        self
+    }
+
+    /// Says that what is wanted is only a part, so that everything else is left alone and never pruned.
+    pub fn partial(mut self) -> Self {
+        self.partial = true;
+        self
     }
 
     /// Returns a link to the cluster; `None` where there is no cluster yet.
@@ -148,14 +168,22 @@ impl ClusterTarget {
 
     /// Returns all nodes by name, in one list however many resources ask.
     async fn live_nodes(&self, client: &kube::Client) -> Result<BTreeMap<String, Value>, String> {
-        let mut found = BTreeMap::new();
         if !self.setup.desired.iter().any(|r| matches!(r.spec, Spec::Node(_))) {
-            return Ok(found);
+            return Ok(BTreeMap::new());
         }
+        self.all_nodes(client).await.map_err(|e| phrase(&e))
+    }
+
+    /// Lists the nodes, page by page.
+    pub(super) async fn all_nodes(
+        &self,
+        client: &kube::Client,
+    ) -> Result<BTreeMap<String, Value>, kube::Error> {
+        let mut found = BTreeMap::new();
         let api = node_api(client);
         let mut params = ListParams::default().limit(PAGE);
         loop {
-            let page = api.list(&params).await.map_err(|e| phrase(&e))?;
+            let page = api.list(&params).await?;
             let next = page.metadata.continue_.clone().filter(|c| !c.is_empty());
             for node in page.items {
                 let name = node.metadata.name.clone().unwrap_or_default();
@@ -375,9 +403,11 @@ impl Target for ClusterTarget {
             }));
         }
         observed.seen = futures::stream::iter(looks).buffer_unordered(AT_ONCE).collect().await;
-        let (orphans, warnings) = self.orphans(client).await;
-        observed.orphans = orphans;
-        observed.warnings.extend(warnings);
+        if !self.partial {
+            let (orphans, warnings) = self.orphans(client).await;
+            observed.orphans = orphans;
+            observed.warnings.extend(warnings);
+        }
         Ok(observed)
     }
 
@@ -386,6 +416,8 @@ impl Target for ClusterTarget {
         let no_cluster =
             || Failure::new(FailureKind::Step, "E-NO-CLUSTER", "no controller has an admin kubeconfig yet");
         let link = self.link().await?.ok_or_else(no_cluster)?;
+        // The first controller may have made the cluster a moment ago.
+        self.hold().await?;
         let mut waiting: Vec<(&Step, Instant)> = Vec::new();
         for step in steps {
             // Objects that are awaited may be applied together; everything else comes after what is before it.
@@ -410,6 +442,18 @@ impl Target for ClusterTarget {
     }
 
     async fn finish(&self) -> Result<(), Failure> {
+        let lease = match &self.holder {
+            Some(me) => self.drop_lease(me).await,
+            None => Ok(()),
+        };
+        self.end_tokens().await?;
+        lease
+    }
+}
+
+impl ClusterTarget {
+    /// Invalidates the join tokens of this run.
+    async fn end_tokens(&self) -> Result<(), Failure> {
         let names = std::mem::take(&mut *locked(&self.tokens));
         if names.is_empty() {
             return Ok(());

@@ -42,6 +42,8 @@ pub struct Ended<'a> {
     pub targets: usize,
     /// Those that failed.
     pub failures: Vec<(&'a TargetId, &'a Failure)>,
+    /// Those that were stopped before their end, or went on alone.
+    pub stopped: Vec<&'a TargetId>,
     /// Steps carried out.
     pub steps: usize,
     /// How long it took.
@@ -62,11 +64,12 @@ pub fn run_summary(ended: &Ended<'_>) -> String {
         text += &failure(&target.to_string(), why);
         text += "\n";
     }
-    let failed = ended.failures.len();
-    let of = if failed == 0 { String::new() } else { format!(", {failed} failed") };
+    let (failed, stopped) = (ended.failures.len(), ended.stopped.len());
+    let part = |n: usize, word: &str| if n == 0 { String::new() } else { format!(", {n} {word}") };
+    let of = part(failed, "failed") + &part(stopped, "stopped");
     text += &format!(
         "{} of {} targets converged in {}, {} steps carried out{of} · run {} recorded\n",
-        ended.targets - failed,
+        ended.targets - failed - stopped,
         ended.targets,
         elapsed(ended.took),
         ended.steps,

@@ -21,6 +21,12 @@ pub enum Transition {
     Failed,
     /// A target was observed to be in sync.
     Verified,
+    /// A node is about to be cordoned and drained.
+    Draining,
+    /// Its pods are gone.
+    Drained,
+    /// It takes pods again.
+    Uncordoned,
     /// The run ended.
     Finished,
 }
@@ -32,7 +38,7 @@ pub struct Record {
     pub transition: Transition,
     /// The target, empty for the run itself.
     pub target: String,
-    /// The number of the target's batch, from 1.
+    /// The number of the target's batch, from 1; 0 for the drain of its node.
     pub batch: usize,
     /// When, seconds since 1970.
     pub at_s: i64,
@@ -132,7 +138,14 @@ fn legal(before: &[Record], next: &Record) -> bool {
         _ if ended => false,
         Transition::Begun => before.is_empty(),
         Transition::Started => last.is_none() && !before.is_empty(),
-        Transition::Done | Transition::Failed => last == Some(Transition::Started),
+        Transition::Done => last == Some(Transition::Started),
+        Transition::Failed => matches!(last, Some(Transition::Started | Transition::Draining)),
+        Transition::Draining => last.is_none() && !before.is_empty(),
+        Transition::Drained => last == Some(Transition::Draining),
+        // Given up before anything was done, or back in service afterwards.
+        Transition::Uncordoned => {
+            matches!(last, Some(Transition::Draining | Transition::Drained | Transition::Failed))
+        }
         Transition::Verified | Transition::Finished => !before.is_empty(),
     }
 }

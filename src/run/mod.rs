@@ -1,8 +1,15 @@
-//! Carrying out a plan over `Target`s: what may run when, what a failure stops, and a journal of intents. Knows no SSH
-//! and no HTTP.
+//! Carrying out a plan over `Target`s: what may run when, what a failure stops, who may leave service, and a journal of
+//! intents. Knows no SSH and no HTTP.
+//!
+//! [`execute`] is the run. `board` is what its tasks share, `target` the way of one target, `report` how it ended.
 
+mod board;
 mod execute;
 mod journal;
+mod report;
+mod target;
 
-pub use execute::{Cancel, Outcome, RunInput, RunReport, execute};
+pub use board::Cancel;
+pub use execute::{RunInput, execute};
 pub use journal::{History, Journal, JournalError, Record, Transition, history, replay};
+pub use report::{Outcome, RunReport};

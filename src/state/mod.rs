@@ -2,6 +2,7 @@
 //! done about it (`Step`), and on what (`Target`). Types only; every room above speaks them.
 
 mod change;
+mod cluster;
 mod facts;
 mod names;
 mod resource;
@@ -9,6 +10,7 @@ mod secret;
 mod target;
 
 pub use change::{Change, FieldDiff, Fields, Hazard, Observation, Observed, Seen, Step, Verb};
+pub use cluster::Cluster;
 pub use facts::{Facts, LockRecord, Managed, OpenBatch, PackageManager, PciFunction};
 pub use names::{HostName, LateName, PoolName, ResourceId, RunId, StepId, TargetId};
 pub use resource::*;

@@ -8,5 +8,6 @@ mod house;
 mod inventory;
 mod plan;
 mod role;
+mod run;
 mod serving;
 mod ssh;

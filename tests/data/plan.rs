@@ -63,7 +63,13 @@ fn an_unknown_resource_is_not_in_sync() {
             warnings: Vec::new(),
         };
         let observed = vec![(target.clone(), Ok(observed))];
-        build(PlanInput { inventory: &inventory, lock_digest: String::new(), lab: false, observed })
+        build(PlanInput {
+            inventory: &inventory,
+            lock_digest: String::new(),
+            lab: false,
+            observed,
+            nodes: None,
+        })
     };
     let view = PlanView { hosts: false, verbose: false, observed_in: std::time::Duration::ZERO };
     for observation in [Some(Observation::Unknown("timed out".into())), None] {

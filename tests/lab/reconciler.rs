@@ -7,7 +7,7 @@ use provision::lab::cluster::{
     Accelerators, Cluster, ClusterSpec, ControllerStart, HostSpec, Vendor, WorkerStart,
 };
 use provision::plan::steps_of;
-use provision::reconciler::{Access, ClusterSetup, ClusterTarget};
+use provision::reconciler::{Access, Answer, ClusterSetup, ClusterTarget};
 use provision::ssh::{BoxStream, SshError, SshErrorKind};
 use provision::state::*;
 use serde_json::{Value, json};
@@ -57,6 +57,10 @@ impl Access for OneApi {
 
     async fn kubeconfig(&self) -> Result<Option<Vec<u8>>, Failure> {
         Ok(Some(self.admin.clone().into_bytes()))
+    }
+
+    async fn ask_controllers(&self, _: &str) -> Vec<Answer> {
+        Vec::new()
     }
 }
 
@@ -444,6 +448,10 @@ impl Access for Twin {
 
     async fn kubeconfig(&self) -> Result<Option<Vec<u8>>, Failure> {
         Ok(self.admin.lock().expect("no panic").clone().map(String::into_bytes))
+    }
+
+    async fn ask_controllers(&self, _: &str) -> Vec<Answer> {
+        Vec::new()
     }
 }
 

@@ -28,9 +28,17 @@ pub struct Cluster {
 struct Inner {
     api: Option<Api>,
     controllers: BTreeSet<String>,
+    /// Members of etcd, running or not: a member leaves only when it is told to.
+    members: BTreeSet<String>,
     workers: BTreeSet<String>,
     joined: BTreeSet<String>,
     accelerators: BTreeMap<String, u32>,
+}
+
+impl Inner {
+    fn has_quorum(&self) -> bool {
+        self.members.iter().filter(|m| self.controllers.contains(*m)).count() > self.members.len() / 2
+    }
 }
 
 impl Cluster {
@@ -91,6 +99,7 @@ impl Cluster {
         {
             let mut inner = self.inner();
             inner.controllers.insert(host.to_owned());
+            inner.members.insert(host.to_owned());
             inner.joined.insert(host.to_owned());
         }
         let pair = api.authority.client(&Identity::admin()).map_err(|e| e.to_string())?;
@@ -210,16 +219,28 @@ impl Cluster {
         self.inner().joined.remove(host);
     }
 
-    /// Returns etcd's members, name to peer URL, as `k0s etcd member-list` prints them.
-    pub fn members(&self) -> BTreeMap<String, String> {
+    /// Returns etcd's members, name to peer URL, as `k0s etcd member-list` prints them on a host; `None` where etcd does
+    /// not answer: it does not run there, or it has no quorum.
+    pub fn members(&self, host: &str) -> Option<BTreeMap<String, String>> {
         let inner = self.inner();
-        inner
-            .controllers
-            .iter()
-            .filter_map(|h| {
-                Some((h.clone(), format!("https://{}:2380", self.spec.hosts.get(h)?.addresses.first()?)))
-            })
-            .collect()
+        if !inner.controllers.contains(host) || !inner.has_quorum() {
+            return None;
+        }
+        Some(inner.members.iter().map(|h| (h.clone(), format!("https://{}:2380", self.address(h)))).collect())
+    }
+
+    fn address(&self, host: &str) -> String {
+        self.spec.hosts.get(host).and_then(|h| h.addresses.first().cloned()).unwrap_or_default()
+    }
+
+    /// Takes a member out of etcd (`k0s etcd leave`).
+    pub fn leave(&self, address: &str) -> Result<(), String> {
+        let mut inner = self.inner();
+        let Some(host) = inner.members.iter().find(|h| self.address(h) == address).cloned() else {
+            return Err(format!("can't find member with peer address {address}"));
+        };
+        inner.members.remove(&host);
+        Ok(())
     }
 
     /// Says how many accelerators of a host answer (0 while no driver is loaded).
@@ -239,7 +260,9 @@ impl Cluster {
     pub async fn dial(&self, host: &str, port: u16) -> Option<DuplexStream> {
         let (api, controller, worker) = {
             let inner = self.inner();
-            (inner.api.clone()?, inner.controllers.contains(host), inner.workers.contains(host))
+            // Without a quorum the API server does not come up.
+            let controls = inner.controllers.contains(host) && inner.has_quorum();
+            (inner.api.clone()?, controls, inner.workers.contains(host))
         };
         let (near, far) = tokio::io::duplex(BUFFER);
         if controller && matches!(port, 6443 | 9443) {

@@ -35,12 +35,16 @@ pub async fn run(store: Arc<Store>, pace: Pace) {
             let nodes = store.list("nodes");
             let on: Vec<_> = nodes
                 .iter()
-                .filter(|n| fits(n, &set["spec"]["template"]["spec"]))
+                .filter(|n| allows(n, &set["spec"]["template"]["spec"]))
                 .map(|n| (text(n, "/metadata/name"), Some(text(n, "/metadata/name"))))
                 .collect();
             let count = on.len() as u64;
             pods_of(&store, &set, "DaemonSet", on);
             status_of(&store, DAEMONSETS, &set, count);
+        }
+        if store.list("pods").iter().any(|p| is_ending(p)) {
+            tokio::time::sleep(pace.stop).await;
+            end(&store);
         }
         orphans(&store);
         schedule(&store);
@@ -67,7 +71,9 @@ fn pods_of(store: &Store, owner: &Value, kind: &str, wanted: Vec<(String, Option
             continue;
         }
         let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod_name, "namespace": namespace,
-            "labels": template["metadata"]["labels"], "annotations": {"lab/owner": format!("{kind}/{name}")}},
+            "labels": template["metadata"]["labels"], "annotations": {"lab/owner": format!("{kind}/{name}")},
+            "ownerReferences": [{"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": owner["metadata"]["uid"],
+                "controller": true}]},
             "spec": template["spec"]});
         if let Some(node) = node {
             pod["spec"]["nodeName"] = json!(node);
@@ -84,6 +90,17 @@ fn pods_of(store: &Store, owner: &Value, kind: &str, wanted: Vec<(String, Option
 
 fn delete(store: &Store, namespace: &str, name: &str) {
     store.erase("pods", namespace, name);
+}
+
+fn is_ending(pod: &Value) -> bool {
+    !pod["metadata"]["deletionTimestamp"].is_null()
+}
+
+/// Pods that were asked to end, end; their owner makes others.
+fn end(store: &Store) {
+    for pod in store.list("pods").iter().filter(|p| is_ending(p)) {
+        delete(store, &text(pod, "/metadata/namespace"), &text(pod, "/metadata/name"));
+    }
 }
 
 /// Pods whose owner is gone go too.
@@ -130,6 +147,11 @@ fn status_of(store: &Store, list: &str, owner: &Value, wanted: u64) {
 
 /// Whether a node may take a pod: ready, not cordoned, labels and taints agree.
 fn fits(node: &Value, pod: &Value) -> bool {
+    condition(node, "Ready") && node["spec"]["unschedulable"] != true && allows(node, pod)
+}
+
+/// Whether labels and taints agree. That is all a DaemonSet asks: its pods tolerate cordons and nodes that are not ready.
+fn allows(node: &Value, pod: &Value) -> bool {
     let labels = &node["metadata"]["labels"];
     let selected =
         pod["nodeSelector"].as_object().into_iter().flatten().all(|(k, v)| labels.get(k) == Some(v));
@@ -144,10 +166,7 @@ fn fits(node: &Value, pod: &Value) -> bool {
         })
     };
     let taints = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
-    condition(node, "Ready")
-        && node["spec"]["unschedulable"] != true
-        && selected
-        && taints.iter().filter(|t| t["effect"] != "PreferNoSchedule").all(tolerated)
+    selected && taints.iter().filter(|t| t["effect"] != "PreferNoSchedule").all(tolerated)
 }
 
 /// Extended resources that a pod asks for.

@@ -1,7 +1,7 @@
 //! The k0s stand-in: its command line contract, from `reference` facts of k0s 1.34 to 1.36: unit files, status, tokens,
 //! validation, errors.
 
-use super::{fail, here, request, units};
+use super::{ask, fail, here, request, units};
 use crate::lab::host::Request;
 use crate::lab::on_host;
 use std::collections::BTreeMap;
@@ -271,15 +271,29 @@ pub(super) fn k0s(arguments: &[&str]) -> ExitCode {
             }
         },
         ["kubectl", "get", "--raw=/readyz"] => {
-            if running().is_none_or(|(role, _)| role != "controller")
-                || !Path::new("/var/lib/k0s/pki/admin.conf").exists()
-            {
+            let controls = running().is_some_and(|(role, _)| role == "controller");
+            if controls && ask(&Request::Members).is_err() {
+                return fail(
+                    1,
+                    "Error from server (InternalError): [+]ping ok\n[-]etcd failed: reason withheld\nreadyz check failed",
+                );
+            }
+            if !controls || !Path::new("/var/lib/k0s/pki/admin.conf").exists() {
                 return fail(
                     1,
                     "The connection to the server localhost:6443 was refused - did you specify the right host or port?",
                 );
             }
             println!("ok");
+        }
+        ["etcd", "member-list"] => match ask(&Request::Members) {
+            Ok(members) => println!("{members}"),
+            Err(error) => return fail(1, format!("Error: can't list etcd cluster members: {error}")),
+        },
+        ["etcd", "leave", "--peer-address", address] => {
+            if let Err(error) = request(&Request::Leave { address: (*address).to_owned() }) {
+                return fail(1, format!("Error: {error}"));
+            }
         }
         ["reset", ..] => {
             if running().is_some() {

@@ -60,6 +60,11 @@ fn settings() -> Settings {
 
 /// Asks the lab to do something that outlives this process.
 pub(super) fn request(request: &Request) -> Result<(), String> {
+    ask(request).map(|_| ())
+}
+
+/// Asks the lab, and returns what it says.
+pub(super) fn ask(request: &Request) -> Result<String, String> {
     let unreachable = |error: std::io::Error| format!("the lab does not answer: {error}");
     let mut stream = UnixStream::connect("/run/lab/init.sock").map_err(unreachable)?;
     let text = serde_json::to_string(request).unwrap_or_default();
@@ -68,7 +73,7 @@ pub(super) fn request(request: &Request) -> Result<(), String> {
     BufReader::new(stream).read_line(&mut answer).map_err(unreachable)?;
     match answer.trim_end().strip_prefix("error ") {
         Some(error) => Err(error.to_owned()),
-        None => Ok(()),
+        None => Ok(answer.trim_end().trim_start_matches("ok").trim_start().to_owned()),
     }
 }
 

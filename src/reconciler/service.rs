@@ -1,0 +1,123 @@
+//! The cluster as a run needs it: nodes out of service and back, etcd, the lease.
+
+use super::errors::{failure, is_unreachable, phrase};
+use super::kinds::node_api;
+use super::target::{ClusterTarget, Pause};
+use super::{etcd, nodes};
+use crate::event::Event;
+use crate::state::{Cluster, Failure, FailureKind, HostName, Spec};
+use async_trait::async_trait;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+/// How long pods may take to leave a node: an engine finishes its requests, and a disruption budget waits until its
+/// replacement elsewhere has loaded.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(900);
+/// How long a node may take to be ready with all its devices after its host is: the device plugin's pod starts anew.
+const RETURN_DEADLINE: Duration = Duration::from_secs(900);
+/// A lease renewed so short a time ago is not renewed again: nodes are brought in side by side, and each asks.
+const FRESH: Duration = Duration::from_secs(10);
+
+#[async_trait]
+impl Cluster for ClusterTarget {
+    async fn nodes(&self) -> Result<Option<BTreeSet<HostName>>, Failure> {
+        let Some(link) = self.link().await? else { return Ok(None) };
+        let what = "listing the nodes";
+        match self.all_nodes(&link.client).await {
+            Ok(nodes) => Ok(Some(nodes.into_keys().map(HostName::new).collect())),
+            Err(error) => {
+                let mut failure = failure(what, &error);
+                failure.kind = FailureKind::Unobserved;
+                Err(failure)
+            }
+        }
+    }
+
+    async fn drain(&self, node: &HostName) -> Result<(), Failure> {
+        ClusterTarget::drain(self, node.as_str(), DRAIN_DEADLINE).await
+    }
+
+    async fn give_back(&self, node: &HostName) -> Result<(), Failure> {
+        ClusterTarget::uncordon(self, node.as_str()).await
+    }
+
+    async fn uncordon(&self, node: &HostName) -> Result<(), Failure> {
+        self.await_service(node.as_str(), RETURN_DEADLINE).await?;
+        ClusterTarget::uncordon(self, node.as_str()).await
+    }
+
+    async fn spare(&self, controller: &HostName) -> Result<(), Failure> {
+        let mut pause = Pause::new(etcd::ETCD_DEADLINE);
+        let mut said = String::new();
+        loop {
+            let answers = self.setup.access.ask_controllers(etcd::QUESTION).await;
+            let Some(why) = etcd::hindrance(&answers, controller) else { return Ok(()) };
+            if why != said {
+                let target = controller.to_string();
+                self.setup.events.emit(Event::Waiting { target, reason: why.clone() });
+                said.clone_from(&why);
+            }
+            if !pause.more().await {
+                return Err(etcd::refused(controller, &why));
+            }
+        }
+    }
+
+    async fn hold(&self) -> Result<(), Failure> {
+        let Some(me) = &self.holder else { return Ok(()) };
+        let mut renewed = self.renewed.lock().await;
+        if renewed.is_some_and(|at| at.elapsed() < FRESH) {
+            return Ok(());
+        }
+        match self.take_lease(me).await {
+            Err(failure) if failure.kind == FailureKind::Locked => Err(failure),
+            // An API that is down is what this run may be there to mend; each host has a lock of its own.
+            Err(_) => Ok(()),
+            Ok(taken) => {
+                *renewed = taken.then(Instant::now);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl ClusterTarget {
+    /// Waits until a node is ready with all the devices that are wanted of it. One that the cluster does not have, or
+    /// that nothing wants, need not be.
+    pub async fn await_service(&self, node: &str, deadline: Duration) -> Result<(), Failure> {
+        let Some(link) = self.link().await? else { return Ok(()) };
+        let wanted = self.setup.desired.iter().find_map(|r| match &r.spec {
+            Spec::Node(want) if want.name == node => Some(want),
+            _ => None,
+        });
+        let api = node_api(&link.client);
+        let mut pause = Pause::new(deadline);
+        let mut said = String::new();
+        loop {
+            let why = match api.get_opt(node).await {
+                Ok(None) => return Ok(()),
+                Ok(Some(live)) => {
+                    let live = serde_json::to_value(live).unwrap_or_default();
+                    match nodes::in_service(wanted, &live) {
+                        Ok(()) => return Ok(()),
+                        Err(why) => why,
+                    }
+                }
+                // Controllers change too; another answers soon.
+                Err(error) if is_unreachable(&error) => phrase(&error),
+                Err(error) => return Err(failure(&format!("looking at node {node}"), &error)),
+            };
+            if why != said {
+                self.setup.events.emit(Event::Waiting { target: node.to_owned(), reason: why.clone() });
+                said.clone_from(&why);
+            }
+            if !pause.more().await {
+                let message =
+                    format!("node {node} is not back in service after {} s: {why}", deadline.as_secs());
+                return Err(Failure::new(FailureKind::Step, "E-K8S-DEADLINE", message).hint(
+                    "it stays cordoned, and the next apply lifts that; on a controller: k0s kubectl describe node",
+                ));
+            }
+        }
+    }
+}
