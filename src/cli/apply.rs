@@ -3,11 +3,12 @@
 use super::site::{Site, journals};
 use super::{Global, Output, Where, exit, watch};
 use crate::plan::{load, stale};
-use crate::report::{Ended, run_summary};
+use crate::report::{Ended, Failed, Shown, run_summary};
 use crate::run::{Cancel, Journal, Outcome, RunInput, RunReport, execute};
-use crate::state::TargetId;
+use crate::state::{FailureKind, TargetId};
 use anyhow::bail;
 use clap::Args;
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -89,24 +90,51 @@ fn alone(inventory: &crate::inventory::Inventory) -> anyhow::Result<std::fs::Fil
     Ok(file)
 }
 
+/// Returns the failures of a run, each with what it means for its pool.
+fn failures<'a>(site: &'a Site, report: &'a RunReport) -> Vec<Failed<'a>> {
+    let pool_of = |t: &TargetId| t.host().and_then(|h| site.inventory.hosts.get(h)).map(|h| h.pool.as_str());
+    let mut taking_part: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+    for (target, outcome) in &report.outcomes {
+        let Some(pool) = pool_of(target) else { continue };
+        let (all, failed) = taking_part.entry(pool).or_default();
+        *all += 1;
+        *failed += usize::from(matches!(outcome, Outcome::Failed(f) if f.kind != FailureKind::Blocked));
+    }
+    report
+        .failures()
+        .map(|(target, failure)| {
+            let pool = pool_of(target).and_then(|name| site.inventory.pools.get(name));
+            let (all, failed) =
+                pool.and_then(|p| taking_part.get(p.name.as_str())).copied().unwrap_or_default();
+            let budget = pool.map(|p| {
+                let size = site.inventory.hosts_of(&p.name).count();
+                (p.name.as_str(), failed, p.disruption.max_failed.of(size))
+            });
+            Failed { target, failure, budget, others: all.saturating_sub(failed) }
+        })
+        .collect()
+}
+
 /// Prints the end of a run.
-pub fn print_end(site: &Site, report: &RunReport, global: &Global) {
-    let steps = report.outcomes.values().map(|o| if let Outcome::Converged(n) = o { *n } else { 0 }).sum();
+pub fn print_end(site: &Site, report: &RunReport, shown: &Shown, place: &Where, global: &Global) {
     let ended = Ended {
         run: site.run.as_str(),
         targets: report.outcomes.len(),
-        failures: report.failures().collect(),
+        failures: failures(site, report),
         stopped: report.stopped().map(|(target, _)| target).collect(),
-        steps,
+        steps: shown.steps,
+        changed: &shown.changed,
         took: report.elapsed,
         interrupted: report.interrupted,
         lab: site.lab.is_some(),
+        inventory: format!("-i {}", place.inventory.display()),
+        place: place.said(),
     };
     if global.output == Output::Json {
         let failures: Vec<_> = ended
             .failures
             .iter()
-            .map(|(t, f)| serde_json::json!({"target": t.to_string(), "failure": f}))
+            .map(|f| serde_json::json!({"target": f.target.to_string(), "failure": f.failure}))
             .collect();
         let names = |wanted: Outcome| {
             let targets = report.stopped().filter(|(_, outcome)| **outcome == wanted);
@@ -115,7 +143,8 @@ pub fn print_end(site: &Site, report: &RunReport, global: &Global) {
         println!(
             "{}",
             serde_json::json!({"run": ended.run, "exit": report.exit_code(), "exits": report.exit_codes(),
-                "failures": failures, "stopped": names(Outcome::Stopped), "detached": names(Outcome::Detached)})
+                "steps": ended.steps, "changed": ended.changed, "failures": failures,
+                "stopped": names(Outcome::Stopped), "detached": names(Outcome::Detached)})
         );
     } else {
         eprint!("{}", run_summary(&ended));
@@ -166,7 +195,7 @@ impl Apply {
             skipped = !moved.is_empty();
         }
         if global.output != Output::Json {
-            super::plan::print(&plan, global, false, took);
+            super::plan::print(&plan, global, false, took, String::new());
         }
         let unobserved = plan.is_blind();
         if plan.steps() == 0 {
@@ -179,8 +208,8 @@ impl Apply {
         }
         let report = carry_out(&site, &plan, events, kill_at).await?;
         site.close();
-        shown.end().await;
-        print_end(&site, &report, global);
+        let shown = shown.end().await;
+        print_end(&site, &report, &shown, &self.place, global);
         let code = report.exit_code();
         super::lab::release(site.lab).await;
         Ok(if code == exit::DONE && skipped { exit::FAILED } else { code })

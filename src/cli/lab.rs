@@ -410,11 +410,11 @@ impl LabRun {
         let mut site = Site::open(&place, &events).await?;
         let (observed, took) = site.observe(&events).await;
         let plan = site.plan(observed);
-        super::plan::print(&plan, global, false, took);
+        super::plan::print(&plan, global, false, took, String::new());
         let report = super::apply::carry_out(&site, &plan, events, None).await?;
         site.close();
-        shown.end().await;
-        super::apply::print_end(&site, &report, global);
+        let shown = shown.end().await;
+        super::apply::print_end(&site, &report, &shown, &place, global);
         let i = self.inventory.display();
         for resource in crate::serving::chats(&site.inventory) {
             let crate::state::Spec::Chat(chat) = &resource.spec else { continue };

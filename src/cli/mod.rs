@@ -96,6 +96,20 @@ pub struct Where {
     pub lab: bool,
 }
 
+impl Where {
+    /// Returns these flags as they are said on a command line.
+    pub fn said(&self) -> String {
+        let mut text = format!("-i {}", self.inventory.display());
+        if let Some(limit) = &self.limit {
+            text += &format!(" --limit '{limit}'");
+        }
+        if self.lab {
+            text += " --lab";
+        }
+        text
+    }
+}
+
 #[derive(Subcommand)]
 enum Command {
     /// Write a commented inventory to start from
@@ -198,17 +212,22 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
 pub struct Silent;
 
 /// What shows events while a command runs.
-pub struct Showing(tokio::task::JoinSet<crate::report::Shown>);
+pub struct Showing {
+    task: tokio::task::JoinSet<crate::report::Shown>,
+    stop: tokio::sync::watch::Sender<()>,
+}
 
 impl Showing {
-    /// Waits until everything emitted is shown; all senders must be gone.
-    pub async fn end(mut self) {
-        // Targets may keep a sender; what they emit after this has nobody to show it to.
-        let _ = tokio::time::timeout(std::time::Duration::from_millis(200), self.0.join_next()).await;
+    /// Waits until everything emitted so far is shown and recorded, and returns what that was.
+    pub async fn end(mut self) -> crate::report::Shown {
+        // Targets may keep a sender: what they emit from here on has nobody to show it to.
+        let _ = self.stop.send(());
+        self.task.join_next().await.and_then(Result::ok).unwrap_or_default()
     }
 }
 
-/// Returns a sink of events and what shows them; a command that is not a run shows only what cannot wait.
+/// Returns a sink of events and what shows them; a command that is not a run shows only what cannot wait. A run is
+/// recorded too, once it starts.
 pub fn watch(global: &Global, run: bool) -> (crate::event::Events, Showing) {
     use crate::report::{Mode, show};
     let (events, receiver) = crate::event::Events::channel();
@@ -216,9 +235,16 @@ pub fn watch(global: &Global, run: bool) -> (crate::event::Events, Showing) {
         _ if !run && !global.verbose => Mode::Quiet,
         mode => mode,
     };
-    let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(show(receiver, mode));
-    (events, Showing(tasks))
+    let mut recorder = run.then(|| crate::run::Recorder::new(site::runs_dir()));
+    let tap = move |event: &crate::event::Event| {
+        if let Some(recorder) = &mut recorder {
+            recorder.take(event);
+        }
+    };
+    let (stop, stopped) = tokio::sync::watch::channel(());
+    let mut task = tokio::task::JoinSet::new();
+    task.spawn(show(receiver, stopped, mode, tap));
+    (events, Showing { task, stop })
 }
 
 /// Prints an error with its chain, once, and its hint if it carries one.

@@ -27,10 +27,10 @@ pub struct PlanCommand {
 }
 
 /// Prints a plan.
-pub fn print(plan: &Plan, global: &Global, hosts: bool, observed_in: Duration) {
+pub fn print(plan: &Plan, global: &Global, hosts: bool, observed_in: Duration, place: String) {
     match global.output {
         Output::Json => println!("{}", serde_json::to_string_pretty(plan).unwrap_or_default()),
-        _ => print!("{}", plan_text(plan, PlanView { hosts, verbose: global.verbose, observed_in })),
+        _ => print!("{}", plan_text(plan, &PlanView { hosts, verbose: global.verbose, observed_in, place })),
     }
 }
 
@@ -52,7 +52,7 @@ impl PlanCommand {
         let plan = site.plan(observed);
         drop(events);
         shown.end().await;
-        print(&plan, global, self.hosts, took);
+        print(&plan, global, self.hosts, took, self.place.said());
         if let Some(path) = &self.out {
             save(&plan, path)?;
             eprintln!(

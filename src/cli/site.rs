@@ -11,6 +11,7 @@ use crate::plan::{Plan, PlanInput, build};
 use crate::reconciler::{Access, Answer, ClusterSetup, ClusterTarget, Holder, nodes};
 use crate::report::Mode;
 use crate::role::{RoleInput, desired};
+use crate::run::past;
 use crate::serving::{self, ServingInput};
 use crate::ssh::{self, BoxStream, Credentials, Dial, Endpoint, Pool, PoolOptions, SshError, SshErrorKind};
 use crate::state::{
@@ -202,9 +203,14 @@ pub fn state_dir() -> PathBuf {
         .join("provision")
 }
 
+/// Returns the folder of all runs, one per inventory in it.
+pub fn runs_dir() -> PathBuf {
+    state_dir().join("runs")
+}
+
 /// Returns the folder of an inventory's journals.
 pub fn journals(inventory: &Inventory) -> PathBuf {
-    state_dir().join("runs").join(&inventory.name)
+    runs_dir().join(&inventory.name)
 }
 
 /// Returns a fresh run id: five characters without those that look alike.
@@ -446,6 +452,7 @@ impl Site {
             lab: self.lab.is_some(),
             observed,
             nodes: self.live.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            past: past(&journals(&self.inventory), self.lab.is_some()),
         })
     }
 }

@@ -10,8 +10,10 @@ use tokio::sync::mpsc;
 #[allow(missing_docs, reason = "the fields are named for what they hold")]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
-    /// A run began.
-    RunStarted { run: String, inventory: String, hosts: usize, steps: usize, lab: bool },
+    /// A run began; about how long it takes, in seconds, where that can be told.
+    RunStarted { run: String, inventory: String, hosts: usize, steps: usize, lab: bool, about_s: Option<u64> },
+    /// A target takes part in the run that began, with so many steps.
+    TargetPlanned { target: String, steps: usize },
     /// A target is about to be observed.
     Observing { target: String },
     /// A target was observed.

@@ -1,5 +1,6 @@
 //! From observations to steps and their order.
 
+use super::outlook::{Outlook, Past, outlook};
 use crate::executor;
 use crate::inventory::{HostState, Inventory};
 use crate::state::{
@@ -26,6 +27,9 @@ pub struct Plan {
     pub targets: Vec<TargetPlan>,
     /// Hosts that take no part, and why.
     pub skipped: BTreeMap<HostName, String>,
+    /// What carrying it out would mean.
+    #[serde(default)]
+    pub outlook: Outlook,
 }
 
 /// The format that this version writes.
@@ -69,6 +73,8 @@ pub struct PlanInput<'a> {
     pub observed: Vec<(TargetId, Result<Observed, Failure>)>,
     /// The cluster's nodes; `None` where they could not be asked for, and hosts tell themselves whether they joined.
     pub nodes: Option<BTreeSet<HostName>>,
+    /// What steps took in earlier runs.
+    pub past: Past,
 }
 
 /// The step that a host has once it was observed to be as wanted and, if it was drained, is back in service. No plan
@@ -278,7 +284,7 @@ pub fn build(input: PlanInput<'_>) -> Plan {
         .filter(|h| h.state != HostState::Active)
         .map(|h| (h.name.clone(), h.reason.clone().unwrap_or_else(|| "no reason given".to_owned())))
         .collect();
-    Plan {
+    let mut plan = Plan {
         format: FORMAT,
         inventory: inventory.name.clone(),
         inventory_digest: inventory.digest.clone(),
@@ -286,7 +292,10 @@ pub fn build(input: PlanInput<'_>) -> Plan {
         lab: input.lab,
         targets,
         skipped,
-    }
+        outlook: Outlook::default(),
+    };
+    plan.outlook = outlook(&plan, inventory, &input.past);
+    plan
 }
 
 /// Adds what orders steps across targets: tokens, controllers one by one, the cluster after its first controller, nodes
@@ -391,22 +400,26 @@ fn is_node(step: &Step) -> bool {
 /// batch; a reboot ends one. On the cluster a join token and a node are batches of their own, as hosts wait for the one
 /// and a failed host leaves out the other; all else goes together, so that engines load side by side.
 pub fn batches(plan: &TargetPlan) -> Vec<Batch> {
-    let mut all: Vec<Batch> = Vec::new();
+    let batch = |steps: &[Step]| Batch { target: plan.target.clone(), steps: steps.to_vec() };
+    parts(plan).into_iter().map(batch).collect()
+}
+
+/// Returns the parts of a target's steps that are a batch each.
+pub(super) fn parts(plan: &TargetPlan) -> Vec<&[Step]> {
+    let mut cuts = Vec::new();
     let mut gate = true;
     let mut awaited: BTreeSet<&StepId> = BTreeSet::new();
-    for step in &plan.steps {
+    for (index, step) in plan.steps.iter().enumerate() {
         let alone = is_node(step) || step.resource.as_str().starts_with("token/");
         let waits = step.needs.iter().any(|need| !awaited.contains(need));
         if gate || alone || waits || !step.late.is_empty() {
-            all.push(Batch { target: plan.target.clone(), steps: Vec::new() });
+            cuts.push(index);
         }
         awaited.extend(&step.needs);
-        if let Some(batch) = all.last_mut() {
-            batch.steps.push(step.clone());
-        }
         gate = alone || step.hazards.contains(&Hazard::Reboot);
     }
-    all
+    let ends = cuts.iter().skip(1).copied().chain([plan.steps.len()]);
+    cuts.iter().zip(ends).map(|(from, to)| &plan.steps[*from..to]).collect()
 }
 
 impl TargetPlan {

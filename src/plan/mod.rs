@@ -2,8 +2,12 @@
 
 mod build;
 mod compare;
+mod kinds;
+mod outlook;
 mod saved;
 
 pub use build::{Batch, Plan, PlanInput, TargetPlan, again, batches, build, steps_of, unknown, verified};
 pub use compare::{HostChange, InventoryDiff, PoolChange, compare};
+pub use kinds::{Kind, kinds};
+pub use outlook::{Capacity, Outlook, Past, PoolOutlook, Turns, outlook};
 pub use saved::{Moved, SavedError, load, save, stale};

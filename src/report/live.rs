@@ -1,15 +1,13 @@
 //! Events as they come: bars on a terminal, timestamped lines in a pipe, JSON lines for machines.
 
+use super::bars::Bars;
 use super::summary::elapsed;
+use super::words::say;
 use crate::event::Event;
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
-
-/// Targets that get a line of their own on a terminal.
-const MOST_LINES: usize = 8;
+use tokio::sync::watch;
 
 /// How events are shown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,15 +30,37 @@ pub enum Mode {
 pub struct Shown {
     /// Steps carried out.
     pub steps: usize,
+    /// Steps carried out, by kind of resource.
+    pub changed: BTreeMap<String, usize>,
 }
 
-/// Shows events until their sender is gone.
-pub async fn show(mut events: UnboundedReceiver<Event>, mode: Mode) -> Shown {
+/// Shows events until their senders are gone, or `stop` says that no more matter; what was emitted before that is shown.
+/// Each event goes to `tap` first.
+pub async fn show(
+    mut events: UnboundedReceiver<Event>,
+    mut stop: watch::Receiver<()>,
+    mode: Mode,
+    mut tap: impl FnMut(&Event),
+) -> Shown {
     let mut shown = Shown::default();
     let mut bars = (mode == Mode::Bars).then(Bars::new);
-    while let Some(event) = events.recv().await {
-        if matches!(event, Event::StepDone { .. }) {
+    let mut open = true;
+    loop {
+        let event = tokio::select! {
+            biased;
+            event = events.recv() => event,
+            _ = stop.changed(), if open => {
+                open = false;
+                events.close();
+                continue;
+            }
+        };
+        let Some(event) = event else { break };
+        tap(&event);
+        if let Event::StepDone { step, .. } = &event {
             shown.steps += 1;
+            let kind = step.split_once('/').map_or(step.as_str(), |(kind, _)| kind);
+            *shown.changed.entry(kind.to_owned()).or_default() += 1;
         }
         match mode {
             Mode::Quiet => {}
@@ -74,10 +94,12 @@ fn now() -> String {
 /// Returns an event as one line; `None` for what only matters on a terminal.
 fn line(event: &Event, verbose: bool) -> Option<String> {
     Some(match event {
-        Event::RunStarted { run, inventory, hosts, steps, lab } => {
+        Event::RunStarted { run, inventory, hosts, steps, lab, about_s } => {
             let lab = if *lab { "LAB " } else { "" };
-            format!("{lab}run {run} of {inventory}: {steps} steps on {hosts} hosts and the cluster")
+            let about = about_s.map(|s| format!(", about {}", say(s))).unwrap_or_default();
+            format!("{lab}run {run} of {inventory}: {steps} steps on {hosts} hosts and the cluster{about}")
         }
+        Event::TargetPlanned { .. } => return None,
         Event::Observing { .. } | Event::StepStarted { .. } if !verbose => return None,
         Event::Observing { target } => format!("{target} observing"),
         Event::Observed { target, elapsed: took, resources } if verbose => {
@@ -109,98 +131,4 @@ fn line(event: &Event, verbose: bool) -> Option<String> {
             format!("run {run} ended: {converged} converged, {failed} failed in {}", elapsed(*took))
         }
     })
-}
-
-/// Bars on a terminal: a line for each of the first targets that move, one for the others, one for all steps.
-struct Bars {
-    all: MultiProgress,
-    total: ProgressBar,
-    others: ProgressBar,
-    lines: BTreeMap<String, ProgressBar>,
-    waiting: BTreeMap<String, bool>,
-}
-
-fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template)
-        .unwrap_or_else(|_| ProgressStyle::default_bar())
-        .progress_chars("█░ ")
-}
-
-impl Bars {
-    fn new() -> Self {
-        let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
-        let others = all.add(ProgressBar::new_spinner());
-        others.set_style(style("  {msg}"));
-        let total = all.add(ProgressBar::new(0));
-        total.set_style(style("  total  {bar:24} {pos}/{len} steps · {elapsed}"));
-        Self { all, total, others, lines: BTreeMap::new(), waiting: BTreeMap::new() }
-    }
-
-    fn line(&mut self, target: &str, text: String) {
-        self.waiting.entry(target.to_owned()).or_insert(true);
-        if !self.lines.contains_key(target) && self.lines.len() < MOST_LINES {
-            let bar = self.all.insert_before(&self.others, ProgressBar::new_spinner());
-            bar.set_style(style("  {prefix:12} {wide_msg} {elapsed:>4}"));
-            bar.set_prefix(target.to_owned());
-            bar.enable_steady_tick(Duration::from_millis(250));
-            self.lines.insert(target.to_owned(), bar);
-        }
-        if let Some(bar) = self.lines.get(target) {
-            bar.set_message(text);
-        }
-        let more = self.waiting.len() - self.lines.len();
-        if more > 0 {
-            let done =
-                self.waiting.iter().filter(|(t, open)| !**open && !self.lines.contains_key(*t)).count();
-            self.others.set_message(format!("… {more} more: {done} done, {} under way", more - done));
-        }
-    }
-
-    /// A target that is done gives its line to the next.
-    fn close(&mut self, target: &str, text: &str) {
-        self.line(target, text.to_owned());
-        self.waiting.insert(target.to_owned(), false);
-        if self.waiting.len() > MOST_LINES
-            && let Some(bar) = self.lines.remove(target)
-        {
-            bar.finish_and_clear();
-        }
-    }
-
-    fn event(&mut self, event: &Event) {
-        match event {
-            Event::RunStarted { run, steps, lab, .. } => {
-                if *lab {
-                    let _ = self.all.println(super::LAB);
-                }
-                let _ = self.all.println(format!(
-                    "Applying {steps} steps · run {run} · Ctrl-C stops new work, twice detaches"
-                ));
-                self.total.set_length(*steps as u64);
-                self.total.enable_steady_tick(Duration::from_millis(250));
-            }
-            Event::StepStarted { target, what, .. } => self.line(target, what.clone()),
-            Event::StepProgress { target, note, .. } => self.line(target, note.clone()),
-            Event::Waiting { target, reason } => self.line(target, format!("waiting: {reason}")),
-            Event::StepDone { .. } | Event::StepSkipped { .. } => self.total.inc(1),
-            Event::TargetDone { target, .. } => self.close(target, "done"),
-            Event::TargetFailed { target, code, .. } => self.close(target, &format!("stopped: {code}")),
-            Event::Warning { target, message } => {
-                let target = target.as_deref().map(|t| format!("{t}: ")).unwrap_or_default();
-                let _ = self.all.println(format!("warning: {target}{message}"));
-            }
-            Event::Note { message } => {
-                let _ = self.all.println(message);
-            }
-            _ => {}
-        }
-    }
-
-    fn end(self) {
-        for bar in self.lines.values() {
-            bar.finish();
-        }
-        self.others.finish_and_clear();
-        self.total.finish();
-    }
 }

@@ -1,15 +1,18 @@
 //! What a person or a machine is shown: events as bars, plain lines or JSON lines; plans, summaries and comparisons as
 //! text, Markdown or JSON. Decides nothing.
 
+mod bars;
 mod comparison;
 mod live;
 mod plan;
 mod summary;
+mod words;
 
 pub use comparison::{comparison_markdown, comparison_text};
 pub use live::{Mode, Shown, show};
 pub use plan::{PlanView, plan_text};
-pub use summary::{Ended, elapsed, run_summary};
+pub use summary::{Ended, Failed, elapsed, run_summary};
+pub use words::{count, names, say};
 
 /// Heads every screen and record of a run against simulated hosts.
 pub const LAB: &str =

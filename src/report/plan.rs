@@ -1,13 +1,14 @@
-//! A plan as text: the same change on many hosts is one line, a pool is a heading, hazards stand beside it.
+//! A plan as text: the same change on many hosts is one line, a pool is a heading with its hazards, the outlook closes it.
 
 use super::summary::{elapsed, failure};
-use crate::plan::{Plan, TargetPlan};
-use crate::state::{Hazard, Step, TargetId, Verb};
-use std::collections::BTreeMap;
+use super::words::{count, names, say};
+use crate::plan::{Kind, Plan, PoolOutlook, TargetPlan, Turns, kinds};
+use crate::state::{FieldDiff, TargetId, Verb};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 /// How much is shown.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct PlanView {
     /// Every host on its own.
     pub hosts: bool,
@@ -15,7 +16,17 @@ pub struct PlanView {
     pub verbose: bool,
     /// How long observing took.
     pub observed_in: Duration,
+    /// How the inventory was named on the command line, for the closing lines: `-i site.yaml`; empty leaves them out.
+    pub place: String,
 }
+
+/// Where hazards begin in a heading.
+const HEADING: usize = 50;
+/// The widest column of what changes, and of what differs; longer text runs on.
+const MOST_WHAT: usize = 44;
+const MOST_DETAIL: usize = 36;
+/// Lines of a file's diff that a plan shows; `-v` shows all.
+const MOST_DIFF: usize = 20;
 
 fn sign(verb: Verb) -> char {
     match verb {
@@ -26,106 +37,182 @@ fn sign(verb: Verb) -> char {
     }
 }
 
-fn count(n: usize, word: &str) -> String {
-    if n == 1 { format!("1 {word}") } else { format!("{n} {word}s") }
+/// Fields that say no more than the name of what is made.
+const PLAIN: [&str; 6] = ["mode", "owner", "content", "state", "type", "needed"];
+
+/// Returns one field of something new: its value, its name where the value is a yes, nothing for a no.
+fn made(field: &FieldDiff) -> Option<String> {
+    let to = field.to.as_deref()?;
+    match (field.name.as_str(), to) {
+        (name, _) if PLAIN.contains(&name) => None,
+        (_, "no" | "false" | "any") => None,
+        (name, "yes" | "true") => Some(name.to_owned()),
+        ("version" | "line", value) => Some(value.to_owned()),
+        (name, value) => Some(format!("{name} {value}")),
+    }
 }
 
 /// Returns what differs, in one line.
-fn detail(step: &Step) -> String {
-    if let Some(why) = &step.deferred {
+fn detail(kind: &Kind<'_>) -> String {
+    if let Some(why) = &kind.step.deferred {
         return format!("deferred: {why}");
     }
-    let none = "(none)";
-    match step.change.verb {
-        Verb::Create | Verb::Run => step
-            .change
-            .fields
-            .iter()
-            .filter(|f| {
-                !matches!(f.name.as_str(), "mode" | "owner" | "content" | "state" | "type" | "needed")
-            })
-            .filter_map(|f| Some(format!("{} {}", f.name, f.to.as_deref()?)))
-            .collect::<Vec<_>>()
-            .join(", "),
-        Verb::Update => step
-            .change
-            .fields
-            .iter()
-            .map(|f| {
-                format!(
-                    "{} {} -> {}",
-                    f.name,
-                    f.from.as_deref().unwrap_or(none),
-                    f.to.as_deref().unwrap_or(none)
-                )
-            })
-            .collect::<Vec<_>>()
-            .join(", "),
-        Verb::Remove => step.why.clone().unwrap_or_default(),
-    }
-}
-
-/// Returns the hazards of a pool's steps, counted by host.
-fn hazards(targets: &[&TargetPlan]) -> String {
-    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-    for target in targets {
-        let mut here: Vec<String> = target
-            .steps
-            .iter()
-            .flat_map(|s| &s.hazards)
-            // A restart of what does not run yet is no restart; the batch only does `try-restart`.
-            .filter(|h| !matches!(h, Hazard::Restart(_)) || target.in_sync > target.steps.len())
-            .map(ToString::to_string)
-            .collect();
-        here.sort();
-        here.dedup();
-        for hazard in here {
-            *counts.entry(hazard).or_default() += 1;
+    let fields = &kind.change.fields;
+    match kind.change.verb {
+        Verb::Create | Verb::Run => fields.iter().filter_map(made).collect::<Vec<_>>().join(", "),
+        Verb::Update => {
+            let one = |f: &FieldDiff| {
+                let (from, to) = (f.from.as_deref().unwrap_or("(none)"), f.to.as_deref().unwrap_or("(none)"));
+                let name = if fields.len() == 1 && f.name == "version" { "" } else { f.name.as_str() };
+                format!("{name} {from} -> {to}").trim_start().to_owned()
+            };
+            // The diff below says what a digest cannot.
+            let told = kind.change.text.is_some();
+            let shown = fields.iter().filter(|f| !told || f.name != "content");
+            shown.map(one).collect::<Vec<_>>().join(", ")
         }
-    }
-    counts.iter().map(|(h, n)| format!("{h} {n}")).collect::<Vec<_>>().join(" · ")
-}
-
-fn hosts_word(names: &[&str], all: usize) -> String {
-    match names {
-        [one] if all > 1 => format!("{one} only"),
-        [_] => String::new(),
-        many => count(many.len(), "host"),
+        Verb::Remove => String::new(),
     }
 }
 
-fn steps(targets: &[&TargetPlan], view: PlanView, text: &mut String) {
-    // The same change on many hosts is one line.
-    let mut groups: Vec<(String, &Step, Vec<&str>)> = Vec::new();
-    for target in targets {
-        for step in &target.steps {
-            let key = format!("{} {}", step.what, serde_json::to_string(&step.change).unwrap_or_default());
-            let host = target.target.host().map(|h| h.as_str()).unwrap_or_default();
-            match groups.iter_mut().find(|(k, ..)| *k == key) {
-                Some((_, _, hosts)) => hosts.push(host),
-                None => groups.push((key, step, vec![host])),
+/// Returns a pool's heading: its hazards, and in what order its hosts change.
+fn heading(title: &str, pool: Option<&PoolOutlook>) -> String {
+    let Some(pool) = pool else { return title.to_owned() };
+    let mut parts: Vec<String> = Vec::new();
+    // Drain, then reboot, then the rest.
+    let first = ["drain", "reboot"];
+    let known = first.iter().filter_map(|name| pool.hazards.get_key_value(*name));
+    let rest = pool.hazards.iter().filter(|(name, _)| !first.contains(&name.as_str()));
+    parts.extend(known.chain(rest).map(|(name, n)| format!("{name} {n}")));
+    if pool.joining > 0 {
+        parts.push(if pool.joining == pool.hosts {
+            "new".to_owned()
+        } else {
+            format!("{} new", pool.joining)
+        });
+    }
+    match pool.turns {
+        Turns::OneByOne => parts.push("one at a time, gated on etcd".to_owned()),
+        Turns::Waves { waves: 1, of } if of == pool.hosts => {}
+        Turns::Waves { waves, of } => parts.push(format!("{} of up to {of}", count(waves, "wave"))),
+        Turns::AtOnce => {}
+    }
+    format!("{title:<HEADING$} {}", parts.join(" · ")).trim_end().to_owned()
+}
+
+/// Says on which hosts a kind of change is done; nothing where that is plain.
+type Whom<'a> = &'a dyn Fn(&Kind<'_>) -> String;
+
+fn lines(kinds: Vec<Kind<'_>>, whom: Whom<'_>, view: &PlanView, text: &mut String) {
+    let (deferred, kinds): (Vec<_>, Vec<_>) = kinds.into_iter().partition(|k| k.step.deferred.is_some());
+    let rows: Vec<(String, String, &Kind<'_>)> =
+        kinds.iter().map(|k| (format!("{} {}", sign(k.change.verb), k.step.what), detail(k), k)).collect();
+    let widest = |texts: &mut dyn Iterator<Item = &String>, most: usize| {
+        texts.map(|t| t.chars().count()).filter(|n| *n <= most).max().unwrap_or(0)
+    };
+    let what_width = widest(&mut rows.iter().map(|(what, ..)| what), MOST_WHAT);
+    let detail_width = widest(&mut rows.iter().map(|(_, detail, _)| detail), MOST_DETAIL);
+    for (what, detail, kind) in &rows {
+        let hosts = whom(kind);
+        // What is new or wanted is plain; a change and a removal are explained.
+        let explained = view.verbose || matches!(kind.change.verb, Verb::Update | Verb::Remove);
+        let why = kind.step.why.as_deref().filter(|_| explained).unwrap_or_default();
+        let mut line = format!("  {what:<what_width$}  {detail:<detail_width$}");
+        if !hosts.is_empty() {
+            line += &format!("  {hosts:<8}");
+        }
+        if !why.is_empty() {
+            line += &format!("  {why}");
+        }
+        *text += line.trim_end();
+        *text += "\n";
+        if let Some(diff) = &kind.change.text {
+            let most = if view.verbose { usize::MAX } else { MOST_DIFF };
+            let diff: Vec<&str> = diff.lines().filter(|l| !l.starts_with("@@")).collect();
+            for line in diff.iter().take(most) {
+                *text += &format!("      {line}\n");
+            }
+            if diff.len() > most {
+                *text += &format!("      … {} more, -v shows them\n", count(diff.len() - most, "line"));
             }
         }
     }
-    for (_, step, hosts) in groups {
-        let line = format!("  {} {:<44} {}", sign(step.change.verb), step.what, detail(step));
-        let hosts = hosts_word(&hosts, targets.len());
-        *text += line.trim_end();
-        if !hosts.is_empty() {
-            *text += &format!("   {hosts}");
-        }
-        if let Some(why) = step.why.as_ref().filter(|_| view.verbose) {
-            *text += &format!("   ({why})");
-        }
-        *text += "\n";
-        for line in step.change.text.iter().flat_map(|t| t.lines()).filter(|l| !l.starts_with("@@")) {
-            *text += &format!("      {line}\n");
-        }
+    for kind in deferred {
+        let hosts = whom(&kind);
+        let on = if hosts.is_empty() { hosts } else { format!(" of {hosts}") };
+        let why = kind.step.deferred.as_deref().unwrap_or_default();
+        *text += &format!("  deferred: {}{on} ({why})\n", kind.step.what);
     }
 }
 
+/// Returns the closing lines: kinds, steps, time, capacity, and how to go on.
+fn outlook(plan: &Plan, view: &PlanView) -> String {
+    let outlook = &plan.outlook;
+    let about = match outlook.about_s {
+        Some(s) => format!(
+            "about {} (from the last {})",
+            say(s),
+            match outlook.past_runs {
+                1 => "run".to_owned(),
+                runs => format!("{runs} runs"),
+            }
+        ),
+        None => "how long is not known yet: no run recorded here did most of this".to_owned(),
+    };
+    let kinds = if outlook.kinds == 1 { "1 kind".to_owned() } else { format!("{} kinds", outlook.kinds) };
+    let mut text = format!("\n  {kinds} of change, {}, {about}\n", count(outlook.steps, "step"));
+    let capacities = outlook.pools.iter().filter_map(|p| {
+        let c = p.capacity.as_ref()?;
+        Some(format!("{} % of {} ({} of {} {})", c.percent(), p.pool, c.least, c.all, c.unit))
+    });
+    let capacities: Vec<String> = capacities.collect();
+    if !capacities.is_empty() {
+        text += &format!("  capacity never below {}\n", capacities.join(", "));
+    }
+    if outlook.deferred > 0 {
+        text += &format!(
+            "  {} cannot be previewed yet; a hazard that is not shown here stops there\n",
+            count(outlook.deferred, "step")
+        );
+    }
+    if !view.place.is_empty() {
+        text += &format!(
+            "  To carry out exactly this: provision apply {0}\n  or later, and only if nothing moved: provision plan {0} -o plan.json, then provision apply plan.json {0}\n",
+            view.place
+        );
+    }
+    text
+}
+
+fn host<'a>(target: &&'a TargetPlan) -> &'a str {
+    target.target.host().map(|h| h.as_str()).unwrap_or_default()
+}
+
+fn nobody(_: &Kind<'_>) -> String {
+    String::new()
+}
+
+/// Returns the kinds of change that more than one pool has, and those of each pool alone.
+fn shared<'a>(
+    pools: &BTreeMap<&'a str, Vec<&'a TargetPlan>>,
+) -> (Vec<Kind<'a>>, BTreeMap<&'a str, Vec<Kind<'a>>>) {
+    let all: Vec<&TargetPlan> = pools.values().flatten().copied().collect();
+    let pool_of: HashMap<&str, &str> =
+        pools.iter().flat_map(|(pool, targets)| targets.iter().map(|t| (host(t), *pool))).collect();
+    let mut several = Vec::new();
+    let mut own: BTreeMap<&str, Vec<Kind<'a>>> = BTreeMap::new();
+    for kind in kinds(&all) {
+        let of: BTreeSet<&str> = kind.hosts.iter().filter_map(|h| pool_of.get(h)).copied().collect();
+        match of.first() {
+            Some(pool) if of.len() == 1 => own.entry(pool).or_default().push(kind),
+            _ => several.push(kind),
+        }
+    }
+    (several, own)
+}
+
 /// Returns a plan as text.
-pub fn plan_text(plan: &Plan, view: PlanView) -> String {
+pub fn plan_text(plan: &Plan, view: &PlanView) -> String {
     let hosts = plan.targets.iter().filter(|t| t.target.host().is_some()).count();
     let seen = plan.targets.iter().filter(|t| t.unobserved.is_none()).count();
     let cluster = if plan.targets.iter().any(|t| t.target == TargetId::Cluster) { ", 1 cluster" } else { "" };
@@ -146,43 +233,78 @@ pub fn plan_text(plan: &Plan, view: PlanView) -> String {
             plan.lock_digest
         );
     }
-    let mut pools: BTreeMap<String, Vec<&TargetPlan>> = BTreeMap::new();
+    let mut pools: BTreeMap<&str, Vec<&TargetPlan>> = BTreeMap::new();
     for target in plan.targets.iter().filter(|t| !t.steps.is_empty() && t.target.host().is_some()) {
-        let pool = target.pool.clone().unwrap_or_default();
-        let key = if view.hosts || view.verbose { format!("{pool} {}", target.target) } else { pool };
-        pools.entry(key).or_default().push(target);
+        pools.entry(target.pool.as_deref().unwrap_or_default()).or_default().push(target);
+    }
+    let open = view.hosts || view.verbose;
+    let (several, mut own) = if open { Default::default() } else { shared(&pools) };
+    if !several.is_empty() {
+        let hosts = pools.values().map(Vec::len).sum::<usize>();
+        text += &format!("\nseveral pools ({})\n", count(hosts, "host"));
+        let pool_of: HashMap<&str, &str> =
+            pools.iter().flat_map(|(pool, targets)| targets.iter().map(|t| (host(t), *pool))).collect();
+        let whom = |kind: &Kind<'_>| match kind.hosts.len() {
+            n if n == hosts => format!("all {n}"),
+            n => {
+                let of: BTreeSet<&str> = kind.hosts.iter().filter_map(|h| pool_of.get(h)).copied().collect();
+                format!("{n} of {}", of.into_iter().collect::<Vec<_>>().join(", "))
+            }
+        };
+        lines(several, &whom, view, &mut text);
     }
     for (pool, targets) in &pools {
-        let heading = format!("{pool} ({})", count(targets.len(), "host"));
-        text += format!("\n{heading:<50} {}", hazards(targets)).trim_end();
-        text += "\n";
-        steps(targets, view, &mut text);
+        let about = plan.outlook.pools.iter().find(|p| p.pool == *pool);
+        let size = about.map_or(targets.len(), |p| p.size);
+        let of = if size > targets.len() { format!("{} of ", targets.len()) } else { String::new() };
+        let title = format!("{pool} ({of}{})", count(size, "host"));
+        text += &format!("\n{}\n", heading(&title, about));
+        if open {
+            for target in targets {
+                text += &format!(" {}\n", target.target);
+                lines(kinds(&[target]), &nobody, view, &mut text);
+            }
+            continue;
+        }
+        let whom = |kind: &Kind<'_>| match kind.hosts.as_slice() {
+            [one] if targets.len() > 1 => format!("{one} only"),
+            [_] => String::new(),
+            many => count(many.len(), "host"),
+        };
+        lines(own.remove(pool).unwrap_or_default(), &whom, view, &mut text);
     }
     for target in plan.targets.iter().filter(|t| t.target == TargetId::Cluster && !t.steps.is_empty()) {
         text += "\ncluster\n";
-        steps(&[target], view, &mut text);
+        lines(kinds(&[target]), &nobody, view, &mut text);
     }
     for (target, why) in &unobserved {
         text += "\n";
-        text += &failure(&target.to_string(), why).replacen("failed", "could not be observed", 1);
+        text += &failure(&target.to_string(), "could not be observed", why, "");
     }
     for target in &plan.targets {
         for what in &target.unknown {
             text += &format!("\nunknown: {}: {what}", target.target);
         }
+    }
+    // The same warning of many hosts is one line.
+    let mut warnings: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for target in &plan.targets {
         for warning in &target.warnings {
-            text += &format!("\nwarning: {}: {warning}", target.target);
+            warnings.entry(warning).or_default().push(target.target.to_string());
         }
+    }
+    for (warning, targets) in warnings {
+        let targets: Vec<&str> = targets.iter().map(String::as_str).collect();
+        text += &format!("\nwarning: {}: {warning}", names(&targets));
     }
     for (host, reason) in &plan.skipped {
         text += &format!("\nskipped: {host} ({reason})");
     }
-    if plan.steps() > 0 {
-        let busy = plan.targets.iter().filter(|t| !t.steps.is_empty()).count();
-        text += &format!("\n  {} on {}\n", count(plan.steps(), "step"), count(busy, "target"));
-    }
     if !text.ends_with('\n') {
         text.push('\n');
+    }
+    if plan.steps() > 0 {
+        text += &outlook(plan, view);
     }
     text
 }

@@ -1,6 +1,8 @@
 //! The end of a run: what failed with its last lines, what changed, what to do next.
 
-use crate::state::{Failure, TargetId};
+use super::words::{count, names};
+use crate::state::{Failure, FailureKind, TargetId};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Returns a duration as a person says it: `0.9 s`, `48 s`, `2m10s`.
@@ -12,8 +14,8 @@ pub fn elapsed(d: Duration) -> String {
     }
 }
 
-/// Returns a failure with its last lines, cause and what to do next.
-pub(super) fn failure(target: &str, failure: &Failure) -> String {
+/// Returns a failure with its last lines, cause and what to do next. `beside` says what became of the others.
+pub(super) fn failure(target: &str, verb: &str, failure: &Failure, beside: &str) -> String {
     let at = failure.step.as_ref().map(|s| s.as_str().split_once(':').map_or(s.as_str(), |(_, r)| r));
     let at = at.map(|step| format!(" at {step}")).unwrap_or_default();
     let exit = match (failure.exit, failure.after) {
@@ -21,7 +23,11 @@ pub(super) fn failure(target: &str, failure: &Failure) -> String {
         (Some(exit), None) => format!(" (exit {exit})"),
         _ => String::new(),
     };
-    let mut text = format!("{target} failed{at}{exit}: [{}] {}\n", failure.code, failure.message);
+    let beside = if beside.is_empty() { String::new() } else { format!("; {beside}") };
+    // The step and its exit say it already; a message of its own is said too.
+    let plain = failure.exit.is_some() && failure.message.contains("failed (exit");
+    let said = if plain { String::new() } else { format!(": {}", failure.message) };
+    let mut text = format!("{target} {verb}{at}{exit} [{}]{said}{beside}\n", failure.code);
     for line in &failure.tail {
         text += &format!("  | {line}\n");
     }
@@ -34,6 +40,18 @@ pub(super) fn failure(target: &str, failure: &Failure) -> String {
     text
 }
 
+/// One target that failed, and what that means for its pool.
+pub struct Failed<'a> {
+    /// The target.
+    pub target: &'a TargetId,
+    /// Why.
+    pub failure: &'a Failure,
+    /// Its pool's name, the failures there, and how many are allowed.
+    pub budget: Option<(&'a str, usize, usize)>,
+    /// Others of its pool that take part in the run and did not fail.
+    pub others: usize,
+}
+
 /// How a run ended, as the summary shows it.
 pub struct Ended<'a> {
     /// Its id.
@@ -41,17 +59,85 @@ pub struct Ended<'a> {
     /// Targets that took part.
     pub targets: usize,
     /// Those that failed.
-    pub failures: Vec<(&'a TargetId, &'a Failure)>,
+    pub failures: Vec<Failed<'a>>,
     /// Those that were stopped before their end, or went on alone.
     pub stopped: Vec<&'a TargetId>,
     /// Steps carried out.
     pub steps: usize,
+    /// The same, by kind of resource.
+    pub changed: &'a BTreeMap<String, usize>,
     /// How long it took.
     pub took: Duration,
     /// The operator stopped it.
     pub interrupted: bool,
     /// It ran against the lab.
     pub lab: bool,
+    /// How the inventory was named on the command line: `-i site.yaml`.
+    pub inventory: String,
+    /// The same with what else was said: `-i site.yaml --limit h-001 --lab`.
+    pub place: String,
+}
+
+/// Returns how many of each kind were done, most first: `64 packages, 3 files`.
+fn changes(changed: &BTreeMap<String, usize>) -> String {
+    let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
+    for (kind, n) in changed {
+        // Kubernetes kinds are written with a capital.
+        let cluster = kind.starts_with(char::is_uppercase);
+        *kinds.entry(if cluster { "cluster object" } else { kind }).or_default() += n;
+    }
+    let mut kinds: Vec<(&str, usize)> = kinds.into_iter().collect();
+    kinds.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
+    let say = |(kind, n): (&str, usize)| match kind {
+        "package-repository" => format!("{n} package {}", if n == 1 { "repository" } else { "repositories" }),
+        "directory" if n > 1 => format!("{n} directories"),
+        "line-in-file" => count(n, "line"),
+        "kernel-module" => count(n, "kernel module"),
+        "swap" => format!("{n} swap off"),
+        "chat" => count(n, "question"),
+        kind => count(n, kind),
+    };
+    kinds.into_iter().map(say).collect::<Vec<_>>().join(", ")
+}
+
+/// Returns the failures: each with its output; those that only waited for others, together.
+fn failures(ended: &Ended<'_>) -> String {
+    let mut text = String::new();
+    let mut blocked: BTreeMap<(&str, &str, Option<&str>), Vec<String>> = BTreeMap::new();
+    for failed in &ended.failures {
+        let why = failed.failure;
+        if matches!(why.kind, FailureKind::Blocked | FailureKind::Interrupted) {
+            let key = (why.code.as_str(), why.message.as_str(), why.hint.as_deref());
+            blocked.entry(key).or_default().push(failed.target.to_string());
+            continue;
+        }
+        let mut beside = Vec::new();
+        if failed.others > 0 {
+            beside.push(format!(
+                "{} of its pool {} on",
+                failed.others,
+                if failed.others == 1 { "goes" } else { "go" }
+            ));
+        }
+        if let Some((_, used, allowed)) = failed.budget {
+            beside.push(format!("{used} of {} used", count(allowed, "allowed failure")));
+        }
+        let target = failed.target.to_string();
+        text += &failure(&target, "failed", why, &beside.join(", "));
+        text += &format!(
+            "  = whole output: provision history show {} {target} {}\n\n",
+            ended.run, ended.inventory
+        );
+    }
+    for ((code, message, hint), targets) in blocked {
+        let list: Vec<&str> = targets.iter().map(String::as_str).collect();
+        text += &format!("{} not done [{code}]: {message}\n", names(&list));
+        if let Some(hint) = hint {
+            text += &format!("  = next: {hint}\n");
+        }
+        text += "\n";
+    }
+    text
 }
 
 /// Returns the summary of a run.
@@ -60,23 +146,31 @@ pub fn run_summary(ended: &Ended<'_>) -> String {
     if ended.lab {
         text += &format!("{}\n", super::LAB);
     }
-    for (target, why) in &ended.failures {
-        text += &failure(&target.to_string(), why);
-        text += "\n";
-    }
+    text += &failures(ended);
     let (failed, stopped) = (ended.failures.len(), ended.stopped.len());
     let part = |n: usize, word: &str| if n == 0 { String::new() } else { format!(", {n} {word}") };
-    let of = part(failed, "failed") + &part(stopped, "stopped");
+    let of = part(failed, "failed or not done") + &part(stopped, "stopped");
     text += &format!(
-        "{} of {} targets converged in {}, {} steps carried out{of} · run {} recorded\n",
+        "{} of {} targets converged in {}{of} · run {} recorded\n",
         ended.targets - failed - stopped,
         ended.targets,
         elapsed(ended.took),
-        ended.steps,
         ended.run
     );
-    if ended.interrupted {
-        text += "stopped by you; the same command goes on from here\n";
+    if ended.steps > 0 {
+        text += &format!("changed: {} ({})\n", count(ended.steps, "step"), changes(ended.changed));
     }
+    let place = &ended.place;
+    text += &match () {
+        () if ended.interrupted => {
+            format!(
+                "stopped by you; the same command goes on from here, provision attach {place} follows what still runs\n"
+            )
+        }
+        () if failed > 0 => {
+            format!("next: mend what failed, then provision apply {place}; what is done stays done\n")
+        }
+        () => format!("next: provision status {place}\n"),
+    };
     text
 }

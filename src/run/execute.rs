@@ -57,7 +57,12 @@ pub async fn execute(input: RunInput<'_>) -> RunReport {
         hosts: work.iter().filter(|t| t.target.host().is_some()).count(),
         steps: plan.steps(),
         lab: plan.lab,
+        about_s: plan.outlook.about_s,
     });
+    for target in &work {
+        let steps = target.steps.len();
+        events.emit(Event::TargetPlanned { target: target.target.to_string(), steps });
+    }
     board.record(Transition::Begun, &TargetId::Cluster, 0, &format!("{} steps", plan.steps()));
     let mut renewal = JoinSet::new();
     if let Some(cluster) = &cluster {

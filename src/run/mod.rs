@@ -6,10 +6,15 @@
 mod board;
 mod execute;
 mod journal;
+mod record;
 mod report;
 mod target;
 
 pub use board::Cancel;
 pub use execute::{RunInput, execute};
 pub use journal::{History, Journal, JournalError, Record, Transition, history, replay};
+pub use record::{
+    KEPT_RUNS, RecordError, Recorded, Recorder, Summary, Took, kind, past, recorded, recorded_targets,
+    summary,
+};
 pub use report::{Outcome, RunReport};

@@ -53,7 +53,7 @@ pub struct Observed {
 }
 
 /// What a step does to its resource.
-#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verb {
     /// Makes it: `+`.
@@ -67,7 +67,7 @@ pub enum Verb {
 }
 
 /// One field that differs.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
 pub struct FieldDiff {
     /// The field.
     pub name: String,
@@ -78,7 +78,7 @@ pub struct FieldDiff {
 }
 
 /// How a resource differs from what is wanted.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
 pub struct Change {
     /// What is done.
     pub verb: Verb,

@@ -9,5 +9,6 @@ mod inventory;
 mod plan;
 mod role;
 mod run;
+mod screens;
 mod serving;
 mod ssh;

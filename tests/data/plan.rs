@@ -46,7 +46,7 @@ fn hosts_that_come_go_and_change_are_named() {
 /// What cannot be told is neither in sync nor absent: the plan says so, and is no success.
 #[test]
 fn an_unknown_resource_is_not_in_sync() {
-    use provision::plan::{PlanInput, build};
+    use provision::plan::{Past, PlanInput, build};
     use provision::report::{PlanView, plan_text};
     use provision::state::*;
     let inventory = rack(|t| t);
@@ -69,18 +69,24 @@ fn an_unknown_resource_is_not_in_sync() {
             lab: false,
             observed,
             nodes: None,
+            past: Past::default(),
         })
     };
-    let view = PlanView { hosts: false, verbose: false, observed_in: std::time::Duration::ZERO };
+    let view = PlanView {
+        hosts: false,
+        verbose: false,
+        observed_in: std::time::Duration::ZERO,
+        place: String::new(),
+    };
     for observation in [Some(Observation::Unknown("timed out".into())), None] {
         let blind = plan(observation);
         assert!(blind.is_blind() && blind.steps() == 0);
         assert_eq!(blind.targets[0].in_sync, 0);
-        let text = plan_text(&blind, view);
+        let text = plan_text(&blind, &view);
         assert!(text.contains("unknown: w-1: swap/all: ") && !text.contains("in sync"), "{text}");
     }
     let fields = [("in use", "none"), ("fstab", "none")].map(|(k, v)| (k.to_owned(), v.to_owned())).into();
     let told = plan(Some(Observation::Present(Seen { fields, ..Seen::default() })));
     assert!(!told.is_blind() && told.targets[0].in_sync == 1);
-    assert!(plan_text(&told, view).starts_with("in sync: 1 host"));
+    assert!(plan_text(&told, &view).starts_with("in sync: 1 host"));
 }

@@ -159,6 +159,19 @@ fn one_bad_host_stops_itself_and_the_rest_serve() {
     assert!(text.contains("b-1 failed at package/nvlsm (exit 100"), "{text}");
     assert!(text.contains("  | ") && text.contains("maintainer script"), "its last lines are shown: {text}");
     assert!(text.contains("LAB echo from qwen-gpu-"), "the others go on: {text}");
+    // The command that the failure names shows all that was printed there.
+    let named =
+        text.lines().find_map(|l| l.trim().strip_prefix("= whole output: provision ")).expect("named");
+    let shown = story.run(&named.split_whitespace().collect::<Vec<_>>());
+    let whole = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(
+        whole.contains("package/nvlsm FAILED (exit 100") && whole.contains("maintainer script"),
+        "{whole}"
+    );
+    assert!(whole.contains("package/chrony created in "), "what went well is there too: {whole}");
+    let run = named.split_whitespace().nth(2).expect("the run");
+    let list = story.run(&["history", "-i", &story.at()]);
+    assert!(String::from_utf8_lossy(&list.stdout).starts_with(run), "it is the newest run");
 }
 
 #[test]

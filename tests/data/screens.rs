@@ -1,0 +1,213 @@
+//! Golden screens: what a person sees, as files that were read by a person.
+
+use provision::catalog::Catalog;
+use provision::inventory::{Inventory, load};
+use provision::plan::{Past, Plan, TargetPlan, outlook};
+use provision::report::{Ended, Failed, PlanView, plan_text, run_summary};
+use provision::state::*;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+fn rack() -> Inventory {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("inventories/h100-rack");
+    load(&example, &Catalog::builtin().expect("the catalog")).unwrap_or_else(|d| panic!("{d}")).inventory
+}
+
+fn field(name: &str, from: &str, to: &str) -> FieldDiff {
+    let some = |v: &str| (!v.is_empty()).then(|| v.to_owned());
+    FieldDiff { name: name.into(), from: some(from), to: some(to) }
+}
+
+fn step(target: &TargetId, id: &str, verb: Verb, fields: Vec<FieldDiff>) -> Step {
+    let resource = ResourceId::new(id);
+    Step {
+        id: target.step(&resource),
+        target: target.clone(),
+        what: id.replacen('/', " ", 1),
+        resource,
+        role: if id.contains("k0s") { "k0s" } else { "nvidia" }.into(),
+        why: None,
+        change: Change { verb, fields, text: None },
+        hazards: Vec::new(),
+        needs: Vec::new(),
+        late: Vec::new(),
+        deferred: None,
+        deadline_s: 600,
+    }
+}
+
+/// A driver upgrade of the rack, beside a change of the API's names, one hand-edited file and one deferred check.
+fn upgrade(inventory: &Inventory, past: &Past) -> Plan {
+    let mut targets = Vec::new();
+    let mut before: Option<StepId> = None;
+    for host in inventory.active() {
+        let target = TargetId::Host(host.name.clone());
+        let mut steps = Vec::new();
+        match host.pool.as_str() {
+            "h100" => {
+                let version = || vec![field("version", "580.126.09", "580.178.04")];
+                let mut driver = step(&target, "package/nvidia-open-580", Verb::Update, version());
+                driver.hazards = vec![Hazard::Drain];
+                let mut fabric = step(&target, "package/nvidia-fabricmanager", Verb::Update, version());
+                fabric.why = Some("in lockstep with the driver".into());
+                let mut reboot = step(&target, "reboot/nvidia", Verb::Run, Vec::new());
+                reboot.hazards = vec![Hazard::Reboot];
+                let mut check = step(&target, "command/allocatable", Verb::Run, Vec::new());
+                check.deferred = Some("after the driver".into());
+                steps = vec![driver, fabric, reboot, check];
+                if host.name.as_str() == "h-017" {
+                    let content = vec![field("content", "1f0c", "8e21")];
+                    let mut file =
+                        step(&target, "file//etc/sysctl.d/90-provision.conf", Verb::Update, content);
+                    file.change.text =
+                        Some("@@ -1 +1 @@\n-vm.max_map_count = 65530\n+vm.max_map_count = 262144\n".into());
+                    steps.insert(0, file);
+                }
+            }
+            "control" => {
+                let names = vec![field("spec.api.sans", "[]", "[\"ams.example.net\"]")];
+                let mut config = step(&target, "file//etc/k0s/k0s.yaml", Verb::Update, names);
+                config.hazards = vec![Hazard::Restart("k0scontroller.service".into())];
+                config.needs.extend(before.take());
+                before = Some(config.id.clone());
+                steps = vec![config];
+            }
+            _ => {}
+        }
+        let pool = Some(host.pool.to_string());
+        targets.push(TargetPlan {
+            target,
+            pool,
+            steps,
+            in_sync: 40,
+            unobserved: None,
+            unknown: vec![],
+            warnings: vec![],
+        });
+    }
+    let cluster = TargetId::Cluster;
+    let route = step(&cluster, "ModelRoute/models/ads-deepseek-r1", Verb::Create, Vec::new());
+    targets.push(TargetPlan {
+        target: cluster,
+        pool: None,
+        steps: vec![route],
+        in_sync: 90,
+        unobserved: None,
+        unknown: vec![],
+        warnings: vec![],
+    });
+    let mut plan = Plan {
+        format: 1,
+        inventory: inventory.name.clone(),
+        inventory_digest: String::new(),
+        lock_digest: "3f2a91c".into(),
+        lab: false,
+        targets,
+        skipped: BTreeMap::from([("h-063".into(), "RMA 4711".to_owned())]),
+        outlook: Default::default(),
+    };
+    plan.outlook = outlook(&plan, inventory, past);
+    plan
+}
+
+fn past() -> Past {
+    let minutes = |m: u64| m * 60_000;
+    Past {
+        runs: 5,
+        by_resource: BTreeMap::from([("reboot/nvidia".into(), minutes(5))]),
+        by_kind: [("package", 1), ("file", 0), ("command", 0), ("ModelRoute", 0)]
+            .map(|(k, m)| (k.to_owned(), minutes(m)))
+            .into(),
+    }
+}
+
+fn view(hosts: bool, verbose: bool) -> PlanView {
+    let observed_in = Duration::from_millis(900);
+    PlanView { hosts, verbose, observed_in, place: "-i inventories/ams".into() }
+}
+
+#[test]
+fn a_plan_says_what_changes_how_and_for_how_long() {
+    let inventory = rack();
+    let plan = upgrade(&inventory, &past());
+    insta::assert_snapshot!("plan", plan_text(&plan, &view(false, false)));
+    let outlook = &plan.outlook;
+    // 64 hosts, 10 % of them at once: 11 turns of two packages and a reboot, 7 minutes each.
+    assert_eq!(outlook.about_s, Some(11 * 7 * 60));
+    let capacity = outlook.pools.iter().find_map(|p| p.capacity.as_ref()).expect("the pool serves");
+    assert_eq!((capacity.all, capacity.least), (512, 464));
+    let json = serde_json::to_value(&plan).expect("plain data");
+    assert_eq!(json["outlook"]["pools"][1]["turns"]["waves"]["waves"], 11, "JSON has it too");
+    let saved: Plan = serde_json::from_value(json).expect("read back");
+    assert_eq!(saved, plan);
+}
+
+#[test]
+fn a_plan_that_was_never_done_says_so() {
+    let inventory = rack();
+    let plan = upgrade(&inventory, &Past::default());
+    assert_eq!(plan.outlook.about_s, None);
+    assert!(plan_text(&plan, &view(false, false)).contains("how long is not known yet"));
+}
+
+#[test]
+fn hosts_that_join_risk_no_capacity() {
+    let inventory = rack();
+    let mut plan = upgrade(&inventory, &past());
+    let cluster = plan.targets.last_mut().expect("the cluster");
+    for host in inventory.active().filter(|h| h.pool.as_str() == "h100") {
+        cluster.steps.push(step(
+            &TargetId::Cluster,
+            &format!("node/{}", host.name),
+            Verb::Create,
+            Vec::new(),
+        ));
+    }
+    let outlook = outlook(&plan, &inventory, &past());
+    let pool = outlook.pools.iter().find(|p| p.pool == "h100").expect("the pool");
+    assert_eq!((pool.joining, pool.capacity.as_ref()), (64, None));
+}
+
+#[test]
+fn a_plan_by_host_shows_each_and_verbose_says_why() {
+    let inventory = rack();
+    let mut plan = upgrade(&inventory, &past());
+    plan.targets.retain(|t| ["cp-1", "h-017"].contains(&t.target.to_string().as_str()));
+    plan.outlook = outlook(&plan, &inventory, &past());
+    insta::assert_snapshot!("plan-hosts", plan_text(&plan, &view(true, true)));
+}
+
+#[test]
+fn a_failure_is_shown_with_its_cause_its_budget_and_what_to_do() {
+    let target = TargetId::Host("h-031".into());
+    let mut failure =
+        Failure::new(FailureKind::Step, "E-HEADERS", "package nvidia-open-580 failed (exit 100)");
+    failure.step = Some("h-031:package/nvidia-open-580".into());
+    (failure.exit, failure.after) = (Some(100), Some(Duration::from_secs(12)));
+    failure.tail = vec!["dpkg: error processing package nvidia-dkms-open (--configure):".into()];
+    failure.cause = Some("no headers for the running kernel (known: E-HEADERS)".into());
+    failure.hint = Some("install linux-headers-6.8.0-60-generic, then apply again".into());
+    let blocked =
+        Failure::new(FailureKind::Blocked, "E-BUDGET", "pool h100 stopped: more than 3 of its hosts failed")
+            .hint("mend the failed hosts, or raise disruption.maxFailed");
+    let left: Vec<TargetId> = (40..=64).map(|n| TargetId::Host(format!("h-{n:03}").into())).collect();
+    let budget = Some(("h100", 1, 3));
+    let mut failures = vec![Failed { target: &target, failure: &failure, budget, others: 63 }];
+    failures.extend(left.iter().map(|target| Failed { target, failure: &blocked, budget, others: 63 }));
+    let changed = BTreeMap::from([("package", 62), ("reboot", 31), ("ModelRoute", 1), ("Deployment", 1)]);
+    let changed = changed.into_iter().map(|(k, n)| (k.to_owned(), n)).collect();
+    let ended = Ended {
+        run: "8XKQ2",
+        targets: 71,
+        failures,
+        steps: 95,
+        changed: &changed,
+        took: Duration::from_secs(2172),
+        interrupted: false,
+        lab: false,
+        inventory: "-i inventories/ams".into(),
+        place: "-i inventories/ams".into(),
+    };
+    insta::assert_snapshot!("summary", run_summary(&ended));
+}
