@@ -160,7 +160,9 @@ fn outlook(plan: &Plan, view: &PlanView) -> String {
         None => "how long is not known yet: no run recorded here did most of this".to_owned(),
     };
     let kinds = if outlook.kinds == 1 { "1 kind".to_owned() } else { format!("{} kinds", outlook.kinds) };
-    let mut text = format!("\n  {kinds} of change, {}, {about}\n", count(outlook.steps, "step"));
+    let busy = plan.targets.iter().filter(|t| !t.steps.is_empty()).count();
+    let steps = format!("{} on {}", count(outlook.steps, "step"), count(busy, "target"));
+    let mut text = format!("\n  {kinds} of change, {steps}, {about}\n");
     let capacities = outlook.pools.iter().filter_map(|p| {
         let c = p.capacity.as_ref()?;
         Some(format!("{} % of {} ({} of {} {})", c.percent(), p.pool, c.least, c.all, c.unit))
