@@ -246,6 +246,7 @@ impl Play {
             observed.push((fake.id.clone(), fake.observe().await));
         }
         build(PlanInput {
+            past: Default::default(),
             inventory: &self.inventory,
             lock_digest: String::new(),
             lab: false,

@@ -2,7 +2,7 @@
 
 use provision::catalog::Catalog;
 use provision::inventory::{Inventory, load};
-use provision::plan::{Past, Plan, TargetPlan, outlook};
+use provision::plan::{Past, Plan, TargetPlan, Turns, outlook};
 use provision::report::{Ended, Failed, PlanView, plan_text, run_summary};
 use provision::state::*;
 use std::collections::BTreeMap;
@@ -68,7 +68,7 @@ fn upgrade(inventory: &Inventory, past: &Past) -> Plan {
             "control" => {
                 let names = vec![field("spec.api.sans", "[]", "[\"ams.example.net\"]")];
                 let mut config = step(&target, "file//etc/k0s/k0s.yaml", Verb::Update, names);
-                config.hazards = vec![Hazard::Restart("k0scontroller.service".into())];
+                config.hazards = vec![Hazard::Restart("k0scontroller.service".into()), Hazard::Quorum];
                 config.needs.extend(before.take());
                 before = Some(config.id.clone());
                 steps = vec![config];
@@ -76,9 +76,12 @@ fn upgrade(inventory: &Inventory, past: &Past) -> Plan {
             _ => {}
         }
         let pool = Some(host.pool.to_string());
+        let worker = host.pool.as_str() != "control";
         targets.push(TargetPlan {
             target,
             pool,
+            is_node: worker,
+            is_member: !worker,
             steps,
             in_sync: 40,
             unobserved: None,
@@ -91,6 +94,8 @@ fn upgrade(inventory: &Inventory, past: &Past) -> Plan {
     targets.push(TargetPlan {
         target: cluster,
         pool: None,
+        is_node: false,
+        is_member: false,
         steps: vec![route],
         in_sync: 90,
         unobserved: None,
@@ -155,18 +160,14 @@ fn a_plan_that_was_never_done_says_so() {
 fn hosts_that_join_risk_no_capacity() {
     let inventory = rack();
     let mut plan = upgrade(&inventory, &past());
-    let cluster = plan.targets.last_mut().expect("the cluster");
-    for host in inventory.active().filter(|h| h.pool.as_str() == "h100") {
-        cluster.steps.push(step(
-            &TargetId::Cluster,
-            &format!("node/{}", host.name),
-            Verb::Create,
-            Vec::new(),
-        ));
+    for target in &mut plan.targets {
+        target.is_node = false;
+        target.steps.iter_mut().for_each(|s| s.hazards.retain(|h| *h != Hazard::Drain));
     }
     let outlook = outlook(&plan, &inventory, &past());
     let pool = outlook.pools.iter().find(|p| p.pool == "h100").expect("the pool");
-    assert_eq!((pool.joining, pool.capacity.as_ref()), (64, None));
+    assert_eq!((pool.joining, pool.capacity.as_ref(), pool.turns), (64, None, Turns::AtOnce));
+    assert_eq!(outlook.about_s, Some(7 * 60), "all at once, as nothing of theirs serves yet");
 }
 
 #[test]
@@ -201,6 +202,7 @@ fn a_failure_is_shown_with_its_cause_its_budget_and_what_to_do() {
         run: "8XKQ2",
         targets: 71,
         failures,
+        stopped: Vec::new(),
         steps: 95,
         changed: &changed,
         took: Duration::from_secs(2172),
