@@ -35,7 +35,7 @@ fn branch_of(driver: &str) -> Option<u32> {
 }
 
 /// Returns the newest branch that a product takes; a long-term one, if there is one.
-fn best<'a>(catalog: &'a Catalog, product: &Product) -> Option<&'a DriverBranch> {
+pub(super) fn best<'a>(catalog: &'a Catalog, product: &Product) -> Option<&'a DriverBranch> {
     let fits = |b: &&DriverBranch| {
         product.min_branch.is_none_or(|m| b.branch >= m) && product.max_branch.is_none_or(|m| b.branch <= m)
     };
@@ -108,13 +108,13 @@ impl Checker<'_> {
         let (catalog, slug) = (self.catalog, &product.slug);
         let Some(branch) = branch_of(driver) else {
             let message = format!("`{driver}` is no driver version such as 580.178.04");
-            let hint =
-                best(catalog, product).map(|b| format!("driver: \"{}\"", b.latest)).unwrap_or_default();
+            let hint = best(catalog, product)
+                .map_or("the catalog has none for it".to_owned(), |b| format!("driver: \"{}\"", b.latest));
             return self.push(Diagnostic::error("E-NV-DRIVER", message).hint(hint), &path("driver"));
         };
         let hint = best(catalog, product)
             .map(|b| format!("driver: \"{}\" is the newest {} release in the catalog", b.latest, b.kind))
-            .unwrap_or_default();
+            .unwrap_or_else(|| format!("the catalog has no branch for {slug}"));
         if catalog.products().iter().all(|p| p.slug != *slug) {
             let message = format!("{slug} is not in the catalog");
             let hint = "a row in a file in catalog/ beside the inventory says what it is";
@@ -190,6 +190,10 @@ impl Checker<'_> {
     fn mig(&mut self, product: &Product, mig: &Mig, path: &[&str]) {
         let most = product.mig_instances.unwrap_or(0);
         if mig.instances == 0 || mig.instances > most {
+            let hint = match most {
+                0 => "leave mig out",
+                _ => "fewer instances, or another profile",
+            };
             let message = match most {
                 0 => format!("{} has no MIG", product.slug),
                 most => format!(
@@ -197,8 +201,9 @@ impl Checker<'_> {
                     product.slug, mig.instances
                 ),
             };
-            let problem =
-                Diagnostic::error("E-NV-MIG", message).source("NVIDIA Multi-Instance GPU user guide");
+            let problem = Diagnostic::error("E-NV-MIG", message)
+                .source("NVIDIA Multi-Instance GPU user guide")
+                .hint(hint);
             self.push(problem, path);
         }
         let form = |text: &str| {
@@ -277,7 +282,9 @@ impl Checker<'_> {
                 if needs.sdk.is_some() {
                     let message =
                         format!("an image for Neuron devices on pool `{}`, which has GPUs", pool.name);
-                    let problem = Diagnostic::error("E-ENGINE-VENDOR", message).source(row.source.clone());
+                    let problem = Diagnostic::error("E-ENGINE-VENDOR", message)
+                        .source(row.source.clone())
+                        .hint("an image for CUDA, or a pool of Neuron devices");
                     return self.push(problem, &path);
                 }
                 let floor = catalog.cuda_floors().iter().find(|f| Some(f.cuda) == row.cuda);
@@ -296,7 +303,9 @@ impl Checker<'_> {
                 if row.cuda.is_some() {
                     let message =
                         format!("an image for CUDA on pool `{}`, which has Neuron devices", pool.name);
-                    let problem = Diagnostic::error("E-ENGINE-VENDOR", message).source(row.source.clone());
+                    let problem = Diagnostic::error("E-ENGINE-VENDOR", message)
+                        .source(row.source.clone())
+                        .hint("an image for Neuron, or a pool of GPUs");
                     return self.push(problem, &path);
                 }
                 if !row.products.is_empty() && !row.products.contains(product) {

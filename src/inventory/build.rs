@@ -24,10 +24,25 @@ pub(super) fn share(text: &str) -> Option<Share> {
     }
 }
 
+/// A type that a whole number of an inventory may have.
+pub(super) trait Whole: TryFrom<i64> {
+    /// The largest, as shown.
+    const MOST: u64;
+}
+
+impl Whole for u16 {
+    const MOST: u64 = u16::MAX as u64;
+}
+
+impl Whole for u32 {
+    const MOST: u64 = u32::MAX as u64;
+}
+
 /// What reading needs.
 pub(super) struct Reader<'a> {
     pub files: &'a dyn Files,
     pub root: &'a Path,
+    pub top: &'a Node,
     pub problems: &'a mut Vec<Diagnostic>,
 }
 
@@ -47,10 +62,6 @@ pub(super) fn text_map(node: Option<&Node>, key: &str) -> BTreeMap<String, Strin
     entries.iter().filter_map(|e| Some((e.key.clone(), e.node.text()?))).collect()
 }
 
-fn number<T: std::str::FromStr>(node: Option<&Node>, key: &str) -> Option<T> {
-    text(node, key)?.parse().ok()
-}
-
 fn flag(node: Option<&Node>, key: &str, default: bool) -> bool {
     text(node, key).map_or(default, |t| t == "true")
 }
@@ -61,20 +72,22 @@ impl Reader<'_> {
         code: &'static str,
         node: &Node,
         message: impl Into<String>,
-    ) -> &mut Diagnostic {
-        self.problems.push(Diagnostic::error(code, message).at(&node.place));
-        let last = self.problems.len() - 1;
-        &mut self.problems[last]
+        hint: impl Into<String>,
+    ) {
+        self.problems.push(Diagnostic::error(code, message).at(&node.place).hint(hint));
     }
 
     /// Reads a number that must fit its type; the table of keys has seen that it is one.
-    fn fits<T: std::str::FromStr>(&mut self, node: Option<&Node>, key: &str) -> Option<T> {
+    pub(super) fn fits<T: Whole>(&mut self, node: Option<&Node>, key: &str) -> Option<T> {
         let value = node?.get(key)?;
-        let parsed = value.text()?.parse().ok();
-        if parsed.is_none() {
-            self.error("E-TYPE", value, format!("`{key}` is out of range"));
+        // What is no number at all has been told already.
+        let number: i64 = value.text()?.parse().ok()?;
+        let fitting = T::try_from(number).ok();
+        if fitting.is_none() {
+            let hint = format!("a whole number from 0 to {}", T::MOST);
+            self.error("E-TYPE", value, format!("`{key}` cannot be {number}"), hint);
         }
-        parsed
+        fitting
     }
 
     /// Reads `{secret: NAME}`; the name must be known.
@@ -86,13 +99,15 @@ impl Reader<'_> {
     ) -> Option<String> {
         let reference = node?.get(key)?.get("secret")?;
         let name = reference.text()?;
-        if !known.contains_key(&name) {
+        // One that is written but cannot be read has been told already.
+        let written = self.top.get("secrets").is_some_and(|secrets| secrets.get(&name).is_some());
+        if !known.contains_key(&name) && !written {
             let names: Vec<&str> = known.keys().map(String::as_str).collect();
-            let hint = format!(
-                "secrets has {}",
-                if names.is_empty() { "none".to_owned() } else { names.join(", ") }
-            );
-            self.error("E-UNKNOWN-SECRET", reference, format!("unknown secret `{name}`")).hint = Some(hint);
+            let hint = match names.is_empty() {
+                true => format!("add it: secrets: {{{name}: {{env: NAME}}}}"),
+                false => format!("secrets has {}", names.join(", ")),
+            };
+            self.error("E-UNKNOWN-SECRET", reference, format!("unknown secret `{name}`"), hint);
         }
         Some(name)
     }
@@ -102,7 +117,10 @@ impl Reader<'_> {
         let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
         if found.is_none() {
             let names: Vec<&str> = words.iter().map(|(w, _)| *w).collect();
-            self.error("E-VALUE", node, format!("`{text}` is not one of {}", names.join(", ")));
+            let near =
+                names.iter().min_by_key(|w| strsim::osa_distance(w, &text)).copied().unwrap_or_default();
+            let message = format!("`{text}` is not one of {}", names.join(", "));
+            self.error("E-VALUE", node, message, format!("did you mean `{near}`?"));
         }
         found
     }
@@ -116,13 +134,23 @@ pub(super) fn build(
     catalog: &Catalog,
     problems: &mut Vec<Diagnostic>,
 ) -> Option<Inventory> {
-    let mut reader = Reader { files, root, problems };
+    let mut reader = Reader { files, root, top, problems };
     let inventory = read(&mut reader, top)?;
-    let written = |key: &str| top.get(key).map_or(0, |n| n.entries().len());
-    // A part that could not be read would only make false alarms of what refers to it.
-    if inventory.pools.len() == written("pools") && inventory.models.len() == written("models") {
-        check::check(&inventory, top, catalog, problems);
-    }
+    // What could not be read would only make false alarms of what refers to it.
+    let broken: Vec<String> = top
+        .entries()
+        .iter()
+        .filter(|entry| {
+            let inside = |p: &Diagnostic| match &p.place {
+                Some(place) if place.source.name.ends_with(".csv") => entry.key == "pools",
+                Some(place) => entry.node.holds(place),
+                None => false,
+            };
+            problems.iter().any(inside)
+        })
+        .map(|entry| entry.key.clone())
+        .collect();
+    check::check(&inventory, top, catalog, &broken, problems);
     Some(inventory)
 }
 
@@ -131,7 +159,8 @@ fn read(r: &mut Reader<'_>, top: &Node) -> Option<Inventory> {
         if let Some(node) = top.get(key)
             && node.text().as_deref() != Some(wanted)
         {
-            r.error("E-VALUE", node, format!("`{key}` must be {wanted}"));
+            let hint = format!("this version reads no other: {key}: {wanted}");
+            r.error("E-VALUE", node, format!("`{key}` must be {wanted}"), hint);
         }
     }
     let name = text(top.get("metadata"), "name")?;
@@ -147,7 +176,8 @@ fn read(r: &mut Reader<'_>, top: &Node) -> Option<Inventory> {
     if let Some(node) = network.and_then(|n| n.get("firewall"))
         && node.text().as_deref() != Some("check")
     {
-        r.error("E-NOT-SUPPORTED", node, "`firewall` other than check is not supported yet");
+        let hint = "firewall: check looks at the ports that are needed and changes nothing";
+        r.error("E-NOT-SUPPORTED", node, "`firewall` other than check is not supported yet", hint);
     }
     let registries = top.get("registries").map(Node::entries).unwrap_or_default();
     let os = top.get("os");
@@ -188,7 +218,7 @@ fn read(r: &mut Reader<'_>, top: &Node) -> Option<Inventory> {
             name: entry.key.clone(),
             port: r.fits(entry.node.get("gateway"), "port").unwrap_or(0),
             node_port: 0,
-            routes: routes.iter().map(|route| (route.key.clone(), weights(&route.node))).collect(),
+            routes: routes.iter().map(|route| (route.key.clone(), weights(r, &route.node))).collect(),
         };
         tenants.insert(entry.key.clone(), tenant);
     }
@@ -225,9 +255,10 @@ fn read(r: &mut Reader<'_>, top: &Node) -> Option<Inventory> {
     })
 }
 
-fn weights(route: &Node) -> BTreeMap<String, u32> {
-    let entries = route.get("to").map(Node::entries).unwrap_or_default();
-    entries.iter().filter_map(|e| Some((e.key.clone(), e.node.text()?.parse().ok()?))).collect()
+fn weights(r: &mut Reader<'_>, route: &Node) -> BTreeMap<String, u32> {
+    let to = route.get("to");
+    let entries = to.map(Node::entries).unwrap_or_default();
+    entries.iter().filter_map(|e| Some((e.key.clone(), r.fits(to, &e.key)?))).collect()
 }
 
 fn digest(top: &Node) -> String {
@@ -275,7 +306,8 @@ fn read_cluster(r: &mut Reader<'_>, node: &Node) -> Option<Cluster> {
         match (written.parse::<ipnet::IpNet>(), given) {
             (Ok(net), _) => Some(net),
             (Err(_), Some(node)) => {
-                r.error("E-CIDR", node, format!("`{written}` is no network such as {default}"));
+                let message = format!("`{written}` is no network such as {default}");
+                r.error("E-CIDR", node, message, "an address, a slash and a number of bits");
                 None
             }
             (Err(_), None) => None,
@@ -370,7 +402,7 @@ fn read_model(r: &mut Reader<'_>, entry: &Entry, secrets: &BTreeMap<String, Secr
         },
         pool: PoolName::new(text(placement, "pool")?),
         accelerators_per_replica: r.fits(placement, "acceleratorsPerReplica")?,
-        replicas: number(placement, "replicas").unwrap_or(1),
+        replicas: r.fits(placement, "replicas").unwrap_or(1),
     })
 }
 
@@ -379,7 +411,7 @@ pub(super) fn expand_at(r: &mut Reader<'_>, node: &Node, pattern: &str) -> Optio
     match expand(pattern) {
         Ok(names) => Some(names),
         Err(why) => {
-            r.error("E-RANGE", node, why);
+            r.error("E-RANGE", node, why, "such as h-[001-064] or 10.20.[1-2].[1-9,11]");
             None
         }
     }

@@ -2,7 +2,7 @@
 
 use super::accelerators;
 use super::diagnostic::Diagnostic;
-use super::hosts::is_dns_label;
+use super::hosts::{is_dns_label, place_of};
 use super::model::*;
 use super::tree::Node;
 use crate::catalog::Catalog;
@@ -11,22 +11,71 @@ use std::collections::BTreeMap;
 /// Ports that the router itself uses: requests, webhook, metrics, debug (kthena 1.0.0).
 const ROUTER_PORTS: [u16; 4] = [8080, 8443, 9090, 15000];
 
+const LABEL_HINT: &str = "an optional DNS name and a slash, then up to 63 letters, digits, `-`, `_`, `.`";
+
+/// Returns whether a text can be a label's name part or value: Kubernetes' qualified name.
+fn is_word(text: &str) -> bool {
+    let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    text.len() <= 63
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+        && edge(text.chars().next())
+        && edge(text.chars().next_back())
+}
+
+fn is_label_key(key: &str) -> bool {
+    match key.split_once('/') {
+        Some((prefix, name)) => prefix.split('.').all(is_dns_label) && is_word(name),
+        None => is_word(key),
+    }
+}
+
+fn is_label(key: &str, value: &str) -> bool {
+    is_label_key(key) && (value.is_empty() || is_word(value))
+}
+
+/// Returns whether a text is a taint: `key=value:Effect` or `key:Effect`.
+fn is_taint(taint: &str) -> bool {
+    let Some((left, effect)) = taint.rsplit_once(':') else { return false };
+    let (key, value) = left.split_once('=').unwrap_or((left, ""));
+    matches!(effect, "NoSchedule" | "PreferNoSchedule" | "NoExecute") && is_label(key, value)
+}
+
 struct Checker<'a> {
     inventory: &'a Inventory,
     top: &'a Node,
+    broken: &'a [String],
     problems: &'a mut Vec<Diagnostic>,
 }
 
-/// Adds every problem found.
-pub(super) fn check(inventory: &Inventory, top: &Node, catalog: &Catalog, problems: &mut Vec<Diagnostic>) {
-    let mut c = Checker { inventory, top, problems };
+/// Adds every problem found. `broken` are the sections that could not be read whole: nothing is said of what needs them.
+pub(super) fn check(
+    inventory: &Inventory,
+    top: &Node,
+    catalog: &Catalog,
+    broken: &[String],
+    problems: &mut Vec<Diagnostic>,
+) {
+    let mut c = Checker { inventory, top, broken, problems };
     c.name();
     c.versions(catalog);
-    c.controllers();
-    c.addresses();
     c.networks();
-    c.serving();
-    accelerators::check(inventory, top, catalog, problems);
+    if c.sound("pools") {
+        c.controllers();
+        c.addresses();
+        c.pools();
+        c.blocks();
+        c.home();
+    }
+    if c.sound("pools") && c.sound("models") {
+        c.placements();
+    }
+    if c.sound("tenants") {
+        c.tenants();
+    }
+    let sound = c.sound("pools");
+    if sound {
+        accelerators::check(inventory, top, catalog, problems);
+    }
 }
 
 impl<'a> Checker<'a> {
@@ -42,17 +91,22 @@ impl<'a> Checker<'a> {
         at
     }
 
+    fn sound(&self, section: &str) -> bool {
+        !self.broken.iter().any(|b| b == section)
+    }
+
     fn push(&mut self, diagnostic: Diagnostic, path: &[&str]) {
         let place = self.node(path).place.clone();
         self.problems.push(diagnostic.at(&place));
     }
 
     fn error(&mut self, code: &'static str, path: &[&str], message: impl Into<String>, hint: &str) {
-        let mut diagnostic = Diagnostic::error(code, message);
-        if !hint.is_empty() {
-            diagnostic = diagnostic.hint(hint);
-        }
-        self.push(diagnostic, path);
+        self.push(Diagnostic::error(code, message).hint(hint), path);
+    }
+
+    fn at_host(&mut self, diagnostic: Diagnostic, host: &Host) {
+        let place = place_of(self.node(&["pools", host.pool.as_str()]), host.name.as_str());
+        self.problems.push(diagnostic.at(&place));
     }
 
     fn name(&mut self) {
@@ -71,7 +125,8 @@ impl<'a> Checker<'a> {
         }
         if !is_dns_label(&self.inventory.name) {
             let message = format!("`{}` is not DNS-1123", self.inventory.name);
-            self.error("E-NAME", &["metadata", "name"], message, "");
+            let hint = "lower-case letters, digits and `-`, at most 63";
+            self.error("E-NAME", &["metadata", "name"], message, hint);
         }
     }
 
@@ -153,13 +208,47 @@ impl<'a> Checker<'a> {
             };
             if let Some(other) = seen.insert(key.clone(), host.name.as_str()) {
                 let message = format!("hosts `{other}` and `{}` have one cluster address, {key}", host.name);
-                let path = ["pools", host.pool.as_str(), "hosts"];
-                self.error(
-                    "E-DUPLICATE-ADDRESS",
-                    &path,
-                    message,
-                    "give each its own address, or clusterAddress",
-                );
+                let problem = Diagnostic::error("E-DUPLICATE-ADDRESS", message)
+                    .hint("give each its own address, or clusterAddress");
+                self.at_host(problem, host);
+            }
+        }
+    }
+
+    /// What pools say of their nodes, in Kubernetes' own forms.
+    fn pools(&mut self) {
+        let inventory = self.inventory;
+        for pool in inventory.pools.values() {
+            for taint in pool.taints.iter().filter(|t| !is_taint(t)) {
+                let message = format!("`{taint}` is no taint");
+                let hint =
+                    "key=value:Effect or key:Effect; effects are NoSchedule, PreferNoSchedule, NoExecute";
+                self.error("E-TAINT", &["pools", pool.name.as_str(), "taints"], message, hint);
+            }
+            for (key, value) in pool.labels.iter().filter(|(k, v)| !is_label(k, v)) {
+                let path = ["pools", pool.name.as_str(), "labels", key.as_str()];
+                let message = format!("`{key}: {value}` is no node label");
+                self.error("E-LABEL", &path, message, LABEL_HINT);
+            }
+            if !pool.models_path.starts_with('/') {
+                let path = ["pools", pool.name.as_str(), "storage", "models", "path"];
+                let message = format!("`{}` is not absolute", pool.models_path);
+                self.error("E-PATH", &path, message, "a path on the host that begins with /");
+            }
+        }
+        for host in inventory.hosts.values() {
+            for (key, value) in host.labels.iter().filter(|(k, v)| !is_label(k, v)) {
+                let message = format!("`{key}: {value}` is no node label");
+                self.at_host(Diagnostic::error("E-LABEL", message).hint(LABEL_HINT), host);
+            }
+        }
+        for model in inventory.models.values() {
+            if let ModelSource::Path { path } = &model.source
+                && !path.starts_with('/')
+            {
+                let at = ["models", model.name.as_str(), "source", "path"];
+                let message = format!("`{path}` is not absolute");
+                self.error("E-PATH", &at, message, "a path on the host that begins with /");
             }
         }
     }
@@ -170,7 +259,8 @@ impl<'a> Checker<'a> {
         let overlap = |a: ipnet::IpNet, b: ipnet::IpNet| a.contains(&b.network()) || b.contains(&a.network());
         if overlap(pods, services) {
             let message = format!("podCIDR {pods} and serviceCIDR {services} overlap");
-            self.error("E-CIDR-OVERLAP", &["cluster", "network"], message, "");
+            let hint = "two networks that share no address, such as 10.240.0.0/13 and 10.96.0.0/16";
+            self.error("E-CIDR-OVERLAP", &["cluster", "network", "serviceCIDR"], message, hint);
         }
         for (net, key) in [(pods, "podCIDR"), (services, "serviceCIDR")] {
             let inside =
@@ -185,7 +275,14 @@ impl<'a> Checker<'a> {
                 );
             }
         }
-        let nodes = self.inventory.active().filter(|h| self.inventory.pool_of(h).role.is_worker()).count();
+    }
+
+    /// Enough /24s for all nodes.
+    fn blocks(&mut self) {
+        let pods = self.inventory.cluster.pod_cidr;
+        // A node keeps its /24 while it is in maintenance.
+        let staying = self.inventory.hosts.values().filter(|h| h.state != HostState::Retired);
+        let nodes = staying.filter(|h| self.inventory.pool_of(h).role.is_worker()).count();
         let blocks = 1usize.checked_shl(24u32.saturating_sub(pods.prefix_len().into())).unwrap_or(usize::MAX);
         if pods.prefix_len() > 24 || nodes > blocks {
             let blocks = if pods.prefix_len() > 24 { 0 } else { blocks };
@@ -195,7 +292,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    fn serving(&mut self) {
+    fn placements(&mut self) {
         let inventory = self.inventory;
         for model in inventory.models.values() {
             let path = |key: &'static str| ["models", model.name.as_str(), "placement", key];
@@ -231,19 +328,15 @@ impl<'a> Checker<'a> {
                 self.error("E-NO-FIT", &path("replicas"), message, "fewer replicas, or more hosts");
             }
         }
-        if inventory.router.is_none() && !inventory.tenants.is_empty() {
-            self.error(
-                "E-NO-ROUTER",
-                &["tenants"],
-                "there are tenants, but no router",
-                "router: {kthena: {version: v1.0.0}}",
-            );
-        }
-        self.tenants();
+    }
+
+    /// Somewhere for the router and CoreDNS to run.
+    fn home(&mut self) {
+        let inventory = self.inventory;
         let untainted = |pool: &&Pool| pool.role.is_worker() && pool.taints.is_empty();
         let home =
             inventory.pools.values().filter(untainted).any(|p| inventory.hosts_of(&p.name).next().is_some());
-        if inventory.router.is_some() && !home {
+        if self.top.get("router").is_some() && !home {
             let hint = "the router and CoreDNS need a node without taints: a small worker pool is enough";
             self.error("E-NO-HOME", &["pools"], "no node can take the router and CoreDNS", hint);
         }
@@ -251,6 +344,14 @@ impl<'a> Checker<'a> {
 
     fn tenants(&mut self) {
         let inventory = self.inventory;
+        if self.top.get("router").is_none() && !inventory.tenants.is_empty() {
+            self.error(
+                "E-NO-ROUTER",
+                &["tenants"],
+                "there are tenants, but no router",
+                "router: {kthena: {version: v1.0.0}}",
+            );
+        }
         let mut ports: BTreeMap<u16, &str> = BTreeMap::new();
         for tenant in inventory.tenants.values() {
             let path = ["tenants", tenant.name.as_str(), "gateway", "port"];
@@ -275,18 +376,22 @@ impl<'a> Checker<'a> {
             }
             if !(30000..=32767).contains(&tenant.node_port) {
                 let message = format!("node port {} is outside 30000 to 32767", tenant.node_port);
-                self.error("E-PORT", &["router", "expose", "nodePort", "base"], message, "");
+                let hint =
+                    "Kubernetes gives services no other ports: base: 30080 leaves room for 2,687 tenants";
+                self.error("E-PORT", &["router", "expose", "nodePort", "base"], message, hint);
             }
             for (served, targets) in &tenant.routes {
                 let path = ["tenants", tenant.name.as_str(), "routes", served.as_str(), "to"];
                 for (model, weight) in targets {
-                    if !inventory.models.contains_key(model) {
+                    let written = self.node(&["models"]).get(model).is_some();
+                    if !inventory.models.contains_key(model) && !written {
                         let all: Vec<&str> = inventory.models.keys().map(String::as_str).collect();
                         let hint = format!("models are {}", all.join(", "));
                         self.error("E-UNKNOWN-MODEL", &path, format!("unknown model `{model}`"), &hint);
                     }
                     if *weight > 100 {
-                        self.error("E-WEIGHT", &path, format!("weight {weight} is above 100"), "");
+                        let hint = "weights are parts of 100: {new: 10, old: 90}";
+                        self.error("E-WEIGHT", &path, format!("weight {weight} is above 100"), hint);
                     }
                 }
                 if targets.values().sum::<u32>() == 0 {

@@ -3,7 +3,8 @@
 use super::build::{Reader, expand_at, text, text_map};
 use super::diagnostic::{Diagnostic, Place};
 use super::model::{Host, HostState};
-use super::tree::{Node, Source};
+use super::range::expand;
+use super::tree::{Entry, Node, Source};
 use crate::state::{HostName, PoolName};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -34,10 +35,14 @@ pub(super) fn read(
             }
             let message =
                 format!("`{}` is {} names, this is {} values", entry.key, names.len(), values.len());
-            r.error("E-RANGE-COUNT", node, message).hint = Some("both ranges must count the same".to_owned());
+            let hint = format!("a range of {} here too, or as many names as values", names.len());
+            r.error("E-RANGE-COUNT", node, message, hint);
             None
         };
         let (addresses, cluster, bmc) = (spread("address"), spread("clusterAddress"), spread("bmc"));
+        if addresses.is_none() && entry.node.get("address").is_some() {
+            continue; // told above; a host without an address would be a second word on it
+        }
         let at = |list: &Option<Vec<String>>, n: usize| list.as_ref().and_then(|l| l.get(n).cloned());
         for (n, name) in names.iter().enumerate() {
             let mut host = blank(name, pool);
@@ -65,7 +70,9 @@ pub(super) fn read(
     for (name, host) in found {
         if let Some(other) = all.get(&name) {
             let message = format!("host `{name}` is in pool {} too", other.pool);
-            r.error("E-DUPLICATE-HOST", pool_node, message);
+            let at = place_of(pool_node, name.as_str());
+            let hint = "a host is in one pool; its name is its identity";
+            r.problems.push(Diagnostic::error("E-DUPLICATE-HOST", message).at(&at).hint(hint));
         }
         all.insert(name, host);
     }
@@ -102,9 +109,7 @@ fn apply(r: &mut Reader<'_>, node: &Node, host: &mut Host) {
     set("until", &mut host.until);
     set("rack", &mut host.rack);
     set("serial", &mut host.serial);
-    if let Some(port) = text(n, "port").and_then(|t| t.parse().ok()) {
-        host.port = Some(port);
-    }
+    host.port = r.fits(n, "port").or(host.port);
     host.labels.extend(text_map(n, "labels"));
     if let Some(state) = node.get("state") {
         host.state = match state.text().as_deref() {
@@ -114,7 +119,8 @@ fn apply(r: &mut Reader<'_>, node: &Node, host: &mut Host) {
             other => {
                 let message =
                     format!("`{}` is not one of active, maintenance, retired", other.unwrap_or_default());
-                r.error("E-VALUE", state, message);
+                let hint = "maintenance skips and cordons it for now, retired takes it out for good";
+                r.error("E-VALUE", state, message, hint);
                 HostState::Active
             }
         };
@@ -127,7 +133,8 @@ fn set_cluster_address(r: &mut Reader<'_>, node: &Node, host: &mut Host, given: 
             Ok(address) => host.cluster_address = Some(address),
             Err(_) => {
                 let at = node.get("clusterAddress").unwrap_or(node);
-                r.error("E-VALUE", at, format!("`{text}` is no IP address"));
+                let hint = "etcd, kubelet and API take addresses, not names: clusterAddress: 10.20.0.11";
+                r.error("E-VALUE", at, format!("`{text}` is no IP address"), hint);
             }
         },
         None => host.cluster_address = host.cluster_address.or_else(|| host.address.parse().ok()),
@@ -137,14 +144,28 @@ fn set_cluster_address(r: &mut Reader<'_>, node: &Node, host: &mut Host, given: 
 fn insert(r: &mut Reader<'_>, node: &Node, found: &mut BTreeMap<HostName, Host>, host: Host) {
     let name = host.name.to_string();
     if host.address.is_empty() {
-        r.error("E-MISSING", node, format!("host `{name}` lacks `address`"));
+        let hint = "where SSH reaches it: {address: 10.20.0.11}";
+        r.error("E-MISSING", node, format!("host `{name}` lacks `address`"), hint);
     }
     if !is_dns_label(&name) {
-        r.error("E-NAME", node, format!("host name `{name}` is not DNS-1123")).hint =
-            Some("lower-case letters, digits and `-`, at most 63".to_owned());
+        let hint = "lower-case letters, digits and `-`, at most 63: it becomes hostname and node name";
+        r.error("E-NAME", node, format!("host name `{name}` is not DNS-1123"), hint);
     }
     if found.insert(host.name.clone(), host).is_some() {
-        r.error("E-DUPLICATE-HOST", node, format!("host `{name}` is named twice"));
+        let hint = "an exact name may override one range; two ranges or rows may not name one host";
+        r.error("E-DUPLICATE-HOST", node, format!("host `{name}` is named twice"), hint);
+    }
+}
+
+/// Returns where a pool names a host: its own entry, the range that holds it, its CSV file's name, or the pool.
+pub(super) fn place_of(pool: &Node, host: &str) -> Place {
+    let entries = pool.get("hosts").map(Node::entries).unwrap_or_default();
+    let exact = entries.iter().find(|e| e.key == host);
+    let holds =
+        |e: &&Entry| e.key.contains('[') && expand(&e.key).is_ok_and(|names| names.iter().any(|n| n == host));
+    match exact.or_else(|| entries.iter().find(holds)) {
+        Some(entry) => entry.place.clone(),
+        None => pool.get("hostsFrom").unwrap_or(pool).place.clone(),
     }
 }
 
@@ -164,7 +185,8 @@ fn from_csv(r: &mut Reader<'_>, node: &Node, pool: &PoolName, found: &mut BTreeM
     let content = match r.files.read(&path) {
         Ok(content) => content,
         Err(error) => {
-            r.error("E-READ", node, format!("cannot read {}: {error}", path.display()));
+            let hint = "hostsFrom names a CSV file beside the inventory, with the columns name,address,rack,bmc,serial";
+            r.error("E-READ", node, format!("cannot read {}: {error}", path.display()), hint);
             return;
         }
     };
@@ -191,7 +213,8 @@ fn from_csv(r: &mut Reader<'_>, node: &Node, pool: &PoolName, found: &mut BTreeM
             Ok(row) if row.len() == headers.len() => row,
             _ => {
                 let message = format!("this row does not have {} columns", headers.len());
-                r.problems.push(Diagnostic::error("E-CSV", message).at(&at(line)));
+                let hint = "one field for each column of the first line; an empty one between two commas";
+                r.problems.push(Diagnostic::error("E-CSV", message).at(&at(line)).hint(hint));
                 continue;
             }
         };
@@ -200,7 +223,8 @@ fn from_csv(r: &mut Reader<'_>, node: &Node, pool: &PoolName, found: &mut BTreeM
             row.get(n).filter(|v| !v.is_empty()).map(str::to_owned)
         };
         let Some(name) = column("name") else {
-            r.problems.push(Diagnostic::error("E-CSV", "this row has no name").at(&at(line)));
+            let problem = Diagnostic::error("E-CSV", "this row has no name").at(&at(line));
+            r.problems.push(problem.hint("the column `name` is the host's identity"));
             continue;
         };
         let mut host = blank(&name, pool);

@@ -1,5 +1,28 @@
 //! The commented inventory that `provision init` writes.
 
+use super::Accelerator;
+use super::accelerators::best;
+use crate::catalog::{Catalog, Product, Vendor};
+
+/// Returns so many of a product, with the newest driver or SDK of the catalog that fits it; `None` if none does.
+pub fn newest(catalog: &Catalog, product: &Product, count: u32) -> Option<Accelerator> {
+    let slug = product.slug.clone();
+    match product.vendor {
+        Vendor::Nvidia => best(catalog, product).map(|b| Accelerator::Nvidia {
+            product: slug,
+            count,
+            driver: b.latest.clone(),
+            module: None,
+            mig: None,
+        }),
+        Vendor::Neuron => catalog
+            .neuron_sdks()
+            .iter()
+            .rfind(|s| s.driver.is_some() && s.products.iter().chain(&s.host_products).any(|p| *p == slug))
+            .map(|s| Accelerator::Neuron { product: slug, count, sdk: s.sdk.clone(), lnc: None }),
+    }
+}
+
 /// What `init` was told.
 #[derive(Clone, Debug)]
 pub struct Init {
@@ -11,26 +34,26 @@ pub struct Init {
     pub controllers: Vec<String>,
     /// Workers' addresses; none makes the controllers workers too.
     pub workers: Vec<String>,
-    /// Catalog slug of the workers' accelerator, and how many a host has.
-    pub accelerator: Option<(String, u32)>,
-    /// It is a Neuron device.
-    pub neuron: bool,
+    /// The workers' accelerator.
+    pub accelerator: Option<Accelerator>,
 }
 
 /// Returns the inventory's text.
 pub fn init_text(init: &Init) -> String {
     let pool = |name: &str, role: &str, prefix: &str, addresses: &[String], accelerator: bool| {
         let mut text = format!("  {name}:\n    role: {role}\n");
-        if let Some((product, count)) = init.accelerator.as_ref().filter(|_| accelerator) {
-            text += &if init.neuron {
-                format!(
-                    "    accelerator: {{neuron: {{product: {product}, count: {count}, sdk: \"2.32.0\"}}}}\n"
-                )
-            } else {
-                format!(
-                    "    accelerator: {{nvidia: {{product: {product}, count: {count}, driver: \"580.178.04\"}}}}\n"
-                )
-            };
+        match init.accelerator.as_ref().filter(|_| accelerator) {
+            Some(Accelerator::Nvidia { product, count, driver, .. }) => {
+                text += &format!(
+                    "    accelerator: {{nvidia: {{product: {product}, count: {count}, driver: \"{driver}\"}}}}\n"
+                );
+            }
+            Some(Accelerator::Neuron { product, count, sdk, .. }) => {
+                text += &format!(
+                    "    accelerator: {{neuron: {{product: {product}, count: {count}, sdk: \"{sdk}\"}}}}\n"
+                );
+            }
+            None => {}
         }
         text += "    hosts:\n";
         for (n, address) in addresses.iter().enumerate() {

@@ -1,7 +1,7 @@
 //! From files to an inventory: reading, `extends`, merging, checking shapes by the table of keys. Collects every mistake.
 
 use super::build;
-use super::diagnostic::{Diagnostic, Diagnostics};
+use super::diagnostic::{Diagnostic, Diagnostics, Place};
 use super::keys::{Key, TOP, Type};
 use super::model::Inventory;
 use super::tree::{Node, Source, Value, merge, parse};
@@ -118,24 +118,37 @@ fn leaves(path: &str, node: &Node, lines: &mut String) {
 
 /// Reads and merges all layers.
 fn tree(files: &dyn Files, path: &Path, problems: &mut Vec<Diagnostic>) -> Option<Node> {
-    layer(files, path, &mut Vec::new(), problems)
+    layer(files, path, None, &mut Vec::new(), problems)
 }
 
-/// Reads one layer: a file, or a folder whose files merge, laid on what it extends.
+/// Reads one layer: a file, or a folder whose files merge, laid on what it extends. `named` is where `extends` names it.
 fn layer(
     files: &dyn Files,
     path: &Path,
+    named: Option<&Place>,
     above: &mut Vec<PathBuf>,
     problems: &mut Vec<Diagnostic>,
 ) -> Option<Node> {
     let path = tidy(path);
+    let at = |problem: Diagnostic| match named {
+        Some(place) => problem.at(place),
+        None => problem,
+    };
     if above.contains(&path) {
-        problems.push(Diagnostic::error("E-EXTENDS", format!("{} extends itself", path.display())));
+        problems.push(
+            at(Diagnostic::error("E-EXTENDS", format!("{} extends itself", path.display())))
+                .hint("an inventory may extend another one, not itself; take out one `extends`"),
+        );
         return None;
     }
     let unreadable = |path: &Path, error: &std::io::Error| {
-        Diagnostic::error("E-READ", format!("cannot read {}: {error}", path.display()))
-            .hint("name a file, or a folder whose *.yaml files make the inventory: -i PATH; provision init writes one")
+        let hint = match named {
+            Some(_) => "extends names a file or a folder, relative to this file's folder",
+            None => {
+                "name a file, or a folder whose *.yaml files make the inventory: -i PATH; provision init writes one"
+            }
+        };
+        at(Diagnostic::error("E-READ", format!("cannot read {}: {error}", path.display()))).hint(hint)
     };
     let paths = if files.is_folder(&path) {
         match files.list(&path) {
@@ -150,7 +163,7 @@ fn layer(
     };
     if paths.is_empty() {
         problems.push(
-            Diagnostic::error("E-READ", format!("no *.yaml file in {}", path.display()))
+            at(Diagnostic::error("E-READ", format!("no *.yaml file in {}", path.display())))
                 .hint("provision init > site.yaml writes one to start from"),
         );
         return None;
@@ -173,10 +186,12 @@ fn layer(
         }
     }
     let node = merged?;
-    let Some(base) = node.get("extends").and_then(Node::text) else { return Some(node) };
+    let Some((base, place)) = node.get("extends").and_then(|n| Some((n.text()?, n.place.clone()))) else {
+        return Some(node);
+    };
     let from = if files.is_folder(&path) { path.clone() } else { folder_of(&path) };
     above.push(path);
-    let mut under = layer(files, &from.join(base), above, problems)?;
+    let mut under = layer(files, &from.join(base), Some(&place), above, problems)?;
     above.pop();
     merge(&mut under, node);
     Some(under)
@@ -206,8 +221,19 @@ fn tidy(path: &Path) -> PathBuf {
 }
 
 fn wrong(node: &Node, wanted: &str, problems: &mut Vec<Diagnostic>) {
+    let hint = match (wanted, &node.value) {
+        ("a list", Value::Text(text)) => format!("write it as a list of one: [{text}]"),
+        ("a list", _) => "write it as [one, two], or with a `- ` before each".to_owned(),
+        ("a mapping", _) => "write it as {key: value}, or with its keys indented below it".to_owned(),
+        ("text", Value::Bool(b)) => format!("put it in quotes: \"{b}\""),
+        ("text", _) => "one word or text in quotes".to_owned(),
+        ("a whole number", _) => "digits alone, such as 8".to_owned(),
+        _ => "provision schema shows what each key takes".to_owned(),
+    };
     problems.push(
-        Diagnostic::error("E-TYPE", format!("{wanted} is wanted here, not {}", node.kind())).at(&node.place),
+        Diagnostic::error("E-TYPE", format!("{wanted} is wanted here, not {}", node.kind()))
+            .at(&node.place)
+            .hint(hint),
     );
 }
 
@@ -230,9 +256,10 @@ fn section(node: &Node, keys: &[Key], what: &str, problems: &mut Vec<Diagnostic>
             let mut problem = Diagnostic::error("E-UNKNOWN-KEY", format!("unknown key `{}`", entry.key))
                 .at(&entry.place)
                 .label(format!("expected one of {}", names.join(", ")));
-            if let Some((_, name)) = near {
-                problem = problem.hint(format!("did you mean `{name}`?"));
-            }
+            problem = match near {
+                Some((_, name)) => problem.hint(format!("did you mean `{name}`?")),
+                None => problem.hint("take it out, or see provision schema for where it belongs"),
+            };
             problems.push(problem);
             continue;
         };
@@ -265,7 +292,8 @@ fn one_of(node: &Node, keys: &[Key], name: &str, problems: &mut Vec<Diagnostic>)
                 "E-ONE-OF",
                 format!("`{name}` takes exactly one of {}; {given} are given", names.join(", ")),
             )
-            .at(&node.place),
+            .at(&node.place)
+            .hint(if given == 0 { "add one of them" } else { "keep the one that is meant" }),
         );
     }
 }

@@ -16,7 +16,7 @@ mod secrets;
 mod tree;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Place, Severity};
-pub use init::{Init, init_text};
+pub use init::{Init, init_text, newest};
 pub use keys::schema;
 pub use limit::{LimitError, select, skipped};
 pub use load::{Disk, Files, Loaded, explain, load, load_from};

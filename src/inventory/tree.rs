@@ -138,7 +138,8 @@ fn node(source: &Arc<Source>, raw: Spanned<Raw>, problems: &mut Vec<Diagnostic>)
                     problems.push(
                         Diagnostic::error("E-DUPLICATE-KEY", format!("duplicate key `{}`", key.value))
                             .at(&key_place)
-                            .label(format!("it stands on line {first} too")),
+                            .label(format!("it stands on line {first} too"))
+                            .hint("keep one of the two"),
                     );
                     continue;
                 }
@@ -148,6 +149,16 @@ fn node(source: &Arc<Source>, raw: Spanned<Raw>, problems: &mut Vec<Diagnostic>)
         }
     };
     Node { value, place: at }
+}
+
+/// Returns the place that `4, column 8` names.
+fn spoken(source: &Arc<Source>, text: &str) -> Option<Place> {
+    let (line, column) = text.split_once(", column ")?;
+    let (line, column): (usize, usize) = (line.trim().parse().ok()?, column.trim().parse().ok()?);
+    let before: usize = source.text.split_inclusive('\n').take(line.checked_sub(1)?).map(str::len).sum();
+    let start = (before + column.checked_sub(1)?).min(source.text.len().saturating_sub(1));
+    let start = (0..=start).rev().find(|at| source.text.is_char_boundary(*at))?;
+    Some(Place { source: source.clone(), line, column, start, len: 1 })
 }
 
 /// Reads one file. `None` if it is no YAML at all; the problems say why.
@@ -166,9 +177,18 @@ pub fn parse(source: &Arc<Source>, problems: &mut Vec<Diagnostic>) -> Option<Nod
     match serde_saphyr::from_str_with_options::<Spanned<Raw>>(&source.text, options) {
         Ok(raw) => Some(node(source, raw, problems)),
         Err(error) => {
-            let mut problem = Diagnostic::error("E-YAML", format!("not valid YAML: {error}"));
-            if let Some(location) = error.location() {
-                problem = problem.at(&place(source, location));
+            // The parser's own errors say their place in words alone; the location is then the document's start.
+            let text = error.without_snippet().to_string();
+            let (what, at) = match text.rsplit_once(" at line ") {
+                Some((what, at)) => (what.to_owned(), spoken(source, at)),
+                None => (text, None),
+            };
+            let at = at.or_else(|| error.location().map(|location| place(source, location)));
+            let mut problem = Diagnostic::error("E-YAML", format!("not valid YAML: {what}")).hint(
+                "the mistake is at the caret or just before it: a missing colon, bracket or quote, or a tab",
+            );
+            if let Some(at) = at {
+                problem = problem.at(&at);
             }
             problems.push(problem);
             None
@@ -196,6 +216,17 @@ pub fn merge(base: &mut Node, over: Node) {
 }
 
 impl Node {
+    /// Returns whether a place is one of this value's own, or of what is in it.
+    pub fn holds(&self, place: &Place) -> bool {
+        let same = |p: &Place| p.start == place.start && Arc::ptr_eq(&p.source, &place.source);
+        same(&self.place)
+            || match &self.value {
+                Value::Map(entries) => entries.iter().any(|e| same(&e.place) || e.node.holds(place)),
+                Value::List(items) => items.iter().any(|item| item.holds(place)),
+                Value::Null | Value::Text(_) | Value::Number(_) | Value::Bool(_) => false,
+            }
+    }
+
     /// Returns the entries of a mapping.
     pub fn entries(&self) -> &[Entry] {
         match &self.value {

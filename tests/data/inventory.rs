@@ -4,7 +4,7 @@ use provision::catalog::Catalog;
 use provision::inventory::{Diagnostics, Inventory, Share, explain, load, select};
 use std::path::{Path, PathBuf};
 
-fn catalog() -> Catalog {
+pub fn catalog() -> Catalog {
     Catalog::builtin().expect("the catalog")
 }
 
@@ -19,7 +19,7 @@ fn try_text(text: &str) -> Result<Inventory, Diagnostics> {
     load(&path, &catalog()).map(|l| l.inventory)
 }
 
-const GOOD: &str = r#"apiVersion: provision/v1
+pub const GOOD: &str = r#"apiVersion: provision/v1
 kind: Inventory
 metadata: {name: x}
 secrets: {hf: {env: HF}}

@@ -1,0 +1,209 @@
+//! Data tests of every mistake that an inventory can hold: a good one, one piece of it replaced, and what is shown. The
+//! golden text is `snapshots/data__mistakes__*.snap`; each finding has a code, a place with a caret, and a hint.
+
+use crate::inventory::{GOOD, catalog};
+use provision::inventory::{Severity, load};
+use std::fmt::Write;
+use std::path::Path;
+
+/// What is wrong, the piece of the good inventory, and what stands there instead.
+type Case = (&'static str, &'static str, &'static str);
+
+const SHAPE: &[Case] = &[
+    ("an unknown key", "role: controller", "rol: controller"),
+    ("a key of nowhere", "ssh: {user: root}", "ssh: {user: root}\nwhatever: 1"),
+    ("a duplicate key", "role: controller,", "role: controller, role: worker,"),
+    ("a duplicate host", "cp-1: {address: 10.1.0.1}", "cp-1: {address: 10.1.0.1}, cp-1: {address: 10.1.0.9}"),
+    ("text for a number", "count: 8", "count: many"),
+    ("a negative number", "count: 8", "count: -8"),
+    ("a number too large", "port: 8081", "port: 80810"),
+    ("negative replicas", "replicas: 2", "replicas: -2"),
+    ("a text for a mapping", "{kthena: {version: v1.0.0}}", "kthena"),
+    ("a list for text", "metadata: {name: x}", "metadata: {name: [x]}"),
+    ("text for a list", "{role: worker, hosts", "{role: worker, taints: gpu, hosts"),
+    ("true for text", "user: root", "user: true"),
+    ("two of one", "{env: HF}", "{env: HF, file: x}"),
+    ("none of one", "{env: HF}", "{}"),
+    ("a missing part", "metadata: {name: x}\n", ""),
+    ("a role that is none", "{role: worker,", "{role: wroker,"),
+    ("another format", "apiVersion: provision/v1", "apiVersion: provision/v9"),
+    ("no YAML", "metadata: {name: x}", "metadata: {name: x"),
+    ("a tab", "metadata: {name: x}", "metadata:\n\tname: x"),
+    ("a field not built yet", "{role: worker, hosts", "{role: worker, nodeName: keep, hosts"),
+    ("a host without an address", "w-1: {address: 10.1.0.2}", "w-1: {rack: r1}"),
+    ("a host's state that is none", "{address: 10.1.0.2}", "{address: 10.1.0.2, state: broken}"),
+    (
+        "a cluster address that is none",
+        "{address: 10.1.0.2}",
+        "{address: 10.1.0.2, clusterAddress: w-1.local}",
+    ),
+];
+
+const RANGES: &[Case] = &[
+    ("ranges that count differently", "\"10.1.1.[1-2]\"", "\"10.1.1.[1-3]\""),
+    ("one address for a range", "\"10.1.1.[1-2]\"", "10.1.1.1"),
+    ("a range that runs backwards", "\"h-[01-02]\"", "\"h-[02-01]\""),
+    ("a range without an end", "\"h-[01-02]\"", "\"h-[01-02\""),
+    ("a host in two ranges", "\"h-[01-02]\"", "\"h-[01,01]\""),
+    ("a host in two pools", "w-1:", "cp-1:"),
+    ("a name that is none", "w-1:", "W_1:"),
+    ("no such CSV file", "hosts: {\"h-[01-02]\": {address: \"10.1.1.[1-2]\"}}", "hostsFrom: nowhere.csv"),
+    ("an inventory to extend that is not there", "kind: Inventory", "kind: Inventory\nextends: nowhere.yaml"),
+];
+
+const MEANING: &[Case] = &[
+    ("two hosts with one cluster address", "address: 10.1.0.2", "address: 10.1.0.1"),
+    ("two hosts of a range with one address", "address: 10.1.0.2", "address: 10.1.1.2"),
+    ("an unknown pool", "pool: n", "pool: nope"),
+    ("an unknown secret", "secret: hf", "secret: hg"),
+    ("an unknown model", "{m: 100}", "{mm: 100}"),
+    ("a model that no host can hold", "acceleratorsPerReplica: 8", "acceleratorsPerReplica: 16"),
+    ("a model that no pool can hold", "replicas: 2", "replicas: 3"),
+    ("a model on controllers", "pool: n", "pool: c"),
+    ("more hosts than the podCIDR has /24s", "podCIDR: 10.240.0.0/20", "podCIDR: 10.240.0.0/23"),
+    ("networks that overlap", "serviceCIDR: 10.96.0.0/16", "serviceCIDR: 10.240.0.0/16"),
+    ("a network that holds a host", "podCIDR: 10.240.0.0/20", "podCIDR: 10.1.0.0/16"),
+    ("a network that is none", "podCIDR: 10.240.0.0/20", "podCIDR: 10.240.0.0"),
+    ("a k0s outside the catalog", "v1.35.7+k0s.0", "v1.20.0+k0s.0"),
+    ("a k0s that must not be used", "v1.35.7+k0s.0", "v1.35.1+k0s.0"),
+    ("a router outside the catalog", "{version: v1.0.0}", "{version: v9.0.0}"),
+    (
+        "a driver too old",
+        "h100-sxm5-80gb, count: 8, driver: \"580.178.04\"",
+        "b300-sxm, count: 8, driver: \"570.158.01\"",
+    ),
+    (
+        "a driver too new",
+        "h100-sxm5-80gb, count: 8, driver: \"580.178.04\"",
+        "v100-sxm2-32gb, count: 8, driver: \"595.91.07\"",
+    ),
+    ("a driver that is none", "driver: \"580.178.04\"", "driver: newest"),
+    (
+        "an SDK that does not fit",
+        "{nvidia: {product: h100-sxm5-80gb, count: 8, driver: \"580.178.04\"}}",
+        "{neuron: {product: inferentia1, count: 8, sdk: \"2.32.0\"}}",
+    ),
+    (
+        "an SDK outside the catalog",
+        "{nvidia: {product: h100-sxm5-80gb, count: 8, driver: \"580.178.04\"}}",
+        "{neuron: {product: trainium2, count: 8, sdk: \"1.0.0\"}}",
+    ),
+    ("a product outside the catalog", "h100-sxm5-80gb", "h100-sxm5-80g"),
+    ("a port of the router's own", "port: 8081", "port: 8080"),
+    (
+        "a node port outside the range",
+        "{kthena: {version: v1.0.0}}",
+        "{kthena: {version: v1.0.0}, expose: {nodePort: {base: 20000}}}",
+    ),
+    ("weights of nothing", "{m: 100}", "{m: 0}"),
+    ("a weight too large", "{m: 100}", "{m: 101}"),
+    ("no controller", "role: controller,", "role: worker,"),
+    ("single with company", "role: controller,", "role: single,"),
+    ("no home for the router", "{role: worker, hosts", "{role: worker, taints: [a=b:NoSchedule], hosts"),
+    ("tenants without a router", "router: {kthena: {version: v1.0.0}}\n", ""),
+    ("a taint that is none", "{role: worker, hosts", "{role: worker, taints: [gpu], hosts"),
+    ("a label that is none", "{role: worker, hosts", "{role: worker, labels: {a b: c}, hosts"),
+    ("a host's label that is none", "{address: 10.1.0.2}", "{address: 10.1.0.2, labels: {x: \"a b\"}}"),
+    ("models at no path", "{role: worker, hosts", "{role: worker, storage: {models: {path: data}}, hosts"),
+    ("a tenant with a bad name", "  t: {", "  T_1: {"),
+    ("a cluster with a bad name", "{name: x}", "{name: X_1}"),
+];
+
+/// Renders all cases; every finding must have its code, place, caret and hint.
+fn shown(cases: &[Case]) -> String {
+    let mut all = String::new();
+    for (what, from, to) in cases {
+        assert!(GOOD.contains(from), "{what}: {from}");
+        let mut text = GOOD.replacen(from, to, 1);
+        if *what == "no home for the router" {
+            text = text.replace("    accelerator:", "    taints: [a=b:NoSchedule]\n    accelerator:");
+        }
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("site.yaml");
+        std::fs::write(&path, text).expect("written");
+        let found = load(&path, &catalog()).expect_err(what);
+        assert!(found.errors() > 0, "{what}");
+        for d in &found.all {
+            assert!(d.place.is_some(), "{what}: {} has a place", d.code);
+            assert!(d.hint.as_deref().is_some_and(|h| !h.is_empty()), "{what}: {} has a hint", d.code);
+            assert!(
+                !d.message.ends_with('.')
+                    && d.code.starts_with(if d.severity == Severity::Error { "E-" } else { "W-" })
+            );
+        }
+        let _ = write!(
+            all,
+            "## {what}\n{}",
+            found.render(false).replace(&dir.path().display().to_string(), "DIR")
+        );
+        let carets = all.rsplit("## ").next().unwrap_or_default().matches('^').count();
+        assert!(carets > 0, "{what} has a caret");
+    }
+    all
+}
+
+#[test]
+fn shape() {
+    insta::assert_snapshot!(shown(SHAPE));
+}
+
+#[test]
+fn ranges() {
+    insta::assert_snapshot!(shown(RANGES));
+}
+
+#[test]
+fn meaning() {
+    insta::assert_snapshot!(shown(MEANING));
+}
+
+#[test]
+fn a_good_inventory_has_none_of_them() {
+    let dir = tempfile::tempdir().expect("a folder");
+    std::fs::write(dir.path().join("site.yaml"), GOOD).expect("written");
+    let loaded = load(dir.path(), &catalog()).unwrap_or_else(|d| panic!("{d}"));
+    assert_eq!(loaded.diagnostics.all, []);
+}
+
+#[test]
+fn an_even_number_of_controllers_is_a_warning_with_a_place() {
+    let two = GOOD.replace("cp-1: {address: 10.1.0.1}", "\"cp-[1-2]\": {address: \"10.1.0.[11-12]\"}");
+    let dir = tempfile::tempdir().expect("a folder");
+    std::fs::write(dir.path().join("a.yaml"), two).expect("written");
+    let loaded = load(dir.path(), &catalog()).expect("usable");
+    let shown = loaded.diagnostics.render(false).replace(&dir.path().display().to_string(), "DIR");
+    insta::assert_snapshot!(shown);
+}
+
+/// Reads YAML as inventories are read: `n` is a name.
+fn value(text: &str) -> serde_json::Value {
+    let mut options = serde_saphyr::Options::default();
+    options.strict_booleans = true;
+    serde_saphyr::from_str_with_options(text, options).expect("YAML")
+}
+
+/// The examples of the repository, and what `provision init` writes, against the schema as it is printed.
+#[test]
+fn the_schema_is_a_schema_and_every_example_is_valid_by_it() {
+    let schema = provision::inventory::schema();
+    let mut schemas = boon::Schemas::new();
+    let mut compiler = boon::Compiler::new();
+    // Compiling checks it against the meta-schema that it names.
+    compiler.add_resource("inventory.json", schema).expect("JSON");
+    let index = compiler.compile("inventory.json", &mut schemas).expect("a valid JSON Schema");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("inventories");
+    let mut files = 0;
+    for entry in std::fs::read_dir(root).expect("readable") {
+        let path = entry.expect("an entry").path().join("inventory.yaml");
+        let text = std::fs::read_to_string(&path).expect("readable");
+        let value = value(&text);
+        schemas.validate(&value, index).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        files += 1;
+    }
+    assert!(files >= 5, "{files}");
+    schemas.validate(&value(GOOD), index).expect("the good one");
+    for (from, to) in [("rol", "rool"), ("count: 8", "count: many"), ("{env: HF}", "{env: HF, file: x}")] {
+        let wrong = value(&GOOD.replacen(from, to, 1));
+        assert!(schemas.validate(&wrong, index).is_err(), "{to} is refused by the schema too");
+    }
+}
