@@ -4,4 +4,5 @@ mod executor;
 mod hosts;
 mod kit;
 mod reconciler;
+mod runs;
 mod story;
