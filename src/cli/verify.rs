@@ -129,16 +129,18 @@ impl Verify {
         let (events, shown) = watch(global, false);
         let site = Site::open(&self.place, &events).await?;
         drop(events);
-        let catalog = Catalog::load(site.inventory.catalog_dir.as_deref()).context("cannot load the catalog")?;
+        let catalog =
+            Catalog::load(site.inventory.catalog_dir.as_deref()).context("cannot load the catalog")?;
         let level = self.level.level();
         let mut tasks = tokio::task::JoinSet::new();
         for (name, target) in site.hosts.clone() {
-            let Some(text) = with_input(&site, &catalog, &name, |input, disk| program(level, input, disk)) else {
+            let Some(text) = with_input(&site, &catalog, &name, |input, disk| program(level, input, disk))
+            else {
                 continue;
             };
             tasks.spawn(async move {
                 let deadline = Duration::from_secs(level.deadline_s());
-                (name, target.output(&text, deadline).await)
+                (name, target.output_within(&text, deadline).await)
             });
         }
         let mut pools: BTreeMap<String, BTreeMap<String, Health>> = BTreeMap::new();
@@ -193,5 +195,8 @@ fn with_input<T>(
         Accelerator::Neuron { sdk, .. } => catalog.neuron_sdk(sdk)?.driver.as_deref()?,
     };
     let count = accelerator.count();
-    Some(then(QuickInput { catalog, product: &product, count, driver, units: &[], wait: false }, &pool.models_path))
+    Some(then(
+        QuickInput { catalog, product: &product, count, driver, units: &[], wait: false },
+        &pool.models_path,
+    ))
 }
