@@ -109,7 +109,13 @@ case $v in {version}) okay "module nvidia $v is loaded";; '') bad E-NV-DRIVER "m
 *) bad E-NV-MODULE-VERSION "module nvidia $v is loaded, {driver} is wanted: a reboot takes the old one out";; esac
 smi() {{ tool {TOOL_SECONDS} nvidia-smi --query-gpu="$1" --format=csv,noheader,nounits >"$T" 2>&1; r=$?; a=$(cat "$T"); }}
 core=index,pci.bus_id,driver_version,ecc.errors.uncorrected.volatile.total
-end=$(($(date +%s) + {wait_s}))
+left={wait_s}
+# A daemon that has been up for longer than that will not bring the fabric any more.
+if [ $left -gt 0 ]; then
+s=$(systemctl show -p ActiveEnterTimestampMonotonic --value {daemon} 2>/dev/null); read -r u _ </proc/uptime
+case $s in ''|*[!0-9]*) left=0;; *) left=$((left - (${{u%%.*}} - s / 1000000)));; esac
+fi
+end=$(($(date +%s) + left))
 while :; do
 smi $core,fabric.state,fabric.status,remapped_rows.pending,remapped_rows.failure
 # One field that an older driver does not know fails the whole call.
@@ -154,6 +160,11 @@ done <"$T.x"
 okay "kernel log read"
 else bad E-NV-LOG "unknown: the kernel log cannot be read"; fi
 "#,
+        daemon = if product.fabric == Fabric::Imex {
+            "nvidia-imex.service"
+        } else {
+            "nvidia-fabricmanager.service"
+        },
         version = fits(driver),
         mild = pattern(catalog, &[Action::Ignore, Action::RestartApp]),
         reset = pattern(catalog, &[Action::Reset]),
