@@ -17,6 +17,7 @@ mod site;
 mod status;
 mod trust;
 mod validate;
+mod verify;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -134,6 +135,8 @@ enum Command {
     Status(status::Status),
     /// Show what hosts say of themselves
     Facts(facts::Facts),
+    /// Look at the health of accelerators: quick, standard or burn-in
+    Verify(verify::Verify),
     /// Compare two inventories, with no host touched; exit 2 if they differ
     Diff(diff::Diff),
     /// List earlier runs, or show one
@@ -197,6 +200,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Attach(command) => command.run(global).await,
         Command::Status(command) => command.run(global).await,
         Command::Facts(command) => command.run(global).await,
+        Command::Verify(command) => command.run(global).await,
         Command::Diff(command) => command.run(global),
         Command::History(command) => command.run(global),
         Command::Lab(command) => command.run(global).await,

@@ -143,8 +143,20 @@ pub fn known_causes() -> &'static [Cause] {
     CAUSES
 }
 
+/// Reads a line in which a program of ours says itself what is wrong and what to do: `E-NV-FABRIC: GPU 0 is not …`.
+fn own(line: &str) -> Option<(&str, &str)> {
+    let (code, what) = line.split_once(": ")?;
+    let code_like = code.starts_with("E-")
+        && code.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '-');
+    code_like.then_some((code, what))
+}
+
 /// Adds cause, code and hint to a failure whose output names a known cause.
 pub fn explain(mut failure: Failure) -> Failure {
+    if let Some((code, what)) = failure.tail.iter().find_map(|line| own(line)) {
+        (failure.cause, failure.code) = (Some(what.to_owned()), code.to_owned());
+        return failure;
+    }
     let text = failure.tail.join("\n");
     if let Some(cause) = CAUSES.iter().find(|c| text.contains(c.phrase)) {
         failure.cause = Some(format!("{} (known: {})", cause.what, cause.code));

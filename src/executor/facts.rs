@@ -2,14 +2,32 @@
 //! tool, builtins where there are any.
 
 use super::frame::Sections;
-use crate::state::{Facts, LockRecord, Managed, OpenBatch, PackageManager, PciFunction};
+use crate::state::{Facts, Headers, LockRecord, Managed, OpenBatch, PackageManager, PciFunction};
 use std::collections::BTreeMap;
+
+/// What is asked where there are accelerators: headers of the running kernel (repositories drop old ones: gpu-operator#85,
+/// #155), and drivers that were not installed from our repository (deepops#1257, gpu-operator#70).
+const ACCELERATORS: &str = r#"accelerators() {
+k=$(uname -r)
+if [ -d "/lib/modules/$k/build" ] || [ -d "/usr/src/kernels/$k" ]; then echo 'headers present'
+elif command -v apt-cache >/dev/null 2>&1; then
+l=; for p in /var/lib/apt/lists/*_Packages*; do [ -e "$p" ] && l=yes; done
+p=$(t 10 apt-cache policy "linux-headers-$k"); r=$?
+case "$r $p" in '0 '|'0 '*'Candidate: ('*) [ -z "$l" ] && echo 'headers installable' || echo 'headers gone';; *) echo 'headers installable';; esac
+else echo 'headers installable'; fi
+[ -e /usr/bin/nvidia-uninstall ] && echo "foreign a driver of NVIDIA's .run installer (/usr/bin/nvidia-uninstall)"
+[ -e /run/nvidia/driver/usr/bin/nvidia-smi ] && echo 'foreign a driver container (/run/nvidia/driver)'
+grep -ls graphics-drivers /etc/apt/sources.list.d/* 2>/dev/null | while read -r p; do echo "foreign the graphics-drivers repository ($p)"; done
+t 10 dpkg-query -W -f '${db:Status-Abbrev} ${Package}\n' 'nvidia-*-server*' 'linux-modules-nvidia-*' | while read -r s p; do
+case $s in ?i*) echo "foreign package $p of the distribution";; esac; done
+}
+"#;
 
 /// Returns the program that prints the facts. `state` is our folder on the host.
 pub fn program(state: &str) -> String {
     let state = crate::template::quote(state);
     format!(
-        r#"facts() {{
+        r#"{ACCELERATORS}facts() {{
 S={state}
 # What hangs in the kernel cannot be killed, but the shell around it can.
 t() {{ s=$1; shift; timeout -k 1 "$s" /bin/sh -c '"$@"; exit $?' t "$@" 2>/dev/null; }}
@@ -33,6 +51,7 @@ f modules; for m in /sys/module/*/initstate; do [ -e "$m" ] && {{ m=${{m%/initst
 f versions; for m in nvidia neuron nouveau mlx5_core mlx5_ib; do [ -r /sys/module/$m/version ] && {{ read -r v </sys/module/$m/version; echo "$m $v"; }}; done
 f pci; for d in /sys/bus/pci/devices/*; do [ -r "$d/vendor" ] || continue; read -r v <"$d/vendor"
 case $v in 0x10de|0x1d0f) c=; s=; t=; read -r e <"$d/device"; read -r c <"$d/class"; read -r s <"$d/subsystem_vendor"; read -r t <"$d/subsystem_device"; echo "${{d##*/}} $v $e $c ${{s:--}} ${{t:--}}";; esac; done 2>/dev/null
+f accelerators; case $(cat /sys/bus/pci/devices/*/vendor 2>/dev/null) in *0x10de*|*0x1d0f*) accelerators;; esac
 f addresses; t 5 ip -o addr show scope global
 f secureboot; for v in /sys/firmware/efi/efivars/SecureBoot-*; do [ -r "$v" ] && od -An -tu1 -j4 -N1 "$v"; done 2>/dev/null
 f cloudinit; if command -v cloud-init >/dev/null 2>&1; then t 5 cloud-init status; [ $? -lt 124 ] || echo 'status: unknown (timed out)'; fi
@@ -132,6 +151,18 @@ pub fn parse(sections: &Sections) -> Result<Facts, String> {
             "" => None,
             state => Some(state == "1"),
         },
+        headers: sections.lines("accelerators").iter().find_map(|line| {
+            Some(match line.strip_prefix("headers ")? {
+                "present" => Headers::Present,
+                "gone" => Headers::Gone,
+                _ => Headers::Installable,
+            })
+        }),
+        foreign_drivers: sections
+            .lines("accelerators")
+            .iter()
+            .filter_map(|line| line.strip_prefix("foreign ").map(str::to_owned))
+            .collect(),
         cgroup: sections.first("cgroup").parse().ok(),
         cloud_init: sections.first("cloudinit").strip_prefix("status: ").map(str::to_owned),
         managed,

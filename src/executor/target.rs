@@ -213,11 +213,16 @@ impl HostTarget {
 
     /// Runs a shell program as root that changes nothing, and returns what it prints.
     pub async fn output(&self, shell: &str) -> Result<String, Failure> {
+        self.output_within(shell, FACTS_DEADLINE).await
+    }
+
+    /// Does the same for what may take longer.
+    pub async fn output_within(&self, shell: &str, deadline: Duration) -> Result<String, Failure> {
         let program = format!(
             "{}main() {{ printf '\\036text\\n'; {{\n{shell}\n}}; printf '\\n\\036end 0\\n'; }}; main </dev/null\n",
             prelude()
         );
-        let (talk, answer) = self.first(&program, FACTS_DEADLINE, "answer").await?;
+        let (talk, answer) = self.first(&program, deadline, "answer").await?;
         talk.end().await;
         let cut = || Failure::new(FailureKind::Unobserved, "E-FACTS", "the answer was cut");
         Ok(Sections::parse(&answer).ok_or_else(cut)?.lines("text").join("\n"))

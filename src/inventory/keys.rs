@@ -97,7 +97,7 @@ const OS: &[Key] = &[
     key("hostname", Text, "manage (default) or keep"),
     key("sysctls", TextMap, "Further kernel settings; numbers are only raised"),
     key("holdKernel", Bool, "Hold the running kernel's packages"),
-    later("kernel", Text, "The kernel release that hosts run, as uname -r says it; held"),
+    key("kernel", Text, "The kernel release that hosts with accelerators run, as uname -r says it; held"),
 ];
 const CLUSTER: &[Key] = &[
     need("k0s", Section(K0S), "k0s"),
@@ -133,7 +133,7 @@ const POOL: &[Key] = &[
     key("storage", Section(STORAGE), "Disks and paths"),
     key("labels", TextMap, "Node labels"),
     key("taints", Texts, "Node taints, key=value:Effect"),
-    later("kernel", Text, "The kernel release of its hosts, instead of os.kernel"),
+    key("kernel", Text, "The kernel release of its hosts, instead of os.kernel"),
     key("disruption", Section(DISRUPTION), "How much may be down at once"),
     key("hostsFrom", Text, "A CSV file: name,address,rack,bmc,serial"),
     key("hosts", Sections(HOST), "Hosts by name or range"),

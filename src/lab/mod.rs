@@ -5,6 +5,7 @@
 pub mod api;
 mod artifacts;
 pub mod cluster;
+mod hardware_fault;
 mod host;
 mod isolate;
 mod net;
@@ -14,6 +15,7 @@ mod start;
 mod tools;
 mod tree;
 
+pub use hardware_fault::HardwareFault;
 pub use host::Counters;
 pub use spec::{Fault, FaultKind, Hardware, Host, Spec};
 pub use start::{Artifact, Lab, LabError};

@@ -1,5 +1,6 @@
 //! What a lab is made from: its own input type, so that the twin shares no belief with the rooms that it tests.
 
+use super::hardware_fault::{HardwareFault, NAMES as HARDWARE_FAULTS};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -86,6 +87,8 @@ pub enum FaultKind {
     Unreachable,
     /// A reboot never comes back.
     RebootHangs,
+    /// An accelerator, or what its driver needs, is broken.
+    Hardware(HardwareFault),
 }
 
 impl Fault {
@@ -105,12 +108,15 @@ impl Fault {
             "wrong-host-key" => FaultKind::WrongHostKey,
             "unreachable" => FaultKind::Unreachable,
             "reboot-hangs" => FaultKind::RebootHangs,
-            _ => {
-                return Err(format!(
-                    "`{kind}` is no fault; they are link-cut[:BYTES], slow[:MS], fail-package:NAME, disk-full, \
-                     wrong-host-key, unreachable, reboot-hangs"
-                ));
-            }
+            kind => match HardwareFault::parse(kind, argument) {
+                Some(fault) => FaultKind::Hardware(fault),
+                None => {
+                    return Err(format!(
+                        "`{kind}` is no fault; they are link-cut[:BYTES], slow[:MS], fail-package:NAME, disk-full, \
+                         wrong-host-key, unreachable, reboot-hangs, {HARDWARE_FAULTS}"
+                    ));
+                }
+            },
         };
         Ok(Self { host: host.to_owned(), kind })
     }

@@ -1,7 +1,8 @@
 //! A host's folders before anything was done to it: what an installed Debian with sshd has, and its hardware in /sys.
 
+use super::hardware_fault::HardwareFault;
 use super::isolate::{COVERED, DEVICES};
-use super::spec::{Hardware, Host, Spec};
+use super::spec::{FaultKind, Hardware, Host, Spec};
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -25,7 +26,7 @@ const SYSCTLS: [(&str, &str); 14] = [
 ];
 
 /// The tools that stand in for real ones; each is a link to the executable.
-pub const TOOLS: [&str; 33] = [
+pub const TOOLS: [&str; 39] = [
     "apt-get",
     "apt-mark",
     "apt-cache",
@@ -59,6 +60,12 @@ pub const TOOLS: [&str; 33] = [
     "rpm",
     "timedatectl",
     "crictl",
+    "dmesg",
+    "dcgmi",
+    "nvbandwidth",
+    "all_reduce_perf",
+    "nccom-test",
+    "fio",
 ];
 
 fn write(path: &Path, text: &str) -> io::Result<()> {
@@ -164,10 +171,26 @@ pub fn build(spec: &Spec, host: &Host) -> io::Result<()> {
         "faults": spec.faults_of(&host.name).collect::<Vec<_>>(),
     });
     write(&root.join("var/lib/lab/settings.json"), &settings.to_string())?;
-    if let Some(hardware) = &host.hardware {
-        pci(&root.join("sys"), hardware)?;
-    }
     fs::create_dir_all(root.join("sys/module"))?;
+    let broken =
+        |fault: HardwareFault| spec.faults_of(&host.name).any(|f| *f == FaultKind::Hardware(fault.clone()));
+    if let Some(hardware) = &host.hardware {
+        let mut there = hardware.clone();
+        there.count -= u32::from(broken(HardwareFault::Missing)).min(there.count);
+        pci(&root.join("sys"), &there, broken(HardwareFault::Pcie))?;
+    }
+    if broken(HardwareFault::SecureBoot) {
+        // Four bytes of attributes, then the value.
+        let variable = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
+        fs::create_dir_all(root.join("sys/firmware/efi/efivars"))?;
+        fs::write(root.join(variable), [6, 0, 0, 0, 1])?;
+    }
+    if broken(HardwareFault::Nouveau) {
+        write(&root.join("sys/module/nouveau/initstate"), "live\n")?;
+        write(&root.join("var/lib/lab/modules.json"), "{\"nouveau\":\"\"}")?;
+    }
+    // The repositories' lists have been fetched: what they do not name is not to be had.
+    write(&root.join("var/lib/apt/lists/lab_Packages"), "LAB\n")?;
     Ok(())
 }
 
@@ -179,7 +202,7 @@ pub fn new_boot(dir: &Path) -> io::Result<()> {
     write(&dir.join("proc-sys/kernel/random/boot_id"), &format!("{id}\n"))
 }
 
-fn pci(sys: &Path, hardware: &Hardware) -> io::Result<()> {
+fn pci(sys: &Path, hardware: &Hardware, narrow: bool) -> io::Result<()> {
     let mut bus = 0x0c;
     let mut function = |vendor: &str, device: &str, class: &str| -> io::Result<()> {
         let folder = sys.join(format!("bus/pci/devices/0000:{bus:02x}:00.0"));
@@ -192,6 +215,11 @@ fn pci(sys: &Path, hardware: &Hardware) -> io::Result<()> {
             ("subsystem_device", "0000"),
         ] {
             write(&folder.join(name), &format!("0x{value}\n"))?;
+        }
+        if class != "068000" {
+            let width = if narrow && bus == 0x0d { "8\n" } else { "16\n" };
+            write(&folder.join("current_link_width"), width)?;
+            write(&folder.join("max_link_width"), "16\n")?;
         }
         write(&folder.join("numa_node"), "0\n")
     };

@@ -40,6 +40,16 @@ fn sign(verb: Verb) -> char {
 /// Fields that say no more than the name of what is made.
 const PLAIN: [&str; 6] = ["mode", "owner", "content", "state", "type", "needed"];
 
+/// Returns why something is run: what its guard says of the host now.
+fn because(field: &FieldDiff) -> Option<String> {
+    /// More than a line of a screen says less, in characters.
+    const MOST: usize = 110;
+    let now = field.from.as_deref().filter(|_| matches!(field.name.as_str(), "needed" | "state"))?;
+    let now = now.strip_prefix("yes: ").unwrap_or(now);
+    let short: String = now.chars().take(MOST).collect();
+    Some(if short.len() < now.len() { short + "…" } else { short }).filter(|s| s != "yes")
+}
+
 /// Returns one field of something new: its value, its name where the value is a yes, nothing for a no.
 fn made(field: &FieldDiff) -> Option<String> {
     let to = field.to.as_deref()?;
@@ -59,7 +69,10 @@ fn detail(kind: &Kind<'_>) -> String {
     }
     let fields = &kind.change.fields;
     match kind.change.verb {
-        Verb::Create | Verb::Run => fields.iter().filter_map(made).collect::<Vec<_>>().join(", "),
+        Verb::Create => fields.iter().filter_map(made).collect::<Vec<_>>().join(", "),
+        Verb::Run => {
+            fields.iter().filter_map(|f| because(f).or_else(|| made(f))).collect::<Vec<_>>().join(", ")
+        }
         Verb::Update => {
             let one = |f: &FieldDiff| {
                 let (from, to) = (f.from.as_deref().unwrap_or("(none)"), f.to.as_deref().unwrap_or("(none)"));

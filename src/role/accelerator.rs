@@ -1,12 +1,15 @@
 //! What the accelerator roles need to know beyond a template: repositories by operating system, package names by driver
 //! branch, fabric daemons by what is on the bus.
 
-use super::context::download;
+use super::context::{address, download};
 use super::desired::RoleInput;
-use crate::catalog::Fabric;
+use super::health::{QuickInput, needs_reboot, quick};
+use crate::catalog::{Fabric, version_cmp};
 use crate::inventory::{Accelerator, ModuleFlavour};
 use crate::state::{Facts, Failure, PackageManager};
+use crate::template::quote;
 use serde_json::{Value, json};
+use std::cmp::Ordering;
 
 /// The operating systems that NVIDIA's repository has folders for and that AWS tests its driver on, by their names in
 /// NVIDIA's repository (accelerators.md §1.5, §2.2).
@@ -49,7 +52,7 @@ pub(super) fn keys(input: &RoleInput<'_>) -> Result<Value, Failure> {
 
 /// Returns `nvidia`: null on hosts without NVIDIA GPUs.
 pub(super) fn nvidia(input: &RoleInput<'_>) -> Value {
-    let Some(Accelerator::Nvidia { product, driver, module, .. }) =
+    let Some(Accelerator::Nvidia { product, count, driver, module, .. }) =
         &input.inventory.pool_of(input.host).accelerator
     else {
         return Value::Null;
@@ -82,7 +85,27 @@ pub(super) fn nvidia(input: &RoleInput<'_>) -> Value {
     if imex {
         fabric_packages.extend(named(&names.imex));
     }
+    let mut fabric_units = Vec::new();
+    fabric_units.extend(fabric_manager.then_some("nvidia-fabricmanager.service"));
+    fabric_units.extend(imex.then_some("nvidia-imex.service"));
+    let lockstep: Vec<&String> = driver_packages.iter().chain(&fabric_packages).collect();
+    let mut units = vec!["nvidia-persistenced.service"];
+    units.extend(&fabric_units);
+    let look = QuickInput {
+        catalog: input.catalog,
+        product: &product,
+        count: *count,
+        driver,
+        units: &units,
+        wait: false,
+    };
     json!({
+        "lockstep": lockstep,
+        "fabric_units": fabric_units,
+        "imex_nodes": imex_nodes(input),
+        "needs_reboot": needs_reboot(input.catalog),
+        "health": quick(look),
+        "health_gate": quick(QuickInput { wait: true, ..look }),
         "driver": driver,
         "branch": branch,
         "open": open,
@@ -100,9 +123,31 @@ pub(super) fn nvidia(input: &RoleInput<'_>) -> Value {
     })
 }
 
+/// Returns the hosts that share memory over NVLink with this one, itself included: those of its pool in its rack.
+fn imex_nodes(input: &RoleInput<'_>) -> String {
+    let neighbours = input.inventory.hosts_of(&input.host.pool).filter(|h| h.rack == input.host.rack);
+    neighbours.map(|h| format!("{}\n", address(h))).collect()
+}
+
+/// Returns `kernel`: which one the host has to run, whether the inventory asks for it, and the packages that hold it.
+pub(super) fn kernel(input: &RoleInput<'_>) -> Value {
+    let pool = input.inventory.pool_of(input.host);
+    let release = pool.kernel.as_ref().unwrap_or(&input.facts.kernel);
+    // Meta packages bring the next kernel (DeepOps, amazon-eks-ami); those of another flavour are not installed.
+    let metas = ["generic", "aws", "amd64", "cloud-amd64", "arm64", "cloud-arm64"];
+    let mut packages = vec![format!("linux-image-{release}"), format!("linux-headers-{release}")];
+    packages.extend(metas.iter().flat_map(|m| [format!("linux-image-{m}"), format!("linux-headers-{m}")]));
+    packages.extend(["generic", "aws"].map(|m| format!("linux-{m}")));
+    json!({
+        "release": release,
+        "wanted": pool.kernel.is_some(),
+        "packages": packages.iter().map(|p| quote(p)).collect::<Vec<_>>().join(" "),
+    })
+}
+
 /// Returns `neuron`: null on hosts without Neuron devices.
 pub(super) fn neuron(input: &RoleInput<'_>) -> Value {
-    let Some(Accelerator::Neuron { product, sdk, lnc, .. }) =
+    let Some(Accelerator::Neuron { product, count, sdk, lnc }) =
         &input.inventory.pool_of(input.host).accelerator
     else {
         return Value::Null;
@@ -110,9 +155,29 @@ pub(super) fn neuron(input: &RoleInput<'_>) -> Value {
     let (Some(product), Some(row)) = (input.catalog.product(product), input.catalog.neuron_sdk(sdk)) else {
         return Value::Null;
     };
+    let driver = row.driver.as_deref().unwrap_or_default();
+    let look = QuickInput {
+        catalog: input.catalog,
+        product: &product,
+        count: *count,
+        driver,
+        units: &[],
+        wait: false,
+    };
+    // Modules fail to build on kernels that are newer than those they were tested on (aws-neuron-sdk#843).
+    let system = repository(input.facts).unwrap_or_default();
+    let release = input.inventory.pool_of(input.host).kernel.as_ref().unwrap_or(&input.facts.kernel);
+    let tested = row.kernels.get(system);
+    let newer = tested.filter(|tested| version_cmp(release, tested) == Ordering::Greater);
+    let kernel_note =
+        newer.map(|tested| format!("kernel {release} is newer than {tested}, the newest it was tested on"));
     json!({
-        "driver": row.driver,
+        "kernel_note": kernel_note,
+        "sdk": sdk,
+        "driver": driver,
         "tools": row.tools,
+        "health": quick(look),
+        "health_gate": quick(QuickInput { wait: true, ..look }),
         // Two joined cores are what images are compiled for (Neuron documents, default on Trn2 and Trn3).
         "logical_cores": product.logical_cores.last().map(|most| lnc.unwrap_or(*most)),
         "reboot_deadline_s": product.reboot_deadline_s,

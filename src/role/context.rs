@@ -76,6 +76,7 @@ pub(super) fn context(input: &RoleInput<'_>) -> Result<Value, Failure> {
         "names": names(input),
         "sysctls": sysctls(input),
         "product": product,
+        "kernel": accelerator::kernel(input),
         "keys": accelerator::keys(input)?,
         "nvidia": accelerator::nvidia(input),
         "neuron": accelerator::neuron(input),

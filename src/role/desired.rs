@@ -105,5 +105,6 @@ pub fn desired(input: &RoleInput<'_>) -> Result<Vec<Resource>, Vec<Failure>> {
             }
         }
     }
-    Ok(resources)
+    let refused = preflight::drop_ins(input, &resources);
+    if refused.is_empty() { Ok(resources) } else { Err(refused) }
 }

@@ -6,6 +6,7 @@ mod accelerator;
 mod context;
 mod desired;
 mod entry;
+pub mod health;
 mod k0s;
 mod preflight;
 

@@ -2,7 +2,8 @@
 
 use super::accelerator::{REPOSITORIES, repository};
 use super::desired::RoleInput;
-use crate::state::{Failure, FailureKind};
+use crate::inventory::Accelerator;
+use crate::state::{Content, Failure, FailureKind, File, Headers, Resource, Spec};
 
 /// Returns a reason not to begin.
 pub(super) fn stop(code: &str, message: impl Into<String>) -> Failure {
@@ -53,13 +54,24 @@ pub(super) fn problems(input: &RoleInput<'_>) -> Vec<Failure> {
     let Some(accelerator) = &input.inventory.pool_of(input.host).accelerator else { return problems };
     let found = found(input);
     let (product, count) = (accelerator.product(), accelerator.count());
-    if found != [(product.to_owned(), count)] {
-        let shown: Vec<String> = found.iter().map(|(name, count)| format!("{count} x {name}")).collect();
-        let shown = if shown.is_empty() { "none".to_owned() } else { shown.join(", ") };
-        problems.push(
+    let shown: Vec<String> = found.iter().map(|(name, count)| format!("{count} x {name}")).collect();
+    let shown = if shown.is_empty() { "none".to_owned() } else { shown.join(", ") };
+    let by_hand = "by hand: grep -l -e 0x10de -e 0x1d0f /sys/bus/pci/devices/*/vendor";
+    match found.as_slice() {
+        [(name, n)] if name == product && *n == count => {}
+        [(name, n)] if name == product && *n < count => {
+            let bmc = input.host.bmc.as_deref().map(|b| format!("; its BMC is {b}")).unwrap_or_default();
+            let message = format!("{count} x {product} declared, {n} found on the PCI bus");
+            problems.push(
+                stop("E-ACCEL-COUNT", message)
+                    .cause("a device is gone from the bus: power, riser, or the device itself")
+                    .hint(format!("{by_hand}{bmc}")),
+            );
+        }
+        _ => problems.push(
             stop("E-ACCEL-MISMATCH", format!("{count} x {product} declared, {shown} found on the PCI bus"))
-                .hint("by hand: grep -l -e 0x10de -e 0x1d0f /sys/bus/pci/devices/*/vendor"),
-        );
+                .hint(by_hand),
+        ),
     }
     if input.facts.package_manager.is_some() && repository(input.facts).is_none() {
         problems.push(
@@ -74,14 +86,76 @@ pub(super) fn problems(input: &RoleInput<'_>) -> Vec<Failure> {
             .hint("a roles/ folder beside the inventory can bring another nvidia or neuron role"),
         );
     }
-    if input.facts.secure_boot == Some(true) {
+    let module = match accelerator {
+        Accelerator::Nvidia { .. } => "nvidia",
+        Accelerator::Neuron { .. } => "neuron",
+    };
+    // What runs has been built, signed and loaded: these are about what has still to be built.
+    if !input.facts.modules.contains_key(module) {
+        problems.extend(unbuildable(input));
+    }
+    for foreign in &input.facts.foreign_drivers {
         problems.push(
-            stop(
-                "E-SECURE-BOOT",
-                "Secure Boot is on, and a DKMS module's key can only be enrolled at the console",
-            )
-            .hint("switch it off in the firmware, or enrol the key by hand: mokutil --sb-state"),
+            stop("E-NV-FOREIGN", format!("the host has {foreign}"))
+                .cause("two owners of one driver mix versions until no GPU is seen (deepops#1257)")
+                .hint("take it off by hand, then apply again; exactly one owner may install drivers"),
         );
     }
     problems
+}
+
+/// Returns why no module can be built and loaded on a host.
+fn unbuildable(input: &RoleInput<'_>) -> Vec<Failure> {
+    let facts = input.facts;
+    let mut problems = Vec::new();
+    if facts.secure_boot == Some(true) {
+        let message = "Secure Boot is on, and a DKMS module's key can only be enrolled at the console";
+        problems.push(
+            stop("E-SECURE-BOOT", message)
+                .hint("switch it off in the firmware, or enrol the key by hand: mokutil --sb-state"),
+        );
+    }
+    // Another kernel that the inventory asks for brings its own headers, or its package fails by name.
+    if facts.headers == Some(Headers::Gone) && input.inventory.pool_of(input.host).kernel.is_none() {
+        let kernel = &facts.kernel;
+        problems.push(
+            stop(
+                "E-HEADERS",
+                format!("no repository of the host has headers of its running kernel {kernel}"),
+            )
+            .cause("modules are built against them; repositories drop those of old kernels")
+            .hint(
+                "os.kernel: a release whose headers there are; the host then changes to it, with one reboot",
+            ),
+        );
+    }
+    // Building and linking the driver broke a root of 4 GB (amazon-linux-2023#1054).
+    const LEAST_FREE_KIB: u64 = 10 << 20;
+    for path in ["/", "/var/lib"] {
+        if let Some(free) = facts.free_kib.get(path).filter(|free| **free < LEAST_FREE_KIB) {
+            let message = format!("{} GiB are free on {path}, a driver build wants 10", free >> 20);
+            problems.push(stop("E-SPACE", message).hint("by hand: df -h / /var/lib"));
+            break;
+        }
+    }
+    problems
+}
+
+/// Returns the containerd drop-ins among resources that would keep this k0s from starting.
+pub(super) fn drop_ins(input: &RoleInput<'_>, resources: &[Resource]) -> Vec<Failure> {
+    let Some(line) = input.catalog.k0s_line(&input.inventory.cluster.k0s_version) else { return Vec::new() };
+    let refused = resources.iter().filter_map(|r| match &r.spec {
+        Spec::File(File { path, content: Content::Text(text), .. })
+            if path.starts_with("/etc/k0s/containerd.d/") =>
+        {
+            Some((path, line.refuses(text)?))
+        }
+        _ => None,
+    });
+    refused
+        .map(|(path, why)| {
+            stop("E-CONTAINERD-DROPIN", format!("{path} {why}"))
+                .hint("a role or template beside the inventory makes it: k0s would not start with it")
+        })
+        .collect()
 }

@@ -48,6 +48,10 @@ pub struct Facts {
     pub modules: BTreeMap<String, String>,
     /// EFI Secure Boot, where it can be told.
     pub secure_boot: Option<bool>,
+    /// Whether modules can be built for the running kernel; told only where there are accelerators.
+    pub headers: Option<Headers>,
+    /// Drivers of other makers than the packages of ours; told only where there are accelerators.
+    pub foreign_drivers: Vec<String>,
     /// cgroup version, 1 or 2.
     pub cgroup: Option<u8>,
     /// cloud-init's status word, where it is installed.
@@ -68,6 +72,18 @@ pub enum PackageManager {
     Apt,
     /// dnf and rpm.
     Dnf,
+}
+
+/// Whether the headers of the running kernel can be had.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[serde(rename_all = "kebab-case")]
+pub enum Headers {
+    /// They are installed.
+    Present,
+    /// A repository of the host has them, or none was asked yet.
+    Installable,
+    /// The host knows its repositories, and none has them.
+    Gone,
 }
 
 /// One PCI function; all ids are four lower-case hex digits without `0x`.

@@ -3,6 +3,7 @@
 
 use super::packages::Package;
 use super::{Settings, fail, here, load, request, save};
+use crate::lab::hardware_fault::HardwareFault;
 use crate::lab::host::Request;
 use crate::lab::spec::Hardware;
 use std::collections::BTreeMap;
@@ -11,8 +12,20 @@ use std::process::ExitCode;
 
 type Modules = BTreeMap<String, String>;
 
+/// Returns whether something is wrong with the hardware.
+pub(super) fn has(settings: &Settings, fault: &HardwareFault) -> bool {
+    settings.hardware_faults().any(|f| f == fault)
+}
+
 /// Returns the version of a module that the installed packages provide.
-fn provided(root: &Path, module: &str) -> Option<String> {
+fn provided(root: &Path, settings: &Settings, module: &str) -> Option<String> {
+    if matches!(module, "nvidia" | "neuron") && has(settings, &HardwareFault::DkmsSkipped) {
+        return None;
+    }
+    let old = settings.hardware_faults().find_map(|f| match f {
+        HardwareFault::NeuronDriver(version) => Some(version.clone()),
+        _ => None,
+    });
     let packages: BTreeMap<String, Package> = load(root, "packages.json");
     let upstream = |version: &str| version.split(['-', '+']).next().unwrap_or_default().to_owned();
     let by = |matches: &dyn Fn(&str) -> bool| {
@@ -25,7 +38,8 @@ fn provided(root: &Path, module: &str) -> Option<String> {
                 || n.starts_with("kmod-nvidia")
                 || n.starts_with("cuda-drivers")
         }),
-        "neuron" => by(&|n| n == "aws-neuronx-dkms"),
+        "neuron" => by(&|n| n == "aws-neuronx-dkms").map(|version| old.unwrap_or(version)),
+        "nvidia_uvm" => provided(root, settings, "nvidia").map(|_| String::new()),
         "overlay" | "br_netfilter" | "ib_umad" | "mlx5_core" | "mlx5_ib" => Some(String::new()),
         _ => None,
     }
@@ -46,35 +60,73 @@ fn publish(root: &Path, proc_modules: &Path, modules: &Modules) {
         }
     }
     save(root, "modules.json", modules);
+    devices(root, modules.contains_key("neuron"));
 }
 
-fn answering(root: &Path, hardware: Option<&Hardware>, modules: &Modules) -> u32 {
-    let Some(hardware) = hardware else { return 0 };
-    let _ = root;
+/// Shows what the Neuron driver says of its devices in sysfs.
+fn devices(root: &Path, driven: bool) {
+    let folder = root.join("sys/devices/virtual/neuron_device");
+    let _ = std::fs::remove_dir_all(&folder);
+    let Some(settings) = settings_of(root).filter(|_| driven) else { return };
+    let Some(hardware) = settings.hardware.as_ref().filter(|h| h.vendor == "neuron") else { return };
+    for n in 0..present(&settings, hardware) {
+        let stats = folder.join(format!("neuron{n}/stats/hardware"));
+        let _ = std::fs::create_dir_all(stats.join("health_status"));
+        let errors = if n == 0 && has(&settings, &HardwareFault::Ecc) { "3\n" } else { "0\n" };
+        let _ = std::fs::write(stats.join("mem_ecc_uncorrected"), errors);
+        let _ = std::fs::write(stats.join("sram_ecc_uncorrected"), "0\n");
+        let _ = std::fs::write(stats.join("mem_ecc_repairable_uncorrected"), "0\n");
+        let _ = std::fs::write(stats.join("health_status/unhealthy_components"), "\n");
+    }
+}
+
+/// Returns what the lab has told a host, seen from outside or inside.
+fn settings_of(root: &Path) -> Option<Settings> {
+    let text = std::fs::read_to_string(root.join("var/lib/lab/settings.json")).ok()?;
+    serde_json::from_str(&text).ok()
+}
+
+/// Returns how many accelerators are there.
+fn present(settings: &Settings, hardware: &Hardware) -> u32 {
+    hardware.count - u32::from(has(settings, &HardwareFault::Missing)).min(hardware.count)
+}
+
+fn answering(settings: &Settings, modules: &Modules) -> u32 {
+    let Some(hardware) = &settings.hardware else { return 0 };
     let module = if hardware.vendor == "nvidia" { "nvidia" } else { "neuron" };
-    if modules.contains_key(module) { hardware.count } else { 0 }
+    if modules.contains_key(module) { present(settings, hardware) } else { 0 }
 }
 
 /// Loads what is configured to be loaded at boot. Returns how many accelerators answer.
 pub(super) fn boot(dir: &Path) -> u32 {
     let root = dir.join("root");
+    let Some(settings) = settings_of(&root) else { return 0 };
+    let newest = std::fs::read_dir(root.join("boot")).into_iter().flatten().flatten();
+    let newest = newest
+        .filter_map(|e| e.file_name().to_string_lossy().strip_prefix("vmlinuz-").map(str::to_owned))
+        .max();
+    if let Some(release) = newest {
+        let _ = std::fs::write(root.join("var/lib/lab/kernel"), release);
+        // Only from now on another kernel than the machine's runs here.
+        let _ = std::os::unix::fs::symlink("/opt/lab/tool", dir.join("usr-local/bin/uname"));
+    }
     let mut modules = Modules::new();
+    if has(&settings, &HardwareFault::Nouveau) {
+        modules.insert("nouveau".to_owned(), String::new());
+    }
     let folder = root.join("etc/modules-load.d");
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         for module in std::fs::read_to_string(entry.path()).unwrap_or_default().lines() {
-            if let Some(version) = provided(&root, module.trim()) {
+            if let Some(version) = provided(&root, &settings, module.trim()) {
                 modules.insert(module.trim().to_owned(), version);
             }
         }
     }
     publish(&root, &dir.join("proc/modules"), &modules);
-    let settings: Option<Settings> = std::fs::read_to_string(root.join("var/lib/lab/settings.json"))
-        .ok()
-        .and_then(|text| serde_json::from_str(&text).ok());
-    answering(&root, settings.and_then(|s| s.hardware).as_ref(), &modules)
+    answering(&settings, &modules)
 }
 
-fn loaded() -> Modules {
+pub(super) fn loaded() -> Modules {
     load(here(), "modules.json")
 }
 
@@ -85,7 +137,10 @@ pub(super) fn modprobe(settings: &Settings, arguments: &[&str]) -> ExitCode {
         if modules.contains_key(*module) {
             continue;
         }
-        let Some(version) = provided(here(), module) else {
+        if *module == "nvidia" && modules.contains_key("nouveau") {
+            return fail(1, "modprobe: ERROR: could not insert 'nvidia': No such device");
+        }
+        let Some(version) = provided(here(), settings, module) else {
             return fail(
                 1,
                 format!("modprobe: FATAL: Module {module} not found in directory /lib/modules/LAB"),
@@ -94,13 +149,12 @@ pub(super) fn modprobe(settings: &Settings, arguments: &[&str]) -> ExitCode {
         modules.insert((*module).to_owned(), version);
     }
     publish(here(), Path::new("/proc/modules"), &modules);
-    let _ =
-        request(&Request::Accelerators { count: answering(here(), settings.hardware.as_ref(), &modules) });
+    let _ = request(&Request::Accelerators { count: answering(settings, &modules) });
     ExitCode::SUCCESS
 }
 
 /// `rmmod`.
-pub(super) fn rmmod(arguments: &[&str]) -> ExitCode {
+pub(super) fn rmmod(settings: &Settings, arguments: &[&str]) -> ExitCode {
     let mut modules = loaded();
     for module in arguments.iter().filter(|a| !a.starts_with('-')) {
         if modules.remove(*module).is_none() {
@@ -108,6 +162,7 @@ pub(super) fn rmmod(arguments: &[&str]) -> ExitCode {
         }
     }
     publish(here(), Path::new("/proc/modules"), &modules);
+    let _ = request(&Request::Accelerators { count: answering(settings, &modules) });
     ExitCode::SUCCESS
 }
 
@@ -120,14 +175,35 @@ pub(super) fn lsmod() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// `dkms status`.
-pub(super) fn dkms() -> ExitCode {
-    for module in ["nvidia", "neuron"] {
-        if let Some(version) = provided(here(), module) {
-            println!("{module}/{version}, LAB, x86_64: installed");
+/// `dkms status [-k KERNEL]` and `dkms autoinstall`.
+pub(super) fn dkms(settings: &Settings, arguments: &[&str]) -> ExitCode {
+    let kernel = arguments.iter().skip_while(|a| **a != "-k").nth(1).unwrap_or(&"LAB");
+    if arguments.first() == Some(&"autoinstall") && has(settings, &HardwareFault::DkmsSkipped) {
+        return fail(11, format!("Error! Your kernel headers for kernel {kernel} cannot be found"));
+    }
+    for (module, name) in [("nvidia", "nvidia"), ("neuron", "aws-neuronx")] {
+        if let Some(version) = provided(here(), settings, module) {
+            println!("{name}/{version}, {kernel}, x86_64: installed");
         }
     }
     ExitCode::SUCCESS
+}
+
+/// `nvidia-ctk cdi generate --output=FILE`.
+pub(super) fn nvidia_ctk(arguments: &[&str]) -> ExitCode {
+    let Some(file) = arguments.iter().find_map(|a| a.strip_prefix("--output=")) else {
+        return ExitCode::SUCCESS;
+    };
+    let Some(version) = loaded().get("nvidia").cloned() else {
+        return fail(1, "failed to initialize NVML: Driver Not Loaded");
+    };
+    let text = format!(
+        "cdiVersion: 0.5.0\nkind: nvidia.com/gpu\n# LAB\n- hostPath: /usr/lib/libnvidia-ml.so.{version}\n"
+    );
+    match std::fs::write(file, text) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(1, format!("failed to write {file}: {error}")),
+    }
 }
 
 /// `nvidia-smi`: the list, the version, and queries of a few fields.
@@ -141,8 +217,18 @@ pub(super) fn nvidia_smi(settings: &Settings, arguments: &[&str]) -> ExitCode {
             "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the latest NVIDIA driver is installed and running.\n",
         );
     };
+    if arguments.iter().any(|a| a.starts_with("--query-compute-apps")) {
+        return ExitCode::SUCCESS; // nothing runs on them
+    }
+    if has(settings, &HardwareFault::DriverMismatch) {
+        let newer = version.rsplit_once('.').map_or(version.as_str(), |(head, _)| head);
+        println!("Failed to initialize NVML: Driver/library version mismatch\nNVML library version: {newer}");
+        return ExitCode::from(18);
+    }
     let query = arguments.iter().find_map(|a| a.strip_prefix("--query-gpu="));
-    for index in 0..hardware.count {
+    let stuck = has(settings, &HardwareFault::FabricStuck);
+    let unwell = |fault: HardwareFault, index: u32| index == 0 && has(settings, &fault);
+    for index in 0..present(settings, hardware) {
         let uuid = format!("GPU-00000000-0000-4000-8000-{index:012x}");
         match query {
             None => println!("GPU {index}: {} (UUID: {uuid})", hardware.name),
@@ -155,8 +241,18 @@ pub(super) fn nvidia_smi(settings: &Settings, arguments: &[&str]) -> ExitCode {
                         "uuid" => uuid.clone(),
                         "driver_version" => version.clone(),
                         "memory.total" => format!("{} MiB", hardware.memory_mib),
+                        "pci.bus_id" => format!("00000000:{:02X}:00.0", 0x0c + index),
+                        "fabric.state" if stuck => "In Progress".to_owned(),
+                        "fabric.status" if stuck => "N/A".to_owned(),
                         "fabric.state" => "Completed".to_owned(),
                         "fabric.status" => "Success".to_owned(),
+                        "ecc.errors.uncorrected.volatile.total" => {
+                            if unwell(HardwareFault::Ecc, index) { "3" } else { "0" }.to_owned()
+                        }
+                        "remapped_rows.pending" => {
+                            if unwell(HardwareFault::RemapPending, index) { "Yes" } else { "No" }.to_owned()
+                        }
+                        "remapped_rows.failure" => "No".to_owned(),
                         _ => "[N/A]".to_owned(),
                     })
                     .collect();
@@ -175,7 +271,7 @@ pub(super) fn neuron_ls(settings: &Settings, _: &[&str]) -> ExitCode {
     else {
         return fail(1, "neuron-ls: error: no neuron device found (driver missing)");
     };
-    let devices: Vec<serde_json::Value> = (0..hardware.count)
+    let devices: Vec<serde_json::Value> = (0..present(settings, hardware))
         .map(|n| {
             serde_json::json!({"neuron_device": n, "bdf": format!("{:02x}:00.0", 0x0c + n), "cpu_affinity": "0-15",
                 "numa_node": "0", "connected_to": [], "nc_count": 4, "logical_neuroncore_config": 2,

@@ -133,6 +133,18 @@ pub(super) fn ip() -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// `uname`: the machine's own, but for a kernel that the host has booted into.
+pub(super) fn uname(arguments: &[&str]) -> ExitCode {
+    if arguments == ["-r"]
+        && let Ok(release) = std::fs::read_to_string("/var/lib/lab/kernel")
+    {
+        println!("{}", release.trim());
+        return ExitCode::SUCCESS;
+    }
+    let error = Command::new("/usr/bin/uname").args(arguments).exec();
+    fail(1, format!("uname: {error}"))
+}
+
 /// `chronyc tracking`.
 pub(super) fn chronyc() -> ExitCode {
     println!("Leap status     : Normal");

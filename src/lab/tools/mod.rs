@@ -1,12 +1,14 @@
 //! Stand-ins for the tools of a host, in one executable, told apart by name. They answer as the real ones do (exit
 //! status, shapes, key phrases) and keep their state in the host's own `/var/lib/lab`.
 
+mod diagnostics;
 mod hardware;
 mod k0s;
 mod misc;
 mod packages;
 pub mod units;
 
+use super::hardware_fault::HardwareFault;
 use super::host::Request;
 use super::spec::{FaultKind, Hardware};
 use serde::de::DeserializeOwned;
@@ -25,6 +27,16 @@ pub(super) struct Settings {
     pub hardware: Option<Hardware>,
     pub sudo_password: Option<String>,
     pub faults: Vec<FaultKind>,
+}
+
+impl Settings {
+    /// Returns what is wrong with the hardware.
+    pub fn hardware_faults(&self) -> impl Iterator<Item = &HardwareFault> {
+        self.faults.iter().filter_map(|f| match f {
+            FaultKind::Hardware(fault) => Some(fault),
+            _ => None,
+        })
+    }
 }
 
 /// Where the state of a host's tools is, seen from inside.
@@ -98,7 +110,7 @@ pub fn run(name: &str, arguments: &[OsString]) -> Option<ExitCode> {
     Some(match name.as_str() {
         "apt-get" => packages::apt_get(&settings, &a),
         "apt-mark" => packages::apt_mark(&a),
-        "apt-cache" => ExitCode::SUCCESS,
+        "apt-cache" => packages::apt_cache(&settings, &a),
         "dpkg-query" => packages::dpkg_query(&a),
         "dpkg" => ExitCode::SUCCESS,
         "systemctl" => units::systemctl(&a),
@@ -106,14 +118,20 @@ pub fn run(name: &str, arguments: &[OsString]) -> Option<ExitCode> {
         "journalctl" => units::journalctl(),
         "k0s" => k0s::k0s(&a),
         "modprobe" => hardware::modprobe(&settings, &a),
-        "rmmod" => hardware::rmmod(&a),
+        "rmmod" => hardware::rmmod(&settings, &a),
         "lsmod" => hardware::lsmod(),
         "nvidia-smi" => hardware::nvidia_smi(&settings, &a),
         "neuron-ls" => hardware::neuron_ls(&settings, &a),
-        "dkms" => hardware::dkms(),
-        "update-initramfs" | "nvidia-ctk" | "nvidia-persistenced" | "crictl" | "timedatectl" => {
-            ExitCode::SUCCESS
-        }
+        "dkms" => hardware::dkms(&settings, &a),
+        "dmesg" => diagnostics::dmesg(&settings),
+        "dcgmi" => diagnostics::dcgmi(&settings),
+        "nvbandwidth" => diagnostics::nvbandwidth(&settings, &a),
+        "all_reduce_perf" => diagnostics::all_reduce(&settings),
+        "nccom-test" => diagnostics::nccom_test(),
+        "fio" => diagnostics::fio(),
+        "uname" => misc::uname(&a),
+        "nvidia-ctk" => hardware::nvidia_ctk(&a),
+        "update-initramfs" | "nvidia-persistenced" | "crictl" | "timedatectl" => ExitCode::SUCCESS,
         "sudo" => misc::sudo(&settings, &a),
         "reboot" => units::systemctl(&["reboot"]),
         "hostnamectl" => misc::hostnamectl(&a),

@@ -1,6 +1,7 @@
 //! The package manager stand-in: any package of any version, and what driver packages do to a host.
 
 use super::{Settings, fail, here, load, save, units};
+use crate::lab::hardware_fault::HardwareFault;
 use crate::lab::spec::FaultKind;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -44,7 +45,14 @@ fn effects(name: &str) {
         "chrony" => units::install("chrony.service", true),
         "nvidia-fabricmanager" => units::install("nvidia-fabricmanager.service", false),
         "nvidia-persistenced" => units::install("nvidia-persistenced.service", true),
-        _ => {}
+        "nvidia-imex" => units::install("nvidia-imex.service", false),
+        // A kernel that was installed boots next, if it is the newest.
+        name => {
+            if let Some(release) = name.strip_prefix("linux-image-") {
+                let _ = std::fs::create_dir_all("/boot");
+                let _ = std::fs::write(format!("/boot/vmlinuz-{release}"), "LAB\n");
+            }
+        }
     }
 }
 
@@ -110,6 +118,34 @@ pub(super) fn apt_get(settings: &Settings, arguments: &[&str]) -> ExitCode {
         }
         other => fail(100, format!("E: LAB: apt-get {other} is not simulated")),
     }
+}
+
+/// Releases of the driver that the lab's repository has.
+const DRIVERS: [&str; 7] =
+    ["570.158.01", "580.126.09", "580.178.04", "595.45.04", "595.71.05", "595.91.07", "610.57.04"];
+
+/// `apt-cache policy NAMES` and `apt-cache madison NAME`: everything is there but what a fault takes away.
+pub(super) fn apt_cache(settings: &Settings, arguments: &[&str]) -> ExitCode {
+    let Some((verb, names)) = arguments.split_first() else { return ExitCode::SUCCESS };
+    for name in names.iter().filter(|n| !n.starts_with('-')) {
+        let gone = settings.hardware_faults().any(|fault| match fault {
+            HardwareFault::HeadersGone => name.starts_with("linux-headers-"),
+            HardwareFault::NoVersion(package) => package == name,
+            _ => false,
+        });
+        match *verb {
+            "policy" if gone => {}
+            "policy" => println!("{name}:\n  Installed: (none)\n  Candidate: {}", candidate(name)),
+            "madison" if gone => {}
+            "madison" => {
+                for version in DRIVERS {
+                    println!("{name:>10} | {version}-1 | http://lab LAB/main amd64 Packages");
+                }
+            }
+            other => return fail(100, format!("E: LAB: apt-cache {other} is not simulated")),
+        }
+    }
+    ExitCode::SUCCESS
 }
 
 /// `apt-mark`.

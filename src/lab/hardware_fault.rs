@@ -1,0 +1,62 @@
+//! Faults of simulated accelerators and of what their drivers need. They are there from the start and survive a reboot,
+//! as a broken machine's do.
+
+use serde::{Deserialize, Serialize};
+
+/// What is wrong with a host's hardware or driver.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[serde(rename_all = "kebab-case")]
+pub enum HardwareFault {
+    /// No repository has headers of the running kernel.
+    HeadersGone,
+    /// The fabric never comes up: every GPU stays "In Progress".
+    FabricStuck,
+    /// The kernel log has this Xid as soon as the driver is loaded.
+    Xid(u32),
+    /// One accelerator is not on the bus.
+    Missing,
+    /// The first accelerator has uncorrectable memory errors.
+    Ecc,
+    /// The first GPU waits for a reset to remap rows.
+    RemapPending,
+    /// The first GPU's PCIe link is at half its width.
+    Pcie,
+    /// nouveau is loaded at every boot, whatever is blacklisted.
+    Nouveau,
+    /// The driver's libraries are of another version than its module, as after an unattended upgrade.
+    DriverMismatch,
+    /// The Neuron module that gets loaded is always this one.
+    NeuronDriver(String),
+    /// Secure Boot is on.
+    SecureBoot,
+    /// No repository has the wanted version of this package.
+    NoVersion(String),
+    /// The module is not built, and the packages install all the same.
+    DkmsSkipped,
+}
+
+/// The names, as they are written.
+pub const NAMES: &str = "headers-gone, fabric-stuck, xid:NUMBER, device-missing, ecc, remap-pending, pcie-width, nouveau, \
+                         driver-mismatch, neuron-driver:VERSION, secure-boot, no-version:PACKAGE, dkms-skipped";
+
+impl HardwareFault {
+    /// Reads a kind and its argument; `None` if it is none of these.
+    pub fn parse(kind: &str, argument: &str) -> Option<Self> {
+        Some(match kind {
+            "headers-gone" => Self::HeadersGone,
+            "fabric-stuck" => Self::FabricStuck,
+            "xid" => Self::Xid(argument.parse().ok()?),
+            "device-missing" => Self::Missing,
+            "ecc" => Self::Ecc,
+            "remap-pending" => Self::RemapPending,
+            "pcie-width" => Self::Pcie,
+            "nouveau" => Self::Nouveau,
+            "driver-mismatch" => Self::DriverMismatch,
+            "neuron-driver" if !argument.is_empty() => Self::NeuronDriver(argument.to_owned()),
+            "secure-boot" => Self::SecureBoot,
+            "no-version" if !argument.is_empty() => Self::NoVersion(argument.to_owned()),
+            "dkms-skipped" => Self::DkmsSkipped,
+            _ => return None,
+        })
+    }
+}

@@ -1,0 +1,214 @@
+//! The quick look at accelerators, under 30 s: count, driver, fabric, ECC, row remapping, PCIe width, and what the kernel
+//! log holds since boot. One shell program: a guard of the roles, their gate after a change, and the first part of
+//! `verify`, so that the three cannot tell different stories.
+//!
+//! It prints a line per finding, worst first: `E-NV-ECC: what and what to do`, `E-NV-HUNG: unknown: …` for what could not
+//! be read, `ok: …`. Exit 0 healthy, 1 not, 125 when something could not be told and nothing is known to be wrong.
+
+use crate::catalog::{Action, Catalog, Fabric, Product, Vendor};
+use crate::template::quote;
+
+/// nvidia-smi answers in 2 s with the persistence daemon, in 10 s without; a wedged GPU hangs it for ever.
+const TOOL_SECONDS: u32 = 10;
+/// Fabric Manager needs about 45 s after its start (nvtrust#128); twice that is "it does not come".
+const FABRIC_SECONDS: u32 = 90;
+
+/// What a host should have.
+#[derive(Clone, Copy)]
+pub struct QuickInput<'a> {
+    /// The catalog, for Xids.
+    pub catalog: &'a Catalog,
+    /// The product.
+    pub product: &'a Product,
+    /// How many.
+    pub count: u32,
+    /// The driver's version, or a line such as `2.29.*`.
+    pub driver: &'a str,
+    /// Daemons that have to run before the fabric can come up.
+    pub units: &'a [&'a str],
+    /// Wait for what is on its way: the fabric after a start of its daemon.
+    pub wait: bool,
+}
+
+pub(super) const FRAME: &str = r#"set +e; B=; U=; O=
+bad() { case $2 in unknown:*) U="$U$1: $2
+";; *) B="$B$1: $2
+";; esac; }
+okay() { O="${O}ok: $1
+"; }
+# What hangs in the kernel cannot be killed, but the shell around it can.
+tool() { s=$1; shift; timeout -k 1 "$s" /bin/sh -c '"$@"; exit $?' tool "$@" </dev/null; }
+T=$(mktemp) || exit 125
+trap 'rm -f -- "$T" "$T.x"' EXIT
+"#;
+
+const END: &str = r#"printf '%s' "$B$U$O"
+[ -z "$B" ] || exit 1
+[ -z "$U" ] || exit 125
+exit 0
+"#;
+
+/// Returns the numbers of the Xids with one of some actions as a shell pattern: `46|62`.
+fn pattern(catalog: &Catalog, actions: &[Action]) -> String {
+    let mut xids: Vec<u32> =
+        catalog.xids().iter().filter(|r| actions.contains(&r.action)).flat_map(|r| r.xids.clone()).collect();
+    xids.sort_unstable();
+    xids.iter().map(u32::to_string).collect::<Vec<_>>().join("|")
+}
+
+/// Reads `Xid NUMBER BUS` lines out of a kernel log, each once. Prefixes vary by tool and are skipped.
+const XIDS: &str = r"sed -n 's/.*NVRM: Xid (PCI:\([0-9a-fA-F:.]*\)): \([0-9][0-9]*\),.*/\2 \1/p' | sort -u";
+
+/// Returns a shell pattern that a version has to fit.
+fn fits(driver: &str) -> String {
+    match driver.strip_suffix('*') {
+        Some(line) => quote(line) + "*",
+        None => quote(driver),
+    }
+}
+
+/// Returns shell that prints why a host with GPUs has to reboot, by its kernel log, and then exits 1.
+pub fn needs_reboot(catalog: &Catalog) -> String {
+    let fatal = pattern(catalog, &[Action::Reset, Action::Reboot]);
+    format!(
+        "x=$(timeout 5 dmesg 2>/dev/null </dev/null | {XIDS} | while read -r x at; do case $x in {fatal}) echo \"Xid $x on $at\"; break;; esac; done)\n\
+         [ -z \"$x\" ] || {{ echo \"$x\"; exit 1; }}\n"
+    )
+}
+
+/// Returns the program.
+pub fn quick(input: QuickInput<'_>) -> String {
+    let body = match input.product.vendor {
+        Vendor::Nvidia => nvidia(&input),
+        Vendor::Neuron => neuron(&input),
+    };
+    format!("{FRAME}{body}{END}")
+}
+
+fn nvidia(input: &QuickInput<'_>) -> String {
+    let QuickInput { catalog, product, count, driver, units, wait } = *input;
+    let wait_s = if wait && product.fabric != Fabric::None { FABRIC_SECONDS } else { 0 };
+    let start: String = match wait {
+        true => units.iter().map(|u| format!("systemctl start {} || true\n", quote(u))).collect(),
+        false => String::new(),
+    };
+    format!(
+        r#"{start}n=0
+for d in /sys/bus/pci/devices/*; do
+[ -r "$d/vendor" ] || continue; read -r v <"$d/vendor"; [ "$v" = 0x10de ] || continue
+read -r c <"$d/class"; case $c in 0x0300*|0x0302*) ;; *) continue;; esac
+n=$((n + 1)); w=; m=
+[ -r "$d/current_link_width" ] && read -r w <"$d/current_link_width"
+[ -r "$d/max_link_width" ] && read -r m <"$d/max_link_width"
+case $w in ''|*[!0-9]*) ;; *) case $m in ''|*[!0-9]*) ;; *) [ "$w" -ge "$m" ] || bad E-NV-PCIE "${{d##*/}} runs at x$w of x$m: reseat it, or look at its riser";; esac;; esac
+done
+if [ $n -eq {count} ]; then okay "$n GPUs on the PCI bus"; else bad E-NV-COUNT "$n of {count} GPUs are on the PCI bus"; fi
+[ ! -d /sys/module/nouveau ] || bad E-NOUVEAU "nouveau is loaded and holds the GPUs: reboot with it blacklisted"
+v=; [ -r /sys/module/nvidia/version ] && read -r v </sys/module/nvidia/version
+case $v in {version}) okay "module nvidia $v is loaded";; '') bad E-NV-DRIVER "module nvidia is not loaded";;
+*) bad E-NV-MODULE-VERSION "module nvidia $v is loaded, {driver} is wanted: a reboot takes the old one out";; esac
+smi() {{ tool {TOOL_SECONDS} nvidia-smi --query-gpu="$1" --format=csv,noheader,nounits >"$T" 2>&1; r=$?; a=$(cat "$T"); }}
+core=index,pci.bus_id,driver_version,ecc.errors.uncorrected.volatile.total
+left={wait_s}
+# A daemon that has been up for longer than that will not bring the fabric any more.
+if [ $left -gt 0 ]; then
+s=$(systemctl show -p ActiveEnterTimestampMonotonic --value {daemon} 2>/dev/null); read -r u _ </proc/uptime
+case $s in ''|*[!0-9]*) left=0;; *) left=$((left - (${{u%%.*}} - s / 1000000)));; esac
+fi
+end=$(($(date +%s) + left))
+while :; do
+smi $core,fabric.state,fabric.status,remapped_rows.pending,remapped_rows.failure
+# One field that an older driver does not know fails the whole call.
+case $a in *'not a valid field'*) smi $core; bad E-NV-FIELDS "unknown: this nvidia-smi tells neither fabric nor remapped rows";; esac
+case $a in *', In Progress,'*) [ "$(date +%s)" -lt "$end" ] || break; sleep 3;; *) break;; esac
+done
+l=${{a%%
+*}}
+case "$r $a" in
+*'Driver/library version mismatch'*) bad E-NV-MISMATCH "the driver's libraries are of another version than its loaded module: packages were changed behind the module; reboot, or install {driver} again";;
+*'device handle for GPU'*|*'GPU is lost'*) bad E-NV-LOST "a GPU is off the bus: $l";;
+*'No devices were'*) bad E-NV-LOST "the driver found no GPU that works: dmesg says why";;
+'124 '*|'137 '*) bad E-NV-HUNG "unknown: nvidia-smi did not answer in {TOOL_SECONDS} s, so nothing is known of the GPUs";;
+'9 '*) bad E-NV-DRIVER "nvidia-smi does not reach the driver";;
+'0 '*)
+g=0
+while IFS=, read -r i bus drv ecc state status pending failure; do
+g=$((g + 1)); at="GPU $i (${{bus# }})"
+case ${{drv# }} in {version}) ;; *) bad E-NV-MISMATCH "$at is driven by ${{drv# }}, {driver} is wanted";; esac
+case ${{ecc# }} in ''|0|*[!0-9]*) ;; *) bad E-NV-ECC "$at has ${{ecc# }} uncorrectable memory errors since boot: reboot it; if they come back, replace it";; esac
+case ${{state# }} in
+'In Progress') bad E-NV-FABRIC "$at is not in the fabric yet (In Progress; CUDA fails with 802): look at nvidia-fabricmanager and its log";;
+Completed) case ${{status# }} in Success|N/A|'[N/A]'|'') ;; *) bad E-NV-FABRIC "$at was refused by the fabric: ${{status# }}";; esac;;
+''|N/A|'[N/A]'|'[Not Supported]') ;;
+*) bad E-NV-FABRIC "$at has fabric state ${{state# }}";; esac
+case ${{pending# }} in [Yy]es|1) bad E-NV-REMAP "$at waits for a reset to remap rows: reboot the host";; esac
+case ${{failure# }} in [Yy]es|1) bad E-NV-REMAP "$at could not remap a row: replace it";; esac
+done <"$T"
+if [ $g -eq {count} ]; then okay "nvidia-smi sees $g GPUs"; else bad E-NV-COUNT "nvidia-smi sees $g of {count} GPUs"; fi;;
+*) bad E-NV-SMI "unknown: nvidia-smi ended with $r: $l";;
+esac
+if tool 5 dmesg >"$T" 2>/dev/null; then
+<"$T" {XIDS} >"$T.x"
+while read -r x at; do
+case $x in
+{mild}) okay "Xid $x on $at asks for nothing of the host";;
+{reset}) bad E-NV-XID "Xid $x on $at asks for a reset of the GPU: a reboot does it";;
+{reboot}) bad E-NV-XID "Xid $x on $at asks for a reboot";;
+{isolate}) bad E-NV-XID "Xid $x on $at: the host has to be taken out, and a person looks";;
+*) bad E-NV-XID "Xid $x on $at is in no table: a person looks";; esac
+done <"$T.x"
+okay "kernel log read"
+else bad E-NV-LOG "unknown: the kernel log cannot be read"; fi
+"#,
+        daemon = if product.fabric == Fabric::Imex {
+            "nvidia-imex.service"
+        } else {
+            "nvidia-fabricmanager.service"
+        },
+        version = fits(driver),
+        mild = pattern(catalog, &[Action::Ignore, Action::RestartApp]),
+        reset = pattern(catalog, &[Action::Reset]),
+        reboot = pattern(catalog, &[Action::Reboot]),
+        isolate = pattern(catalog, &[Action::Isolate]),
+    )
+}
+
+fn neuron(input: &QuickInput<'_>) -> String {
+    let QuickInput { product, count, driver, .. } = *input;
+    let ids: Vec<String> = product.pci.iter().map(|id| format!("0x{}", id.device)).collect();
+    format!(
+        r#"n=0
+for d in /sys/bus/pci/devices/*; do
+[ -r "$d/vendor" ] || continue; read -r v <"$d/vendor"; [ "$v" = 0x1d0f ] || continue
+read -r c <"$d/device"; case $c in {ids}) n=$((n + 1));; esac
+done
+if [ $n -eq {count} ]; then okay "$n devices on the PCI bus"; else bad E-NEURON-COUNT "$n of {count} devices are on the PCI bus"; fi
+v=; [ -r /sys/module/neuron/version ] && read -r v </sys/module/neuron/version
+case $v in {version}) okay "module neuron $v is loaded";; '') bad E-NEURON-DRIVER "module neuron is not loaded";;
+*) bad E-NEURON-WINDOW "module neuron $v is loaded, {driver} is wanted: runtimes of this SDK refuse it, or it refuses them; a process holds the old one, so reboot";; esac
+g=0
+for d in /sys/devices/virtual/neuron_device/neuron*; do
+[ -d "$d" ] || continue; g=$((g + 1)); at=${{d##*/}}; h=$d/stats/hardware
+for f in mem_ecc_uncorrected sram_ecc_uncorrected; do
+e=; [ -r "$h/$f" ] && read -r e <"$h/$f"
+case $e in 0) ;; ''|*[!0-9]*) bad E-NEURON-ECC "unknown: $at does not tell $f";; *) bad E-NEURON-ECC "$at has $f $e: take the instance out of service";; esac
+done
+e=; [ -r "$h/mem_ecc_repairable_uncorrected" ] && read -r e <"$h/mem_ecc_repairable_uncorrected"
+case $e in ''|0|*[!0-9]*) ;; *) bad E-NEURON-REPAIR "$at has $e memory errors that a reset repairs: reboot the host";; esac
+# Reported by driver 2.30.2 and newer on Trn2 and Trn3 only.
+if [ -r "$h/health_status/unhealthy_components" ]; then
+e=; read -r e <"$h/health_status/unhealthy_components"
+[ -z "$e" ] || bad E-NEURON-UNHEALTHY "$at says that these are unhealthy: $e"
+fi
+done
+if [ $g -eq {count} ]; then okay "the driver has $g devices"; else bad E-NEURON-COUNT "the driver has $g of {count} devices"; fi
+if tool 5 dmesg >"$T" 2>/dev/null; then
+e=$(sed -n 's/.*NEURON_HW_ERR=\([A-Z_]*\).*/\1/p' "$T" | sort -u | tr '\n' ' ')
+[ -z "$e" ] || bad E-NEURON-HW "the kernel log has ${{e% }} since boot: take the instance out of service"
+okay "kernel log read"
+else bad E-NEURON-LOG "unknown: the kernel log cannot be read"; fi
+"#,
+        ids = ids.join("|"),
+        version = fits(driver),
+    )
+}
