@@ -1,5 +1,6 @@
 //! Tier 2: the lab. Real SSH, real shell programs, simulated machines.
 
+mod contract;
 mod executor;
 mod hosts;
 mod kit;
