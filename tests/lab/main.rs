@@ -1,5 +1,6 @@
 //! Tier 2: the lab. Real SSH, real shell programs, simulated machines.
 
+mod commands;
 mod executor;
 mod hosts;
 mod kit;

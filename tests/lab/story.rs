@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicU8, Ordering};
 static NEXT: AtomicU8 = AtomicU8::new(1);
 
 /// A copy of an example inventory with a twin of its own; the twin ends with it.
-struct Story {
-    dir: tempfile::TempDir,
-    inventory: PathBuf,
+pub struct Story {
+    pub dir: tempfile::TempDir,
+    pub inventory: PathBuf,
 }
 
 impl Story {
     /// Copies `inventories/lab` onto loopback addresses that no other test uses.
-    fn new() -> Self {
+    pub fn new() -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let inventory = dir.path().join("site");
         std::fs::create_dir(&inventory).expect("made");
@@ -37,7 +37,7 @@ impl Story {
         std::fs::write(&file, with).expect("written");
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_provision"));
         command
             .args(arguments)
@@ -47,30 +47,30 @@ impl Story {
         command
     }
 
-    fn run(&self, arguments: &[&str]) -> Output {
+    pub fn run(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().expect("the binary runs")
     }
 
-    fn at(&self) -> String {
+    pub fn at(&self) -> String {
         self.inventory.display().to_string()
     }
 
-    fn up(&self) {
+    pub fn up(&self) {
         let output = self.run(&["lab", "up", &self.at()]);
         assert!(output.status.success(), "{}", text(&output));
     }
 
-    fn plan(&self) -> (i32, String) {
+    pub fn plan(&self) -> (i32, String) {
         let output = self.run(&["plan", "-i", &self.at()]);
         (output.status.code().unwrap_or(-1), text(&output))
     }
 
-    fn apply(&self, more: &[&str]) -> Output {
+    pub fn apply(&self, more: &[&str]) -> Output {
         let at = self.at();
         self.run(&[&["apply", "--yes", "-i", &at], more].concat())
     }
 
-    fn file(&self, host: &str, path: &str) -> PathBuf {
+    pub fn file(&self, host: &str, path: &str) -> PathBuf {
         self.inventory.join(".lab/hosts").join(host).join("root").join(path.trim_start_matches('/'))
     }
 }
@@ -81,7 +81,7 @@ impl Drop for Story {
     }
 }
 
-fn text(output: &Output) -> String {
+pub fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
