@@ -2,6 +2,7 @@
 
 mod accelerators;
 mod contract;
+mod commands;
 mod executor;
 mod hosts;
 mod kit;
