@@ -2,7 +2,7 @@
 
 use super::{Global, Output, exit};
 use crate::catalog::Catalog;
-use crate::inventory::{Files, Inventory, load, load_from};
+use crate::inventory::{Diagnostics, Files, Inventory, load, load_from};
 use crate::plan::compare;
 use crate::report::{comparison_markdown, comparison_text};
 use anyhow::{Context, bail};
@@ -52,25 +52,34 @@ impl Files for Revision {
     }
 }
 
-fn read(text: &str, catalog: &Catalog) -> anyhow::Result<Inventory> {
+fn read(text: &str, catalog: &Catalog) -> Result<Inventory, Diagnostics> {
     let loaded = match text.split_once(':').filter(|_| !Path::new(text).exists()) {
         Some((revision, path)) => load_from(&Revision(revision.to_owned()), Path::new(path), catalog),
         None => load(Path::new(text), catalog),
     };
-    match loaded {
-        Ok(loaded) => Ok(loaded.inventory),
-        Err(found) => {
-            eprint!("{found}");
-            bail!("{text} cannot be used")
-        }
-    }
+    loaded.map(|loaded| loaded.inventory)
 }
 
 impl Diff {
     /// Compares and prints.
     pub fn run(self, global: &Global) -> anyhow::Result<u8> {
         let catalog = Catalog::builtin().context("cannot load the catalog")?;
-        let diff = compare(&read(&self.before, &catalog)?, &read(&self.after, &catalog)?);
+        // Side by side: reading is most of the work.
+        let (before, after) = std::thread::scope(|threads| {
+            let before = threads.spawn(|| read(&self.before, &catalog));
+            let after = read(&self.after, &catalog);
+            (before.join(), after)
+        });
+        let Ok(before) = before else { bail!("reading {} was cut short", self.before) };
+        let mut usable = Vec::new();
+        for (text, read) in [(&self.before, before), (&self.after, after)] {
+            match read {
+                Ok(inventory) => usable.push(inventory),
+                Err(found) => eprint!("{found}error: {text} cannot be used\n"),
+            }
+        }
+        let [before, after] = &usable[..] else { return Err(super::Silent.into()) };
+        let diff = compare(before, after);
         match global.output {
             Output::Text => print!("{}", comparison_text(&diff)),
             Output::Markdown => print!("{}", comparison_markdown(&diff)),

@@ -6,6 +6,7 @@ use crate::event::{Event, Events};
 use crate::state::{Failure, FailureKind, REDACTED, SecretText, Step};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
+use zeroize::Zeroizing;
 
 /// Lines of output that a failure keeps.
 const TAIL_LINES: usize = 20;
@@ -16,7 +17,7 @@ pub(super) struct Progress<'a> {
     state_dir: &'a str,
     events: &'a Events,
     steps: &'a [Step],
-    secrets: Vec<SecretText>,
+    secrets: Vec<Zeroizing<String>>,
     partial: Vec<u8>,
     current: Option<(String, Instant)>,
     tail: VecDeque<String>,
@@ -31,14 +32,14 @@ impl<'a> Progress<'a> {
         state_dir: &'a str,
         events: &'a Events,
         steps: &'a [Step],
-        secrets: Vec<SecretText>,
+        secrets: &[SecretText],
     ) -> Self {
         Self {
             host,
             state_dir,
             events,
             steps,
-            secrets,
+            secrets: secrets.iter().flat_map(SecretText::forms).collect(),
             partial: Vec::new(),
             current: None,
             tail: VecDeque::new(),
@@ -84,11 +85,9 @@ impl<'a> Progress<'a> {
 
     fn redact(&self, line: &str) -> String {
         let mut line = line.to_owned();
-        for secret in &self.secrets {
-            for part in secret.expose().lines().filter(|l| l.trim().len() > 3) {
-                if line.contains(part) {
-                    line = line.replace(part, REDACTED);
-                }
+        for form in &self.secrets {
+            if line.contains(form.as_str()) {
+                line = line.replace(form.as_str(), REDACTED);
             }
         }
         line
@@ -218,8 +217,8 @@ mod tests {
 
     fn events_of(output: &str, secrets: &[&str]) -> (Option<Result<bool, Failure>>, Vec<Event>) {
         let (events, mut receiver) = Events::channel();
-        let secrets = secrets.iter().map(|s| SecretText::new(*s)).collect();
-        let mut progress = Progress::new("h-1".to_owned(), "/var/lib/provision", &events, &[], secrets);
+        let secrets: Vec<_> = secrets.iter().map(|s| SecretText::new(*s)).collect();
+        let mut progress = Progress::new("h-1".to_owned(), "/var/lib/provision", &events, &[], &secrets);
         let mut offset = 0;
         // In packets of three bytes: nothing may depend on where the network cuts.
         let mut result = None;

@@ -1,7 +1,7 @@
 //! A host's folders before anything was done to it: what an installed Debian with sshd has, and its hardware in /sys.
 
 use super::isolate::{COVERED, DEVICES};
-use super::spec::{Hardware, Host, Spec};
+use super::spec::{FaultKind, Hardware, Host, Spec};
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -157,18 +157,24 @@ pub fn build(spec: &Spec, host: &Host) -> io::Result<()> {
     for tool in TOOLS {
         std::os::unix::fs::symlink("/opt/lab/tool", local.join("bin").join(tool))?;
     }
-    let settings = serde_json::json!({
-        "host": host.name,
-        "hardware": host.hardware,
-        "sudo_password": host.sudo_password,
-        "faults": spec.faults_of(&host.name).collect::<Vec<_>>(),
-    });
-    write(&root.join("var/lib/lab/settings.json"), &settings.to_string())?;
+    settings(&dir, host, &spec.faults_of(&host.name).cloned().collect::<Vec<_>>())?;
     if let Some(hardware) = &host.hardware {
         pci(&root.join("sys"), hardware)?;
     }
     fs::create_dir_all(root.join("sys/module"))?;
     Ok(())
+}
+
+/// Tells the host's tools what they are to play. They read it at each start, so it is replaced as a whole.
+pub fn settings(dir: &Path, host: &Host, faults: &[FaultKind]) -> io::Result<()> {
+    let settings = serde_json::json!({
+        "hardware": host.hardware,
+        "sudo_sha256": host.sudo_sha256,
+        "faults": faults,
+    });
+    let file = dir.join("root/var/lib/lab/settings.json");
+    write(&file.with_extension("new"), &settings.to_string())?;
+    fs::rename(file.with_extension("new"), file)
 }
 
 /// Gives the host a new boot id.

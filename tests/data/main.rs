@@ -8,6 +8,7 @@ mod house;
 mod inventory;
 mod mistakes;
 mod plan;
+mod planner;
 mod role;
 mod run;
 mod screens;

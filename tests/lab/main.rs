@@ -4,4 +4,6 @@ mod executor;
 mod hosts;
 mod kit;
 mod reconciler;
+mod scripts;
+mod secrets;
 mod story;

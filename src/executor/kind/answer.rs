@@ -76,7 +76,7 @@ pub struct Answer {
 }
 
 /// Returns the package that a line of `dnf versionlock list` locks: dnf 4 prints `chrony-0:4.5-1.el9.*`, dnf 5
-/// `Package name: chrony`. apt-mark prints the name alone.
+/// `Package name: chrony`. dpkg tells it by the first letter of a status.
 fn held(line: &str) -> String {
     let line = line.trim();
     if let Some(name) = line.strip_prefix("Package name:") {
@@ -118,6 +118,9 @@ impl Answer {
             let columns: Vec<&str> = line.split('|').collect();
             if let [name, status, version] = columns[..] {
                 let installed = status.trim_end().ends_with('i');
+                if status.starts_with('h') {
+                    answer.holds.insert(name.to_owned());
+                }
                 answer.packages.insert(name.to_owned(), installed.then(|| version.to_owned()));
             } else if let Some(name) =
                 line.strip_prefix("package ").and_then(|l| l.strip_suffix(" is not installed"))
@@ -125,7 +128,7 @@ impl Answer {
                 answer.packages.insert(name.to_owned(), None);
             }
         }
-        answer.holds = sections.lines("holds").iter().map(|l| held(l)).collect();
+        answer.holds.extend(sections.lines("holds").iter().map(|l| held(l)));
         for block in sections.lines("units").split(|line| line.is_empty()) {
             let properties: BTreeMap<String, String> = block
                 .iter()
@@ -268,7 +271,8 @@ mod tests {
 
     #[test]
     fn held_packages_are_found_in_each_managers_words() {
-        assert_eq!(held("nvidia-open-580"), "nvidia-open-580");
+        let dpkg = answer("\x1epackages\na|hi |1\nb|ii |1\n\x1edpkg-rc\n0\n\x1eend 0\n");
+        assert_eq!(dpkg.holds, BTreeSet::from(["a".to_owned()]));
         assert_eq!(held("nvidia-driver-3:580.95.05-1.el9.*"), "nvidia-driver");
         assert_eq!(held("Package name: chrony"), "chrony");
     }
