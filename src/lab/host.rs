@@ -156,7 +156,7 @@ impl LabHost {
     }
 
     /// Makes something go wrong from now on.
-    pub fn inject(&self, kind: &FaultKind) {
+    pub fn inject(self: &Arc<Self>, kind: &FaultKind) {
         let all = {
             let mut faults = self.faults();
             faults.push(kind.clone());
@@ -171,21 +171,27 @@ impl LabHost {
                 self.cut.store(true, Relaxed);
                 self.links.send_replace(());
             }
-            FaultKind::Lost => self.lose(),
+            FaultKind::Lost => self.clone().lose(),
             _ => {}
         }
     }
 
     /// The machine goes off and stays off.
-    fn lose(&self) {
+    fn lose(self: Arc<Self>) {
         self.up.store(false, Relaxed);
         self.lost.send_replace(true);
-        self.boot.send_modify(|boot| *boot += 1);
+        self.links.send_replace(());
         self.cluster.stop(&self.name);
+        let host = self.clone();
+        // Its programs go when nobody can hear of it any more: a machine without power reports no interruption.
+        self.spawn(async move {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            host.boot.send_modify(|boot| *boot += 1);
+        });
     }
 
     /// Reads what a program prints for the announcement of a step that brings a fault. `rest` keeps what a chunk cut.
-    pub(super) fn heed(&self, rest: &mut Vec<u8>, chunk: &[u8]) {
+    pub(super) fn heed(self: &Arc<Self>, rest: &mut Vec<u8>, chunk: &[u8]) {
         /// Announcements are lines far shorter than this, in bytes.
         const MOST_LINE: usize = 4 << 10;
         if self.later().is_empty() {

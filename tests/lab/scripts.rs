@@ -1,6 +1,6 @@
 //! Stories told as scripts: `scripts/*.script` run by /bin/sh against a twin of `scripts/*.yaml`, what they print compared
 //! with `*.stdout`, ids, times and addresses masked. To accept what is printed now: UPDATE_SCRIPTS=1 cargo test scripts,
-//! and read the change.
+//! and read the change. A step is heard of a little after it began, so scripts give a fault that begins with one time.
 //!
 //! A script's first line names its site (`# site: faults.yaml`); a line beginning with `$ ` is run and shown with its
 //! output and exit status; `provision` is the binary under test and `SITE` its inventory. Other lines are shown as they are.
@@ -49,8 +49,10 @@ fn play(name: &str) -> String {
         shown += line;
         shown.push('\n');
         let Some(command) = line.strip_prefix("$ ") else { continue };
-        let text =
-            format!("provision() {{ {} \"$@\"; }}\nexec 2>&1\n{command}\n", env!("CARGO_BIN_EXE_provision"));
+        let text = format!(
+            "provision() {{ timeout 120 {} \"$@\"; }}\nexec 2>&1\n{command}\n",
+            env!("CARGO_BIN_EXE_provision")
+        );
         let output = story.shell(&text.replace("SITE", &story.at())).output().expect("a shell");
         shown += &String::from_utf8_lossy(&output.stdout);
         match output.status.code() {

@@ -71,7 +71,7 @@ const PLANTING: &str = r#"
     apply: |
       echo 'printed: @'
       : >/etc/planted-by-command
-- directory: {path: "/opt/@", mode: 0o755}
+- directory: {path: "/opt/@", mode: 0o755, owner: "root:root"}
 - file: {path: /etc/planted, content: "@ in a file\n"}
 "#;
 

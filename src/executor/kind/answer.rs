@@ -57,6 +57,8 @@ pub struct Answer {
     packages: BTreeMap<String, Option<String>>,
     /// dpkg named all that is installed: what it did not name is not.
     packages_complete: bool,
+    /// dpkg was given up.
+    packages_given_up: bool,
     /// Held packages.
     pub holds: BTreeSet<String>,
     /// Properties by unit, under each of its names.
@@ -96,6 +98,8 @@ impl Answer {
         let rc = |name: &str| sections.first(name).parse::<i32>().ok();
         let mut answer = Self {
             packages_complete: matches!(rc("dpkg-rc"), Some(0 | 1)),
+            // 124 is `timeout`'s own; 137 and 143 are what its signals leave.
+            packages_given_up: matches!(rc("dpkg-rc"), Some(124 | 137 | 143)),
             stat: rc("stat-rc").filter(|rc| matches!(rc, 0 | 1)).map(|_| read_stat(sections)),
             ..Self::default()
         };
@@ -192,6 +196,9 @@ impl Answer {
         match self.packages.get(name) {
             Some(version) => Ok(version.as_deref()),
             None if self.packages_complete => Ok(None),
+            None if self.packages_given_up => {
+                Err("timed out: the package database gave no answer".to_owned())
+            }
             None => Err("the package database gave no answer".to_owned()),
         }
     }
