@@ -4,6 +4,7 @@ mod executor;
 mod hosts;
 mod kit;
 mod reconciler;
+mod scale;
 mod scripts;
 mod secrets;
 mod story;
