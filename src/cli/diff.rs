@@ -167,7 +167,14 @@ fn read(said: &str) -> anyhow::Result<Side> {
 impl Diff {
     /// Compares and prints.
     pub fn run(self, global: &Global) -> anyhow::Result<u8> {
-        let (before, after) = (read(&self.before)?, read(&self.after)?);
+        // Side by side: reading is most of the work.
+        let (before, after) = std::thread::scope(|threads| {
+            let before = threads.spawn(|| read(&self.before));
+            let after = read(&self.after);
+            (before.join(), after)
+        });
+        let cut = |_| anyhow::anyhow!("reading {} was cut short", self.before);
+        let (before, after) = (before.map_err(cut)??, after?);
         let mut diff = compare(&before.inventory, &after.inventory);
         diff.roles = changed_roles(&before.roles, &after.roles);
         match global.output {

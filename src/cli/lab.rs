@@ -6,12 +6,13 @@ use super::{Global, Where, coded, exit, usage, watch};
 use crate::artifact::{Lock, Locked};
 use crate::catalog::{Catalog, Vendor};
 use crate::event::Events;
-use crate::inventory::Inventory;
+use crate::inventory::{Inventory, Secrets};
 use crate::lab::{self as twin_room, Counters, Fault, Hardware, Spec};
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::io::IsTerminal;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -19,6 +20,9 @@ use std::time::{Duration, Instant};
 
 /// The lab comes up within this time, or says why not.
 const UP_DEADLINE: Duration = Duration::from_secs(120);
+/// Files of a running lab's folder by which a fault is asked for, and why it was refused.
+const FAULT_ASKED: &str = "fault.asked";
+const FAULT_ANSWER: &str = "fault.answer";
 
 /// The lab: a twin of the fleet on this machine, for trying things out and for CI
 #[derive(Args)]
@@ -46,6 +50,8 @@ enum LabCommand {
     Status(LabPlace),
     /// Open a shell on a simulated host, through the machine's own ssh
     Ssh(LabSsh),
+    /// Make something go wrong on a twin that is up
+    Fault(LabFault),
     /// The twin's own process
     #[command(hide = true)]
     Serve {
@@ -61,7 +67,7 @@ enum LabCommand {
 struct LabRun {
     /// The inventory
     inventory: PathBuf,
-    /// Something that goes wrong: HOST=KIND
+    /// Something that goes wrong: HOST=KIND[:ARGUMENT][@STEP]; docs/reference/faults.md has the kinds
     #[arg(long)]
     fault: Vec<String>,
     /// Leave the twin up
@@ -76,9 +82,20 @@ struct LabRun {
 struct LabUp {
     /// The inventory
     inventory: PathBuf,
-    /// Something that goes wrong: HOST=KIND
+    /// Something that goes wrong: HOST=KIND[:ARGUMENT][@STEP]; docs/reference/faults.md has the kinds
     #[arg(long)]
     fault: Vec<String>,
+}
+
+#[derive(Args)]
+#[command(after_help = "Examples:
+  provision lab fault inventories/lab cp-1=lost
+  provision lab fault inventories/lab b-1=hung-tool:nvidia-smi")]
+struct LabFault {
+    /// The inventory
+    inventory: PathBuf,
+    /// What goes wrong from now on: HOST=KIND[:ARGUMENT]
+    fault: String,
 }
 
 #[derive(Args)]
@@ -170,9 +187,14 @@ fn hardware(inventory: &Inventory, catalog: &Catalog, host: &crate::inventory::H
 }
 
 /// Returns the twin's specification. Real addresses are mapped onto loopback ones chosen at random.
-fn spec(inventory: &Inventory, catalog: &Catalog, faults: &[String]) -> anyhow::Result<Spec> {
+async fn spec(inventory: &Inventory, catalog: &Catalog, faults: &[String]) -> anyhow::Result<Spec> {
     let (a, b) = (rand::random_range(64..=126u8), rand::random::<u8>());
     let own = is_lab(inventory);
+    // Hosts of a lab inventory ask for the password that it names; twins of real ones never get to see a real one.
+    let password = match &inventory.ssh.sudo_password {
+        Some(name) if own => Some(Secrets::new(inventory).resolve(name).await?),
+        _ => None,
+    };
     let mapped =
         |n: usize| IpAddr::V4(Ipv4Addr::new(127, a, b.wrapping_add((n / 250) as u8), (n % 250) as u8 + 2));
     let mut hosts = Vec::new();
@@ -182,13 +204,17 @@ fn spec(inventory: &Inventory, catalog: &Catalog, faults: &[String]) -> anyhow::
         } else {
             (mapped(n), 2222)
         };
-        hosts.push(twin_room::Host {
+        let mut twin = twin_room::Host {
             name: host.name.to_string(),
             address,
             port,
             hardware: hardware(inventory, catalog, host),
-            sudo_password: None,
-        });
+            sudo_sha256: None,
+        };
+        if let Some(password) = &password {
+            twin.set_sudo_password(password.expose());
+        }
+        hosts.push(twin);
     }
     let faults =
         faults.iter().map(|f| Fault::parse(f)).collect::<Result<Vec<_>, _>>().map_err(anyhow::Error::msg)?;
@@ -224,6 +250,10 @@ async fn up(spec: &Spec) -> anyhow::Result<()> {
     let log = std::fs::File::create(spec.dir.join("lab.log"))?;
     let mut command = std::process::Command::new(&spec.exe);
     command.args(["lab", "serve"]).arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    // The twin lives long and needs no secret of this command's environment.
+    command.env_clear().envs(
+        ["PATH", "HOME", "TMPDIR", "RUST_BACKTRACE"].iter().filter_map(|n| Some((n, std::env::var_os(n)?))),
+    );
     // A process group of its own: Ctrl-C of the command is not the lab's.
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     let mut child = command.spawn().context("cannot start the lab")?;
@@ -259,6 +289,24 @@ async fn down(dir: &Path) -> anyhow::Result<bool> {
     Ok(true)
 }
 
+/// Asks a running lab to make something go wrong, and waits for its answer.
+async fn inject(dir: &Path, fault: &str) -> anyhow::Result<()> {
+    card(dir).ok_or_else(|| coded("E-LAB-DOWN", "the lab is not up", "provision lab up"))?;
+    let _ = std::fs::remove_file(dir.join(FAULT_ANSWER));
+    std::fs::write(dir.join("fault.new"), fault)?;
+    std::fs::rename(dir.join("fault.new"), dir.join(FAULT_ASKED))?;
+    let began = Instant::now();
+    while dir.join(FAULT_ASKED).exists() {
+        if began.elapsed() > Duration::from_secs(10) {
+            let hint = format!("{} says more", dir.join("lab.log").display());
+            return Err(coded("E-LAB", "the lab does not answer", hint));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let refused = std::fs::read_to_string(dir.join(FAULT_ANSWER))?;
+    if refused.is_empty() { Ok(()) } else { Err(usage(refused, "docs/reference/faults.md lists them")) }
+}
+
 /// Ends a lab that was brought up for one command alone.
 pub async fn release(lab: Option<Running>) {
     if let Some(lab) = lab.filter(|lab| lab.own) {
@@ -289,7 +337,7 @@ pub async fn twin(
             ));
         }
         events.note(format!("LAB: bringing up {} simulated hosts", inventory.active().count()));
-        up(&spec(inventory, catalog, &[])?).await?;
+        up(&spec(inventory, catalog, &[]).await?).await?;
         own = true;
     }
     let card = card(&dir).context("the lab went away")?;
@@ -305,7 +353,9 @@ pub async fn twin(
     inventory.ssh.known_hosts = dir.join("known_hosts");
     inventory.ssh.bastions.clear();
     inventory.ssh.agent = false;
-    (inventory.ssh.passphrase, inventory.ssh.password, inventory.ssh.sudo_password) = (None, None, None);
+    if !own_lab {
+        (inventory.ssh.passphrase, inventory.ssh.password, inventory.ssh.sudo_password) = (None, None, None);
+    }
     Ok(Some(Running { lock: dir.join("provision.lock"), dir, own }))
 }
 
@@ -330,11 +380,16 @@ async fn serve(file: &Path) -> anyhow::Result<u8> {
     std::fs::write(dir.join("lab.json.new"), text)?;
     std::fs::rename(dir.join("lab.json.new"), dir.join("lab.json"))?;
     let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    let mut tick = tokio::time::interval(Duration::from_millis(500));
+    let mut tick = tokio::time::interval(Duration::from_millis(200));
     loop {
         tokio::select! {
             _ = term.recv() => break,
             _ = tick.tick() => {
+                if let Ok(text) = std::fs::read_to_string(dir.join(FAULT_ASKED)) {
+                    let result = Fault::parse(&text).and_then(|fault| lab.inject(&fault));
+                    std::fs::write(dir.join(FAULT_ANSWER), result.err().unwrap_or_default())?;
+                    std::fs::remove_file(dir.join(FAULT_ASKED))?;
+                }
                 let _ = std::fs::write(dir.join("counters.json"), serde_json::to_string(&lab.counters()).unwrap_or_default());
             }
         }
@@ -351,7 +406,7 @@ impl Lab {
             LabCommand::Serve { spec } => serve(&spec).await,
             LabCommand::Up(command) => {
                 let (inventory, catalog) = super::site::load(&command.inventory)?;
-                let spec = spec(&inventory, &catalog, &command.fault)?;
+                let spec = spec(&inventory, &catalog, &command.fault).await?;
                 up(&spec).await?;
                 let flag = if is_lab(&inventory) { "" } else { " --lab" };
                 eprintln!("LAB: {} simulated hosts are up", spec.hosts.len());
@@ -399,23 +454,27 @@ impl Lab {
                     let message = format!("there is no host {}", command.host);
                     usage(message, "provision lab status lists the hosts")
                 })?;
+                let terminal = command.command.is_empty() && std::io::stdin().is_terminal();
                 let status = std::process::Command::new("ssh")
-                    .args(["-T", "-o", "IdentitiesOnly=yes", "-o"])
+                    .args(["-F", "none", if terminal { "-t" } else { "-T" }])
+                    .args(["-o", "IdentitiesOnly=yes", "-o", "LogLevel=ERROR", "-o"])
                     .arg(format!("UserKnownHostsFile={}", dir.join("known_hosts").display()))
                     .arg("-i")
                     .arg(dir.join("id_ed25519"))
                     .args(["-p", &port.to_string(), &format!("ubuntu@{address}")])
-                    .args(if command.command.is_empty() {
-                        vec!["/bin/sh".to_owned(), "-i".to_owned()]
-                    } else {
-                        command.command
-                    })
+                    .args(command.command)
                     .status()
                     .map_err(|error| {
                         let message = format!("cannot run ssh: {error}");
                         coded("E-NO-SSH", message, "install the OpenSSH client, or use provision exec")
                     })?;
                 Ok(status.code().unwrap_or(1) as u8)
+            }
+            LabCommand::Fault(command) => {
+                let (inventory, _) = super::site::load(&command.inventory)?;
+                inject(&lab_dir(&inventory), &command.fault).await?;
+                eprintln!("LAB: {} from now on", command.fault);
+                Ok(exit::DONE)
             }
             LabCommand::Run(command) => command.run(global).await,
         }
@@ -425,7 +484,7 @@ impl Lab {
 impl LabRun {
     async fn run(self, global: &Global) -> anyhow::Result<u8> {
         let (inventory, catalog) = super::site::load(&self.inventory)?;
-        let spec = spec(&inventory, &catalog, &self.fault)?;
+        let spec = spec(&inventory, &catalog, &self.fault).await?;
         eprintln!(
             "LAB: {} simulated hosts on this machine; hardware, packages, k0s and engines are stand-ins",
             spec.hosts.len()

@@ -220,18 +220,26 @@ fn memory(batch: &str) -> String {
     format!("L=/dev/shm/provision-{batch}; [ -d /dev/shm ] || L=/run/provision-{batch}")
 }
 
-/// Returns shell that takes away what killed launchers left in memory, of batches that match `pattern` and do not run.
-/// Expects `$S`.
+/// Returns shell that takes away what batches left in memory, of those that match `pattern` and do not run: what killed
+/// launchers had put there, and output that was not to reach the disk. Expects `$S`.
 pub(super) fn sweep(pattern: &str) -> String {
     format!(
-        "for d in /dev/shm/provision-{pattern} /run/provision-{pattern}; do [ -d \"$d\" ] && [ ! -L \"$d\" ] || continue\n\
-         a=$S/runs/${{d##*/provision-}}/alive; if [ -e \"$a\" ]; then flock -n \"$a\" true || continue; fi; rm -rf -- \"$d\"; done\n"
+        "for d in /dev/shm/provision-{pattern} /run/provision-{pattern} /dev/shm/provision-{pattern}.out /run/provision-{pattern}.out; do \
+         [ -d \"$d\" ] && [ ! -L \"$d\" ] || continue\n\
+         b=${{d##*/provision-}}; a=$S/runs/${{b%.out}}/alive; if [ -e \"$a\" ]; then flock -n \"$a\" true || continue; fi; rm -rf -- \"$d\"; done\n"
     )
 }
 
 /// Returns the launcher: starts the program unless it was started before, then passes on its output from `offset` until
 /// standard input is closed. Payloads are part of this text only, which goes over standard input and is stored nowhere.
-pub(super) fn launcher(place: &Place<'_>, program: Option<&str>, payloads: &Payloads, offset: u64) -> String {
+/// `secret` keeps the output in memory: a command may print what it was given, and then no disk holds it.
+pub(super) fn launcher(
+    place: &Place<'_>,
+    program: Option<&str>,
+    payloads: &Payloads,
+    secret: bool,
+    offset: u64,
+) -> String {
     let Place { state, batch, .. } = place;
     let encode = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
     let start = match program {
@@ -245,13 +253,19 @@ pub(super) fn launcher(place: &Place<'_>, program: Option<&str>, payloads: &Payl
                 })
                 .collect();
             let files = if files.is_empty() { files } else { format!("mkdir -p -m 700 -- \"$L\"\n{files}") };
+            let output = match secret {
+                true => {
+                    "mkdir -p -m 700 -- \"$L.out\" && : >\"$L.out/output\" && ln -s \"$L.out/output\" \"$B/output\""
+                }
+                false => ": >\"$B/output\"",
+            };
             format!(
-                "if mkdir -- \"$B\" 2>/dev/null; then : >\"$B/output\"; : >\"$B/alive\"\n\
+                "if mkdir -- \"$B\" 2>/dev/null; then {output}; : >\"$B/alive\"\n\
                  base64 -d >\"$B/program.new\" <<'PROGRAM_END'\n{}\nPROGRAM_END\n\
                  s=$(sha256sum <\"$B/program.new\"); [ \"${{s%% *}}\" = {} ] || {{ rm -rf -- \"$B\"; echo 'the program did not arrive whole' >&2; exit 1; }}\n\
                  mv -f \"$B/program.new\" \"$B/program\"\n{files}\
                  if [ -d /run/systemd/system ] && command -v systemd-run >/dev/null 2>&1; then systemd-run --quiet --collect \
-                 --unit=provision-{batch} /bin/sh \"$B/program\" </dev/null || {{ rm -rf -- \"$B\" \"$L\"; exit 1; }}\n\
+                 --unit=provision-{batch} /bin/sh \"$B/program\" </dev/null || {{ rm -rf -- \"$B\" \"$L\" \"$L.out\"; exit 1; }}\n\
                  else setsid /bin/sh \"$B/program\" >/dev/null 2>&1 </dev/null & fi\nfi\n",
                 encode(program.as_bytes()),
                 super::sha256(program.as_bytes()),
@@ -264,6 +278,9 @@ pub(super) fn launcher(place: &Place<'_>, program: Option<&str>, payloads: &Payl
         "main() {{\numask 077\nPATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin; export PATH\n\
          S={state}; B=$S/runs/{batch}; {memory}\nmkdir -p -- \"$S/runs\" || exit 1\n{start}\
          [ -d \"$B\" ] || {{ printf '\\036gone\\n'; exit 1; }}\n\
+         # Output that was in memory went with a reboot; how the batch ended did not.\n\
+         if [ ! -e \"$B/output\" ] && [ -L \"$B/output\" ]; then [ -e \"$B/reboot\" ] && printf '\\036reboot\\n'\n\
+         if [ -e \"$B/rc\" ]; then printf '\\036rc %s\\n' \"$(cat \"$B/rc\")\"; else printf '\\036interrupted\\n'; fi; read -r _; exit 0; fi\n\
          tail -c +{} -f \"$B/output\" 2>/dev/null & t=$!\n\
          {{ n=0; while [ ! -s \"$B/output\" ] && [ $n -lt {SILENT} ]; do sleep 0.1; n=$((n+1)); done; flock \"$B/alive\" true; \
          [ -e \"$B/rc\" ] || {{ sleep 1; printf '\\036interrupted\\n'; }}; }} & w=$!\n\

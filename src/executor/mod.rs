@@ -71,7 +71,7 @@ pub fn enact_program(steps: &[Step], resources: &[Resource], facts: &Facts) -> S
 /// Returns the text that starts a batch detached and follows it, without the secrets that it would carry.
 pub fn launch_program(program: &str) -> String {
     let place = batch::Place { state: STATE_DIR, batch: "BATCH", run: "RUN", owner: "you@here" };
-    batch::launcher(&place, Some(program), &batch::Payloads::new(), 0)
+    batch::launcher(&place, Some(program), &batch::Payloads::new(), false, 0)
 }
 
 /// Returns a change in one line: `580.126.09 -> 580.178.04`.

@@ -121,9 +121,9 @@ impl HostTarget {
     }
 
     /// Starts a root shell that reads its program from standard input.
-    async fn root_shell(&self, transport: &dyn Transport) -> Result<Talk, SshError> {
+    async fn root_shell(&self, transport: &dyn Transport, with_password: bool) -> Result<Talk, SshError> {
         let password = match &self.setup.sudo {
-            Sudo::Ask(Some(password)) if self.with_last(|l| l.with_password) => Some(password),
+            Sudo::Ask(Some(password)) if with_password => Some(password),
             _ => None,
         };
         match password {
@@ -175,18 +175,20 @@ impl HostTarget {
         what: &str,
     ) -> Result<(Talk, String), Failure> {
         let transport = self.setup.dial.dial().await.map_err(ssh_failure)?;
-        let mut talk = self.root_shell(transport.as_ref()).await.map_err(ssh_failure)?;
+        // What this attempt used counts: another one at the same time may have learnt meanwhile that sudo asks.
+        let used = self.with_last(|l| l.with_password);
+        let mut talk = self.root_shell(transport.as_ref(), used).await.map_err(ssh_failure)?;
         match talk.ask(program, deadline).await {
             Ok(answer) => Ok((talk, answer)),
             Err(error) => {
                 let retry = matches!(self.setup.sudo, Sudo::Ask(Some(_)))
                     && sudo::wants_password(&talk.stderr)
-                    && !self.with_last(|l| l.with_password);
+                    && !used;
                 if !retry {
                     return Err(self.talk_failure(error, &talk.stderr, what));
                 }
                 self.with_last(|l| l.with_password = true);
-                let mut talk = self.root_shell(transport.as_ref()).await.map_err(ssh_failure)?;
+                let mut talk = self.root_shell(transport.as_ref(), true).await.map_err(ssh_failure)?;
                 match talk.ask(program, deadline).await {
                     Ok(answer) => Ok((talk, answer)),
                     Err(error) => Err(self.talk_failure(error, &talk.stderr, what)),
@@ -266,7 +268,8 @@ impl HostTarget {
         self.setup.events.emit(Event::Waiting { target: self.setup.host.to_string(), reason });
     }
 
-    fn secrets(&self, payloads: &Payloads) -> Vec<SecretText> {
+    /// Returns what a command on the host could print: what it is given, and what its files hold.
+    fn secrets_there(&self, payloads: &Payloads) -> Vec<SecretText> {
         let in_resources = self.with_last(|l| {
             l.desired
                 .iter()
@@ -279,7 +282,11 @@ impl HostTarget {
                 })
                 .collect::<Vec<_>>()
         });
-        let mut secrets: Vec<_> = payloads.values().cloned().chain(in_resources).collect();
+        payloads.values().cloned().chain(in_resources).collect()
+    }
+
+    fn secrets(&self, payloads: &Payloads) -> Vec<SecretText> {
+        let mut secrets = self.secrets_there(payloads);
         secrets.extend(self.setup.redact.iter().cloned());
         if let Sudo::Ask(Some(password)) = &self.setup.sudo {
             secrets.push(password.clone());
@@ -299,7 +306,8 @@ impl HostTarget {
         let setup = &self.setup;
         let secrets = self.secrets(payloads);
         let mut progress =
-            Progress::new(setup.host.to_string(), &setup.state_dir, &setup.events, steps, secrets);
+            Progress::new(setup.host.to_string(), &setup.state_dir, &setup.events, steps, &secrets);
+        let in_memory = !self.secrets_there(payloads).is_empty();
         let mut offset = 0u64;
         let mut lost_since: Option<(Instant, u64)> = None;
         let mut pause = RECONNECT_PAUSE.0;
@@ -310,7 +318,7 @@ impl HostTarget {
                 run: self.setup.run.as_str(),
                 owner: &self.setup.owner,
             };
-            let text = batch::launcher(&place, program, payloads, offset);
+            let text = batch::launcher(&place, program, payloads, in_memory, offset);
             match self.follow_once(&text, &mut offset, &mut progress).await {
                 Ok(reboot) => return Ok(reboot),
                 Err(Ended::Failed(failure)) => return Err(*failure),
@@ -536,7 +544,7 @@ impl Target for HostTarget {
              {sweep}printf '\\036end 0\\n'; }}; main </dev/null\n",
             prelude = prelude(),
             state = crate::template::quote(&self.setup.state_dir),
-            sweep = batch::sweep(&format!("{run}-*-????????")),
+            sweep = batch::sweep("*-*-????????"),
         );
         let (talk, _) = self.first(&program, FACTS_DEADLINE, "answer").await?;
         talk.end().await;

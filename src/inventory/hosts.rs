@@ -191,9 +191,12 @@ fn from_csv(r: &mut Reader<'_>, node: &Node, pool: &PoolName, found: &mut BTreeM
         }
     };
     let source = Arc::new(Source { name: path.display().to_string(), text: content.clone() });
+    // Where each line starts, found once: rows are many.
+    let starts: Vec<usize> =
+        std::iter::once(0).chain(content.match_indices('\n').map(|(n, _)| n + 1)).collect();
     let at = |line: usize| {
-        let start = content.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
-        let len = content.lines().nth(line.saturating_sub(1)).map_or(1, str::len).max(1);
+        let start = starts.get(line.saturating_sub(1)).copied().unwrap_or(content.len());
+        let len = content[start..].lines().next().map_or(1, str::len).max(1);
         Place { source: source.clone(), line, column: 1, start, len }
     };
     let mut rows =

@@ -3,6 +3,7 @@
 use super::diagnostic::{Diagnostic, Place};
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::{DuplicateKeyPolicy, Spanned};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// A file's name and text.
@@ -200,16 +201,21 @@ pub fn parse(source: &Arc<Source>, problems: &mut Vec<Diagnostic>) -> Option<Nod
 pub fn merge(base: &mut Node, over: Node) {
     match (&mut base.value, over.value) {
         (Value::Map(entries), Value::Map(more)) => {
+            // By name once, for layers of thousands of hosts; what is deleted goes at the end, so that places stay.
+            let known: HashMap<String, usize> =
+                entries.iter().enumerate().map(|(at, e)| (e.key.clone(), at)).collect();
+            let mut deleted = HashSet::new();
             for entry in more {
-                let at = entries.iter().position(|e| e.key == entry.key);
-                match (at, &entry.node.value) {
+                match (known.get(&entry.key), &entry.node.value) {
                     (Some(at), Value::Null) => {
-                        entries.remove(at);
+                        deleted.insert(*at);
                     }
-                    (Some(at), _) => merge(&mut entries[at].node, entry.node),
+                    (Some(at), _) => merge(&mut entries[*at].node, entry.node),
                     (None, _) => entries.push(entry),
                 }
             }
+            let mut at = 0..;
+            entries.retain(|_| at.next().is_some_and(|at| !deleted.contains(&at)));
         }
         (_, value) => *base = Node { value, place: over.place },
     }

@@ -1,27 +1,28 @@
-//! A running lab host: its SSH server, what runs on it, and its stand-in for an init process, which the stand-in tools
-//! reach through a socket in the host's `/run/lab`.
+//! A running lab host: its SSH server, its faults, and its stand-in for an init process, which the stand-in tools reach
+//! through a socket in the host's `/run/lab`. What a login may do is in `session`.
 
 use super::cluster::{Cluster, ControllerStart, WorkerStart};
-use super::isolate;
+use super::isolate::{self, Stdin};
+use super::session::Login;
 use super::spec::{FaultKind, Spec};
 use super::tools::units;
 use russh::keys::{PrivateKey, PublicKey};
-use russh::server::{Auth, ChannelOpenHandle, Config, Handler, Msg, Session, VerifiedPublicKey};
-use russh::{Channel, ChannelId, ChannelMsg, ChannelOpenFailure};
+use russh::server::Config;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 /// Execs that run at once over all hosts; more only wait for the two cores that labs usually have.
 pub const MOST_EXECS: usize = 48;
+/// The file of the lab's folder that keeps the join tokens that hosts were given.
+const TOKENS_SEEN: &str = "tokens.seen";
 /// How long a simulated machine is away when it reboots.
 const REBOOT_TIME: Duration = Duration::from_millis(700);
 
@@ -37,10 +38,10 @@ pub struct Counters {
 }
 
 #[derive(Default)]
-struct Counts {
-    connections: AtomicU64,
-    channels: AtomicU64,
-    execs: AtomicU64,
+pub(super) struct Counts {
+    pub connections: AtomicU64,
+    pub channels: AtomicU64,
+    pub execs: AtomicU64,
 }
 
 /// A request of a stand-in tool to its host.
@@ -79,17 +80,25 @@ pub enum Request {
 
 /// A running host.
 pub struct LabHost {
-    name: String,
-    dir: PathBuf,
-    spec: Arc<Spec>,
-    cluster: Arc<Cluster>,
-    authorized: PublicKey,
-    counts: Counts,
+    pub(super) name: String,
+    pub(super) dir: PathBuf,
+    pub(super) spec: Arc<Spec>,
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) authorized: PublicKey,
+    pub(super) counts: Counts,
     /// Changes at every boot; whatever belongs to an earlier one ends.
     boot: watch::Sender<u64>,
     up: AtomicBool,
     cut: AtomicBool,
-    execs: Arc<Semaphore>,
+    /// Faults that are there.
+    faults: Mutex<Vec<FaultKind>>,
+    /// Faults that come with a step.
+    later: Mutex<Vec<(String, FaultKind)>>,
+    /// Changes when all connections are to be cut.
+    links: watch::Sender<()>,
+    /// The machine is gone for good.
+    lost: watch::Sender<bool>,
+    pub(super) execs: Arc<Semaphore>,
     /// What was started detached.
     detached: Mutex<JoinSet<()>>,
 }
@@ -103,7 +112,14 @@ impl LabHost {
         authorized: PublicKey,
         execs: Arc<Semaphore>,
     ) -> Arc<Self> {
+        let later = spec.faults.iter().filter(|f| f.host == name);
+        let later = later.filter_map(|f| Some((f.step.clone()?, f.kind.clone()))).collect();
+        let faults: Vec<_> = spec.faults_of(name).cloned().collect();
         Arc::new(Self {
+            lost: watch::Sender::new(faults.contains(&FaultKind::Lost)),
+            faults: Mutex::new(faults),
+            later: Mutex::new(later),
+            links: watch::Sender::new(()),
             name: name.to_owned(),
             dir: spec.host_dir(name),
             cluster,
@@ -127,11 +143,81 @@ impl LabHost {
         }
     }
 
-    fn fault(&self, wanted: impl Fn(&FaultKind) -> bool) -> bool {
-        self.spec.faults_of(&self.name).any(wanted)
+    pub(super) fn faults(&self) -> MutexGuard<'_, Vec<FaultKind>> {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Accepts SSH connections until dropped.
+    fn later(&self) -> MutexGuard<'_, Vec<(String, FaultKind)>> {
+        self.later.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fault(&self, wanted: impl Fn(&FaultKind) -> bool) -> bool {
+        self.faults().iter().any(wanted)
+    }
+
+    /// Makes something go wrong from now on.
+    pub fn inject(self: &Arc<Self>, kind: &FaultKind) {
+        let all = {
+            let mut faults = self.faults();
+            faults.push(kind.clone());
+            faults.clone()
+        };
+        if let Some(host) = self.spec.hosts.iter().find(|h| h.name == self.name) {
+            // A host whose folders are gone has no tools that could ask.
+            let _ = super::tree::settings(&self.dir, host, &all);
+        }
+        match kind {
+            FaultKind::LinkCut(_) => {
+                self.cut.store(true, Relaxed);
+                self.links.send_replace(());
+            }
+            FaultKind::Lost => self.clone().lose(),
+            _ => {}
+        }
+    }
+
+    /// The machine goes off and stays off.
+    fn lose(self: Arc<Self>) {
+        self.up.store(false, Relaxed);
+        self.lost.send_replace(true);
+        self.links.send_replace(());
+        self.cluster.stop(&self.name);
+        let host = self.clone();
+        // Its programs go when nobody can hear of it any more: a machine without power reports no interruption.
+        self.spawn(async move {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            host.boot.send_modify(|boot| *boot += 1);
+        });
+    }
+
+    /// Reads what a program prints for the announcement of a step that brings a fault. `rest` keeps what a chunk cut.
+    pub(super) fn heed(self: &Arc<Self>, rest: &mut Vec<u8>, chunk: &[u8]) {
+        /// Announcements are lines far shorter than this, in bytes.
+        const MOST_LINE: usize = 4 << 10;
+        if self.later().is_empty() {
+            return;
+        }
+        rest.extend_from_slice(chunk);
+        while let Some(end) = rest.iter().position(|b| *b == b'\n') {
+            let line: Vec<u8> = rest.drain(..=end).collect();
+            let line = String::from_utf8_lossy(&line);
+            let Some((_, step)) = line.trim_end().split_once("\u{1e}step ") else { continue };
+            let due: Vec<_> = {
+                let mut later = self.later();
+                let due = later.iter().filter(|(at, _)| at == step).map(|(_, kind)| kind.clone()).collect();
+                later.retain(|(at, _)| at != step);
+                due
+            };
+            for kind in &due {
+                self.inject(kind);
+            }
+        }
+        if rest.len() > MOST_LINE {
+            rest.clear();
+        }
+    }
+
+    /// Accepts SSH connections until dropped, or until the machine is lost.
     pub async fn serve_ssh(self: Arc<Self>, listener: TcpListener, key: PrivateKey) {
         let config = Arc::new(Config {
             keys: vec![key],
@@ -142,7 +228,13 @@ impl LabHost {
             ..Config::default()
         });
         let mut sessions = JoinSet::new();
-        while let Ok((stream, _)) = listener.accept().await {
+        let mut lost = self.lost.subscribe();
+        loop {
+            let stream = tokio::select! {
+                Ok((stream, _)) = listener.accept() => stream,
+                // Lost from the start counts too; so does the end of the lab.
+                _ = lost.wait_for(|lost| *lost) => return,
+            };
             while sessions.try_join_next().is_some() {}
             if !self.up.load(Relaxed) {
                 continue; // dropped: the machine is down
@@ -157,8 +249,10 @@ impl LabHost {
         let _ = stream.set_nodelay(true);
         let mut boot = self.boot.subscribe();
         boot.mark_unchanged();
-        let handler = Login { host: self.clone(), channels: HashMap::new() };
-        let limit = self.spec.faults_of(&self.name).find_map(|f| match f {
+        let mut links = self.links.subscribe();
+        links.mark_unchanged();
+        let handler = Login::new(self.clone());
+        let limit = self.faults().iter().find_map(|f| match f {
             FaultKind::LinkCut(bytes) => Some(*bytes),
             _ => None,
         });
@@ -180,6 +274,7 @@ impl LabHost {
         tokio::select! {
             () = session => {}
             _ = boot.changed() => {} // a reboot takes the connections with it
+            _ = links.changed() => {}
         }
     }
 
@@ -239,7 +334,7 @@ impl LabHost {
         let _ = write.write_all(answer.as_bytes()).await;
     }
 
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         if let Ok(mut tasks) = self.detached.lock() {
             while tasks.try_join_next().is_some() {}
             tasks.spawn(task);
@@ -252,7 +347,7 @@ impl LabHost {
         boot.mark_unchanged();
         let host = self.clone();
         self.spawn(async move {
-            let mut process = isolate::command(&host.spec.exe, &host.dir, &command);
+            let mut process = isolate::command(&host.spec.exe, &host.dir, &command, Stdin::Pipe);
             process.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
             let Ok(mut child) = process.spawn() else { return };
             tokio::select! {
@@ -260,6 +355,16 @@ impl LabHost {
                 _ = boot.changed() => { let _ = child.kill().await; }
             }
         });
+    }
+
+    /// Keeps what k0s was given in a file of the lab's own, outside every host, for whoever checks that it is nowhere else.
+    fn record_token(&self, token: &str) {
+        use std::io::Write;
+        use std::os::unix::fs::OpenOptionsExt;
+        let file = self.spec.dir.join(TOKENS_SEEN);
+        let open = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(file);
+        // Only a record: a host joins all the same without it.
+        let _ = open.and_then(|mut file| writeln!(file, "{token}"));
     }
 
     /// Brings a k0s unit up in the simulated cluster, from what the host's own files say.
@@ -280,6 +385,9 @@ impl LabHost {
             "" => None,
             path => Some(read(path.trim_start_matches('/')).trim().to_owned()),
         };
+        if let Some(token) = &token {
+            self.record_token(token);
+        }
         let list =
             |text: String| text.split(',').filter(|t| !t.is_empty()).map(str::to_owned).collect::<Vec<_>>();
         let is = |name: &str| flag(name) == "true";
@@ -344,155 +452,5 @@ impl LabHost {
             }
             host.up.store(true, Relaxed);
         });
-    }
-
-    /// Runs one program for a channel.
-    async fn exec(self: Arc<Self>, command: String, channel: Channel<Msg>) {
-        let (mut read, write) = channel.split();
-        self.counts.execs.fetch_add(1, Relaxed);
-        if let Some(FaultKind::Slow(ms)) =
-            self.spec.faults_of(&self.name).find(|f| matches!(f, FaultKind::Slow(_)))
-        {
-            tokio::time::sleep(Duration::from_millis(*ms)).await;
-        }
-        let permit = self.execs.acquire().await;
-        let mut process = isolate::command(&self.spec.exe, &self.dir, &command);
-        process.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        let mut child = match process.spawn() {
-            Ok(child) => child,
-            Err(error) => {
-                let text = format!("lab: cannot start a program: {error}\n");
-                let _ = write.extended_data_bytes(1, text.into_bytes()).await;
-                let _ = write.exit_status(126).await;
-                let _ = write.close().await;
-                return;
-            }
-        };
-        drop(permit);
-        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let input = async {
-            let mut stdin = stdin;
-            while let Some(message) = read.wait().await {
-                match message {
-                    ChannelMsg::Data { data } => {
-                        if let Some(pipe) = &mut stdin
-                            && pipe.write_all(&data).await.is_err()
-                        {
-                            stdin = None;
-                        }
-                    }
-                    ChannelMsg::Eof => stdin = None,
-                    ChannelMsg::Close => break,
-                    _ => {}
-                }
-            }
-        };
-        let out = async {
-            let Some(mut pipe) = stdout else { return };
-            let mut buffer = vec![0; 32 << 10];
-            while let Ok(n @ 1..) = pipe.read(&mut buffer).await {
-                if write.data_bytes(buffer[..n].to_vec()).await.is_err() {
-                    break;
-                }
-            }
-        };
-        let err = async {
-            let Some(mut pipe) = stderr else { return };
-            let mut buffer = vec![0; 32 << 10];
-            while let Ok(n @ 1..) = pipe.read(&mut buffer).await {
-                if write.extended_data_bytes(1, buffer[..n].to_vec()).await.is_err() {
-                    break;
-                }
-            }
-        };
-        let ended = async {
-            let ((), (), status) = tokio::join!(out, err, child.wait());
-            status
-        };
-        // A channel that goes away ends its program: the simulated host has no one left to read it.
-        let status = tokio::select! {
-            status = ended => status.ok(),
-            () = input => None,
-        };
-        if let Some(status) = status {
-            let _ = write.exit_status(status.code().unwrap_or(255) as u32).await;
-        }
-        let _ = write.eof().await;
-        let _ = write.close().await;
-    }
-}
-
-struct Login {
-    host: Arc<LabHost>,
-    channels: HashMap<ChannelId, Channel<Msg>>,
-}
-
-impl Handler for Login {
-    type Error = russh::Error;
-
-    async fn auth_publickey(&mut self, _: &str, key: VerifiedPublicKey<'_>) -> Result<Auth, Self::Error> {
-        let accepted = key.public_key.key_data() == self.host.authorized.key_data();
-        Ok(if accepted { Auth::Accept } else { Auth::reject() })
-    }
-
-    async fn channel_open_session(
-        &mut self,
-        channel: Channel<Msg>,
-        reply: ChannelOpenHandle,
-        _: &mut Session,
-    ) -> Result<(), Self::Error> {
-        /// sshd's MaxSessions.
-        const MOST_SESSIONS: usize = 10;
-        self.host.counts.channels.fetch_add(1, Relaxed);
-        if self.channels.len() >= MOST_SESSIONS {
-            reply.reject(ChannelOpenFailure::ConnectFailed).await;
-            return Ok(());
-        }
-        self.channels.insert(channel.id(), channel);
-        reply.accept().await;
-        Ok(())
-    }
-
-    async fn channel_open_direct_tcpip(
-        &mut self,
-        channel: Channel<Msg>,
-        to: &str,
-        port: u32,
-        _: &str,
-        _: u32,
-        reply: ChannelOpenHandle,
-        _: &mut Session,
-    ) -> Result<(), Self::Error> {
-        let local = matches!(to, "127.0.0.1" | "localhost" | "::1");
-        let stream = match u16::try_from(port) {
-            Ok(port) if local => self.host.cluster.dial(&self.host.name, port).await,
-            _ => None,
-        };
-        let Some(mut stream) = stream else {
-            reply.reject(ChannelOpenFailure::ConnectFailed).await;
-            return Ok(());
-        };
-        reply.accept().await;
-        self.host.spawn(async move {
-            let mut channel = channel.into_stream();
-            let _ = tokio::io::copy_bidirectional(&mut channel, &mut stream).await;
-        });
-        Ok(())
-    }
-
-    async fn exec_request(
-        &mut self,
-        id: ChannelId,
-        data: &[u8],
-        session: &mut Session,
-    ) -> Result<(), Self::Error> {
-        let Some(channel) = self.channels.remove(&id) else {
-            return session.channel_failure(id);
-        };
-        session.channel_success(id)?;
-        let command = String::from_utf8_lossy(data).into_owned();
-        let host = self.host.clone();
-        self.host.spawn(async move { host.exec(command, channel).await });
-        Ok(())
     }
 }

@@ -17,8 +17,16 @@ pub const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tt
 /// Files of /proc that tell of the machine or could harm it; each is covered by a file of the host's.
 pub const COVERED: [&str; 4] = ["modules", "swaps", "sysrq-trigger", "kcore"];
 
+/// What a program's standard input is.
+pub enum Stdin {
+    /// A pipe, or nothing.
+    Pipe,
+    /// A terminal of this kind, which is to control it.
+    Terminal(String),
+}
+
 /// Returns the command that runs `command` on the host whose folder is `dir`.
-pub fn command(exe: &Path, dir: &Path, command: &str) -> tokio::process::Command {
+pub fn command(exe: &Path, dir: &Path, command: &str, stdin: Stdin) -> tokio::process::Command {
     let mut unshare = tokio::process::Command::new("unshare");
     unshare
         .args(["--user", "--map-root-user", "--mount", "--pid", "--uts", "--fork", "--kill-child", "--"])
@@ -29,6 +37,9 @@ pub fn command(exe: &Path, dir: &Path, command: &str) -> tokio::process::Command
         .arg(command)
         .env_clear()
         .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    if let Stdin::Terminal(kind) = stdin {
+        unshare.env("TERM", kind);
+    }
     unshare
 }
 
@@ -42,6 +53,14 @@ pub fn init(arguments: &[std::ffi::OsString]) -> ExitCode {
         eprintln!("lab: cannot build the walls of a simulated host: {error}");
         return ExitCode::from(125);
     }
+    let terminal = std::env::var_os("TERM");
+    if terminal.is_some() {
+        // A terminal that does not control the shell takes no Ctrl-C; the shell says so and works all the same.
+        let _ = rustix::process::setsid();
+        let _ = rustix::process::ioctl_tiocsctty(rustix::stdio::stdin());
+    }
+    let host = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
+    let prompt = format!("LAB {} # ", host.trim());
     let error = Command::new("/bin/sh")
         .arg("-c")
         .arg(command)
@@ -50,6 +69,7 @@ pub fn init(arguments: &[std::ffi::OsString]) -> ExitCode {
         .env("HOME", "/root")
         .env("SHELL", "/bin/sh")
         .env("PROVISION_LAB", "1")
+        .envs(terminal.map(|kind| [("TERM", kind), ("PS1", prompt.into())]).into_iter().flatten())
         .exec();
     eprintln!("lab: cannot start /bin/sh: {error}");
     ExitCode::from(126)

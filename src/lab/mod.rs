@@ -10,6 +10,7 @@ mod host;
 mod isolate;
 mod net;
 pub mod on_host;
+mod session;
 mod spec;
 mod start;
 mod tools;

@@ -35,8 +35,9 @@ pub struct Host {
     pub port: u16,
     /// Its hardware.
     pub hardware: Option<Hardware>,
-    /// sudo wants this password; without one it asks for none.
-    pub sudo_password: Option<String>,
+    /// sudo wants the password with this sha256, in lower-case hex; without one it asks for none. The password itself
+    /// stands in no file of the lab, as it stands in no /etc/shadow.
+    pub sudo_sha256: Option<String>,
 }
 
 /// Simulated accelerators.
@@ -67,13 +68,16 @@ pub struct Fault {
     pub host: String,
     /// What goes wrong.
     pub kind: FaultKind,
+    /// It begins when the host announces this step (`package/chrony`), not at once.
+    #[serde(default)]
+    pub step: Option<String>,
 }
 
 /// The faults.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
 #[serde(rename_all = "kebab-case")]
 pub enum FaultKind {
-    /// Connections are cut after this many bytes from the host, once.
+    /// The first connection is cut after this many bytes from the host; at a step, all of them at once.
     LinkCut(u64),
     /// Every exec starts this much later, in milliseconds.
     Slow(u64),
@@ -85,17 +89,38 @@ pub enum FaultKind {
     WrongHostKey,
     /// Nothing listens.
     Unreachable,
+    /// The machine loses its power and stays away: its connections, its programs, its kubelet and its API.
+    Lost,
+    /// A tool hangs when it is called like this: `nvidia-smi`, `k0s status`.
+    HungTool(String),
+    /// Another package manager holds the lock for so many seconds from the first try on; for good if none are given.
+    AptLock(Option<u64>),
     /// A reboot never comes back.
     RebootHangs,
     /// An accelerator, or what its driver needs, is broken.
     Hardware(HardwareFault),
 }
 
+impl Host {
+    /// Lets sudo ask for a password.
+    pub fn set_sudo_password(&mut self, password: &str) {
+        self.sudo_sha256 = Some(super::artifacts::sha256(password.as_bytes()));
+    }
+}
+
 impl Fault {
-    /// Reads `host=kind` or `host=kind:argument`.
+    /// Reads `host=kind`, `host=kind:argument`, each with `@step` behind it if it is to begin there.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let (host, kind) = text.split_once('=').ok_or_else(|| format!("`{text}` is not host=kind"))?;
+        let (host, rest) = text.split_once('=').ok_or_else(|| format!("`{text}` is not host=kind"))?;
+        let (kind, step) = match rest.split_once('@') {
+            Some((kind, step)) => (kind, Some(step.to_owned())),
+            None => (rest, None),
+        };
         let (kind, argument) = kind.split_once(':').unwrap_or((kind, ""));
+        // What is decided when a connection begins cannot begin at a step.
+        if step.is_some() && matches!(kind, "wrong-host-key" | "unreachable") {
+            return Err(format!("`{kind}` is from the start; it takes no @STEP (`lost` does)"));
+        }
         let number = |default: u64| match argument {
             "" => Ok(default),
             text => text.parse().map_err(|_| format!("`{text}` is no number")),
@@ -108,24 +133,29 @@ impl Fault {
             "wrong-host-key" => FaultKind::WrongHostKey,
             "unreachable" => FaultKind::Unreachable,
             "reboot-hangs" => FaultKind::RebootHangs,
+            "lost" => FaultKind::Lost,
+            "hung-tool" if !argument.is_empty() => FaultKind::HungTool(argument.to_owned()),
+            "apt-lock" if argument.is_empty() => FaultKind::AptLock(None),
+            "apt-lock" => FaultKind::AptLock(Some(number(0)?)),
             kind => match HardwareFault::parse(kind, argument) {
                 Some(fault) => FaultKind::Hardware(fault),
                 None => {
                     return Err(format!(
                         "`{kind}` is no fault; they are link-cut[:BYTES], slow[:MS], fail-package:NAME, disk-full, \
-                         wrong-host-key, unreachable, reboot-hangs, {HARDWARE_FAULTS}"
+                         wrong-host-key, unreachable, reboot-hangs, lost, hung-tool:COMMAND, apt-lock[:SECONDS], \
+                         {HARDWARE_FAULTS}; most take @STEP"
                     ));
                 }
             },
         };
-        Ok(Self { host: host.to_owned(), kind })
+        Ok(Self { host: host.to_owned(), kind, step })
     }
 }
 
 impl Spec {
-    /// Returns the faults of a host.
+    /// Returns the faults of a host that are there from the start.
     pub fn faults_of<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a FaultKind> + 'a {
-        self.faults.iter().filter(move |f| f.host == host).map(|f| &f.kind)
+        self.faults.iter().filter(move |f| f.host == host && f.step.is_none()).map(|f| &f.kind)
     }
 
     /// Returns the folder of a host.

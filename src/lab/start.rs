@@ -3,7 +3,7 @@
 use super::artifacts::{files, sha256};
 use super::cluster::{Accelerators, Cluster, ClusterSpec, HostSpec, Vendor};
 use super::host::{Counters, LabHost, MOST_EXECS};
-use super::spec::{FaultKind, Spec};
+use super::spec::{Fault, FaultKind, Spec};
 use super::{isolate, net, tree};
 use crate::event::Events;
 use russh::keys::PrivateKey;
@@ -182,6 +182,16 @@ impl Lab {
     /// Returns what each host's SSH server has counted.
     pub fn counters(&self) -> BTreeMap<String, Counters> {
         self.hosts.iter().map(|(name, host)| (name.clone(), host.counters())).collect()
+    }
+
+    /// Makes something go wrong from now on; the error says why it cannot.
+    pub fn inject(&self, fault: &Fault) -> Result<(), String> {
+        if matches!(fault.kind, FaultKind::WrongHostKey | FaultKind::Unreachable) || fault.step.is_some() {
+            return Err("this can only be there from the start: lab up --fault".to_owned());
+        }
+        let host = self.hosts.get(&fault.host).ok_or_else(|| format!("there is no host {}", fault.host))?;
+        host.inject(&fault.kind);
+        Ok(())
     }
 
     /// Returns the simulated cluster.

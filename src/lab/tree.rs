@@ -164,13 +164,7 @@ pub fn build(spec: &Spec, host: &Host) -> io::Result<()> {
     for tool in TOOLS {
         std::os::unix::fs::symlink("/opt/lab/tool", local.join("bin").join(tool))?;
     }
-    let settings = serde_json::json!({
-        "host": host.name,
-        "hardware": host.hardware,
-        "sudo_password": host.sudo_password,
-        "faults": spec.faults_of(&host.name).collect::<Vec<_>>(),
-    });
-    write(&root.join("var/lib/lab/settings.json"), &settings.to_string())?;
+    settings(&dir, host, &spec.faults_of(&host.name).cloned().collect::<Vec<_>>())?;
     fs::create_dir_all(root.join("sys/module"))?;
     let broken =
         |fault: HardwareFault| spec.faults_of(&host.name).any(|f| *f == FaultKind::Hardware(fault.clone()));
@@ -192,6 +186,19 @@ pub fn build(spec: &Spec, host: &Host) -> io::Result<()> {
     // The repositories' lists have been fetched: what they do not name is not to be had.
     write(&root.join("var/lib/apt/lists/lab_Packages"), "LAB\n")?;
     Ok(())
+}
+
+/// Tells the host's tools what they are to play. They read it at each start, so it is replaced as a whole.
+pub fn settings(dir: &Path, host: &Host, faults: &[FaultKind]) -> io::Result<()> {
+    let settings = serde_json::json!({
+        "host": host.name,
+        "hardware": host.hardware,
+        "sudo_sha256": host.sudo_sha256,
+        "faults": faults,
+    });
+    let file = dir.join("root/var/lib/lab/settings.json");
+    write(&file.with_extension("new"), &settings.to_string())?;
+    fs::rename(file.with_extension("new"), file)
 }
 
 /// Gives the host a new boot id.

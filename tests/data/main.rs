@@ -9,6 +9,7 @@ mod house;
 mod inventory;
 mod mistakes;
 mod plan;
+mod planner;
 mod role;
 mod run;
 mod screens;

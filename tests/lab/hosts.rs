@@ -233,7 +233,7 @@ async fn what_fails_says_why() {
             fault("key=wrong-host-key"),
             fault("away=unreachable"),
         ];
-        spec.hosts[4].sudo_password = Some("canary-pw".into());
+        spec.hosts[4].set_sudo_password("canary-pw");
     })
     .await;
     let chrony = || {

@@ -46,7 +46,7 @@ impl Kit {
             address: address(n + 1),
             port: 2222,
             hardware: None,
-            sudo_password: None,
+            sudo_sha256: None,
         };
         let mut spec = Spec {
             name: "test".into(),

@@ -1,11 +1,14 @@
 //! Tier 2: the lab. Real SSH, real shell programs, simulated machines.
 
 mod accelerators;
-mod contract;
 mod commands;
+mod contract;
 mod executor;
 mod hosts;
 mod kit;
 mod reconciler;
 mod runs;
+mod scale;
+mod scripts;
+mod secrets;
 mod story;

@@ -19,14 +19,14 @@ impl Story {
         Self::of(&std::fs::read_to_string(source).expect("the example"))
     }
 
-    /// Takes an inventory of 127.77.0.0/24 onto loopback addresses that no other test uses.
-    pub fn of(inventory: &str) -> Self {
-        let text = inventory;
+    /// Makes a site of an inventory whose addresses are `127.77.0.*`.
+    pub fn of(inventory_text: &str) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let inventory = dir.path().join("site");
         std::fs::create_dir(&inventory).expect("made");
         let net = format!("127.{}.{}.", std::process::id() % 50 + 10, NEXT.fetch_add(1, Ordering::Relaxed));
-        std::fs::write(inventory.join("inventory.yaml"), text.replace("127.77.0.", &net)).expect("written");
+        let text = inventory_text.replace("127.77.0.", &net);
+        std::fs::write(inventory.join("inventory.yaml"), text).expect("written");
         Self { dir, inventory }
     }
 
@@ -50,6 +50,20 @@ impl Story {
             .env("HOME", self.dir.path());
         command.stdin(std::process::Stdio::null());
         command
+    }
+
+    /// Returns a shell that runs a text, in the environment of `command`.
+    pub fn shell(&self, text: &str) -> Command {
+        let mut shell = self.command(&[]);
+        let environment: Vec<_> =
+            shell.get_envs().filter_map(|(k, v)| Some((k.to_owned(), v?.to_owned()))).collect();
+        shell = Command::new("/bin/sh");
+        shell
+            .args(["-c", text])
+            .envs(environment)
+            .current_dir(self.dir.path())
+            .stdin(std::process::Stdio::null());
+        shell
     }
 
     pub fn run(&self, arguments: &[&str]) -> Output {
@@ -177,53 +191,6 @@ fn one_bad_host_stops_itself_and_the_rest_serve() {
     let run = named.split_whitespace().nth(2).expect("the run");
     let list = story.run(&["history", "-i", &story.at()]);
     assert!(String::from_utf8_lossy(&list.stdout).starts_with(run), "it is the newest run");
-}
-
-/// Returns the files below a folder that hold a text.
-fn holding(folder: &Path, needle: &str, found: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.is_symlink() {
-            continue;
-        }
-        if path.is_dir() {
-            holding(&path, needle, found);
-        } else if std::fs::read(&path).is_ok_and(|b| b.windows(needle.len()).any(|w| w == needle.as_bytes()))
-        {
-            found.push(path);
-        }
-    }
-}
-
-#[test]
-fn a_canary_secret_is_found_nowhere_and_would_be_found() {
-    let story = Story::new();
-    story.with_hugging_face_token();
-    story.up();
-    let canary = "hf_canary-4711-do-not-print";
-    let saved = story.dir.path().join("plan.json").display().to_string();
-    let at = story.at();
-    let mut outputs = String::new();
-    for arguments in [
-        vec!["plan", "-v", "-i", &at, "-o", &saved],
-        vec!["plan", "-i", &at, "--output", "json"],
-        vec!["apply", "--yes", "-v", "-i", &at],
-        vec!["apply", "--yes", "-i", &at, "--output", "json"],
-    ] {
-        let output = story.command(&arguments).env("CANARY_TOKEN", canary).output().expect("runs");
-        assert!(matches!(output.status.code(), Some(0 | 2)), "{}", text(&output));
-        outputs += &text(&output);
-    }
-    assert!(!outputs.contains(canary), "no output shows it");
-    let mut found = Vec::new();
-    holding(story.dir.path(), canary, &mut found);
-    assert_eq!(found, Vec::<PathBuf>::new(), "no plan, journal or file on any host holds it");
-    // Join tokens are secret too: what a host was given is spent, and no file keeps it.
-    assert_eq!(std::fs::read_to_string(story.file("w-1", "/etc/k0s/k0stoken")).expect("there"), "spent");
-    // The search would have found it.
-    std::fs::write(story.file("w-1", "/etc/leak"), canary).expect("written");
-    holding(story.dir.path(), canary, &mut found);
-    assert_eq!(found.len(), 1);
 }
 
 /// The commands of the tutorial, word for word.

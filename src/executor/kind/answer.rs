@@ -57,6 +57,8 @@ pub struct Answer {
     packages: BTreeMap<String, Option<String>>,
     /// dpkg named all that is installed: what it did not name is not.
     packages_complete: bool,
+    /// dpkg was given up.
+    packages_given_up: bool,
     /// Held packages.
     pub holds: BTreeSet<String>,
     /// Properties by unit, under each of its names.
@@ -76,7 +78,7 @@ pub struct Answer {
 }
 
 /// Returns the package that a line of `dnf versionlock list` locks: dnf 4 prints `chrony-0:4.5-1.el9.*`, dnf 5
-/// `Package name: chrony`. apt-mark prints the name alone.
+/// `Package name: chrony`. dpkg tells it by the first letter of a status.
 fn held(line: &str) -> String {
     let line = line.trim();
     if let Some(name) = line.strip_prefix("Package name:") {
@@ -96,6 +98,8 @@ impl Answer {
         let rc = |name: &str| sections.first(name).parse::<i32>().ok();
         let mut answer = Self {
             packages_complete: matches!(rc("dpkg-rc"), Some(0 | 1)),
+            // 124 is `timeout`'s own; 137 and 143 are what its signals leave.
+            packages_given_up: matches!(rc("dpkg-rc"), Some(124 | 137 | 143)),
             stat: rc("stat-rc").filter(|rc| matches!(rc, 0 | 1)).map(|_| read_stat(sections)),
             ..Self::default()
         };
@@ -118,6 +122,9 @@ impl Answer {
             let columns: Vec<&str> = line.split('|').collect();
             if let [name, status, version] = columns[..] {
                 let installed = status.trim_end().ends_with('i');
+                if status.starts_with('h') {
+                    answer.holds.insert(name.to_owned());
+                }
                 answer.packages.insert(name.to_owned(), installed.then(|| version.to_owned()));
             } else if let Some(name) =
                 line.strip_prefix("package ").and_then(|l| l.strip_suffix(" is not installed"))
@@ -125,7 +132,7 @@ impl Answer {
                 answer.packages.insert(name.to_owned(), None);
             }
         }
-        answer.holds = sections.lines("holds").iter().map(|l| held(l)).collect();
+        answer.holds.extend(sections.lines("holds").iter().map(|l| held(l)));
         for block in sections.lines("units").split(|line| line.is_empty()) {
             let properties: BTreeMap<String, String> = block
                 .iter()
@@ -189,6 +196,9 @@ impl Answer {
         match self.packages.get(name) {
             Some(version) => Ok(version.as_deref()),
             None if self.packages_complete => Ok(None),
+            None if self.packages_given_up => {
+                Err("timed out: the package database gave no answer".to_owned())
+            }
             None => Err("the package database gave no answer".to_owned()),
         }
     }
@@ -268,7 +278,8 @@ mod tests {
 
     #[test]
     fn held_packages_are_found_in_each_managers_words() {
-        assert_eq!(held("nvidia-open-580"), "nvidia-open-580");
+        let dpkg = answer("\x1epackages\na|hi |1\nb|ii |1\n\x1edpkg-rc\n0\n\x1eend 0\n");
+        assert_eq!(dpkg.holds, BTreeSet::from(["a".to_owned()]));
         assert_eq!(held("nvidia-driver-3:580.95.05-1.el9.*"), "nvidia-driver");
         assert_eq!(held("Package name: chrony"), "chrony");
     }

@@ -46,6 +46,8 @@ pub struct Ask {
     pub sums: BTreeMap<String, Sum>,
     /// Package names.
     pub packages: BTreeSet<String>,
+    /// Whether a package is to be held. dpkg tells that with the rest; dnf has to be asked, which takes a second.
+    pub holds: bool,
     /// Unit names.
     pub units: BTreeSet<String>,
     /// Sysctl keys.
@@ -90,13 +92,18 @@ impl Ask {
         p += &self.sums_program(state, deep);
         if !self.packages.is_empty() {
             let names = words(self.packages.iter());
+            let locks = match self.holds {
+                true => format!("f holds; t {TOOL_SECONDS} dnf -q versionlock list; "),
+                false => String::new(),
+            };
+            // `apt-mark showhold` would read all package lists to tell what the first letter of dpkg's status tells
+            // (h: hold): 0.7 s of processor time on Debian 12.
             p += &format!(
                 "f packages; if command -v dpkg-query >/dev/null 2>&1; then t {TOOL_SECONDS} dpkg-query -W -f \
                  '${{Package}}|${{db:Status-Abbrev}}|${{Version}}\\n' {names}; r=$?; f dpkg-rc; echo $r\n\
-                 f holds; t {TOOL_SECONDS} apt-mark showhold\n\
                  elif command -v rpm >/dev/null 2>&1; then t {TOOL_SECONDS} rpm -q --qf \
                  '%{{NAME}}|ii|%{{VERSION}}-%{{RELEASE}}\\n' {names}\n\
-                 f holds; t {TOOL_SECONDS} dnf -q versionlock list; fi\n"
+                 {locks}fi\n"
             );
         }
         if !self.units.is_empty() {

@@ -30,6 +30,7 @@ impl Package {
 impl Kind for Package {
     fn ask(&self, _: &str, ask: &mut Ask) {
         ask.packages.insert(self.name.clone());
+        ask.holds |= self.hold;
     }
 
     fn observe(&self, _: &str, answer: &Answer) -> Observation {

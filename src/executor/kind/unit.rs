@@ -11,7 +11,12 @@ impl Kind for Unit {
 
     fn observe(&self, _: &str, answer: &Answer) -> Observation {
         let Some(unit) = answer.units.get(&self.name) else {
-            return Observation::Unknown("systemctl gave no answer for the unit".to_owned());
+            // systemctl says something even of a unit that is not there.
+            let why = match answer.units.is_empty() {
+                true => "timed out: systemctl gave no answer",
+                false => "systemctl gave no answer for the unit",
+            };
+            return Observation::Unknown(why.to_owned());
         };
         let value = |key: &str| unit.get(key).map(String::as_str).unwrap_or("");
         if value("LoadState") == "not-found" {

@@ -31,7 +31,7 @@ pub(super) fn sudo(settings: &Settings, arguments: &[&str]) -> ExitCode {
             }
         }
     }
-    if let Some(password) = &settings.sudo_password {
+    if let Some(sha256) = &settings.sudo_sha256 {
         if !ask {
             return fail(1, "sudo: a password is required");
         }
@@ -40,7 +40,7 @@ pub(super) fn sudo(settings: &Settings, arguments: &[&str]) -> ExitCode {
             .and_then(|helper| Command::new(helper).output().ok())
             .map(|output| String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
             .unwrap_or_default();
-        if given != *password {
+        if crate::lab::artifacts::sha256(given.as_bytes()) != *sha256 {
             return fail(1, "sudo: no password was provided\nsudo: 1 incorrect password attempt");
         }
     }

@@ -70,6 +70,11 @@ pub(super) fn apt_get(settings: &Settings, arguments: &[&str]) -> ExitCode {
     }
     let Some((verb, names)) = words.split_first() else { return ExitCode::SUCCESS };
     let full = settings.faults.contains(&FaultKind::DiskFull);
+    if matches!(*verb, "install" | "remove" | "purge")
+        && let Err(code) = frontend_lock(settings, arguments)
+    {
+        return code;
+    }
     match *verb {
         "update" => {
             println!("LAB: package lists are a stand-in\nReading package lists...");
@@ -146,6 +151,48 @@ pub(super) fn apt_cache(settings: &Settings, arguments: &[&str]) -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+/// Waits for dpkg's lock while another holds it, for as long as `DPkg::Lock::Timeout` says. A holder that never lets go
+/// is waited for a hundredth of that: nobody wants to sit through ten simulated minutes.
+fn frontend_lock(settings: &Settings, arguments: &[&str]) -> Result<(), ExitCode> {
+    let Some(seconds) = settings.faults.iter().find_map(|f| match f {
+        FaultKind::AptLock(seconds) => Some(*seconds),
+        _ => None,
+    }) else {
+        return Ok(());
+    };
+    let held = "Could not get lock /var/lib/dpkg/lock-frontend. It is held by process 4711 (unattended-upgr)";
+    let timeout: u64 =
+        arguments.iter().find_map(|a| a.strip_prefix("DPkg::Lock::Timeout=")?.parse().ok()).unwrap_or(0);
+    let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    // The other one began when the lock was first asked for.
+    let since: Option<u64> = load(here(), "apt-lock.json");
+    let since = since.unwrap_or_else(|| now().as_millis() as u64);
+    save(here(), "apt-lock.json", &Some(since));
+    let free = seconds.map(|s| since + s * 1000);
+    let patience = now().as_millis() as u64 + if free.is_some() { timeout * 1000 } else { timeout * 10 };
+    let mut told = false;
+    loop {
+        let now = now().as_millis() as u64;
+        if free.is_some_and(|free| now >= free) {
+            return Ok(());
+        }
+        if now >= patience {
+            return Err(fail(
+                100,
+                format!(
+                    "E: {held}\nN: Be aware that removing the lock file is not a solution and may break your system.\n\
+                     E: Unable to acquire the dpkg frontend lock (/var/lib/dpkg/lock-frontend), is another process using it?"
+                ),
+            ));
+        }
+        if !told {
+            println!("Waiting for cache lock: {held}...");
+            told = true;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
 }
 
 /// `apt-mark`.
