@@ -196,7 +196,8 @@ async fn on_terminal(
         while let Some(message) = read.wait().await {
             match message {
                 ChannelMsg::Data { data } => {
-                    if to.write_all(&data).await.is_err() || to.flush().await.is_err() {
+                    let written = async { to.write_all(&data).await.is_ok() && to.flush().await.is_ok() };
+                    if !written.await {
                         break;
                     }
                 }
