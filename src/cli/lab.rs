@@ -275,7 +275,7 @@ pub async fn twin(
     inventory.ssh.known_hosts = dir.join("known_hosts");
     inventory.ssh.bastions.clear();
     inventory.ssh.agent = false;
-    (inventory.ssh.passphrase, inventory.ssh.sudo_password) = (None, None);
+    (inventory.ssh.passphrase, inventory.ssh.password, inventory.ssh.sudo_password) = (None, None, None);
     Ok(Some(Running { lock: dir.join("provision.lock"), dir, own }))
 }
 

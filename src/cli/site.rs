@@ -285,6 +285,7 @@ impl Site {
         };
         let (passphrase, sudo_password) =
             (secret(&inventory.ssh.passphrase).await?, secret(&inventory.ssh.sudo_password).await?);
+        let password = secret(&inventory.ssh.password).await?;
 
         let inventory = Arc::new(inventory);
         let catalog = Arc::new(catalog);
@@ -303,6 +304,7 @@ impl Site {
             credentials: Credentials {
                 identities: inventory.ssh.identities.clone(),
                 passphrase,
+                password,
                 agent: inventory.ssh.agent,
                 ..Credentials::default()
             },
@@ -480,7 +482,8 @@ fn distinct(all: &mut [(TargetId, Result<Observed, Failure>)]) {
         let others: Vec<&str> = same.iter().filter(|n| **n != id.to_string()).map(String::as_str).collect();
         let message = format!("it has the machine id of {}", others.join(", "));
         *result = Err(Failure::new(FailureKind::Preflight, "E-MACHINE-ID", message).hint(
-            "by hand: cat /etc/machine-id; for a cloned image: rm /etc/machine-id; systemd-machine-id-setup",
+            // Not systemd-machine-id-setup: it takes D-Bus's copy, or the virtual machine's, which was cloned too.
+            "by hand: cat /etc/machine-id; for a cloned image: tr -d - </proc/sys/kernel/random/uuid >/etc/machine-id, and reboot",
         ));
     }
 }

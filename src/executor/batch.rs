@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 
 /// How long a lock record lasts without renewal, in seconds: longer than a planned reboot.
 const LOCK_SECONDS: u64 = 3600;
+/// A first boot that is not over by then is not waited for any longer, in seconds.
+const CLOUD_INIT_SECONDS: u64 = 1200;
 /// Exit status of a batch that found the host locked by another run.
 pub(super) const LOCKED: i32 = 75;
 
@@ -183,6 +185,12 @@ printf '{{"owner":"%s","run":"{run}","boot_id":"%s","expires_s":%s}}\n' {owner} 
         memory = memory(batch),
         owner = quote(owner),
     );
+    // What a cloud's first boot still does to packages, users and files would be done to ours.
+    if facts.cloud_init.as_deref() == Some("running") {
+        p += &format!(
+            "printf '\\036waiting {CLOUD_INIT_SECONDS} cloud-init still runs\\n'; timeout -k 5 {CLOUD_INIT_SECONDS} cloud-init status --wait >/dev/null 2>&1\n"
+        );
+    }
     for step in steps {
         let id = quote(step.resource.as_str());
         let Parts { before, shell, after } = parts(step, desired, facts).unwrap_or_else(|why| Parts {
@@ -272,6 +280,8 @@ pub(super) enum Line {
     Step(String),
     Done(String, i32),
     Locked(String),
+    /// For what, and for how long at most.
+    Waiting(String, std::time::Duration),
     Reboot,
     Rc(i32),
     Gone,
@@ -289,6 +299,10 @@ pub(super) fn read_frame(frame: &str) -> Line {
             Line::Done(id.to_owned(), rc.parse().unwrap_or(1))
         }
         "locked" => Line::Locked(rest.to_owned()),
+        "waiting" => {
+            let (seconds, what) = rest.split_once(' ').unwrap_or((rest, ""));
+            Line::Waiting(what.to_owned(), std::time::Duration::from_secs(seconds.parse().unwrap_or(0)))
+        }
         "reboot" => Line::Reboot,
         "rc" => Line::Rc(rest.parse().unwrap_or(1)),
         "gone" => Line::Gone,

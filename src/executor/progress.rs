@@ -22,6 +22,8 @@ pub(super) struct Progress<'a> {
     tail: VecDeque<String>,
     reboot: bool,
     failed: Option<Failure>,
+    /// How long the batch has said that it may be silent between steps.
+    patience: Duration,
 }
 
 impl<'a> Progress<'a> {
@@ -44,6 +46,7 @@ impl<'a> Progress<'a> {
             tail: VecDeque::new(),
             reboot: false,
             failed: None,
+            patience: Duration::ZERO,
         }
     }
 
@@ -61,6 +64,7 @@ impl<'a> Progress<'a> {
             self.current_step().map_or(crate::state::DEFAULT_DEADLINE_S, |s| s.deadline_s),
         );
         let spent = self.current.as_ref().map_or(Duration::ZERO, |(_, since)| since.elapsed());
+        let deadline = if self.current.is_none() { deadline.max(self.patience) } else { deadline };
         deadline.saturating_sub(spent).max(Duration::from_millis(100))
     }
 
@@ -176,6 +180,10 @@ impl<'a> Progress<'a> {
                     .hint(format!("if that run is gone: ssh {host} sudo rm {}/lock", self.state_dir)),
                 );
             }
+            Line::Waiting(reason, most) => {
+                self.patience = most + Duration::from_secs(crate::state::DEFAULT_DEADLINE_S);
+                events.emit(Event::Waiting { target: host, reason });
+            }
             Line::Reboot => self.reboot = true,
             Line::Rc(0) => return Some(Ok(self.reboot)),
             Line::Rc(rc) => {
@@ -261,5 +269,16 @@ mod tests {
         assert_eq!((failure.kind, failure.code.as_str()), (FailureKind::Locked, "E-LOCKED"));
         assert!(failure.message.contains("eva@desk") && failure.message.contains("ABCDE"), "{failure}");
         assert!(failure.hint.is_some_and(|h| h.contains("rm /var/lib/provision/lock")));
+    }
+
+    #[test]
+    fn a_wait_that_was_announced_is_told_and_allowed() {
+        let (events, mut receiver) = Events::channel();
+        let mut progress = Progress::new("h-1".to_owned(), "/var/lib/provision", &events, &[], Vec::new());
+        assert_eq!(progress.left().as_secs(), crate::state::DEFAULT_DEADLINE_S);
+        assert!(progress.feed(b"\x1ewaiting 1200 cloud-init still runs\n", &mut 0).is_none());
+        assert!(progress.left().as_secs() >= 1200);
+        let told = receiver.try_recv().expect("an event");
+        assert!(matches!(told, Event::Waiting { reason, .. } if reason == "cloud-init still runs"));
     }
 }

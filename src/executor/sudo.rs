@@ -32,7 +32,7 @@ pub(super) async fn shell_with_password(
 ) -> Result<String, SshError> {
     let stage = "exec /bin/sh -c 'umask 077; d=$(mktemp -d /dev/shm/provision.XXXXXX 2>/dev/null || mktemp -d) || exit 1; \
                  cat >\"$d/word\" && printf \"#!/bin/sh\\ncat $d/word 2>/dev/null; rm -rf $d\\n\" >\"$d/ask\" && chmod 700 \
-                 \"$d/ask\" && { (sleep 60; rm -rf \"$d\") >/dev/null 2>&1 </dev/null & } && echo \"$d\"'";
+                 \"$d/ask\" && { (sleep 60; rm -rf \"$d\") >/dev/null 2>&1 </dev/null & } && printf \"\\036%s\\n\" \"$d\"'";
     let mut session = transport.open(stage).await?;
     session.send(Bytes::from(format!("{}\n", password.expose()))).await?;
     session.finish_input().await?;
@@ -42,8 +42,15 @@ pub(super) async fn shell_with_password(
             folder.extend_from_slice(&bytes);
         }
     }
-    let folder = String::from_utf8_lossy(&folder).trim().to_owned();
-    Ok(format!("SUDO_ASKPASS={}/ask exec sudo -A -k -p '' -- /bin/sh -s", crate::template::quote(&folder)))
+    Ok(with_helper(&String::from_utf8_lossy(&folder)))
+}
+
+/// Returns the command line that takes the password from the folder that was told. Start-up files of the login's shell
+/// may have printed before it, and that shell need not know `NAME=value command`: csh and fish do not.
+fn with_helper(told: &str) -> String {
+    let folder = told.rsplit_once('\u{1e}').map_or("", |(_, folder)| folder).trim();
+    let helper = crate::template::quote(&format!("{folder}/ask"));
+    format!("exec env SUDO_ASKPASS={helper} sudo -A -k -p '' -- /bin/sh -s")
 }
 
 /// Returns whether sudo asked for a password.
@@ -91,4 +98,15 @@ pub(super) fn refusal(stderr: &str) -> Option<Failure> {
         );
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_start_up_files_print_is_no_part_of_the_folder() {
+        let command = with_helper("Welcome to h-1\nno unauthorised use\u{1e}/dev/shm/provision.a1\n");
+        assert_eq!(command, "exec env SUDO_ASKPASS=/dev/shm/provision.a1/ask sudo -A -k -p '' -- /bin/sh -s");
+    }
 }

@@ -79,6 +79,7 @@ const SSH: &[Key] = &[
     key("bastions", Texts, "[user@]host[:port], from here outwards"),
     key("identities", Texts, "Private key files, relative to the inventory"),
     key("passphrase", Section(SECRET_REF), "Opens encrypted keys"),
+    key("password", Section(SECRET_REF), "The login's password, where the server wants one after the key"),
     key("sudoPassword", Section(SECRET_REF), "Password for sudo"),
     key("hostKeys", Section(HOST_KEYS), "Where host keys are known"),
     key("agent", Bool, "Use the keys of the agent (default true)"),

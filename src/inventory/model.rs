@@ -57,6 +57,8 @@ pub struct Ssh {
     pub identities: Vec<PathBuf>,
     /// Passphrase of encrypted private keys: a secret's name.
     pub passphrase: Option<String>,
+    /// The login's own password, for servers that want one after the key: a secret's name.
+    pub password: Option<String>,
     /// Password for sudo: a secret's name.
     pub sudo_password: Option<String>,
     /// The known_hosts file, resolved; the user's own are consulted too.

@@ -201,6 +201,10 @@ impl Entry {
         resource.why = around.why;
         resource.restarts = around.restarts;
         resource.hazards = around.hazards;
+        // A reboot is one whether its role says so or not: it ends a batch, and a plan shows it.
+        if matches!(resource.spec, Spec::Reboot(_)) && !resource.hazards.contains(&Hazard::Reboot) {
+            resource.hazards.push(Hazard::Reboot);
+        }
         resource.late = around.late;
         resource.deadline_s = around.deadline_s.unwrap_or(DEFAULT_DEADLINE_S);
         Ok(resource)

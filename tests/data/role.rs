@@ -4,7 +4,7 @@ use provision::artifact::{Lock, Locked};
 use provision::catalog::Catalog;
 use provision::inventory::{Inventory, load};
 use provision::role::{RoleInput, desired};
-use provision::state::{Content, Facts, Failure, PciFunction, Resource, Spec};
+use provision::state::{Content, Facts, Failure, Hazard, PciFunction, Resource, Spec};
 use std::path::{Path, PathBuf};
 
 const K0S: &str = "v1.35.7+k0s.0";
@@ -299,6 +299,14 @@ fn a_role_beside_the_inventory_takes_the_place_of_a_built_in_one() {
     case.role_file("base/templates/limits.conf.j2", "# none\n");
     let resources = case.role("w-1", "base");
     assert_eq!(file(&resources, "/etc/security/limits.d/90-provision.conf"), "# none\n");
+}
+
+#[test]
+fn a_reboot_is_a_hazard_whatever_its_role_says() {
+    let case = Case::new("debian12");
+    case.role_file("base/role.yaml", "- reboot: {name: kernel, guard: 'true'}\n");
+    let wanted = case.role("w-1", "base");
+    assert_eq!(wanted[0].hazards, [Hazard::Reboot], "it ends a batch, and a plan shows it");
 }
 
 #[test]

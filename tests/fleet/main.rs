@@ -2,4 +2,8 @@
 //! that `tests/run` names; `cargo test` alone does not build it.
 
 mod first_hour;
+mod identity;
+mod interrupted;
 mod kit;
+mod logins;
+mod packages;

@@ -12,6 +12,19 @@ use std::time::Duration;
 /// A reboot ends systemd-nspawn with this status; any other end is the machine's.
 const REBOOT: i32 = 133;
 
+/// Starts a machine in a cgroup of its own (two systemds in one would end each other's services) and a pid namespace of
+/// its own, whose end takes all of the machine with it. Its first word is the cgroup; the rest is for systemd-nspawn.
+const START: &str = r#"
+for hierarchy in /sys/fs/cgroup /sys/fs/cgroup/systemd /sys/fs/cgroup/unified; do
+  [ -e "$hierarchy/cgroup.procs" ] || continue
+  mkdir -p "$hierarchy/$1" && echo 0 >"$hierarchy/$1/cgroup.procs" || exit 1
+done
+shift
+exec env SYSTEMD_NSPAWN_API_VFS_WRITABLE=network setpriv --pdeathsig KILL \
+  unshare --pid --fork --kill-child --mount-proc systemd-nspawn --quiet --register=no --keep-unit --console=pipe \
+  --capability=CAP_NET_ADMIN --boot "$@"
+"#;
+
 /// What a host is like before it boots.
 pub struct Setup {
     name: String,
@@ -95,7 +108,7 @@ pub struct Host {
 /// The machine itself, which a thread of its own keeps running over reboots.
 #[derive(Default)]
 struct Machine {
-    /// systemd-nspawn's, while it runs.
+    /// Of what started it, while it runs.
     pid: AtomicU32,
     boots: AtomicU32,
     ended: AtomicBool,
@@ -121,7 +134,7 @@ impl Host {
         let host_key = files(fleet, &root, &setup, lab.path());
         link::connect(fleet, number, address);
         let machine = Arc::new(Machine::default());
-        let mut host = Self { name: setup.name, address, host_key, fleet, number, folder, lab, machine };
+        let host = Self { name: setup.name, address, host_key, fleet, number, folder, lab, machine };
         host.power_on(setup.var.as_deref());
         host.wait_for_ssh();
         host
@@ -142,16 +155,15 @@ impl Host {
             format!("--network-namespace-path=/run/netns/h{}", self.number),
             format!("--machine=h{}", self.number),
         ];
+        let cgroup = self.cgroup();
         let (fleet, machine, folder) = (self.fleet, self.machine.clone(), self.lab.path().to_owned());
         // The thread lives as long as the machine: the kernel ends the machine when its parent thread ends.
         let thread = std::thread::spawn(move || {
             loop {
                 let console = std::fs::File::create(folder.join("console")).expect("a console");
-                let mut command = fleet.command("env");
+                let mut command = fleet.command("sh");
                 command
-                    .args(["SYSTEMD_NSPAWN_API_VFS_WRITABLE=network", "setpriv", "--pdeathsig", "KILL"])
-                    .args(["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--console=pipe"])
-                    .args(["--capability=CAP_NET_ADMIN", "--boot"])
+                    .args(["-c", START, "start", &cgroup])
                     .args(&options)
                     .args(&bind)
                     .stdin(Stdio::null())
@@ -163,11 +175,17 @@ impl Host {
                 let status = child.wait().expect("systemd-nspawn ends");
                 machine.pid.store(0, Ordering::SeqCst);
                 if machine.ended.load(Ordering::SeqCst) || status.code() != Some(REBOOT) {
+                    machine.ended.store(true, Ordering::SeqCst);
                     return;
                 }
             }
         });
         *self.machine.thread.lock().expect("a lock") = Some(thread);
+    }
+
+    /// The cgroup of its machine, below each hierarchy.
+    fn cgroup(&self) -> String {
+        format!("{}/h{}", Fleet::cgroup(), self.number)
     }
 
     /// Waits until sshd answers.
@@ -182,7 +200,9 @@ impl Host {
             (&banner == b"SSH-").then_some(())
         };
         let console = self.lab.path().join("console");
-        until(&format!("sshd of {} (its console is {})", self.name, console.display()), || {
+        until(&format!("sshd of {}", self.name), || {
+            let said = || std::fs::read_to_string(&console).unwrap_or_default();
+            assert!(!self.machine.ended.load(Ordering::SeqCst), "{} has stopped: {}", self.name, said());
             self.fleet.inside(answers)
         });
     }
@@ -194,11 +214,13 @@ impl Host {
 
     /// Returns a command that runs as root inside the host, without SSH.
     pub fn command(&self, program: &str) -> Command {
-        // The first child of systemd-nspawn is the host's init.
-        let init = until(&format!("the init of {}", self.name), || {
-            let pid = self.machine.pid.load(Ordering::SeqCst);
+        let child = |pid: String| {
             let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
             children.split_whitespace().next().map(str::to_owned)
+        };
+        // What started it, then systemd-nspawn, then the host's init.
+        let init = until(&format!("the init of {}", self.name), || {
+            child(child(self.machine.pid.load(Ordering::SeqCst).to_string())?)
         });
         let mut command = Command::new("nsenter");
         command
@@ -240,7 +262,7 @@ impl Drop for Host {
         self.machine.ended.store(true, Ordering::SeqCst);
         let pid = self.machine.pid.load(Ordering::SeqCst);
         if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
-            // The whole machine goes with it: its init has asked for that.
+            // The whole machine goes with it.
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
         if let Some(thread) = self.machine.thread.lock().ok().and_then(|mut t| t.take()) {
@@ -252,9 +274,11 @@ impl Drop for Host {
             eprintln!("{} at its end: {}", self.name, last.into_iter().rev().collect::<Vec<_>>().join(" | "));
         }
         let script = format!(
-            "ip link del v{0} 2>/dev/null; ip netns del h{0}; umount -l {1}/root; umount -l {1}/var 2>/dev/null; umount -l {1}; rmdir {1}",
+            "ip link del v{0} 2>/dev/null; ip netns del h{0}; umount -l {1}/root; umount -l {1}/var 2>/dev/null; umount -l {1}; rmdir {1}
+             find /sys/fs/cgroup/{2} /sys/fs/cgroup/*/{2} -depth -type d -exec rmdir {{}} +",
             self.number,
-            self.folder.display()
+            self.folder.display(),
+            self.cgroup(),
         );
         let _ = self.fleet.command("sh").args(["-c", &script]).output();
     }

@@ -44,12 +44,13 @@ impl Fleet {
     fn make() -> Self {
         let uid = must(Command::new("id").arg("-u"));
         assert_eq!(uid.trim(), "0", "real hosts need root: namespaces, overlays, systemd-nspawn");
+        sweep();
         let base = tree::base();
         let keys = keys();
         let run = cache().join("run");
         std::fs::create_dir_all(&run).expect("a folder for host trees");
         let script = format!(
-            "set -e; mkdir -p /run/netns; mount -t tmpfs -o mode=755 fleet /run/netns
+            "set -e; mount -t tmpfs -o mode=755 fleet /run; mkdir /run/netns
              mount -t tmpfs -o mode=755,size=80% fleet {run}
              ip link set lo up; ip link add br0 type bridge; ip addr add {HUB}/16 dev br0; ip link set br0 up
              echo ready; exec cat",
@@ -131,10 +132,22 @@ impl Fleet {
     /// Opens the encrypted key.
     pub const PASSPHRASE: &'static str = "passphrase-of-a-key";
 
+    /// The cgroup of all machines of this process, below each hierarchy.
+    pub(super) fn cgroup() -> String {
+        format!("provision-fleet-{}", std::process::id())
+    }
+
     /// Returns a number that no other host has.
     pub(super) fn number(&self) -> u16 {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
+}
+
+/// Takes away the cgroups of fleets whose process is gone: the one thing that does not go by itself.
+fn sweep() {
+    let script = "for d in /sys/fs/cgroup/provision-fleet-* /sys/fs/cgroup/*/provision-fleet-*; do
+                  [ -d \"$d\" ] && [ ! -d \"/proc/${d##*-}\" ] && find \"$d\" -depth -type d -exec rmdir {} + ; done; true";
+    must(Command::new("sh").args(["-c", script]).stderr(Stdio::null()));
 }
 
 fn keys() -> tempfile::TempDir {

@@ -33,7 +33,8 @@ mod tree;
 pub use boot::{Host, Setup};
 pub use fleet::{Fleet, fleet};
 pub use packages::{K0S, K0S_NEXT, MIRROR};
-pub use site::{Ran, Site};
+pub use site::{Ran, Running, Site};
+pub use tree::PASSWORD;
 
 use std::process::Command;
 

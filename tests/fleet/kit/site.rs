@@ -35,6 +35,8 @@ pub struct Site {
     pub more: String,
     /// Variables of the client's.
     pub env: Vec<(String, String)>,
+    /// Only these hosts, if it says any.
+    pub limit: Option<String>,
     fleet: &'static Fleet,
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
@@ -69,6 +71,7 @@ impl Site {
             hosts: listed.collect(),
             more: String::new(),
             env: Vec::new(),
+            limit: None,
             dir,
             fleet,
             tasks: Vec::new(),
@@ -76,6 +79,26 @@ impl Site {
         site.simulate(hosts);
         site.write();
         site
+    }
+
+    /// Writes an inventory of one host on which nothing is wanted but the entries of a role file. No cluster takes part: its
+    /// controller has an address that nobody answers at, and is left out.
+    pub fn only(host: &Host, role: &str) -> Self {
+        assert!(host.name.starts_with("w-"), "{} is no worker", host.name);
+        let mut site = Self::new(std::slice::from_ref(host));
+        site.hosts.push(("cp-0".to_owned(), "control".to_owned(), "10.77.255.1".to_owned(), String::new()));
+        site.limit = Some(host.name.clone());
+        site.role("k0s", "[]\n");
+        site.role("base", role);
+        site.write();
+        site
+    }
+
+    /// Puts a role of the inventory's own in the place of a built-in one.
+    pub fn role(&self, name: &str, text: &str) {
+        let folder = self.path("roles").join(name);
+        std::fs::create_dir_all(&folder).expect("a folder");
+        std::fs::write(folder.join("role.yaml"), text).expect("written");
     }
 
     /// Puts a simulated cluster behind the k0s of these hosts.
@@ -147,6 +170,9 @@ impl Site {
         command.args(self.env.iter().map(|(key, value)| format!("{key}={value}")));
         command.arg(env!("CARGO_BIN_EXE_provision")).args(arguments);
         command.arg("-i").arg(self.dir.path()).stdin(Stdio::null());
+        if let Some(limit) = &self.limit {
+            command.args(["--limit", limit]);
+        }
         command
     }
 
@@ -165,13 +191,30 @@ impl Site {
         ran.text
     }
 
-    /// Starts the binary and leaves it running; its output goes to the returned file. It ends with the test process.
-    pub fn start(&self, arguments: &[&str]) -> (Child, PathBuf) {
+    /// Starts the binary and leaves it running.
+    pub fn start(&self, arguments: &[&str]) -> Running {
         let path = self.path("output");
         let file = std::fs::File::create(&path).expect("a file");
         let mut command = self.command(arguments);
         command.stdout(file.try_clone().expect("a copy")).stderr(file);
-        (command.spawn().expect("the binary starts"), path)
+        Running { child: command.spawn().expect("the binary starts"), path }
+    }
+
+    /// Returns the resources that `plan` would change, as `target resource`, sorted.
+    pub fn pending(&self) -> Vec<String> {
+        let output = self.command(&["plan", "--output", "json"]).output().expect("the binary runs");
+        let plan: serde_json::Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&output.stderr)));
+        let mut all = Vec::new();
+        for target in plan["targets"].as_array().expect("targets") {
+            assert!(target["unobserved"].is_null(), "{target:#}");
+            for step in target["steps"].as_array().expect("steps") {
+                let text = |key: &str| step[key].as_str().unwrap_or_default().to_owned();
+                all.push(text("resource"));
+            }
+        }
+        all.sort();
+        all
     }
 
     /// Applies and proves that nothing is left to do.
@@ -179,6 +222,43 @@ impl Site {
         self.expect(0, &["apply", "--yes"]);
         let shown = self.expect(0, &["plan"]);
         assert!(shown.contains("in sync"), "{shown}");
+    }
+}
+
+/// The binary while it runs; killed with its value.
+pub struct Running {
+    child: Child,
+    path: PathBuf,
+}
+
+impl Running {
+    /// Returns what it said so far.
+    pub fn text(&self) -> String {
+        std::fs::read_to_string(&self.path).unwrap_or_default()
+    }
+
+    /// Waits until it has said something.
+    pub fn wait_for(&self, phrase: &str) {
+        super::until(&format!("{phrase:?}"), || self.text().contains(phrase).then_some(()));
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
+        rustix::process::kill_process(pid.expect("a pid"), signal).expect("it runs");
+    }
+
+    /// Waits for its end.
+    pub fn end(mut self) -> Ran {
+        let code = self.child.wait().expect("it ends").code();
+        Ran { code, text: self.text() }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -63,7 +63,7 @@ const USERS: [(&str, &str, &str, bool); 9] = [
     // Login shells that are slow, not bash, not even POSIX, and one whose start-up files talk.
     ("slow", "/usr/local/bin/slow-shell", "NOPASSWD: ALL", true),
     ("dash", "/bin/dash", "NOPASSWD: ALL", true),
-    ("csh", "/bin/tcsh", "NOPASSWD: ALL", true),
+    ("csh", "/bin/tcsh", "ALL", true),
     ("noisy", "/bin/bash", "ALL", true),
     // Opened by a certificate only, and by a key together with a password.
     ("cert", "/bin/bash", "NOPASSWD: ALL", false),

@@ -1,0 +1,164 @@
+//! Packages of a real apt, and what stands in its way: locks, half-done work, full disks, a first boot not yet over.
+
+use crate::kit::{MIRROR, Setup, Site, fleet, until};
+
+const WIDGET: &str = "- package: {name: widget, version: \"1.0-1\", hold: true}\n";
+
+#[test]
+fn a_package_is_installed_held_upgraded_and_removed() {
+    let hosts = fleet().boot([Setup::new("w-1")]);
+    let site = Site::only(&hosts[0], WIDGET);
+    let host = &hosts[0];
+    site.converge();
+    let version = || host.sh("dpkg-query -W -f '${Version}' widget");
+    assert_eq!((version(), host.sh("apt-mark showhold")), ("1.0-1".to_owned(), "widget".to_owned()));
+    // Held means that an admin's upgrade leaves it alone.
+    host.sh("apt-get -qq -y upgrade");
+    assert_eq!(version(), "1.0-1");
+    site.role("base", &WIDGET.replace("1.0-1", "1.1-1"));
+    let text = site.expect(2, &["plan"]);
+    assert!(text.contains("package widget") && text.contains("version 1.0-1 -> 1.1-1"), "{text}");
+    site.converge();
+    assert_eq!((version(), host.sh("apt-mark showhold")), ("1.1-1".to_owned(), "widget".to_owned()));
+    // Back again: a held package goes where the inventory says.
+    site.role("base", WIDGET);
+    site.converge();
+    assert_eq!(version(), "1.0-1");
+    // What no role wants any more is taken away, hold and all.
+    site.role("base", "[]\n");
+    let text = site.expect(2, &["plan"]);
+    assert!(text.contains("- package widget"), "{text}");
+    site.converge();
+    assert_eq!(
+        host.sh("apt-mark showhold; dpkg-query -W -f '${db:Status-Abbrev}' widget 2>/dev/null || true"),
+        ""
+    );
+}
+
+#[test]
+fn what_was_there_before_us_is_never_removed() {
+    let hosts = fleet().boot([Setup::new("w-1").file("/etc/theirs", "644", "theirs\n")]);
+    let site = Site::only(
+        &hosts[0],
+        "- package: {name: curl, hold: true}\n- file: {path: /etc/theirs, content: \"ours\\n\"}\n- file: {path: /etc/ours, content: \"ours\\n\"}\n",
+    );
+    site.converge();
+    site.role("base", "[]\n");
+    site.converge();
+    let host = &hosts[0];
+    assert_eq!(
+        host.sh("cat /etc/theirs; command -v curl; ls /etc/ours 2>&1 || true"),
+        "ours\n/usr/bin/curl\nls: cannot access '/etc/ours': No such file or directory"
+    );
+}
+
+#[test]
+fn a_repository_is_added_used_and_removed() {
+    let hosts = fleet().boot([Setup::new("w-1").prepare(": >/etc/apt/sources.list")]);
+    let role = format!(
+        "- package-repository:\n    name: local\n    definition: |\n      Types: deb\n      URIs: {MIRROR}/debian/\n      Suites: ./\n      Trusted: yes\n{WIDGET}"
+    );
+    let site = Site::only(&hosts[0], &role);
+    site.converge();
+    assert_eq!(hosts[0].sh("dpkg-query -W -f '${Version}' widget"), "1.0-1");
+    // A definition changed by hand is put right.
+    hosts[0].sh("echo >>/etc/apt/sources.list.d/local.sources");
+    assert_eq!(site.pending(), ["package-repository/local"]);
+    site.converge();
+    site.role("base", "[]\n");
+    assert_eq!(site.pending(), ["package-repository/local", "package/widget"]);
+    site.converge();
+    assert_eq!(hosts[0].sh("ls /etc/apt/sources.list.d"), "");
+    // One that cannot be reached is a failure, and is not left there.
+    site.role("base", &role.replace(":8000", ":8001"));
+    let text = site.expect(1, &["apply", "--yes"]);
+    assert!(text.contains("package-repository/local") && text.contains("Could not connect"), "{text}");
+    assert_eq!(hosts[0].sh("ls /etc/apt/sources.list.d"), "");
+}
+
+#[test]
+fn a_package_whose_script_fails_is_told_with_its_last_words() {
+    let hosts = fleet().boot([Setup::new("w-1")]);
+    let site = Site::only(&hosts[0], "- package: {name: broken}\n- file: {path: /etc/after, content: x}\n");
+    let text = site.expect(1, &["apply", "--yes"]);
+    assert!(text.contains("w-1 failed at package/broken (exit 100"), "{text}");
+    assert!(text.contains("  | broken: this machine is not to my liking"), "{text}");
+    assert_eq!(
+        hosts[0].sh("ls /etc/after 2>/dev/null || echo not there"),
+        "not there",
+        "nothing after it ran"
+    );
+    // Not installed is not "as wanted": the half-configured package is still to be done.
+    assert_eq!(site.pending(), ["file//etc/after", "package/broken"]);
+}
+
+#[test]
+fn dpkg_that_was_cut_off_is_ended_first() {
+    let hosts = fleet().boot([Setup::new("w-1")]);
+    let site = Site::only(&hosts[0], WIDGET);
+    let host = &hosts[0];
+    host.sh("apt-get -qq update; cd /tmp; apt-get -qq download slow >/dev/null 2>&1");
+    // Unpacked but not configured, and a journal of updates that was never merged: what a power cut leaves.
+    host.sh("dpkg --unpack /tmp/slow_*.deb; cp /var/lib/dpkg/status /var/lib/dpkg/updates/0001");
+    let refused = host.try_sh("apt-get -y install widget");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("dpkg was interrupted"), "the fault is there");
+    site.converge();
+    assert_eq!(host.sh("dpkg-query -W -f '${db:Status-Abbrev}' slow"), "ii");
+}
+
+#[test]
+fn a_held_apt_lock_is_waited_for() {
+    let hosts = fleet().boot([Setup::new("w-1")]);
+    let site = Site::only(&hosts[0], WIDGET);
+    let host = &hosts[0];
+    host.sh("apt-get -qq update");
+    // The same lock that unattended-upgrades holds, taken as it takes it: by fcntl, while a slow package is configured.
+    host.sh("systemd-run --quiet --unit=other apt-get -y install slow");
+    until("the lock", || host.try_sh("pgrep -f 'postinst configure'").status.success().then_some(()));
+    site.expect(0, &["apply", "--yes"]);
+    assert_eq!(host.sh("cat /etc/slow.done; dpkg-query -W -f '${Version}' widget"), "whole\n1.0-1");
+}
+
+#[test]
+fn cloud_init_that_still_runs_is_waited_for() {
+    let status = "#!/bin/sh\ncase $* in\n'status --wait') until [ -e /run/cloud-init-done ]; do sleep 0.2; done; echo; echo 'status: done';;\n\
+                  status) [ -e /run/cloud-init-done ] && echo 'status: done' || echo 'status: running';;\nesac\n";
+    let hosts = fleet().boot([Setup::new("w-1").file("/usr/bin/cloud-init", "755", status)]);
+    let site = Site::only(&hosts[0], WIDGET);
+    let text = site.expect(2, &["plan"]);
+    assert!(text.contains("cloud-init is still running"), "{text}");
+    let apply = site.start(&["apply", "--yes"]);
+    apply.wait_for("cloud-init still runs");
+    let host = &hosts[0];
+    assert!(!host.try_sh("dpkg-query -W widget").status.success(), "nothing is installed beside it");
+    host.sh(": >/run/cloud-init-done");
+    let ran = apply.end();
+    assert_eq!(ran.code, Some(0), "{}", ran.text);
+    assert_eq!(host.sh("dpkg-query -W -f '${Version}' widget"), "1.0-1");
+}
+
+#[test]
+fn a_full_disk_is_told_before_and_during() {
+    let hosts = fleet().boot([Setup::new("w-1").disk("700m"), Setup::new("w-2").var("700m")]);
+    for (host, path) in [(&hosts[0], "/"), (&hosts[1], "/var")] {
+        let site = Site::only(host, "- file: {path: /var/lib/x/y, content: \"x\\n\"}\n");
+        host.sh(&format!("head -c 400m /dev/zero >{path}/ballast"));
+        let text = site.expect(1, &["plan"]);
+        assert!(text.contains("E-NO-SPACE"), "{path}: {text}");
+        // What fills up while a run is under way.
+        host.sh(&format!("rm {path}/ballast"));
+        site.role(
+            "base",
+            &format!("- command: {{name: fill, wanted: full, guard: '[ -e {path}/ballast ]', apply: 'head -c 2g /dev/zero >{path}/ballast || true'}}\n- file: {{path: {path}/opt/y, content: \"x\\n\"}}\n"),
+        );
+        let text = site.expect(1, &["apply", "--yes"]);
+        assert!(text.contains("No space left on device") && text.contains("E-NO-SPACE"), "{path}: {text}");
+        assert_eq!(
+            host.sh("find / -xdev -name '*.provision-new'; find /var -xdev -name '*.provision-new'"),
+            ""
+        );
+        // Room again, and it goes on where it was.
+        host.sh(&format!(": >{path}/ballast"));
+        site.converge();
+    }
+}
