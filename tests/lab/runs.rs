@@ -354,7 +354,7 @@ fn killed_at_every_journal_record_a_run_is_made_good() {
             Some(0) => false,
             None => {
                 points.extend(story.last_record());
-                if n % 2 == 0 {
+                if n.is_multiple_of(2) {
                     story.forget_journals(); // the journal is only a cache
                 }
                 true
