@@ -163,9 +163,8 @@ impl Apply {
         let (events, shown) = watch(global, true);
         let mut site = Site::open(&self.place, &events).await?;
         // What an earlier run left running on the hosts comes to its end first.
-        for host in site.hosts.values() {
-            let _ = host.attach().await;
-        }
+        // Who cannot be asked, or whose batch failed, shows in the plan.
+        site.attach().await;
         let (observed, took) = site.observe(&events).await;
         let mut plan = site.plan(observed);
         let mut skipped = false;
@@ -245,11 +244,11 @@ impl Attach {
         drop(events);
         let mut code = exit::DONE;
         let mut found = 0;
-        for (name, host) in &site.hosts {
-            match host.attach().await {
+        for (name, ended) in site.attach().await {
+            match ended {
                 Ok(n) => found += n,
                 Err(failure) => {
-                    eprintln!("{} {failure}", TargetId::Host(name.clone()));
+                    eprintln!("{name} {failure}");
                     code = exit::FAILED;
                 }
             }

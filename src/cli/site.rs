@@ -400,6 +400,16 @@ impl Site {
             .collect()
     }
 
+    /// Follows what earlier runs left running on the hosts until it ends, on all hosts at once. Returns how many batches
+    /// there were on each.
+    pub async fn attach(&self) -> BTreeMap<HostName, Result<usize, Failure>> {
+        let follow = |(name, host): (&HostName, &Arc<HostTarget>)| {
+            let (name, host) = (name.clone(), host.clone());
+            async move { (name, host.attach().await) }
+        };
+        futures::future::join_all(self.hosts.iter().map(follow)).await.into_iter().collect()
+    }
+
     /// Observes all targets at once. Returns what came, and how long it took.
     pub async fn observe(&self, events: &Events) -> (Vec<(TargetId, Result<Observed, Failure>)>, Duration) {
         let began = Instant::now();

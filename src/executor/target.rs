@@ -228,13 +228,16 @@ impl HostTarget {
         Ok(Sections::parse(&answer).ok_or_else(cut)?.lines("text").join("\n"))
     }
 
-    /// Follows batches that an earlier run left alive on the host until they end.
+    /// Follows batches that an earlier run left alive on the host until they end, and the reboot that one ends with.
     pub async fn attach(&self) -> Result<usize, Failure> {
         let facts = self.facts().await?;
+        self.with_last(|l| l.facts.boot_id.clone_from(&facts.boot_id));
         let alive: Vec<_> = facts.open_batches.iter().filter(|b| b.alive).collect();
         for open in &alive {
             self.waiting(format!("an earlier run's batch {} still runs", open.id));
-            self.follow(&open.id, None, &[], &Payloads::new()).await?;
+            if self.follow(&open.id, None, &[], &Payloads::new()).await? {
+                self.rebooted(None).await?;
+            }
         }
         Ok(alive.len())
     }

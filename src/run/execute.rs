@@ -4,7 +4,7 @@
 use super::board::{Board, Cancel};
 use super::journal::{Journal, Transition};
 use super::report::{Outcome, RunReport};
-use super::target::{Course, ends_of_hosts};
+use super::target::{Course, Homes, ends_of_hosts, homes};
 use crate::event::{Event, Events};
 use crate::inventory::Inventory;
 use crate::plan::{Plan, TargetPlan};
@@ -72,7 +72,7 @@ pub async fn execute(input: RunInput<'_>) -> RunReport {
         }
     }
 
-    let hosts = Arc::new(ends_of_hosts(&work));
+    let hosts = Arc::new((ends_of_hosts(&work), homes(inventory)));
     let mut tasks = JoinSet::new();
     let mut outcomes = BTreeMap::new();
     let mut under_way = HashMap::new();
@@ -125,7 +125,7 @@ async fn one(
     board: &Board,
     target: Option<Arc<dyn Target>>,
     plan: &TargetPlan,
-    hosts: &BTreeSet<crate::state::StepId>,
+    (hosts, homes): &(BTreeSet<crate::state::StepId>, Homes),
 ) -> Outcome {
     let id = &plan.target;
     let began = Instant::now();
@@ -133,7 +133,7 @@ async fn one(
     let after = if *id == TargetId::Cluster { hosts } else { &none };
     let result = match (&plan.unobserved, &target) {
         (Some(failure), _) => Err(failure.clone()),
-        (None, Some(target)) => Course { board, target: target.as_ref(), plan, after }.run().await,
+        (None, Some(target)) => Course { board, target: target.as_ref(), plan, after, homes }.run().await,
         (None, None) => {
             Err(Failure::new(FailureKind::Step, "E-PLAN", "it is no target of this run").hint("plan again"))
         }

@@ -4,10 +4,11 @@
 use super::board::{Begun, Board};
 use super::journal::Transition;
 use crate::event::Event;
+use crate::inventory::Inventory;
 use crate::plan::{Batch, TargetPlan, again, batches, unknown, verified};
 use crate::state::{Failure, FailureKind, Hazard, HostName, ResourceId, Step, StepId, Target, TargetId};
 use futures::future::join_all;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use tokio::sync::OwnedSemaphorePermit;
 
 /// How often a target is planned again for steps that could not be previewed.
@@ -27,7 +28,12 @@ pub(super) struct Course<'a> {
     pub plan: &'a TargetPlan,
     /// What the target was verified to be only when all of these have ended: on the cluster, the hosts.
     pub after: &'a BTreeSet<StepId>,
+    /// Which nodes could carry what a resource of the cluster asks for; what is not here asks for none in particular.
+    pub homes: &'a Homes,
 }
+
+/// The nodes that could carry a resource, by resource.
+pub(super) type Homes = BTreeMap<ResourceId, BTreeSet<ResourceId>>;
 
 fn needs(batches: &[Batch]) -> BTreeSet<StepId> {
     let own: BTreeSet<&StepId> = batches.iter().flat_map(|b| &b.steps).map(|s| &s.id).collect();
@@ -135,6 +141,16 @@ impl Course<'_> {
                 rest = others;
                 continue;
             }
+            let whole;
+            let mut batch = batch;
+            if !left_out.is_empty() {
+                whole = self.without_homeless(batch, left_out);
+                batch = &whole;
+            }
+            if batch.steps.is_empty() {
+                rest = &rest[1..];
+                continue;
+            }
             let mut turn = None;
             if batch.drains() && absence.is_none() {
                 // Nothing is waited for any more once a place is held: who holds one holds up nobody but its pool.
@@ -153,6 +169,23 @@ impl Course<'_> {
             rest = &rest[1..];
         }
         Ok(changed)
+    }
+
+    /// Leaves out what none of its nodes came in for: waiting for an engine that has nowhere to run would take its whole
+    /// deadline.
+    fn without_homeless(&self, batch: &Batch, left_out: &mut BTreeSet<ResourceId>) -> Batch {
+        let homeless = |s: &Step| {
+            self.homes.get(&s.resource).is_some_and(|homes| homes.iter().all(|home| left_out.contains(home)))
+        };
+        let (out, steps): (Vec<Step>, Vec<Step>) = batch.steps.iter().cloned().partition(homeless);
+        for step in out {
+            self.board.events.emit(Event::Warning {
+                target: Some(self.plan.target.to_string()),
+                message: format!("{} is left out: no host that it could run on came in", step.what),
+            });
+            left_out.insert(step.resource);
+        }
+        Batch { target: batch.target.clone(), steps }
     }
 
     /// Carries out one batch, once what it needs is done.
@@ -249,6 +282,24 @@ impl Course<'_> {
         *absence = None;
         Ok(())
     }
+}
+
+/// Returns which nodes could carry engines, and with them the questions to their models.
+pub(super) fn homes(inventory: &Inventory) -> Homes {
+    let of = |model: &str| -> BTreeSet<ResourceId> {
+        let pool = inventory.models.get(model).map(|m| &m.pool);
+        let hosts = pool.into_iter().flat_map(|p| inventory.hosts_of(p));
+        hosts.map(|h| ResourceId::new(format!("node/{}", h.name))).collect()
+    };
+    let engines = inventory.models.keys().map(|m| (format!("Deployment/models/{m}"), of(m)));
+    let chats = inventory.tenants.values().flat_map(|tenant| {
+        tenant.routes.iter().map(|(served, to)| {
+            let homes = to.keys().flat_map(|model| of(model)).collect();
+            (format!("chat/{}/{served}", tenant.name), homes)
+        })
+    });
+    let all = engines.chain(chats).filter(|(_, homes): &(String, BTreeSet<ResourceId>)| !homes.is_empty());
+    all.map(|(id, homes)| (ResourceId::new(id), homes)).collect()
 }
 
 /// Returns what the cluster is looked at after: the ends of all hosts that this run has to do with.

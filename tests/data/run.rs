@@ -626,3 +626,38 @@ async fn a_step_that_waits_for_what_nobody_does_is_blocked_and_waits_not_for_eve
     assert_eq!(failure.code, "E-BLOCKED");
     assert!(failure.message.contains("cluster:token/worker, which is not part of this run"), "{failure}");
 }
+
+#[tokio::test]
+async fn an_engine_without_a_host_is_left_out_and_not_waited_for() {
+    let log = Log::default();
+    let mut inventory = site(1, 2, "{maxFailed: 2}");
+    let model = |name: &str, pool: &str| provision::inventory::Model {
+        name: name.into(),
+        source: provision::inventory::ModelSource::Path { path: "/m".into() },
+        engine: provision::inventory::Engine {
+            kind: provision::inventory::EngineKind::Vllm,
+            image: "i:1".into(),
+            args: Vec::new(),
+        },
+        pool: pool.into(),
+        accelerators_per_replica: 0,
+        replicas: 1,
+    };
+    inventory.models = [("a", "w"), ("b", "control")].map(|(n, p)| (n.to_owned(), model(n, p))).into();
+    let engine = |name: &str| {
+        let metadata = serde_json::json!({"name": name, "namespace": "models"});
+        let manifest =
+            serde_json::json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata});
+        let stage = provision::state::Stage::Engine;
+        Resource::new("model", Spec::Object(Box::new(Object { stage, manifest, ready: Ready::Available })))
+    };
+    let all = cluster(&log, &[], &["w-1", "w-2"]);
+    all.desired.lock().expect("no panic").extend([engine("a"), engine("b")]);
+    let bad =
+        |host| Fake::host(host, vec![command("base", "x")], &log).failing("command/x", FailureKind::Step);
+    let play = Play::new(inventory, log.clone(), vec![bad("w-1"), bad("w-2"), all]);
+    let (report, _) = play.run().await;
+    assert_eq!((report.exit_code(), report.counts()), (1, (1, 2, 0)), "{report:?}");
+    let enacted: Vec<String> = log.of("cluster").into_iter().filter(|l| l.starts_with("begin")).collect();
+    assert_eq!(enacted, ["begin cluster Deployment/models/b"]);
+}

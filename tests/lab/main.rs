@@ -5,4 +5,5 @@ mod executor;
 mod hosts;
 mod kit;
 mod reconciler;
+mod runs;
 mod story;

@@ -7,21 +7,26 @@ use std::sync::atomic::{AtomicU8, Ordering};
 static NEXT: AtomicU8 = AtomicU8::new(1);
 
 /// A copy of an example inventory with a twin of its own; the twin ends with it.
-struct Story {
-    dir: tempfile::TempDir,
-    inventory: PathBuf,
+pub struct Story {
+    pub dir: tempfile::TempDir,
+    pub inventory: PathBuf,
 }
 
 impl Story {
     /// Copies `inventories/lab` onto loopback addresses that no other test uses.
     fn new() -> Self {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("inventories/lab/inventory.yaml");
+        Self::of(&std::fs::read_to_string(source).expect("the example"))
+    }
+
+    /// Takes an inventory of 127.77.0.0/24 onto loopback addresses that no other test uses.
+    pub fn of(inventory: &str) -> Self {
+        let text = inventory;
         let dir = tempfile::tempdir().expect("a folder");
         let inventory = dir.path().join("site");
         std::fs::create_dir(&inventory).expect("made");
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("inventories/lab/inventory.yaml");
         let net = format!("127.{}.{}.", std::process::id() % 50 + 10, NEXT.fetch_add(1, Ordering::Relaxed));
-        let text = std::fs::read_to_string(source).expect("the example").replace("127.77.0.", &net);
-        std::fs::write(inventory.join("inventory.yaml"), text).expect("written");
+        std::fs::write(inventory.join("inventory.yaml"), text.replace("127.77.0.", &net)).expect("written");
         Self { dir, inventory }
     }
 
@@ -37,7 +42,7 @@ impl Story {
         std::fs::write(&file, with).expect("written");
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_provision"));
         command
             .args(arguments)
@@ -47,30 +52,30 @@ impl Story {
         command
     }
 
-    fn run(&self, arguments: &[&str]) -> Output {
+    pub fn run(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().expect("the binary runs")
     }
 
-    fn at(&self) -> String {
+    pub fn at(&self) -> String {
         self.inventory.display().to_string()
     }
 
-    fn up(&self) {
+    pub fn up(&self) {
         let output = self.run(&["lab", "up", &self.at()]);
         assert!(output.status.success(), "{}", text(&output));
     }
 
-    fn plan(&self) -> (i32, String) {
+    pub fn plan(&self) -> (i32, String) {
         let output = self.run(&["plan", "-i", &self.at()]);
         (output.status.code().unwrap_or(-1), text(&output))
     }
 
-    fn apply(&self, more: &[&str]) -> Output {
+    pub fn apply(&self, more: &[&str]) -> Output {
         let at = self.at();
         self.run(&[&["apply", "--yes", "-i", &at], more].concat())
     }
 
-    fn file(&self, host: &str, path: &str) -> PathBuf {
+    pub fn file(&self, host: &str, path: &str) -> PathBuf {
         self.inventory.join(".lab/hosts").join(host).join("root").join(path.trim_start_matches('/'))
     }
 }
@@ -81,7 +86,7 @@ impl Drop for Story {
     }
 }
 
-fn text(output: &Output) -> String {
+pub fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
@@ -172,40 +177,6 @@ fn one_bad_host_stops_itself_and_the_rest_serve() {
     let run = named.split_whitespace().nth(2).expect("the run");
     let list = story.run(&["history", "-i", &story.at()]);
     assert!(String::from_utf8_lossy(&list.stdout).starts_with(run), "it is the newest run");
-}
-
-#[test]
-fn killed_at_any_journal_record_it_converges_afterwards() {
-    let story = Story::new();
-    story.up();
-    for record in [1, 2, 3, 5, 8, 12] {
-        let killed = story.apply(&["--fault", &format!("kill@{record}")]);
-        if killed.status.code() == Some(0) {
-            break; // nothing was left to be killed in
-        }
-        assert_eq!(killed.status.code(), None, "killed by a signal: {}", text(&killed));
-        if record == 3 {
-            std::fs::remove_dir_all(story.dir.path().join("state/provision/runs"))
-                .expect("the journal is only a cache");
-        }
-    }
-    let applied = story.apply(&[]);
-    assert_eq!(applied.status.code(), Some(0), "{}", text(&applied));
-    assert_eq!(story.plan().0, 0);
-    let mut left = Vec::new();
-    temporary(&story.inventory.join(".lab/hosts"), &mut left);
-    assert_eq!(left, Vec::<PathBuf>::new(), "no temporary file is left");
-}
-
-fn temporary(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.is_dir() && !path.is_symlink() {
-            temporary(&path, found);
-        } else if path.to_string_lossy().ends_with(".provision-new") {
-            found.push(path);
-        }
-    }
 }
 
 /// Returns the files below a folder that hold a text.
