@@ -380,13 +380,16 @@ fn killed_at_every_journal_record_a_run_is_made_good() {
     let mut halves = Halves::new(&story);
     story.applied();
     let records = story.records();
-    for n in 1..=records {
+    for n in 1.. {
         // What a cut leaves makes the next run longer; the last records are reached from a site that was as wanted.
         if n + 3 > records {
             story.applied();
         }
         drift();
-        assert!(kill(&story, &mut halves, n), "record {n} of {records}");
+        if !kill(&story, &mut halves, n) {
+            assert!(n + 3 > records, "it ended before record {n} of {records}");
+            break;
+        }
     }
     story.applied();
     let node = story.node("h-1").expect("the node");
