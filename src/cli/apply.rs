@@ -1,12 +1,11 @@
 //! `apply` and `attach`: carrying out a plan, and following what an earlier run left running.
 
 use super::site::{Site, journals};
-use super::{Global, Output, Where, exit, watch};
+use super::{Global, Output, Where, coded, exit, usage, watch};
 use crate::plan::{load, stale};
 use crate::report::{Ended, Failed, Shown, run_summary};
 use crate::run::{Cancel, Journal, Outcome, RunInput, RunReport, execute};
 use crate::state::{FailureKind, TargetId};
-use anyhow::bail;
 use clap::Args;
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
@@ -82,10 +81,8 @@ fn alone(inventory: &crate::inventory::Inventory) -> anyhow::Result<std::fs::Fil
     std::fs::create_dir_all(&folder)?;
     let file = std::fs::File::create(folder.join("running"))?;
     if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
-        bail!(
-            "another run of {} is under way from this machine; wait for it, or stop it with Ctrl-C",
-            inventory.name
-        );
+        let message = format!("another run of {} is under way from this machine", inventory.name);
+        return Err(coded("E-RUNNING", message, "wait for it, or stop it with Ctrl-C"));
     }
     Ok(file)
 }
@@ -156,7 +153,7 @@ impl Apply {
     pub async fn run(self, global: &Global) -> anyhow::Result<u8> {
         let kill_at =
             match self.fault.as_deref().map(|f| f.strip_prefix("kill@").and_then(|n| n.parse().ok())) {
-                Some(None) => bail!("--fault takes kill@N"),
+                Some(None) => return Err(usage("--fault takes kill@N", "--fault kill@3")),
                 Some(at) => at,
                 None => None,
             };
@@ -218,7 +215,7 @@ impl Apply {
 /// Asks on a terminal; elsewhere `--yes` is needed.
 fn confirmed() -> anyhow::Result<bool> {
     if !std::io::stdin().is_terminal() {
-        bail!("there is no terminal to ask on; say --yes to apply");
+        return Err(usage("there is no terminal to ask on", "look at the plan, then say --yes"));
     }
     eprint!("\nApply this? [y/N] ");
     std::io::stderr().flush()?;

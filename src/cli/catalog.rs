@@ -19,7 +19,7 @@ pub struct CatalogCommand {
     /// A product, or a PCI id such as 10de:2330
     product: Option<String>,
     /// The inventory whose catalog/ folder is laid over the built-in catalog
-    #[arg(long, short, env = "PROVISION_INVENTORY")]
+    #[arg(long, short, env = "PROVISION_INVENTORY", hide_env_values = true)]
     inventory: Option<PathBuf>,
     #[command(subcommand)]
     command: Option<Part>,
@@ -28,9 +28,11 @@ pub struct CatalogCommand {
 #[derive(Subcommand)]
 enum Part {
     /// Find rows that contradict one another
+    #[command(after_help = "Example:
+  provision catalog check -i site")]
     Check {
         /// The inventory whose catalog/ folder is laid over the built-in catalog
-        #[arg(long, short, env = "PROVISION_INVENTORY")]
+        #[arg(long, short, env = "PROVISION_INVENTORY", hide_env_values = true)]
         inventory: Option<PathBuf>,
     },
 }

@@ -1,6 +1,6 @@
 //! `facts`: what hosts say of themselves.
 
-use super::site::Site;
+use super::site::{Need, Site};
 use super::{Global, Output, Where, exit, watch};
 use clap::Args;
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ impl Facts {
     /// Asks every host, prints a line each, or all as JSON.
     pub async fn run(self, global: &Global) -> anyhow::Result<u8> {
         let (events, shown) = watch(global, false);
-        let site = Site::open(&self.place, &events).await?;
+        let site = Site::open_for(&self.place, Need::Look, &events).await?;
         drop(events);
         let mut tasks = tokio::task::JoinSet::new();
         for (name, host) in site.hosts.clone() {

@@ -32,7 +32,7 @@ pub struct History {
 #[derive(Args)]
 struct Place {
     /// The inventory: a file, or a folder whose files merge
-    #[arg(long, short, env = "PROVISION_INVENTORY", default_value = ".")]
+    #[arg(long, short, env = "PROVISION_INVENTORY", hide_env_values = true, default_value = ".")]
     inventory: PathBuf,
 }
 

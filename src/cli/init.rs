@@ -1,9 +1,9 @@
 //! `init`: a commented inventory to start from. Asks on a terminal, takes flags in a pipe.
 
-use super::{Global, exit};
+use super::{Global, coded, exit, usage};
 use crate::catalog::Catalog;
 use crate::inventory::{Accelerator, Files, Init as Told, init_text, load_from, newest};
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Args;
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -57,7 +57,10 @@ fn ask(from: &mut dyn BufRead, to: &mut dyn Write, question: &str, default: &str
     to.flush()?;
     let mut answer = String::new();
     if from.read_line(&mut answer)? == 0 {
-        bail!("the input ended before all questions were answered");
+        return Err(usage(
+            "the input ended before all questions were answered",
+            "flags answer them too: --help",
+        ));
     }
     Ok(if answer.trim().is_empty() { default.to_owned() } else { answer.trim().to_owned() })
 }
@@ -87,7 +90,7 @@ impl Init {
     pub fn run(mut self, _: &Global) -> anyhow::Result<u8> {
         if self.controllers.is_empty() {
             if !std::io::stdin().is_terminal() {
-                bail!("there is no terminal to ask on; say at least --controllers ADDRESS");
+                return Err(usage("there is no terminal to ask on", "say at least --controllers ADDRESS"));
             }
             self = self.asked(&mut std::io::stdin().lock(), &mut std::io::stderr())?;
         }
@@ -109,13 +112,17 @@ impl Init {
         let accelerator: Option<Accelerator> = match &self.accelerator {
             None => None,
             Some(slug) => {
-                let product = catalog.product(slug).with_context(|| {
+                let product = catalog.product(slug).ok_or_else(|| {
                     let near = catalog.products().iter().min_by_key(|p| strsim::osa_distance(&p.slug, slug));
                     let near = near.map(|p| p.slug.as_str()).unwrap_or_default();
-                    format!("`{slug}` is not in the catalog; did you mean `{near}`?")
+                    let message = format!("`{slug}` is not in the catalog");
+                    coded("E-PRODUCT", message, format!("did you mean `{near}`? provision catalog lists all"))
                 })?;
                 let fitting = newest(&catalog, &product, self.count);
-                Some(fitting.with_context(|| format!("the catalog has no driver or SDK for `{slug}`"))?)
+                Some(fitting.ok_or_else(|| {
+                    let message = format!("the catalog has no driver or SDK for `{slug}`");
+                    coded("E-PRODUCT", message, format!("provision catalog {slug} shows what there is"))
+                })?)
             }
         };
         let told = Told {

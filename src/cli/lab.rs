@@ -2,13 +2,13 @@
 //! and dies with nothing else.
 
 use super::site::{Site, state_dir};
-use super::{Global, Where, exit, watch};
+use super::{Global, Where, coded, exit, usage, watch};
 use crate::artifact::{Lock, Locked};
 use crate::catalog::{Catalog, Vendor};
 use crate::event::Events;
 use crate::inventory::Inventory;
 use crate::lab::{self as twin_room, Counters, Fault, Hardware, Spec};
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -22,6 +22,9 @@ const UP_DEADLINE: Duration = Duration::from_secs(120);
 
 /// The lab: a twin of the fleet on this machine, for trying things out and for CI
 #[derive(Args)]
+#[command(after_help = "Examples:
+  provision lab run inventories/lab
+  provision lab up inventories/lab")]
 pub struct Lab {
     #[command(subcommand)]
     command: LabCommand,
@@ -34,8 +37,12 @@ enum LabCommand {
     /// Bring the twin up and leave it
     Up(LabUp),
     /// End the twin
+    #[command(after_help = "Example:
+  provision lab down inventories/lab")]
     Down(LabPlace),
     /// Show the twin's hosts and what their SSH servers have counted
+    #[command(after_help = "Example:
+  provision lab status inventories/lab")]
     Status(LabPlace),
     /// Open a shell on a simulated host, through the machine's own ssh
     Ssh(LabSsh),
@@ -81,6 +88,9 @@ struct LabPlace {
 }
 
 #[derive(Args)]
+#[command(after_help = "Examples:
+  provision lab ssh inventories/lab h-1
+  provision lab ssh inventories/lab h-1 nvidia-smi")]
 struct LabSsh {
     /// The inventory
     inventory: PathBuf,
@@ -106,6 +116,13 @@ pub struct Running {
     pub lock: PathBuf,
     /// It was brought up for this command alone.
     own: bool,
+}
+
+impl Running {
+    /// Returns whether it was brought up for this command alone.
+    pub fn is_own(&self) -> bool {
+        self.own
+    }
 }
 
 /// Returns whether an inventory is a lab one by itself: all addresses loopback, keys in `.lab/`.
@@ -177,7 +194,10 @@ fn spec(inventory: &Inventory, catalog: &Catalog, faults: &[String]) -> anyhow::
         faults.iter().map(|f| Fault::parse(f)).collect::<Result<Vec<_>, _>>().map_err(anyhow::Error::msg)?;
     for fault in &faults {
         if !hosts.iter().any(|h| h.name == fault.host) {
-            bail!("--fault: there is no host {}", fault.host);
+            return Err(usage(
+                format!("--fault: there is no host {}", fault.host),
+                "HOST=KIND, with an active host of the inventory; docs/reference/faults.md lists the kinds",
+            ));
         }
     }
     Ok(Spec {
@@ -194,7 +214,8 @@ fn spec(inventory: &Inventory, catalog: &Catalog, faults: &[String]) -> anyhow::
 /// Starts the lab's process and waits until it is up.
 async fn up(spec: &Spec) -> anyhow::Result<()> {
     if card(&spec.dir).is_some() {
-        bail!("the lab of {} is up already; provision lab down ends it", spec.name);
+        let message = format!("the lab of {} is up already", spec.name);
+        return Err(coded("E-LAB-UP", message, "provision lab down ends it"));
     }
     std::fs::create_dir_all(&spec.dir)?;
     let _ = std::fs::remove_file(spec.dir.join("lab.json"));
@@ -210,11 +231,15 @@ async fn up(spec: &Spec) -> anyhow::Result<()> {
     while card(&spec.dir).is_none() {
         if let Some(status) = child.try_wait()? {
             let said = std::fs::read_to_string(spec.dir.join("lab.log")).unwrap_or_default();
-            bail!("the lab did not come up ({status}): {}", said.trim());
+            let message = format!("the lab did not come up ({status}): {}", said.trim());
+            let hint = format!("{} says more", spec.dir.join("lab.log").display());
+            return Err(coded("E-LAB", message, hint));
         }
         if began.elapsed() > UP_DEADLINE {
             let _ = child.kill();
-            bail!("the lab did not come up within {} s", UP_DEADLINE.as_secs());
+            let message = format!("the lab did not come up within {} s", UP_DEADLINE.as_secs());
+            let hint = format!("{} says more", spec.dir.join("lab.log").display());
+            return Err(coded("E-LAB", message, hint));
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -256,7 +281,12 @@ pub async fn twin(
     let mut own = false;
     if card(&dir).is_none() {
         if own_lab && !place.lab {
-            bail!("the lab of {} is not up: provision lab up {}", inventory.name, place.inventory.display());
+            let message = format!("the lab of {} is not up", inventory.name);
+            return Err(coded(
+                "E-LAB-DOWN",
+                message,
+                format!("provision lab up {}", place.inventory.display()),
+            ));
         }
         events.note(format!("LAB: bringing up {} simulated hosts", inventory.active().count()));
         up(&spec(inventory, catalog, &[])?).await?;
@@ -361,11 +391,14 @@ impl Lab {
             LabCommand::Ssh(command) => {
                 let (inventory, _) = super::site::load(&command.inventory)?;
                 let dir = lab_dir(&inventory);
-                let card = card(&dir).context("the lab is not up")?;
-                let (address, port) = card
-                    .hosts
-                    .get(&command.host)
-                    .with_context(|| format!("there is no host {}", command.host))?;
+                let card = card(&dir).ok_or_else(|| {
+                    let hint = format!("provision lab up {}", command.inventory.display());
+                    coded("E-LAB-DOWN", "the lab is not up", hint)
+                })?;
+                let (address, port) = card.hosts.get(&command.host).ok_or_else(|| {
+                    let message = format!("there is no host {}", command.host);
+                    usage(message, "provision lab status lists the hosts")
+                })?;
                 let status = std::process::Command::new("ssh")
                     .args(["-T", "-o", "IdentitiesOnly=yes", "-o"])
                     .arg(format!("UserKnownHostsFile={}", dir.join("known_hosts").display()))
@@ -378,7 +411,10 @@ impl Lab {
                         command.command
                     })
                     .status()
-                    .context("cannot run ssh")?;
+                    .map_err(|error| {
+                        let message = format!("cannot run ssh: {error}");
+                        coded("E-NO-SSH", message, "install the OpenSSH client, or use provision exec")
+                    })?;
                 Ok(status.code().unwrap_or(1) as u8)
             }
             LabCommand::Run(command) => command.run(global).await,

@@ -15,7 +15,7 @@ For air-gapped sites add mirrors under `urls` of each artifact: the sha256 stays
 file is made anew.")]
 pub struct Lock {
     /// The inventory
-    #[arg(long, short, env = "PROVISION_INVENTORY", default_value = ".")]
+    #[arg(long, short, env = "PROVISION_INVENTORY", hide_env_values = true, default_value = ".")]
     inventory: PathBuf,
 }
 

@@ -5,6 +5,8 @@ mod apply;
 mod catalog;
 mod diff;
 mod docs;
+mod errors;
+mod exec;
 mod facts;
 mod history;
 mod init;
@@ -14,10 +16,15 @@ mod plan;
 mod render;
 mod schema;
 mod site;
+mod ssh;
 mod status;
+mod support;
 mod trust;
+mod tunnel;
 mod validate;
 mod verify;
+
+use errors::{Silent, coded, print_error, usage};
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -58,6 +65,11 @@ struct Cli {
     command: Command,
 }
 
+/// Returns the reference of all commands, as Markdown: what `--help` says of each.
+pub fn reference() -> String {
+    docs::reference(Cli::command())
+}
+
 /// Flags of every command.
 #[derive(Args, Clone, Debug)]
 pub struct Global {
@@ -87,7 +99,7 @@ pub enum Output {
 #[derive(Args, Clone, Debug)]
 pub struct Where {
     /// The inventory: a file, or a folder whose files merge
-    #[arg(long, short, env = "PROVISION_INVENTORY", default_value = ".")]
+    #[arg(long, short, env = "PROVISION_INVENTORY", hide_env_values = true, default_value = ".")]
     pub inventory: PathBuf,
     /// Only these hosts: names, pools, patterns (`h-*`), ranges (`h-[001-010]`), and `!` to leave out; comma-separated
     #[arg(long, value_name = "HOSTS")]
@@ -131,8 +143,16 @@ enum Command {
     Apply(apply::Apply),
     /// Follow what an earlier run left running on the hosts until it ends
     Attach(apply::Attach),
-    /// Show hosts, cluster, tenants and routes as they are
+    /// Show the cluster as it is: controllers, nodes, accelerators, certificates, and what each tenant serves
     Status(status::Status),
+    /// Open a shell on a host, or run a command there, through this machine's ssh
+    Ssh(ssh::Ssh),
+    /// Run a command on the hosts of a pool, a line a host
+    Exec(exec::Exec),
+    /// Lend kubectl a local port to the Kubernetes API, through SSH, until Ctrl-C
+    Tunnel(tunnel::Tunnel),
+    /// Collect what a host says into one archive, without secrets
+    Support(support::Support),
     /// Show what hosts say of themselves
     Facts(facts::Facts),
     /// Look at the health of accelerators: quick, standard or burn-in
@@ -147,7 +167,7 @@ enum Command {
     Catalog(catalog::CatalogCommand),
     /// Print shell completions
     Completions(docs::Completions),
-    /// Write man pages into a folder
+    /// Write man pages into a folder, or the reference of all commands to stdout
     Man(docs::Man),
 }
 
@@ -188,6 +208,9 @@ pub fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> anyhow::Result<u8> {
     let global = &cli.global;
+    if global.output == Output::Markdown && !matches!(cli.command, Command::Diff(_)) {
+        return Err(usage("--output markdown is for diff alone", "--output text or --output json"));
+    }
     match cli.command {
         Command::Init(command) => command.run(global),
         Command::Validate(command) => command.run(global),
@@ -199,6 +222,10 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Apply(command) => command.run(global).await,
         Command::Attach(command) => command.run(global).await,
         Command::Status(command) => command.run(global).await,
+        Command::Ssh(command) => command.run(global).await,
+        Command::Exec(command) => command.run(global).await,
+        Command::Tunnel(command) => command.run(global).await,
+        Command::Support(command) => command.run(global).await,
         Command::Facts(command) => command.run(global).await,
         Command::Verify(command) => command.run(global).await,
         Command::Diff(command) => command.run(global),
@@ -209,11 +236,6 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Man(command) => command.run(Cli::command()),
     }
 }
-
-/// An error that has been printed already.
-#[derive(Debug, thiserror::Error)]
-#[error("see above")]
-pub struct Silent;
 
 /// What shows events while a command runs.
 pub struct Showing {
@@ -249,28 +271,4 @@ pub fn watch(global: &Global, run: bool) -> (crate::event::Events, Showing) {
     let mut task = tokio::task::JoinSet::new();
     task.spawn(show(receiver, stopped, mode, tap));
     (events, Showing { task, stop })
-}
-
-/// Prints an error with its chain, once, and its hint if it carries one.
-fn print_error(error: &anyhow::Error) {
-    if error.is::<Silent>() {
-        return;
-    }
-    if let Some(failure) = error.downcast_ref::<crate::state::Failure>() {
-        eprintln!("error[{}]: {}", failure.code, failure.message);
-        for line in &failure.tail {
-            eprintln!("  | {line}");
-        }
-        if let Some(cause) = &failure.cause {
-            eprintln!("  = cause: {cause}");
-        }
-        if let Some(hint) = &failure.hint {
-            eprintln!("  = next: {hint}");
-        }
-        return;
-    }
-    eprintln!("error: {error}");
-    for cause in error.chain().skip(1) {
-        eprintln!("  caused by: {cause}");
-    }
 }

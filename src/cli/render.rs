@@ -1,12 +1,11 @@
 //! `render`: where a value comes from, and the exact programs that a host would run.
 
 use super::site::Site;
-use super::{Global, Where, exit, watch};
+use super::{Global, Where, exit, usage, watch};
 use crate::executor::{enact_program, launch_program, observe_program};
 use crate::inventory::explain;
 use crate::plan::steps_of;
 use crate::state::{HostName, Target};
-use anyhow::{Context, bail};
 use clap::Args;
 
 /// Show where a value comes from, or the exact program that a host would run
@@ -38,13 +37,16 @@ impl Render {
             }
             return Ok(exit::DONE);
         }
-        let Some(host) = self.host.take() else { bail!("say --explain PATH or --host HOST") };
+        let Some(host) = self.host.take() else {
+            return Err(usage("say what is to be shown", "--explain PATH, or --host HOST"));
+        };
         self.place.limit = Some(host.clone());
         let (events, shown) = watch(global, false);
         let site = Site::open(&self.place, &events).await?;
         drop(events);
-        let target =
-            site.hosts.get(&HostName::new(host.clone())).with_context(|| format!("{host} takes no part"))?;
+        let target = site.hosts.get(&HostName::new(host.clone())).ok_or_else(|| {
+            usage(format!("{host} takes no part"), "name one active host; provision facts lists them")
+        })?;
         let observed = target.observe().await?;
         let (steps, _) = steps_of(&observed);
         println!(

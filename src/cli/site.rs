@@ -44,6 +44,17 @@ pub struct Site {
     pub access: Arc<dyn Access>,
     /// The cluster's nodes as of the last look; `None` where they could not be asked for.
     live: Mutex<Option<BTreeSet<HostName>>>,
+    /// The ways to controllers.
+    pub controllers: Vec<Arc<dyn Dial>>,
+}
+
+/// What a site is opened for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Need {
+    /// To be planned: everything that is wanted is made, which needs the lock file.
+    Plan,
+    /// To be looked at: works without a lock file, and with whatever is up.
+    Look,
 }
 
 /// How the cluster is reached: through SSH, over any host that answers.
@@ -121,9 +132,10 @@ async fn cluster_desired(
             names.push("inference-extension-crds");
         }
         for name in names {
-            let locked = lock
-                .get(name)
-                .with_context(|| format!("provision.lock does not have {name}: provision lock"))?;
+            let locked = lock.get(name).ok_or_else(|| {
+                let message = format!("provision.lock does not have {name}");
+                super::coded("E-LOCK-FILE", message, "provision lock, then commit the file")
+            })?;
             let path = fetch(name, locked, &state_dir().join("artifacts"), events).await?;
             let text = std::fs::read_to_string(&path)?;
             let documents: Vec<Option<serde_json::Value>> =
@@ -267,6 +279,11 @@ async fn endpoint(inventory: &Inventory, host: &Host, events: &Events) -> Endpoi
 impl Site {
     /// Loads everything; contacts nobody (but brings the twin up, where one is asked for).
     pub async fn open(place: &Where, events: &Events) -> anyhow::Result<Self> {
+        Self::open_for(place, Need::Plan, events).await
+    }
+
+    /// Loads what is needed; contacts nobody, as above.
+    pub async fn open_for(place: &Where, need: Need, events: &Events) -> anyhow::Result<Self> {
         ssh::raise_file_limit();
         let (mut inventory, catalog) = load(&place.inventory)?;
         let lab = twin(&mut inventory, &catalog, place, events).await?;
@@ -274,7 +291,10 @@ impl Site {
             Some(lab) => lab.lock.clone(),
             None => inventory.root.join(LOCK_FILE),
         };
-        let lock = Arc::new(Lock::load(&lock_path)?);
+        let lock = Arc::new(match Lock::load(&lock_path) {
+            Err(_) if need == Need::Look => Lock::default(),
+            loaded => loaded?,
+        });
         let selected = inventory::select(&inventory, place.limit.as_deref())?;
         let secrets = Secrets::new(&inventory);
         let secret = async |name: &Option<String>| -> anyhow::Result<Option<SecretText>> {
@@ -361,6 +381,7 @@ impl Site {
                 hosts.insert(name, target);
             }
         }
+        let controllers = reach.controllers.iter().map(|(_, dial, _)| dial.clone()).collect();
         let access: Arc<dyn Access> = Arc::new(reach);
         endpoints.retain(|e| selected.contains(e.name.as_str()));
         // Of some hosts only, their nodes are wanted and nothing else of the cluster.
@@ -368,7 +389,9 @@ impl Site {
         let cluster = match inventory.controllers().next() {
             None => None,
             Some(first) => {
-                let desired = if whole {
+                let desired = if need == Need::Look {
+                    Vec::new()
+                } else if whole {
                     cluster_desired(&inventory, &catalog, &lock, &secrets, lab.is_some(), events).await?
                 } else {
                     let wanted =
@@ -388,7 +411,19 @@ impl Site {
             }
         };
         let live = Mutex::default();
-        Ok(Self { inventory, lock, run, hosts, lab, endpoints, ssh: options, cluster, access, live })
+        Ok(Self {
+            inventory,
+            lock,
+            run,
+            hosts,
+            lab,
+            endpoints,
+            ssh: options,
+            cluster,
+            access,
+            live,
+            controllers,
+        })
     }
 
     /// Returns all targets.

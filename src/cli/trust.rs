@@ -1,11 +1,10 @@
 //! `trust`: host keys, scanned, shown and recorded.
 
-use super::site::Site;
-use super::{Global, Where, exit, watch};
+use super::site::{Need, Site};
+use super::{Global, Where, exit, usage, watch};
 use crate::ssh::known_hosts::{Verdict, write};
 use crate::ssh::trust::scan;
 use crate::ssh::{Pool, PoolOptions};
-use anyhow::bail;
 use clap::Args;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
@@ -30,7 +29,7 @@ impl Trust {
     /// Scans, shows, asks, writes.
     pub async fn run(self, global: &Global) -> anyhow::Result<u8> {
         let (events, shown) = watch(global, false);
-        let site = Site::open(&self.place, &events).await?;
+        let site = Site::open_for(&self.place, Need::Look, &events).await?;
         drop(events);
         let file = site.inventory.ssh.known_hosts.clone();
         let pool = Pool::new(PoolOptions {
@@ -74,7 +73,10 @@ impl Trust {
         if !keys.is_empty() {
             if !self.yes {
                 if !std::io::stdin().is_terminal() {
-                    bail!("there is no terminal to ask on; compare the fingerprints, then say --yes");
+                    return Err(usage(
+                        "there is no terminal to ask on",
+                        "compare the fingerprints, then say --yes",
+                    ));
                 }
                 eprint!("\nAre these the hosts' keys? Written to {} [y/N] ", file.display());
                 std::io::stderr().flush()?;

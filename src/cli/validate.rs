@@ -11,7 +11,7 @@ use std::path::PathBuf;
   provision validate -i inventories/h100-rack")]
 pub struct Validate {
     /// The inventory
-    #[arg(long, short, env = "PROVISION_INVENTORY", default_value = ".")]
+    #[arg(long, short, env = "PROVISION_INVENTORY", hide_env_values = true, default_value = ".")]
     inventory: PathBuf,
 }
 

@@ -3,19 +3,25 @@
 
 mod batch;
 mod causes;
+mod control;
 mod facts;
 mod frame;
 mod kind;
+mod look;
 mod progress;
 mod removal;
 mod sudo;
+mod support;
 mod talk;
 mod target;
 
 pub use causes::{CAUSES, Cause, known_causes};
+pub use control::ControlPlane;
 pub use frame::Sections;
 pub use kind::{diff, removal};
+pub use look::{Look, LookEnd, Looked, Ran};
 pub use sudo::Sudo;
+pub use support::{redacted, support_archive, support_looks};
 pub use target::{DesiredFn, HostSetup, HostTarget, STATE_DIR};
 
 use kind::sha256;

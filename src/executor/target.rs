@@ -79,7 +79,7 @@ struct Last {
     with_password: bool,
 }
 
-fn ssh_failure(error: SshError) -> Failure {
+pub(super) fn ssh_failure(error: SshError) -> Failure {
     Failure::new(FailureKind::Unobserved, error.kind.code(), error.message).hint(error.hint)
 }
 
@@ -98,6 +98,21 @@ impl HostTarget {
     /// Returns the host's name.
     pub fn host(&self) -> &HostName {
         &self.setup.host
+    }
+
+    /// Opens or reuses the connection.
+    pub(super) async fn dial(&self) -> Result<Arc<dyn Transport>, Failure> {
+        self.setup.dial.dial().await.map_err(ssh_failure)
+    }
+
+    /// Returns how the login becomes root.
+    pub(super) fn sudo(&self) -> &Sudo {
+        &self.setup.sudo
+    }
+
+    /// Returns whether the last root shell needed the password.
+    pub(super) fn needs_password(&self) -> bool {
+        self.with_last(|l| l.with_password)
     }
 
     fn with_last<T>(&self, f: impl FnOnce(&mut Last) -> T) -> T {
@@ -153,7 +168,12 @@ impl HostTarget {
     }
 
     /// Opens a root shell and asks the first program; falls back to the sudo password once.
-    async fn first(&self, program: &str, deadline: Duration, what: &str) -> Result<(Talk, String), Failure> {
+    pub(super) async fn first(
+        &self,
+        program: &str,
+        deadline: Duration,
+        what: &str,
+    ) -> Result<(Talk, String), Failure> {
         let transport = self.setup.dial.dial().await.map_err(ssh_failure)?;
         let mut talk = self.root_shell(transport.as_ref()).await.map_err(ssh_failure)?;
         match talk.ask(program, deadline).await {
@@ -434,7 +454,7 @@ async fn close(mut session: Box<dyn Session>) {
 }
 
 /// The first lines of every program.
-fn prelude() -> String {
+pub(super) fn prelude() -> String {
     "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C; export PATH LC_ALL\n"
         .to_owned()
 }

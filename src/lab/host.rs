@@ -306,6 +306,7 @@ impl LabHost {
             let files = self.cluster.start_controller(&self.name, start).await?;
             write("var/lib/k0s/pki/ca.crt", &files.ca_crt)?;
             write("var/lib/k0s/pki/admin.conf", &files.admin_conf)?;
+            write("var/lib/k0s/pki/admin.crt", &files.admin_crt)?;
             if let Some(conf) = files.kubelet_conf {
                 write("var/lib/k0s/kubelet.conf", &conf)?;
             }

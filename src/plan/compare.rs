@@ -1,8 +1,13 @@
 //! Two inventories compared, with no host touched: what changes, and how far it reaches.
 
 use crate::inventory::{Accelerator, Host, HostState, Inventory, Pool};
+use crate::state::PoolName;
 use serde::Serialize;
+use serde_json::Value;
 use std::collections::BTreeMap;
+
+/// A field with its value before and after.
+pub type FieldChange = (String, String, String);
 
 /// What differs between two inventories.
 #[derive(Clone, PartialEq, Serialize, Debug, Default)]
@@ -17,8 +22,14 @@ pub struct InventoryDiff {
     pub changed: Vec<HostChange>,
     /// Pools that change.
     pub pools: Vec<PoolChange>,
+    /// Pools that come.
+    pub new_pools: Vec<String>,
+    /// Pools that go.
+    pub gone_pools: Vec<String>,
+    /// Roles beside the inventory whose files differ: what they come to, only a lab or a plan can tell.
+    pub roles: Vec<String>,
     /// Everything outside pools and hosts: field, before, after.
-    pub site: Vec<(String, String, String)>,
+    pub site: Vec<FieldChange>,
     /// Hosts that are drained.
     pub drains: usize,
     /// Hosts that reboot.
@@ -33,10 +44,10 @@ pub struct HostChange {
     /// Its name.
     pub host: String,
     /// Field, before, after.
-    pub fields: Vec<(String, String, String)>,
+    pub fields: Vec<FieldChange>,
 }
 
-/// A pool that changes.
+/// A pool that changes, or whose hosts are disturbed by what changes elsewhere.
 #[derive(Clone, PartialEq, Serialize, Debug)]
 pub struct PoolChange {
     /// Its name.
@@ -44,64 +55,99 @@ pub struct PoolChange {
     /// Active hosts in it.
     pub hosts: usize,
     /// Field, before, after.
-    pub fields: Vec<(String, String, String)>,
+    pub fields: Vec<FieldChange>,
+    /// Its hosts that are drained.
+    pub drains: usize,
+    /// Its hosts that reboot.
+    pub reboots: usize,
+    /// Its hosts on which k0s restarts.
+    pub restarts: usize,
+    /// What `capacity` counts: `GPUs` or `Neuron devices`.
+    pub unit: String,
     /// Accelerators of the pool before, and the least that are up while it is carried out.
     pub capacity: Option<(usize, usize)>,
     /// Models that lose replicas for a time.
     pub models: Vec<String>,
+    /// The same: model, replicas that may be down at once, all of them.
+    pub replicas: Vec<(String, u32, u32)>,
 }
 
-/// Returns the fields in which two serialisable things differ, by JSON path.
-fn fields(before: &impl Serialize, after: &impl Serialize, skip: &[&str]) -> Vec<(String, String, String)> {
-    let json = |value: &serde_json::Value| match value {
-        serde_json::Value::String(text) => text.clone(),
-        serde_json::Value::Null => "(none)".to_owned(),
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "(none)".to_owned(),
         other => other.to_string(),
-    };
-    fn walk(
-        path: &str,
-        a: &serde_json::Value,
-        b: &serde_json::Value,
-        out: &mut Vec<(String, serde_json::Value, serde_json::Value)>,
-    ) {
-        match (a, b) {
-            (serde_json::Value::Object(x), serde_json::Value::Object(y)) => {
-                let mut keys: Vec<&String> = x.keys().chain(y.keys()).collect();
-                keys.sort();
-                keys.dedup();
-                for key in keys {
-                    let below = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-                    let none = serde_json::Value::Null;
-                    walk(&below, x.get(key).unwrap_or(&none), y.get(key).unwrap_or(&none), out);
-                }
-            }
-            (a, b) if a != b => out.push((path.to_owned(), a.clone(), b.clone())),
-            _ => {}
-        }
     }
-    let (Ok(a), Ok(b)) = (serde_json::to_value(before), serde_json::to_value(after)) else {
-        return Vec::new();
-    };
+}
+
+fn walk(path: &str, a: &Value, b: &Value, out: &mut Vec<FieldChange>) {
+    match (a, b) {
+        (a, b) if a == b => {}
+        (Value::Object(x), Value::Object(y)) => {
+            let mut keys: Vec<&String> = x.keys().chain(y.keys()).collect();
+            keys.sort();
+            keys.dedup();
+            for key in keys {
+                let below = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                walk(&below, x.get(key).unwrap_or(&Value::Null), y.get(key).unwrap_or(&Value::Null), out);
+            }
+        }
+        // Something that comes or goes as a whole is told field by field too.
+        (Value::Object(x), Value::Null) if !x.is_empty() => {
+            walk(path, a, &Value::Object(serde_json::Map::new()), out);
+        }
+        (Value::Null, Value::Object(y)) if !y.is_empty() => {
+            walk(path, &Value::Object(serde_json::Map::new()), b, out);
+        }
+        (a, b) => out.push((path.to_owned(), shown(a), shown(b))),
+    }
+}
+
+/// Returns the fields in which two serialisable things differ, by JSON path below `name`.
+fn fields(name: &str, before: &impl Serialize, after: &impl Serialize) -> Vec<FieldChange> {
     let mut out = Vec::new();
-    walk("", &a, &b, &mut out);
-    out.into_iter()
-        .filter(|(path, ..)| !skip.iter().any(|s| path == s || path.starts_with(&format!("{s}."))))
-        .map(|(path, a, b)| (path, json(&a), json(&b)))
-        .collect()
+    if let (Ok(a), Ok(b)) = (serde_json::to_value(before), serde_json::to_value(after)) {
+        walk(name, &a, &b, &mut out);
+    }
+    out
+}
+
+/// Returns what differs outside pools and hosts; those are many and have their own sections.
+fn site(before: &Inventory, after: &Inventory) -> Vec<FieldChange> {
+    let mut all = fields("name", &before.name, &after.name);
+    // Where known_hosts lies depends on where an inventory was read from.
+    all.extend(
+        fields("ssh", &before.ssh, &after.ssh).into_iter().filter(|(path, ..)| path != "ssh.known_hosts"),
+    );
+    all.extend(fields("network", &before.network, &after.network));
+    all.extend(fields("registries", &before.registries, &after.registries));
+    all.extend(fields("os", &before.os, &after.os));
+    all.extend(fields("cluster", &before.cluster, &after.cluster));
+    all.extend(fields("router", &before.router, &after.router));
+    all.extend(fields("models", &before.models, &after.models));
+    all.extend(fields("tenants", &before.tenants, &after.tenants));
+    all.extend(fields("secrets", &before.secrets, &after.secrets));
+    all
 }
 
 /// Compares two inventories.
 pub fn compare(before: &Inventory, after: &Inventory) -> InventoryDiff {
     let takes_part = |h: &&Host| h.state != HostState::Retired;
     let mut diff = InventoryDiff { name: after.name.clone(), ..InventoryDiff::default() };
+    let mut sizes: BTreeMap<&PoolName, Size> = BTreeMap::new();
+    for host in after.active() {
+        let size = sizes.entry(&host.pool).or_default();
+        size.all += 1;
+        let was = before.hosts.get(&host.name);
+        size.serving += usize::from(was.is_some_and(|h| h.state == HostState::Active && h.pool == host.pool));
+    }
     for host in after.hosts.values().filter(takes_part) {
         match before.hosts.get(&host.name).filter(takes_part) {
             None => {
                 diff.added.insert(host.name.to_string(), host.pool.to_string());
             }
             Some(old) if old != host => {
-                let changed = fields(old, host, &[]);
-                diff.changed.push(HostChange { host: host.name.to_string(), fields: changed });
+                diff.changed.push(HostChange { host: host.name.to_string(), fields: fields("", old, host) });
             }
             Some(_) => {}
         }
@@ -111,44 +157,82 @@ pub fn compare(before: &Inventory, after: &Inventory) -> InventoryDiff {
             diff.removed.insert(host.name.to_string(), host.pool.to_string());
         }
     }
-    let k0s = before.cluster.k0s_version != after.cluster.k0s_version;
+    let reach = Reach {
+        version: before.cluster.k0s_version != after.cluster.k0s_version,
+        config: before.cluster.k0s_config != after.cluster.k0s_config
+            || before.cluster.endpoint != after.cluster.endpoint,
+    };
     for pool in after.pools.values() {
-        let hosts = after.hosts_of(&pool.name).count();
-        let Some(old) = before.pools.get(&pool.name) else { continue };
-        let changed = fields(old, pool, &[]);
-        let driver = driver(old) != driver(pool);
-        if driver {
-            diff.reboots += hosts;
-            diff.drains += hosts;
-        }
-        if k0s {
-            diff.restarts += hosts;
-            diff.drains += if pool.role.is_worker() && !driver { hosts } else { 0 };
-        }
-        if changed.is_empty() && !k0s {
+        let Some(old) = before.pools.get(&pool.name) else {
+            diff.new_pools.push(pool.name.to_string());
             continue;
+        };
+        let size = sizes.get(&pool.name).copied().unwrap_or_default();
+        let change = pool_change(after, old, pool, size, reach);
+        diff.drains += change.drains;
+        diff.reboots += change.reboots;
+        diff.restarts += change.restarts;
+        if !change.fields.is_empty() || change.drains + change.reboots + change.restarts > 0 {
+            diff.pools.push(change);
         }
-        let disrupted = driver || (k0s && pool.role.is_worker());
-        let per_host = pool.accelerator.as_ref().map_or(0, |a| a.count() as usize);
-        let down = pool.disruption.max_unavailable.of(hosts).min(hosts);
-        diff.pools.push(PoolChange {
-            pool: pool.name.to_string(),
-            hosts,
-            fields: changed,
-            capacity: (disrupted && per_host > 0).then_some((hosts * per_host, (hosts - down) * per_host)),
-            models: if disrupted {
-                after.models.values().filter(|m| m.pool == pool.name).map(|m| m.name.clone()).collect()
-            } else {
-                Vec::new()
-            },
-        });
     }
-    diff.site = fields(
-        before,
-        after,
-        &["digest", "root", "hosts", "pools", "roles_dir", "catalog_dir", "ssh.known_hosts"],
-    );
+    let gone = before.pools.keys().filter(|name| !after.pools.contains_key(*name));
+    diff.gone_pools = gone.map(ToString::to_string).collect();
+    diff.site = site(before, after);
     diff
+}
+
+/// Active hosts of a pool.
+#[derive(Clone, Copy, Default)]
+struct Size {
+    /// All of them, afterwards.
+    all: usize,
+    /// Those that were there before: only they can be drained.
+    serving: usize,
+}
+
+/// What of the site's own settings reaches every host.
+#[derive(Clone, Copy)]
+struct Reach {
+    /// The k0s release.
+    version: bool,
+    /// What controllers are configured with.
+    config: bool,
+}
+
+fn pool_change(after: &Inventory, old: &Pool, pool: &Pool, size: Size, reach: Reach) -> PoolChange {
+    let driver = driver(old) != driver(pool);
+    let restarts = reach.version || (reach.config && pool.role.is_controller());
+    let drained = pool.role.is_worker() && (driver || reach.version);
+    let each = pool.accelerator.as_ref().map_or(0, |a| a.count());
+    let hosts = size.serving;
+    let down = pool.disruption.max_unavailable.of(size.all).min(hosts);
+    let replicas: Vec<(String, u32, u32)> = after
+        .models
+        .values()
+        .filter(|m| drained && m.pool == pool.name && m.replicas > 0)
+        .map(|m| {
+            // As many as fit on the hosts that may be down at once: the worst that the scheduler can have done.
+            let on_a_host = each.checked_div(m.accelerators_per_replica).unwrap_or(1).max(1);
+            (m.name.clone(), m.replicas.min(on_a_host * down as u32), m.replicas)
+        })
+        .collect();
+    let each = each as usize;
+    PoolChange {
+        pool: pool.name.to_string(),
+        hosts: size.all,
+        fields: fields("", old, pool),
+        drains: if drained { hosts } else { 0 },
+        reboots: if driver { hosts } else { 0 },
+        restarts: if restarts { hosts } else { 0 },
+        unit: match pool.accelerator {
+            Some(Accelerator::Neuron { .. }) => "Neuron devices".to_owned(),
+            _ => "GPUs".to_owned(),
+        },
+        capacity: (drained && each > 0 && hosts > 0).then_some((hosts * each, (hosts - down) * each)),
+        models: replicas.iter().map(|(name, ..)| name.clone()).collect(),
+        replicas,
+    }
 }
 
 fn driver(pool: &Pool) -> Option<&str> {
@@ -158,6 +242,16 @@ fn driver(pool: &Pool) -> Option<&str> {
     }
 }
 
+/// Returns the roles whose files differ; the maps hold each file's text by its path below `roles/`.
+pub fn changed_roles(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) -> Vec<String> {
+    let differ = before.keys().chain(after.keys()).filter(|path| before.get(*path) != after.get(*path));
+    let mut roles: Vec<String> =
+        differ.map(|path| path.split('/').next().unwrap_or(path).to_owned()).collect();
+    roles.sort();
+    roles.dedup();
+    roles
+}
+
 impl InventoryDiff {
     /// Returns whether nothing differs.
     pub fn is_empty(&self) -> bool {
@@ -165,6 +259,38 @@ impl InventoryDiff {
             && self.removed.is_empty()
             && self.changed.is_empty()
             && self.pools.is_empty()
+            && self.new_pools.is_empty()
+            && self.gone_pools.is_empty()
+            && self.roles.is_empty()
             && self.site.is_empty()
+    }
+
+    /// Returns what it is about, in one line: `driver 580.126.09 → 580.178.04 on h100 (64 hosts); 2 hosts added`.
+    pub fn headline(&self) -> String {
+        let mut parts = Vec::new();
+        for (path, before, after) in &self.site {
+            if path == "cluster.k0s_version" {
+                parts.push(format!("k0s {before} → {after}"));
+            }
+        }
+        for pool in &self.pools {
+            let versions = pool.fields.iter().filter_map(|(path, before, after)| {
+                let what = path.strip_prefix("accelerator.")?.split_once('.')?.1;
+                matches!(what, "driver" | "sdk").then(|| (what, before, after))
+            });
+            for (what, before, after) in versions {
+                parts.push(format!("{what} {before} → {after} on {} ({} hosts)", pool.pool, pool.hosts));
+            }
+        }
+        let counts =
+            [(self.added.len(), "added"), (self.removed.len(), "removed"), (self.changed.len(), "changed")];
+        for (n, what) in counts.into_iter().filter(|(n, _)| *n > 0) {
+            parts.push(format!("{n} host{} {what}", if n == 1 { "" } else { "s" }));
+        }
+        if parts.is_empty() {
+            let fields = self.site.len() + self.pools.iter().map(|p| p.fields.len()).sum::<usize>();
+            parts.push(format!("{fields} field{}", if fields == 1 { "" } else { "s" }));
+        }
+        parts.join("; ")
     }
 }

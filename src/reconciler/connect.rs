@@ -19,6 +19,9 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(15);
 /// To the head of an answer. An API server gives up on a request after 60 s, on a webhook after at most 30 s.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(65);
 
+/// The name under which the API's certificate is checked, wherever the channel ends.
+pub(super) const SERVER_NAME: &str = "kubernetes";
+
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Opens a stream to the API for every connection that the client wants.
@@ -109,7 +112,7 @@ pub(super) async fn link(kubeconfig: &[u8], access: Arc<dyn Access>) -> Result<L
             .await
             .map_err(|e| failed(e.to_string()))?;
     // The channel ends at the controller's loopback; `kubernetes` is in every API certificate.
-    config.tls_server_name = Some("kubernetes".to_owned());
+    config.tls_server_name = Some(SERVER_NAME.to_owned());
     let https =
         config.rustls_https_connector_with_connector(Connector(access)).map_err(|e| failed(e.to_string()))?;
     let service = ServiceBuilder::new()

@@ -18,6 +18,7 @@ mod lease;
 mod nodes;
 mod ready;
 mod service;
+mod survey;
 mod target;
 mod tokens;
 
@@ -25,4 +26,5 @@ pub use access::{Access, Answer};
 pub use chat::ask;
 pub use lease::Holder;
 pub use nodes::nodes;
+pub use survey::{NodeSeen, Survey, WorkloadSeen, admin_kubeconfig, lent_kubeconfig};
 pub use target::{ClusterSetup, ClusterTarget};

@@ -1,45 +1,106 @@
 //! Two inventories compared, as text and as a pull request comment.
 
-use crate::plan::InventoryDiff;
+use super::words::{count, names};
+use crate::plan::{FieldChange, InventoryDiff};
 use handlebars::Handlebars;
-use serde_json::json;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 const MARKDOWN: &str = include_str!("../../templates/reports/comparison.md.hbs");
+
+/// Different changes of hosts that are shown one by one; JSON has them all.
+const MOST_CHANGES: usize = 50;
+
+/// Returns hosts by pool, as ranges: `12 hosts of h100: h-[065-076]`.
+fn by_pool(hosts: &BTreeMap<String, String>) -> Vec<String> {
+    let mut pools: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (host, pool) in hosts {
+        pools.entry(pool).or_default().push(host);
+    }
+    let line = |(pool, hosts): (&str, Vec<&str>)| {
+        format!("{} of {pool}: {}", count(hosts.len(), "host"), names(&hosts))
+    };
+    pools.into_iter().map(line).collect()
+}
+
+/// Returns changes of hosts; the same one of many is one.
+fn host_changes(diff: &InventoryDiff) -> Vec<(String, &[FieldChange])> {
+    let mut groups: Vec<(&[FieldChange], Vec<&str>)> = Vec::new();
+    let mut index: std::collections::HashMap<&[FieldChange], usize> = Default::default();
+    for change in &diff.changed {
+        let at = *index.entry(&change.fields).or_insert_with(|| {
+            groups.push((&change.fields, Vec::new()));
+            groups.len() - 1
+        });
+        groups[at].1.push(&change.host);
+    }
+    groups.into_iter().map(|(fields, hosts)| (names(&hosts), fields)).collect()
+}
+
+fn field((name, before, after): &FieldChange, arrow: &str) -> String {
+    format!("{name}: {before} {arrow} {after}")
+}
 
 /// Returns the comparison as text.
 pub fn comparison_text(diff: &InventoryDiff) -> String {
     if diff.is_empty() {
         return format!("{}: the inventories say the same\n", diff.name);
     }
-    let mut text = format!("{}: no host was contacted\n", diff.name);
-    for (field, before, after) in &diff.site {
-        text += &format!("  ~ {field}: {before} -> {after}\n");
+    let mut text = format!("{}: {}; no host was contacted\n", diff.name, diff.headline());
+    for change in &diff.site {
+        text += &format!("  ~ {}\n", field(change, "->"));
+    }
+    for role in &diff.roles {
+        text += &format!("  ~ role {role}: its files differ; only lab run or plan tell what that comes to\n");
     }
     for pool in &diff.pools {
-        text += &format!("\n{} ({} hosts)\n", pool.pool, pool.hosts);
-        for (field, before, after) in &pool.fields {
-            text += &format!("  ~ {field}: {before} -> {after}\n");
+        text += &format!("\n{} ({})\n", pool.pool, count(pool.hosts, "host"));
+        for change in &pool.fields {
+            text += &format!("  ~ {}\n", field(change, "->"));
+        }
+        let disturbed =
+            [(pool.drains, "drained"), (pool.reboots, "rebooted"), (pool.restarts, "with k0s restarted")];
+        let disturbed: Vec<String> =
+            disturbed.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
+        if !disturbed.is_empty() {
+            text += &format!("  {}\n", disturbed.join(", "));
         }
         if let Some((all, least)) = pool.capacity {
-            text += &format!("  capacity while it runs: at least {least} of {all} accelerators\n");
+            let percent = least * 100 / all.max(1);
+            text +=
+                &format!("  capacity while it runs: at least {least} of {all} {} ({percent} %)\n", pool.unit);
         }
-        if !pool.models.is_empty() {
-            text += &format!("  models that lose replicas for a time: {}\n", pool.models.join(", "));
+        for (model, down, all) in &pool.replicas {
+            text += &format!(
+                "  model {model} loses up to {down} of {} for a time\n",
+                count(*all as usize, "replica")
+            );
         }
     }
-    for (host, pool) in &diff.added {
-        text += &format!("  + host {host} ({pool})\n");
+    text += "\n";
+    for pool in &diff.new_pools {
+        text += &format!("  + pool {pool}\n");
     }
-    for (host, pool) in &diff.removed {
-        text += &format!("  - host {host} ({pool})\n");
+    for pool in &diff.gone_pools {
+        text += &format!("  - pool {pool}\n");
     }
-    for host in &diff.changed {
-        for (field, before, after) in &host.fields {
-            text += &format!("  ~ host {} {field}: {before} -> {after}\n", host.host);
-        }
+    for line in by_pool(&diff.added) {
+        text += &format!("  + {line}\n");
+    }
+    for line in by_pool(&diff.removed) {
+        text += &format!("  - {line}\n");
+    }
+    let changes = host_changes(diff);
+    for (hosts, fields) in changes.iter().take(MOST_CHANGES) {
+        let fields: Vec<String> = fields.iter().map(|f| field(f, "->")).collect();
+        text += &format!("  ~ {hosts}  {}\n", fields.join(", "));
+    }
+    if changes.len() > MOST_CHANGES {
+        text +=
+            &format!("  … {} more changes of hosts; --output json has all\n", changes.len() - MOST_CHANGES);
     }
     text + &format!(
-        "\n  blast radius: {} drained, {} rebooted, {} with k0s restarted; {} added, {} removed, {} changed\n",
+        "  blast radius: {} drained, {} rebooted, {} with k0s restarted; {} added, {} removed, {} changed\n",
         diff.drains,
         diff.reboots,
         diff.restarts,
@@ -49,14 +110,60 @@ pub fn comparison_text(diff: &InventoryDiff) -> String {
     )
 }
 
+/// Returns what the Markdown template is filled with.
+fn context(diff: &InventoryDiff) -> Value {
+    let several = diff.pools.iter().filter(|p| p.capacity.is_some()).count() > 1;
+    let capacities: Vec<Value> = diff
+        .pools
+        .iter()
+        .filter_map(|p| {
+            let (all, least) = p.capacity?;
+            let of = if several { format!(" of `{}`", p.pool) } else { String::new() };
+            let percent = least * 100 / all.max(1);
+            Some(json!({"of": of, "all": all, "unit": p.unit, "least": least, "percent": percent}))
+        })
+        .collect();
+    let models: Vec<String> = diff
+        .pools
+        .iter()
+        .flat_map(|p| &p.replicas)
+        .map(|(name, down, all)| format!("{name} (up to {down} of {all})"))
+        .collect();
+    let field = |(name, before, after): &FieldChange| json!({"name": name, "before": before, "after": after});
+    let list = |fields: &[FieldChange]| fields.iter().map(field).collect::<Vec<_>>();
+    let pools: Vec<Value> = diff
+        .pools
+        .iter()
+        .map(|p| json!({"pool": p.pool, "hosts": p.hosts, "fields": list(&p.fields)}))
+        .collect();
+    let changes = host_changes(diff);
+    let changed: Vec<Value> = changes
+        .iter()
+        .take(MOST_CHANGES)
+        .map(|(hosts, fields)| json!({"hosts": hosts, "fields": list(fields)}))
+        .collect();
+    let fields = diff.site.len()
+        + diff.pools.iter().map(|p| p.fields.len()).sum::<usize>()
+        + diff.changed.iter().map(|c| c.fields.len()).sum::<usize>();
+    let hosts = diff.pools.iter().map(|p| p.hosts).sum::<usize>() + diff.added.len() + diff.removed.len();
+    json!({
+        "name": diff.name, "empty": diff.is_empty(), "headline": diff.headline(), "capacities": capacities,
+        "drains": diff.drains, "reboots": diff.reboots, "restarts": diff.restarts,
+        "added": diff.added.len(), "removed": diff.removed.len(), "changed": diff.changed.len(),
+        "models": models.join(", "), "pools": pools, "new_pools": diff.new_pools, "gone_pools": diff.gone_pools,
+        "roles": diff.roles, "site": list(&diff.site), "coming": by_pool(&diff.added), "going": by_pool(&diff.removed),
+        "changes": changed, "more": changes.len().saturating_sub(MOST_CHANGES),
+        "summary": format!("{}, {}, {}", count(diff.pools.len(), "pool"), count(hosts, "host"), count(fields, "field")),
+    })
+}
+
 /// Returns the comparison as Markdown.
 pub fn comparison_markdown(diff: &InventoryDiff) -> String {
     let mut engine = Handlebars::new();
     engine.set_strict_mode(true);
-    engine.register_escape_fn(|text| text.replace('|', "\\|").replace('<', "&lt;"));
-    let context = json!({"diff": diff, "empty": diff.is_empty(), "counts": {
-        "added": diff.added.len(), "removed": diff.removed.len(), "changed": diff.changed.len()}});
+    // A cell ends at a bar, and a pull request renders HTML: what an inventory says must do neither.
+    engine.register_escape_fn(|text| text.replace('&', "&amp;").replace('|', "\\|").replace('<', "&lt;"));
     engine
-        .render_template(MARKDOWN, &context)
+        .render_template(MARKDOWN, &context(diff))
         .unwrap_or_else(|error| format!("the comparison cannot be shown: {error}\n"))
 }

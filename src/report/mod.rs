@@ -5,12 +5,16 @@ mod bars;
 mod comparison;
 mod live;
 mod plan;
+mod status;
 mod summary;
 mod words;
 
 pub use comparison::{comparison_markdown, comparison_text};
 pub use live::{Mode, Shown, show};
 pub use plan::{PlanView, plan_text};
+pub use status::{
+    AcceleratorView, CertificateView, ControllerView, NodesView, Problem, RouteView, StatusView, status_text,
+};
 pub use summary::{Ended, Failed, elapsed, run_summary};
 pub use words::{count, names, say};
 

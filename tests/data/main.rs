@@ -3,6 +3,7 @@
 mod accelerators;
 mod artifact;
 mod catalog;
+mod cli;
 mod executor;
 mod house;
 mod inventory;

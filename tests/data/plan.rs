@@ -25,8 +25,8 @@ fn a_driver_upgrade_shows_its_blast_radius() {
     let text = comparison_text(&diff);
     assert!(text.contains("580.178.04 -> 595.91.07") && text.contains("64 drained, 64 rebooted"), "{text}");
     let markdown = comparison_markdown(&diff);
-    assert!(markdown.contains("| drains / reboots / restarts | 64 / 64 / 0 |"), "{markdown}");
-    assert!(markdown.contains("at least 464 of 512 accelerators"), "{markdown}");
+    assert!(markdown.contains("| drains / reboots / restarts | | 64 / 64 / 0 |"), "{markdown}");
+    assert!(markdown.contains("| capacity while it runs | 512 GPUs | at least 464 (90 %) |"), "{markdown}");
 }
 
 #[test]

@@ -3,7 +3,10 @@
 use provision::catalog::Catalog;
 use provision::inventory::{Inventory, load};
 use provision::plan::{Past, Plan, TargetPlan, Turns, outlook};
-use provision::report::{Ended, Failed, PlanView, plan_text, run_summary};
+use provision::report::{
+    AcceleratorView, CertificateView, ControllerView, Ended, Failed, NodesView, PlanView, Problem, RouteView,
+    StatusView, plan_text, run_summary, status_text,
+};
 use provision::state::*;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -212,4 +215,158 @@ fn a_failure_is_shown_with_its_cause_its_budget_and_what_to_do() {
         place: "-i inventories/ams".into(),
     };
     insta::assert_snapshot!("summary", run_summary(&ended));
+}
+
+/// A cluster with one of everything that can be wrong.
+fn troubled() -> StatusView {
+    let problem = |code: &str, message: &str, next: &str| Problem {
+        code: code.into(),
+        message: message.into(),
+        next: Some(next.into()),
+    };
+    let controller = |host: &str| ControllerView {
+        host: host.into(),
+        k0s: Some("v1.35.7+k0s.0".into()),
+        ready: true,
+        etcd: true,
+        problem: None,
+    };
+    let route = |tenant: &str, ready, port: u16| RouteView {
+        tenant: tenant.into(),
+        route: "deepseek-r1".into(),
+        model: "r1-qwen32b".into(),
+        weight: 100,
+        ready,
+        wanted: 2,
+        address: format!("http://10.20.0.21:{port}/v1"),
+        why: Some("2 pods not scheduled: 0/66 nodes are available: 66 Insufficient nvidia.com/gpu".into()),
+    };
+    StatusView {
+        inventory: "ams".into(),
+        k0s_wanted: "v1.35.7+k0s.0".into(),
+        controllers: vec![
+            controller("cp-1"),
+            controller("cp-2"),
+            ControllerView {
+                ready: false,
+                etcd: false,
+                k0s: None,
+                problem: Some("it does not answer".into()),
+                ..controller("cp-3")
+            },
+        ],
+        nodes: Some(NodesView {
+            all: 68,
+            ready: 66,
+            maintenance: vec![("h-017".into(), "RMA 4711".into())],
+            failed: vec![("h-031".into(), "its kubelet has fallen silent".into())],
+            cordoned: ["h-001", "h-002", "h-003"].map(str::to_owned).into(),
+        }),
+        accelerators: vec![AcceleratorView {
+            pool: "h100".into(),
+            healthy: 503,
+            all: 512,
+            short: vec![("h-005".into(), 7, 8)],
+        }],
+        certificate: Some(CertificateView {
+            host: "cp-2".into(),
+            file: "/var/lib/k0s/pki/server.crt".into(),
+            days: 12,
+            expires: "2026-12-06T00:00:00Z".into(),
+        }),
+        routes: vec![route("ads", Some(0), 30082), route("search", Some(0), 30081)],
+        unreachable: vec![(
+            "cp-3".into(),
+            problem("E-SSH-UNREACHABLE", "10.20.0.13:22 does not answer", "by hand: nc -vz 10.20.0.13 22"),
+        )],
+        working: vec![("h-002".into(), "eva@desk (run 8XKQ2)".into())],
+        ..StatusView::default()
+    }
+}
+
+#[test]
+fn a_status_says_what_is_wrong_and_what_to_do() {
+    let view = troubled();
+    assert!(view.is_troubled());
+    insta::assert_snapshot!("status", status_text(&view));
+}
+
+#[test]
+fn a_status_of_a_healthy_cluster_is_short() {
+    let mut view = troubled();
+    view.controllers.truncate(2);
+    view.unreachable.clear();
+    view.working.clear();
+    view.accelerators[0].short.clear();
+    view.accelerators[0].healthy = 512;
+    view.certificate.as_mut().expect("one").days = 341;
+    for route in &mut view.routes {
+        (route.ready, route.why) = (Some(2), None);
+    }
+    let nodes = view.nodes.as_mut().expect("nodes");
+    (nodes.failed, nodes.cordoned, nodes.ready) = (Vec::new(), Vec::new(), 67);
+    assert!(!view.is_troubled());
+    insta::assert_snapshot!("status-healthy", status_text(&view));
+}
+
+/// A site in a git repository: a folder that extends a base outside it, with a host list.
+#[test]
+fn a_revision_is_compared_with_the_working_tree() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let git = |arguments: &[&str]| {
+        let output = std::process::Command::new("git")
+            .args(["-c", "user.name=t", "-c", "user.email=t@example.net", "-c", "init.defaultBranch=main"])
+            .args(arguments)
+            .current_dir(dir.path())
+            .output();
+        // git is what the command reads revisions with; without it there is nothing to be tested.
+        output.map(|o| assert!(o.status.success(), "{}", String::from_utf8_lossy(&o.stderr))).is_ok()
+    };
+    let write = |path: &str, text: &str| {
+        let path = dir.path().join(path);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        std::fs::write(path, text).expect("written");
+    };
+    let rack = std::fs::read_to_string(
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("inventories/h100-rack/inventory.yaml"),
+    )
+    .expect("the example");
+    let listed = rack.replace(
+        "    hosts: {\"h-[001-064]\": {address: \"10.20.1.[1-64]\", bmc: \"10.21.1.[1-64]\"}}\n",
+        "    hostsFrom: hosts.csv\n",
+    );
+    assert_ne!(listed, rack, "the example's pool is listed in a file instead");
+    write("base/inventory.yaml", &listed);
+    write("base/hosts.csv", "name,address\nh-001,10.20.1.1\nh-002,10.20.1.2\n");
+    write("sites/ams/site.yaml", "extends: ../../base\nmetadata: {name: ams}\n");
+    write("sites/ams/hosts.csv", "name,address\nh-001,10.20.1.1\nh-002,10.20.1.2\n");
+    if !git(&["init", "-q"]) {
+        return;
+    }
+    git(&["add", "."]);
+    git(&["commit", "-qm", "one"]);
+    write("base/inventory.yaml", &listed.replace("580.178.04", "595.91.07"));
+    let hosts = "name,address\nh-001,10.20.1.1\nh-002,10.20.1.2\nh-003,10.20.1.3\n";
+    write("sites/ams/hosts.csv", hosts);
+    write("base/hosts.csv", hosts);
+    let diff = |arguments: &[&str]| {
+        std::process::Command::new(env!("CARGO_BIN_EXE_provision"))
+            .arg("diff")
+            .args(arguments)
+            .current_dir(dir.path().join("sites"))
+            .output()
+            .expect("the binary runs")
+    };
+    let output = diff(&["main:ams/site.yaml", "ams/site.yaml", "--output", "markdown"]);
+    let said =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    insta::assert_snapshot!("diff-markdown", said);
+    let text = diff(&["HEAD:ams/site.yaml", "ams/site.yaml"]);
+    insta::assert_snapshot!("diff-text", String::from_utf8_lossy(&text.stdout));
+    assert_eq!(diff(&["HEAD:ams/site.yaml", "main:ams/site.yaml"]).status.code(), Some(0));
+    let none = diff(&["v9:ams/site.yaml", "ams/site.yaml"]);
+    let said = String::from_utf8_lossy(&none.stderr).into_owned();
+    assert_eq!(none.status.code(), Some(1));
+    assert!(said.contains("error[E-GIT]") && said.contains("= next: git fetch it"), "{said}");
 }

@@ -16,6 +16,7 @@ use rustls::{
 use std::{
     collections::HashMap,
     sync::{Arc, PoisonError, RwLock},
+    time::{Duration, SystemTime},
 };
 
 /// Why no certificate could be made.
@@ -37,6 +38,16 @@ pub struct Authority {
     issued: RwLock<HashMap<Vec<u8>, Identity>>,
 }
 
+/// Validity as k0s gives it: ten years for authorities, one for what they sign.
+const DAYS: (u64, u64) = (3650, 365);
+
+fn valid(params: &mut CertificateParams, days: u64) {
+    let now = SystemTime::now();
+    // A clock that is a little behind must not refuse what was just made.
+    params.not_before = (now - Duration::from_secs(3600)).into();
+    params.not_after = (now + Duration::from_secs(days * 86_400)).into();
+}
+
 /// A certificate with its key, in PEM.
 #[derive(Clone, Debug)]
 pub struct Pair {
@@ -51,6 +62,7 @@ impl Authority {
     pub fn new() -> Result<Self, AuthorityError> {
         let mut params = CertificateParams::default();
         params.distinguished_name = named("kubernetes-ca", None);
+        valid(&mut params, DAYS.0);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
         let key = KeyPair::generate()?;
@@ -73,6 +85,7 @@ impl Authority {
     /// Makes a client certificate.
     pub fn client(&self, who: &Identity) -> Result<Pair, AuthorityError> {
         let mut params = CertificateParams::default();
+        valid(&mut params, DAYS.1);
         params.distinguished_name = named(&who.user, who.groups.first().map(String::as_str));
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -92,6 +105,7 @@ impl Authority {
     /// real API answers 401 to a stranger, not with an alert.
     pub fn server(&self, names: &[String]) -> Result<Arc<rustls::ServerConfig>, AuthorityError> {
         let mut params = CertificateParams::new(names.to_vec())?;
+        valid(&mut params, DAYS.1);
         params.distinguished_name = named("kubernetes", None);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];

@@ -104,6 +104,7 @@ impl Cluster {
         }
         let pair = api.authority.client(&Identity::admin()).map_err(|e| e.to_string())?;
         let ca = api.authority.certificate().to_owned();
+        let admin_crt = pair.certificate.clone();
         let admin = kubeconfig(
             &ca,
             "https://localhost:6443",
@@ -123,6 +124,7 @@ impl Cluster {
         };
         Ok(ControllerFiles {
             admin_conf: admin,
+            admin_crt,
             ca_key: api.authority.key().to_owned(),
             ca_crt: ca,
             kubelet_conf,

@@ -141,6 +141,8 @@ pub struct WorkerStart {
 pub struct ControllerFiles {
     /// `pki/admin.conf`.
     pub admin_conf: String,
+    /// The admin's certificate in PEM, as it lies in `pki/admin.crt`.
+    pub admin_crt: String,
     /// `pki/ca.crt`.
     pub ca_crt: String,
     /// `pki/ca.key`.

@@ -270,7 +270,7 @@ pub(super) fn k0s(arguments: &[&str]) -> ExitCode {
                 return fail(1, "Error: failed to read admin PKI file /var/lib/k0s/pki/ca.crt: no such file");
             }
         },
-        ["kubectl", "get", "--raw=/readyz"] => {
+        ["kubectl", "get", "--raw=/readyz" | "--raw=/readyz/etcd"] => {
             let controls = running().is_some_and(|(role, _)| role == "controller");
             if controls && ask(&Request::Members).is_err() {
                 return fail(

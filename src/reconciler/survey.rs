@@ -1,0 +1,167 @@
+//! The cluster as it is, for a person who asks: nodes, and how many replicas of each model answer. Reads, changes nothing.
+//! And the admin kubeconfig as it is lent to other tools.
+
+use super::connect;
+use super::errors::failure;
+use super::ready::pods_say;
+use super::{Access, ClusterTarget};
+use crate::state::{Failure, FailureKind};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::{Api, ListParams};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Objects in one page of a list.
+const PAGE: u32 = 500;
+/// All answers arrive within this time, or the cluster counts as not answering.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// What the API says.
+#[derive(Clone, PartialEq, Serialize, Debug, Default)]
+pub struct Survey {
+    /// Nodes by name.
+    pub nodes: BTreeMap<String, NodeSeen>,
+    /// Deployments of the namespace that was asked for, by name.
+    pub workloads: BTreeMap<String, WorkloadSeen>,
+}
+
+/// One node.
+#[derive(Clone, PartialEq, Eq, Serialize, Debug, Default)]
+pub struct NodeSeen {
+    /// Its kubelet says that it is ready.
+    pub ready: bool,
+    /// Why it is not.
+    pub reason: Option<String>,
+    /// It takes no new pods.
+    pub cordoned: bool,
+    /// The kubelet's version.
+    pub version: String,
+    /// Extended resources that can be had, such as `nvidia.com/gpu`: devices that are healthy.
+    pub allocatable: BTreeMap<String, u64>,
+}
+
+/// One Deployment.
+#[derive(Clone, PartialEq, Eq, Serialize, Debug, Default)]
+pub struct WorkloadSeen {
+    /// Replicas wanted.
+    pub wanted: u64,
+    /// Replicas that answer.
+    pub ready: u64,
+    /// What holds the others up.
+    pub why: Option<String>,
+}
+
+fn node_seen(node: &Node) -> NodeSeen {
+    let status = node.status.clone().unwrap_or_default();
+    let conditions = status.conditions.unwrap_or_default();
+    let ready = conditions.iter().find(|c| c.type_ == "Ready");
+    let reason = match ready {
+        None => Some("its kubelet has not reported yet".to_owned()),
+        Some(c) if c.status == "True" => None,
+        // What a kubelet that fell silent last said is no reason.
+        Some(c) if c.status == "Unknown" => Some("its kubelet has fallen silent".to_owned()),
+        Some(c) => Some(c.message.clone().or(c.reason.clone()).unwrap_or_else(|| "not ready".to_owned())),
+    };
+    let extended = |(name, quantity): (&String, &k8s_openapi::apimachinery::pkg::api::resource::Quantity)| {
+        (name.contains('/') && !name.starts_with("hugepages"))
+            .then(|| Some((name.clone(), quantity.0.parse().ok()?)))
+            .flatten()
+    };
+    NodeSeen {
+        ready: reason.is_none(),
+        reason,
+        cordoned: node.spec.as_ref().and_then(|s| s.unschedulable).unwrap_or(false),
+        version: status.node_info.map(|i| i.kubelet_version).unwrap_or_default(),
+        allocatable: status.allocatable.iter().flatten().filter_map(extended).collect(),
+    }
+}
+
+async fn all<K>(api: &Api<K>, what: &str) -> Result<Vec<K>, Failure>
+where
+    K: kube::Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+{
+    let mut found = Vec::new();
+    let mut params = ListParams::default().limit(PAGE);
+    loop {
+        let page = api.list(&params).await.map_err(|e| failure(what, &e))?;
+        let next = page.metadata.continue_.clone().filter(|c| !c.is_empty());
+        found.extend(page.items);
+        match next {
+            Some(token) => params = params.continue_token(&token),
+            None => return Ok(found),
+        }
+    }
+}
+
+impl ClusterTarget {
+    /// Returns what the API says of nodes, and of the Deployments of a namespace; `None` where there is no cluster yet.
+    pub async fn survey(&self, namespace: &str) -> Result<Option<Survey>, Failure> {
+        let Some(link) = self.link().await? else { return Ok(None) };
+        let ask = async {
+            let nodes = all(&Api::<Node>::all(link.client.clone()), "nodes").await?;
+            let deployments: Vec<Deployment> =
+                all(&Api::namespaced(link.client.clone(), namespace), "deployments").await?;
+            let mut workloads = BTreeMap::new();
+            for deployment in deployments {
+                let Some(name) = deployment.metadata.name.clone() else { continue };
+                let wanted = deployment.spec.replicas.unwrap_or(1).max(0) as u64;
+                let ready = deployment.status.as_ref().and_then(|s| s.available_replicas).unwrap_or(0);
+                let mut seen = WorkloadSeen { wanted, ready: ready.max(0) as u64, why: None };
+                if seen.ready < seen.wanted {
+                    let labels = deployment.spec.selector.match_labels.unwrap_or_default();
+                    let selector: Vec<String> = labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+                    let pods: Api<Pod> = Api::namespaced(link.client.clone(), namespace);
+                    let pods = pods
+                        .list(&ListParams::default().labels(&selector.join(",")))
+                        .await
+                        .map_err(|e| failure("pods", &e))?;
+                    let values: Vec<_> = pods.iter().filter_map(|p| serde_json::to_value(p).ok()).collect();
+                    seen.why = pods_say(&values);
+                }
+                workloads.insert(name, seen);
+            }
+            let nodes = nodes.iter().filter_map(|n| Some((n.metadata.name.clone()?, node_seen(n)))).collect();
+            Ok(Survey { nodes, workloads })
+        };
+        match tokio::time::timeout(DEADLINE, ask).await {
+            Ok(survey) => survey.map(Some),
+            Err(_) => Err(Failure::new(
+                FailureKind::Unobserved,
+                "E-K8S-TIMEOUT",
+                format!("the Kubernetes API did not answer within {} s", DEADLINE.as_secs()),
+            )
+            .hint("on a controller: k0s status; k0s kubectl get --raw=/readyz?verbose")),
+        }
+    }
+}
+
+/// Returns an admin kubeconfig that leads to `port` on this machine's loopback instead of the controller's own.
+pub fn lent_kubeconfig(admin: &[u8], port: u16) -> Result<String, Failure> {
+    let failed = |why: String| {
+        Failure::new(
+            FailureKind::Unobserved,
+            "E-K8S-CONFIG",
+            format!("the admin kubeconfig cannot be used: {why}"),
+        )
+        .hint("on a controller: k0s kubeconfig admin")
+    };
+    let mut config = kube::config::Kubeconfig::from_yaml(&String::from_utf8_lossy(admin))
+        .map_err(|e| failed(e.to_string()))?;
+    for cluster in config.clusters.iter_mut().filter_map(|c| c.cluster.as_mut()) {
+        cluster.server = Some(format!("https://127.0.0.1:{port}"));
+        // `kubernetes` is in every API certificate, the loopback address need not be.
+        cluster.tls_server_name = Some(connect::SERVER_NAME.to_owned());
+    }
+    // JSON is YAML, and is what kubectl reads too.
+    serde_json::to_string_pretty(&config).map_err(|e| failed(e.to_string()))
+}
+
+/// Returns the admin kubeconfig behind an access, or why there is none.
+pub async fn admin_kubeconfig(access: &dyn Access) -> Result<Vec<u8>, Failure> {
+    access.kubeconfig().await?.ok_or_else(|| {
+        Failure::new(FailureKind::Preflight, "E-NO-CLUSTER", "no controller has a cluster yet")
+            .hint("provision apply makes one")
+    })
+}

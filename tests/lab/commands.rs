@@ -1,0 +1,141 @@
+//! Commands for the operator at three in the morning, on a lab: status, exec, ssh, support, tunnel.
+
+use crate::story::{Story, text};
+use provision::state::SecretText;
+use std::io::Read;
+use std::path::Path;
+use std::process::Output;
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The texts of an archive, by name.
+fn unpacked(path: &Path) -> Vec<(String, String)> {
+    let file = std::fs::File::open(path).expect("the archive");
+    let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(file));
+    let read = |entry: std::io::Result<tar::Entry<'_, _>>| {
+        let mut entry = entry.expect("an entry");
+        let name = entry.path().expect("a name").display().to_string();
+        let mut text = String::new();
+        entry.read_to_string(&mut text).expect("text");
+        (name, text)
+    };
+    archive.entries().expect("entries").map(read).collect()
+}
+
+#[test]
+fn what_runs_can_be_seen_reached_and_collected() {
+    let story = Story::new();
+    let at = story.at();
+    story.up();
+    let before = story.run(&["status", "-i", &at]);
+    assert_eq!(before.status.code(), Some(1), "{}", text(&before));
+    assert!(stdout(&before).contains("[E-NO-CLUSTER] no controller has a cluster yet"), "{}", text(&before));
+    let applied = story.apply(&[]);
+    assert_eq!(applied.status.code(), Some(0), "{}", text(&applied));
+
+    let status = story.run(&["status", "-i", &at]);
+    let shown = stdout(&status);
+    assert_eq!(status.status.code(), Some(0), "{}", text(&status));
+    assert!(shown.contains("1/1 controllers, etcd healthy · 4 nodes: 4 ready"), "{shown}");
+    assert!(shown.contains("h100 8 of 8 healthy"), "{shown}");
+    assert!(shown.contains("certificates 364 days"), "a year of a leaf, read from its PEM: {shown}");
+    let rows =
+        |name: &str| shown.lines().any(|l| l.starts_with(name) && l.contains("  1/1  ") && l.contains("/v1"));
+    assert!(rows("ads ") && rows("search "), "{shown}");
+    let json: serde_json::Value =
+        serde_json::from_slice(&story.run(&["status", "-i", &at, "--output", "json"]).stdout).expect("JSON");
+    assert_eq!(json["certificate"]["file"], "/var/lib/k0s/pki/admin.crt");
+    assert_eq!(json["nodes"]["ready"], 4);
+
+    // A worker whose k0s stops is named, and the rest is still told.
+    let stopped =
+        story.run(&["exec", "-i", &at, "--limit", "h-1", "--root", "--", "systemctl stop k0sworker.service"]);
+    assert_eq!(stopped.status.code(), Some(0), "{}", text(&stopped));
+    let status = story.run(&["status", "-i", &at]);
+    let shown = stdout(&status);
+    assert_eq!(status.status.code(), Some(1), "{shown}");
+    assert!(shown.contains("3 ready, 1 failed (h-1)"), "{shown}");
+    assert!(shown.contains("node h-1: its kubelet has fallen silent"), "{shown}");
+
+    let all = story.run(&["exec", "-i", &at, "--limit", "w-1,t-1", "--", "id -un; exit 3"]);
+    assert_eq!(all.status.code(), Some(1));
+    assert_eq!(stdout(&all).lines().filter(|l| l.contains("  exit 3  ")).count(), 2, "{}", text(&all));
+    let json =
+        story.run(&["exec", "-i", &at, "--pool", "general", "--root", "--output", "json", "--", "id", "-u"]);
+    let line: serde_json::Value = serde_json::from_slice(&json.stdout).expect("one line of JSON");
+    assert_eq!((&line["host"], &line["stdout"]), (&"w-1".into(), &"0\n".into()));
+
+    let ssh = story.run(&["ssh", "-i", &at, "w-1", "--print", "--", "uptime"]);
+    let line = stdout(&ssh);
+    assert!(line.starts_with("ssh -T -o ") && line.trim_end().ends_with(" uptime"), "{line}");
+    assert!(line.contains("StrictHostKeyChecking=yes") && line.contains("/.lab/known_hosts"), "{line}");
+
+    let archive = story.dir.path().join("t-1.tar.gz");
+    std::fs::write(story.file("t-1", "/etc/k0s/k0s.yaml"), "password: hunter2-canary\n").expect("written");
+    let support = story.run(&["support", "-i", &at, "t-1", "-o", &archive.display().to_string()]);
+    assert_eq!(support.status.code(), Some(0), "{}", text(&support));
+    let parts = unpacked(&archive);
+    let part = |name: &str| {
+        let found = parts.iter().find(|(n, _)| n == &format!("support-t-1/{name}"));
+        found.map(|(_, text)| text.as_str()).unwrap_or_else(|| panic!("{name} is not in the archive"))
+    };
+    assert!(part("MANIFEST.txt").contains("neuron-ls"), "{}", part("MANIFEST.txt"));
+    assert!(part("neuron.txt").contains("\"neuron_device\":15"), "{}", part("neuron.txt"));
+    assert!(part("provision.txt").contains("managed.json"));
+    assert!(part("k0s-config.txt").contains("password: <secret>"), "{}", part("k0s-config.txt"));
+    assert!(parts.iter().all(|(_, text)| !text.contains("hunter2-canary")), "no secret leaves the host");
+}
+
+#[test]
+fn kubectl_is_lent_a_port_for_as_long_as_it_runs() {
+    let story = Story::new();
+    let at = story.at();
+    story.up();
+    let none = story.run(&["tunnel", "-i", &at, "--", "true"]);
+    assert_eq!(none.status.code(), Some(1));
+    assert!(text(&none).contains("error[E-NO-CLUSTER]"), "{}", text(&none));
+    let applied = story.apply(&[]);
+    assert_eq!(applied.status.code(), Some(0), "{}", text(&applied));
+    let config = story.dir.path().join("kubeconfig");
+    let config_text = config.display().to_string();
+    let copy = story.dir.path().join("copy").display().to_string();
+    // The command talks to the API as kubectl would: this test's own client, while the tunnel is open.
+    let done = story.dir.path().join("done");
+    let wait = format!(
+        "cp \"$KUBECONFIG\" {copy} && mv {copy} {copy}.whole; while [ ! -e {} ]; do sleep 0.1; done; exit 7",
+        done.display()
+    );
+    let mut tunnel = story
+        .command(&["tunnel", "-i", &at, "--kubeconfig", &config_text, "--", "sh", "-c", &wait])
+        .spawn()
+        .expect("the binary runs");
+    let whole = format!("{copy}.whole");
+    while !Path::new(&whole).exists() {
+        assert!(tunnel.try_wait().expect("alive").is_none(), "the tunnel ended early");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let lent = SecretText::new(std::fs::read_to_string(&whole).expect("read"));
+    let nodes = nodes(lent.expose());
+    std::fs::write(&done, "").expect("written");
+    assert_eq!(tunnel.wait().expect("ended").code(), Some(7), "the command's own status");
+    assert_eq!(nodes, ["b-1", "h-1", "t-1", "w-1"]);
+    assert!(!config.exists(), "the kubeconfig is gone");
+}
+
+/// Returns the nodes that a client with this kubeconfig sees.
+fn nodes(kubeconfig: &str) -> Vec<String> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let config = kube::config::Kubeconfig::from_yaml(kubeconfig).expect("a kubeconfig");
+        let config = kube::Config::from_custom_kubeconfig(config, &Default::default()).await.expect("usable");
+        let client = kube::Client::try_from(config).expect("a client");
+        let nodes: kube::Api<k8s_openapi::api::core::v1::Node> = kube::Api::all(client);
+        let list = nodes.list(&Default::default()).await.expect("the API answers");
+        let mut names: Vec<String> = list.items.into_iter().filter_map(|n| n.metadata.name).collect();
+        names.sort();
+        names
+    })
+}
