@@ -8,6 +8,7 @@ mod house;
 mod inventory;
 mod mistakes;
 mod plan;
+mod preflight;
 mod role;
 mod run;
 mod screens;

@@ -4,6 +4,8 @@ mod accelerators;
 mod executor;
 mod hosts;
 mod kit;
+mod preflight;
 mod reconciler;
 mod runs;
+mod storage;
 mod story;

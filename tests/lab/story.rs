@@ -14,7 +14,7 @@ pub struct Story {
 
 impl Story {
     /// Copies `inventories/lab` onto loopback addresses that no other test uses.
-    fn new() -> Self {
+    pub fn new() -> Self {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("inventories/lab/inventory.yaml");
         Self::of(&std::fs::read_to_string(source).expect("the example"))
     }
