@@ -162,7 +162,8 @@ impl Apply {
         // What an earlier run left running on the hosts comes to its end first.
         // Who cannot be asked, or whose batch failed, shows in the plan.
         site.attach().await;
-        let (observed, took) = site.observe(&events).await;
+        let (mut observed, took) = site.observe(&events).await;
+        site.probe_new(&mut observed).await;
         let mut plan = site.plan(observed);
         let mut skipped = false;
         if let Some(path) = &self.plan {

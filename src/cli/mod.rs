@@ -13,6 +13,7 @@ mod init;
 mod lab;
 mod lock;
 mod plan;
+mod preflight;
 mod render;
 mod schema;
 mod site;
@@ -137,6 +138,8 @@ enum Command {
     Lock(lock::Lock),
     /// Scan host keys, show fingerprints, and write the known_hosts file beside the inventory
     Trust(trust::Trust),
+    /// Show everything that speaks against hosts, with nothing changed
+    Preflight(preflight::Preflight),
     /// Show what would change; exit 2 if anything would
     Plan(plan::PlanCommand),
     /// Carry out what plan shows, after asking
@@ -218,6 +221,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Render(command) => command.run(global).await,
         Command::Lock(command) => command.run(global).await,
         Command::Trust(command) => command.run(global).await,
+        Command::Preflight(command) => command.run(global).await,
         Command::Plan(command) => command.run(global).await,
         Command::Apply(command) => command.run(global).await,
         Command::Attach(command) => command.run(global).await,

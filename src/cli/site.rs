@@ -5,18 +5,17 @@ use super::{Global, Output, Where};
 use crate::artifact::{LOCK_FILE, Lock, fetch};
 use crate::catalog::Catalog;
 use crate::event::{Event, Events};
-use crate::executor::{DesiredFn, HostSetup, HostTarget, STATE_DIR, Sudo};
+use crate::executor::{DesiredFn, HostSetup, HostTarget, STATE_DIR, Sudo, combine};
 use crate::inventory::{self, Host, Inventory, Secrets};
 use crate::plan::{Plan, PlanInput, build};
 use crate::reconciler::{Access, Answer, ClusterSetup, ClusterTarget, Holder, nodes};
 use crate::report::Mode;
-use crate::role::{RoleInput, desired};
+use crate::role::{self, Finding, RoleInput, desired};
 use crate::run::past;
 use crate::serving::{self, ServingInput};
 use crate::ssh::{self, BoxStream, Credentials, Dial, Endpoint, Pool, PoolOptions, SshError, SshErrorKind};
 use crate::state::{
-    Cluster, Failure, FailureKind, HostName, Observed, Resource, RunId, SecretText, Spec, Stage, Target,
-    TargetId,
+    Cluster, Facts, Failure, HostName, Observed, Resource, RunId, SecretText, Spec, Stage, Target, TargetId,
 };
 use anyhow::Context;
 use async_trait::async_trait;
@@ -42,6 +41,9 @@ pub struct Site {
     pub cluster: Option<Arc<ClusterTarget>>,
     /// The way to gateways.
     pub access: Arc<dyn Access>,
+    catalog: Arc<Catalog>,
+    /// Secrets that files of roles hold, by name.
+    secrets: Arc<BTreeMap<String, SecretText>>,
     /// The cluster's nodes as of the last look; `None` where they could not be asked for.
     live: Mutex<Option<BTreeSet<HostName>>>,
     /// The ways to controllers.
@@ -307,6 +309,19 @@ impl Site {
             (secret(&inventory.ssh.passphrase).await?, secret(&inventory.ssh.sudo_password).await?);
         let password = secret(&inventory.ssh.password).await?;
 
+        let mut held = BTreeMap::new();
+        for name in inventory.registries.values().filter_map(|r| r.credentials.clone()) {
+            match secrets.resolve(&name).await {
+                Ok(text) => held.insert(name, text),
+                Err(error) if lab.is_some() => {
+                    let message = format!("LAB: {error}; a stand-in is used");
+                    events.emit(Event::Warning { target: None, message });
+                    held.insert(name, SecretText::new("lab:stand-in"))
+                }
+                Err(error) => return Err(error.into()),
+            };
+        }
+        let held = Arc::new(held);
         let inventory = Arc::new(inventory);
         let catalog = Arc::new(catalog);
         // Controllers are asked for nodes, tokens and etcd also when only other hosts are worked on.
@@ -342,8 +357,8 @@ impl Site {
             let Some(host) = inventory.hosts.get(&name) else { continue };
             let dial: Arc<dyn Dial> = pool.host(at.clone());
             let wanted: DesiredFn = {
-                let (inventory, catalog, lock, host) =
-                    (inventory.clone(), catalog.clone(), lock.clone(), host.clone());
+                let (inventory, catalog, lock, host, secrets) =
+                    (inventory.clone(), catalog.clone(), lock.clone(), host.clone(), held.clone());
                 Arc::new(move |facts| {
                     desired(&RoleInput {
                         inventory: &inventory,
@@ -351,6 +366,7 @@ impl Site {
                         lock: &lock,
                         host: &host,
                         facts,
+                        secrets: &secrets,
                     })
                 })
             };
@@ -410,7 +426,7 @@ impl Site {
                 Some(Arc::new(if whole { target } else { target.partial() }))
             }
         };
-        let live = Mutex::default();
+        let (live, secrets) = (Mutex::default(), held);
         Ok(Self {
             inventory,
             lock,
@@ -421,6 +437,8 @@ impl Site {
             ssh: options,
             cluster,
             access,
+            catalog,
+            secrets,
             live,
             controllers,
         })
@@ -481,8 +499,61 @@ impl Site {
                 all.push(pair);
             }
         }
-        distinct(&mut all);
+        self.distinct(&mut all);
         (all, began.elapsed())
+    }
+
+    /// Returns what a host's facts say, warnings included.
+    pub fn findings(&self, name: &HostName, facts: &Facts) -> Vec<Finding> {
+        let Some(host) = self.inventory.hosts.get(name) else { return Vec::new() };
+        let (inventory, catalog, lock) = (&self.inventory, &self.catalog, &self.lock);
+        role::check(&RoleInput { inventory, catalog, lock, host, facts, secrets: &self.secrets })
+    }
+
+    /// Returns what tries a host's ports and its k0s.
+    pub fn probe(&self, name: &HostName) -> Probe {
+        Probe { inventory: self.inventory.clone(), host: name.clone() }
+    }
+
+    /// Tries ports and k0s of the hosts that have yet to join; what stops one makes it a host that cannot be had.
+    pub async fn probe_new(&self, all: &mut [(TargetId, Result<Observed, Failure>)]) {
+        let mut tasks = JoinSet::new();
+        for (id, result) in all.iter() {
+            let (Some(name), Ok(observed)) = (id.host(), result) else { continue };
+            if role::is_new(&observed.facts)
+                && let Some(host) = self.hosts.get(name).cloned()
+            {
+                let (id, probe) = (id.clone(), self.probe(name));
+                tasks.spawn(async move { (id, probe.run(&host).await) });
+            }
+        }
+        while let Some(Ok((id, found))) = tasks.join_next().await {
+            let failures = match found {
+                Ok(found) => found.iter().filter(|f| f.stops()).map(Finding::failure).collect(),
+                Err(failure) => vec![failure],
+            };
+            if !failures.is_empty()
+                && let Some((_, result)) = all.iter_mut().find(|(other, _)| *other == id)
+            {
+                *result = Err(combine(failures));
+            }
+        }
+    }
+
+    /// What hosts can only tell together: neither of two that are one machine may go on.
+    fn distinct(&self, all: &mut [(TargetId, Result<Observed, Failure>)]) {
+        let mut stops: BTreeMap<HostName, Vec<Failure>> = BTreeMap::new();
+        let known = all.iter().filter_map(|(id, r)| Some((id.host()?.clone(), &r.as_ref().ok()?.facts)));
+        for (name, finding) in role::among(&self.inventory, &known.collect::<Vec<_>>()) {
+            if finding.stops() {
+                stops.entry(name).or_default().push(finding.failure());
+            }
+        }
+        for (id, result) in all.iter_mut() {
+            if let Some(failures) = id.host().and_then(|name| stops.remove(name)) {
+                *result = Err(combine(failures));
+            }
+        }
     }
 
     /// Lets go of what can emit events, so that what shows them can end.
@@ -509,26 +580,17 @@ fn cluster_address(host: &Host) -> String {
     host.cluster_address.map_or_else(|| host.address.clone(), |a| a.to_string())
 }
 
-/// Two hosts with one machine id are one machine, or a cloned image: neither may go on.
-fn distinct(all: &mut [(TargetId, Result<Observed, Failure>)]) {
-    let mut by_id: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (id, result) in all.iter() {
-        if let Ok(observed) = result
-            && !observed.facts.machine_id.is_empty()
-        {
-            by_id.entry(observed.facts.machine_id.clone()).or_default().push(id.to_string());
-        }
-    }
-    for (id, result) in all.iter_mut() {
-        let Ok(observed) = result else { continue };
-        let Some(same) = by_id.get(&observed.facts.machine_id).filter(|same| same.len() > 1) else {
-            continue;
-        };
-        let others: Vec<&str> = same.iter().filter(|n| **n != id.to_string()).map(String::as_str).collect();
-        let message = format!("it has the machine id of {}", others.join(", "));
-        *result = Err(Failure::new(FailureKind::Preflight, "E-MACHINE-ID", message).hint(
-            // Not systemd-machine-id-setup: it takes D-Bus's copy, or the virtual machine's, which was cloned too.
-            "by hand: cat /etc/machine-id; for a cloned image: tr -d - </proc/sys/kernel/random/uuid >/etc/machine-id, and reboot",
-        ));
+/// What tries a host's ports and its k0s.
+pub struct Probe {
+    inventory: Arc<Inventory>,
+    host: HostName,
+}
+
+impl Probe {
+    /// Asks the host.
+    pub async fn run(&self, target: &HostTarget) -> Result<Vec<Finding>, Failure> {
+        let Some(host) = self.inventory.hosts.get(&self.host) else { return Ok(Vec::new()) };
+        let text = target.output(&role::program(&self.inventory, host)).await?;
+        Ok(role::findings(&self.inventory, host, &text))
     }
 }

@@ -180,6 +180,8 @@ n=$(date +%s); r=$(cat "$S/lock"); e=$(printf '%s' "$r" | sed -n 's/.*"expires_s
 case $r in *'"run":"{run}"'*|*'"owner":"'{owner}'"'*|'') ;; *) if [ "${{e:-0}}" -gt "$n" ]; then printf '\036locked %s\n' "$r"; finish {LOCKED}; fi;; esac
 printf '{{"owner":"%s","run":"{run}","boot_id":"%s","expires_s":%s}}\n' {owner} "$(cat /proc/sys/kernel/random/boot_id)" $((n + {LOCK_SECONDS})) >"$S/lock"
 [ ! -e "$S/restarts" ] || R=$(cat "$S/restarts")
+# The proxy, for whatever fetches.
+way_out() {{ [ ! -r "$S/environment" ] || . "$S/environment"; }}
 "#,
         state = quote(state),
         memory = memory(batch),
@@ -203,7 +205,7 @@ printf '{{"owner":"%s","run":"{run}","boot_id":"%s","expires_s":%s}}\n' {owner} 
         let lates: String = names.iter().map(|n| format!("LATE_{n}=$L/{n}; export LATE_{n}\n")).collect();
         let spent: String = names.iter().map(|n| format!("rm -f -- \"$L/{n}\"\n")).collect();
         p += &format!(
-            "{restarts}printf '\\036step %s\\n' {id}\n{before}{lates}( set -e\n{shell}); r=$?\n{spent}\
+            "{restarts}printf '\\036step %s\\n' {id}\n{before}{lates}way_out\n( set -e\n{shell}); r=$?\n{spent}\
              [ $r -eq 0 ] || {{ printf '\\036done %s %s\\n' {id} $r; finish $r; }}\n{after}printf '\\036done %s 0\\n' {id}\n"
         );
     }

@@ -2,7 +2,7 @@
 //! tool, builtins where there are any.
 
 use super::frame::Sections;
-use crate::state::{Facts, Headers, LockRecord, Managed, OpenBatch, PackageManager, PciFunction};
+use crate::state::{Facts, Headers, LockRecord, Managed, Mounted, OpenBatch, PackageManager, PciFunction};
 use std::collections::BTreeMap;
 
 /// What is asked where there are accelerators: headers of the running kernel (repositories drop old ones: gpu-operator#85,
@@ -23,9 +23,26 @@ case $s in ?i*) echo "foreign package $p of the distribution";; esac; done
 }
 "#;
 
+/// Units that preflight looks for; `systemctl is-active` answers with a line for each, in this order.
+const SERVICES: [&str; 12] = [
+    "docker.service",
+    "containerd.service",
+    "crio.service",
+    "k3s.service",
+    "k3s-agent.service",
+    "rke2-server.service",
+    "rke2-agent.service",
+    "kubelet.service",
+    "snap.microk8s.daemon-kubelite.service",
+    "fapolicyd.service",
+    "firewalld.service",
+    "ufw.service",
+];
+
 /// Returns the program that prints the facts. `state` is our folder on the host.
 pub fn program(state: &str) -> String {
     let state = crate::template::quote(state);
+    let services = SERVICES.join(" ");
     format!(
         r#"{ACCELERATORS}facts() {{
 S={state}
@@ -45,6 +62,11 @@ f memory; while read -r k v _; do case $k in MemTotal:) echo "$v"; break;; esac;
 f now; date +%s
 f uptime; read -r u _ </proc/uptime && echo "${{u%%.*}}"
 f df; t 5 df -Pk / /var /var/lib /tmp
+f disks; t 5 df -Pkl -x tmpfs -x devtmpfs -x overlay -x squashfs
+f mounts; grep -Ev ' (overlay|nsfs|proc|sysfs|cgroup2?|devpts|mqueue|debugfs|tracefs|securityfs|pstore|bpf|configfs|fusectl|hugetlbfs|binfmt_misc|autofs|squashfs|efivarfs) | /(var/lib/kubelet/pods|run/containerd|run/k0s|run/credentials)/' /proc/self/mounts
+f selinux; cat /sys/fs/selinux/enforce 2>/dev/null; echo
+f apparmor; cat /sys/module/apparmor/parameters/enabled 2>/dev/null
+f services; t 5 systemctl is-active {services}
 f tools; command -v apt-get dnf 2>/dev/null
 f cgroup; [ -e /sys/fs/cgroup/cgroup.controllers ] && echo 2 || echo 1
 f modules; for m in /sys/module/*/initstate; do [ -e "$m" ] && {{ m=${{m%/initstate}}; echo "${{m##*/}}"; }}; done
@@ -89,6 +111,10 @@ pub fn parse(sections: &Sections) -> Result<Facts, String> {
     };
     // df answers in the order of the question, but with the names of mount points.
     const ASKED: [&str; 4] = ["/", "/var", "/var/lib", "/tmp"];
+    let disks = sections.lines("disks").iter().skip(1).filter_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        Some(((*words.get(5)?).to_owned(), words.get(3)?.parse().ok()?))
+    });
     let free =
         sections.lines("df").iter().skip(1).zip(ASKED).filter_map(|(line, path)| {
             Some((path.to_owned(), line.split_whitespace().nth(3)?.parse().ok()?))
@@ -121,7 +147,33 @@ pub fn parse(sections: &Sections) -> Result<Facts, String> {
         memory_kib: sections.first("memory").parse().unwrap_or(0),
         now_s: sections.first("now").parse().unwrap_or(0),
         uptime_s: sections.first("uptime").parse().unwrap_or(0),
-        free_kib: free.collect(),
+        free_kib: disks.chain(free).collect(),
+        mounts: sections
+            .lines("mounts")
+            .iter()
+            .filter_map(|line| {
+                let words: Vec<&str> = line.split(' ').collect();
+                let [_, path, kind, options, ..] = words[..] else { return None };
+                let (path, kind, options) = (path.to_owned(), kind.to_owned(), options.to_owned());
+                Some(Mounted { path, kind, options })
+            })
+            .collect(),
+        skew_s: 0,
+        selinux: match sections.first("selinux").trim() {
+            "1" => Some("enforcing".to_owned()),
+            "0" => Some("permissive".to_owned()),
+            _ => None,
+        },
+        apparmor: sections.first("apparmor").trim() == "Y",
+        services: match sections.lines("services").len() == SERVICES.len() {
+            true => SERVICES
+                .iter()
+                .zip(sections.lines("services"))
+                .filter(|(_, state)| state.as_str() == "active")
+                .map(|(name, _)| (*name).to_owned())
+                .collect(),
+            false => Vec::new(),
+        },
         addresses: sections
             .lines("addresses")
             .iter()

@@ -22,11 +22,11 @@ pub use kind::{diff, removal};
 pub use look::{Look, LookEnd, Looked, Ran};
 pub use sudo::Sudo;
 pub use support::{redacted, support_archive, support_looks};
-pub use target::{DesiredFn, HostSetup, HostTarget, STATE_DIR};
+pub use target::{DesiredFn, HostSetup, HostTarget, STATE_DIR, combine, lacking};
 
 use kind::sha256;
 
-use crate::state::{Change, Content, Facts, Observation, Resource, ResourceId, Spec, Step, Verb};
+use crate::state::{Change, Content, Facts, Failure, Observation, Resource, ResourceId, Spec, Step, Verb};
 use std::collections::BTreeMap;
 
 /// Gathers what must be asked of a host to observe these resources.
@@ -45,6 +45,13 @@ pub fn observations(resources: &[Resource], answer: &str) -> Option<BTreeMap<Res
     let answer = kind::Answer::parse(&Sections::parse(answer)?);
     let observe = |r: &Resource| Some((r.id.clone(), kind::of(&r.spec)?.observe(r.id.as_str(), &answer)));
     Some(resources.iter().filter_map(observe).collect())
+}
+
+/// Returns why nothing may be begun on a host that answered so.
+fn refusals(resources: &[Resource], answer: &str) -> Vec<Failure> {
+    let Some(sections) = Sections::parse(answer) else { return Vec::new() };
+    let answer = kind::Answer::parse(&sections);
+    resources.iter().filter_map(|r| kind::of(&r.spec)?.refusal(&answer)).collect()
 }
 
 /// Returns the whole text that a host would be sent to observe these resources, facts, then state, to be looked at: the

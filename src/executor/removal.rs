@@ -1,7 +1,9 @@
 //! Taking away what a role no longer wants: only what managed.json says is ours, by kind and id.
 
 use super::kind::{self, Context};
-use crate::state::{Content, Directory, Download, Ensure, File, KernelModule, LineInFile, Managed, Package};
+use crate::state::{
+    Content, Directory, Download, Ensure, File, KernelModule, LineInFile, Managed, Mount, Package,
+};
 use crate::state::{PackageRepository, Spec, Symlink, Sysctl, Unit};
 
 /// Returns shell that removes a managed resource; `None` if its kind leaves things as they are.
@@ -34,6 +36,10 @@ pub(super) fn shell(managed: &Managed, context: &Context) -> Option<String> {
         }
         "unit" => Spec::Unit(Unit { name, enabled: Some(true), active: Some(true), masked: false }),
         "kernel-module" => Spec::KernelModule(KernelModule { name, ensure: Ensure::Present, version: None }),
+        "mount" => {
+            let (what, kind, options) = Default::default();
+            Spec::Mount(Mount { path: name, what, kind, options })
+        }
         "sysctl" => Spec::Sysctl(Sysctl { key: name, value: String::new(), raise_only: false }),
         _ => return None,
     };

@@ -199,10 +199,14 @@ impl HostTarget {
 
     async fn gather(&self) -> Result<(Talk, Facts, Vec<String>), Failure> {
         let program = prelude() + &facts::program(&self.setup.state_dir);
+        let asked_s = now_s();
         let (talk, answer) = self.first(&program, FACTS_DEADLINE, "facts").await?;
+        let answered_s = now_s();
         let unread = |why: String| Failure::new(FailureKind::Unobserved, "E-FACTS", why);
         let sections = Sections::parse(&answer).ok_or_else(|| unread("the answer was cut".to_owned()))?;
-        let facts = facts::parse(&sections).map_err(unread)?;
+        let mut facts = facts::parse(&sections).map_err(unread)?;
+        // It said its time at some moment in between.
+        facts.skew_s = (facts.now_s - answered_s).max(0) + (facts.now_s - asked_s).min(0);
         let waiting = sections.first("restarts").split_whitespace().map(str::to_owned).collect();
         Ok((talk, facts, waiting))
     }
@@ -461,6 +465,11 @@ async fn close(mut session: Box<dyn Session>) {
         tokio::time::timeout(Duration::from_secs(2), async { while session.next().await.is_some() {} }).await;
 }
 
+/// This machine's clock, seconds since 1970.
+fn now_s() -> i64 {
+    jiff::Timestamp::now().as_second()
+}
+
 /// The first lines of every program.
 pub(super) fn prelude() -> String {
     "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C; export PATH LC_ALL\n"
@@ -475,7 +484,10 @@ impl Target for HostTarget {
 
     async fn observe(&self) -> Result<Observed, Failure> {
         let (mut talk, facts, waiting) = self.gather().await?;
-        preflight(&facts)?;
+        let lacks = lacking(&facts);
+        if !lacks.is_empty() {
+            return Err(combine(lacks));
+        }
         let desired = (self.setup.desired)(&facts).map_err(combine)?;
         let program = super::ask(&desired).program(&self.setup.state_dir, self.deep);
         let answer = match talk.ask(&program, STATE_DEADLINE).await {
@@ -485,6 +497,10 @@ impl Target for HostTarget {
         talk.end().await;
         let seen = super::observations(&desired, &answer)
             .ok_or_else(|| Failure::new(FailureKind::Unobserved, "E-FACTS", "the answer was cut"))?;
+        let refused = super::refusals(&desired, &answer);
+        if !refused.is_empty() {
+            return Err(combine(refused));
+        }
         let wanted: BTreeSet<&str> = desired.iter().map(|r| r.id.as_str()).collect();
         let orphans =
             facts.managed.iter().filter(|m| !m.adopted && !wanted.contains(m.id.as_str())).cloned().collect();
@@ -553,44 +569,44 @@ impl Target for HostTarget {
 }
 
 /// Makes one failure of several: the first, with the others in its tail.
-fn combine(mut failures: Vec<Failure>) -> Failure {
+pub fn combine(mut failures: Vec<Failure>) -> Failure {
     if failures.is_empty() {
         return Failure::new(FailureKind::Preflight, "E-PREFLIGHT", "preflight failed without saying why");
     }
     let mut first = failures.remove(0);
-    first.tail.extend(failures.iter().map(|f| format!("also: [{}] {}", f.code, f.message)));
+    let also = |f: &Failure| {
+        let next = f.hint.as_ref().map(|h| format!("; next: {h}")).unwrap_or_default();
+        format!("also: [{}] {}{next}", f.code, f.message)
+    };
+    first.tail.extend(failures.iter().map(also));
     first
 }
 
-/// What no host may lack.
-fn preflight(facts: &Facts) -> Result<(), Failure> {
+/// What no host may lack: every lack at once.
+pub fn lacking(facts: &Facts) -> Vec<Failure> {
     /// Less free space than this on / stops a host, in KiB: packages alone need more.
     const LEAST_FREE_KIB: u64 = 512 << 10;
-    let stop = |code: &str, message: String, hint: &str| {
-        Err(Failure::new(FailureKind::Preflight, code, message).hint(hint))
+    let mut lacking = Vec::new();
+    let mut stop = |code: &str, message: String, hint: &str| {
+        lacking.push(Failure::new(FailureKind::Preflight, code, message).hint(hint));
     };
     if facts.kernel_name != "Linux" {
-        return stop("E-NOT-LINUX", format!("it runs {}, not Linux", facts.kernel_name), "by hand: uname -s");
+        stop("E-NOT-LINUX", format!("it runs {}, not Linux", facts.kernel_name), "by hand: uname -s");
+        return lacking; // nothing else that it says means what it means on Linux
     }
     if facts.uid != 0 {
-        return stop(
-            "E-NOT-ROOT",
-            format!("the program runs as uid {}", facts.uid),
-            "by hand: sudo -n id -u",
-        );
+        stop("E-NOT-ROOT", format!("the program runs as uid {}", facts.uid), "by hand: sudo -n id -u");
     }
     if !facts.systemd {
-        return stop(
-            "E-NO-SYSTEMD",
-            "it was not booted with systemd".to_owned(),
-            "by hand: ls -d /run/systemd/system",
-        );
+        let hint = "by hand: ls -d /run/systemd/system";
+        stop("E-NO-SYSTEMD", "it was not booted with systemd".to_owned(), hint);
     }
-    for path in ["/", "/var/lib"] {
-        if let Some(free) = facts.free_kib.get(path).filter(|free| **free < LEAST_FREE_KIB) {
-            let message = format!("only {} MiB are free on {path}", free / 1024);
-            return stop("E-NO-SPACE", message, "by hand: df -h / /var/lib");
-        }
+    let full = ["/", "/var/lib"].into_iter().find_map(|path| {
+        let free = facts.free_kib.get(path).filter(|free| **free < LEAST_FREE_KIB)?;
+        Some(format!("only {} MiB are free on {path}", free / 1024))
+    });
+    if let Some(message) = full {
+        stop("E-NO-SPACE", message, "by hand: df -h / /var/lib");
     }
-    Ok(())
+    lacking
 }

@@ -234,10 +234,20 @@ fn read(r: &mut Reader<'_>, top: &Node) -> Option<Inventory> {
         catalog_dir: below("catalog"),
         name,
         ssh,
-        network: HostNetwork { proxy: text(network, "proxy"), no_proxy: texts(network, "noProxy") },
+        network: HostNetwork {
+            proxy: text(network, "proxy"),
+            no_proxy: texts(network, "noProxy"),
+            ca_bundle: network
+                .and_then(|n| n.get("caBundle"))
+                .map(|n| certificates(r, n))
+                .unwrap_or_default(),
+        },
         registries: registries
             .iter()
-            .filter_map(|e| Some((e.key.clone(), Registry { mirror: text(Some(&e.node), "mirror")? })))
+            .map(|e| {
+                let (mirror, node) = (text(Some(&e.node), "mirror"), Some(&e.node));
+                (e.key.clone(), Registry { mirror, credentials: r.secret(node, "credentials", &secrets) })
+            })
             .collect(),
         os: Os {
             ntp: texts(os, "ntp"),
@@ -263,6 +273,31 @@ fn weights(r: &mut Reader<'_>, route: &Node) -> BTreeMap<String, u32> {
 
 fn digest(top: &Node) -> String {
     Sha256::digest(top.json().to_string().as_bytes()).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Reads a file of certificates and takes it apart.
+fn certificates(r: &mut Reader<'_>, node: &Node) -> Vec<String> {
+    const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+    const END: &str = "-----END CERTIFICATE-----";
+    let Some(name) = node.text() else { return Vec::new() };
+    let path = r.root.join(&name);
+    let hint = "caBundle names a file beside the inventory with one or more certificates in PEM";
+    let text = match r.files.read(&path) {
+        Ok(text) => text,
+        Err(error) => {
+            r.error("E-READ", node, format!("cannot read {}: {error}", path.display()), hint);
+            return Vec::new();
+        }
+    };
+    let found: Vec<String> = text
+        .split(BEGIN)
+        .skip(1)
+        .filter_map(|part| Some(format!("{BEGIN}\n{}\n{END}\n", part.split_once(END)?.0.trim())))
+        .collect();
+    if found.is_empty() {
+        r.error("E-CA", node, format!("{} holds no certificate", path.display()), hint);
+    }
+    found
 }
 
 fn secret_source(node: &Node) -> Option<SecretSource> {
@@ -316,9 +351,24 @@ fn read_cluster(r: &mut Reader<'_>, node: &Node) -> Option<Cluster> {
     };
     // k0s's own defaults.
     let (pod_cidr, service_cidr) = (cidr("podCIDR", "10.244.0.0/16"), cidr("serviceCIDR", "10.96.0.0/12"));
-    let endpoint = match node.get("endpoint").and_then(|n| n.get("external")) {
-        Some(external) => Endpoint::External { address: text(Some(external), "address")? },
-        None => Endpoint::NodeLocal,
+    let chosen = node.get("endpoint");
+    let endpoint = match (chosen.and_then(|n| n.get("external")), chosen.and_then(|n| n.get("vip"))) {
+        (Some(external), _) => Endpoint::External { address: text(Some(external), "address")? },
+        (None, Some(vip)) => {
+            let at = vip.get("address")?;
+            let written = at.text()?;
+            match written.parse() {
+                Ok(address) if written.contains('/') => {
+                    Endpoint::Vip { address, interface: text(Some(vip), "interface") }
+                }
+                _ => {
+                    let message = format!("`{written}` is no address with a prefix length");
+                    r.error("E-VIP", at, message, "an address of the controllers' network: 10.20.0.10/24");
+                    return None;
+                }
+            }
+        }
+        (None, None) => Endpoint::NodeLocal,
     };
     Some(Cluster {
         k0s_version: text(k0s, "version")?,
@@ -373,12 +423,36 @@ fn read_pool(r: &mut Reader<'_>, entry: &Entry, kernel: Option<&str>) -> Option<
         role,
         accelerator,
         kernel: text(node, "kernel").or_else(|| kernel.map(str::to_owned)),
+        data_disk: disk(r, entry.node.get("storage").and_then(|s| s.get("data"))),
+        models_disk: disk(r, entry.node.get("storage").and_then(|s| s.get("models"))),
+        cluster_interface: text(node, "clusterInterface"),
         models_path: text(entry.node.get("storage").and_then(|s| s.get("models")), "path")
             .unwrap_or_else(|| "/var/lib/provision/models".to_owned()),
         labels: text_map(node, "labels"),
         taints: texts(node, "taints"),
         disruption: Disruption { max_unavailable: part("maxUnavailable"), max_failed: part("maxFailed") },
     })
+}
+
+fn disk(r: &mut Reader<'_>, node: Option<&Node>) -> Option<Disk> {
+    let at = node?.get("disk")?;
+    let disk = Disk {
+        disk: at.text()?,
+        filesystem: text(node, "filesystem").unwrap_or_else(|| "ext4".to_owned()),
+        keep: flag(node, "keep", false),
+        erase: text(node, "erase"),
+    };
+    if !disk.disk.starts_with("/dev/disk/by-id/") {
+        let hint = "names such as /dev/sdb may be another disk after a reboot: ls -l /dev/disk/by-id";
+        r.error("E-DISK-NAME", at, format!("`{}` is not below /dev/disk/by-id", disk.disk), hint);
+    }
+    if let Some(filesystem) = node.and_then(|n| n.get("filesystem")) {
+        r.word(filesystem, &[("ext4", ()), ("xfs", ())]);
+    }
+    if let (true, Some(erase)) = (disk.keep, node.and_then(|n| n.get("erase"))) {
+        r.error("E-DISK-KEEP", erase, "a disk is either kept as it is or erased", "take one of the two out");
+    }
+    Some(disk)
 }
 
 fn read_model(r: &mut Reader<'_>, entry: &Entry, secrets: &BTreeMap<String, SecretSource>) -> Option<Model> {

@@ -22,6 +22,12 @@ fn is_word(text: &str) -> bool {
         && edge(text.chars().next_back())
 }
 
+/// Returns the network that hosts near an address are likely in.
+fn near(address: std::net::IpAddr) -> String {
+    let bits = if address.is_ipv4() { 16 } else { 64 };
+    ipnet::IpNet::new(address, bits).map(|n| n.trunc().to_string()).unwrap_or_else(|_| address.to_string())
+}
+
 fn is_label_key(key: &str) -> bool {
     match key.split_once('/') {
         Some((prefix, name)) => prefix.split('.').all(is_dns_label) && is_word(name),
@@ -59,11 +65,15 @@ pub(super) fn check(
     c.name();
     c.versions(catalog);
     c.networks();
+    c.registries();
     if c.sound("pools") {
         c.controllers();
         c.addresses();
         c.pools();
         c.blocks();
+        c.way_out();
+        c.vip();
+        c.interfaces();
         c.home();
     }
     if c.sound("pools") && c.sound("models") {
@@ -230,6 +240,15 @@ impl<'a> Checker<'a> {
                 let message = format!("`{key}: {value}` is no node label");
                 self.error("E-LABEL", &path, message, LABEL_HINT);
             }
+            let disks = [&pool.data_disk, &pool.models_disk].map(|d| d.as_ref().map(|d| &d.disk));
+            if let [Some(data), Some(models)] = disks
+                && data == models
+            {
+                let path = ["pools", pool.name.as_str(), "storage", "models", "disk"];
+                let message = format!("{data} is the disk of data and of models");
+                let hint = "one disk for both: leave out models.disk, with a path below /var/lib/k0s";
+                self.error("E-DISK-TWICE", &path, message, hint);
+            }
             if !pool.models_path.starts_with('/') {
                 let path = ["pools", pool.name.as_str(), "storage", "models", "path"];
                 let message = format!("`{}` is not absolute", pool.models_path);
@@ -273,6 +292,79 @@ impl<'a> Checker<'a> {
                     message,
                     "choose a network that no host is in",
                 );
+            }
+        }
+    }
+
+    fn registries(&mut self) {
+        for (name, registry) in &self.inventory.registries {
+            let path = ["registries", name.as_str(), "mirror"];
+            let wrong = |url: &String| !url.starts_with("https://") && !url.starts_with("http://");
+            if let Some(mirror) = registry.mirror.as_ref().filter(|url| wrong(url)) {
+                let message = format!("`{mirror}` is no URL");
+                self.error("E-MIRROR", &path, message, "mirror: \"https://hub.example.net\"");
+            }
+            if registry.mirror.is_none() && registry.credentials.is_none() {
+                let hint = "mirror, credentials, or both; or take it out";
+                self.error("E-MIRROR", &path, format!("nothing is said of registry {name}"), hint);
+            }
+        }
+    }
+
+    /// A proxy that hosts can use, and that no host's own traffic goes through.
+    fn way_out(&mut self) {
+        let inventory = self.inventory;
+        let Some(proxy) = &inventory.network.proxy else { return };
+        let rest = proxy.strip_prefix("http://").or_else(|| proxy.strip_prefix("https://"));
+        let path = ["network", "proxy"];
+        if rest.is_none_or(str::is_empty) {
+            self.error("E-PROXY", &path, format!("`{proxy}` is no URL"), "http://proxy.example.net:3128");
+        } else if rest.is_some_and(|r| r.contains('@')) {
+            let hint = "it would stand in files that any user of a host can read; let the proxy know hosts by address";
+            self.error("E-PROXY", &path, "a proxy with a password is not supported yet", hint);
+        }
+        let covers = |rule: &String, address: std::net::IpAddr| match rule.parse::<ipnet::IpNet>() {
+            Ok(network) => network.contains(&address),
+            Err(_) => rule.parse() == Ok(address),
+        };
+        let bare = inventory.hosts.values().filter(|h| h.state != HostState::Retired).find(|h| {
+            h.cluster_address.is_some_and(|a| !inventory.network.no_proxy.iter().any(|rule| covers(rule, a)))
+        });
+        if let Some((host, address)) = bare.and_then(|h| Some((h, h.cluster_address?))) {
+            let message = format!("noProxy does not cover {address} of host `{}`", host.name);
+            let hint =
+                format!("noProxy: [{}]: nodes must not reach each other through the proxy", near(address));
+            self.error("E-NO-PROXY", &["network", "noProxy"], message, &hint);
+        }
+    }
+
+    /// A virtual address that is nobody's own.
+    fn vip(&mut self) {
+        let inventory = self.inventory;
+        let Endpoint::Vip { address, .. } = &inventory.cluster.endpoint else { return };
+        let path = ["cluster", "endpoint", "vip", "address"];
+        if let Some(host) = inventory.hosts.values().find(|h| h.cluster_address == Some(address.addr())) {
+            let message = format!("{} is the address of host `{}`", address.addr(), host.name);
+            self.error("E-VIP", &path, message, "a free address of the controllers' network");
+        }
+        let single = |h: &Host| inventory.pool_of(h).role == NodeRole::Single;
+        if inventory.active().any(single) {
+            let hint = "endpoint: {nodeLocal: {}}, or more than one controller";
+            self.error("E-VIP", &path, "a cluster of one host has nowhere to move an address to", hint);
+        }
+    }
+
+    /// Controllers stand in every other host's files, so their addresses must be known on paper.
+    fn interfaces(&mut self) {
+        let inventory = self.inventory;
+        for host in inventory.active() {
+            let pool = inventory.pool_of(host);
+            if pool.cluster_interface.is_some() && pool.role.is_controller() && !host.node_ip {
+                let message =
+                    format!("controller `{}` has a clusterInterface and no clusterAddress", host.name);
+                let hint =
+                    "clusterAddress: its address on that interface; others are told it before it is asked";
+                self.at_host(Diagnostic::error("E-CLUSTER-INTERFACE", message).hint(hint), host);
             }
         }
     }

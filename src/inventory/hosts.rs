@@ -86,6 +86,7 @@ fn blank(name: &str, pool: &PoolName) -> Host {
         port: None,
         user: None,
         cluster_address: None,
+        node_ip: false,
         state: HostState::Active,
         reason: None,
         until: None,
@@ -130,7 +131,7 @@ fn apply(r: &mut Reader<'_>, node: &Node, host: &mut Host) {
 fn set_cluster_address(r: &mut Reader<'_>, node: &Node, host: &mut Host, given: Option<String>) {
     match given {
         Some(text) => match text.parse() {
-            Ok(address) => host.cluster_address = Some(address),
+            Ok(address) => (host.cluster_address, host.node_ip) = (Some(address), true),
             Err(_) => {
                 let at = node.get("clusterAddress").unwrap_or(node);
                 let hint = "etcd, kubelet and API take addresses, not names: clusterAddress: 10.20.0.11";

@@ -87,12 +87,18 @@ const SSH: &[Key] = &[
 const HOST_KEYS: &[Key] = &[key("file", Text, "The known_hosts file, relative to the inventory")];
 const NETWORK: &[Key] = &[
     key("firewall", Text, "check: firewalls are looked at, never changed"),
-    later("proxy", Text, "HTTP(S) proxy URL of hosts"),
-    later("noProxy", Texts, "What bypasses it"),
-    later("caBundle", Text, "CA certificates of hosts"),
+    key("proxy", Text, "HTTP proxy URL of hosts: apt, dnf, downloads and k0s go through it"),
+    key(
+        "noProxy",
+        Texts,
+        "What bypasses it: names, .domains, addresses and networks; all hosts must be covered",
+    ),
+    key("caBundle", Text, "PEM file, relative to the inventory, of certificates that hosts trust"),
 ];
-const REGISTRY: &[Key] =
-    &[need("mirror", Text, "Mirror URL"), later("credentials", Section(SECRET_REF), "Registry credentials")];
+const REGISTRY: &[Key] = &[
+    key("mirror", Text, "Mirror URL"),
+    key("credentials", Section(SECRET_REF), "The secret user:password of the mirror, or of the registry"),
+];
 const OS: &[Key] = &[
     key("ntp", Texts, "NTP servers; empty leaves the distribution's"),
     key("hostname", Text, "manage (default) or keep"),
@@ -117,10 +123,13 @@ const ENDPOINT: &[Key] = &[
         Section(&[need("address", Text, "Its address")]),
         "A load balancer that somebody else runs",
     ),
-    later(
+    key(
         "vip",
-        Section(&[need("address", Text, "The address"), key("interface", Text, "Where")]),
-        "A virtual address",
+        Section(&[
+            need("address", Text, "With its prefix length: 10.20.0.10/24"),
+            key("interface", Text, "The controllers' interface that bears it"),
+        ]),
+        "A virtual address that moves between controllers",
     ),
 ];
 const CLUSTER_NETWORK: &[Key] = &[
@@ -130,7 +139,7 @@ const CLUSTER_NETWORK: &[Key] = &[
 const POOL: &[Key] = &[
     need("role", Text, "controller, worker, controller+worker or single"),
     key("accelerator", OneOf(ACCELERATOR), "What every host of it has"),
-    later("clusterInterface", Text, "The interface of etcd, kubelet and API"),
+    key("clusterInterface", Text, "The interface of etcd, kubelet and API"),
     key("storage", Section(STORAGE), "Disks and paths"),
     key("labels", TextMap, "Node labels"),
     key("taints", Texts, "Node taints, key=value:Effect"),
@@ -167,9 +176,22 @@ const MIG: &[Key] = &[
     need("profile", Text, "Such as 1g.10gb"),
     need("instances", Int, "Instances a GPU; the device plugin counts each as a GPU"),
 ];
+const MODELS: &[Key] = &[
+    need("path", Text, "Absolute path"),
+    key("disk", Text, "A disk of its own, below /dev/disk/by-id"),
+    key("filesystem", Text, "ext4 (default) or xfs"),
+    key("keep", Bool, "Use the filesystem that is on it (default false)"),
+    key("erase", Text, "What may be on it and goes, as blkid calls it: ext4, gpt, LVM2_member"),
+];
+const DATA: &[Key] = &[
+    need("disk", Text, "Below /dev/disk/by-id"),
+    key("filesystem", Text, "ext4 (default) or xfs"),
+    key("keep", Bool, "Use the filesystem that is on it (default false)"),
+    key("erase", Text, "What may be on it and goes, as blkid calls it: ext4, gpt, LVM2_member"),
+];
 const STORAGE: &[Key] = &[
-    key("models", Section(&[need("path", Text, "Absolute path")]), "Where models are kept"),
-    later("data", Any, "The disk of /var/lib/k0s"),
+    key("models", Section(MODELS), "Where models are kept"),
+    key("data", Section(DATA), "The disk of /var/lib/k0s, mounted before k0s first starts"),
 ];
 const DISRUPTION: &[Key] = &[
     key("maxUnavailable", Share, "Hosts down at once (default 10%)"),

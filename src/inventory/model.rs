@@ -74,13 +74,17 @@ pub struct HostNetwork {
     pub proxy: Option<String>,
     /// Hosts and networks that bypass it.
     pub no_proxy: Vec<String>,
+    /// Certificates that hosts trust beside their own, PEM, one each.
+    pub ca_bundle: Vec<String>,
 }
 
 /// A registry's mirror.
 #[derive(Clone, PartialEq, Eq, Serialize, Debug)]
 pub struct Registry {
-    /// Mirror URL.
-    pub mirror: String,
+    /// Mirror URL; without one the registry itself is asked.
+    pub mirror: Option<String>,
+    /// The name of the secret `user:password` for the mirror, or for the registry itself.
+    pub credentials: Option<String>,
 }
 
 /// Operating system settings.
@@ -124,6 +128,14 @@ pub enum Endpoint {
         /// Its address.
         address: String,
     },
+    /// A virtual address that moves between controllers, for what is outside the cluster (k0s control plane load
+    /// balancing, keepalived); nodes use their node-local load balancer as ever.
+    Vip {
+        /// With its prefix length, such as `10.20.0.10/24`.
+        address: IpNet,
+        /// The controllers' interface that bears it; the one of the default route unless given.
+        interface: Option<String>,
+    },
 }
 
 /// What a pool's hosts do in the cluster.
@@ -166,14 +178,33 @@ pub struct Pool {
     pub accelerator: Option<Accelerator>,
     /// The kernel release that its hosts run, where one is asked for.
     pub kernel: Option<String>,
+    /// The interface of etcd, kubelet and API, if not that of the default route.
+    pub cluster_interface: Option<String>,
     /// Where models are kept on the host.
     pub models_path: String,
+    /// The disk of `/var/lib/k0s`, if it is one of its own.
+    pub data_disk: Option<Disk>,
+    /// The disk of `models_path`, if it is one of its own.
+    pub models_disk: Option<Disk>,
     /// Node labels.
     pub labels: BTreeMap<String, String>,
     /// Node taints, `key=value:Effect`.
     pub taints: Vec<String>,
     /// How much may be down at once.
     pub disruption: Disruption,
+}
+
+/// A disk that is given over to one path.
+#[derive(Clone, PartialEq, Eq, Serialize, Debug)]
+pub struct Disk {
+    /// Its name below `/dev/disk/by-id`.
+    pub disk: String,
+    /// `ext4` or `xfs`.
+    pub filesystem: String,
+    /// The filesystem that is on it is used as it is.
+    pub keep: bool,
+    /// What may be on it and goes.
+    pub erase: Option<String>,
 }
 
 /// An accelerator as declared.
@@ -301,6 +332,8 @@ pub struct Host {
     pub user: Option<String>,
     /// The address that etcd, kubelet and API use; `address` when not given and an IP.
     pub cluster_address: Option<IpAddr>,
+    /// `clusterAddress` was given: the kubelet is told to use it.
+    pub node_ip: bool,
     /// Whether it takes part.
     pub state: HostState,
     /// Why it is not active.

@@ -185,6 +185,8 @@ pub fn build(spec: &Spec, host: &Host) -> io::Result<()> {
     }
     // The repositories' lists have been fetched: what they do not name is not to be had.
     write(&root.join("var/lib/apt/lists/lab_Packages"), "LAB\n")?;
+    // A machine of today: cgroup v2, whatever the one is that the lab runs on.
+    write(&root.join("sys/fs/cgroup/cgroup.controllers"), "cpuset cpu io memory hugetlb pids\n")?;
     Ok(())
 }
 

@@ -2,10 +2,11 @@
 
 use super::desired::RoleInput;
 use super::preflight::stop;
-use super::{accelerator, k0s};
+use super::{accelerator, k0s, network};
 use crate::inventory::Host;
-use crate::state::{Failure, PackageManager};
+use crate::state::{Facts, Failure, PackageManager};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 /// Kernel settings: key, value, and whether an admin's larger value stays. EKS and kubespray set these
 /// (accelerators.md §3); kubelet checks the last four.
@@ -28,6 +29,20 @@ pub(super) fn address(host: &Host) -> String {
     host.cluster_address.map(|a| a.to_string()).unwrap_or_else(|| host.address.clone())
 }
 
+/// Returns the IPv4 address of an interface.
+pub(super) fn interface_address(facts: &Facts, interface: &str) -> Option<String> {
+    let mut own =
+        facts.addresses.iter().filter(|(name, address)| name == interface && !address.contains(':'));
+    own.next().and_then(|(_, address)| address.split('/').next()).map(str::to_owned)
+}
+
+/// Returns the host's own address in the cluster: what is declared, else that of the pool's clusterInterface.
+pub(super) fn own_address(input: &RoleInput<'_>) -> String {
+    let pool = input.inventory.pool_of(input.host);
+    let asked = pool.cluster_interface.as_ref().filter(|_| !input.host.node_ip);
+    asked.and_then(|i| interface_address(input.facts, i)).unwrap_or_else(|| address(input.host))
+}
+
 /// Returns a locked artifact as a download to `path`.
 pub(super) fn download(input: &RoleInput<'_>, name: &str, path: &str, mode: u32) -> Result<Value, Failure> {
     let locked = input.lock.get(name).ok_or_else(|| {
@@ -41,7 +56,8 @@ pub(super) fn download(input: &RoleInput<'_>, name: &str, path: &str, mode: u32)
 fn names(input: &RoleInput<'_>) -> Vec<Value> {
     let line =
         |name: &str, host: &Host| json!({"name": name, "line": format!("{} {}", address(host), host.name)});
-    let own = std::iter::once(line("self", input.host));
+    let own = format!("{} {}", own_address(input), input.host.name);
+    let own = std::iter::once(json!({"name": "self", "line": own}));
     let others = input.inventory.controllers().filter(|h| h.name != input.host.name);
     own.chain(others.map(|h| line(h.name.as_str(), h))).collect()
 }
@@ -56,6 +72,46 @@ fn sysctls(input: &RoleInput<'_>) -> Vec<Value> {
         .collect()
 }
 
+/// Returns the uuid that marks a filesystem as ours: always the same for a host and a path, so that a plan can name it
+/// before it is made (RFC 9562, version 8).
+fn uuid(input: &RoleInput<'_>, path: &str) -> String {
+    let seed = format!("provision {} {} {path}", input.inventory.name, input.host.name);
+    let mut bytes: [u8; 16] = std::array::from_fn(|_| 0);
+    bytes.copy_from_slice(&Sha256::digest(seed.as_bytes())[..16]);
+    bytes[6] = (bytes[6] & 0x0f) | 0x80;
+    bytes[8] = (bytes[8] & 0x3f) | 0x80;
+    let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+/// Returns the filesystems to be made and the mounts, before k0s first starts.
+fn storage(input: &RoleInput<'_>) -> Value {
+    let pool = input.inventory.pool_of(input.host);
+    let paths = [("/var/lib/k0s", &pool.data_disk), (pool.models_path.as_str(), &pool.models_disk)];
+    let (mut made, mut mounts) = (Vec::new(), Vec::new());
+    for (path, disk) in paths {
+        let Some(disk) = disk else { continue };
+        let uuid = uuid(input, path);
+        let (what, kind) = match disk.keep {
+            true => (disk.disk.clone(), "auto"),
+            false => (format!("/dev/disk/by-uuid/{uuid}"), disk.filesystem.as_str()),
+        };
+        if !disk.keep {
+            let hazards: Vec<Value> = disk
+                .erase
+                .iter()
+                .map(|erase| json!({"data-loss": format!("{erase} on {}", disk.disk)}))
+                .collect();
+            let filesystem =
+                json!({"device": disk.disk, "kind": disk.filesystem, "uuid": uuid, "erase": disk.erase});
+            made.push(json!({"filesystem": filesystem, "hazards": hazards}));
+        }
+        mounts.push(json!({"path": path, "what": what, "kind": kind, "options": "defaults,nofail,noatime"}));
+    }
+    let xfs = made.iter().any(|m| m["filesystem"]["kind"] == "xfs");
+    json!({"made": made, "mounts": mounts, "xfs": xfs, "data": pool.data_disk.is_some()})
+}
+
 /// Returns everything that roles may name.
 pub(super) fn context(input: &RoleInput<'_>) -> Result<Value, Failure> {
     let RoleInput { inventory, host, facts, catalog, .. } = *input;
@@ -66,7 +122,7 @@ pub(super) fn context(input: &RoleInput<'_>) -> Result<Value, Failure> {
         "inventory": {"name": inventory.name},
         "cluster": inventory.cluster,
         "pool": pool,
-        "host": {"name": host.name, "address": address(host), "rack": host.rack, "labels": host.labels},
+        "host": {"name": host.name, "address": own_address(input), "rack": host.rack, "labels": host.labels},
         "facts": facts,
         "os": inventory.os,
         "os_slug": facts.os_slug(),
@@ -74,6 +130,8 @@ pub(super) fn context(input: &RoleInput<'_>) -> Result<Value, Failure> {
         "repository": accelerator::repository(facts),
         "chrony": if apt { "chrony.service" } else { "chronyd.service" },
         "names": names(input),
+        "network": network::network(input),
+        "storage": storage(input),
         "sysctls": sysctls(input),
         "product": product,
         "kernel": accelerator::kernel(input),

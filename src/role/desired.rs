@@ -1,11 +1,12 @@
 //! Which roles a host gets, and what they come to for it.
 
 use super::entry::{self, Entry};
-use super::{context, preflight};
+use super::findings::Finding;
+use super::{context, host, preflight, secret};
 use crate::artifact::Lock;
 use crate::catalog::Catalog;
 use crate::inventory::{Accelerator, Host, Inventory};
-use crate::state::{Facts, Failure, FailureKind, Resource, ResourceId};
+use crate::state::{Facts, Failure, FailureKind, Resource, ResourceId, SecretText};
 use crate::template::Scope;
 use include_dir::{Dir, include_dir};
 use std::collections::BTreeMap;
@@ -26,6 +27,8 @@ pub struct RoleInput<'a> {
     pub host: &'a Host,
     /// What it says of itself.
     pub facts: &'a Facts,
+    /// Secrets that files of roles hold, by name.
+    pub secrets: &'a BTreeMap<String, SecretText>,
 }
 
 /// Returns a file of a role and what errors call it: the user's if there is one, else the built-in.
@@ -73,7 +76,8 @@ fn stop(why: String) -> Vec<Failure> {
 
 /// Returns the resources that a host should have, in order; or every reason why it cannot be one of this inventory's.
 pub fn desired(input: &RoleInput<'_>) -> Result<Vec<Resource>, Vec<Failure>> {
-    let problems = preflight::problems(input);
+    let stops = host::check(input).into_iter().filter(Finding::stops).map(|f| f.failure());
+    let problems: Vec<Failure> = stops.chain(preflight::problems(input)).collect();
     if !problems.is_empty() {
         return Err(problems);
     }
@@ -98,6 +102,8 @@ pub fn desired(input: &RoleInput<'_>) -> Result<Vec<Resource>, Vec<Failure>> {
         let entries: Vec<Entry> = entry::parse(&name, &text).map_err(stop)?;
         for entry in entries {
             for resource in entry.resources(role, &scope, &template).map_err(stop)? {
+                let resource = secret::reveal(resource, input.secrets)
+                    .map_err(|why| stop(format!("{}: {why}", entry.place())))?;
                 if let Some(other) = places.insert(resource.id.clone(), entry.place().to_owned()) {
                     return Err(stop(format!("{}: {} is already in {other}", entry.place(), resource.id)));
                 }

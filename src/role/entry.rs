@@ -20,7 +20,7 @@ use serde_json::{Map, Value};
 use serde_saphyr::Spanned;
 
 /// The kinds that a role may use; the others belong to the cluster.
-const KINDS: [&str; 14] = [
+const KINDS: [&str; 16] = [
     "package",
     "package-repository",
     "file",
@@ -31,6 +31,8 @@ const KINDS: [&str; 14] = [
     "unit",
     "kernel-module",
     "sysctl",
+    "filesystem",
+    "mount",
     "swap",
     "hostname",
     "command",

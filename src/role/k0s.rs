@@ -1,8 +1,9 @@
 //! What the k0s role needs to know beyond a template: flags as k0s writes them into its unit, its configuration, and
 //! who joins with which token.
 
-use super::context::{address, download};
+use super::context::{download, own_address};
 use super::desired::RoleInput;
+use super::{network, secret};
 use crate::catalog::{ACCELERATOR_LABEL, POOL_LABEL, STARTING_TAINT};
 use crate::inventory::{Accelerator, Endpoint, NodeRole};
 use crate::state::{Failure, JoinRole};
@@ -38,6 +39,9 @@ fn flags(input: &RoleInput<'_>, token: Option<JoinRole>) -> String {
             None => {}
         }
         labels.sort();
+        if input.host.node_ip || pool.cluster_interface.is_some() {
+            flags.push(("kubelet-extra-args", format!("--node-ip={}", own_address(input))));
+        }
         // Device plugins, exporters and CSI drivers expect the kubelet there; it can only be said at the first start.
         flags.push(("kubelet-root-dir", "/var/lib/kubelet".to_owned()));
         flags.push(("labels", labels.join(",")));
@@ -52,7 +56,7 @@ fn flags(input: &RoleInput<'_>, token: Option<JoinRole>) -> String {
 
 /// Returns `k0s`.
 pub(super) fn k0s(input: &RoleInput<'_>) -> Result<Value, Failure> {
-    let RoleInput { inventory, catalog, host, facts, lock } = *input;
+    let RoleInput { inventory, catalog, host, facts, lock, .. } = *input;
     let pool = inventory.pool_of(host);
     let controller = pool.role.is_controller();
     let first = inventory.controllers().next().is_some_and(|h| h.name == host.name);
@@ -65,6 +69,7 @@ pub(super) fn k0s(input: &RoleInput<'_>) -> Result<Value, Failure> {
     let flags = flags(input, token);
     let config = controller.then(|| config(input));
     let name = format!("k0s-{}", facts.arch);
+    let environment = network::k0s_drop_in(input);
     let binary = download(input, &name, BINARY, 0o755)?;
     // What a running k0s was started with; anything else on disk wants a restart.
     let mut started = Sha256::new();
@@ -76,9 +81,32 @@ pub(super) fn k0s(input: &RoleInput<'_>) -> Result<Value, Failure> {
         started.update(part.as_bytes());
         started.update([0]);
     }
+    // Only where there are any: what is not used must not restart every k0s of older inventories.
+    for part in [environment.clone().unwrap_or_default(), network::certificates_digest(input)] {
+        started.update(part.as_bytes());
+    }
     let started: String = started.finalize().iter().take(8).map(|b| format!("{b:02x}")).collect();
-    let registries: Vec<Value> =
-        inventory.registries.iter().map(|(h, r)| json!({"host": h, "mirror": r.mirror})).collect();
+    let registries: Vec<Value> = inventory
+        .registries
+        .iter()
+        .filter_map(|(h, r)| Some(json!({"host": h, "mirror": r.mirror.as_ref()?})))
+        .collect();
+    // containerd asks for credentials by the host that it talks to (containerd docs/cri/registry.md); docker.io is
+    // served by registry-1.docker.io.
+    let logins: Vec<Value> = inventory
+        .registries
+        .iter()
+        .filter_map(|(name, registry)| {
+            let at = registry.mirror.as_deref().and_then(|m| m.split("://").nth(1));
+            let host = match at.and_then(|m| m.split('/').next()) {
+                Some(mirror) => mirror,
+                None if name == "docker.io" => "registry-1.docker.io",
+                None => name,
+            };
+            Some(json!({"host": host, "auth": secret::basic(registry.credentials.as_deref()?)}))
+        })
+        .collect();
+    let any = !inventory.registries.is_empty() && pool.role.is_worker();
     let drop_ins: Vec<Value> = inventory
         .cluster
         .containerd
@@ -95,6 +123,9 @@ pub(super) fn k0s(input: &RoleInput<'_>) -> Result<Value, Failure> {
         "joined_file": if controller { "/var/lib/k0s/pki/admin.conf" } else { "/var/lib/k0s/kubelet.conf" },
         "containerd": catalog.k0s_line(&inventory.cluster.k0s_version).map_or(1, |l| l.containerd),
         "drop_ins": if pool.role.is_worker() { drop_ins } else { Vec::new() },
+        "environment": environment,
+        "any_registry": any,
+        "logins": logins,
         "registries": if pool.role.is_worker() { registries } else { Vec::new() },
         "nvidia": pool.role.is_worker() && matches!(pool.accelerator, Some(Accelerator::Nvidia { .. })),
         "config": config,
@@ -108,7 +139,7 @@ pub(super) fn k0s(input: &RoleInput<'_>) -> Result<Value, Failure> {
 /// Returns the k0s configuration as JSON text, which is YAML too.
 fn config(input: &RoleInput<'_>) -> String {
     let RoleInput { inventory, host, .. } = *input;
-    let address = address(host);
+    let address = own_address(input);
     let single = inventory.pool_of(host).role == NodeRole::Single;
     // Of its own names only: with the others' in it, adding a controller would restart all of them.
     let mut sans = vec![address.clone(), host.name.to_string()];
@@ -118,6 +149,10 @@ fn config(input: &RoleInput<'_>) -> String {
             api["externalAddress"] = json!(address);
             sans.push(address.clone());
             false
+        }
+        Endpoint::Vip { address, .. } => {
+            sans.push(address.addr().to_string());
+            !single
         }
         Endpoint::NodeLocal => !single,
     };
@@ -131,6 +166,20 @@ fn config(input: &RoleInput<'_>) -> String {
         },
         "telemetry": {"enabled": false},
     });
+    if let Endpoint::Vip { address, interface } = &inventory.cluster.endpoint {
+        // VRRP sends this in the clear: it tells clusters on one network apart and keeps nobody out (k0s docs/cplb.md).
+        let pass: String = Sha256::digest(format!("{}{address}", inventory.name).as_bytes())
+            .iter()
+            .take(4)
+            .map(|b| format!("{b:02x}"))
+            .collect();
+        let mut vrrp = json!({"virtualIPs": [address.to_string()], "authPass": pass});
+        if let Some(interface) = interface {
+            vrrp["interface"] = json!(interface);
+        }
+        spec["network"]["controlPlaneLoadBalancing"] =
+            json!({"enabled": true, "type": "Keepalived", "keepalived": {"vrrpInstances": [vrrp]}});
+    }
     if !single {
         spec["storage"] = json!({"type": "etcd", "etcd": {"peerAddress": address}});
     }

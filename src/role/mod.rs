@@ -6,8 +6,16 @@ mod accelerator;
 mod context;
 mod desired;
 mod entry;
+mod findings;
 pub mod health;
+mod host;
 mod k0s;
+mod network;
+mod ports;
 mod preflight;
+mod secret;
 
 pub use desired::{RoleInput, desired};
+pub use findings::{Finding, TABLE};
+pub use host::check;
+pub use ports::{PORTS, Port, Try, among, findings, is_new, program, tries};

@@ -38,8 +38,18 @@ pub struct Facts {
     pub now_s: i64,
     /// Seconds since boot.
     pub uptime_s: u64,
-    /// Free KiB by path: `/`, `/var`, `/var/lib`, `/tmp`.
+    /// Free KiB by path: `/`, `/var`, `/var/lib`, `/tmp`, and every other mount of a local disk.
     pub free_kib: BTreeMap<String, u64>,
+    /// Mounted file systems, without those of containers and the kernel's own.
+    pub mounts: Vec<Mounted>,
+    /// The host's clock against this machine's, in seconds; 0 within the time that the answer took.
+    pub skew_s: i64,
+    /// `enforcing` or `permissive`, where SELinux is.
+    pub selinux: Option<String>,
+    /// AppArmor is on.
+    pub apparmor: bool,
+    /// Units that run and that preflight looks for: other runtimes and distributions, firewalls, fapolicyd.
+    pub services: Vec<String>,
     /// Interface and address with prefix, such as `("eth0", "10.0.0.5/24")`.
     pub addresses: Vec<(String, String)>,
     /// PCI functions of the vendors we know (10de, 1d0f), from sysfs.
@@ -62,6 +72,17 @@ pub struct Facts {
     pub lock: Option<LockRecord>,
     /// Batches of ours that have not ended: their run folders without `rc`.
     pub open_batches: Vec<OpenBatch>,
+}
+
+/// A mounted file system.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug, Default)]
+pub struct Mounted {
+    /// Where.
+    pub path: String,
+    /// Its type.
+    pub kind: String,
+    /// Its options, comma-separated.
+    pub options: String,
 }
 
 /// The package managers that we speak.

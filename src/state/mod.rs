@@ -11,7 +11,7 @@ mod target;
 
 pub use change::{Change, FieldDiff, Fields, Hazard, Observation, Observed, Seen, Step, Verb};
 pub use cluster::Cluster;
-pub use facts::{Facts, Headers, LockRecord, Managed, OpenBatch, PackageManager, PciFunction};
+pub use facts::{Facts, Headers, LockRecord, Managed, Mounted, OpenBatch, PackageManager, PciFunction};
 pub use names::{HostName, LateName, PoolName, ResourceId, RunId, StepId, TargetId};
 pub use resource::*;
 pub use secret::{REDACTED, SecretText};

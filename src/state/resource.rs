@@ -73,6 +73,10 @@ pub enum Spec {
     KernelModule(KernelModule),
     /// A kernel setting, live and at boot.
     Sysctl(Sysctl),
+    /// A filesystem on a disk.
+    Filesystem(Filesystem),
+    /// A mounted filesystem, now and at boot.
+    Mount(Mount),
     /// Swap: off now and after boot.
     Swap(Swap),
     /// The host's name.
@@ -105,6 +109,8 @@ impl Spec {
             Spec::Unit(_) => "unit",
             Spec::KernelModule(_) => "kernel-module",
             Spec::Sysctl(_) => "sysctl",
+            Spec::Filesystem(_) => "filesystem",
+            Spec::Mount(_) => "mount",
             Spec::Swap(_) => "swap",
             Spec::Hostname(_) => "hostname",
             Spec::Command(_) => "command",
@@ -130,6 +136,8 @@ impl Spec {
             Spec::Unit(u) => u.name.clone(),
             Spec::KernelModule(m) => m.name.clone(),
             Spec::Sysctl(s) => s.key.clone(),
+            Spec::Filesystem(f) => f.device.clone(),
+            Spec::Mount(m) => m.path.clone(),
             Spec::Swap(_) => "all".to_owned(),
             Spec::Hostname(_) => "self".to_owned(),
             Spec::Command(c) => c.name.clone(),
@@ -292,6 +300,33 @@ pub struct Sysctl {
     /// Never lower an admin's larger number.
     #[serde(default)]
     pub raise_only: bool,
+}
+
+/// A filesystem, made on a disk that carries nothing.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct Filesystem {
+    /// The disk, below `/dev/disk/by-id`: names that the kernel gives may be another disk's after a reboot.
+    pub device: String,
+    /// `ext4` or `xfs`.
+    pub kind: String,
+    /// The uuid by which it is ours.
+    pub uuid: String,
+    /// What may be on the disk and goes, such as `ext4`, `gpt` or `LVM2_member`; anything else is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub erase: Option<String>,
+}
+
+/// A mount, by a systemd mount unit of our own.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct Mount {
+    /// Where; absolute.
+    pub path: String,
+    /// What: `/dev/disk/by-uuid/…` or `/dev/disk/by-id/…`.
+    pub what: String,
+    /// The filesystem's type, or `auto`.
+    pub kind: String,
+    /// Mount options, comma-separated.
+    pub options: String,
 }
 
 /// All swap off, and its `/etc/fstab` lines commented out.

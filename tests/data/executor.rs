@@ -135,6 +135,8 @@ fn every_kind_of_a_host_has_cases_and_each_reaches_sync() {
         "unit",
         "kernel-module",
         "sysctl",
+        "filesystem",
+        "mount",
         "swap",
         "hostname",
         "command",

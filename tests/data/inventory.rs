@@ -107,7 +107,7 @@ fn each_mistake_has_its_code_and_its_twin_passes() {
             "E-NEURON-CHIP",
         ),
         ("h100-sxm5-80gb", "h100-sxm5-80g", "E-PRODUCT"),
-        ("    hosts: {\"h-", "    clusterInterface: bond0\n    hosts: {\"h-", "E-NOT-SUPPORTED"),
+        ("    hosts: {\"h-", "    nodeName: keep\n    hosts: {\"h-", "E-NOT-SUPPORTED"),
         ("port: 8081", "port: 8080", "E-PORT"),
         ("{m: 100}", "{m: 0}", "E-WEIGHT"),
         ("role: controller,", "role: worker,", "E-CONTROLLERS"),

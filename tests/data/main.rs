@@ -10,6 +10,7 @@ mod inventory;
 mod mistakes;
 mod plan;
 mod planner;
+mod preflight;
 mod role;
 mod run;
 mod screens;

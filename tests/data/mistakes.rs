@@ -105,6 +105,65 @@ const MEANING: &[Case] = &[
     ("a label that is none", "{role: worker, hosts", "{role: worker, labels: {a b: c}, hosts"),
     ("a host's label that is none", "{address: 10.1.0.2}", "{address: 10.1.0.2, labels: {x: \"a b\"}}"),
     ("models at no path", "{role: worker, hosts", "{role: worker, storage: {models: {path: data}}, hosts"),
+    (
+        "a proxy that is none",
+        "ssh: {user: root}",
+        "ssh: {user: root}\nnetwork: {proxy: proxy, noProxy: [10.0.0.0/8]}",
+    ),
+    (
+        "a proxy with a password",
+        "ssh: {user: root}",
+        "ssh: {user: root}\nnetwork: {proxy: \"http://u:p@proxy:3128\", noProxy: [10.0.0.0/8]}",
+    ),
+    (
+        "hosts behind the proxy",
+        "ssh: {user: root}",
+        "ssh: {user: root}\nnetwork: {proxy: \"http://proxy:3128\", noProxy: [10.1.0.0/24]}",
+    ),
+    ("no such bundle", "ssh: {user: root}", "ssh: {user: root}\nnetwork: {caBundle: nowhere.pem}"),
+    ("a bundle of nothing", "ssh: {user: root}", "ssh: {user: root}\nnetwork: {caBundle: site.yaml}"),
+    (
+        "a mirror that is none",
+        "ssh: {user: root}",
+        "ssh: {user: root}\nregistries: {docker.io: {mirror: hub}}",
+    ),
+    ("a registry of nothing", "ssh: {user: root}", "ssh: {user: root}\nregistries: {docker.io: {}}"),
+    (
+        "an unknown secret of a registry",
+        "ssh: {user: root}",
+        "ssh: {user: root}\nregistries: {quay.io: {credentials: {secret: hub}}}",
+    ),
+    (
+        "a virtual address without a prefix",
+        "  network: {podCIDR",
+        "  endpoint: {vip: {address: 10.1.0.9}}\n  network: {podCIDR",
+    ),
+    (
+        "a virtual address that is a host's",
+        "  network: {podCIDR",
+        "  endpoint: {vip: {address: 10.1.0.1/24}}\n  network: {podCIDR",
+    ),
+    ("a controller on an interface", "{role: controller,", "{role: controller, clusterInterface: bond0,"),
+    (
+        "a disk by the kernel's name",
+        "{role: worker, hosts",
+        "{role: worker, storage: {data: {disk: /dev/sdb}}, hosts",
+    ),
+    (
+        "a filesystem that is none",
+        "{role: worker, hosts",
+        "{role: worker, storage: {data: {disk: /dev/disk/by-id/a, filesystem: ext5}}, hosts",
+    ),
+    (
+        "a disk kept and erased",
+        "{role: worker, hosts",
+        "{role: worker, storage: {data: {disk: /dev/disk/by-id/a, keep: true, erase: ext4}}, hosts",
+    ),
+    (
+        "one disk for two",
+        "{role: worker, hosts",
+        "{role: worker, storage: {data: {disk: /dev/disk/by-id/a}, models: {path: /m, disk: /dev/disk/by-id/a}}, hosts",
+    ),
     ("a tenant with a bad name", "  t: {", "  T_1: {"),
     ("a cluster with a bad name", "{name: x}", "{name: X_1}"),
 ];
@@ -206,4 +265,48 @@ fn the_schema_is_a_schema_and_every_example_is_valid_by_it() {
         let wrong = value(&GOOD.replacen(from, to, 1));
         assert!(schemas.validate(&wrong, index).is_err(), "{to} is refused by the schema too");
     }
+}
+
+/// Adds a row for each key below a schema.
+fn rows(path: &str, schema: &serde_json::Value, page: &mut String) {
+    for (name, value) in schema["properties"].as_object().into_iter().flatten() {
+        let here = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        let kind = match &value["type"] {
+            serde_json::Value::String(kind) => kind.clone(),
+            serde_json::Value::Array(_) => "text".to_owned(),
+            _ if value.get("anyOf").is_some() => "number or percentage".to_owned(),
+            _ => "anything".to_owned(),
+        };
+        let need = schema["required"].as_array().is_some_and(|r| r.iter().any(|n| n == name.as_str()));
+        let need = if need { ", needed" } else { "" };
+        *page +=
+            &format!("| `{here}` | {kind}{need} | {} |\n", value["description"].as_str().unwrap_or_default());
+        rows(&here, value, page);
+        if value["additionalProperties"].is_object() {
+            rows(&format!("{here}.NAME"), &value["additionalProperties"], page);
+        }
+    }
+}
+
+/// The reference page is made of the schema; with `PROVISION_UPDATE_DOCS=1` this writes it.
+#[test]
+fn the_reference_page_of_inventories_is_the_schema() {
+    let mut page = String::from(
+        "# Inventory\n\nEvery key, as `provision schema` prints it; this page is made from it. A file, or a folder whose files merge; maps merge\n\
+         deep, lists replace, `null` deletes. Ranges such as `h-[001-064]` stand for many names, and in `address`,\n\
+         `clusterAddress` and `bmc` for as many values. A key marked \"not supported yet\" is refused, never ignored.\n\n\
+         Storage: a disk is named below `/dev/disk/by-id` and made only if it carries nothing. `keep: true` uses what is on it,\n\
+         `erase: ext4` lets exactly that go. Mounts are systemd mount units; k0s does not start without its own.\n\n\
+         Network: `proxy` reaches apt, dnf, downloads and k0s with its containerd; `noProxy` must cover every host. `caBundle` goes\n\
+         into each host's own store. A registry's `credentials` are a secret `user:password`, written into a file that only root\n\
+         reads. `clusterInterface` gives workers their address; controllers need `clusterAddress` too.\n\n\
+         | key | type | what it is |\n|---|---|---|\n",
+    );
+    rows("", &provision::inventory::schema(), &mut page);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference/inventory.md");
+    if std::env::var_os("PROVISION_UPDATE_DOCS").is_some() {
+        std::fs::write(&path, &page).expect("written");
+    }
+    let there = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(there, page, "PROVISION_UPDATE_DOCS=1 cargo test --test data reference_page");
 }

@@ -15,16 +15,17 @@ fn data(name: &str) -> PathBuf {
 }
 
 /// An inventory in a folder of its own, so that a test can put a `roles/` beside it.
-struct Case {
-    dir: tempfile::TempDir,
+pub struct Case {
+    pub dir: tempfile::TempDir,
     catalog: Catalog,
-    lock: Lock,
-    facts: Facts,
-    text: String,
+    pub lock: Lock,
+    pub facts: Facts,
+    secrets: std::collections::BTreeMap<String, provision::state::SecretText>,
+    pub text: String,
 }
 
 impl Case {
-    fn new(system: &str) -> Self {
+    pub fn new(system: &str) -> Self {
         let catalog = Catalog::builtin().expect("the catalog");
         let mut lock = Lock::default();
         for artifact in catalog.artifacts() {
@@ -41,13 +42,17 @@ impl Case {
             dir: tempfile::tempdir().expect("a folder"),
             catalog,
             lock,
+            secrets: std::collections::BTreeMap::from([(
+                "hub".into(),
+                provision::state::SecretText::new("me:canary-77"),
+            )]),
             facts: serde_json::from_str(&facts).expect("facts"),
             text: std::fs::read_to_string(data("inventory.yaml")).expect("the inventory"),
         }
     }
 
     /// Puts `count` functions of a device on the bus.
-    fn with(mut self, vendor: &str, device: &str, class: &str, count: usize) -> Self {
+    pub fn with(mut self, vendor: &str, device: &str, class: &str, count: usize) -> Self {
         let function = PciFunction {
             vendor: vendor.into(),
             device: device.into(),
@@ -58,7 +63,7 @@ impl Case {
         self
     }
 
-    fn h100(system: &str) -> Self {
+    pub fn h100(system: &str) -> Self {
         Self::new(system).with("10de", "2330", "030200", 2).with("10de", "22a3", "068000", 4)
     }
 
@@ -66,13 +71,13 @@ impl Case {
         Self::new(system).with("1d0f", "7364", "088000", 2)
     }
 
-    fn inventory(&self) -> Inventory {
+    pub fn inventory(&self) -> Inventory {
         let path = self.dir.path().join("site.yaml");
         std::fs::write(&path, &self.text).expect("written");
         load(&path, &self.catalog).unwrap_or_else(|d| panic!("{d}")).inventory
     }
 
-    fn wanted(&self, host: &str) -> Result<Vec<Resource>, Vec<Failure>> {
+    pub fn wanted(&self, host: &str) -> Result<Vec<Resource>, Vec<Failure>> {
         let inventory = self.inventory();
         let host = &inventory.hosts[host];
         desired(&RoleInput {
@@ -81,17 +86,18 @@ impl Case {
             lock: &self.lock,
             host,
             facts: &self.facts,
+            secrets: &self.secrets,
         })
     }
 
     /// What one role comes to.
-    fn role(&self, host: &str, role: &str) -> Vec<Resource> {
+    pub fn role(&self, host: &str, role: &str) -> Vec<Resource> {
         let all = self.wanted(host).unwrap_or_else(|f| panic!("{f:?}"));
         all.into_iter().filter(|r| r.role == role).collect()
     }
 
     /// Why the host cannot be had, on one line.
-    fn failure(&self, host: &str) -> String {
+    pub fn failure(&self, host: &str) -> String {
         let failures = self.wanted(host).expect_err("refused");
         failures.iter().map(|f| format!("{f}\n")).collect::<String>().trim_end().to_owned()
     }
@@ -112,7 +118,7 @@ fn golden(name: &str, resources: &[Resource]) {
     settings.bind(|| insta::assert_yaml_snapshot!(name, resources));
 }
 
-fn file(resources: &[Resource], path: &str) -> String {
+pub fn file(resources: &[Resource], path: &str) -> String {
     resources
         .iter()
         .find_map(|r| match &r.spec {

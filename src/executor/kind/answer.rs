@@ -44,6 +44,17 @@ pub struct Guard {
     pub line: String,
 }
 
+/// What a block device carries.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Signature {
+    /// Type of filesystem or volume, or of the partition table; empty for nothing.
+    pub kind: String,
+    /// Its uuid.
+    pub uuid: String,
+    /// Its label.
+    pub label: String,
+}
+
 /// The answers.
 #[derive(Default, Debug)]
 pub struct Answer {
@@ -69,6 +80,8 @@ pub struct Answer {
     pub modules: BTreeMap<String, (bool, String)>,
     /// Our lines: (path, name) -> line.
     pub lines: BTreeMap<(String, String), String>,
+    /// What disks carry, by path; the error is why nobody can tell.
+    disks: BTreeMap<String, Result<Signature, String>>,
     /// Lines that say swap is on.
     pub swap: Vec<String>,
     /// Live and static hostname.
@@ -113,9 +126,9 @@ impl Answer {
                     answer.texts.insert(path.to_owned(), text);
                 }
             } else if let Some(path) = line.strip_suffix(": OK") {
-                answer.sums.insert(path.to_owned(), true);
+                answer.sums.insert(plain(path), true);
             } else if let Some(path) = line.strip_suffix(": FAILED") {
-                answer.sums.insert(path.to_owned(), false);
+                answer.sums.insert(plain(path), false);
             }
         }
         for line in sections.lines("packages") {
@@ -167,6 +180,7 @@ impl Answer {
                 answer.lines.insert((path.to_owned(), name.to_owned()), text.to_owned());
             }
         }
+        answer.disks = read_disks(sections.lines("disks"));
         answer.swap = sections.lines("swap").iter().filter(|l| !l.is_empty()).cloned().collect();
         answer.hostname = {
             let lines = sections.lines("hostname");
@@ -211,6 +225,15 @@ impl Answer {
         }
     }
 
+    /// Returns what a disk carries; the error is why nobody can tell.
+    pub fn disk(&self, path: &str) -> Result<&Signature, String> {
+        match self.disks.get(path) {
+            Some(Ok(signature)) => Ok(signature),
+            Some(Err(why)) => Err(why.clone()),
+            None => Err(format!("blkid gave no answer for {path}")),
+        }
+    }
+
     /// Returns what a guard said; the error is why nobody can tell.
     pub fn guard(&self, id: &str) -> Result<&Guard, String> {
         match self.guards.get(id) {
@@ -221,6 +244,41 @@ impl Answer {
             None => Err("its guard gave no answer".to_owned()),
         }
     }
+}
+
+/// `D|path`, blkid's lines, `R|exit status`; or `M|path` for one that is not there.
+fn read_disks(lines: &[String]) -> BTreeMap<String, Result<Signature, String>> {
+    let mut disks = BTreeMap::new();
+    let mut at: Option<(String, Signature)> = None;
+    for line in lines {
+        if let Some(path) = line.strip_prefix("M|") {
+            disks.insert(path.to_owned(), Err(format!("{path} is not there")));
+        } else if let Some(path) = line.strip_prefix("D|") {
+            at = Some((path.to_owned(), Signature::default()));
+        } else if let Some(rc) = line.strip_prefix("R|") {
+            if let Some((path, signature)) = at.take() {
+                let told = match rc {
+                    "0" | "2" => Ok(signature), // 2: nothing was found
+                    rc => Err(format!("blkid cannot tell what {path} carries (exit {rc})")),
+                };
+                disks.insert(path, told);
+            }
+        } else if let (Some((_, signature)), Some((key, value))) = (&mut at, line.split_once('=')) {
+            match key {
+                "TYPE" => signature.kind = value.to_owned(),
+                "PTTYPE" if signature.kind.is_empty() => signature.kind = value.to_owned(),
+                "UUID" => signature.uuid = value.to_owned(),
+                "LABEL" => signature.label = value.to_owned(),
+                _ => {}
+            }
+        }
+    }
+    disks
+}
+
+/// Returns a name as sha256sum was given it: one with a backslash comes back with another before each, and one in front.
+fn plain(path: &str) -> String {
+    path.strip_prefix('\\').map_or_else(|| path.to_owned(), |escaped| escaped.replace("\\\\", "\\"))
 }
 
 fn read_stat(sections: &Sections) -> BTreeMap<String, Stat> {

@@ -58,6 +58,8 @@ pub struct Ask {
     pub lines: BTreeSet<String>,
     /// Guards by resource id.
     pub guards: BTreeMap<String, String>,
+    /// Block devices whose signature is wanted.
+    pub disks: BTreeSet<String>,
     /// Swap is asked for.
     pub swap: bool,
     /// The hostname is asked for.
@@ -132,6 +134,14 @@ impl Ask {
         if !self.lines.is_empty() {
             p += &format!("f lines; grep -HF '# provision: ' -- {} 2>/dev/null\n", words(self.lines.iter()));
         }
+        if !self.disks.is_empty() {
+            // blkid's exit status tells "nothing" from "cannot tell", and it has one only: so once a disk.
+            p += &format!(
+                "f disks; for d in {}; do if [ -e \"$d\" ]; then printf 'D|%s\\n' \"$d\"; t {TOOL_SECONDS} blkid -p -o export -- \"$d\"; echo \"R|$?\"; \
+                 else printf 'M|%s\\n' \"$d\"; fi; done\n",
+                words(self.disks.iter())
+            );
+        }
         if self.swap {
             p += "f swap; while read -r d _; do [ \"$d\" = Filename ] || echo \"on $d\"; done </proc/swaps\n\
                   grep -E '^[^#[:space:]]+[[:space:]]+[^[:space:]]+[[:space:]]+swap[[:space:]]' /etc/fstab 2>/dev/null\n";
@@ -151,7 +161,11 @@ impl Ask {
                 .sums
                 .iter()
                 .filter(|(_, sum)| sum.how == wanted)
-                .map(|(path, sum)| format!("{}  {path}\n", sum.sha256))
+                .map(|(path, sum)| match path.contains('\\') {
+                    // sha256sum's own form for names with a backslash, as the units of mounts have.
+                    true => format!("\\{}  {}\n", sum.sha256, path.replace('\\', "\\\\")),
+                    false => format!("{}  {path}\n", sum.sha256),
+                })
                 .collect();
             if list.is_empty() {
                 continue;

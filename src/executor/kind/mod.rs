@@ -6,9 +6,11 @@ mod ask;
 mod command;
 mod download;
 mod file;
+mod filesystem;
 mod hostname;
 mod line_in_file;
 mod module;
+mod mount;
 mod package;
 mod path;
 mod reboot;
@@ -17,12 +19,13 @@ mod swap;
 mod sysctl;
 mod unit;
 
-pub(super) use answer::Answer;
+pub(super) use answer::{Answer, Signature};
 pub(super) use ask::{Ask, How, Sum};
 pub(super) use file::sha256;
 
 use crate::state::{
-    Change, FieldDiff, Fields, Managed, Observation, PackageManager, Resource, SecretText, Seen, Spec, Verb,
+    Change, Failure, FieldDiff, Fields, Managed, Observation, PackageManager, Resource, SecretText, Seen,
+    Spec, Verb,
 };
 
 /// What a kind knows.
@@ -31,6 +34,10 @@ pub(super) trait Kind {
     fn ask(&self, id: &str, ask: &mut Ask);
     /// Reads what was seen.
     fn observe(&self, id: &str, answer: &Answer) -> Observation;
+    /// Returns why nothing may be begun on a host on which this was seen.
+    fn refusal(&self, _: &Answer) -> Option<Failure> {
+        None
+    }
     /// Returns the fields as they should be. Only these are compared.
     fn wanted(&self) -> Fields;
     /// Returns shell that brings it about; exit status 0 means done. Runs under `set -e`, with stdin closed.
@@ -70,6 +77,8 @@ pub(super) fn of(spec: &Spec) -> Option<&dyn Kind> {
         Spec::Unit(k) => k,
         Spec::KernelModule(k) => k,
         Spec::Sysctl(k) => k,
+        Spec::Filesystem(k) => k,
+        Spec::Mount(k) => k,
         Spec::Swap(k) => k,
         Spec::Hostname(k) => k,
         Spec::Command(k) => k,

@@ -1,0 +1,366 @@
+//! Data tests of preflight and of what `network`, `registries`, `clusterInterface`, `endpoint` and `storage` come to.
+
+use crate::role::{Case, file};
+use provision::role::{Finding, TABLE, among, findings, tries};
+use provision::state::{Content, Facts, HostName, Mounted, Resource, Spec};
+use std::path::Path;
+
+fn certificate(n: u32) -> String {
+    format!("-----BEGIN CERTIFICATE-----\nMIIB{n}AAA\nBBBB\n-----END CERTIFICATE-----\n")
+}
+
+fn ids(resources: &[Resource]) -> Vec<&str> {
+    resources.iter().map(|r| r.id.as_str()).collect()
+}
+
+/// The file of that path, secret or not.
+fn secret(resources: &[Resource], path: &str) -> Option<String> {
+    resources.iter().find_map(|r| match &r.spec {
+        Spec::File(file) if file.path == path => match &file.content {
+            Content::Secret(secret) => Some(secret.expose().to_owned()),
+            Content::Text(_) => None,
+        },
+        _ => None,
+    })
+}
+
+fn with_network(case: &mut Case) {
+    std::fs::write(case.dir.path().join("ca.pem"), format!("{}noise\n{}", certificate(1), certificate(2)))
+        .expect("written");
+    case.text = case.text.replacen(
+        "registries:",
+        "network: {proxy: \"http://proxy.example.net:3128\", noProxy: [10.20.0.0/16, .example.net, hub], caBundle: ca.pem}\nregistries:",
+        1,
+    );
+}
+
+#[test]
+fn the_proxy_reaches_apt_downloads_and_k0s() {
+    let mut case = Case::new("debian12");
+    let before = file(&case.role("w-1", "k0s"), "/etc/k0s/containerd.d/registries.toml");
+    assert!(!before.contains("auth"), "{before}");
+    with_network(&mut case);
+    let base = case.role("w-1", "base");
+    let environment = file(&base, "/var/lib/provision/environment");
+    assert!(environment.starts_with("http_proxy=http://proxy.example.net:3128 "), "{environment}");
+    assert!(environment.contains("10.20.0.0/16") && environment.contains("10.240.0.0/13"), "{environment}");
+    let apt = file(&base, "/etc/apt/apt.conf.d/90-provision-proxy");
+    assert!(apt.contains("Acquire::https::Proxy \"http://proxy.example.net:3128\";"), "{apt}");
+    assert!(apt.contains("Acquire::http::Proxy::hub \"DIRECT\";") && !apt.contains("10.20"), "{apt}");
+    let unit =
+        file(&case.role("w-1", "k0s"), "/etc/systemd/system/k0sworker.service.d/provision-network.conf");
+    assert!(unit.contains("Environment=\"HTTPS_PROXY=http://proxy.example.net:3128\"\n"), "{unit}");
+    assert!(unit.contains("NO_PROXY=10.20.0.0/16,.example.net,hub,localhost"), "{unit}");
+    let places = ids(&base);
+    let at = |id: &str| places.iter().position(|p| *p == id).unwrap_or_else(|| panic!("{id}: {places:?}"));
+    assert!(
+        at("file//var/lib/provision/environment") < at("package/ca-certificates"),
+        "before the first package"
+    );
+}
+
+#[test]
+fn certificates_are_one_file_each_and_trusted_on_both_families() {
+    for (system, path, update) in [
+        ("debian12", "/usr/local/share/ca-certificates/provision-2.crt", "update-ca-certificates"),
+        ("rhel9", "/etc/pki/ca-trust/source/anchors/provision-2.pem", "update-ca-trust"),
+    ] {
+        let mut case = Case::new(system);
+        with_network(&mut case);
+        let base = case.role("w-1", "base");
+        assert_eq!(file(&base, path), certificate(2), "{system}");
+        let trust = base.iter().find_map(|r| match &r.spec {
+            Spec::Command(c) if c.name == "ca-trust" => Some(c.clone()),
+            _ => None,
+        });
+        let trust = trust.expect("the store is brought up to date");
+        assert!(trust.apply.contains(update) && trust.guard.contains("MIIB2AAABBBB"), "{trust:?}");
+    }
+}
+
+#[test]
+fn registry_credentials_are_secret_content_by_the_host_that_is_asked() {
+    let mut case = Case::new("debian12");
+    case.text = case.text.replacen(
+        "registries: {docker.io: {mirror: \"https://hub.example.net\"}}",
+        "secrets: {hub: {env: HUB}}\nregistries:\n  docker.io: {mirror: \"https://hub.example.net:8443/proxy\", credentials: {secret: hub}}\n  quay.io: {credentials: {secret: hub}}",
+        1,
+    );
+    for (version, table) in [
+        (
+            "v1.35.7+k0s.0",
+            "[plugins.\"io.containerd.grpc.v1.cri\".registry.configs.\"hub.example.net:8443\".auth]",
+        ),
+        (
+            "v1.36.3+k0s.2",
+            "[plugins.\"io.containerd.cri.v1.images\".registry.configs.\"hub.example.net:8443\".auth]",
+        ),
+    ] {
+        case.text = case.text.replace("v1.35.7+k0s.0", version);
+        let k0s = case.role("w-1", "k0s");
+        let drop_in = secret(&k0s, "/etc/k0s/containerd.d/registries.toml").expect("a secret file");
+        assert!(drop_in.contains(table), "{drop_in}");
+        assert!(drop_in.contains("registry.configs.\"quay.io\".auth]"), "{drop_in}");
+        assert!(drop_in.contains("auth = \"bWU6Y2FuYXJ5LTc3\""), "user:password in base64: {drop_in}");
+        let shown = format!("{k0s:?}")
+            + &serde_json::to_string(&provision::executor::observe_program(&k0s)).expect("JSON");
+        assert!(!shown.contains("bWU6Y2FuYXJ5LTc3") && !shown.contains("canary-77"), "it is shown nowhere");
+        let mode = k0s.iter().find_map(|r| match &r.spec {
+            Spec::File(f) if f.path.ends_with("registries.toml") => Some(f.mode),
+            _ => None,
+        });
+        assert_eq!(mode, Some(0o600));
+        let hosts = file(&k0s, "/etc/k0s/certs.d/docker.io/hosts.toml");
+        assert!(hosts.contains("[host.\"https://hub.example.net:8443/proxy\"]"), "{hosts}");
+        assert!(!ids(&k0s).contains(&"file//etc/k0s/certs.d/quay.io/hosts.toml"), "no mirror, no file");
+    }
+}
+
+#[test]
+fn a_virtual_address_is_keepalived_in_the_configuration_and_a_name_of_the_api() {
+    let mut case = Case::new("debian12");
+    case.text = case.text.replacen(
+        "endpoint: {external: {address: api.example.net}}",
+        "endpoint: {vip: {address: 10.20.0.10/24, interface: bond0}}",
+        1,
+    );
+    let config = file(&case.role("cp-2", "k0s"), "/etc/k0s/k0s.yaml");
+    let config: serde_json::Value = serde_json::from_str(&config).expect("JSON");
+    let balancing = &config["spec"]["network"]["controlPlaneLoadBalancing"];
+    assert_eq!((&balancing["enabled"], &balancing["type"]), (&true.into(), &"Keepalived".into()));
+    let vrrp = &balancing["keepalived"]["vrrpInstances"][0];
+    assert_eq!((&vrrp["virtualIPs"][0], &vrrp["interface"]), (&"10.20.0.10/24".into(), &"bond0".into()));
+    assert!(
+        vrrp["authPass"].as_str().is_some_and(|p| p.len() == 8),
+        "keepalived reads eight characters: {vrrp}"
+    );
+    assert!(config["spec"]["api"]["sans"].as_array().is_some_and(|s| s.contains(&"10.20.0.10".into())));
+    assert_eq!(config["spec"]["network"]["nodeLocalLoadBalancing"]["enabled"], true);
+    assert_eq!(config["spec"]["api"].get("externalAddress"), None, "it excludes the node-local one");
+}
+
+#[test]
+fn the_clusters_interface_gives_the_nodes_address() {
+    let mut case = Case::new("debian12");
+    case.text =
+        case.text.replacen("general: {role: worker,", "general: {role: worker, clusterInterface: bond0,", 1);
+    assert!(
+        case.failure("w-1").contains("[E-INTERFACE] it has no interface bond0"),
+        "{}",
+        case.failure("w-1")
+    );
+    case.facts.addresses = vec![
+        ("eth0".into(), "10.20.0.21/24".into()),
+        ("bond0".into(), "fd00::1/64".into()),
+        ("bond0".into(), "192.168.7.21/24".into()),
+    ];
+    let all = case.wanted("w-1").expect("wanted");
+    let install = all.iter().find_map(|r| match &r.spec {
+        Spec::Command(c) if c.name == "k0s-install" => Some(c.apply.clone()),
+        _ => None,
+    });
+    assert!(install.is_some_and(|i| i.contains("--kubelet-extra-args=--node-ip=192.168.7.21 ")));
+    let line = all.iter().find_map(|r| match &r.spec {
+        Spec::LineInFile(l) if l.name == "self" => Some(l.line.clone()),
+        _ => None,
+    });
+    assert_eq!(line.as_deref(), Some("192.168.7.21 w-1"));
+}
+
+#[test]
+fn disks_are_made_and_mounted_before_k0s_by_a_uuid_that_a_plan_can_name() {
+    let mut case = Case::new("debian12");
+    case.text = case.text.replacen(
+        "general: {role: worker,",
+        "general: {role: worker, storage: {data: {disk: /dev/disk/by-id/nvme-A, filesystem: xfs, erase: gpt}, models: {path: /data/models, disk: /dev/disk/by-id/nvme-B, keep: true}},",
+        1,
+    );
+    let all = case.wanted("w-1").expect("wanted");
+    let places = ids(&all);
+    let at = |id: &str| places.iter().position(|p| *p == id).unwrap_or_else(|| panic!("{id}: {places:?}"));
+    let order = [
+        "package/xfsprogs",
+        "filesystem//dev/disk/by-id/nvme-A",
+        "mount//var/lib/k0s",
+        "file//etc/systemd/system/k0sworker.service.d/provision-storage.conf",
+        "unit/k0sworker.service",
+    ];
+    assert!(order.map(at).is_sorted(), "{places:?}");
+    assert!(!places.contains(&"filesystem//dev/disk/by-id/nvme-B"), "it is kept as it is");
+    let made = &all[at("filesystem//dev/disk/by-id/nvme-A")];
+    assert_eq!(
+        made.hazards.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["data-loss:gpt on /dev/disk/by-id/nvme-A"]
+    );
+    let (Spec::Filesystem(f), Spec::Mount(m)) = (&made.spec, &all[at("mount//var/lib/k0s")].spec) else {
+        panic!()
+    };
+    assert_eq!(m.what, format!("/dev/disk/by-uuid/{}", f.uuid));
+    assert_eq!(case.wanted("w-1").expect("wanted"), all, "the same uuid each time");
+    let Spec::Mount(kept) = &all[at("mount//data/models")].spec else { panic!() };
+    assert_eq!((kept.what.as_str(), kept.kind.as_str()), ("/dev/disk/by-id/nvme-B", "auto"));
+}
+
+fn codes(found: &[Finding]) -> Vec<&str> {
+    found.iter().map(|f| f.code).collect()
+}
+
+#[test]
+fn facts_alone_tell_all_their_reasons_at_once() {
+    let mut case = Case::new("debian12");
+    case.facts.cgroup = Some(1);
+    case.facts.kernel = "4.4.0-210".into();
+    case.facts.skew_s = -400;
+    case.facts.services = vec!["k3s.service".into(), "docker.service".into()];
+    case.facts.mounts = vec![
+        Mounted { path: "/".into(), kind: "ext4".into(), options: "rw".into() },
+        Mounted { path: "/usr".into(), kind: "ext4".into(), options: "ro,noexec,nodev".into() },
+    ];
+    case.facts.free_kib = [("/".to_owned(), 4u64 << 20), ("/var".to_owned(), 1 << 20)].into();
+    for locked in case.lock.artifacts.values_mut() {
+        locked.size = 300 << 20;
+    }
+    let failure = case.failure("w-1");
+    for code in ["E-KERNEL", "E-CGROUP", "E-CLOCK", "E-FOREIGN-KUBERNETES", "E-NOEXEC", "E-NO-SPACE"] {
+        assert!(failure.contains(&format!("[{code}]")), "{code}: {failure}");
+    }
+    assert!(
+        failure.contains("400 s behind") && failure.contains("/var/lib/k0s has 1024 MiB free"),
+        "{failure}"
+    );
+    assert!(!failure.contains("docker"), "a runtime beside k0s's is no reason to stop: {failure}");
+    // The kubelet may be told to start on cgroup v1, and controllers have none.
+    case.text = case.text.replacen(
+        "{spec: {network:",
+        "{spec: {workerProfiles: [{name: default, values: {failCgroupV1: false}}], network:",
+        1,
+    );
+    assert!(!case.failure("w-1").contains("E-CGROUP"));
+}
+
+#[test]
+fn ports_are_tried_in_the_direction_in_which_they_are_needed() {
+    let case = Case::new("debian12");
+    let inventory = case.inventory();
+    let from = |host: &str| {
+        let all = tries(&inventory, &inventory.hosts[host]);
+        let mut seen: Vec<String> =
+            all.iter().filter(|t| !t.free).map(|t| format!("{}:{}", t.peer, t.port)).collect();
+        seen.sort();
+        seen
+    };
+    let worker = from("w-1");
+    assert!(worker.contains(&"cp-1:6443".into()) && worker.contains(&"cp-3:8132".into()), "{worker:?}");
+    assert!(worker.contains(&"the load balancer:6443".into()), "{worker:?}");
+    assert!(
+        !worker.iter().any(|t| t.ends_with(":2380") || t.ends_with(":9443") || t.ends_with(":10250")),
+        "{worker:?}"
+    );
+    assert!(!worker.iter().any(|t| t.ends_with(":179")), "calico: {worker:?}");
+    let controller = from("cp-1");
+    for wanted in ["cp-2:2380", "cp-2:9443", "w-1:10250", "m-1:6443"] {
+        assert!(controller.contains(&wanted.into()), "{wanted}: {controller:?}");
+    }
+    assert!(!controller.iter().any(|t| t.starts_with("cp-1:") || t.ends_with(":8132")), "{controller:?}");
+    let number = |host: &str, peer: &str, port: u16| {
+        let all = tries(&inventory, &inventory.hosts[host]);
+        all.iter().position(|t| t.peer == peer && t.port == port).expect("tried")
+    };
+    let (api, own) = (number("w-1", "cp-1", 6443), number("w-1", "w-1", 10250));
+    let read = |text: &str| findings(&inventory, &inventory.hosts["w-1"], text);
+    let answer = |rest: &str| {
+        format!("#section tool\nbash\n#section running\n#section tries\n{rest}#section version\n")
+    };
+    assert_eq!(
+        codes(&read(&answer(&format!("{api}|1|bash: connect: Connection refused \n")))),
+        [] as [&str; 0]
+    );
+    let blocked = read(&answer(&format!("{api}|1|bash: connect: No route to host \n")));
+    assert_eq!(codes(&blocked), ["E-PORT-BLOCKED"]);
+    assert_eq!(blocked[0].message, "w-1 -> cp-1 (10.20.0.11:6443, Kubernetes API): No route to host");
+    assert!(read(&answer(&format!("{api}|124|\n")))[0].message.ends_with("no answer in 3 s"));
+    assert_eq!(codes(&read(&answer(&format!("{own}|0|\n")))), ["E-PORT-TAKEN"]);
+    let running = answer(&format!("{own}|0|\n")).replace("#section running\n", "#section running\nactive\n");
+    assert_eq!(codes(&read(&running)), [] as [&str; 0], "k0s holds it itself");
+    assert_eq!(codes(&read(&answer("").replace("bash\n", "\n"))), ["W-PORTS-UNTRIED"]);
+    let sysinfo = "#section tool\nbash\n#section version\nv1.35.7+k0s.0\n#section sysinfo\n[{\"path\":[\"os\"],\"displayName\":\"Linux kernel\",\"prop\":\"3.1\",\"message\":\"too old\",\"category\":\"rejected\",\"error\":null},\n{\"displayName\":\"x\",\"prop\":\"y\",\"message\":\"\",\"category\":\"warning\"},{\"displayName\":\"z\",\"category\":\"pass\"}]\n";
+    assert_eq!(codes(&read(sysinfo)), ["E-K0S-SYSINFO", "W-K0S-SYSINFO"]);
+    assert_eq!(
+        codes(&read(&sysinfo.replace("v1.35.7", "v1.34.1"))),
+        [] as [&str; 0],
+        "an older binary's word counts for nothing"
+    );
+}
+
+#[test]
+fn what_hosts_tell_together() {
+    let case = Case::new("debian12");
+    let inventory = case.inventory();
+    let host = |hostname: &str, id: &str, uuid: &str, address: &str| Facts {
+        hostname: hostname.into(),
+        machine_id: id.into(),
+        product_uuid: uuid.into(),
+        addresses: vec![("eth0".into(), address.into())],
+        ..Facts::default()
+    };
+    let all = [
+        ("cp-1", host("debian", "a", "u", "10.20.0.11/24")),
+        ("cp-2", host("debian", "a", "u", "10.20.0.12/24")),
+        ("w-1", host("cp-3", "c", "", "10.20.0.13/24")),
+    ];
+    let pairs: Vec<(HostName, &Facts)> = all.iter().map(|(n, f)| ((*n).into(), f)).collect();
+    let found: Vec<String> =
+        among(&inventory, &pairs).iter().map(|(n, f)| format!("{n} {}", f.code)).collect();
+    assert_eq!(
+        found,
+        [
+            "cp-1 E-MACHINE-ID",
+            "cp-1 W-PRODUCT-UUID",
+            "cp-2 E-MACHINE-ID",
+            "cp-2 W-PRODUCT-UUID",
+            "w-1 E-HOSTNAME",
+            "w-1 E-ADDRESS-TAKEN"
+        ],
+        "two that are both called debian are renamed by apply"
+    );
+}
+
+/// The reference page is made of the table; with `PROVISION_UPDATE_DOCS=1` this writes it.
+#[test]
+fn every_code_is_in_the_table_and_the_page_is_the_table() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for source in ["role/host.rs", "role/ports.rs", "role/preflight.rs", "executor/kind/filesystem.rs"] {
+        let text = std::fs::read_to_string(root.join("src").join(source)).expect("readable");
+        for word in text.split('"').filter(|w| w.starts_with("E-") || w.starts_with("W-")) {
+            assert!(
+                TABLE.iter().any(|(code, ..)| *code == word),
+                "{source}: {word} is not in findings::TABLE"
+            );
+        }
+    }
+    let mut page = String::from(
+        "# What preflight finds\n\n`provision preflight` gives all of these at once; `apply` stops a host at those that begin with `E-`. Each message\nalso names the command to check by hand. This page is made from the table in `src/role/findings.rs`.\n\n\
+         | code | what it means | what to do |\n|---|---|---|\n",
+    );
+    for (code, what, next) in TABLE {
+        page += &format!("| `{code}` | {what} | {next} |\n");
+    }
+    page += "\n## Ports\n\nTried from the hosts that need them, with the direction in the message. Before k0s runs nothing listens: a refused\nconnection counts as open, silence or \"no route\" as blocked. A firewall that answers with a reset looks like a closed port\nand is not told. Each host tries at most 16 others of a kind. UDP (Calico's 4789) and VRRP cannot be tried.\n\n| port | from | to | for |\n|---|---|---|---|\n";
+    let side = |(controllers, workers): (bool, bool)| match (controllers, workers) {
+        (true, true) => "controllers, workers",
+        (true, false) => "controllers",
+        _ => "workers",
+    };
+    for port in &provision::role::PORTS {
+        page += &format!("| {}/tcp | {} | {} | {} |\n", port.port, side(port.from), side(port.to), port.what);
+    }
+    let path = root.join("docs/reference/errors.md");
+    if std::env::var_os("PROVISION_UPDATE_DOCS").is_some() {
+        std::fs::write(&path, &page).expect("written");
+    }
+    assert_eq!(
+        std::fs::read_to_string(&path).unwrap_or_default(),
+        page,
+        "PROVISION_UPDATE_DOCS=1 cargo test --test data every_code"
+    );
+}

@@ -1,0 +1,244 @@
+//! Preflight as a user meets it: one host that cannot be had, with the reason and what to do; the others go on.
+
+use crate::story::{Story, text};
+use std::os::unix::fs::PermissionsExt;
+
+/// Puts a program before the real one of that name.
+fn stand_in(story: &Story, host: &str, name: &str, script: &str) {
+    let path = story.inventory.join(".lab/hosts").join(host).join("usr-local/bin").join(name);
+    let _ = std::fs::remove_file(&path);
+    std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("written");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("executable");
+}
+
+/// Runs preflight; returns its exit code and text.
+fn preflight(story: &Story) -> (i32, String) {
+    let output = story.run(&["preflight", "-i", &story.at()]);
+    (output.status.code().unwrap_or(-1), text(&output))
+}
+
+/// The lines of one host.
+fn of<'a>(shown: &'a str, host: &str) -> &'a str {
+    let start = shown.find(&format!("{host}:\n")).unwrap_or_else(|| panic!("{host} is named: {shown}"));
+    let rest = &shown[start + host.len() + 2..];
+    let end = rest
+        .lines()
+        .scan(0, |at, l| {
+            let here = *at;
+            *at += l.len() + 1;
+            Some((here, l))
+        })
+        .find(|(_, l)| !l.starts_with(' '))
+        .map_or(rest.len(), |(at, _)| at);
+    &rest[..end]
+}
+
+fn check(shown: &str, host: &str, code: &str, next: &str) {
+    let lines = of(shown, host);
+    assert!(lines.contains(&format!("[{code}]")), "{host} {code}: {shown}");
+    assert!(lines.contains(next), "{host} says what to do next, {next}: {lines}");
+}
+
+#[test]
+fn a_fresh_fleet_passes_and_nothing_is_changed() {
+    let story = Story::new();
+    story.up();
+    let before = story.plan().1;
+    let (code, shown) = preflight(&story);
+    assert_eq!(code, 0, "{shown}");
+    assert!(shown.contains("5 of 5 hosts can be what the inventory says"), "{shown}");
+    let steps = |text: &str| text.lines().find(|l| l.contains(" steps")).map(str::to_owned);
+    assert_eq!(steps(&before), steps(&story.plan().1));
+}
+
+#[test]
+fn what_the_operating_system_lacks_is_said_with_what_to_do() {
+    let story = Story::new();
+    story.up();
+    stand_in(&story, "w-1", "uname", "case $1 in -s) echo Darwin;; *) exec /usr/bin/uname \"$@\";; esac");
+    std::fs::remove_dir(story.file("h-1", "/run/systemd/system")).expect("removed");
+    stand_in(&story, "b-1", "date", "case $* in +%s) echo 1000000000;; *) exec /usr/bin/date \"$@\";; esac");
+    stand_in(
+        &story,
+        "t-1",
+        "systemctl",
+        "case $1 in is-active) for u in \"$@\"; do case $u in is-active) ;; k3s.service|docker.service|fapolicyd.service|ufw.service) echo active;; *) echo inactive;; esac; done; exit 3;; esac; exec /opt/lab/tool systemctl \"$@\"",
+    );
+    std::fs::create_dir_all(story.file("t-1", "/sys/fs/selinux")).expect("made");
+    std::fs::write(story.file("t-1", "/sys/fs/selinux/enforce"), "1").expect("written");
+    std::fs::create_dir_all(story.file("t-1", "/sys/module/apparmor/parameters")).expect("made");
+    std::fs::write(story.file("t-1", "/sys/module/apparmor/parameters/enabled"), "Y\n").expect("written");
+    stand_in(
+        &story,
+        "cp-1",
+        "df",
+        "echo Filesystem; for p in \"$@\"; do case $p in /*) echo \"/dev/x 1 1 1024 1% $p\";; esac; done",
+    );
+    let (code, shown) = preflight(&story);
+    assert_eq!(code, 1, "{shown}");
+    check(&shown, "w-1", "E-NOT-LINUX", "uname -s");
+    check(&shown, "h-1", "E-NO-SYSTEMD", "ls -d /run/systemd/system");
+    check(&shown, "b-1", "E-CLOCK", "date -u");
+    check(&shown, "cp-1", "E-NO-SPACE", "df -h");
+    check(&shown, "t-1", "E-FOREIGN-KUBERNETES", "systemctl status k3s.service");
+    for (code, next) in [
+        ("W-FOREIGN-RUNTIME", "systemctl status docker.service"),
+        ("W-FAPOLICYD", "fapolicyd-cli"),
+        ("W-FIREWALL", "errors.md"),
+        ("W-SELINUX", "getenforce"),
+        ("W-APPARMOR", "aa-status"),
+    ] {
+        check(&shown, "t-1", code, next);
+    }
+    assert!(shown.contains("0 of 5 hosts"), "{shown}");
+}
+
+#[test]
+fn kernel_cgroup_and_mounts_are_judged_against_the_inventory() {
+    let story = Story::new();
+    story.up();
+    stand_in(
+        &story,
+        "w-1",
+        "uname",
+        "case $1 in -r) echo 3.10.0-1160;; *) exec /usr/bin/uname \"$@\";; esac",
+    );
+    std::fs::remove_file(story.file("h-1", "/sys/fs/cgroup/cgroup.controllers")).expect("removed");
+    stand_in(
+        &story,
+        "b-1",
+        "grep",
+        "case $* in */proc/self/mounts*) echo '/dev/x / ext4 rw 0 0'; echo '/dev/y /var ext4 rw,noexec 0 0';; *) exec /usr/bin/grep \"$@\";; esac",
+    );
+    let (code, shown) = preflight(&story);
+    assert_eq!(code, 1, "{shown}");
+    check(&shown, "w-1", "E-KERNEL", "uname -r");
+    check(&shown, "h-1", "E-CGROUP", "systemd.unified_cgroup_hierarchy=1");
+    check(&shown, "b-1", "E-NOEXEC", "findmnt -T /var/lib/k0s");
+    assert!(shown.contains("t-1: ok") || shown.contains("t-1:\n"), "{shown}");
+    assert!(shown.contains("2 of 5 hosts"), "{shown}");
+}
+
+#[test]
+fn hosts_that_are_one_machine_or_bear_anothers_name_do_not_go_on_and_the_rest_do() {
+    let story = Story::new();
+    story.up();
+    std::fs::copy(story.file("h-1", "/etc/machine-id"), story.file("b-1", "/etc/machine-id"))
+        .expect("copied");
+    std::fs::write(story.file("t-1", "/etc/hostname"), "w-1\n").expect("written");
+    let (code, shown) = preflight(&story);
+    assert_eq!(code, 1, "{shown}");
+    check(&shown, "h-1", "E-MACHINE-ID", "/proc/sys/kernel/random/uuid");
+    check(&shown, "b-1", "E-MACHINE-ID", "machine id of h-1");
+    check(&shown, "t-1", "E-HOSTNAME", "hostnamectl");
+    let applied = story.apply(&["--limit", "cp-1,w-1,t-1"]);
+    let said = text(&applied);
+    assert_eq!(applied.status.code(), Some(1), "{said}");
+    assert!(said.contains("E-HOSTNAME"), "{said}");
+    assert!(story.file("w-1", "/var/lib/k0s/kubelet.conf").exists(), "w-1 went on: {said}");
+    assert!(!story.file("t-1", "/var/lib/k0s/kubelet.conf").exists(), "t-1 did not");
+}
+
+#[test]
+fn a_host_that_cannot_be_reached_or_trusted_or_entered_stops_itself() {
+    let story = Story::new();
+    let up =
+        story.run(&["lab", "up", &story.at(), "--fault", "h-1=unreachable", "--fault", "b-1=wrong-host-key"]);
+    assert!(up.status.success(), "{}", text(&up));
+    // Its key is not known any more.
+    let known = story.inventory.join(".lab/known_hosts");
+    let lines = std::fs::read_to_string(&known).expect("readable");
+    let site = std::fs::read_to_string(story.inventory.join("inventory.yaml")).expect("readable");
+    let address = site.split("t-1: {address: ").nth(1).and_then(|r| r.split('}').next()).expect("an address");
+    let kept: String = lines.lines().filter(|l| !l.contains(address)).map(|l| format!("{l}\n")).collect();
+    assert_ne!(kept, lines, "it was there");
+    std::fs::write(&known, kept).expect("written");
+    // sudo wants a password that the inventory does not have.
+    let settings = story.file("w-1", "/var/lib/lab/settings.json");
+    let mut json: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(&settings).expect("there")).expect("JSON");
+    json["sudo_password"] = "secret".into();
+    std::fs::write(&settings, json.to_string()).expect("written");
+    let (code, shown) = preflight(&story);
+    assert_eq!(code, 1, "{shown}");
+    check(&shown, "h-1", "E-SSH-UNREACHABLE", "next: ");
+    check(&shown, "b-1", "E-SSH-HOSTKEY-CHANGED", "next: ");
+    check(&shown, "t-1", "E-SSH-HOSTKEY-UNKNOWN", "provision trust");
+    check(&shown, "w-1", "E-SUDO-PASSWORD", "sudo");
+    assert!(shown.contains("1 of 5 hosts"), "{shown}");
+    assert!(shown.contains("cp-1: ok") || shown.contains("cp-1:\n  warning"), "{shown}");
+}
+
+#[test]
+fn a_login_that_is_refused_says_so() {
+    let story = Story::new();
+    story.up();
+    let path = story.inventory.join("inventory.yaml");
+    let site = std::fs::read_to_string(&path).expect("readable");
+    let other = story.inventory.join("other");
+    let key = std::process::Command::new("ssh-keygen")
+        .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+        .arg(&other)
+        .status();
+    if !key.is_ok_and(|s| s.success()) {
+        // Without OpenSSH's tools the lab's own host key serves as a key that nobody accepts.
+        std::fs::write(&other, "no key\n").expect("written");
+    }
+    std::fs::write(&path, site.replace("identities: [.lab/id_ed25519]", "identities: [other]"))
+        .expect("written");
+    // An inventory of the lab by its addresses uses the lab's key; `trust`ed hosts of any other would not.
+    std::fs::write(
+        &path,
+        std::fs::read_to_string(&path).expect("readable").replace(".lab/known_hosts", "known"),
+    )
+    .expect("written");
+    std::fs::copy(story.inventory.join(".lab/known_hosts"), story.inventory.join("known")).expect("copied");
+    std::fs::copy(story.inventory.join(".lab/provision.lock"), story.inventory.join("provision.lock"))
+        .expect("copied");
+    let (code, shown) = preflight(&story);
+    std::fs::write(&path, site).expect("written");
+    assert_eq!(code, 1, "{shown}");
+    check(&shown, "w-1", "E-SSH-AUTH", "next: ");
+    assert!(shown.contains("0 of 5 hosts"), "{shown}");
+}
+
+#[test]
+fn a_port_that_something_else_holds_and_one_that_nobody_answers_on_are_named_with_the_direction() {
+    let story = Story::new();
+    story.up();
+    let site = std::fs::read_to_string(story.inventory.join("inventory.yaml")).expect("readable");
+    let address =
+        site.split("cp-1: {address: ").nth(1).and_then(|r| r.split('}').next()).expect("an address");
+    let squatter = std::net::TcpListener::bind((address, 2380)).expect("bound");
+    // A firewall that drops: the connection is simply never answered.
+    stand_in(
+        &story,
+        "w-1",
+        "bash",
+        &format!("case $* in *'{address} 8132'*) exec sleep 60;; *) exec /usr/bin/bash \"$@\";; esac"),
+    );
+    let (code, shown) = preflight(&story);
+    drop(squatter);
+    assert_eq!(code, 1, "{shown}");
+    check(&shown, "cp-1", "E-PORT-TAKEN", "ss -lntp 'sport = :2380'");
+    check(
+        &shown,
+        "w-1",
+        "E-PORT-BLOCKED",
+        &format!("w-1 -> cp-1 ({address}:8132, konnectivity): no answer in 3 s"),
+    );
+    check(&shown, "w-1", "E-PORT-BLOCKED", &format!("</dev/tcp/{address}/8132"));
+    assert!(of(&shown, "w-1").matches("error[").count() == 1, "6443 is merely closed: {shown}");
+}
+
+#[test]
+fn json_carries_the_same() {
+    let story = Story::new();
+    story.up();
+    std::fs::remove_dir(story.file("h-1", "/run/systemd/system")).expect("removed");
+    let output = story.run(&["preflight", "-i", &story.at(), "--output", "json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(json["h-1"]["failures"][0]["code"], "E-NO-SYSTEMD");
+    assert_eq!(json["cp-1"]["failures"], serde_json::json!([]));
+}
