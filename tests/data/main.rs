@@ -4,6 +4,7 @@ mod accelerators;
 mod artifact;
 mod catalog;
 mod executor;
+mod health;
 mod house;
 mod inventory;
 mod mistakes;
