@@ -116,6 +116,9 @@ fn shown(catalog: &Catalog, product: &Product) -> String {
         }
     }
     rows.push(("fabric", word(product.fabric)));
+    if let Some(most) = product.mig_instances {
+        rows.push(("MIG", format!("up to {most} instances; provision does not set it up yet")));
+    }
     rows.push(("reboot", format!("within {} min", product.reboot_deadline_s / 60)));
     for floor in catalog.floors().iter().filter(|f| f.products.contains(&product.slug)) {
         let gpus = floor.gpus.map(|g| format!(" on {g}")).unwrap_or_default();

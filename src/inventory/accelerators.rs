@@ -88,11 +88,8 @@ impl Checker<'_> {
             self.push(problem, &path("count"));
         }
         match accelerator {
-            Accelerator::Nvidia { driver, module, mig, .. } => {
+            Accelerator::Nvidia { driver, module, .. } => {
                 self.nvidia(&product, driver, *module, &path);
-                if let Some(mig) = mig {
-                    self.mig(&product, mig, &path("mig"));
-                }
             }
             Accelerator::Neuron { sdk, lnc, .. } => self.neuron(&product, sdk, *lnc, &path),
         }
@@ -185,37 +182,6 @@ impl Checker<'_> {
         };
         let at = path("module");
         self.push(Diagnostic::error("E-NV-MODULE", message).source(source).hint(hint), &at);
-    }
-
-    fn mig(&mut self, product: &Product, mig: &Mig, path: &[&str]) {
-        let most = product.mig_instances.unwrap_or(0);
-        if mig.instances == 0 || mig.instances > most {
-            let hint = match most {
-                0 => "leave mig out",
-                _ => "fewer instances, or another profile",
-            };
-            let message = match most {
-                0 => format!("{} has no MIG", product.slug),
-                most => format!(
-                    "{} takes 1 to {most} MIG instances, {} are asked for",
-                    product.slug, mig.instances
-                ),
-            };
-            let problem = Diagnostic::error("E-NV-MIG", message)
-                .source("NVIDIA Multi-Instance GPU user guide")
-                .hint(hint);
-            self.push(problem, path);
-        }
-        let form = |text: &str| {
-            let (slices, memory) = text.split_once("g.")?;
-            let memory = memory.split('+').next()?.strip_suffix("gb")?;
-            let digits = |t: &str| !t.is_empty() && t.chars().all(|c| c.is_ascii_digit());
-            (digits(slices) && digits(memory)).then_some(())
-        };
-        if form(&mig.profile).is_none() {
-            let message = format!("`{}` is no MIG profile such as 1g.10gb", mig.profile);
-            self.push(Diagnostic::error("E-NV-MIG", message).hint("nvidia-smi mig -lgip lists them"), path);
-        }
     }
 
     fn neuron<'p>(

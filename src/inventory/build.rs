@@ -397,15 +397,11 @@ fn read_pool(r: &mut Reader<'_>, entry: &Entry, kernel: Option<&str>) -> Option<
         Some(match a.key.as_str() {
             "nvidia" => {
                 let flavours = [("open", ModuleFlavour::Open), ("closed", ModuleFlavour::Closed)];
-                let mig = a.node.get("mig");
                 Accelerator::Nvidia {
                     product,
                     count,
                     driver: text(Some(&a.node), "driver")?,
                     module: a.node.get("module").and_then(|module| r.word(module, &flavours)),
-                    mig: text(mig, "profile")
-                        .zip(r.fits(mig, "instances"))
-                        .map(|(profile, instances)| Mig { profile, instances }),
                 }
             }
             _ => Accelerator::Neuron {

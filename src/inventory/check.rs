@@ -394,7 +394,7 @@ impl<'a> Checker<'a> {
                 self.error("E-UNKNOWN-POOL", &path("pool"), format!("unknown pool `{}`", model.pool), &hint);
                 continue;
             };
-            let per_host = pool.accelerator.as_ref().map_or(0, Accelerator::units);
+            let per_host = pool.accelerator.as_ref().map_or(0, Accelerator::count);
             let hosts = inventory.hosts_of(&model.pool).count() as u32;
             let wanted = model.accelerators_per_replica;
             if !pool.role.is_worker() {

@@ -157,7 +157,7 @@ const ACCELERATOR: &[Key] = &[
             need("count", Int, "GPUs a host"),
             need("driver", Text, "Full driver version"),
             key("module", Text, "open or closed; by the product unless given"),
-            later("mig", Section(MIG), "One MIG layout for every GPU"),
+            later("mig", Any, "MIG layout"),
         ]),
         "NVIDIA GPUs",
     ),
@@ -171,10 +171,6 @@ const ACCELERATOR: &[Key] = &[
         ]),
         "AWS Neuron devices",
     ),
-];
-const MIG: &[Key] = &[
-    need("profile", Text, "Such as 1g.10gb"),
-    need("instances", Int, "Instances a GPU; the device plugin counts each as a GPU"),
 ];
 const MODELS: &[Key] = &[
     need("path", Text, "Absolute path"),

@@ -221,8 +221,6 @@ pub enum Accelerator {
         driver: String,
         /// Which kernel modules; `None` leaves it to the product and the branch.
         module: Option<ModuleFlavour>,
-        /// The MIG layout of every GPU.
-        mig: Option<Mig>,
     },
     /// AWS Neuron devices.
     Neuron {
@@ -247,15 +245,6 @@ pub enum ModuleFlavour {
     Closed,
 }
 
-/// A MIG layout: so many instances of one profile on a GPU.
-#[derive(Clone, PartialEq, Eq, Serialize, Debug)]
-pub struct Mig {
-    /// Such as `1g.10gb`.
-    pub profile: String,
-    /// Instances a GPU.
-    pub instances: u32,
-}
-
 impl Accelerator {
     /// Returns the catalog slug.
     pub fn product(&self) -> &str {
@@ -268,14 +257,6 @@ impl Accelerator {
     pub fn count(&self) -> u32 {
         match self {
             Accelerator::Nvidia { count, .. } | Accelerator::Neuron { count, .. } => *count,
-        }
-    }
-
-    /// Returns how many a host offers to pods: each MIG instance counts as one.
-    pub fn units(&self) -> u32 {
-        match self {
-            Accelerator::Nvidia { count, mig: Some(mig), .. } => count.saturating_mul(mig.instances),
-            _ => self.count(),
         }
     }
 

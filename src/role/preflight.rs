@@ -25,7 +25,8 @@ fn found(input: &RoleInput<'_>) -> Vec<(String, u32)> {
         );
         let name = match product {
             Some(product) if gpu || function.vendor == "1d0f" => product.slug.clone(),
-            None if gpu => format!("unknown NVIDIA device {}", function.device),
+            // Named as an inventory may name a product that the catalog does not know.
+            None if gpu => format!("{}:{}", function.vendor, function.device),
             _ => continue,
         };
         match counts.iter_mut().find(|(n, _)| *n == name) {

@@ -1,10 +1,10 @@
 //! What serving wants in the cluster: definitions, device plugins, router, engines, gateways and routes.
 
-use super::manifests::{self, ENGINE, NEURON, NVIDIA, Template, definition, resource};
+use super::manifests::{self, DCGM, ENGINE, NEURON, NEURON_MONITOR, NVIDIA, Template, definition, resource};
 use super::{engine, routes};
 use crate::catalog::{ACCELERATOR_LABEL, Catalog, POOL_LABEL, STARTING_TAINT_KEY};
 use crate::inventory::{Accelerator, Inventory};
-use crate::state::{Chat, Resource, SecretText, Spec, Stage};
+use crate::state::{Chat, Ready, Resource, SecretText, Spec, Stage};
 use crate::template;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -22,6 +22,9 @@ const ACCEPT_DEADLINE_S: u64 = 120;
 /// API groups whose definitions are of use here. Releases bundle more (Kthena's ModelServing alone is 1.4 MB).
 const GROUPS: [&str; 3] =
     ["gateway.networking.k8s.io", "inference.networking.k8s.io", "networking.serving.volcano.sh"];
+
+/// What only measures: accepted is enough, no model waits for it.
+const METRICS: [&str; 2] = ["dcgm-exporter", "neuron-monitor"];
 
 /// What serving is made from.
 pub struct ServingInput<'a> {
@@ -84,14 +87,17 @@ pub fn desired(input: &ServingInput<'_>) -> Result<Vec<Resource>, ServingError> 
         }
         Ok::<_, ServingError>(())
     };
-    let plugins = [
-        ("nvidia", &NVIDIA, tolerations(inventory, |a| matches!(a, Accelerator::Nvidia { .. }))),
-        ("neuron", &NEURON, tolerations(inventory, |a| matches!(a, Accelerator::Neuron { .. }))),
+    let nvidia = tolerations(inventory, |a| matches!(a, Accelerator::Nvidia { .. }));
+    let neuron = tolerations(inventory, |a| matches!(a, Accelerator::Neuron { .. }));
+    let components = [
+        ("nvidia", "nvidia-device-plugin", &NVIDIA, &nvidia),
+        ("nvidia", METRICS[0], &DCGM, &nvidia),
+        ("neuron", "neuron-device-plugin", &NEURON, &neuron),
+        ("neuron", METRICS[1], &NEURON_MONITOR, &neuron),
     ];
-    for (vendor, template, tolerations) in plugins {
+    for (vendor, name, template, tolerations) in components {
         let Some(tolerations) = tolerations else { continue };
-        let name = format!("{vendor}-device-plugin");
-        let component = input.catalog.component(&name).ok_or_else(|| missing(format!("component {name}")))?;
+        let component = input.catalog.component(name).ok_or_else(|| missing(format!("component {name}")))?;
         let context = json!({"image": component.image, "tolerations": tolerations, "accelerator_label": ACCELERATOR_LABEL});
         add(vendor, Stage::Component, template, &context, ACCEPT_DEADLINE_S)?;
     }
@@ -129,6 +135,13 @@ pub fn desired(input: &ServingInput<'_>) -> Result<Vec<Resource>, ServingError> 
         }
     }
     unresolved(input, &mut all);
+    for resource in &mut all {
+        if let Spec::Object(object) = &mut resource.spec
+            && METRICS.iter().any(|name| object.manifest["metadata"]["name"] == *name)
+        {
+            object.ready = Ready::Accepted;
+        }
+    }
     all.sort_by_key(|r| match &r.spec {
         Spec::Object(object) if object.manifest["kind"] == "Namespace" => (Stage::Crd, false),
         Spec::Object(object) => (object.stage, true),

@@ -19,6 +19,10 @@ macro_rules! template {
 
 /// NVIDIA's device plugin and the runtime class that its pods need.
 pub(super) const NVIDIA: Template = template!("nvidia/device-plugin.yaml.j2");
+/// Metrics of NVIDIA GPUs.
+pub(super) const DCGM: Template = template!("nvidia/dcgm-exporter.yaml.j2");
+/// Metrics of Neuron devices.
+pub(super) const NEURON_MONITOR: Template = template!("neuron/monitor.yaml.j2");
 /// The Neuron device plugin.
 pub(super) const NEURON: Template = template!("neuron/device-plugin.yaml.j2");
 /// An engine.

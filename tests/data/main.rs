@@ -5,6 +5,7 @@ mod artifact;
 mod catalog;
 mod cli;
 mod executor;
+mod health;
 mod house;
 mod inventory;
 mod mistakes;

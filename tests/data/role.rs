@@ -259,8 +259,7 @@ fn what_is_declared_must_be_on_the_bus() {
     let case = Case::new("debian12").with("10de", "2330", "030200", 1).with("10de", "3021", "030200", 1);
     assert_eq!(
         case.failure("h-1"),
-        "[E-ACCEL-MISMATCH] 2 x h100-sxm5-80gb declared, 1 x h100-sxm5-80gb, 1 x unknown NVIDIA device 3021 found on the \
-         PCI bus"
+        "[E-ACCEL-MISMATCH] 2 x h100-sxm5-80gb declared, 1 x h100-sxm5-80gb, 1 x 10de:3021 found on the PCI bus"
     );
     assert_eq!(
         Case::new("debian12").failure("t-1"),

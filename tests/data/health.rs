@@ -1,0 +1,189 @@
+//! Data tests of `role::health`: what tools print, and what is made of it. What cannot be read is never healthy.
+
+use provision::catalog::Catalog;
+use provision::role::health::{
+    Health, Level, QuickInput, Verdict, judge, median_findings, needs_reboot, program, quick,
+};
+use std::collections::BTreeMap;
+
+const QUICK: &str = "@@ quick\nok: 8 GPUs on the PCI bus\nok: kernel log read\n@@rc quick 0\n";
+const DCGMI: &str = "@@ dcgmi\n{\"DCGM GPU Diagnostic\": {\"test_categories\": [{\"category\": \"Deployment\", \"tests\": [\
+                     {\"name\": \"NVML Library\", \"results\": [{\"status\": \"Pass\"}]}]}]}}\n@@rc dcgmi 205\n";
+const NCCL: &str = "@@ all-reduce\n#       size         count      type   redop    root     time   algbw   busbw #wrong\n\
+                    \x20 8589934592    2147483648     float     sum      -1  31500.0  272.70  477.00      0\n\
+                    # Out of bounds values : 0 OK\n# Avg bus bandwidth    : 477.02\n#\n@@rc all-reduce 0\n";
+const H2D: &str = "@@ host-to-device\nRunning host_to_device_memcpy_ce.\nmemcpy CE CPU(row) -> GPU(column) bandwidth (GB/s)\n\
+                   \x20         0         1\n 0     55.10     54.90\n\nSUM host_to_device_memcpy_ce 110.00\n@@rc host-to-device 0\n";
+const D2D: &str = "@@ device-to-device\nmemcpy CE GPU(row) <- GPU(column) bandwidth (GB/s)\n          0         1\n 0      0.00    \
+                   390.10\n 1    388.00      0.00\n\n@@rc device-to-device 0\n";
+const FIO: &str = "@@ fio\n{\"jobs\": [{\"read\": {\"iops\": 900000.5}}]}\n@@rc fio 0\n";
+
+fn h100(text: &str, level: Level) -> Health {
+    let catalog = Catalog::builtin().expect("the catalog");
+    let product = catalog.product("h100-sxm5-80gb").expect("known");
+    let input = QuickInput {
+        catalog: &catalog,
+        product: &product,
+        count: 8,
+        driver: "580.178.04",
+        units: &[],
+        wait: false,
+    };
+    judge(text, level, &input)
+}
+
+fn worst(text: &str, level: Level) -> (Verdict, String) {
+    let health = h100(text, level);
+    let first = health.findings.first().expect("a finding");
+    (health.verdict, format!("{}: {}", first.code, first.detail))
+}
+
+#[test]
+fn a_host_whose_tools_all_say_so_is_healthy() {
+    assert_eq!(h100(QUICK, Level::Quick).verdict, Verdict::Healthy);
+    let health = h100(&[QUICK, DCGMI, NCCL, H2D, D2D, FIO].concat(), Level::Burnin);
+    assert_eq!(health.verdict, Verdict::Healthy, "{health:?}");
+    let numbers: Vec<(&str, f64, Option<f64>)> =
+        health.measures.iter().map(|m| (m.test.as_str(), m.value, m.floor)).collect();
+    assert_eq!(
+        numbers,
+        [
+            ("all-reduce", 477.02, Some(440.0)),
+            ("host-to-device", 54.9, Some(48.0)),
+            ("device-to-device", 388.0, Some(335.0)),
+            ("fio", 900000.5, None),
+        ]
+    );
+}
+
+#[test]
+fn what_cannot_be_read_is_unknown_and_what_is_wrong_is_named() {
+    let standard = |more: &str| [QUICK, more].concat();
+    let cases = [
+        (String::new(), Level::Quick, Verdict::Unknown, "E-HEALTH: the quick look was cut off"),
+        (
+            "@@ quick\nok: x\n".to_owned(),
+            Level::Quick,
+            Verdict::Unknown,
+            "E-HEALTH: the quick look was cut off",
+        ),
+        (
+            "@@ quick\n@@rc quick 0\n".to_owned(),
+            Level::Quick,
+            Verdict::Unknown,
+            "E-HEALTH: the quick look said nothing",
+        ),
+        (
+            "@@ quick\nE-NV-HUNG: unknown: nvidia-smi did not answer\nok: x\n@@rc quick 125\n".to_owned(),
+            Level::Quick,
+            Verdict::Unknown,
+            "E-NV-HUNG: nvidia-smi did not answer",
+        ),
+        (
+            "@@ quick\nE-NV-ECC: GPU 0 has 3\nE-NV-HUNG: unknown: x\n@@rc quick 1\n".to_owned(),
+            Level::Quick,
+            Verdict::Unhealthy,
+            "E-NV-ECC: GPU 0 has 3",
+        ),
+        (standard(NCCL), Level::Standard, Verdict::Unknown, "E-HEALTH-DCGMI: it was cut off"),
+        (
+            standard(&format!("@@ dcgmi\n@@rc dcgmi missing\n{NCCL}")),
+            Level::Standard,
+            Verdict::Unknown,
+            "E-HEALTH-DCGMI: dcgmi is not installed",
+        ),
+        (
+            standard(&format!("@@ dcgmi\n@@rc dcgmi 124\n{NCCL}")),
+            Level::Standard,
+            Verdict::Unknown,
+            "E-HEALTH-DCGMI: it did not end in time",
+        ),
+        (
+            standard(&format!("@@ dcgmi\n{{\"a\": 1}}\n@@rc dcgmi 0\n{NCCL}")),
+            Level::Standard,
+            Verdict::Unknown,
+            "E-HEALTH-DCGMI: dcgmi's JSON has another shape than DCGM 3's (exit 0)",
+        ),
+        (
+            standard(&DCGMI.replace("Pass", "Fail")) + NCCL,
+            Level::Standard,
+            Verdict::Unhealthy,
+            "E-HEALTH-DCGMI: dcgmi: NVML Library failed",
+        ),
+        (
+            standard(DCGMI) + &NCCL.replace(": 477.02", ": 212.5"),
+            Level::Standard,
+            Verdict::Unhealthy,
+            "E-HEALTH-FLOOR: all-reduce 212.5 GB/s is below the floor of 440",
+        ),
+        (
+            standard(DCGMI) + &NCCL.replace("0 OK", "7 FAILED"),
+            Level::Standard,
+            Verdict::Unhealthy,
+            "E-HEALTH-ALL-REDUCE: wrong results: Out of bounds values : 7 FAILED",
+        ),
+        (
+            standard(DCGMI) + &NCCL.replace("@@rc all-reduce 0", "@@rc all-reduce 3"),
+            Level::Standard,
+            Verdict::Unhealthy,
+            "E-HEALTH-ALL-REDUCE: all-reduce failed (exit 3): #",
+        ),
+        (
+            standard("@@busy 2\n"),
+            Level::Standard,
+            Verdict::Unknown,
+            "E-HEALTH-DCGMI: left out: 2 processes use the accelerators; drain the host first",
+        ),
+    ];
+    for (text, level, verdict, first) in cases {
+        assert_eq!(worst(&text, level), (verdict, first.to_owned()), "{text}");
+    }
+}
+
+#[test]
+fn a_host_below_its_pools_median_is_named_although_it_is_above_the_floor() {
+    let text = |busbw: f64| [QUICK, DCGMI, &NCCL.replace(": 477.02", &format!(": {busbw}"))].concat();
+    let mut pool: BTreeMap<String, Health> = [("h-1", 477.0), ("h-2", 478.0), ("h-3", 476.0), ("h-4", 445.0)]
+        .into_iter()
+        .map(|(host, busbw)| (host.to_owned(), h100(&text(busbw), Level::Standard)))
+        .collect();
+    assert!(pool.values().all(|h| h.verdict == Verdict::Healthy));
+    median_findings(&mut pool);
+    assert_eq!(pool["h-4"].verdict, Verdict::Unhealthy);
+    assert_eq!(pool["h-4"].findings[0].code, "E-HEALTH-MEDIAN");
+    assert!(pool.iter().filter(|(host, _)| *host != "h-4").all(|(_, h)| h.verdict == Verdict::Healthy));
+    // Two hosts have no median worth the name.
+    let mut two: BTreeMap<String, Health> = [("a", 477.0), ("b", 441.0)]
+        .into_iter()
+        .map(|(host, busbw)| (host.to_owned(), h100(&text(busbw), Level::Standard)))
+        .collect();
+    median_findings(&mut two);
+    assert!(two.values().all(|h| h.verdict == Verdict::Healthy));
+}
+
+/// The programs are shell, for every product of the catalog and every level.
+#[test]
+fn every_program_is_shell() {
+    let catalog = Catalog::builtin().expect("the catalog");
+    for product in catalog.products() {
+        for level in [Level::Quick, Level::Standard, Level::Burnin] {
+            let input = QuickInput {
+                catalog: &catalog,
+                product,
+                count: 8,
+                driver: "1.2.*",
+                units: &["x.service"],
+                wait: true,
+            };
+            let text = program(level, input, "/data/it's") + &quick(input) + &needs_reboot(&catalog);
+            let mut child = std::process::Command::new("sh")
+                .arg("-n")
+                .stdin(std::process::Stdio::piped())
+                .spawn()
+                .expect("sh runs");
+            std::io::Write::write_all(&mut child.stdin.take().expect("its input"), text.as_bytes())
+                .expect("written");
+            assert!(child.wait().expect("it ends").success(), "{} at {level:?}", product.slug);
+        }
+    }
+}
