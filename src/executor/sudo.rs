@@ -22,6 +22,12 @@ pub(super) fn shell(sudo: &Sudo) -> &'static str {
     }
 }
 
+/// Reads the password from standard input and puts it and its helper into a folder, which it tells. What starts it is the
+/// login's own shell, so there is no `!` in it: csh takes that for its history even between single quotes.
+const STAGE: &str = "exec /bin/sh -c 'umask 077; d=$(mktemp -d /dev/shm/provision.XXXXXX 2>/dev/null || mktemp -d) || exit 1; \
+                 cat >\"$d/word\" && printf \"#\\041/bin/sh\\ncat $d/word 2>/dev/null; rm -rf $d\\n\" >\"$d/ask\" && chmod 700 \
+                 \"$d/ask\" && { (sleep 60; rm -rf \"$d\") >/dev/null 2>&1 </dev/null & } && printf \"\\036%s\\n\" \"$d\"'";
+
 /// Puts the password into a one-shot folder in memory, through an exec of its own, and returns the command line of a
 /// root shell that uses it. The helper gives the password once: a second try gets an empty answer and ends. Cached
 /// credentials are ignored (`-k`), or the password would stay there unread; if the connection is lost in between, it goes
@@ -30,10 +36,7 @@ pub(super) async fn shell_with_password(
     transport: &dyn Transport,
     password: &SecretText,
 ) -> Result<String, SshError> {
-    let stage = "exec /bin/sh -c 'umask 077; d=$(mktemp -d /dev/shm/provision.XXXXXX 2>/dev/null || mktemp -d) || exit 1; \
-                 cat >\"$d/word\" && printf \"#!/bin/sh\\ncat $d/word 2>/dev/null; rm -rf $d\\n\" >\"$d/ask\" && chmod 700 \
-                 \"$d/ask\" && { (sleep 60; rm -rf \"$d\") >/dev/null 2>&1 </dev/null & } && printf \"\\036%s\\n\" \"$d\"'";
-    let mut session = transport.open(stage).await?;
+    let mut session = transport.open(STAGE).await?;
     session.send(Bytes::from(format!("{}\n", password.expose()))).await?;
     session.finish_input().await?;
     let mut folder = Vec::new();
@@ -103,6 +106,27 @@ pub(super) fn refusal(stderr: &str) -> Option<Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_password_is_staged_whatever_the_logins_shell() {
+        assert!(!STAGE.contains('!'), "csh would look for an event: {STAGE}");
+        let shells = ["/bin/sh", "/bin/bash", "/bin/csh", "/bin/tcsh", "/usr/bin/fish", "/bin/zsh"];
+        for shell in shells.into_iter().filter(|shell| std::path::Path::new(shell).exists()) {
+            use std::io::Write;
+            use std::process::{Command, Stdio};
+            let mut stage = Command::new(shell);
+            stage.args(["-c", STAGE]).stdin(Stdio::piped()).stdout(Stdio::piped());
+            let mut child = stage.spawn().expect("a shell");
+            child.stdin.take().expect("its input").write_all(b"canary\n").expect("written");
+            let told = child.wait_with_output().expect("its end").stdout;
+            let command = with_helper(&String::from_utf8_lossy(&told));
+            let helper =
+                command.split(&['=', ' '][..]).find(|word| word.ends_with("/ask")).expect("a helper");
+            let given = Command::new(helper).output().expect("the helper runs").stdout;
+            assert_eq!(String::from_utf8_lossy(&given), "canary\n", "{shell}");
+            assert!(!std::path::Path::new(helper).exists(), "{shell}: it gives it once");
+        }
+    }
 
     #[test]
     fn what_start_up_files_print_is_no_part_of_the_folder() {

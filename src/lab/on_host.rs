@@ -3,6 +3,7 @@
 //! SIMULATION: no Kubernetes runs; what can be real around it (units, files, ports, restarts, reboots) is.
 
 use super::cluster::{Cluster, ControllerStart, WorkerStart};
+use super::host::Request;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -51,10 +52,12 @@ enum Ask {
         /// Which port.
         port: u16,
     },
-    /// `k0s reset`.
-    Reset {
+    /// What a tool of the lab's hosts asks of theirs.
+    Tool {
         /// The host's own name.
         name: String,
+        /// A [`Request`].
+        request: Value,
     },
 }
 
@@ -64,6 +67,8 @@ enum Ask {
 enum Reply {
     /// Done; files to be written, by path.
     Files(BTreeMap<String, String>),
+    /// Done; what is to be said.
+    Said(String),
     /// Refused, in k0s's words.
     Error(String),
 }
@@ -102,10 +107,12 @@ fn ask(ask: &Ask) -> io::Result<(UnixStream, Reply)> {
     Ok((stream, serde_json::from_slice(&line)?))
 }
 
-/// Asks for something that has no files as its answer.
-pub fn reset() -> Result<(), String> {
-    match ask(&Ask::Reset { name: own_name() }) {
-        Ok((_, Reply::Files(_))) => Ok(()),
+/// Asks what a tool of the lab's hosts would ask of theirs.
+pub(super) fn request(request: &Request) -> Result<String, String> {
+    let request = serde_json::to_value(request).map_err(|e| e.to_string())?;
+    match ask(&Ask::Tool { name: own_name(), request }) {
+        Ok((_, Reply::Said(text))) => Ok(text),
+        Ok((_, Reply::Files(_))) => Ok(String::new()),
         Ok((_, Reply::Error(error))) => Err(error),
         Err(error) => Err(format!("the simulated cluster does not answer: {error}")),
     }
@@ -167,6 +174,7 @@ fn try_run(role: &str, flags: &BTreeMap<String, String>, status: Value) -> Resul
     let (mut presence, reply) = started.map_err(|e| format!("the simulated cluster does not answer: {e}"))?;
     let files = match reply {
         Reply::Files(files) => files,
+        Reply::Said(_) => BTreeMap::new(),
         Reply::Error(error) => return Err(error),
     };
     // The ports first: who finds the files may dial at once.
@@ -280,9 +288,20 @@ async fn answer(cluster: &Cluster, starts: &Starts, mut stream: tokio::net::Unix
             tokio::io::copy_bidirectional(&mut stream, &mut far).await?;
             return Ok(());
         }
-        Ask::Reset { name } => {
-            cluster.reset(&name);
-            return tell(&mut stream, &named(&[])).await;
+        Ask::Tool { name, request } => {
+            let said = match serde_json::from_value(request)? {
+                Request::Members => match cluster.members(&name) {
+                    Some(members) => Ok(serde_json::json!({"members": members}).to_string()),
+                    None => Err("context deadline exceeded".to_owned()),
+                },
+                Request::Leave { address } => cluster.leave(&address).map(|()| String::new()),
+                Request::Reset => {
+                    cluster.reset(&name);
+                    Ok(String::new())
+                }
+                other => Err(format!("{other:?} is the host's own business here")),
+            };
+            return tell(&mut stream, &said.map_or_else(refused, Reply::Said)).await;
         }
     };
     let started = reply.is_ok();

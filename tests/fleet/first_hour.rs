@@ -1,6 +1,6 @@
 //! What an operator does first: trust, look, apply; and again, with nothing left to do.
 
-use crate::kit::{Host, Setup, Site, fleet};
+use crate::kit::{Host, K0S_NEXT, Setup, Site, fleet};
 
 #[test]
 fn one_host_is_observed_and_applied() {
@@ -73,6 +73,26 @@ fn a_cluster_behind_a_bastion_is_applied_to_the_last_resource() {
     hosts[2].wait_for_ssh();
     let text = site.expect(0, &["plan"]);
     assert!(text.contains("in sync: 4 hosts, 1 cluster"), "{text}");
+}
+
+#[test]
+fn k0s_is_upgraded_to_what_the_lock_file_says() {
+    let hosts = fleet().boot([Setup::new("cp-1"), Setup::new("w-1")]);
+    let mut site = Site::new(&hosts);
+    site.converge();
+    let started = || hosts[1].sh("systemctl show -p ActiveEnterTimestampMonotonic k0sworker");
+    let before = started();
+    site.k0s = K0S_NEXT.to_owned();
+    site.write();
+    let text = site.expect(2, &["plan"]);
+    assert!(text.contains("download /usr/local/bin/k0s") && text.contains("restart"), "{text}");
+    site.converge();
+    for host in &hosts {
+        assert_eq!(host.sh("/usr/local/bin/k0s version"), K0S_NEXT);
+    }
+    assert_ne!(started(), before, "what runs is what is on disk");
+    // The record of what is ours goes with it: a second inventory line would otherwise remove it.
+    assert_eq!(site.pending(), Vec::<String>::new());
 }
 
 #[test]

@@ -120,6 +120,26 @@ fn a_held_apt_lock_is_waited_for() {
 }
 
 #[test]
+fn package_lists_that_somebody_else_brings_up_to_date_are_waited_for() {
+    let hosts = fleet().boot([Setup::new("w-1")]);
+    let site = Site::only(&hosts[0], WIDGET);
+    let host = &hosts[0];
+    // The lock of the lists is another one than dpkg's; apt-daily holds it, by fcntl, for as long as a mirror is slow.
+    let hold = "use Fcntl; open(my $f, \">\", \"/var/lib/apt/lists/lock\"); \
+                fcntl($f, F_SETLK, pack(\"s s x4 q q i x4\", F_WRLCK, 0, 0, 0, 0)) or die; \
+                open(my $t, \">\", \"/run/held\"); close $t; sleep 6";
+    host.sh(&format!("systemd-run --quiet --unit=holder perl -e '{hold}'"));
+    until("the lock", || host.try_sh("[ -e /run/held ]").status.success().then_some(()));
+    let refused = host.try_sh("apt-get update");
+    assert!(
+        String::from_utf8_lossy(&refused.stderr).contains("Could not get lock"),
+        "the fault is there: {refused:?}"
+    );
+    site.expect(0, &["apply", "--yes"]);
+    assert_eq!(host.sh("dpkg-query -W -f '${Version}' widget"), "1.0-1");
+}
+
+#[test]
 fn cloud_init_that_still_runs_is_waited_for() {
     let status = "#!/bin/sh\ncase $* in\n'status --wait') until [ -e /run/cloud-init-done ]; do sleep 0.2; done; echo; echo 'status: done';;\n\
                   status) [ -e /run/cloud-init-done ] && echo 'status: done' || echo 'status: running';;\nesac\n";
@@ -140,16 +160,16 @@ fn cloud_init_that_still_runs_is_waited_for() {
 #[test]
 fn a_full_disk_is_told_before_and_during() {
     let hosts = fleet().boot([Setup::new("w-1").disk("700m"), Setup::new("w-2").var("700m")]);
-    for (host, path) in [(&hosts[0], "/"), (&hosts[1], "/var")] {
+    for (host, path) in [(&hosts[0], ""), (&hosts[1], "/var")] {
         let site = Site::only(host, "- file: {path: /var/lib/x/y, content: \"x\\n\"}\n");
-        host.sh(&format!("head -c 400m /dev/zero >{path}/ballast"));
+        host.sh(&format!("head -c 400M /dev/zero >{path}/ballast"));
         let text = site.expect(1, &["plan"]);
         assert!(text.contains("E-NO-SPACE"), "{path}: {text}");
         // What fills up while a run is under way.
         host.sh(&format!("rm {path}/ballast"));
         site.role(
             "base",
-            &format!("- command: {{name: fill, wanted: full, guard: '[ -e {path}/ballast ]', apply: 'head -c 2g /dev/zero >{path}/ballast || true'}}\n- file: {{path: {path}/opt/y, content: \"x\\n\"}}\n"),
+            &format!("- command: {{name: fill, wanted: full, guard: '[ -e {path}/ballast ]', apply: 'cat /dev/zero >{path}/ballast || true'}}\n- file: {{path: {path}/opt/y, content: \"x\\n\"}}\n"),
         );
         let text = site.expect(1, &["apply", "--yes"]);
         assert!(text.contains("No space left on device") && text.contains("E-NO-SPACE"), "{path}: {text}");

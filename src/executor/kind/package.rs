@@ -27,6 +27,15 @@ impl Package {
     }
 }
 
+/// Returns shell that brings apt's lists up to date: its output is in `$o` and passed on, its status in `$u`. apt waits
+/// for dpkg's lock, but not for that of the lists, which apt-daily holds for as long as a mirror is slow.
+pub(super) fn update(options: &str) -> String {
+    format!(
+        "e=$(($(date +%s)+{LOCK_SECONDS})); while :; do u=0; o=$(apt-get update -o DPkg::Lock::Timeout={LOCK_SECONDS}{options} 2>&1) || u=$?; \
+         case $o in *'Could not get lock'*) [ \"$(date +%s)\" -ge $e ] || {{ sleep 2; continue; }};; esac; break; done; printf '%s\\n' \"$o\""
+    )
+}
+
 impl Kind for Package {
     fn ask(&self, _: &str, ask: &mut Ask) {
         ask.packages.insert(self.name.clone());
@@ -96,12 +105,13 @@ impl Kind for Package {
                 );
                 let hold =
                     if self.hold { format!("apt-mark hold {name} >/dev/null\n") } else { String::new() };
+                let lists = update("");
                 // Its output is passed on while it runs and read once more afterwards: a fresh image has no package
                 // lists, and an operation that lost its power half-way has to be ended first.
                 format!(
                     "i() {{ : >\"$B/apt.rc\"; {{ {install} 2>&1 || echo $? >\"$B/apt.rc\"; }} | tee \"$B/apt\"; r=; read -r r <\"$B/apt.rc\" || true; r=${{r:-0}}; }}\n\
                      i; if [ $r -ne 0 ]; then case $(cat \"$B/apt\") in\n\
-                     *'Unable to locate package'*|*'has no installation candidate'*|*' was not found'*) apt-get update -o DPkg::Lock::Timeout={LOCK_SECONDS}; i;;\n\
+                     *'Unable to locate package'*|*'has no installation candidate'*|*' was not found'*) {lists}; i;;\n\
                      *'dpkg was interrupted'*) dpkg --force-confold --force-confdef --configure -a; i;; esac; fi\n\
                      rm -f -- \"$B/apt\" \"$B/apt.rc\"; [ $r -eq 0 ] || exit $r\n{hold}"
                 )

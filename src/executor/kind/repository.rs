@@ -56,10 +56,12 @@ impl Kind for PackageRepository {
             // Only this list: another one that is broken is not our failure. apt exits 0 with an expired key or an
             // unreachable source and goes on with the old lists, so its words decide.
             format!(
-                "r=0; o=$(apt-get update -o DPkg::Lock::Timeout=600 -o Dir::Etc::sourcelist={path} -o Dir::Etc::sourceparts=- \
-                 -o APT::Get::List-Cleanup=0 2>&1) || r=$?; printf '%s\\n' \"$o\"\n\
+                "{}; r=$u\n\
                  case $o in *EXPKEYSIG*|*NO_PUBKEY*|*'not signed'*|*'Failed to fetch'*|*'Some index files failed'*) r=100;; esac\n\
-                 [ $r -eq 0 ] || {{ rm -f -- {path}; exit $r; }}\n"
+                 [ $r -eq 0 ] || {{ rm -f -- {path}; exit $r; }}\n",
+                super::package::update(&format!(
+                    " -o Dir::Etc::sourcelist={path} -o Dir::Etc::sourceparts=- -o APT::Get::List-Cleanup=0"
+                ))
             )
         } else {
             let only: String = self

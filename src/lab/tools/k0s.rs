@@ -302,11 +302,7 @@ pub(super) fn k0s(arguments: &[&str]) -> ExitCode {
                     "Error: another k0s process is still running: k0s seems to be running, please stop it first",
                 );
             }
-            let forgotten = match on_host::is_here() {
-                true => on_host::reset(),
-                false => request(&Request::Reset),
-            };
-            if let Err(error) = forgotten {
+            if let Err(error) = request(&Request::Reset) {
                 return fail(1, error);
             }
             for path in ["/var/lib/k0s", "/run/k0s"] {
