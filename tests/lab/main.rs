@@ -1,6 +1,7 @@
 //! Tier 2: the lab. Real SSH, real shell programs, simulated machines.
 
 mod accelerators;
+mod contract;
 mod executor;
 mod hosts;
 mod kit;

@@ -1,0 +1,128 @@
+//! Where the programs and definitions of a real control plane come from: the folder in `KUBEBUILDER_ASSETS`, else built
+//! once from the Go modules that `modules/*/go.mod` pin, and kept under `target/controlplane/`.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// The programs of a control plane: module, package, name.
+const PROGRAMS: [(&str, &str, &str); 4] = [
+    ("etcd", "go.etcd.io/etcd/server/v3", "etcd"),
+    ("kubernetes", "k8s.io/kubernetes/cmd/kube-apiserver", "kube-apiserver"),
+    ("kubernetes", "k8s.io/kubernetes/cmd/kube-controller-manager", "kube-controller-manager"),
+    ("kubernetes", "k8s.io/kubernetes/cmd/kube-scheduler", "kube-scheduler"),
+];
+
+/// Why there is no control plane to test against.
+#[derive(Debug)]
+pub struct Missing(pub String);
+
+impl std::fmt::Display for Missing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn module(name: &str) -> PathBuf {
+    repository().join("tests/controlplane/modules").join(name)
+}
+
+/// Returns the version of a module that a go.mod pins.
+fn pinned(name: &str, path: &str) -> String {
+    let text = std::fs::read_to_string(module(name).join("go.mod")).expect("a go.mod");
+    let line = text.lines().find_map(|l| l.trim_start_matches("require ").trim().strip_prefix(&format!("{path} ")));
+    line.unwrap_or_else(|| panic!("{name}/go.mod does not pin {path}")).trim().to_owned()
+}
+
+/// Returns the Go toolchain: on the PATH, or where its own installer puts it.
+fn go() -> Result<OsString, Missing> {
+    for go in ["go", "/usr/local/go/bin/go"] {
+        let answers = Command::new(go).arg("version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        if answers.is_ok_and(|s| s.success()) {
+            return Ok(go.into());
+        }
+    }
+    Err(Missing(
+        "neither KUBEBUILDER_ASSETS nor a Go toolchain (https://go.dev/dl) to build kube-apiserver and etcd with".to_owned(),
+    ))
+}
+
+/// Runs Go in a module, changing nothing of what is pinned.
+fn run(go: &OsString, name: &str, args: &[&str]) -> Result<Vec<u8>, Missing> {
+    let mut command = Command::new(go);
+    command.args(args).current_dir(module(name)).env("CGO_ENABLED", "0").env("GOFLAGS", "-mod=readonly -buildvcs=false");
+    // Seen by whoever waits: it takes many minutes the first time.
+    let output = command.stderr(Stdio::inherit()).output();
+    let output = output.map_err(|e| Missing(format!("go {}: {e}", args.join(" "))))?;
+    if output.status.success() {
+        return Ok(output.stdout);
+    }
+    Err(Missing(format!("go {} in tests/controlplane/modules/{name}: {}", args.join(" "), output.status)))
+}
+
+/// Returns the folder with the four programs, building them if need be.
+pub fn programs() -> Result<PathBuf, Missing> {
+    if let Some(dir) = std::env::var_os("KUBEBUILDER_ASSETS").filter(|d| !d.is_empty()).map(PathBuf::from) {
+        for (_, _, program) in PROGRAMS {
+            if !dir.join(program).is_file() {
+                return Err(Missing(format!("KUBEBUILDER_ASSETS has no {program}")));
+            }
+        }
+        return Ok(dir);
+    }
+    let version =
+        format!("kubernetes-{}-etcd-{}", pinned("kubernetes", "k8s.io/kubernetes"), pinned("etcd", "go.etcd.io/etcd/server/v3"));
+    let dir = repository().join("target/controlplane").join(version);
+    for (name, package, program) in PROGRAMS {
+        let path = dir.join(program);
+        if path.is_file() {
+            continue;
+        }
+        eprintln!("building {program} from {package} (once)");
+        std::fs::create_dir_all(&dir).map_err(|e| Missing(format!("{}: {e}", dir.display())))?;
+        // Under another name first: one that was cut off is not taken for whole.
+        let partial = dir.join(format!("{program}.partial"));
+        let out = partial.to_string_lossy().into_owned();
+        run(&go()?, name, &["build", "-trimpath", "-ldflags=-s -w", "-o", &out, package])?;
+        std::fs::rename(&partial, &path).map_err(|e| Missing(format!("{program}: {e}")))?;
+    }
+    Ok(dir)
+}
+
+/// The modules that ship definitions, and the folders in them.
+const DEFINITIONS: [(&str, &str); 3] = [
+    ("sigs.k8s.io/gateway-api", "config/crd/standard"),
+    ("sigs.k8s.io/gateway-api-inference-extension", "config/crd/bases"),
+    ("github.com/volcano-sh/kthena", "charts/kthena/charts/networking/crds"),
+];
+
+/// Returns the definitions of Gateway API, Inference Extension and Kthena as upstream ships them, at the versions of the
+/// catalog: out of their Go modules, which the module proxy serves and whose sums go.sum pins.
+pub fn definitions() -> Result<Vec<serde_json::Value>, Missing> {
+    let go = go()?;
+    let mut found = Vec::new();
+    for (path, folder) in DEFINITIONS {
+        let answer = run(&go, "definitions", &["mod", "download", "-json", &format!("{path}@{}", pinned("definitions", path))])?;
+        let answer: serde_json::Value = serde_json::from_slice(&answer).map_err(|e| Missing(format!("{path}: {e}")))?;
+        let folder = Path::new(answer["Dir"].as_str().unwrap_or_default()).join(folder);
+        let failed = |e: &dyn std::fmt::Display| Missing(format!("{}: {e}", folder.display()));
+        let mut files: Vec<PathBuf> =
+            std::fs::read_dir(&folder).map_err(|e| failed(&e))?.filter_map(|f| Some(f.ok()?.path())).collect();
+        files.sort();
+        for file in files {
+            let text = std::fs::read_to_string(&file).map_err(|e| failed(&e))?;
+            let documents: Vec<serde_json::Value> = serde_saphyr::from_multiple(&text).map_err(|e| failed(&e))?;
+            found.extend(documents.into_iter().filter(|d| d["kind"] == "CustomResourceDefinition"));
+        }
+    }
+    Ok(found)
+}
+
+/// Returns a version that `modules/definitions/go.mod` pins.
+pub fn definition_version(path: &str) -> String {
+    pinned("definitions", path)
+}

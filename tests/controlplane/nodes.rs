@@ -1,0 +1,332 @@
+//! Nodes on a real API: labels and taints beside those of others, cordons, drains that real disruption budgets hold up, and
+//! workloads whose status comes from the real controllers. A stand-in kubelet is all that is simulated.
+
+use super::contract::rest::{Rest, text};
+use super::kit::{Bench, converge, names, ready, steps};
+use super::servers::ControlPlane;
+use super::{Test, tests};
+use provision::event::{Event, Events};
+use provision::state::*;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::task::JoinSet;
+
+pub fn tests() -> Vec<Test> {
+    tests!(nodes:
+        labels_and_taints_of_others_stay,
+        the_starting_taint_goes_when_devices_are_there,
+        a_drain_waits_for_the_budget_and_leaves_daemons,
+        a_drain_that_was_cut_off_is_undone_by_the_next_run,
+        a_rollout_is_waited_for_and_says_what_holds_it_up,
+    )
+    .to_vec()
+}
+
+/// Plays the kubelet of some nodes until dropped: they are ready, their pods run, and what is told to end ends.
+pub struct Kubelet(JoinSet<()>);
+
+impl Kubelet {
+    /// Registers nodes and keeps them. Taints are those of a first registration.
+    pub async fn start(rest: &Rest, nodes: &[String], taints: Value) -> Self {
+        for name in nodes {
+            let node = json!({"apiVersion": "v1", "kind": "Node",
+                "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux"}},
+                "spec": {"taints": taints}});
+            rest.post("/api/v1/nodes", &node).await.expect(201);
+        }
+        let (rest, nodes) = (rest.clone(), nodes.to_vec());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            loop {
+                for node in &nodes {
+                    beat(&rest, node).await;
+                    pods(&rest, node).await;
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        });
+        Self(tasks)
+    }
+
+    /// Ends it, and takes its nodes out of the cluster.
+    pub async fn end(mut self, rest: &Rest, nodes: &[String]) {
+        self.0.shutdown().await;
+        for node in nodes {
+            rest.delete(&format!("/api/v1/nodes/{node}"), &Value::Null).await;
+        }
+    }
+}
+
+async fn beat(rest: &Rest, node: &str) {
+    let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let status = json!({"status": {"capacity": {"cpu": "64", "memory": "512Gi", "pods": "110"},
+        "allocatable": {"cpu": "64", "memory": "512Gi", "pods": "110"},
+        "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "a stand-in", "lastHeartbeatTime": now}]}});
+    let path = format!("/api/v1/nodes/{node}/status?fieldManager=kubelet");
+    rest.patch(&path, "application/strategic-merge-patch+json", &status).await;
+}
+
+async fn pods(rest: &Rest, node: &str) {
+    let list = rest.get(&format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{node}")).await;
+    for pod in list.body["items"].as_array().into_iter().flatten() {
+        let path = format!("/api/v1/namespaces/{}/pods/{}", text(pod, "/metadata/namespace"), text(pod, "/metadata/name"));
+        if !pod["metadata"]["deletionTimestamp"].is_null() {
+            rest.delete(&path, &json!({"gracePeriodSeconds": 0})).await;
+        } else if pod["status"]["phase"] == "Pending" && !text(pod, "/spec/containers/0/image").contains("broken") {
+            let status = json!({"status": {"phase": "Running", "podIP": "10.240.0.9", "conditions": [
+                {"type": "Ready", "status": "True"}, {"type": "ContainersReady", "status": "True"}]}});
+            rest.patch(&format!("{path}/status"), "application/strategic-merge-patch+json", &status).await;
+        } else if pod["status"]["phase"] == "Pending" {
+            let status = json!({"status": {"containerStatuses": [{"name": text(pod, "/spec/containers/0/name"), "image": "x",
+                "imageID": "", "ready": false, "restartCount": 0,
+                "state": {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}}}]}});
+            rest.patch(&format!("{path}/status"), "application/merge-patch+json", &status).await;
+        }
+    }
+}
+
+fn node(name: &str) -> Node {
+    Node {
+        name: name.into(),
+        labels: BTreeMap::new(),
+        taints: Vec::new(),
+        cordoned: false,
+        allocatable: BTreeMap::new(),
+    }
+}
+
+fn resource(node: Node) -> Resource {
+    let mut resource = Resource::new("node", Spec::Node(node));
+    resource.deadline_s = 60;
+    resource
+}
+
+fn path(name: &str) -> String {
+    format!("/api/v1/nodes/{name}")
+}
+
+/// Keys of a node's taints, without those that the control plane keeps by itself.
+fn taints(node: &Value) -> Vec<String> {
+    let all = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
+    let mut keys: Vec<String> =
+        all.iter().map(|t| text(t, "/key")).filter(|k| !k.starts_with("node.kubernetes.io/")).collect();
+    keys.sort();
+    keys
+}
+
+pub async fn labels_and_taints_of_others_stay(plane: &ControlPlane) {
+    let bench = Bench::new(plane, "labels").await;
+    let names_of = ["labels-n-1".to_owned()];
+    let name = &names_of[0];
+    let kubelet = Kubelet::start(&bench.rest, &names_of, json!([])).await;
+    let theirs = json!({"metadata": {"labels": {"theirs": "1"}}, "spec": {"taints": [
+        {"key": "theirs", "value": "1", "effect": "NoSchedule"}]}});
+    bench.rest.merge(&format!("{}?fieldManager=operator", path(name)), &theirs).await.expect(200);
+    let mut first = node(name);
+    first.labels = BTreeMap::from([("pool".into(), "h100".into()), ("team".into(), "search".into())]);
+    first.taints = vec!["nvidia.com/gpu=true:NoSchedule".into(), "only:NoExecute".into()];
+    let target = bench.target(vec![resource(first.clone())]);
+    converge(&target).await;
+    let live = bench.rest.get(&path(name)).await.expect(200);
+    assert_eq!(taints(&live), ["nvidia.com/gpu", "only", "theirs"]);
+    assert_eq!(live["metadata"]["labels"]["pool"], "h100");
+    // One label off and one taint changed by hand: named, and put back.
+    let edit = json!({"metadata": {"labels": {"team": null}}});
+    bench.rest.merge(&path(name), &edit).await.expect(200);
+    let todo = steps(&target).await;
+    let fields: Vec<&str> = todo[0].change.fields.iter().map(|f| f.name.as_str()).collect();
+    assert_eq!(fields, ["label team"]);
+    converge(&target).await;
+    // What is named no more goes; what others put there stays.
+    let mut second = first;
+    second.labels.remove("team");
+    second.taints.truncate(1);
+    converge(&bench.target(vec![resource(second)])).await;
+    let live = bench.rest.get(&path(name)).await.expect(200);
+    assert_eq!(taints(&live), ["nvidia.com/gpu", "theirs"]);
+    assert!(live["metadata"]["labels"]["team"].is_null() && live["metadata"]["labels"]["theirs"] == "1");
+    // Maintenance cordons, its end uncordons.
+    let mut away = node(name);
+    away.cordoned = true;
+    converge(&bench.target(vec![resource(away)])).await;
+    assert_eq!(bench.rest.get(&path(name)).await.expect(200)["spec"]["unschedulable"], true);
+    converge(&bench.target(vec![resource(node(name))])).await;
+    assert!(bench.rest.get(&path(name)).await.expect(200)["spec"]["unschedulable"].is_null());
+    kubelet.end(&bench.rest, &names_of).await;
+}
+
+pub async fn the_starting_taint_goes_when_devices_are_there(plane: &ControlPlane) {
+    let bench = Bench::new(plane, "starting").await;
+    let names_of = ["starting-n-1".to_owned()];
+    let name = &names_of[0];
+    let starting = json!([{"key": "provision.dev/starting", "value": "true", "effect": "NoSchedule"}]);
+    let kubelet = Kubelet::start(&bench.rest, &names_of, starting).await;
+    let mut wanted = node(name);
+    wanted.labels = BTreeMap::from([("provision.dev/accelerator".into(), "nvidia".into())]);
+    wanted.allocatable = BTreeMap::from([("nvidia.com/gpu".into(), 8)]);
+    let (events, mut seen) = Events::channel();
+    let target = bench.target_with(vec![resource(wanted)], events);
+    let todo = steps(&target).await;
+    let enacting = async { target.enact(&todo, &Lates::new()).await };
+    let plugging = async {
+        loop {
+            match seen.recv().await {
+                Some(Event::StepProgress { note, .. }) if note.contains("0/8 nvidia.com/gpu") => break,
+                Some(_) => {}
+                None => panic!("it never said what it waits for"),
+            }
+        }
+        let live = bench.rest.get(&path(name)).await.expect(200);
+        assert_eq!(taints(&live), ["provision.dev/starting"], "still there");
+        assert_eq!(live["metadata"]["labels"]["provision.dev/accelerator"], "nvidia", "the plugin finds its node by it");
+        let status = json!({"status": {"capacity": {"nvidia.com/gpu": "8"}, "allocatable": {"nvidia.com/gpu": "8"}}});
+        bench.rest.merge(&format!("{}/status", path(name)), &status).await.expect(200);
+    };
+    let (enacted, ()) = tokio::join!(enacting, plugging);
+    enacted.expect("enacted");
+    assert_eq!(taints(&bench.rest.get(&path(name)).await.expect(200)), Vec::<String>::new());
+    assert_eq!(steps(&target).await, []);
+    kubelet.end(&bench.rest, &names_of).await;
+}
+
+fn template(app: &str, node: &str) -> Value {
+    json!({"metadata": {"labels": {"app": app}}, "spec": {"terminationGracePeriodSeconds": 1,
+        "nodeSelector": {"kubernetes.io/hostname": node}, "containers": [{"name": "c", "image": "i:1"}]}})
+}
+
+/// Waits until so many pods with a label run.
+async fn run(rest: &Rest, app: &str, count: usize) -> Vec<String> {
+    let path = format!("{}?labelSelector=app%3D{app}", rest.core("pods"));
+    let running = |a: &super::contract::rest::Answer| {
+        let items = a.body["items"].as_array().cloned().unwrap_or_default();
+        items.len() == count && items.iter().all(|p| p["status"]["phase"] == "Running")
+    };
+    let list = rest.until(&path, &format!("{count} pods of {app}"), running).await.expect(200);
+    list["items"].as_array().expect("items").iter().map(|p| text(p, "/metadata/name")).collect()
+}
+
+pub async fn a_drain_waits_for_the_budget_and_leaves_daemons(plane: &ControlPlane) {
+    let bench = Bench::new(plane, "drain").await;
+    let rest = &bench.rest;
+    let names_of = ["drain-n-1".to_owned()];
+    let name = &names_of[0];
+    let kubelet = Kubelet::start(rest, &names_of, json!([])).await;
+    let sets = [("deployments", "Deployment", "guarded"), ("deployments", "Deployment", "free"), ("daemonsets", "DaemonSet", "daemon")];
+    for (plural, kind, app) in sets {
+        let mut spec = json!({"selector": {"matchLabels": {"app": app}}, "template": template(app, name)});
+        if kind == "Deployment" {
+            spec["replicas"] = json!(2);
+        }
+        let body = json!({"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": app}, "spec": spec});
+        rest.post(&rest.of("apps/v1", plural), &body).await.expect(201);
+    }
+    let guarded = run(rest, "guarded", 2).await;
+    run(rest, "free", 2).await;
+    let daemon = run(rest, "daemon", 1).await;
+    let budget = json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "b"},
+        "spec": {"minAvailable": 2, "selector": {"matchLabels": {"app": "guarded"}}}});
+    rest.post(&rest.of("policy/v1", "poddisruptionbudgets"), &budget).await.expect(201);
+    let one = rest.of("policy/v1", "poddisruptionbudgets/b");
+    rest.until(&one, "a count", |a| a.body["status"]["currentHealthy"] == 2).await;
+
+    let (events, mut seen) = Events::channel();
+    let target = bench.target_with(Vec::new(), events);
+    let failure = target.drain(name, Duration::from_secs(8)).await.expect_err("the budget holds it");
+    assert_eq!(failure.code, "E-DRAIN", "{failure:?}");
+    assert!(failure.tail.iter().all(|l| l.contains("guarded-") && l.contains("The disruption budget b needs 2")), "{:?}", failure.tail);
+    assert_eq!(failure.tail.len(), 2);
+    let mut said = Vec::new();
+    while let Ok(event) = seen.try_recv() {
+        if let Event::Waiting { reason, .. } = event {
+            said.push(reason);
+        }
+    }
+    assert!(said.iter().any(|r| r.contains("The disruption budget b needs 2 healthy pods and has 2 currently")), "{said:?}");
+    let live = rest.get(&path(name)).await.expect(200);
+    assert_eq!(live["spec"]["unschedulable"], true, "it stays cordoned");
+    for pod in &guarded {
+        rest.get(&rest.core(&format!("pods/{pod}"))).await.expect(200);
+    }
+    // The budget gives way while a drain waits.
+    let draining = target.drain(name, Duration::from_secs(60));
+    let giving_way = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        rest.merge(&one, &json!({"spec": {"minAvailable": 0}})).await.expect(200);
+    };
+    let (drained, ()) = tokio::join!(draining, giving_way);
+    drained.expect("drained");
+    for pod in &guarded {
+        rest.get(&rest.core(&format!("pods/{pod}"))).await.refused(404, "NotFound", "not found");
+    }
+    rest.get(&rest.core(&format!("pods/{}", daemon[0]))).await.expect(200);
+    target.uncordon(name).await.expect("uncordoned");
+    assert!(rest.get(&path(name)).await.expect(200)["spec"]["unschedulable"].is_null());
+    run(rest, "guarded", 2).await;
+    for (plural, _, app) in sets {
+        rest.delete(&rest.of("apps/v1", &format!("{plural}/{app}")), &Value::Null).await.expect(200);
+    }
+    rest.until(&rest.core("pods"), "the end of the pods", |a| a.body["items"] == json!([])).await;
+    kubelet.end(rest, &names_of).await;
+}
+
+pub async fn a_drain_that_was_cut_off_is_undone_by_the_next_run(plane: &ControlPlane) {
+    let bench = Bench::new(plane, "drain_cut_off").await;
+    let names_of = ["drain-cut-n-1".to_owned()];
+    let name = &names_of[0];
+    let kubelet = Kubelet::start(&bench.rest, &names_of, json!([])).await;
+    let target = bench.target(vec![resource(node(name))]);
+    converge(&target).await;
+    target.drain(name, Duration::from_secs(20)).await.expect("drained");
+    assert_eq!(steps(&target).await, [], "its own drain is under way");
+    let next = bench.target(vec![resource(node(name))]);
+    assert_eq!(names(&steps(&next).await), [format!("node/{name}")]);
+    converge(&next).await;
+    assert!(bench.rest.get(&path(name)).await.expect(200)["spec"]["unschedulable"].is_null());
+    // Somebody else's cordon is not ours to lift.
+    bench.rest.merge(&path(name), &json!({"spec": {"unschedulable": true}})).await.expect(200);
+    target.drain(name, Duration::from_secs(20)).await.expect("drained");
+    target.uncordon(name).await.expect("nothing to do");
+    assert_eq!(bench.rest.get(&path(name)).await.expect(200)["spec"]["unschedulable"], true);
+    kubelet.end(&bench.rest, &names_of).await;
+}
+
+pub async fn a_rollout_is_waited_for_and_says_what_holds_it_up(plane: &ControlPlane) {
+    let bench = Bench::new(plane, "rollout").await;
+    let rest = &bench.rest;
+    let names_of = ["rollout-n-1".to_owned()];
+    let kubelet = Kubelet::start(rest, &names_of, json!([])).await;
+    let with = |image: &str, cpu: u64| {
+        let mut pod = template("d", &names_of[0]);
+        pod["spec"]["containers"][0]["image"] = json!(image);
+        pod["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": cpu}});
+        let mut resource = ready(
+            json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d", "namespace": rest.ns},
+                "spec": {"replicas": 2, "selector": {"matchLabels": {"app": "d"}}, "template": pod}}),
+            Ready::Available,
+        );
+        resource.deadline_s = 5;
+        resource
+    };
+    let mut good = with("i:1", 1);
+    good.deadline_s = 60;
+    converge(&bench.target(vec![good])).await;
+    let live = rest.get(&rest.of("apps/v1", "deployments/d")).await.expect(200);
+    assert_eq!(live["status"]["availableReplicas"], 2, "the real controllers counted");
+    for (resource, reason) in [
+        (with("i:2", 1000), "not scheduled: 0/1 nodes are available: 1 Insufficient cpu"),
+        (with("broken:1", 1), "ImagePullBackOff: Back-off pulling image"),
+    ] {
+        let target = bench.target(vec![resource]);
+        let todo = steps(&target).await;
+        let failure = target.enact(&todo, &Lates::new()).await.expect_err("never available");
+        assert_eq!(failure.code, "E-K8S-DEADLINE", "{failure:?}");
+        assert!(failure.message.contains(reason), "{}", failure.message);
+    }
+    let mut again = with("i:3", 1);
+    again.deadline_s = 60;
+    converge(&bench.target(vec![again])).await;
+    converge(&bench.target(Vec::new())).await;
+    rest.until(&rest.core("pods"), "the end of the pods", |a| a.body["items"] == json!([])).await;
+    kubelet.end(rest, &names_of).await;
+}
