@@ -87,7 +87,16 @@ pub fn programs() -> Result<PathBuf, Missing> {
         // Under another name first: one that was cut off is not taken for whole.
         let partial = dir.join(format!("{program}.partial"));
         let out = partial.to_string_lossy().into_owned();
-        run(&go()?, name, &["build", "-trimpath", "-ldflags=-s -w", "-o", &out, package])?;
+        let mut flags = "-ldflags=-s -w".to_owned();
+        if name == "kubernetes" {
+            // What /version says; upstream's build scripts set it.
+            let version = pinned(name, "k8s.io/kubernetes");
+            let minor = version.split('.').nth(1).unwrap_or_default();
+            for (field, value) in [("gitVersion", version.as_str()), ("gitMajor", "1"), ("gitMinor", minor)] {
+                flags.push_str(&format!(" -X k8s.io/component-base/version.{field}={value}"));
+            }
+        }
+        run(&go()?, name, &["build", "-trimpath", &flags, "-o", &out, package])?;
         std::fs::rename(&partial, &path).map_err(|e| Missing(format!("{program}: {e}")))?;
     }
     Ok(dir)

@@ -221,7 +221,7 @@ pub async fn lists_merge_by_their_keys(case: &Case<'_>) {
     let twice = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "t"},
         "spec": {"ports": [{"name": "a", "port": 80}, {"name": "b", "port": 80}]}});
     let refused = rest.apply(&rest.core("services/t"), "one", "", &twice).await;
-    refused.refused(500, "InternalError", "duplicate entries for key");
+    untyped(refused, "(/t; /v1, Kind=Service): .spec.ports: duplicate entries for key [port=80,protocol=\"TCP\"]");
 }
 
 pub async fn a_dry_run_of_an_apply_shows_defaults(case: &Case<'_>) {
@@ -240,22 +240,37 @@ pub async fn a_dry_run_of_an_apply_shows_defaults(case: &Case<'_>) {
     assert_eq!(same["spec"], live["spec"]);
 }
 
+/// Asserts the refusal of an apply that does not fit its kind: a status without a reason.
+#[track_caller]
+fn untyped(answer: super::rest::Answer, why: &str) {
+    let body = answer.expect(500);
+    assert_eq!(text(&body, "/message"), format!("failed to create typed patch object {why}"));
+    assert!(body["reason"].is_null() && body["details"].is_null(), "{body:#}");
+}
+
 pub async fn an_apply_of_unknown_fields_is_refused(case: &Case<'_>) {
     let rest = &case.rest;
     let mut body = deployment("i:1");
     body["spec"]["nonesuch"] = json!(1);
     for more in ["", "&fieldValidation=Strict"] {
         let refused = rest.apply(&path(rest), "one", more, &body).await;
-        refused.refused(500, "InternalError", ".spec.nonesuch: field not declared in schema");
+        untyped(refused, "(/d; apps/v1, Kind=Deployment): .spec.nonesuch: field not declared in schema");
     }
     let mut nested = deployment("i:1");
     nested["spec"]["template"]["spec"]["containers"][0]["imag"] = json!("x");
     let refused = rest.apply(&path(rest), "one", "&fieldValidation=Strict", &nested).await;
-    refused.refused(500, "InternalError", "imag: field not declared in schema");
+    untyped(
+        refused,
+        "(/d; apps/v1, Kind=Deployment): .spec.template.spec.containers[name=\"c\"].imag: field not declared in schema",
+    );
     let mut typed = deployment("i:1");
     typed["spec"]["replicas"] = json!("three");
     let refused = rest.apply(&path(rest), "one", "", &typed).await;
-    refused.refused(500, "InternalError", ".spec.replicas: expected numeric (int or float), got string");
+    untyped(refused, "(/d; apps/v1, Kind=Deployment): .spec.replicas: expected numeric (int or float), got string");
+    typed["metadata"]["namespace"] = json!(rest.ns);
+    let refused = rest.apply(&path(rest), "one", "", &typed).await;
+    let message = text(&refused.expect(500), "/message");
+    assert!(message.contains(&format!("({}/d; apps/v1", rest.ns)), "{message}");
 }
 
 pub async fn an_apply_needs_a_manager(case: &Case<'_>) {

@@ -215,8 +215,8 @@ pub async fn a_bootstrap_token_lets_in_until_it_is_deleted(case: &Case<'_>) {
     let path = "/api/v1/nodes";
     let stranger = joining(secret);
     stranger.until(path, "its end", |a| a.code == 401).await;
-    let valid = json!({"stringData": {"expiration": "2099-01-01T00:00:00Z"}});
-    rest.merge(&format!("{all}/{name}"), &valid).await.expect(200);
+    rest.until(&format!("{all}/{name}"), "the end of what expired", |a| a.code == 404).await;
+    rest.post(all, &body).await.expect(201);
     stranger.until(path, "its return", |a| a.code == 403).await;
     rest.delete(&format!("{all}/{name}"), &Value::Null).await.expect(200);
     stranger.until(path, "its end", |a| a.code == 401).await;

@@ -96,11 +96,8 @@ impl Rest {
     }
 
     fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
-        let mut request = self
-            .http
-            .request(method, format!("{}{path}", self.server))
-            .header(header::USER_AGENT, "contract/1")
-            .header(header::ACCEPT, "application/json");
+        let mut request =
+            self.http.request(method, format!("{}{path}", self.server)).header(header::USER_AGENT, "contract/1");
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
         }
