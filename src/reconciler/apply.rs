@@ -2,7 +2,7 @@
 //! do what they are for, pruned when nothing wants them.
 
 use super::applyset::{ApplySet, MANAGER};
-use super::errors::{self, claims, failure, is_missing, is_unreachable, may_pass, phrase};
+use super::errors::{self, claims, failure, is_busy, is_missing, is_unreachable, may_pass, phrase};
 use super::kinds::{KINDS, Kind, Leftovers, Place};
 use super::target::ClusterTarget;
 use super::{differ, ready};
@@ -15,6 +15,11 @@ use std::time::Duration;
 
 /// Requests under way at once while observing.
 pub(super) const AT_ONCE: usize = 16;
+/// How long a read is tried again that the API was too busy for: the storage of a kind whose definition has just
+/// changed is made anew, which takes seconds (429, "storage is (re)initializing").
+const READ_PATIENCE: Duration = Duration::from_secs(15);
+/// How often an object is looked at again that somebody wrote between reading it and the dry-run.
+const LOOKS: usize = 5;
 
 /// Whether an apply takes fields from other managers.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -59,6 +64,34 @@ fn kind_of(place: &Place) -> Result<&'static Kind, Failure> {
     })
 }
 
+/// Returns an object if it is there. One whose kind is not served is not there either: the API then says 404 in plain
+/// text, which `get_opt` takes for an error.
+async fn live_of(api: &kube::Api<DynamicObject>, name: &str) -> Result<Option<DynamicObject>, kube::Error> {
+    match api.get(name).await {
+        Ok(live) => Ok(Some(live)),
+        Err(error) if is_missing(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads, and tries again for a while what the API was too busy for.
+async fn read<'a, T>(
+    mut attempt: impl FnMut() -> BoxFuture<'a, Result<T, kube::Error>> + Send,
+) -> Result<T, kube::Error> {
+    let mut pause = super::target::Pause::new(READ_PATIENCE);
+    loop {
+        match attempt().await {
+            Err(error) if is_busy(&error) && pause.more().await => {}
+            answer => return answer,
+        }
+    }
+}
+
+/// Returns the version that an object was read at.
+fn version(object: &Value) -> &Value {
+    &object["metadata"]["resourceVersion"]
+}
+
 impl ClusterTarget {
     /// Compares an object with what the API says it would be.
     pub(super) async fn observe_object(
@@ -72,24 +105,45 @@ impl ClusterTarget {
             Ok(kind) => kind,
             Err(failure) => return Observation::Unknown(failure.message),
         };
-        let api = kind.api(client, &place.namespace);
-        let live = match api.get_opt(&place.name).await {
-            Ok(Some(live)) => to_json(&live),
-            // An object whose kind is not served does not exist either.
-            Ok(None) => {
-                return unresolved(resource, object).map_or(Observation::Absent, Observation::Deferred);
+        let api = &kind.api(client, &place.namespace);
+        for _ in 0..LOOKS {
+            if let Some(seen) = self.look_at(api, &place, resource, object).await {
+                return seen;
             }
-            Err(error) if is_unreachable(&error) => return Observation::Deferred(phrase(&error)),
-            Err(error) => return Observation::Unknown(phrase(&error)),
+        }
+        Observation::Unknown(format!("somebody changes it all the time: {LOOKS} looks met {LOOKS} writes"))
+    }
+
+    /// Looks once; `None` if the object was written between reading it and the dry-run.
+    async fn look_at(
+        &self,
+        api: &kube::Api<DynamicObject>,
+        place: &Place,
+        resource: &Resource,
+        object: &Object,
+    ) -> Option<Observation> {
+        let live = match read(|| Box::pin(live_of(api, &place.name))).await {
+            Ok(Some(live)) => to_json(&live),
+            Ok(None) => {
+                let absent = unresolved(resource, object).map_or(Observation::Absent, Observation::Deferred);
+                return Some(absent);
+            }
+            Err(error) if is_unreachable(&error) => return Some(Observation::Deferred(phrase(&error))),
+            Err(error) => return Some(Observation::Unknown(phrase(&error))),
         };
         if unresolved(resource, object).is_some() {
-            return Observation::Present(Seen::default());
+            return Some(Observation::Present(Seen::default()));
         }
         let wanted = self.set.applied(&object.manifest, Some(&live));
         let dry_run = PatchParams { dry_run: true, ..params(Force::Yes) };
-        match api.patch(&place.name, &dry_run, &Patch::Apply(&wanted)).await {
+        Some(match api.patch(&place.name, &dry_run, &Patch::Apply(&wanted)).await {
             Ok(then) => {
-                let (mut fields, mut wanted) = differ::differing(&live, &to_json(&then));
+                let then = to_json(&then);
+                // What differs may be another's write in between: a controller notes a revision, say.
+                if version(&then) != version(&live) {
+                    return None;
+                }
+                let (mut fields, mut wanted) = differ::differing(&live, &then);
                 if let Some(why) = ready::unready(&live, object.ready) {
                     fields.insert("ready".to_owned(), why);
                     wanted.insert("ready".to_owned(), "yes".to_owned());
@@ -100,7 +154,7 @@ impl ClusterTarget {
                 Observation::Deferred(format!("cannot be previewed yet: {}", phrase(&error)))
             }
             Err(error) => Observation::Deferred(format!("refused by the API: {}", phrase(&error))),
-        }
+        })
     }
 
     /// Returns members of our set that nothing wants any more, and what could not be told.
@@ -110,7 +164,8 @@ impl ClusterTarget {
         for kind in KINDS.iter().filter(|k| k.leftovers == Leftovers::Prune) {
             let params = params.clone();
             lists.push(Box::pin(async move {
-                let list = match kind.api(client, "").list(&params).await {
+                let api = &kind.api(client, "");
+                let list = match read(|| Box::pin(api.list(&params))).await {
                     Ok(list) => list,
                     Err(error) if is_missing(&error) => return Ok(Vec::new()),
                     Err(error) => {
@@ -155,7 +210,7 @@ impl ClusterTarget {
         let (api, place) = (&api, &place);
         self.patiently(step, || {
             Box::pin(async move {
-                let live = api.get_opt(&place.name).await?.map(|live| to_json(&live));
+                let live = live_of(api, &place.name).await?.map(|live| to_json(&live));
                 let wanted = self.set.applied(&object.manifest, live.as_ref());
                 let asked = api.patch(&place.name, &params(Force::No), &Patch::Apply(&wanted)).await;
                 let Err(error) = asked else { return Ok(()) };
@@ -217,7 +272,7 @@ impl ClusterTarget {
         let asked = self
             .patiently(step, || {
                 Box::pin(async move {
-                    let Some(live) = api.get_opt(&place.name).await? else { return Ok(false) };
+                    let Some(live) = live_of(api, &place.name).await? else { return Ok(false) };
                     // Somebody took it over since it was observed.
                     if !self.set.holds(&to_json(&live)) {
                         return Ok(false);
@@ -234,7 +289,7 @@ impl ClusterTarget {
         }
         self.until(step, Duration::from_secs(step.deadline_s), || {
             Box::pin(async move {
-                match api.get_opt(&place.name).await {
+                match live_of(api, &place.name).await {
                     Ok(None) => Ok(()),
                     Ok(Some(live)) => {
                         let held = json!(live.metadata.finalizers.unwrap_or_default());

@@ -36,6 +36,19 @@ pub(super) fn may_pass(error: &kube::Error) -> bool {
     }
 }
 
+/// Returns whether the API was too busy to answer a read.
+pub(super) fn is_busy(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if matches!(status.code, 429 | 503))
+}
+
+/// Returns whether the object itself is refused: its fields, by the schema, the validation or a webhook.
+fn is_refused(status: &Status) -> bool {
+    matches!(status.code, 400 | 422)
+        // An apply that does not fit the schema is a 500 without a reason.
+        || (status.code == 500 && status.message.starts_with("failed to create typed patch object"))
+        || (status.code == 403 && status.message.contains("denied the request"))
+}
+
 /// Returns whether the API could not be talked to at all.
 pub(super) fn is_unreachable(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Service(_) | kube::Error::HyperError(_))
@@ -89,8 +102,8 @@ pub(super) fn failure(what: &str, error: &kube::Error) -> Failure {
             );
     }
     let code = match error {
+        kube::Error::Api(status) if is_refused(status) => "E-K8S-INVALID",
         kube::Error::Api(status) if matches!(status.code, 401 | 403) => "E-K8S-AUTH",
-        kube::Error::Api(status) if matches!(status.code, 400 | 422) => "E-K8S-INVALID",
         error if is_unreachable(error) => "E-K8S-UNREACHABLE",
         _ => "E-K8S-API",
     };
@@ -140,6 +153,12 @@ mod tests {
         assert!(may_pass(&api(
             json!({"code": 404, "message": "the server could not find the requested resource"})
         )));
+        let untyped = json!({"code": 500, "message": "failed to create typed patch object (a/b; /v1, Kind=Service): .spec.x: field not \
+            declared in schema"});
+        assert!(!may_pass(&api(untyped.clone())));
+        assert_eq!(failure("a", &api(untyped)).code, "E-K8S-INVALID");
+        let denied = json!({"code": 403, "reason": "Forbidden", "message": "admission webhook \"x\" denied the request: no"});
+        assert_eq!(failure("a", &api(denied)).code, "E-K8S-INVALID");
         let strict = api(json!({"code": 400, "message": "strict decoding error: unknown field \"spec.x\""}));
         assert!(!may_pass(&strict));
         assert_eq!(failure("a", &strict).code, "E-K8S-INVALID");

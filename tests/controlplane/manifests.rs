@@ -149,8 +149,11 @@ pub async fn the_lab_inventory_is_brought_up_whole(plane: &ControlPlane) {
     let rest = Rest::new(&plane.kubeconfig(), "");
     let inventory = example("lab");
     let crds = assets::definitions().expect("definitions");
-    let mut all = nodes(&inventory);
-    all.extend(wanted(&inventory, &crds));
+    // In the order of an apply: device plugins before nodes, engines after them.
+    let late = |r: &Resource| matches!(&r.spec, Spec::Object(o) if o.stage >= Stage::Engine);
+    let (engines, mut all): (Vec<_>, Vec<_>) = wanted(&inventory, &crds).into_iter().partition(late);
+    all.extend(nodes(&inventory));
+    all.extend(engines);
     for resource in &mut all {
         resource.deadline_s = 120;
     }
