@@ -34,7 +34,8 @@ fn module(name: &str) -> PathBuf {
 /// Returns the version of a module that a go.mod pins.
 fn pinned(name: &str, path: &str) -> String {
     let text = std::fs::read_to_string(module(name).join("go.mod")).expect("a go.mod");
-    let line = text.lines().find_map(|l| l.trim_start_matches("require ").trim().strip_prefix(&format!("{path} ")));
+    let line =
+        text.lines().find_map(|l| l.trim_start_matches("require ").trim().strip_prefix(&format!("{path} ")));
     line.unwrap_or_else(|| panic!("{name}/go.mod does not pin {path}")).trim().to_owned()
 }
 
@@ -54,7 +55,11 @@ fn go() -> Result<OsString, Missing> {
 /// Runs Go in a module, changing nothing of what is pinned.
 fn run(go: &OsString, name: &str, args: &[&str]) -> Result<Vec<u8>, Missing> {
     let mut command = Command::new(go);
-    command.args(args).current_dir(module(name)).env("CGO_ENABLED", "0").env("GOFLAGS", "-mod=readonly -buildvcs=false");
+    command
+        .args(args)
+        .current_dir(module(name))
+        .env("CGO_ENABLED", "0")
+        .env("GOFLAGS", "-mod=readonly -buildvcs=false");
     // Seen by whoever waits: it takes many minutes the first time.
     let output = command.stderr(Stdio::inherit()).output();
     let output = output.map_err(|e| Missing(format!("go {}: {e}", args.join(" "))))?;
@@ -74,8 +79,11 @@ pub fn programs() -> Result<PathBuf, Missing> {
         }
         return Ok(dir);
     }
-    let version =
-        format!("kubernetes-{}-etcd-{}", pinned("kubernetes", "k8s.io/kubernetes"), pinned("etcd", "go.etcd.io/etcd/server/v3"));
+    let version = format!(
+        "kubernetes-{}-etcd-{}",
+        pinned("kubernetes", "k8s.io/kubernetes"),
+        pinned("etcd", "go.etcd.io/etcd/server/v3")
+    );
     let dir = repository().join("target/controlplane").join(version);
     for (name, package, program) in PROGRAMS {
         let path = dir.join(program);
@@ -115,16 +123,24 @@ pub fn definitions() -> Result<Vec<serde_json::Value>, Missing> {
     let go = go()?;
     let mut found = Vec::new();
     for (path, folder) in DEFINITIONS {
-        let answer = run(&go, "definitions", &["mod", "download", "-json", &format!("{path}@{}", pinned("definitions", path))])?;
-        let answer: serde_json::Value = serde_json::from_slice(&answer).map_err(|e| Missing(format!("{path}: {e}")))?;
+        let answer = run(
+            &go,
+            "definitions",
+            &["mod", "download", "-json", &format!("{path}@{}", pinned("definitions", path))],
+        )?;
+        let answer: serde_json::Value =
+            serde_json::from_slice(&answer).map_err(|e| Missing(format!("{path}: {e}")))?;
         let folder = Path::new(answer["Dir"].as_str().unwrap_or_default()).join(folder);
         let failed = |e: &dyn std::fmt::Display| Missing(format!("{}: {e}", folder.display()));
-        let mut files: Vec<PathBuf> =
-            std::fs::read_dir(&folder).map_err(|e| failed(&e))?.filter_map(|f| Some(f.ok()?.path())).collect();
+        let mut files: Vec<PathBuf> = std::fs::read_dir(&folder)
+            .map_err(|e| failed(&e))?
+            .filter_map(|f| Some(f.ok()?.path()))
+            .collect();
         files.sort();
         for file in files {
             let text = std::fs::read_to_string(&file).map_err(|e| failed(&e))?;
-            let documents: Vec<serde_json::Value> = serde_saphyr::from_multiple(&text).map_err(|e| failed(&e))?;
+            let documents: Vec<serde_json::Value> =
+                serde_saphyr::from_multiple(&text).map_err(|e| failed(&e))?;
             found.extend(documents.into_iter().filter(|d| d["kind"] == "CustomResourceDefinition"));
         }
     }

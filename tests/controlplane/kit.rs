@@ -27,7 +27,8 @@ fn refused(what: String) -> SshError {
 impl Access for Loopback {
     async fn controller(&self, port: u16) -> Result<BoxStream, SshError> {
         assert_eq!(port, 6443, "nothing else is asked for");
-        let stream = TcpStream::connect(("127.0.0.1", self.port)).await.map_err(|e| refused(e.to_string()))?;
+        let stream =
+            TcpStream::connect(("127.0.0.1", self.port)).await.map_err(|e| refused(e.to_string()))?;
         stream.set_nodelay(true).map_err(|e| refused(e.to_string()))?;
         Ok(Box::new(stream))
     }

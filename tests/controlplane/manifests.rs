@@ -110,8 +110,20 @@ pub async fn every_manifest_of_every_example_is_accepted_and_stays(plane: &Contr
     }
     // Of all kinds that any template makes.
     let expected = [
-        "ClusterRole", "ClusterRoleBinding", "ConfigMap", "CustomResourceDefinition", "DaemonSet", "Deployment", "Gateway",
-        "ModelRoute", "ModelServer", "Namespace", "RuntimeClass", "Secret", "Service", "ServiceAccount",
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "ConfigMap",
+        "CustomResourceDefinition",
+        "DaemonSet",
+        "Deployment",
+        "Gateway",
+        "ModelRoute",
+        "ModelServer",
+        "Namespace",
+        "RuntimeClass",
+        "Secret",
+        "Service",
+        "ServiceAccount",
     ];
     let seen: Vec<&str> = kinds.iter().map(String::as_str).collect();
     assert_eq!(seen, expected);
@@ -175,7 +187,9 @@ pub async fn the_lab_inventory_is_brought_up_whole(plane: &ControlPlane) {
         let mut left: BTreeMap<String, (String, u64)> = BTreeMap::new();
         for resource in &all {
             let Spec::Node(node) = &resource.spec else { continue };
-            left.extend(node.allocatable.iter().map(|(key, count)| (node.name.clone(), (key.clone(), *count))));
+            left.extend(
+                node.allocatable.iter().map(|(key, count)| (node.name.clone(), (key.clone(), *count))),
+            );
         }
         assert_eq!(left.len(), 3);
         while !left.is_empty() {

@@ -70,10 +70,16 @@ async fn beat(rest: &Rest, node: &str) {
 async fn pods(rest: &Rest, node: &str) {
     let list = rest.get(&format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{node}")).await;
     for pod in list.body["items"].as_array().into_iter().flatten() {
-        let path = format!("/api/v1/namespaces/{}/pods/{}", text(pod, "/metadata/namespace"), text(pod, "/metadata/name"));
+        let path = format!(
+            "/api/v1/namespaces/{}/pods/{}",
+            text(pod, "/metadata/namespace"),
+            text(pod, "/metadata/name")
+        );
         if !pod["metadata"]["deletionTimestamp"].is_null() {
             rest.delete(&path, &json!({"gracePeriodSeconds": 0})).await;
-        } else if pod["status"]["phase"] == "Pending" && !text(pod, "/spec/containers/0/image").contains("broken") {
+        } else if pod["status"]["phase"] == "Pending"
+            && !text(pod, "/spec/containers/0/image").contains("broken")
+        {
             let status = json!({"status": {"phase": "Running", "podIP": "10.240.0.9", "conditions": [
                 {"type": "Ready", "status": "True"}, {"type": "ContainersReady", "status": "True"}]}});
             rest.patch(&format!("{path}/status"), "application/strategic-merge-patch+json", &status).await;
@@ -179,8 +185,12 @@ pub async fn the_starting_taint_goes_when_devices_are_there(plane: &ControlPlane
         }
         let live = bench.rest.get(&path(name)).await.expect(200);
         assert_eq!(taints(&live), ["provision.dev/starting"], "still there");
-        assert_eq!(live["metadata"]["labels"]["provision.dev/accelerator"], "nvidia", "the plugin finds its node by it");
-        let status = json!({"status": {"capacity": {"nvidia.com/gpu": "8"}, "allocatable": {"nvidia.com/gpu": "8"}}});
+        assert_eq!(
+            live["metadata"]["labels"]["provision.dev/accelerator"], "nvidia",
+            "the plugin finds its node by it"
+        );
+        let status =
+            json!({"status": {"capacity": {"nvidia.com/gpu": "8"}, "allocatable": {"nvidia.com/gpu": "8"}}});
         bench.rest.merge(&format!("{}/status", path(name)), &status).await.expect(200);
     };
     let (enacted, ()) = tokio::join!(enacting, plugging);
@@ -212,7 +222,11 @@ pub async fn a_drain_waits_for_the_budget_and_leaves_daemons(plane: &ControlPlan
     let names_of = ["drain-n-1".to_owned()];
     let name = &names_of[0];
     let kubelet = Kubelet::start(rest, &names_of, json!([])).await;
-    let sets = [("deployments", "Deployment", "guarded"), ("deployments", "Deployment", "free"), ("daemonsets", "DaemonSet", "daemon")];
+    let sets = [
+        ("deployments", "Deployment", "guarded"),
+        ("deployments", "Deployment", "free"),
+        ("daemonsets", "DaemonSet", "daemon"),
+    ];
     for (plural, kind, app) in sets {
         let mut spec = json!({"selector": {"matchLabels": {"app": app}}, "template": template(app, name)});
         if kind == "Deployment" {
@@ -234,7 +248,11 @@ pub async fn a_drain_waits_for_the_budget_and_leaves_daemons(plane: &ControlPlan
     let target = bench.target_with(Vec::new(), events);
     let failure = target.drain(name, Duration::from_secs(8)).await.expect_err("the budget holds it");
     assert_eq!(failure.code, "E-DRAIN", "{failure:?}");
-    assert!(failure.tail.iter().all(|l| l.contains("guarded-") && l.contains("The disruption budget b needs 2")), "{:?}", failure.tail);
+    assert!(
+        failure.tail.iter().all(|l| l.contains("guarded-") && l.contains("The disruption budget b needs 2")),
+        "{:?}",
+        failure.tail
+    );
     assert_eq!(failure.tail.len(), 2);
     let mut said = Vec::new();
     while let Ok(event) = seen.try_recv() {
@@ -242,7 +260,10 @@ pub async fn a_drain_waits_for_the_budget_and_leaves_daemons(plane: &ControlPlan
             said.push(reason);
         }
     }
-    assert!(said.iter().any(|r| r.contains("The disruption budget b needs 2 healthy pods and has 2 currently")), "{said:?}");
+    assert!(
+        said.iter().any(|r| r.contains("The disruption budget b needs 2 healthy pods and has 2 currently")),
+        "{said:?}"
+    );
     let live = rest.get(&path(name)).await.expect(200);
     assert_eq!(live["spec"]["unschedulable"], true, "it stays cordoned");
     for pod in &guarded {

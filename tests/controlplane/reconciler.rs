@@ -146,11 +146,13 @@ pub async fn what_nothing_wants_any_more_goes_and_what_was_there_before_us_stays
     let mut all = one_of_each(&ns);
     all.extend([bench.config("before", "wanted"), bench.config("stays", "wanted")]);
     converge(&bench.target(all)).await;
-    let label = |o: &Value| o["metadata"]["labels"]["applyset.kubernetes.io/part-of"].as_str().map(str::to_owned);
+    let label =
+        |o: &Value| o["metadata"]["labels"]["applyset.kubernetes.io/part-of"].as_str().map(str::to_owned);
     assert!(label(&bench.core("configmaps/stays").await).is_some_and(|l| l.starts_with("applyset-")));
     assert_eq!(label(&bench.core("configmaps/before").await), None, "adopted, not a member");
     // What another inventory made is none of ours.
-    let other = super::kit::target(plane, "another-inventory", vec![bench.config("other", "x")], Events::none());
+    let other =
+        super::kit::target(plane, "another-inventory", vec![bench.config("other", "x")], Events::none());
     converge(&other).await;
 
     let fewer = bench.target(vec![bench.config("stays", "wanted")]);
@@ -172,7 +174,11 @@ pub async fn what_nothing_wants_any_more_goes_and_what_was_there_before_us_stays
     assert_eq!(removed, expected, "what came last goes first");
     converge(&fewer).await;
     for (name, code) in [("before", 200), ("stays", 200), ("other", 200), ("a", 404)] {
-        assert_eq!(bench.rest.get(&bench.rest.core(&format!("configmaps/{name}"))).await.code, code, "{name}");
+        assert_eq!(
+            bench.rest.get(&bench.rest.core(&format!("configmaps/{name}"))).await.code,
+            code,
+            "{name}"
+        );
     }
     // Deleted with all that they made.
     let pods = bench.rest.core("pods");
@@ -182,9 +188,11 @@ pub async fn what_nothing_wants_any_more_goes_and_what_was_there_before_us_stays
 pub async fn a_field_that_a_manifest_drops_is_dropped(plane: &ControlPlane) {
     let bench = Bench::new(plane, "dropping").await;
     let with = |env: Value| {
-        object(json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d", "namespace": bench.rest.ns},
+        object(
+            json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d", "namespace": bench.rest.ns},
             "spec": {"replicas": 0, "selector": {"matchLabels": {"app": "d"}}, "template": {"metadata": {"labels": {"app": "d"}},
-                "spec": {"containers": [{"name": "c", "image": "i:1", "env": env}]}}}}))
+                "spec": {"containers": [{"name": "c", "image": "i:1", "env": env}]}}}}),
+        )
     };
     let item = |name: &str| json!({"name": name, "value": "1"});
     converge(&bench.target(vec![with(json!([item("A"), item("B")]))])).await;
@@ -225,9 +233,11 @@ pub async fn an_invalid_object_is_refused_and_named(plane: &ControlPlane) {
 pub async fn a_change_that_is_not_allowed_is_shown_by_the_plan(plane: &ControlPlane) {
     let bench = Bench::new(plane, "not_allowed").await;
     let with = |label: &str| {
-        object(json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d", "namespace": bench.rest.ns},
+        object(
+            json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d", "namespace": bench.rest.ns},
             "spec": {"replicas": 0, "selector": {"matchLabels": {"app": label}}, "template": {"metadata": {"labels": {"app": label}},
-                "spec": {"containers": [{"name": "c", "image": "i:1"}]}}}}))
+                "spec": {"containers": [{"name": "c", "image": "i:1"}]}}}}),
+        )
     };
     converge(&bench.target(vec![with("one")])).await;
     let target = bench.target(vec![with("two")]);
@@ -273,7 +283,10 @@ pub async fn a_definition_is_waited_for_used_and_upgraded(plane: &ControlPlane) 
     let todo = steps(&early).await;
     let failure = early.enact(&todo, &Lates::new()).await.expect_err("refused");
     assert_eq!(failure.code, "E-K8S-INVALID", "{failure:?}");
-    let upgraded = bench.target(vec![crd(json!({"port": {"type": "integer"}, "weight": {"type": "integer", "default": 1}})), pool(newer)]);
+    let upgraded = bench.target(vec![
+        crd(json!({"port": {"type": "integer"}, "weight": {"type": "integer", "default": 1}})),
+        pool(newer),
+    ]);
     let todo = steps(&upgraded).await;
     assert_eq!(todo.len(), 2, "{todo:?}");
     // The new schema may be served a moment after it was accepted.
@@ -284,7 +297,11 @@ pub async fn a_definition_is_waited_for_used_and_upgraded(plane: &ControlPlane) 
     converge(&bench.target(Vec::new())).await;
     let one = format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/inferencepools.{group}");
     bench.rest.get(&one).await.expect(200);
-    bench.rest.get(&bench.rest.of(&format!("{group}/v1"), "inferencepools/p")).await.refused(404, "NotFound", "not found");
+    bench.rest.get(&bench.rest.of(&format!("{group}/v1"), "inferencepools/p")).await.refused(
+        404,
+        "NotFound",
+        "not found",
+    );
     bench.rest.delete(&one, &Value::Null).await.expect(200);
     bench.rest.until(&one, "its end", |a| a.code == 404).await;
 }
@@ -310,9 +327,13 @@ pub async fn a_token_lets_in_until_the_run_ends(plane: &ControlPlane) {
         deferred: None,
         deadline_s: 30,
     };
-    let made = target.enact(&[step(JoinRole::Worker), step(JoinRole::Controller)], &Lates::new()).await.expect("made");
+    let made = target
+        .enact(&[step(JoinRole::Worker), step(JoinRole::Controller)], &Lates::new())
+        .await
+        .expect("made");
     let token = |role: JoinRole| {
-        let packed = base64::engine::general_purpose::STANDARD.decode(made[&role.late()].expose()).expect("base64");
+        let packed =
+            base64::engine::general_purpose::STANDARD.decode(made[&role.late()].expose()).expect("base64");
         let mut text = String::new();
         flate2::read::GzDecoder::new(packed.as_slice()).read_to_string(&mut text).expect("gzip");
         let config: Value = serde_saphyr::from_str(&text).expect("a kubeconfig");
@@ -329,10 +350,18 @@ pub async fn a_token_lets_in_until_the_run_ends(plane: &ControlPlane) {
     let groups = review["status"]["user"]["groups"].as_array().expect("groups");
     assert!(groups.contains(&json!("system:bootstrappers")), "{groups:?}");
     // A controller's token is for the join API alone.
-    caller(&token(JoinRole::Controller)).get("/api/v1/nodes").await.refused(401, "Unauthorized", "Unauthorized");
+    caller(&token(JoinRole::Controller)).get("/api/v1/nodes").await.refused(
+        401,
+        "Unauthorized",
+        "Unauthorized",
+    );
     target.finish().await.expect("finished");
     worker.until("/api/v1/nodes", "its end", |a| a.code == 401).await;
-    let left = bench.rest.get("/api/v1/namespaces/kube-system/secrets?fieldSelector=type%3Dbootstrap.kubernetes.io/token").await.expect(200);
+    let left = bench
+        .rest
+        .get("/api/v1/namespaces/kube-system/secrets?fieldSelector=type%3Dbootstrap.kubernetes.io/token")
+        .await
+        .expect(200);
     assert_eq!(left["items"], json!([]));
 }
 
@@ -340,8 +369,10 @@ pub async fn a_secret_is_compared_and_never_shown(plane: &ControlPlane) {
     const CANARY: &str = "Y2FuYXJ5LTJlN2E=";
     let bench = Bench::new(plane, "secret").await;
     let secret = |data: &str| {
-        object(json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "hf", "namespace": bench.rest.ns},
-            "type": "Opaque", "data": {"token": data}}))
+        object(
+            json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "hf", "namespace": bench.rest.ns},
+            "type": "Opaque", "data": {"token": data}}),
+        )
     };
     let target = bench.target(vec![secret(CANARY)]);
     converge(&target).await;

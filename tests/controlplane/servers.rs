@@ -74,7 +74,8 @@ pub struct ControlPlane {
 /// Returns ports of loopback that are free now.
 fn free_ports<const N: usize>() -> std::io::Result<[u16; N]> {
     // All are held until all are known, so that no two are the same.
-    let held: Vec<TcpListener> = (0..N).map(|_| TcpListener::bind(("127.0.0.1", 0))).collect::<Result<_, _>>()?;
+    let held: Vec<TcpListener> =
+        (0..N).map(|_| TcpListener::bind(("127.0.0.1", 0))).collect::<Result<_, _>>()?;
     let mut ports = [0; N];
     for (port, listener) in ports.iter_mut().zip(&held) {
         *port = listener.local_addr()?.port();
@@ -140,7 +141,12 @@ impl ControlPlane {
         )?;
         this.launch(
             "kube-scheduler",
-            &[("kubeconfig", &kubeconfig), ("bind-address", "127.0.0.1"), ("secure-port", "0"), ("leader-elect", "false")],
+            &[
+                ("kubeconfig", &kubeconfig),
+                ("bind-address", "127.0.0.1"),
+                ("secure-port", "0"),
+                ("leader-elect", "false"),
+            ],
         )?;
         Ok(this)
     }
@@ -221,7 +227,8 @@ impl ControlPlane {
 
     /// Returns the last lines that a program said.
     fn tail(&self, program: &str) -> String {
-        let text = std::fs::read_to_string(self.dir.path().join(format!("{program}.log"))).unwrap_or_default();
+        let text =
+            std::fs::read_to_string(self.dir.path().join(format!("{program}.log"))).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(30)..].join("\n")
     }

@@ -65,7 +65,9 @@ impl suite::Site for StandIn {
     async fn restart(&self) {
         let mut old = std::mem::take(&mut *self.serving.lock().expect("no panic"));
         old.shutdown().await;
+        self.api.store.forget_past();
         self.serve(TcpListener::bind(self.address).await.expect("the same port"));
+        assert_eq!(suite::rest::Rest::new(&self.admin, "").try_get("/readyz").await, Some(200));
     }
 }
 

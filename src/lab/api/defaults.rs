@@ -10,7 +10,11 @@ pub fn fill(kind: &Kind, object: &mut Value) {
         "namespaces" => namespace(object),
         "secrets" => secret(object),
         "services" => service(object),
-        "pods" => pod(&mut object["spec"]),
+        "pods" => {
+            pod(&mut object["spec"]);
+            running(&mut object["spec"]);
+            or(&mut object["status"], "phase", json!("Pending"));
+        }
         "deployments.apps" => {
             let spec = &mut object["spec"];
             or(spec, "replicas", json!(1));
@@ -24,6 +28,7 @@ pub fn fill(kind: &Kind, object: &mut Value) {
                 or(&mut spec["strategy"]["rollingUpdate"], "maxUnavailable", json!("25%"));
             }
             template(spec);
+            or(object, "status", json!({}));
         }
         "replicasets.apps" => {
             or(&mut object["spec"], "replicas", json!(1));
@@ -40,6 +45,11 @@ pub fn fill(kind: &Kind, object: &mut Value) {
                 or(&mut spec["updateStrategy"]["rollingUpdate"], "maxUnavailable", json!(1));
             }
             template(spec);
+            for count in
+                ["currentNumberScheduled", "desiredNumberScheduled", "numberMisscheduled", "numberReady"]
+            {
+                or(&mut object["status"], count, json!(0));
+            }
         }
         "rolebindings.rbac.authorization.k8s.io" | "clusterrolebindings.rbac.authorization.k8s.io" => {
             or(&mut object["roleRef"], "apiGroup", json!("rbac.authorization.k8s.io"));
@@ -135,9 +145,8 @@ fn pod(spec: &mut Value) {
     if let Some(account) = spec.get("serviceAccountName").cloned() {
         or(spec, "serviceAccount", account);
     }
-    let host_network = spec["hostNetwork"] == true;
     for list in ["/containers", "/initContainers"] {
-        each(spec, list, |c| container(c, host_network));
+        each(spec, list, container);
     }
     each(spec, "/volumes", |volume| {
         if volume.get("hostPath").is_some() {
@@ -151,7 +160,28 @@ fn pod(spec: &mut Value) {
     });
 }
 
-fn container(container: &mut Value, host_network: bool) {
+/// What is filled in only when a pod is made, not in a template.
+fn running(spec: &mut Value) {
+    let host_network = spec["hostNetwork"] == true;
+    for list in ["/containers", "/initContainers"] {
+        each(spec, list, |container| {
+            if let Some(Value::Object(limits)) = container.pointer("/resources/limits").cloned() {
+                or(&mut container["resources"], "requests", json!({}));
+                for (name, value) in limits {
+                    or(&mut container["resources"]["requests"], &name, value);
+                }
+            }
+            if host_network {
+                each(container, "/ports", |port| {
+                    let number = port["containerPort"].clone();
+                    or(port, "hostPort", number);
+                });
+            }
+        });
+    }
+}
+
+fn container(container: &mut Value) {
     let image = text(container, "/image");
     let tag = image.rsplit('/').next().unwrap_or_default();
     let latest = !tag.contains('@') && (!tag.contains(':') || tag.ends_with(":latest"));
@@ -161,19 +191,7 @@ fn container(container: &mut Value, host_network: bool) {
     or(container, "resources", json!({}));
     quantities(container, "/resources/limits");
     quantities(container, "/resources/requests");
-    if let Some(Value::Object(limits)) = container.pointer("/resources/limits").cloned() {
-        or(&mut container["resources"], "requests", json!({}));
-        for (name, value) in limits {
-            or(&mut container["resources"]["requests"], &name, value);
-        }
-    }
-    each(container, "/ports", |port| {
-        or(port, "protocol", json!("TCP"));
-        if host_network {
-            let number = port["containerPort"].clone();
-            or(port, "hostPort", number);
-        }
-    });
+    each(container, "/ports", |port| or(port, "protocol", json!("TCP")));
     each(container, "/env", |env| {
         if env.pointer("/valueFrom/fieldRef").is_some() {
             or(&mut env["valueFrom"]["fieldRef"], "apiVersion", json!("v1"));

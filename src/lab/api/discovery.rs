@@ -6,6 +6,11 @@ use std::{collections::BTreeMap, sync::Arc};
 
 const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
+/// What can be done to a kind: a namespace goes with all its content, never many at once.
+fn verbs(kind: &Kind) -> Vec<&'static str> {
+    VERBS.into_iter().filter(|verb| kind.id != "namespaces" || *verb != "deletecollection").collect()
+}
+
 /// Kinds and their version, by version name, by group.
 type Groups = BTreeMap<String, BTreeMap<String, Vec<(Arc<Kind>, Version)>>>;
 
@@ -66,7 +71,7 @@ pub fn resource_list(kinds: &[Arc<Kind>], group: &str, version: &str) -> Option<
     for (kind, version) in groups.get(group)?.get(version)? {
         resources.push(json!({
             "name": kind.plural, "singularName": kind.singular, "namespaced": kind.namespaced, "kind": kind.kind,
-            "verbs": VERBS, "shortNames": kind.short_names,
+            "verbs": verbs(kind), "shortNames": kind.short_names,
         }));
         for (name, verbs) in kind.subresources(version) {
             let mut entry = json!({
@@ -118,7 +123,8 @@ pub fn aggregated(kinds: &[Arc<Kind>], core: bool) -> Value {
 }
 
 fn aggregated_resource(kind: &Kind, version: &Version) -> Value {
-    let response = json!({"group": kind.group, "version": version.name, "kind": kind.kind});
+    // Group and version are those of what it is listed under.
+    let response = json!({"group": "", "version": "", "kind": kind.kind});
     let subresources: Vec<_> = kind
         .subresources(version)
         .into_iter()
@@ -131,7 +137,7 @@ fn aggregated_resource(kind: &Kind, version: &Version) -> Value {
     json!({
         "resource": kind.plural, "responseKind": response,
         "scope": if kind.namespaced { "Namespaced" } else { "Cluster" },
-        "singularResource": kind.singular, "verbs": VERBS, "shortNames": kind.short_names,
+        "singularResource": kind.singular, "verbs": verbs(kind), "shortNames": kind.short_names,
         "subresources": subresources,
     })
 }

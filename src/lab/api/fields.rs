@@ -180,6 +180,72 @@ fn dotted(name: &str) -> String {
     format!("[={}]", name.strip_prefix("v:").unwrap_or(name))
 }
 
+/// Returns a place such as `spec.containers[0].image` as server-side apply writes it, `.spec.containers[name="a"].image`.
+pub fn dotted_place(path: &str, object: &Value, shape: Shape<'_>) -> String {
+    let (mut value, mut shape, mut top, mut found) = (object, shape, true, String::new());
+    for part in path.split('.').filter(|part| !part.is_empty()) {
+        let (name, indices) = part.split_once('[').map_or((part, ""), |(name, rest)| (name, rest));
+        shape = if top { shape.top_field(name) } else { shape.field(name) };
+        top = false;
+        value = &value[name];
+        found.push_str(&format!(".{name}"));
+        for index in indices.split('[').filter_map(|i| i.trim_end_matches(']').parse::<usize>().ok()) {
+            let key = match shape.form(value) {
+                Form::Keyed(keys) => shape.key_of(&value[index], &keys).map(|key| dotted(&key)),
+                _ => None,
+            };
+            found.push_str(&key.unwrap_or_else(|| format!("[{index}]")));
+            (value, shape) = (&value[index], shape.item());
+        }
+    }
+    found
+}
+
+/// Returns the first list in which two items have one key, and that key.
+pub fn duplicate(object: &Value, shape: Shape<'_>) -> Option<(String, String)> {
+    object
+        .as_object()?
+        .iter()
+        .find_map(|(name, value)| duplicate_below(value, shape.top_field(name), name.clone()))
+}
+
+fn duplicate_below(value: &Value, shape: Shape<'_>, path: String) -> Option<(String, String)> {
+    match value {
+        Value::Object(map) => {
+            map.iter().find_map(|(name, v)| duplicate_below(v, shape.field(name), format!("{path}.{name}")))
+        }
+        Value::Array(items) => {
+            if let Form::Keyed(keys) = shape.form(value) {
+                let mut seen: Vec<String> = Vec::new();
+                for key in items.iter().filter_map(|item| shape.key_of(item, &keys)) {
+                    if seen.contains(&key) {
+                        return Some((path, dotted(&key)));
+                    }
+                    seen.push(key);
+                }
+            }
+            let inside =
+                |(at, item): (usize, &Value)| duplicate_below(item, shape.item(), format!("{path}[{at}]"));
+            items.iter().enumerate().find_map(inside)
+        }
+        _ => None,
+    }
+}
+
+/// Marks maps of plain texts that a write brought as its own, as the real one does for writes that are not an apply: the
+/// map then stays, empty, when its last key goes.
+pub fn own_new_maps(set: &mut Fields, old: &Value) {
+    const PLAIN: [&str; 5] = ["annotations", "binaryData", "data", "labels", "matchLabels"];
+    for (name, fields) in &mut set.below {
+        let Some(field) = name.strip_prefix("f:") else { continue };
+        let before = &old[field];
+        if PLAIN.contains(&field) && before.is_null() && !fields.below.is_empty() {
+            fields.here = true;
+        }
+        own_new_maps(fields, before);
+    }
+}
+
 /// What differs between two objects.
 #[derive(Default, Debug)]
 pub struct Difference {

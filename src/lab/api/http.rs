@@ -6,12 +6,14 @@ use super::{
     kinds::{self, Kind, Version},
     refusal::Refusal,
     remove::{Removal, Removed},
+    schema,
     selector::{FieldSelector, LabelSelector},
     store::{Store, text},
     subresource,
     watch::{self, Watch},
     write::{Options, Patch, Place},
 };
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
@@ -90,6 +92,10 @@ impl Ask {
     /// Returns an object in the version asked for.
     pub fn present(&self, object: &Value) -> Value {
         let mut object = object.clone();
+        // What was stored before a default was there has it when it is read.
+        if let Some(schema) = &self.version.schema {
+            schema::fill_defaults(&mut object, schema);
+        }
         object["kind"] = json!(self.kind.kind);
         object["apiVersion"] = json!(self.kind.api_version(&self.version.name));
         if self.accept.contains("as=PartialObjectMetadata") {
@@ -118,7 +124,6 @@ impl Service {
             path.split('/').filter(|s| !s.is_empty()).map(|s| decoded(s, false)).collect();
         let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
         match segments.as_slice() {
-            ["version"] => return Ok(json_answer(StatusCode::OK, &discovery::version(&self.version))),
             ["healthz" | "livez" | "readyz", ..] => {
                 let up = self.store.quorum();
                 let status = if up { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
@@ -138,6 +143,11 @@ impl Service {
             ["api"] => Some(discovery::core_versions()),
             ["apis"] => Some(discovery::group_list(&self.store.kinds())),
             ["api", version] => discovery::resource_list(&self.store.kinds(), "", version),
+            ["version"] => Some(discovery::version(&self.version)),
+            // No path of this server: not a refusal of the API, which serves no such group.
+            ["apis", group, ..] if !self.store.serves(group) => {
+                return Ok(text_answer(StatusCode::NOT_FOUND, "404 page not found\n"));
+            }
             ["apis", group] => discovery::group(&self.store.kinds(), group),
             ["apis", group, version] => discovery::resource_list(&self.store.kinds(), group, version),
             ["api" | "apis", ..] => {
@@ -260,10 +270,14 @@ impl Service {
             }
             "patch" => {
                 let change = patch_of(&content_type, parsed)?;
-                if matches!(change, Patch::Apply(_)) && ask.query("fieldManager").is_empty() {
-                    return Err(Refusal::bad_request(
-                        "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
-                    ));
+                let apply = matches!(change, Patch::Apply(_));
+                if apply && ask.query("fieldManager").is_empty() {
+                    let why = "Required value: is required for apply patch";
+                    return Err(Refusal::patch_option("fieldManager", "FieldValueRequired", why));
+                }
+                if !apply && ask.query.contains_key("force") {
+                    let why = "Forbidden: may not be specified for non-apply patch";
+                    return Err(Refusal::patch_option("force", "FieldValueForbidden", why));
                 }
                 let (made, new) = self.store.patch(&ask.place(), &change, &ask.options())?;
                 let status = if new { StatusCode::CREATED } else { StatusCode::OK };
@@ -277,17 +291,52 @@ impl Service {
         }
     }
 
-    fn selected(&self, ask: &Ask) -> Result<(Vec<Arc<Value>>, u64), Refusal> {
+    fn selected(&self, ask: &Ask, at: Option<u64>) -> Result<(Vec<Arc<Value>>, u64), Refusal> {
         let labels = LabelSelector::parse(ask.query("labelSelector"))?;
-        let fields = FieldSelector::parse(ask.query("fieldSelector"))?;
+        let fields = FieldSelector::of(&ask.kind, ask.query("fieldSelector"))?;
         let namespace = (!ask.namespace.is_empty()).then_some(ask.namespace.as_str());
-        let (mut found, revision) = self.store.snapshot(&ask.kind.id, namespace);
+        let (mut found, revision) = match at {
+            None => self.store.snapshot(&ask.kind.id, namespace),
+            Some(revision) => {
+                let found = self.store.snapshot_at(&ask.kind.id, namespace, revision);
+                (found.map_err(|oldest| Refusal::expired(revision, oldest))?, revision)
+            }
+        };
         found.retain(|object| labels.matches(object) && fields.matches(object));
         Ok((found, revision))
     }
 
+    /// Takes one page out of a list; what is left is said in the list's metadata.
+    fn page(ask: &Ask, after: &Option<PageKey>, found: &mut Vec<Arc<Value>>, revision: u64) -> Value {
+        found.retain(|object| after.as_ref().is_none_or(|after| page_key(object) > *after));
+        let mut metadata = json!({"resourceVersion": revision.to_string()});
+        let limit = ask.query("limit").parse().unwrap_or(0);
+        if limit > 0 && found.len() > limit {
+            let left = found.len() - limit;
+            found.truncate(limit);
+            let last = found.last().map(|object| page_key(object)).unwrap_or_default();
+            metadata["continue"] = json!(STANDARD.encode(json!({"rv": revision, "after": last}).to_string()));
+            // With a selector the real one cannot tell how many are left.
+            if ask.query("labelSelector").is_empty() && ask.query("fieldSelector").is_empty() {
+                metadata["remainingItemCount"] = json!(left);
+            }
+        }
+        metadata
+    }
+
     fn list(&self, ask: &Ask) -> Result<Response<Body>, Refusal> {
-        let (found, revision) = self.selected(ask)?;
+        let (at, after) = match ask.query("continue") {
+            "" => (None, None),
+            token => {
+                let read = STANDARD.decode(token).ok().and_then(|t| serde_json::from_slice::<Value>(&t).ok());
+                let read = read.ok_or_else(|| {
+                    Refusal::bad_request("continue key is not valid: illegal base64 data or not an object")
+                })?;
+                (read["rv"].as_u64(), Some((text(&read, "/after/0"), text(&read, "/after/1"))))
+            }
+        };
+        let (mut found, revision) = self.selected(ask, at)?;
+        let metadata = Self::page(ask, &after, &mut found, revision);
         let partial = ask.accept.contains("as=PartialObjectMetadataList");
         let items: Vec<_> = found
             .iter()
@@ -309,13 +358,12 @@ impl Service {
         } else {
             (format!("{}List", ask.kind.kind), ask.kind.api_version(&ask.version.name))
         };
-        let metadata = json!({"resourceVersion": revision.to_string()});
         let list = json!({"kind": kind, "apiVersion": api_version, "metadata": metadata, "items": items});
         Ok(json_answer(StatusCode::OK, &list))
     }
 
     fn delete_all(&self, ask: &Ask, body: &Value) -> Result<Response<Body>, Refusal> {
-        let (found, _) = self.selected(ask)?;
+        let (found, _) = self.selected(ask, None)?;
         for object in found {
             let mut place = ask.place();
             place.namespace = text(&object, "/metadata/namespace");
@@ -327,6 +375,13 @@ impl Service {
         }
         self.list(ask)
     }
+}
+
+/// What lists are sorted by: namespace and name.
+type PageKey = (String, String);
+
+fn page_key(object: &Value) -> PageKey {
+    (text(object, "/metadata/namespace"), text(object, "/metadata/name"))
 }
 
 /// Reads a deletion's options out of query and body.

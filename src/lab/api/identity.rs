@@ -53,14 +53,18 @@ pub fn token_stands(store: &Store, token: &str, wanted: TokenUse) -> bool {
         TokenUse::Worker => "usage-bootstrap-authentication",
         TokenUse::Controller => "usage-controller-join",
     };
-    let expiry = field("expiration");
-    let alive = expiry.is_empty()
-        || expiry.parse::<jiff::Timestamp>().is_ok_and(|until| until > jiff::Timestamp::now());
     object["type"] == "bootstrap.kubernetes.io/token"
         && field("token-id") == id
         && field("token-secret") == secret
         && field(usage) == "true"
-        && alive
+        && !is_over(&object)
+}
+
+/// Says whether a bootstrap token's time is over.
+pub fn is_over(secret: &Value) -> bool {
+    let bytes = STANDARD.decode(text(secret, "/data/expiration")).unwrap_or_default();
+    let expiry = String::from_utf8(bytes).unwrap_or_default();
+    !expiry.is_empty() && expiry.parse::<jiff::Timestamp>().is_ok_and(|until| until <= jiff::Timestamp::now())
 }
 
 /// Returns the identity behind a bearer token.

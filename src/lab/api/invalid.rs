@@ -2,6 +2,7 @@
 //! between fields that manifests run into.
 
 use super::{kinds::Kind, refusal::FieldError, selector::LabelSelector, store::text};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use k8s_openapi::api::{
     admissionregistration::v1::ValidatingWebhookConfiguration,
     apps::v1::{DaemonSet, Deployment},
@@ -20,6 +21,13 @@ const NAME_LENGTH: usize = 253;
 
 /// Takes fields out that a built-in kind does not have and returns their dotted paths; a wrong type is an error.
 pub fn take_unknown(kind: &Kind, object: &mut Value) -> Result<Vec<String>, String> {
+    if kind.id == "secrets" {
+        for value in object["data"].as_object().into_iter().flat_map(serde_json::Map::values) {
+            if STANDARD.decode(value.as_str().unwrap_or_default()).is_err() {
+                return Err("illegal base64 data".to_owned());
+            }
+        }
+    }
     let known = match kind.id.as_str() {
         "configmaps" => typed::<ConfigMap>(object),
         "namespaces" => typed::<Namespace>(object),
@@ -44,6 +52,48 @@ pub fn take_unknown(kind: &Kind, object: &mut Value) -> Result<Vec<String>, Stri
     let mut found = Vec::new();
     compare(object, &known, "", &mut found);
     Ok(found)
+}
+
+/// Returns the first field of a wrong type and what server-side apply says of it: the one without which it can be read.
+pub fn misfit(kind: &Kind, object: &Value) -> Option<(String, String)> {
+    fn leaves(value: &Value, pointer: String, path: String, found: &mut Vec<(String, String)>) {
+        match value {
+            Value::Object(map) => {
+                for (name, inner) in map {
+                    let escaped = name.replace('~', "~0").replace('/', "~1");
+                    leaves(inner, format!("{pointer}/{escaped}"), format!("{path}.{name}"), found);
+                }
+            }
+            Value::Array(items) => {
+                for (at, inner) in items.iter().enumerate() {
+                    leaves(inner, format!("{pointer}/{at}"), format!("{path}[{at}]"), found);
+                }
+            }
+            _ => found.push((pointer, path)),
+        }
+    }
+    let mut all = Vec::new();
+    leaves(object, String::new(), String::new(), &mut all);
+    all.into_iter().find_map(|(pointer, path)| {
+        let mut without = object.clone();
+        let wrong = std::mem::take(without.pointer_mut(&pointer)?);
+        let why = take_unknown(kind, &mut object.clone()).err()?;
+        take_unknown(kind, &mut without).ok()?;
+        let got = match wrong {
+            Value::String(_) => "string",
+            Value::Bool(_) => "boolean",
+            Value::Number(_) => "number",
+            _ => "unknown",
+        };
+        let wanted = if why.contains("expected a string") {
+            "string"
+        } else if why.contains("expected a boolean") {
+            "boolean"
+        } else {
+            "numeric (int or float)"
+        };
+        Some((path.trim_start_matches('.').to_owned(), format!("expected {wanted}, got {got}")))
+    })
 }
 
 /// Reads an object into its type and back: what does not come back is unknown.
@@ -132,6 +182,14 @@ pub fn metadata(kind: &Kind, object: &Value) -> Vec<FieldError> {
         found.push(FieldError::invalid("metadata.name", &json!(name), why));
     }
     found.extend(labels(object.pointer("/metadata/labels"), "metadata.labels"));
+    for finalizer in object.pointer("/metadata/finalizers").and_then(Value::as_array).into_iter().flatten() {
+        let known = ["orphan", "foregroundDeletion"];
+        let name = finalizer.as_str().unwrap_or_default();
+        if !known.contains(&name) && !name.contains('/') {
+            let why = "name is neither a standard finalizer name nor is it fully qualified";
+            found.push(FieldError::invalid("metadata.finalizers", finalizer, why));
+        }
+    }
     for (key, value) in
         object.pointer("/metadata/annotations").and_then(Value::as_object).into_iter().flatten()
     {
@@ -146,6 +204,20 @@ pub fn metadata(kind: &Kind, object: &Value) -> Vec<FieldError> {
         }
     }
     found
+}
+
+/// An object on its way out takes no more finalizers.
+pub fn new_finalizers(live: &Value, object: &Value) -> Option<FieldError> {
+    let all = |o: &Value| -> Vec<Value> {
+        o.pointer("/metadata/finalizers").and_then(Value::as_array).cloned().unwrap_or_default()
+    };
+    let before = all(live);
+    let new: Vec<String> = all(object).iter().filter(|f| !before.contains(f)).map(Value::to_string).collect();
+    let why = format!(
+        "no new finalizers can be added if the object is being deleted, found new finalizers [{}]",
+        new.join(" ")
+    );
+    (!new.is_empty()).then(|| FieldError::forbidden("metadata.finalizers", &why))
 }
 
 fn labels(labels: Option<&Value>, field: &str) -> Vec<FieldError> {
@@ -188,6 +260,8 @@ pub fn object(kind: &Kind, object: &Value, live: Option<&Value>) -> Vec<FieldErr
         "pods" => pod_spec(&object["spec"], "spec"),
         "services" => service(object),
         "nodes" => node(object),
+        "secrets" => secret(object, live),
+        "leases.coordination.k8s.io" => lease(object),
         "roles.rbac.authorization.k8s.io" | "clusterroles.rbac.authorization.k8s.io" => Vec::new(),
         "rolebindings.rbac.authorization.k8s.io" | "clusterrolebindings.rbac.authorization.k8s.io" => {
             let before = live.and_then(|l| l.get("roleRef"));
@@ -198,7 +272,7 @@ pub fn object(kind: &Kind, object: &Value, live: Option<&Value>) -> Vec<FieldErr
                 _ => Vec::new(),
             }
         }
-        "customresourcedefinitions.apiextensions.k8s.io" => definition(object),
+        "customresourcedefinitions.apiextensions.k8s.io" => definition(object, live),
         _ => Vec::new(),
     }
 }
@@ -206,7 +280,7 @@ pub fn object(kind: &Kind, object: &Value, live: Option<&Value>) -> Vec<FieldErr
 fn workload(object: &Value, live: Option<&Value>) -> Vec<FieldError> {
     let mut found = Vec::new();
     let selector = object.pointer("/spec/selector");
-    match LabelSelector::of(selector) {
+    match LabelSelector::of(selector.filter(|s| !s.is_null())) {
         None => found.push(FieldError::required("spec.selector", "")),
         Some(read) if read.is_empty() => {
             let why = "empty selector is invalid for deployment";
@@ -313,6 +387,24 @@ fn service(object: &Value) -> Vec<FieldError> {
     found
 }
 
+fn secret(object: &Value, live: Option<&Value>) -> Vec<FieldError> {
+    match live.and_then(|live| live.get("type")) {
+        Some(before) if *before != object["type"] => {
+            vec![FieldError::invalid("type", &object["type"], "field is immutable")]
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn lease(object: &Value) -> Vec<FieldError> {
+    match object.pointer("/spec/leaseDurationSeconds") {
+        Some(seconds) if seconds.as_i64().is_some_and(|s| s <= 0) => {
+            vec![FieldError::invalid("spec.leaseDurationSeconds", seconds, "must be greater than 0")]
+        }
+        _ => Vec::new(),
+    }
+}
+
 fn node(object: &Value) -> Vec<FieldError> {
     let effects = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
     let taints = object.pointer("/spec/taints").and_then(Value::as_array);
@@ -330,11 +422,15 @@ fn node(object: &Value) -> Vec<FieldError> {
                 &allowed,
             ));
         }
+        let before = taints.into_iter().flatten().take(at);
+        if before.into_iter().any(|t| (&t["key"], &t["effect"]) == (&taint["key"], &taint["effect"])) {
+            found.push(FieldError::duplicate(format!("metadata.taints[{at}]"), taint));
+        }
     }
     found
 }
 
-fn definition(object: &Value) -> Vec<FieldError> {
+fn definition(object: &Value, live: Option<&Value>) -> Vec<FieldError> {
     let wanted = format!("{}.{}", text(object, "/spec/names/plural"), text(object, "/spec/group"));
     let mut found = Vec::new();
     if text(object, "/metadata/name") != wanted {
@@ -346,5 +442,46 @@ fn definition(object: &Value) -> Vec<FieldError> {
         let why = "must have exactly one version marked as storage version";
         found.push(FieldError::invalid("spec.versions", &json!(versions.len()), why));
     }
+    for (at, version) in versions.iter().enumerate() {
+        let place = format!("spec.versions[{at}].schema.openAPIV3Schema");
+        match version.pointer("/schema/openAPIV3Schema") {
+            Some(schema) if !schema.is_null() => {
+                structural(schema, "spec.validation.openAPIV3Schema", &mut found)
+            }
+            _ => found.push(FieldError::required(place, "")),
+        }
+    }
+    // A version that objects may be stored in stays until nobody is.
+    let stored = live.and_then(|l| l.pointer("/status/storedVersions")).and_then(Value::as_array);
+    for (at, name) in stored.into_iter().flatten().enumerate() {
+        if !versions.iter().any(|v| v["name"] == *name) {
+            let why = format!(
+                "missing from spec.versions; {} was previously a storage version, and must remain in spec.versions until a \
+                 storage migration ensures no data remains persisted in it and removes it from status.storedVersions",
+                name.as_str().unwrap_or_default()
+            );
+            found.push(FieldError::invalid(format!("status.storedVersions[{at}]"), name, &why));
+        }
+    }
     found
+}
+
+/// Every place of a schema says what it is.
+fn structural(schema: &Value, path: &str, found: &mut Vec<FieldError>) {
+    let open = ["x-kubernetes-int-or-string", "x-kubernetes-preserve-unknown-fields"];
+    let typed = schema["type"].as_str().is_some_and(|t| !t.is_empty());
+    if !typed && !open.iter().any(|key| schema[*key] == true) {
+        found.push(FieldError::required(
+            format!("{path}.type"),
+            "must not be empty for specified object fields",
+        ));
+    }
+    for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
+        structural(inner, &format!("{path}.properties[{name}]"), found);
+    }
+    for key in ["items", "additionalProperties"] {
+        if schema[key].is_object() {
+            structural(&schema[key], &format!("{path}.{key}"), found);
+        }
+    }
 }

@@ -244,6 +244,11 @@ impl Kinds {
         self.all.get(&id(group, plural)).cloned()
     }
 
+    /// Says whether anything of a group is served, or would be by a real API.
+    pub fn serves(&self, group: &str) -> bool {
+        self.all.values().any(|kind| kind.group == group) || NOT_SIMULATED.iter().any(|(g, _)| *g == group)
+    }
+
     /// Returns a kind by `plural.group`.
     pub fn by_id(&self, id: &str) -> Option<Arc<Kind>> {
         self.all.get(id).cloned()

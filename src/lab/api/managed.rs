@@ -1,7 +1,7 @@
 //! Field managers: server-side apply and the tracking of all other writes in `metadata.managedFields`.
 
 use super::{
-    fields::{Fields, compare, ownable, prune},
+    fields::{Fields, compare, own_new_maps, ownable, prune},
     refusal::Refusal,
     shape::{Form, Shape},
 };
@@ -154,7 +154,8 @@ pub fn apply(
 pub fn track(old: Option<&Value>, new: &mut Value, writer: Writer<'_>, shape: Shape<'_>) {
     let nothing = json!({});
     let old = old.unwrap_or(&nothing);
-    let change = compare(&ownable(old), &ownable(new), shape);
+    let mut change = compare(&ownable(old), &ownable(new), shape);
+    own_new_maps(&mut change.set, old);
     let mut all = entries(old);
     if change.set.is_empty() && change.gone.is_empty() {
         write_entries(new, &all);
@@ -237,26 +238,49 @@ pub fn merge_value(live: &Value, config: &Value, shape: Shape<'_>) -> Value {
     }
 }
 
-/// Items that only one side has stay where they are or go last; items of both take the configuration's order.
+/// Items that only one side has keep their place among their own; what both have comes in the configuration's order.
 fn merge_list(
     live: &[Value],
     config: &[Value],
     key: impl Fn(&Value) -> Option<String>,
     merge: impl Fn(&Value, &Value) -> Value,
 ) -> Value {
-    let keys: Vec<_> = config.iter().map(&key).collect();
-    let live_of = |wanted: &Option<String>| live.iter().find(|item| key(item) == *wanted);
-    let mut both = config.iter().zip(&keys).filter_map(|(item, k)| Some(merge(live_of(k)?, item)));
+    let (left, right): (Vec<_>, Vec<_>) =
+        (live.iter().map(&key).collect(), config.iter().map(&key).collect());
+    let shared_from = |at: usize| right[at..].iter().find(|k| left.contains(k));
+    let (mut l, mut r) = (0, 0);
     let mut merged = Vec::with_capacity(live.len().max(config.len()));
-    for item in live {
-        if keys.contains(&key(item)) {
-            merged.extend(both.next());
-        } else {
-            merged.push(item.clone());
+    // As structured-merge-diff does it (typed/merge.go, mergeListItems).
+    while l < live.len() || r < config.len() {
+        if l < live.len() && r < config.len() {
+            if left[l] == right[r] {
+                merged.push(merge(&live[l], &config[r]));
+                (l, r) = (l + 1, r + 1);
+                continue;
+            }
+            // Shared, and not next in the configuration: it comes when its turn is there.
+            if right.contains(&left[l]) && shared_from(r).is_some_and(|next| *next != left[l]) {
+                l += 1;
+                continue;
+            }
+        }
+        if l < live.len() {
+            if !right.contains(&left[l]) {
+                merged.push(live[l].clone());
+                l += 1;
+                continue;
+            }
+            if right[..r].contains(&left[l]) {
+                l += 1;
+                continue;
+            }
+        }
+        if r < config.len() {
+            let before = left.iter().position(|k| *k == right[r]);
+            merged.push(before.map_or_else(|| config[r].clone(), |at| merge(&live[at], &config[r])));
+            r += 1;
         }
     }
-    merged
-        .extend(config.iter().zip(&keys).filter(|(_, k)| live_of(k).is_none()).map(|(item, _)| item.clone()));
     Value::Array(merged)
 }
 

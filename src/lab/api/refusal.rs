@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 pub struct Refusal {
     /// The HTTP status.
     pub code: u16,
-    /// `Status.reason`.
+    /// `Status.reason`; empty for none.
     pub reason: &'static str,
     /// `Status.message`.
     pub message: String,
@@ -57,11 +57,41 @@ impl FieldError {
         }
     }
 
+    /// A field may not be set, or not be set so.
+    pub fn forbidden(field: impl Into<String>, why: &str) -> Self {
+        Self {
+            field: field.into(),
+            reason: "FieldValueForbidden",
+            message: format!("Forbidden{}", tail(why)),
+        }
+    }
+
+    /// Two of a list are the same.
+    pub fn duplicate(field: impl Into<String>, value: &Value) -> Self {
+        Self {
+            field: field.into(),
+            reason: "FieldValueDuplicate",
+            message: format!("Duplicate value: {value}"),
+        }
+    }
+
+    /// A text is too long.
+    pub fn too_long(field: impl Into<String>, most: &Value) -> Self {
+        let message = format!("Too long: may not be more than {most} bytes");
+        Self { field: field.into(), reason: "FieldValueTooLong", message }
+    }
+
+    /// A list is too long.
+    pub fn too_many(field: impl Into<String>, count: usize, most: &Value) -> Self {
+        let message = format!("Too many: {count}: must have at most {most} items");
+        Self { field: field.into(), reason: "FieldValueTooMany", message }
+    }
+
     /// A field has the wrong type.
     pub fn wrong_type(field: impl Into<String>, value: &Value, want: &str) -> Self {
         let field = field.into();
-        let message =
-            format!("Invalid value: {:?}: {field} in body must be of type {want}", type_name(value));
+        let name = type_name(value);
+        let message = format!("Invalid value: {name:?}: {field} in body must be of type {want}: {name:?}");
         Self { field, reason: "FieldValueTypeInvalid", message }
     }
 }
@@ -87,10 +117,21 @@ impl Refusal {
     }
 
     fn about(mut self, kind: &Kind, name: &str) -> Self {
-        let mut details = json!({"name": name, "kind": kind.plural});
+        let mut details = json!({"kind": kind.plural});
+        if !name.is_empty() {
+            details["name"] = json!(name);
+        }
         if !kind.group.is_empty() {
             details["group"] = json!(kind.group);
         }
+        self.details = Some(details);
+        self
+    }
+
+    /// Adds one cause to what it is about.
+    fn because(mut self, reason: &str, message: &str, field: &str) -> Self {
+        let mut details = self.details.take().unwrap_or_else(|| json!({}));
+        details["causes"] = json!([{"reason": reason, "message": message, "field": field}]);
         self.details = Some(details);
         self
     }
@@ -112,9 +153,11 @@ impl Refusal {
         Self::new(501, "NotImplemented", format!("the lab's API stand-in does not simulate {what}"))
     }
 
-    /// The name is taken.
-    pub fn already_exists(kind: &Kind, name: &str) -> Self {
-        Self::new(409, "AlreadyExists", format!("{} {name:?} already exists", kind.id)).about(kind, name)
+    /// The name is taken, maybe by something that is on its way out.
+    pub fn already_exists(kind: &Kind, name: &str, ending: bool) -> Self {
+        let what = if ending { "object is being deleted: " } else { "" };
+        Self::new(409, "AlreadyExists", format!("{what}{} {name:?} already exists", kind.id))
+            .about(kind, name)
     }
 
     /// A stale resourceVersion or a failed precondition.
@@ -128,22 +171,16 @@ impl Refusal {
         let message = match conflicts {
             [(manager, field)] => format!("Apply failed with 1 conflict: conflict with {manager}: {field}"),
             many => {
-                let mut text = format!(
-                    "Apply failed with {} conflict{}:",
-                    many.len(),
-                    if many.len() == 1 { "" } else { "s" }
-                );
                 let mut managers: Vec<_> = many.iter().map(|(m, _)| m).collect();
                 managers.sort();
                 managers.dedup();
+                let mut lines = Vec::new();
                 for manager in managers {
-                    text.push_str(&format!(" conflicts with {manager}:"));
-                    for (_, field) in many.iter().filter(|(m, _)| m == manager) {
-                        text.push_str(&format!("\n- {field}"));
-                    }
-                    text.push('\n');
+                    lines.push(format!("conflicts with {manager}:"));
+                    let fields = many.iter().filter(|(m, _)| m == manager);
+                    lines.extend(fields.map(|(_, field)| format!("- {field}")));
                 }
-                text.trim_end().to_owned()
+                format!("Apply failed with {} conflicts: {}", many.len(), lines.join("\n"))
             }
         };
         let causes: Vec<_> = conflicts
@@ -174,6 +211,30 @@ impl Refusal {
         }
         refusal.details = Some(details);
         refusal
+    }
+
+    /// An option of the request is wrong: `field` of `PatchOptions`.
+    pub fn patch_option(field: &str, reason: &'static str, message: &str) -> Self {
+        let text = format!("PatchOptions.meta.k8s.io \"\" is invalid: {field}: {message}");
+        let mut refusal = Self::new(422, "Invalid", text);
+        refusal.details = Some(json!({"group": "meta.k8s.io", "kind": "PatchOptions"}));
+        refusal.because(reason, message, field)
+    }
+
+    /// The server's own fault, as far as it can tell: a status without a reason.
+    pub fn unexplained(message: impl Into<String>) -> Self {
+        Self::new(500, "", message)
+    }
+
+    /// Nothing new comes into a namespace that ends.
+    pub fn terminating(kind: &Kind, name: &str, namespace: &str) -> Self {
+        let why =
+            format!("unable to create new content in namespace {namespace} because it is being terminated");
+        Self::forbidden(kind, name, why).because(
+            "NamespaceTerminating",
+            &format!("namespace {namespace} is being terminated"),
+            "metadata.namespace",
+        )
     }
 
     /// The request cannot be understood.
@@ -225,19 +286,24 @@ impl Refusal {
 
     /// The patch's content type is not known.
     pub fn unsupported_patch(content_type: &str) -> Self {
-        Self::new(
-            415,
-            "UnsupportedMediaType",
-            format!("the body of the request was in an unknown format - {content_type:?}"),
-        )
+        let message = if content_type == "application/strategic-merge-patch+json" {
+            "the body of the request was in an unknown format - accepted media types include: \
+             application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml"
+        } else {
+            "415: Unsupported Media Type"
+        };
+        Self::new(415, "UnsupportedMediaType", message)
     }
 
     /// Returns the `Status` object.
     pub fn body(&self) -> Value {
         let mut status = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-            "message": self.message, "reason": self.reason, "code": self.code,
+            "message": self.message, "code": self.code,
         });
+        if !self.reason.is_empty() {
+            status["reason"] = json!(self.reason);
+        }
         if let Some(details) = &self.details {
             status["details"] = details.clone();
         }

@@ -159,8 +159,10 @@ fn check_preconditions(kind: &Kind, name: &str, live: &Value, removal: &Removal)
         if let Some(wanted) = wanted
             && *wanted != real
         {
+            let then = if what == "UID" { "deleted and then recreated" } else { "modified" };
             let why = format!(
-                "Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {real}"
+                "the {what} in the precondition ({wanted}) does not match the {what} in record ({real}). \
+                 The object might have been {then}"
             );
             return Err(Refusal::stale(kind, name, &why));
         }

@@ -110,7 +110,7 @@ fn check_value(value: &Value, live: Option<&Value>, schema: &Value, path: &str, 
         return;
     }
     if !has_type(value, schema) {
-        let want = schema.get("type").and_then(Value::as_str).unwrap_or("integer or string");
+        let want = schema.get("type").and_then(Value::as_str).unwrap_or("integer,string");
         found.push(FieldError::wrong_type(path, value, want));
         return;
     }
@@ -193,8 +193,14 @@ fn check_limits(value: &Value, schema: &Value, path: &str, found: &mut Vec<Field
             found.push(FieldError::invalid(path, value, &why));
         }
         if limit(high).is_some_and(|most| length > most) {
-            let why = format!("{path} in body should have at most {} {unit}", schema[high]);
-            found.push(FieldError::invalid(path, value, &why));
+            found.push(match value {
+                Value::String(_) => FieldError::too_long(path, &schema[high]),
+                Value::Array(items) => FieldError::too_many(path, items.len(), &schema[high]),
+                _ => {
+                    let why = format!("{path} in body should have at most {} {unit}", schema[high]);
+                    FieldError::invalid(path, value, &why)
+                }
+            });
         }
     };
     match value {

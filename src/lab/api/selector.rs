@@ -1,6 +1,6 @@
 //! Label and field selectors, as queries write them and as objects hold them.
 
-use super::refusal::Refusal;
+use super::{kinds::Kind, refusal::Refusal};
 use serde_json::Value;
 
 /// A selector over labels.
@@ -161,9 +161,57 @@ fn requirement(part: &str) -> Option<Requirement> {
 #[derive(Clone, Default, PartialEq, Debug)]
 pub struct FieldSelector(Vec<(String, String, bool)>);
 
+/// Fields beside name and namespace that a kind can be selected by (pkg/registry/*/strategy.go).
+fn selectable(kind: &Kind) -> &'static [&'static str] {
+    match kind.id.as_str() {
+        "events" => &[
+            "involvedObject.kind",
+            "involvedObject.name",
+            "involvedObject.namespace",
+            "involvedObject.uid",
+            "reason",
+            "type",
+        ],
+        "namespaces" => &["status.phase"],
+        "nodes" => &["spec.unschedulable"],
+        "pods" => &[
+            "spec.nodeName",
+            "spec.restartPolicy",
+            "spec.schedulerName",
+            "spec.serviceAccountName",
+            "status.phase",
+            "status.podIP",
+        ],
+        "secrets" => &["type"],
+        "services" => &["spec.clusterIP", "spec.type"],
+        _ => &[],
+    }
+}
+
 impl FieldSelector {
-    /// Reads `metadata.name=a,status.phase!=Running`.
-    pub fn parse(text: &str) -> Result<Self, Refusal> {
+    /// Reads `metadata.name=a,status.phase!=Running` for a kind.
+    pub fn of(kind: &Kind, text: &str) -> Result<Self, Refusal> {
+        let selector = Self::parse(text)?;
+        let known = selectable(kind);
+        for (pointer, _, _) in &selector.0 {
+            let path = pointer[1..].replace('/', ".");
+            if matches!(path.as_str(), "metadata.name" | "metadata.namespace")
+                || known.contains(&path.as_str())
+            {
+                continue;
+            }
+            return Err(Refusal::bad_request(if known.is_empty() {
+                format!(
+                    "{path:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+                )
+            } else {
+                format!("field label not supported: {path}")
+            }));
+        }
+        Ok(selector)
+    }
+
+    fn parse(text: &str) -> Result<Self, Refusal> {
         let mut found = Vec::new();
         for part in text.split(',').filter(|p| !p.is_empty()) {
             let (path, value, equal) = if let Some((path, value)) = part.split_once("!=") {

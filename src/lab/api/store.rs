@@ -153,6 +153,11 @@ impl Store {
         self.lock().kinds.find(group, plural)
     }
 
+    /// Says whether anything of a group is served, or is known to be left out of the lab.
+    pub(super) fn serves(&self, group: &str) -> bool {
+        self.lock().kinds.serves(group)
+    }
+
     /// Returns all served kinds.
     pub fn kinds(&self) -> Vec<Arc<Kind>> {
         self.lock().kinds.sorted()
@@ -179,10 +184,41 @@ impl Store {
         (inner.list(kind, namespace), inner.revision)
     }
 
+    /// Returns a list as it was at a revision; `Err` is the oldest one that can be told.
+    pub(super) fn snapshot_at(
+        &self,
+        kind: &str,
+        namespace: Option<&str>,
+        revision: u64,
+    ) -> Result<Vec<Arc<Value>>, u64> {
+        let inner = self.lock();
+        let oldest = inner.oldest();
+        if revision < oldest {
+            return Err(oldest);
+        }
+        let place = |o: &Value| (text(o, "/metadata/namespace"), text(o, "/metadata/name"));
+        let mut found: BTreeMap<_, _> =
+            inner.list(kind, namespace).into_iter().map(|o| (place(&o), o)).collect();
+        let later = inner.log.iter().rev().take_while(|c| c.revision > revision);
+        for change in later.filter(|c| c.kind == kind) {
+            let at = place(&change.object);
+            match &change.before {
+                Some(before) if namespace.is_none_or(|n| n == at.0) => found.insert(at, before.clone()),
+                _ => found.remove(&at),
+            };
+        }
+        Ok(found.into_values().collect())
+    }
+
+    /// Forgets the past, as an API server does that starts anew: its cache begins with what is there then.
+    pub fn forget_past(&self) {
+        self.lock().log.clear();
+    }
+
     /// Returns a kind's changes after a revision, and the revision they reach; `Err` is the oldest remembered one.
     pub(super) fn since(&self, kind: &str, revision: u64) -> Result<(Vec<Change>, u64), u64> {
         let inner = self.lock();
-        let oldest = inner.log.front().map_or(inner.revision, |c| c.revision - 1);
+        let oldest = inner.oldest();
         if revision < oldest {
             return Err(oldest);
         }
@@ -216,6 +252,11 @@ impl Store {
 }
 
 impl Inner {
+    /// Returns the oldest revision whose changes are remembered.
+    fn oldest(&self) -> u64 {
+        self.log.front().map_or(self.revision, |c| c.revision - 1)
+    }
+
     pub(super) fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<Arc<Value>> {
         self.objects.get(kind)?.get(&(namespace.to_owned(), name.to_owned())).cloned()
     }

@@ -50,7 +50,7 @@ impl Watch {
             partial: ask.accept.contains("as=PartialObjectMetadata"),
             namespace: ask.namespace.clone(),
             labels,
-            fields: FieldSelector::parse(&fields)?,
+            fields: FieldSelector::of(&ask.kind, &fields)?,
             revision: 0,
             until: Instant::now() + life,
             pending: VecDeque::new(),
@@ -63,7 +63,9 @@ impl Watch {
             "" | "0" => watch.begin(initial),
             _ if initial => watch.begin(true),
             version => version.parse().map_err(|_| {
-                Refusal::bad_request(format!("Invalid value: {version:?}: strconv.ParseUint: invalid syntax"))
+                // As the real one has it: nobody's fault but the server's.
+                let why = format!("strconv.ParseUint: parsing {version:?}: invalid syntax");
+                Refusal::unexplained(format!("resourceVersion: Invalid value: {version:?}: {why}"))
             })?,
         };
         Ok(watch)

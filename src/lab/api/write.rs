@@ -1,7 +1,7 @@
 //! Creating and changing objects: what the server fills in, what it checks, what it keeps apart.
 
 use super::{
-    defaults, invalid,
+    defaults, fields, invalid,
     kinds::{Kind, Version},
     managed::{self, Writer},
     patch,
@@ -90,8 +90,9 @@ impl Store {
     /// Creates an object.
     pub fn create(&self, place: &Place, body: Value, options: &Options) -> Result<Arc<Value>, Refusal> {
         self.write(place, options, &|inner, live| {
-            if live.is_some() {
-                return Err(Refusal::already_exists(&place.kind, &place.name));
+            if let Some(live) = live {
+                let ending = live.pointer("/metadata/deletionTimestamp").is_some();
+                return Err(Refusal::already_exists(&place.kind, &place.name, ending));
             }
             let mut object = identified(place, body.clone())?;
             if let Some(stem) = body.pointer("/metadata/generateName").and_then(Value::as_str)
@@ -107,7 +108,9 @@ impl Store {
     pub fn replace(&self, place: &Place, body: Value, options: &Options) -> Result<Arc<Value>, Refusal> {
         self.write(place, options, &|inner, live| {
             let live = live.ok_or_else(|| Refusal::not_found(&place.kind, &place.name))?;
-            settle(inner, place, Some(live), identified(place, body.clone())?, options)
+            let mut object = identified(place, body.clone())?;
+            check_fields(place, None, &mut object, options)?;
+            settle(inner, place, Some(live), object, options)
         })
     }
 
@@ -152,8 +155,10 @@ impl Store {
         {
             return Err(Refusal::bad_request("metadata.managedFields must be nil"));
         }
-        let mut config = identified(place, config.clone())?;
-        check_fields(place, &mut config, options, true)?;
+        let sent = config;
+        let mut config = identified(place, sent.clone())?;
+        // As it was sent: the message says no more than that.
+        check_applied(place, sent)?;
         if place.version.status {
             keep_part(&mut config, &options.subresource);
         }
@@ -278,8 +283,9 @@ fn identified(place: &Place, mut body: Value) -> Result<Value, Refusal> {
     }
     let (kind, api_version) = (text(&body, "/kind"), text(&body, "/apiVersion"));
     if !kind.is_empty() && kind != place.kind.kind {
+        let version = api_version.rsplit('/').next().unwrap_or_default();
         return Err(Refusal::bad_request(format!(
-            "the object provided is unrecognized (must be of type {}): kind {kind:?}",
+            "{kind} in version {version:?} cannot be handled as a {}: no kind {kind:?} is expected here",
             place.kind.kind
         )));
     }
@@ -317,8 +323,44 @@ fn identified(place: &Place, mut body: Value) -> Result<Value, Refusal> {
     Ok(body)
 }
 
+/// Refuses an applied configuration that does not fit its kind.
+fn check_applied(place: &Place, config: &Value) -> Result<(), Refusal> {
+    let untyped = |path: &str, why: &str| {
+        Refusal::unexplained(format!(
+            "failed to create typed patch object ({}/{}; {}/{}, Kind={}): {}: {why}",
+            text(config, "/metadata/namespace"),
+            place.name,
+            place.kind.group,
+            place.version.name,
+            place.kind.kind,
+            fields::dotted_place(path, config, place.shape()),
+        ))
+    };
+    let mut known = config.clone();
+    let unknown = match (&place.version.schema, place.kind.custom) {
+        (Some(schema), _) => schema::take_unknown(&mut known, schema),
+        (None, true) => Vec::new(),
+        (None, false) => invalid::take_unknown(&place.kind, &mut known).map_err(|why| {
+            let (path, why) = invalid::misfit(&place.kind, config).unwrap_or((String::new(), why));
+            untyped(&path, &why)
+        })?,
+    };
+    if let Some(path) = unknown.first() {
+        return Err(untyped(path, "field not declared in schema"));
+    }
+    match fields::duplicate(config, place.shape()) {
+        Some((path, key)) => Err(untyped(&path, &format!("duplicate entries for key {key}"))),
+        None => Ok(()),
+    }
+}
+
 /// Refuses or drops fields that the kind does not know.
-fn check_fields(place: &Place, object: &mut Value, options: &Options, apply: bool) -> Result<(), Refusal> {
+fn check_fields(
+    place: &Place,
+    live: Option<&Value>,
+    object: &mut Value,
+    options: &Options,
+) -> Result<(), Refusal> {
     let unknown = match (&place.version.schema, place.kind.custom) {
         (Some(schema), _) => schema::take_unknown(object, schema),
         (None, true) => Vec::new(),
@@ -329,21 +371,19 @@ fn check_fields(place: &Place, object: &mut Value, options: &Options, apply: boo
             ))
         })?,
     };
-    let Some(first) = unknown.first() else { return Ok(()) };
-    if options.strict {
-        let listed: Vec<_> = unknown.iter().map(|path| format!("unknown field {path:?}")).collect();
-        return Err(Refusal::bad_request(format!("strict decoding error: {}", listed.join(", "))));
+    if unknown.is_empty() || !options.strict {
+        return Ok(());
     }
-    if apply {
-        return Err(Refusal::internal(format!(
-            "failed to create typed patch object ({}/{}; {}, Kind={}): .{first}: field not declared in schema",
-            place.namespace,
-            place.name,
-            place.api_version(),
-            place.kind.kind
-        )));
+    let listed: Vec<_> = unknown.iter().map(|path| format!("unknown field {path:?}")).collect();
+    let why = format!("strict decoding error: {}", listed.join(", "));
+    // A patch is at fault as a whole.
+    if live.is_some() {
+        let message = format!(" \"\" is invalid: patch: Invalid value: {why}");
+        return Err(Refusal { code: 422, reason: "Invalid", message, details: None });
     }
-    Ok(())
+    let kind = &place.kind.kind;
+    let version = &place.version.name;
+    Err(Refusal::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}")))
 }
 
 /// Leaves of an object only what its subresource may say.
@@ -368,7 +408,7 @@ fn settle(
     mut object: Value,
     options: &Options,
 ) -> Result<Value, Refusal> {
-    check_fields(place, &mut object, options, false)?;
+    check_fields(place, live, &mut object, options)?;
     let mut object = complete(inner, place, live, object, options)?;
     let (api_version, now) = (place.api_version(), now());
     let writer = Writer {
@@ -419,7 +459,7 @@ fn complete(
             }
             metadata["uid"] = json!(uuid());
             metadata["creationTimestamp"] = json!(now());
-            if object.get("spec").is_some() {
+            if object.get("spec").is_some() && !GENERATIONLESS.contains(&kind.id.as_str()) {
                 object["metadata"]["generation"] = json!(1);
             }
         }
@@ -469,11 +509,23 @@ fn complete(
             Some(schema) => schema::fill_defaults(&mut object, schema),
             None => defaults::fill(kind, &mut object),
         }
+        if kind.id == "daemonsets.apps" {
+            note_template(live, &mut object);
+        }
         if kind.id == "services" {
             super::services::allocate(inner, kind, live, &mut object)?;
         }
     }
+    // Quantities are a status' business too.
+    if kind.id == "nodes" {
+        defaults::fill(kind, &mut object);
+    }
     let mut errors = invalid::metadata(kind, &object);
+    if let Some(live) = live
+        && live.pointer("/metadata/deletionTimestamp").is_some()
+    {
+        errors.extend(invalid::new_finalizers(live, &object));
+    }
     match &place.version.schema {
         Some(schema) => errors.extend(schema::check(&object, live, schema)),
         None => errors.extend(invalid::object(kind, &object, live)),
@@ -490,6 +542,28 @@ fn complete(
         object["metadata"]["generation"] = json!(generation + 1);
     }
     Ok(object)
+}
+
+/// Kinds with a spec that do not count its changes.
+const GENERATIONLESS: [&str; 6] = [
+    "leases.coordination.k8s.io",
+    "namespaces",
+    "nodes",
+    "persistentvolumeclaims",
+    "persistentvolumes",
+    "services",
+];
+
+/// A DaemonSet tells which template it is at, in an annotation from before there were revisions.
+fn note_template(live: Option<&Value>, object: &mut Value) {
+    const NOTE: &str = "deprecated.daemonset.template.generation";
+    let template = |o: &Value| o.pointer("/spec/template").cloned();
+    let before = live.and_then(|l| l["metadata"]["annotations"][NOTE].as_str()?.parse::<u64>().ok());
+    let number = match (before, live) {
+        (Some(n), Some(live)) if template(live) != template(object) => n + 1,
+        (n, _) => n.unwrap_or(1),
+    };
+    object["metadata"]["annotations"][NOTE] = json!(number.to_string());
 }
 
 /// What counts for the generation: all but metadata and status.
@@ -532,11 +606,7 @@ fn check_namespace(inner: &Inner, place: &Place) -> Result<(), Refusal> {
     };
     let namespace = inner.get("namespaces", "", &place.namespace).ok_or_else(missing)?;
     if namespace.pointer("/metadata/deletionTimestamp").is_some() {
-        let why = format!(
-            "unable to create new content in namespace {} because it is being terminated",
-            place.namespace
-        );
-        return Err(Refusal::forbidden(&place.kind, &place.name, why));
+        return Err(Refusal::terminating(&place.kind, &place.name, &place.namespace));
     }
     Ok(())
 }

@@ -93,6 +93,9 @@ impl Cluster {
                     check(&api, start.token.as_deref(), TokenUse::Controller)
                         .map_err(|why| format!("failed to join existing cluster via https: {why}"))?;
                 }
+                if self.inner().controllers.is_empty() {
+                    api.store.forget_past();
+                }
                 api
             }
         };

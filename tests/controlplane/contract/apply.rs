@@ -55,7 +55,8 @@ pub async fn an_apply_makes_and_owns(case: &Case<'_>) {
     assert_eq!(changed["spec"]["template"]["spec"]["containers"][0]["image"], "i:2");
     assert_eq!(changed["metadata"]["generation"], 2);
     // YAML, as kubectl sends it.
-    let yaml = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "y"}, "data": {"k": "v"}});
+    let yaml =
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "y"}, "data": {"k": "v"}});
     rest.apply(&rest.core("configmaps/y"), "one", "", &yaml).await.expect(201);
 }
 
@@ -91,7 +92,11 @@ pub async fn a_conflict_names_manager_and_field(case: &Case<'_>) {
     // A manager that did not apply is named with its version.
     rest.merge(&format!("{one}?fieldManager=hand"), &json!({"data": {"k": "3"}})).await.expect(200);
     let refused = rest.apply(&one, "one", "", &config("k", "1")).await;
-    refused.refused(409, "Conflict", "Apply failed with 1 conflict: conflict with \"hand\" using v1: .data.k");
+    refused.refused(
+        409,
+        "Conflict",
+        "Apply failed with 1 conflict: conflict with \"hand\" using v1: .data.k",
+    );
     // The same value is no conflict: both own it.
     let shared = rest.apply(&one, "two", "", &config("k", "3")).await.expect(200);
     for manager in ["hand", "two"] {
@@ -221,7 +226,10 @@ pub async fn lists_merge_by_their_keys(case: &Case<'_>) {
     let twice = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "t"},
         "spec": {"ports": [{"name": "a", "port": 80}, {"name": "b", "port": 80}]}});
     let refused = rest.apply(&rest.core("services/t"), "one", "", &twice).await;
-    untyped(refused, "(/t; /v1, Kind=Service): .spec.ports: duplicate entries for key [port=80,protocol=\"TCP\"]");
+    untyped(
+        refused,
+        "(/t; /v1, Kind=Service): .spec.ports: duplicate entries for key [port=80,protocol=\"TCP\"]",
+    );
 }
 
 pub async fn a_dry_run_of_an_apply_shows_defaults(case: &Case<'_>) {
@@ -231,8 +239,12 @@ pub async fn a_dry_run_of_an_apply_shows_defaults(case: &Case<'_>) {
     assert_eq!(rest.get(&path(rest)).await.code, 404);
     rest.apply(&path(rest), "one", "", &deployment("i:1")).await.expect(201);
     let live = rest.get(&path(rest)).await.expect(200);
-    let would = rest.apply(&path(rest), "one", "&dryRun=All&force=true", &deployment("i:2")).await.expect(200);
-    assert_eq!(would["metadata"]["generation"], json!(live["metadata"]["generation"].as_u64().expect("one") + 1));
+    let would =
+        rest.apply(&path(rest), "one", "&dryRun=All&force=true", &deployment("i:2")).await.expect(200);
+    assert_eq!(
+        would["metadata"]["generation"],
+        json!(live["metadata"]["generation"].as_u64().expect("one") + 1)
+    );
     assert_eq!(would["spec"]["template"]["spec"]["containers"][0]["image"], "i:2");
     let after = rest.get(&path(rest)).await.expect(200);
     assert_eq!(after["spec"], live["spec"]);
@@ -266,7 +278,10 @@ pub async fn an_apply_of_unknown_fields_is_refused(case: &Case<'_>) {
     let mut typed = deployment("i:1");
     typed["spec"]["replicas"] = json!("three");
     let refused = rest.apply(&path(rest), "one", "", &typed).await;
-    untyped(refused, "(/d; apps/v1, Kind=Deployment): .spec.replicas: expected numeric (int or float), got string");
+    untyped(
+        refused,
+        "(/d; apps/v1, Kind=Deployment): .spec.replicas: expected numeric (int or float), got string",
+    );
     typed["metadata"]["namespace"] = json!(rest.ns);
     let refused = rest.apply(&path(rest), "one", "", &typed).await;
     let message = text(&refused.expect(500), "/message");
@@ -278,7 +293,8 @@ pub async fn an_apply_needs_a_manager(case: &Case<'_>) {
     let one = rest.core("configmaps/a");
     let patch = "application/apply-patch+yaml";
     let refused = rest.patch(&one, patch, &config("k", "v")).await;
-    let refused = refused.refused(422, "Invalid", "fieldManager: Required value: is required for apply patch");
+    let refused =
+        refused.refused(422, "Invalid", "fieldManager: Required value: is required for apply patch");
     assert_eq!(refused["details"]["causes"][0]["field"], "fieldManager");
     let mut managed = config("k", "v");
     managed["metadata"]["managedFields"] = json!([{"manager": "x"}]);
@@ -296,17 +312,24 @@ pub async fn an_apply_needs_a_manager(case: &Case<'_>) {
 pub async fn who_wrote_what_is_tracked(case: &Case<'_>) {
     let rest = &case.rest;
     let one = rest.core("configmaps/a");
-    let made = rest.post(&format!("{}?fieldManager=maker", rest.core("configmaps")), &config("k", "1")).await.expect(201);
+    let made = rest
+        .post(&format!("{}?fieldManager=maker", rest.core("configmaps")), &config("k", "1"))
+        .await
+        .expect(201);
     let first = entry(&made, "maker", None);
     assert_eq!((&first["operation"], &first["apiVersion"]), (&json!("Update"), &json!("v1")));
     assert_eq!(first["fieldsV1"], json!({"f:data": {".": {}, "f:k": {}}}));
-    let patched = rest.merge(&format!("{one}?fieldManager=hand"), &json!({"data": {"k": "2", "n": "1"}})).await.expect(200);
+    let patched = rest
+        .merge(&format!("{one}?fieldManager=hand"), &json!({"data": {"k": "2", "n": "1"}}))
+        .await
+        .expect(200);
     assert_eq!(entry(&patched, "hand", None)["fieldsV1"], json!({"f:data": {"f:k": {}, "f:n": {}}}));
     assert_eq!(entry(&patched, "maker", None)["fieldsV1"], json!({"f:data": {}}));
     // Without a name it is the program's own.
     let nameless = rest.merge(&one, &json!({"data": {"u": "1"}})).await.expect(200);
     assert_eq!(entry(&nameless, "contract", None)["fieldsV1"], json!({"f:data": {"f:u": {}}}));
-    let fewer = rest.merge(&format!("{one}?fieldManager=hand"), &json!({"data": {"u": null}})).await.expect(200);
+    let fewer =
+        rest.merge(&format!("{one}?fieldManager=hand"), &json!({"data": {"u": null}})).await.expect(200);
     let managers: Vec<String> = fewer["metadata"]["managedFields"]
         .as_array()
         .expect("managed fields")

@@ -87,7 +87,10 @@ pub async fn a_definition_is_established_and_used(case: &Case<'_>) {
     assert_eq!(reason["reason"], "InitialNamesAccepted");
 
     let list = format!("/apis/{}/v1", group(rest));
-    let list = rest.until(&list, "discovery", |a| a.code == 200 && a.body["resources"][0].is_object()).await.expect(200);
+    let list = rest
+        .until(&list, "discovery", |a| a.code == 200 && a.body["resources"][0].is_object())
+        .await
+        .expect(200);
     let resource = &list["resources"][0];
     assert_eq!((&resource["name"], &resource["shortNames"]), (&json!("things"), &json!(["th"])));
     assert_eq!(list["resources"][1]["name"], "things/status");
@@ -116,7 +119,11 @@ pub async fn a_definition_is_checked(case: &Case<'_>) {
     );
     let mut none = definition(rest, json!([version("v1", true, schema())]));
     none["spec"]["versions"][0]["schema"] = json!(null);
-    rest.post(DEFINITIONS, &none).await.refused(422, "Invalid", "spec.versions[0].schema.openAPIV3Schema: Required value");
+    rest.post(DEFINITIONS, &none).await.refused(
+        422,
+        "Invalid",
+        "spec.versions[0].schema.openAPIV3Schema: Required value",
+    );
     let loose = json!({"type": "object", "properties": {"spec": {"properties": {"a": {"type": "string"}}}}});
     let loose = definition(rest, json!([version("v1", true, loose)]));
     rest.post(DEFINITIONS, &loose).await.refused(
@@ -171,7 +178,8 @@ pub async fn custom_objects_are_checked(case: &Case<'_>) {
     assert!(text(&changed, "/message").ends_with("name is immutable"), "{changed}");
     let upper = json!({"apiVersion": format!("{}/v1", group(rest)), "kind": "Thing", "metadata": {"name": "T"}, "spec": {"name": "ab"}});
     rest.post(&things(rest, ""), &upper).await.refused(422, "Invalid", "metadata.name: Invalid value: \"T\"");
-    let strategic = rest.patch(&things(rest, "/t"), "application/strategic-merge-patch+json", &json!({})).await;
+    let strategic =
+        rest.patch(&things(rest, "/t"), "application/strategic-merge-patch+json", &json!({})).await;
     strategic.refused(415, "UnsupportedMediaType", "the body of the request was in an unknown format");
 }
 
@@ -221,10 +229,13 @@ pub async fn a_definition_is_upgraded(case: &Case<'_>) {
     assert_eq!(found["spec"]["added"], "new", "defaults are filled in when read");
     let old = rest.get(&things(rest, "/t")).await.expect(200);
     assert_eq!(old["apiVersion"], format!("{}/v1", group(rest)));
-    let stored = rest.until(&one, "both versions", |a| a.body["status"]["storedVersions"] == json!(["v1", "v2"])).await;
+    let stored = rest
+        .until(&one, "both versions", |a| a.body["status"]["storedVersions"] == json!(["v1", "v2"]))
+        .await;
     stored.expect(200);
     let group_path = format!("/apis/{}", group(rest));
-    let preferred = rest.until(&group_path, "the group", |a| a.body["preferredVersion"]["version"] == "v2").await;
+    let preferred =
+        rest.until(&group_path, "the group", |a| a.body["preferredVersion"]["version"] == "v2").await;
     preferred.expect(200);
     // A version that objects may be stored in cannot be dropped.
     let mut only = definition(rest, json!([version("v2", true, schema())]));

@@ -39,7 +39,10 @@ pub async fn status_and_spec_are_written_apart(case: &Case<'_>) {
     assert!(written["spec"]["activeDeadlineSeconds"].is_null());
     let change = json!({"metadata": {"labels": {"with": "spec"}}, "status": {"message": "n"}});
     let written = rest.merge(&rest.core("pods/p"), &change).await.expect(200);
-    assert_eq!((&written["status"]["message"], &written["metadata"]["labels"]["with"]), (&json!("m"), &json!("spec")));
+    assert_eq!(
+        (&written["status"]["message"], &written["metadata"]["labels"]["with"]),
+        (&json!("m"), &json!("spec"))
+    );
     let status = rest.get(&rest.core("pods/p/status")).await.expect(200);
     assert_eq!(status["status"], written["status"]);
     rest.get(&rest.core("configmaps/kube-root-ca.crt/status")).await.refused(
@@ -107,7 +110,8 @@ pub async fn a_budget_is_counted(case: &Case<'_>) {
     rest.until(&one, "a count", |a| status(a, [1, 2, 1, 2])).await;
     // A pod that is not ready does not count, and may go without asking while enough others are.
     rest.post(&rest.core("pods"), &pod("ill", json!({"app": "a"}))).await.expect(201);
-    let unready = json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "False"}]}});
+    let unready =
+        json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "False"}]}});
     rest.merge(&rest.core("pods/ill/status"), &unready).await.expect(200);
     rest.until(&one, "a count", |a| status(a, [1, 2, 1, 3])).await;
     evict(rest, "ill").await.expect(201);
@@ -133,11 +137,16 @@ pub async fn a_finalizer_holds_an_object(case: &Case<'_>) {
     );
     // It can still be changed, and is recreated only when it is gone.
     rest.merge(&one, &json!({"data": {"k": "v"}})).await.expect(200);
-    rest.post(&rest.core("configmaps"), &body).await.refused(409, "AlreadyExists", "object is being deleted: configmaps \"a\" already exists");
+    rest.post(&rest.core("configmaps"), &body).await.refused(
+        409,
+        "AlreadyExists",
+        "object is being deleted: configmaps \"a\" already exists",
+    );
     let last = rest.merge(&one, &json!({"metadata": {"finalizers": null}})).await.expect(200);
     assert_eq!(last["metadata"]["uid"], made["metadata"]["uid"]);
     assert_eq!(rest.get(&one).await.code, 404);
-    let bad = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "b", "finalizers": ["hold"]}});
+    let bad =
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "b", "finalizers": ["hold"]}});
     rest.post(&rest.core("configmaps"), &bad).await.refused(422, "Invalid", "metadata.finalizers");
 }
 
@@ -161,7 +170,8 @@ pub async fn owners_take_their_dependents_along(case: &Case<'_>) {
         rest.until(&format!("{all}/{name}"), "the owner's end", |a| a.code == 404).await;
         let path = format!("{all}/{child}");
         if policy == "Orphan" {
-            let left = rest.until(&path, "its freedom", |a| a.body["metadata"]["ownerReferences"].is_null()).await;
+            let left =
+                rest.until(&path, "its freedom", |a| a.body["metadata"]["ownerReferences"].is_null()).await;
             left.expect(200);
         } else {
             rest.until(&path, "the dependent's end", |a| a.code == 404).await;
@@ -174,7 +184,10 @@ pub async fn a_namespace_takes_its_content_along(case: &Case<'_>) {
     let one = format!("/api/v1/namespaces/{}", rest.ns);
     let found = rest.get(&one).await.expect(200);
     assert_eq!(found["metadata"]["labels"], json!({"kubernetes.io/metadata.name": rest.ns}));
-    assert_eq!((&found["spec"], &found["status"]), (&json!({"finalizers": ["kubernetes"]}), &json!({"phase": "Active"})));
+    assert_eq!(
+        (&found["spec"], &found["status"]),
+        (&json!({"finalizers": ["kubernetes"]}), &json!({"phase": "Active"}))
+    );
     let held = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "held", "finalizers": ["example.com/hold"]}});
     rest.post(&rest.core("configmaps"), &held).await.expect(201);
     let free = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "free"}});
@@ -206,7 +219,9 @@ pub async fn a_bootstrap_token_lets_in_until_it_is_deleted(case: &Case<'_>) {
     let joining = |secret: &str| rest.stranger(&kubeconfig, Some(&format!("{id}.{secret}")));
     // Known, and allowed nothing: what it may do is a binding's business.
     let nodes = joining(secret).get("/api/v1/nodes").await;
-    let phrase = format!("nodes is forbidden: User \"system:bootstrap:{id}\" cannot list resource \"nodes\" in API group \"\" at the cluster scope");
+    let phrase = format!(
+        "nodes is forbidden: User \"system:bootstrap:{id}\" cannot list resource \"nodes\" in API group \"\" at the cluster scope"
+    );
     let refused = nodes.refused(403, "Forbidden", &phrase);
     assert_eq!(refused["details"], json!({"kind": "nodes"}));
     joining("ffffffffffffffff").get("/api/v1/nodes").await.refused(401, "Unauthorized", "Unauthorized");
@@ -237,14 +252,19 @@ pub async fn strangers_are_not_let_in(case: &Case<'_>) {
 
 pub async fn a_lease_has_one_holder(case: &Case<'_>) {
     let rest = &case.rest;
-    let (all, one) = (rest.of("coordination.k8s.io/v1", "leases"), rest.of("coordination.k8s.io/v1", "leases/run"));
+    let (all, one) =
+        (rest.of("coordination.k8s.io/v1", "leases"), rest.of("coordination.k8s.io/v1", "leases/run"));
     let lease = |holder: &str| {
         json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "run"},
             "spec": {"holderIdentity": holder, "leaseDurationSeconds": 60, "acquireTime": "2026-01-01T00:00:00.000000Z"}})
     };
     let made = rest.post(&all, &lease("a")).await.expect(201);
     assert_eq!(made["spec"], lease("a")["spec"]);
-    rest.post(&all, &lease("b")).await.refused(409, "AlreadyExists", "leases.coordination.k8s.io \"run\" already exists");
+    rest.post(&all, &lease("b")).await.refused(
+        409,
+        "AlreadyExists",
+        "leases.coordination.k8s.io \"run\" already exists",
+    );
     let mut renewed = made.clone();
     renewed["spec"]["renewTime"] = json!("2026-01-01T00:00:30.000000Z");
     rest.put(&one, &renewed).await.expect(200);
@@ -256,7 +276,11 @@ pub async fn a_lease_has_one_holder(case: &Case<'_>) {
     let mut wrong = lease("a");
     wrong["metadata"]["name"] = json!("w");
     wrong["spec"]["leaseDurationSeconds"] = json!(0);
-    rest.post(&all, &wrong).await.refused(422, "Invalid", "spec.leaseDurationSeconds: Invalid value: 0: must be greater than 0");
+    rest.post(&all, &wrong).await.refused(
+        422,
+        "Invalid",
+        "spec.leaseDurationSeconds: Invalid value: 0: must be greater than 0",
+    );
     let unset = rest.merge(&one, &json!({"metadata": {"resourceVersion": "1"}})).await;
     unset.refused(409, "Conflict", "Operation cannot be fulfilled on");
 }
@@ -284,7 +308,11 @@ pub async fn nodes_take_labels_and_taints(case: &Case<'_>) {
     assert_eq!(patched["metadata"]["labels"]["pool"], "h100");
     assert_eq!(patched["status"]["capacity"]["nvidia.com/gpu"], "8");
     let bad = json!({"spec": {"taints": [{"key": "a", "effect": "Never"}]}});
-    let refused = rest.merge(&one, &bad).await.refused(422, "Invalid", "metadata.taints[0].effect: Unsupported value: \"Never\"");
+    let refused = rest.merge(&one, &bad).await.refused(
+        422,
+        "Invalid",
+        "metadata.taints[0].effect: Unsupported value: \"Never\"",
+    );
     assert_eq!(refused["details"]["causes"][0]["reason"], "FieldValueNotSupported");
     let twice = json!({"spec": {"taints": [{"key": "a", "effect": "NoSchedule"}, {"key": "a", "value": "c", "effect": "NoSchedule"}]}});
     rest.merge(&one, &twice).await.refused(422, "Invalid", "metadata.taints[1]: Duplicate value:");

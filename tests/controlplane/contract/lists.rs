@@ -38,7 +38,8 @@ pub async fn lists_select_by_label(case: &Case<'_>) {
         ("even=yes,n=b", "b"),
         ("even=no", ""),
     ] {
-        let list = rest.get(&format!("{}?labelSelector={selector}", rest.core("configmaps"))).await.expect(200);
+        let list =
+            rest.get(&format!("{}?labelSelector={selector}", rest.core("configmaps"))).await.expect(200);
         assert_eq!(names(&list).join(" "), expected, "{selector}");
         assert_eq!((&list["kind"], &list["apiVersion"]), (&json!("ConfigMapList"), &json!("v1")));
         assert!(!text(&list, "/metadata/resourceVersion").is_empty());
@@ -60,7 +61,11 @@ pub async fn lists_select_by_field(case: &Case<'_>) {
     assert_eq!(names(&rest.get(&by("metadata.name=b")).await.expect(200)), ["b"]);
     let others = names(&rest.get(&by("metadata.name!=b")).await.expect(200));
     assert!(!others.contains(&"b".to_owned()) && others.contains(&"a".to_owned()), "{others:?}");
-    rest.get(&by("data.key=b")).await.refused(400, "BadRequest", "\"data.key\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"");
+    rest.get(&by("data.key=b")).await.refused(
+        400,
+        "BadRequest",
+        "\"data.key\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
+    );
     for (name, node) in [("p", Some("n-1")), ("q", None)] {
         let mut body = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
             "spec": {"containers": [{"name": "c", "image": "i"}]}});
@@ -102,7 +107,11 @@ pub async fn lists_come_in_pages(case: &Case<'_>) {
     versions.dedup();
     assert_eq!(versions.len(), 1, "pages are of one moment: {versions:?}");
     let plain = rest.get(&format!("{}?limit=1", rest.core("configmaps"))).await.expect(200);
-    assert_eq!(plain["metadata"]["remainingItemCount"], json!(6), "one of kube-root-ca.crt, a, b, bb, c, d, e");
+    assert_eq!(
+        plain["metadata"]["remainingItemCount"],
+        json!(6),
+        "one of kube-root-ca.crt, a, b, bb, c, d, e"
+    );
     rest.get(&format!("{all}&limit=2&continue=nonsense")).await.refused(
         400,
         "BadRequest",
@@ -114,8 +123,12 @@ pub async fn lists_come_as_metadata(case: &Case<'_>) {
     let rest = &case.rest;
     five(rest).await;
     let accept = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
-    let list = rest.get_as(&format!("{}?labelSelector=even", rest.core("configmaps")), accept).await.expect(200);
-    assert_eq!((&list["kind"], &list["apiVersion"]), (&json!("PartialObjectMetadataList"), &json!("meta.k8s.io/v1")));
+    let list =
+        rest.get_as(&format!("{}?labelSelector=even", rest.core("configmaps")), accept).await.expect(200);
+    assert_eq!(
+        (&list["kind"], &list["apiVersion"]),
+        (&json!("PartialObjectMetadataList"), &json!("meta.k8s.io/v1"))
+    );
     assert_eq!(names(&list), ["b", "d"]);
     assert!(list["items"].as_array().expect("items").iter().all(|i| i["data"].is_null()));
 }
@@ -142,7 +155,10 @@ pub async fn a_watch_tells_what_happens(case: &Case<'_>) {
     let event = watch.next().await.expect("an event");
     assert_eq!((&event["type"], &event["object"]["metadata"]["name"]), (&json!("ADDED"), &json!("a")));
     // Unlike in a list, the object says what it is.
-    assert_eq!((&event["object"]["kind"], &event["object"]["apiVersion"]), (&json!("ConfigMap"), &json!("v1")));
+    assert_eq!(
+        (&event["object"]["kind"], &event["object"]["apiVersion"]),
+        (&json!("ConfigMap"), &json!("v1"))
+    );
     let one = rest.core("configmaps/a");
     rest.merge(&one, &json!({"data": {"k": "v"}})).await.expect(200);
     assert_eq!(watch.event().await, ("MODIFIED".into(), "a".into()));
@@ -174,13 +190,16 @@ pub async fn a_watch_begins_with_what_is_there(case: &Case<'_>) {
     assert_eq!(bookmark["object"]["kind"], "ConfigMap");
     assert_eq!(bookmark["object"]["metadata"]["annotations"], json!({"k8s.io/initial-events-end": "true"}));
     // One object.
-    let mut watch = rest.watch(&format!("{}?watch=true&fieldSelector=metadata.name%3Dc", rest.core("configmaps"))).await;
+    let mut watch =
+        rest.watch(&format!("{}?watch=true&fieldSelector=metadata.name%3Dc", rest.core("configmaps"))).await;
     assert_eq!(watch.event().await, ("ADDED".into(), "c".into()));
 }
 
 pub async fn a_watch_ends_when_asked_to(case: &Case<'_>) {
     let rest = &case.rest;
-    let mut watch = rest.watch(&format!("{}?watch=true&timeoutSeconds=1&labelSelector=none", rest.core("configmaps"))).await;
+    let mut watch = rest
+        .watch(&format!("{}?watch=true&timeoutSeconds=1&labelSelector=none", rest.core("configmaps")))
+        .await;
     assert_eq!(watch.next().await, None);
     let bad = rest.get(&format!("{}?watch=true&resourceVersion=x", rest.core("configmaps"))).await;
     // As the real one has it: nobody's fault but the server's.
@@ -196,11 +215,14 @@ pub async fn a_watch_goes_on_after_a_restart(case: &Case<'_>) {
     let rest = &case.rest;
     let made = config_map(rest, "a", json!({"w": "1"})).await;
     let from = text(&made, "/metadata/resourceVersion");
-    let path = |from: &str| format!("{}?watch=true&labelSelector=w&resourceVersion={from}", rest.core("configmaps"));
+    let path =
+        |from: &str| format!("{}?watch=true&labelSelector=w&resourceVersion={from}", rest.core("configmaps"));
     let mut watch = rest.watch(&path(&from)).await;
     let changed = rest.merge(&rest.core("configmaps/a"), &json!({"data": {"k": "1"}})).await.expect(200);
     assert_eq!(watch.event().await, ("MODIFIED".into(), "a".into()));
     let last = text(&changed, "/metadata/resourceVersion");
+    // Something else happens before the server goes, so that what it begins with is later than what we saw.
+    config_map(rest, "x", json!({})).await;
     case.site.restart().await;
     assert_eq!(watch.next().await, None, "the connection ends with the server");
     // What is stored is still there, but the new server knows of no past: who watches lists again.

@@ -78,10 +78,7 @@ pub async fn discovery_names_kinds_verbs_and_subresources(case: &Case<'_>) {
         (&eviction["group"], &eviction["version"], &eviction["kind"]),
         (&json!("policy"), &json!("v1"), &json!("Eviction"))
     );
-    assert_eq!(
-        named(&core["resources"], "name", "nodes/status")["verbs"],
-        json!(["get", "patch", "update"])
-    );
+    assert_eq!(named(&core["resources"], "name", "nodes/status")["verbs"], json!(["get", "patch", "update"]));
     let apps = rest.get("/apis/apps/v1").await.expect(200);
     let scale = named(&apps["resources"], "name", "deployments/scale");
     assert_eq!((&scale["group"], &scale["kind"]), (&json!("autoscaling"), &json!("Scale")));
@@ -120,7 +117,11 @@ pub async fn what_is_not_served_is_said_to_be(case: &Case<'_>) {
     let unknown = rest.get("/apis/nonesuch.example.com/v1/things").await;
     assert_eq!((unknown.code, &unknown.body), (404, &json!("404 page not found\n")));
     let posted = rest.put(&rest.core("configmaps"), &config_map("x")).await;
-    posted.refused(405, "MethodNotAllowed", "the server does not allow this method on the requested resource");
+    posted.refused(
+        405,
+        "MethodNotAllowed",
+        "the server does not allow this method on the requested resource",
+    );
 }
 
 fn config_map(name: &str) -> Value {
@@ -150,10 +151,7 @@ pub async fn an_object_is_made_read_replaced_and_deleted(case: &Case<'_>) {
 
     let gone = rest.delete(&one, &Value::Null).await.expect(200);
     assert_eq!((&gone["kind"], &gone["status"]), (&json!("Status"), &json!("Success")));
-    assert_eq!(
-        gone["details"],
-        json!({"name": "a", "kind": "configmaps", "uid": made["metadata"]["uid"]})
-    );
+    assert_eq!(gone["details"], json!({"name": "a", "kind": "configmaps", "uid": made["metadata"]["uid"]}));
     let missing = rest.get(&one).await.refused(404, "NotFound", "configmaps \"a\" not found");
     assert_eq!(missing["details"], json!({"name": "a", "kind": "configmaps"}));
     rest.delete(&one, &Value::Null).await.refused(404, "NotFound", "configmaps \"a\" not found");
@@ -233,7 +231,11 @@ pub async fn a_stale_write_is_a_conflict(case: &Case<'_>) {
     assert_eq!(stale["details"], json!({"name": "a", "kind": "configmaps"}));
     let version = &first["metadata"]["resourceVersion"];
     let patch = json!({"metadata": {"resourceVersion": version}, "data": {"c": "1"}});
-    rest.merge(&one, &patch).await.refused(409, "Conflict", "Operation cannot be fulfilled on configmaps \"a\"");
+    rest.merge(&one, &patch).await.refused(
+        409,
+        "Conflict",
+        "Operation cannot be fulfilled on configmaps \"a\"",
+    );
 }
 
 pub async fn names_are_checked_and_made(case: &Case<'_>) {
@@ -276,7 +278,11 @@ pub async fn names_are_checked_and_made(case: &Case<'_>) {
     rest.post(&all, &other).await.refused(400, "BadRequest", "cannot be handled as a ConfigMap");
     let mut label = config_map("a");
     label["metadata"]["labels"] = json!({"a": "not a value", "-x": "1"});
-    let refused = rest.post(&all, &label).await.refused(422, "Invalid", "metadata.labels: Invalid value: \"not a value\"");
+    let refused = rest.post(&all, &label).await.refused(
+        422,
+        "Invalid",
+        "metadata.labels: Invalid value: \"not a value\"",
+    );
     assert_eq!(refused["details"]["causes"].as_array().map(Vec::len), Some(2), "{refused}");
 }
 
@@ -320,7 +326,8 @@ pub async fn an_invalid_object_names_every_field(case: &Case<'_>) {
     let refused = rest.post(&all, &none).await.refused(422, "Invalid", "spec.selector: Required value");
     assert!(causes(&refused).contains(&("FieldValueRequired".into(), "spec.selector".into())));
     let mut greedy = deployment("d");
-    greedy["spec"]["template"]["spec"]["containers"][0]["resources"] = json!({"requests": {"nvidia.com/gpu": 1}});
+    greedy["spec"]["template"]["spec"]["containers"][0]["resources"] =
+        json!({"requests": {"nvidia.com/gpu": 1}});
     let refused = rest.post(&all, &greedy).await;
     let refused = refused.refused(422, "Invalid", "Limit must be set for non overcommitable resources");
     assert_eq!(
@@ -347,7 +354,11 @@ pub async fn an_invalid_object_names_every_field(case: &Case<'_>) {
     // A wrong type is no field error: the body cannot be read.
     let mut wrong = deployment("d2");
     wrong["spec"]["replicas"] = json!("three");
-    rest.post(&all, &wrong).await.refused(400, "BadRequest", "Deployment in version \"v1\" cannot be handled as a Deployment");
+    rest.post(&all, &wrong).await.refused(
+        400,
+        "BadRequest",
+        "Deployment in version \"v1\" cannot be handled as a Deployment",
+    );
 }
 
 pub async fn unknown_fields_are_refused_when_strict(case: &Case<'_>) {
@@ -403,20 +414,20 @@ fn completed_pod(containers: Value, more: Value) -> Value {
 pub async fn a_deployment_is_completed(case: &Case<'_>) {
     let rest = &case.rest;
     let body = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d", "labels": {"x": "y"}},
-        "spec": {"selector": {"matchLabels": {"app": "d"}}, "replicas": 0, "template": {"metadata": {"labels": {"app": "d"}},
-            "spec": {
-                "serviceAccountName": "s",
-                "containers": [{"name": "c", "image": "i",
-                    "ports": [{"containerPort": 80}],
-                    "env": [{"name": "N", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
-                        {"name": "S", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}],
-                    "resources": {"limits": {"cpu": 1, "nvidia.com/gpu": 8}},
-                    "readinessProbe": {"httpGet": {"port": 80}},
-                    "startupProbe": {"httpGet": {"path": "/health", "port": 80}, "periodSeconds": 5}}],
-                "initContainers": [{"name": "n", "image": "r/i@sha256:0000000000000000000000000000000000000000000000000000000000000000"}],
-                "volumes": [{"name": "h", "hostPath": {"path": "/data"}}, {"name": "c", "configMap": {"name": "c"}},
-                    {"name": "m", "emptyDir": {"medium": "Memory", "sizeLimit": "2Gi"}}, {"name": "s", "secret": {"secretName": "s"}}],
-            }}}});
+    "spec": {"selector": {"matchLabels": {"app": "d"}}, "replicas": 0, "template": {"metadata": {"labels": {"app": "d"}},
+        "spec": {
+            "serviceAccountName": "s",
+            "containers": [{"name": "c", "image": "i",
+                "ports": [{"containerPort": 80}],
+                "env": [{"name": "N", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+                    {"name": "S", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}],
+                "resources": {"limits": {"cpu": 1, "nvidia.com/gpu": 8}},
+                "readinessProbe": {"httpGet": {"port": 80}},
+                "startupProbe": {"httpGet": {"path": "/health", "port": 80}, "periodSeconds": 5}}],
+            "initContainers": [{"name": "n", "image": "r/i@sha256:0000000000000000000000000000000000000000000000000000000000000000"}],
+            "volumes": [{"name": "h", "hostPath": {"path": "/data"}}, {"name": "c", "configMap": {"name": "c"}},
+                {"name": "m", "emptyDir": {"medium": "Memory", "sizeLimit": "2Gi"}}, {"name": "s", "secret": {"secretName": "s"}}],
+        }}}});
     let made = rest.post(&rest.of("apps/v1", "deployments"), &body).await.expect(201);
     let container = |name: &str, image: &str, pull: &str| {
         json!({"name": name, "image": image, "imagePullPolicy": pull, "resources": {},
@@ -509,11 +520,17 @@ pub async fn a_service_is_completed(case: &Case<'_>) {
     let mut taken = body.clone();
     taken["metadata"]["name"] = json!("t");
     taken["spec"]["ports"] = json!([{"port": 80, "nodePort": port(0)}]);
-    rest.post(&rest.core("services"), &taken).await.refused(422, "Invalid", "provided port is already allocated");
+    rest.post(&rest.core("services"), &taken).await.refused(
+        422,
+        "Invalid",
+        "provided port is already allocated",
+    );
     let plain = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "p"}, "spec": {"ports": [{"port": 80}]}});
     let made = rest.post(&rest.core("services"), &plain).await.expect(201);
     assert_eq!(made["spec"]["type"], "ClusterIP");
-    assert!(made["spec"]["externalTrafficPolicy"].is_null() && made["spec"]["ports"][0]["nodePort"].is_null());
+    assert!(
+        made["spec"]["externalTrafficPolicy"].is_null() && made["spec"]["ports"][0]["nodePort"].is_null()
+    );
 }
 
 pub async fn secrets_take_plain_text_and_keep_their_type(case: &Case<'_>) {
@@ -561,7 +578,8 @@ pub async fn small_kinds_are_kept_as_they_are(case: &Case<'_>) {
             }
         }
     }
-    let other = json!({"roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"}});
+    let other =
+        json!({"roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"}});
     let refused = rest.merge(&format!("{rbac}/clusterrolebindings/{ns}"), &other).await;
     refused.refused(422, "Invalid", "cannot change roleRef");
     // Names of roles may hold what other names may not.

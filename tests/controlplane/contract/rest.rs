@@ -88,16 +88,14 @@ impl Rest {
         };
         let authority = reqwest::Certificate::from_pem(&authority).expect("an authority");
         let builder = reqwest::Client::builder().no_proxy().http1_only().tls_certs_only([authority]);
-        Self {
-            http: builder.build().expect("a client"),
-            token: token.map(str::to_owned),
-            ..self.clone()
-        }
+        Self { http: builder.build().expect("a client"), token: token.map(str::to_owned), ..self.clone() }
     }
 
     fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
-        let mut request =
-            self.http.request(method, format!("{}{path}", self.server)).header(header::USER_AGENT, "contract/1");
+        let mut request = self
+            .http
+            .request(method, format!("{}{path}", self.server))
+            .header(header::USER_AGENT, "contract/1");
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
         }
@@ -219,7 +217,8 @@ impl Watch {
     /// Returns the next event's type and the name of its object.
     pub async fn event(&mut self) -> (String, String) {
         let event = self.next().await.expect("an event");
-        let text = |pointer: &str| event.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let text =
+            |pointer: &str| event.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
         (text("/type"), text("/object/metadata/name"))
     }
 }
