@@ -6,7 +6,9 @@ use serde_json::Value;
 
 /// Metadata that the API keeps by itself, and status.
 fn is_noise(path: &str) -> bool {
-    const NOISE: [&str; 7] = [
+    const NOISE: [&str; 8] = [
+        // The API counts a DaemonSet's templates here.
+        "metadata.annotations[\"deprecated.daemonset.template.generation\"]",
         "metadata.managedFields",
         "metadata.resourceVersion",
         "metadata.generation",

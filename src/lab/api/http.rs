@@ -123,13 +123,10 @@ impl Service {
         let segments: Vec<String> =
             path.split('/').filter(|s| !s.is_empty()).map(|s| decoded(s, false)).collect();
         let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
-        match segments.as_slice() {
-            ["healthz" | "livez" | "readyz", ..] => {
-                let up = self.store.quorum();
-                let status = if up { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
-                return Ok(text_answer(status, if up { "ok" } else { "[-]etcd failed: reason withheld" }));
-            }
-            _ => {}
+        if let ["healthz" | "livez" | "readyz", ..] = segments.as_slice() {
+            let up = self.store.quorum();
+            let status = if up { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
+            return Ok(text_answer(status, if up { "ok" } else { "[-]etcd failed: reason withheld" }));
         }
         let who = self.authenticate(&parts.headers)?;
         if !self.store.quorum() {
