@@ -6,7 +6,7 @@ use super::servers::ControlPlane;
 use async_trait::async_trait;
 use provision::event::Events;
 use provision::plan::steps_of;
-use provision::reconciler::{Access, ClusterSetup, ClusterTarget};
+use provision::reconciler::{Access, Answer, ClusterSetup, ClusterTarget};
 use provision::ssh::{BoxStream, SshError, SshErrorKind};
 use provision::state::*;
 use serde_json::{Value, json};
@@ -39,6 +39,11 @@ impl Access for Loopback {
 
     async fn kubeconfig(&self) -> Result<Option<Vec<u8>>, Failure> {
         Ok(Some(self.admin.clone().into_bytes()))
+    }
+
+    async fn ask_controllers(&self, _: &str) -> Vec<Answer> {
+        // No host is behind this API, and no k0s.
+        Vec::new()
     }
 }
 

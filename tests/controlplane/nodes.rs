@@ -5,10 +5,12 @@ use super::contract::rest::{Rest, text};
 use super::kit::{Bench, converge, names, ready, steps};
 use super::servers::ControlPlane;
 use super::{Test, tests};
+use futures::FutureExt;
 use provision::event::{Event, Events};
 use provision::state::*;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 use tokio::task::JoinSet;
 
@@ -18,6 +20,7 @@ pub fn tests() -> Vec<Test> {
         the_starting_taint_goes_when_devices_are_there,
         a_drain_waits_for_the_budget_and_leaves_daemons,
         a_drain_that_was_cut_off_is_undone_by_the_next_run,
+        a_drain_outlives_an_api_that_restarts,
         a_rollout_is_waited_for_and_says_what_holds_it_up,
     )
     .to_vec()
@@ -40,8 +43,14 @@ impl Kubelet {
         tasks.spawn(async move {
             loop {
                 for node in &nodes {
-                    beat(&rest, node).await;
-                    pods(&rest, node).await;
+                    // The API may be away: a real kubelet goes on as well.
+                    if rest.try_get("/readyz").await == Some(200) {
+                        let round = async {
+                            beat(&rest, node).await;
+                            pods(&rest, node).await;
+                        };
+                        let _ = AssertUnwindSafe(round).catch_unwind().await;
+                    }
                 }
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
@@ -310,6 +319,47 @@ pub async fn a_drain_that_was_cut_off_is_undone_by_the_next_run(plane: &ControlP
     target.uncordon(name).await.expect("nothing to do");
     assert_eq!(bench.rest.get(&path(name)).await.expect(200)["spec"]["unschedulable"], true);
     kubelet.end(&bench.rest, &names_of).await;
+}
+
+pub async fn a_drain_outlives_an_api_that_restarts(plane: &ControlPlane) {
+    let bench = Bench::new(plane, "drain_restart").await;
+    let rest = &bench.rest;
+    let names_of = ["drain-restart-n-1".to_owned()];
+    let name = &names_of[0];
+    let kubelet = Kubelet::start(rest, &names_of, json!([])).await;
+    let body = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "guarded"},
+        "spec": {"replicas": 1, "selector": {"matchLabels": {"app": "guarded"}}, "template": template("guarded", name)}});
+    rest.post(&rest.of("apps/v1", "deployments"), &body).await.expect(201);
+    let pods = run(rest, "guarded", 1).await;
+    let budget = json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "b"},
+        "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "guarded"}}}});
+    rest.post(&rest.of("policy/v1", "poddisruptionbudgets"), &budget).await.expect(201);
+    let one = rest.of("policy/v1", "poddisruptionbudgets/b");
+    rest.until(&one, "a count", |a| a.body["status"]["currentHealthy"] == 1).await;
+    let (events, mut seen) = Events::channel();
+    let target = bench.target_with(Vec::new(), events);
+    let draining = target.drain(name, Duration::from_secs(90));
+    let restarting = async {
+        loop {
+            match seen.recv().await {
+                Some(Event::Waiting { reason, .. }) if reason.contains("The disruption budget b") => break,
+                Some(_) => {}
+                None => panic!("it never said what it waits for"),
+            }
+        }
+        plane.stop_apiserver();
+        // Long enough for the drain to look while nobody answers.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        plane.resume_apiserver().await;
+        rest.merge(&one, &json!({"spec": {"minAvailable": 0}})).await.expect(200);
+    };
+    let (drained, ()) = tokio::join!(draining, restarting);
+    drained.expect("drained");
+    rest.get(&rest.core(&format!("pods/{}", pods[0]))).await.refused(404, "NotFound", "not found");
+    target.uncordon(name).await.expect("uncordoned");
+    rest.delete(&rest.of("apps/v1", "deployments/guarded"), &Value::Null).await.expect(200);
+    rest.until(&rest.core("pods"), "the end of the pods", |a| a.body["items"] == json!([])).await;
+    kubelet.end(rest, &names_of).await;
 }
 
 pub async fn a_rollout_is_waited_for_and_says_what_holds_it_up(plane: &ControlPlane) {
