@@ -149,7 +149,7 @@ fn carry(
     while !stop.load(Ordering::Relaxed) {
         let Ok(length) = from.recv(&mut frame) else { continue };
         dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        if (dice >> 33) % lost_one_in == 0 {
+        if (dice >> 33).is_multiple_of(lost_one_in) {
             lost.fetch_add(1, Ordering::Relaxed);
         } else if sender.send((Instant::now() + delay, frame[..length].to_vec())).is_err() {
             return;

@@ -102,7 +102,7 @@ impl Mirror {
             std::fs::copy(binary, &path).expect("copied");
         }
         let mut file = std::fs::OpenOptions::new().append(true).open(&path).expect("opened");
-        write!(file, "{}{version}\n", provision::lab::on_host::VERSION_MARK).expect("marked");
+        writeln!(file, "{}{version}", provision::lab::on_host::VERSION_MARK).expect("marked");
     }
 
     /// Returns the URL, sha256 and size of a version of k0s.
