@@ -5,7 +5,7 @@ use super::{Global, Output, Where, coded, exit, usage, watch};
 use crate::plan::{load, stale};
 use crate::report::{Ended, Failed, Shown, run_summary};
 use crate::run::{Cancel, Journal, Outcome, RunInput, RunReport, execute};
-use crate::state::{FailureKind, TargetId};
+use crate::state::{FailureKind, Target, TargetId};
 use clap::Args;
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
@@ -196,6 +196,10 @@ impl Apply {
         }
         let unobserved = plan.is_blind();
         if plan.steps() == 0 {
+            let ends = site.hosts.values().map(|host| host.finish());
+            for failure in futures::future::join_all(ends).await.into_iter().filter_map(Result::err) {
+                eprintln!("warning: could not be tidied up: {failure}");
+            }
             super::lab::release(site.lab).await;
             return Ok(if unobserved || skipped { exit::FAILED } else { exit::DONE });
         }

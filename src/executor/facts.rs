@@ -80,6 +80,7 @@ f cloudinit; if command -v cloud-init >/dev/null 2>&1; then t 5 cloud-init statu
 f managed; cat "$S/managed.json" 2>/dev/null; echo
 f lock; cat "$S/lock" 2>/dev/null; echo
 f restarts; cat "$S/restarts" 2>/dev/null
+f left; for d in /dev/shm/provision-*-*-* /run/provision-*-*-* "$S"/runs/*/program.new; do if [ -e "$d" ]; then echo "$d"; fi; done
 f held; if [ -e "$S/lock" ] && command -v flock >/dev/null 2>&1; then flock -n "$S/lock" true || echo held; fi
 f batches; for b in "$S"/runs/*; do [ -d "$b" ] && [ ! -e "$b/rc" ] || continue; if flock -n "$b/alive" true 2>/dev/null; then echo "${{b##*/}} dead"; else echo "${{b##*/}} alive"; fi; done
 printf '\036end 0\n'

@@ -207,6 +207,10 @@ impl HostTarget {
         let mut facts = facts::parse(&sections).map_err(unread)?;
         // It said its time at some moment in between.
         facts.skew_s = (facts.now_s - answered_s).max(0) + (facts.now_s - asked_s).min(0);
+        // What a killed run left is taken away by the end of this one, also where this one changes nothing.
+        if !sections.lines("left").iter().all(|l| l.trim().is_empty()) {
+            self.with_last(|l| l.touched = true);
+        }
         let waiting = sections.first("restarts").split_whitespace().map(str::to_owned).collect();
         Ok((talk, facts, waiting))
     }
@@ -555,7 +559,7 @@ impl Target for HostTarget {
         let run = &self.setup.run;
         let program = format!(
             "{prelude}main() {{ S={state}; grep -q '\"run\":\"{run}\"' \"$S/lock\" 2>/dev/null && flock -n \"$S/lock\" true && : >\"$S/lock\"\n\
-             for b in \"$S\"/runs/*; do [ -d \"$b\" ] && [ ! -e \"$b/rc\" ] && flock -n \"$b/alive\" true && echo interrupted >\"$b/rc\"; done\n\
+             for b in \"$S\"/runs/*; do [ -d \"$b\" ] && [ ! -e \"$b/rc\" ] && flock -n \"$b/alive\" true && {{ rm -f -- \"$b/program.new\"; echo interrupted >\"$b/rc\"; }}; done\n\
              n=0; for b in $(ls -1t \"$S/runs\" 2>/dev/null); do [ -e \"$S/runs/$b/rc\" ] || continue; n=$((n+1)); [ $n -le {KEPT_RUNS} ] || rm -rf -- \"$S/runs/$b\"; done\n\
              {sweep}printf '\\036end 0\\n'; }}; main </dev/null\n",
             prelude = prelude(),
