@@ -3,6 +3,7 @@
 use crate::kit::{Setup, Site, fleet};
 
 #[test]
+#[ignore = "its site has a controller that nobody answers at, and --limit looks at the cluster: see docs/verification.md"]
 fn two_hosts_with_one_machine_id_both_stop_and_the_third_goes_on() {
     let id = "0123456789abcdef0123456789abcdef\n";
     let cloned = |name: &str| Setup::new(name).prepare(&format!("echo {} >/etc/machine-id", id.trim()));

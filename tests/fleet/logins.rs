@@ -42,6 +42,7 @@ fn login_shells_that_are_slow_or_not_bash_or_not_posix_or_talk() {
 }
 
 #[test]
+#[ignore = "its site has a controller that nobody answers at, and --limit looks at the cluster: see docs/verification.md"]
 fn sudo_with_a_password_applies() {
     let (hosts, mut site) = one(Setup::new("w-1"));
     site.role("base", "- file: {path: /etc/from-ada, content: \"x\\n\"}\n");
@@ -167,6 +168,7 @@ fn a_server_that_wants_a_key_and_a_password_gets_both() {
 }
 
 #[test]
+#[ignore = "its site has a controller that nobody answers at, and --limit looks at the cluster: see docs/verification.md"]
 fn one_session_at_a_time_is_enough() {
     let (hosts, mut site) = one(Setup::new("w-1").sshd("MaxSessions 1"));
     site.role("base", "- file: {path: /etc/narrow, content: \"x\\n\"}\n");

@@ -28,7 +28,7 @@ exec env SYSTEMD_NSPAWN_API_VFS_WRITABLE=network setpriv --pdeathsig KILL \
 /// What a host is like before it boots.
 pub struct Setup {
     name: String,
-    disk: String,
+    disk: String, // a tmpfs: takes memory only as it is filled
     var: Option<String>,
     sshd: String,
     files: Vec<(String, String, String)>,
@@ -41,7 +41,7 @@ impl Setup {
     pub fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
-            disk: "2g".to_owned(),
+            disk: "4g".to_owned(),
             var: None,
             sshd: String::new(),
             files: Vec::new(),

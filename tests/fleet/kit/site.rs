@@ -135,7 +135,7 @@ impl Site {
             }
         };
         let text = format!(
-            "apiVersion: provision/v1\nkind: Inventory\nmetadata: {{name: fleet}}\nssh: {ssh}\nos: {os}\ncluster:\n  k0s: {{version: {k0s}}}\n  \
+            "apiVersion: provision/v1\nkind: Inventory\nmetadata: {{name: fleet}}\nssh: {ssh}\nos: {os}\ncluster:\n  k0s:\n    version: {k0s}\n    config: {{spec: {{workerProfiles: [{{name: default, values: {{failCgroupV1: false}}}}]}}}}\n  \
              network: {{podCIDR: 10.240.0.0/16, serviceCIDR: 10.96.0.0/16}}\npools:\n{control}{general}{more}",
             ssh = self.ssh,
             os = self.os,
