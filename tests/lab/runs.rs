@@ -343,6 +343,7 @@ impl Halves {
 }
 
 #[test]
+#[ignore = "minutes, and by itself: tests/run runs it"]
 fn killed_at_every_journal_record_a_run_is_made_good() {
     let story = Story::of(&site(1));
     story.up();
@@ -415,6 +416,7 @@ impl Moments {
 }
 
 #[test]
+#[ignore = "minutes, and by itself: tests/run runs it"]
 fn killed_at_random_moments_a_run_is_made_good() {
     let seed = std::env::var("PROVISION_KILL_SEED").ok().and_then(|s| s.parse().ok());
     let seed = seed.unwrap_or_else(rand::random::<u64>);
