@@ -79,6 +79,12 @@ struct Last {
     with_password: bool,
 }
 
+/// Returns whether the link went while a host was asked something. Asking changes nothing, so it is asked once more over a
+/// new connection; a link that goes again is told.
+fn is_lost(failure: &Failure) -> bool {
+    failure.code == SshErrorKind::Lost.code()
+}
+
 pub(super) fn ssh_failure(error: SshError) -> Failure {
     Failure::new(FailureKind::Unobserved, error.kind.code(), error.message).hint(error.hint)
 }
@@ -197,6 +203,49 @@ impl HostTarget {
         }
     }
 
+    /// Observes once.
+    async fn observe_once(&self) -> Result<Observed, Failure> {
+        let (mut talk, facts, waiting) = self.gather().await?;
+        let lacks = lacking(&facts);
+        if !lacks.is_empty() {
+            return Err(combine(lacks));
+        }
+        let desired = (self.setup.desired)(&facts).map_err(combine)?;
+        let program = super::ask(&desired).program(&self.setup.state_dir, self.deep);
+        let answer = match talk.ask(&program, STATE_DEADLINE).await {
+            Ok(answer) => answer,
+            Err(error) => return Err(self.talk_failure(error, &talk.stderr, "state")),
+        };
+        talk.end().await;
+        let seen = super::observations(&desired, &answer)
+            .ok_or_else(|| Failure::new(FailureKind::Unobserved, "E-FACTS", "the answer was cut"))?;
+        let refused = super::refusals(&desired, &answer);
+        if !refused.is_empty() {
+            return Err(combine(refused));
+        }
+        let wanted: BTreeSet<&str> = desired.iter().map(|r| r.id.as_str()).collect();
+        let orphans =
+            facts.managed.iter().filter(|m| !m.adopted && !wanted.contains(m.id.as_str())).cloned().collect();
+        let mut warnings = Vec::new();
+        if facts.cloud_init.as_deref() == Some("running") {
+            warnings.push("cloud-init is still running; packages wait for its lock".to_owned());
+        }
+        for open in facts.open_batches.iter().filter(|b| b.alive) {
+            warnings.push(format!("batch {} of an earlier run still runs there", open.id));
+        }
+        if !waiting.is_empty() {
+            warnings.push(format!(
+                "an earlier run failed before it restarted {}; the next change here does it",
+                waiting.join(" ")
+            ));
+        }
+        self.with_last(|l| {
+            l.facts = facts.clone();
+            l.desired = desired.clone();
+        });
+        Ok(Observed { target: self.id(), facts, desired, seen, orphans, warnings })
+    }
+
     async fn gather(&self) -> Result<(Talk, Facts, Vec<String>), Failure> {
         let program = prelude() + &facts::program(&self.setup.state_dir);
         let asked_s = now_s();
@@ -243,7 +292,10 @@ impl HostTarget {
 
     /// Runs a shell program as root that changes nothing, and returns what it prints.
     pub async fn output(&self, shell: &str) -> Result<String, Failure> {
-        self.output_within(shell, FACTS_DEADLINE).await
+        match self.output_within(shell, FACTS_DEADLINE).await {
+            Err(failure) if is_lost(&failure) => self.output_within(shell, FACTS_DEADLINE).await,
+            ended => ended,
+        }
     }
 
     /// Does the same for what may take longer.
@@ -487,45 +539,10 @@ impl Target for HostTarget {
     }
 
     async fn observe(&self) -> Result<Observed, Failure> {
-        let (mut talk, facts, waiting) = self.gather().await?;
-        let lacks = lacking(&facts);
-        if !lacks.is_empty() {
-            return Err(combine(lacks));
+        match self.observe_once().await {
+            Err(failure) if is_lost(&failure) => self.observe_once().await,
+            ended => ended,
         }
-        let desired = (self.setup.desired)(&facts).map_err(combine)?;
-        let program = super::ask(&desired).program(&self.setup.state_dir, self.deep);
-        let answer = match talk.ask(&program, STATE_DEADLINE).await {
-            Ok(answer) => answer,
-            Err(error) => return Err(self.talk_failure(error, &talk.stderr, "state")),
-        };
-        talk.end().await;
-        let seen = super::observations(&desired, &answer)
-            .ok_or_else(|| Failure::new(FailureKind::Unobserved, "E-FACTS", "the answer was cut"))?;
-        let refused = super::refusals(&desired, &answer);
-        if !refused.is_empty() {
-            return Err(combine(refused));
-        }
-        let wanted: BTreeSet<&str> = desired.iter().map(|r| r.id.as_str()).collect();
-        let orphans =
-            facts.managed.iter().filter(|m| !m.adopted && !wanted.contains(m.id.as_str())).cloned().collect();
-        let mut warnings = Vec::new();
-        if facts.cloud_init.as_deref() == Some("running") {
-            warnings.push("cloud-init is still running; packages wait for its lock".to_owned());
-        }
-        for open in facts.open_batches.iter().filter(|b| b.alive) {
-            warnings.push(format!("batch {} of an earlier run still runs there", open.id));
-        }
-        if !waiting.is_empty() {
-            warnings.push(format!(
-                "an earlier run failed before it restarted {}; the next change here does it",
-                waiting.join(" ")
-            ));
-        }
-        self.with_last(|l| {
-            l.facts = facts.clone();
-            l.desired = desired.clone();
-        });
-        Ok(Observed { target: self.id(), facts, desired, seen, orphans, warnings })
     }
 
     async fn enact(&self, steps: &[Step], lates: &Lates) -> Result<Lates, Failure> {

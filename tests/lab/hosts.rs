@@ -225,6 +225,16 @@ async fn a_cut_link_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_link_cut_while_a_host_is_asked_is_asked_over_once_more() {
+    let kit = Kit::up(&["a"], |spec| spec.faults = vec![fault("a=link-cut:3000")]).await;
+    let many = (0..200).map(|n| file(&format!("/etc/many/{n}.conf"), "x\n")).collect();
+    let observed = kit.target("a", many).observe().await.expect("observed over a new connection");
+    assert_eq!(steps(&observed).len(), 200);
+    assert_eq!(kit.lab.counters()["a"].connections, 2, "the link was cut");
+    kit.lab.down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_fails_says_why() {
     let kit = Kit::up(&["pkg", "full", "key", "away", "pw"], |spec| {
         spec.faults = vec![
