@@ -209,6 +209,8 @@ impl Bars {
         let shown: Vec<&str> = self.lines.iter().filter_map(|l| l.target.as_deref()).collect();
         let more = self.targets.len() - shown.len();
         if more == 0 {
+            // What was counted before has a line of its own by now.
+            self.others.set_message("");
             return;
         }
         let mut counts = [0usize; 4];
@@ -334,6 +336,12 @@ mod tests {
         let shown = screen(100, 20, &events);
         assert!(shown.contains("h-012 ░"), "a target that works takes the line of one that waits:\n{shown}");
         assert!(shown.contains("… 12 more: 0 running, 12 waiting, 0 done, 0 failed"), "{shown}");
+    }
+
+    #[test]
+    fn nobody_is_counted_when_all_have_a_line() {
+        let shown = screen(100, 2, &[started(1), started(2)]);
+        assert!(shown.contains("h-001") && !shown.contains("more:"), "{shown}");
     }
 
     #[test]
