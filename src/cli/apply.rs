@@ -4,7 +4,7 @@ use super::site::{Site, journals};
 use super::{Global, Output, Where, coded, exit, usage, watch};
 use crate::plan::{load, stale};
 use crate::report::{Ended, Failed, Shown, run_summary};
-use crate::run::{Cancel, Journal, Outcome, RunInput, RunReport, execute};
+use crate::run::{Cancel, Journal, KillAt, Outcome, RunInput, RunReport, execute};
 use crate::state::{FailureKind, Target, TargetId};
 use clap::Args;
 use std::collections::BTreeMap;
@@ -30,9 +30,9 @@ pub struct Apply {
     /// With a saved plan: leave out what moved, do the rest, exit 1
     #[arg(long)]
     skip_stale: bool,
-    /// For tests: kill@N kills this process right after its Nth journal record
+    /// For tests: kill@N or kill@TRANSITION kills this process right after that record of the journal
     #[arg(long, value_name = "FAULT", hide = true)]
-    fault: Option<String>,
+    fault: Option<KillAt>,
 }
 
 /// Carries out a plan on a site, with Ctrl-C wired. Returns the report.
@@ -40,7 +40,7 @@ pub async fn carry_out(
     site: &Site,
     plan: &crate::plan::Plan,
     events: crate::event::Events,
-    kill_at: Option<usize>,
+    kill_at: Option<KillAt>,
 ) -> anyhow::Result<RunReport> {
     let _alone = alone(&site.inventory)?;
     let journal = Journal::create(&journals(&site.inventory).join(format!("{}.jsonl", site.run)), kill_at)?;
@@ -151,12 +151,6 @@ pub fn print_end(site: &Site, report: &RunReport, shown: &Shown, place: &Where, 
 impl Apply {
     /// Plans, asks, does.
     pub async fn run(self, global: &Global) -> anyhow::Result<u8> {
-        let kill_at =
-            match self.fault.as_deref().map(|f| f.strip_prefix("kill@").and_then(|n| n.parse().ok())) {
-                Some(None) => return Err(usage("--fault takes kill@N", "--fault kill@3")),
-                Some(at) => at,
-                None => None,
-            };
         let (events, shown) = watch(global, true);
         let mut site = Site::open(&self.place, &events).await?;
         // What an earlier run left running on the hosts comes to its end first.
@@ -207,7 +201,7 @@ impl Apply {
             super::lab::release(site.lab).await;
             return Ok(exit::PENDING);
         }
-        let report = carry_out(&site, &plan, events, kill_at).await?;
+        let report = carry_out(&site, &plan, events, self.fault).await?;
         site.close();
         let shown = shown.end().await;
         print_end(&site, &report, &shown, &self.place, global);

@@ -70,17 +70,38 @@ pub enum JournalError {
     },
 }
 
+/// After which record the process kills itself, for tests: `kill@N` or `kill@TRANSITION`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum KillAt {
+    /// The Nth, from 1.
+    Record(usize),
+    /// The first of its kind.
+    Transition(Transition),
+}
+
+impl std::str::FromStr for KillAt {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let at = text.strip_prefix("kill@").ok_or("it begins with kill@")?;
+        if let Ok(n) = at.parse() {
+            return Ok(Self::Record(n));
+        }
+        let transition = serde_json::from_value(at.into());
+        transition.map(Self::Transition).map_err(|_| format!("{at} is neither a number nor a transition"))
+    }
+}
+
 /// An open journal.
 pub struct Journal {
     path: PathBuf,
     state: Mutex<(File, usize)>,
-    /// `--fault kill@N`: the process kills itself right after the Nth record, for tests.
-    kill_at: Option<usize>,
+    kill_at: Option<KillAt>,
 }
 
 impl Journal {
     /// Opens a new journal.
-    pub fn create(path: &Path, kill_at: Option<usize>) -> Result<Self, JournalError> {
+    pub fn create(path: &Path, kill_at: Option<KillAt>) -> Result<Self, JournalError> {
         let failed = |source| JournalError::File { path: path.to_owned(), source };
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(failed)?;
@@ -105,7 +126,7 @@ impl Journal {
         state.0.write_all(format!("{line}\n").as_bytes()).map_err(failed)?;
         state.0.sync_data().map_err(failed)?;
         state.1 += 1;
-        if self.kill_at == Some(state.1) {
+        if [KillAt::Record(state.1), KillAt::Transition(transition)].map(Some).contains(&self.kill_at) {
             // As a power cut would: nothing of this process runs on.
             let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
         }

@@ -12,7 +12,7 @@ mod target;
 
 pub use board::Cancel;
 pub use execute::{RunInput, execute};
-pub use journal::{History, Journal, JournalError, Record, Transition, history, replay};
+pub use journal::{History, Journal, JournalError, KillAt, Record, Transition, history, replay};
 pub use record::{
     KEPT_RUNS, RecordError, Recorded, Recorder, Summary, Took, kind, past, recorded, recorded_targets,
     summary,
