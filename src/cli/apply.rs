@@ -112,8 +112,8 @@ fn failures<'a>(site: &'a Site, report: &'a RunReport) -> Vec<Failed<'a>> {
         .collect()
 }
 
-/// Prints the end of a run.
-pub fn print_end(site: &Site, report: &RunReport, shown: &Shown, place: &Where, global: &Global) {
+/// Prints the end of a run; `ends` says that the twin goes down with it, so that no command is named that would look at it.
+pub fn print_end(site: &Site, report: &RunReport, shown: &Shown, place: &Where, ends: bool, global: &Global) {
     let ended = Ended {
         run: site.run.as_str(),
         targets: report.outcomes.len(),
@@ -125,7 +125,7 @@ pub fn print_end(site: &Site, report: &RunReport, shown: &Shown, place: &Where, 
         interrupted: report.interrupted,
         lab: site.lab.is_some(),
         inventory: format!("-i {}", place.inventory.display()),
-        place: place.said(),
+        place: (!ends).then(|| place.said()),
     };
     if global.output == Output::Json {
         let failures: Vec<_> = ended
@@ -204,7 +204,7 @@ impl Apply {
         let report = carry_out(&site, &plan, events, self.fault).await?;
         site.close();
         let shown = shown.end().await;
-        print_end(&site, &report, &shown, &self.place, global);
+        print_end(&site, &report, &shown, &self.place, false, global);
         let code = report.exit_code();
         super::lab::release(site.lab).await;
         Ok(if code == exit::DONE && skipped { exit::FAILED } else { code })

@@ -509,15 +509,17 @@ impl LabRun {
         let report = super::apply::carry_out(&site, &plan, events, None).await?;
         site.close();
         let shown = shown.end().await;
-        super::apply::print_end(&site, &report, &shown, &place, global);
+        super::apply::print_end(&site, &report, &shown, &place, !self.keep, global);
         let i = self.inventory.display();
+        let mut code = report.exit_code();
         for resource in crate::serving::chats(&site.inventory) {
             let crate::state::Spec::Chat(chat) = &resource.spec else { continue };
             let question = "Who are you?";
             match crate::reconciler::ask(site.access.as_ref(), chat, question, 32).await {
                 Ok(answer) => println!("{} asks {}: {question}\n  {answer}", chat.tenant, chat.model),
                 Err(failure) => {
-                    println!("{} asks {}: no answer: {}", chat.tenant, chat.model, failure.message)
+                    println!("{} asks {}: no answer: {}", chat.tenant, chat.model, failure.message);
+                    code = code.max(exit::FAILED);
                 }
             }
         }
@@ -528,6 +530,6 @@ impl LabRun {
             "try next:\n  provision lab up {i}\n  provision plan -i {i} --lab\n  provision lab run {i} --fault {}=fail-package:chrony",
             site.inventory.active().last().map_or("HOST", |h| h.name.as_str())
         );
-        Ok(report.exit_code())
+        Ok(code)
     }
 }

@@ -74,8 +74,8 @@ pub struct Ended<'a> {
     pub lab: bool,
     /// How the inventory was named on the command line: `-i site.yaml`.
     pub inventory: String,
-    /// The same with what else was said: `-i site.yaml --limit h-001 --lab`.
-    pub place: String,
+    /// The same with what else was said: `-i site.yaml --limit h-001 --lab`; `None` where nothing is left to go on with.
+    pub place: Option<String>,
 }
 
 /// Returns how many of each kind were done, most first: `64 packages, 3 files`.
@@ -160,7 +160,7 @@ pub fn run_summary(ended: &Ended<'_>) -> String {
     if ended.steps > 0 {
         text += &format!("changed: {} ({})\n", count(ended.steps, "step"), changes(ended.changed));
     }
-    let place = &ended.place;
+    let Some(place) = &ended.place else { return text };
     text += &match () {
         () if ended.interrupted => {
             format!(

@@ -212,7 +212,7 @@ fn a_failure_is_shown_with_its_cause_its_budget_and_what_to_do() {
         interrupted: false,
         lab: false,
         inventory: "-i inventories/ams".into(),
-        place: "-i inventories/ams".into(),
+        place: Some("-i inventories/ams".into()),
     };
     insta::assert_snapshot!("summary", run_summary(&ended));
 }
