@@ -14,6 +14,7 @@ mod lab;
 mod lock;
 mod plan;
 mod preflight;
+mod reach;
 mod render;
 mod schema;
 mod site;

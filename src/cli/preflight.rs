@@ -48,6 +48,7 @@ impl Preflight {
     pub async fn run(self, global: &Global) -> anyhow::Result<u8> {
         let (events, shown) = watch(global, false);
         let site = Site::open(&self.place, &events).await?;
+        site.some_hosts()?;
         drop(events);
         let mut tasks = tokio::task::JoinSet::new();
         for (name, host) in site.hosts.clone() {

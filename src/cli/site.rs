@@ -1,24 +1,24 @@
 //! What most commands begin with: inventory, catalog, lock file and lab become targets.
 
 use super::lab::{Running, twin};
+use super::reach::OverSsh;
 use super::{Global, Output, Where};
 use crate::artifact::{LOCK_FILE, Lock, fetch};
 use crate::catalog::Catalog;
 use crate::event::{Event, Events};
 use crate::executor::{DesiredFn, HostSetup, HostTarget, STATE_DIR, Sudo, combine};
-use crate::inventory::{self, Host, Inventory, Secrets};
+use crate::inventory::{self, Host, HostState, Inventory, Secrets};
 use crate::plan::{Plan, PlanInput, build};
-use crate::reconciler::{Access, Answer, ClusterSetup, ClusterTarget, Holder, nodes};
+use crate::reconciler::{Access, ClusterSetup, ClusterTarget, Holder, Retired, nodes};
 use crate::report::Mode;
 use crate::role::{self, Finding, RoleInput, desired};
 use crate::run::past;
 use crate::serving::{self, ServingInput};
-use crate::ssh::{self, BoxStream, Credentials, Dial, Endpoint, Pool, PoolOptions, SshError, SshErrorKind};
+use crate::ssh::{self, Credentials, Dial, Endpoint, Pool, PoolOptions};
 use crate::state::{
     Cluster, Facts, Failure, HostName, Observed, Resource, RunId, SecretText, Spec, Stage, Target, TargetId,
 };
 use anyhow::Context;
-use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
 use std::net::IpAddr;
@@ -57,64 +57,6 @@ pub enum Need {
     Plan,
     /// To be looked at: works without a lock file, and with whatever is up.
     Look,
-}
-
-/// How the cluster is reached: through SSH, over any host that answers.
-struct OverSsh {
-    /// With the address that other controllers know.
-    controllers: Vec<(Arc<HostTarget>, Arc<dyn Dial>, String)>,
-    workers: Vec<Arc<dyn Dial>>,
-}
-
-impl OverSsh {
-    /// Opens a stream to a port on the first host that lets us.
-    async fn first(dials: impl Iterator<Item = &Arc<dyn Dial>>, port: u16) -> Result<BoxStream, SshError> {
-        let mut last = SshError {
-            kind: SshErrorKind::Unreachable,
-            message: "no host of that role takes part".to_owned(),
-            hint: "provision status".to_owned(),
-        };
-        for dial in dials {
-            let stream = async { dial.dial().await?.tunnel("127.0.0.1", port).await };
-            match stream.await {
-                Ok(stream) => return Ok(stream),
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
-    }
-}
-
-#[async_trait]
-impl Access for OverSsh {
-    async fn controller(&self, port: u16) -> Result<BoxStream, SshError> {
-        Self::first(self.controllers.iter().map(|(_, dial, _)| dial), port).await
-    }
-
-    async fn worker(&self, port: u16) -> Result<BoxStream, SshError> {
-        Self::first(self.workers.iter(), port).await
-    }
-
-    async fn kubeconfig(&self) -> Result<Option<Vec<u8>>, Failure> {
-        let mut failure = None;
-        for (host, ..) in &self.controllers {
-            match host.read_file("/var/lib/k0s/pki/admin.conf").await {
-                Ok(Some(text)) => return Ok(Some(text)),
-                Ok(None) => {}
-                Err(error) => failure = Some(error),
-            }
-        }
-        // A controller that cannot be asked may well have a cluster: that is no "there is none".
-        failure.map_or(Ok(None), Err)
-    }
-
-    async fn ask_controllers(&self, program: &str) -> Vec<Answer> {
-        let ask = |(host, _, address): &(Arc<HostTarget>, Arc<dyn Dial>, String)| {
-            let (host, address) = (host.clone(), address.clone());
-            async move { Answer { host: host.host().clone(), address, says: host.output(program).await } }
-        };
-        futures::future::join_all(self.controllers.iter().map(ask)).await
-    }
 }
 
 /// Returns what is wanted in the cluster: objects up to the components, then nodes, then what needs nodes, then the
@@ -419,6 +361,7 @@ impl Site {
                     access: access.clone(),
                     address: cluster_address(first),
                     name: inventory.name.clone(),
+                    retired: retired(&inventory, |host| whole || selected.contains(host)),
                     events: events.clone(),
                 });
                 let (owner, run) = (owner(), run.to_string());
@@ -427,7 +370,7 @@ impl Site {
             }
         };
         let (live, secrets) = (Mutex::default(), held);
-        Ok(Self {
+        let site = Self {
             inventory,
             lock,
             run,
@@ -441,7 +384,17 @@ impl Site {
             secrets,
             live,
             controllers,
-        })
+        };
+        // A plan may be about nothing but nodes of hosts that are not active.
+        if need == Need::Look {
+            site.some_hosts()?;
+        }
+        Ok(site)
+    }
+
+    /// Refuses where no active host is selected.
+    pub fn some_hosts(&self) -> Result<(), inventory::LimitError> {
+        if self.hosts.is_empty() { Err(inventory::LimitError::Empty) } else { Ok(()) }
     }
 
     /// Returns all targets.
@@ -573,6 +526,13 @@ impl Site {
             past: past(&journals(&self.inventory), self.lab.is_some()),
         })
     }
+}
+
+/// Returns the hosts that the cluster is to forget, of those selected.
+fn retired(inventory: &Inventory, selected: impl Fn(&HostName) -> bool) -> Vec<Retired> {
+    let gone = inventory.hosts.values().filter(|h| h.state == HostState::Retired && selected(&h.name));
+    let member = |h: &Host| inventory.pool_of(h).role.is_controller().then(|| cluster_address(h));
+    gone.map(|h| Retired { host: h.name.clone(), member: member(h) }).collect()
 }
 
 /// Returns the address that other hosts of the cluster know a host by.

@@ -128,6 +128,7 @@ impl Verify {
         }
         let (events, shown) = watch(global, false);
         let site = Site::open(&self.place, &events).await?;
+        site.some_hosts()?;
         drop(events);
         let catalog =
             Catalog::load(site.inventory.catalog_dir.as_deref()).context("cannot load the catalog")?;

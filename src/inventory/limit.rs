@@ -21,14 +21,14 @@ pub enum LimitError {
     Empty,
 }
 
-/// Returns the active hosts that an expression selects; all of them without one. An expression that only leaves out
-/// starts from all.
+/// Returns the hosts that an expression selects, whatever their state; all of them without one. An expression that only
+/// leaves out starts from all.
 pub fn select(inventory: &Inventory, expression: Option<&str>) -> Result<BTreeSet<HostName>, LimitError> {
-    let all: BTreeSet<HostName> = inventory.active().map(|h| h.name.clone()).collect();
+    let all: BTreeSet<HostName> = inventory.hosts.keys().cloned().collect();
     let Some(expression) = expression else { return Ok(all) };
     let terms: Vec<&str> = split(expression);
     let only_excludes = terms.iter().all(|t| t.starts_with('!'));
-    let mut selected = if only_excludes { all.clone() } else { BTreeSet::new() };
+    let mut selected = if only_excludes { all } else { BTreeSet::new() };
     for term in terms {
         match term.strip_prefix('!') {
             Some(out) => {
@@ -39,7 +39,6 @@ pub fn select(inventory: &Inventory, expression: Option<&str>) -> Result<BTreeSe
             None => selected.extend(matching(inventory, term)?),
         }
     }
-    selected.retain(|name| all.contains(name));
     if selected.is_empty() { Err(LimitError::Empty) } else { Ok(selected) }
 }
 

@@ -198,15 +198,20 @@ pub fn steps_of(observed: &Observed) -> (Vec<Step>, usize) {
     // What nothing wants any more goes last, newest first.
     for orphan in observed.orphans.iter().rev() {
         let resource = crate::state::ResourceId::new(orphan.id.clone());
+        let (why, hazards) = match orphan.kind.as_str() {
+            "node" => ("its host is retired: drained, then deleted", vec![Hazard::Drain]),
+            "etcd-member" => ("its host is retired", vec![Hazard::Quorum]),
+            _ => ("no role wants it any more", Vec::new()),
+        };
         steps.push(Step {
             id: observed.target.step(&resource),
             target: observed.target.clone(),
             what: what(&orphan.id),
             resource,
             role: "removed".to_owned(),
-            why: Some("no role wants it any more".to_owned()),
+            why: Some(why.to_owned()),
             change: executor::removal(orphan),
-            hazards: Vec::new(),
+            hazards,
             needs: Vec::new(),
             late: Vec::new(),
             deferred: None,

@@ -52,30 +52,62 @@ fn read(answer: &Result<String, Failure>) -> Says {
     }
 }
 
-/// Returns why a controller cannot be spared now; `None` if it can.
-pub(super) fn hindrance(answers: &[Answer], controller: &HostName) -> Option<String> {
-    let says: Vec<(&Answer, Says)> = answers.iter().map(|a| (a, read(&a.says))).collect();
-    // The list of a controller whose API is ready is the newest.
+/// Returns the members of etcd, name to peer address, as the controller whose API is ready lists them: its list is the
+/// newest. `None` where nobody has a list.
+pub(super) fn members(answers: &[Answer]) -> Option<BTreeMap<String, String>> {
+    let said: Vec<Says> = answers.iter().map(|a| read(&a.says)).collect();
     let lists = |ready: bool| {
-        says.iter().find_map(|(_, s)| match s {
-            Says::Members(list, unready) if unready.is_none() == ready => Some(list),
+        said.iter().find_map(|s| match s {
+            Says::Members(list, unready) if unready.is_none() == ready => Some(list.clone()),
             _ => None,
         })
     };
+    lists(true).or_else(|| lists(false))
+}
+
+/// Returns the peer address of a host's member, known by the host's name or its address.
+pub(super) fn find(members: &BTreeMap<String, String>, host: &HostName, address: &str) -> Option<String> {
+    let by_address = || members.values().find(|a| *a == address);
+    members.get(host.as_str()).or_else(by_address).cloned()
+}
+
+/// Returns how a member is: well, or why it is not.
+fn state(answers: &[Answer], name: &str, address: &str) -> Result<(), String> {
+    match answers.iter().find(|a| a.host.as_str() == name || a.address == address).map(|a| read(&a.says)) {
+        None => Err("no controller of this inventory".to_owned()),
+        Some(Says::Members(_, None)) => Ok(()),
+        Some(Says::Members(_, Some(why)) | Says::Silent(why)) => Err(why),
+        Some(Says::Nothing) => Err("k0s was reset there".to_owned()),
+    }
+}
+
+/// Returns why a member must not leave etcd now: those that stay would be no quorum. `None` if it may.
+pub(super) fn without(answers: &[Answer], leaving: &HostName, at: &str) -> Option<String> {
+    let members = members(answers)?;
+    let stay = members.iter().filter(|(name, address)| *name != leaving.as_str() && *address != at);
+    let states: Vec<(&String, Result<(), String>)> =
+        stay.map(|(name, a)| (name, state(answers, name, a))).collect();
+    let healthy = states.iter().filter(|(_, state)| state.is_ok()).count();
+    let sick = states.iter().filter_map(|(name, state)| Some(format!("{name} ({})", state.as_ref().err()?)));
+    let sick: Vec<String> = sick.collect();
+    let why = match sick.is_empty() {
+        true => "no other member would be left".to_owned(),
+        false => format!("etcd members that are not healthy: {}", sick.join(", ")),
+    };
+    (healthy < states.len() / 2 + 1).then_some(why)
+}
+
+/// Returns why a controller cannot be spared now; `None` if it can.
+pub(super) fn hindrance(answers: &[Answer], controller: &HostName) -> Option<String> {
     // Nobody has a list: there is no cluster yet, or it has no quorum already. Then starting a controller can only help.
-    let members = lists(true).or_else(|| lists(false))?;
+    let members = members(answers)?;
     let mut healthy = 0;
     let mut sick: Vec<String> = Vec::new();
     let mut itself = None;
-    for (name, address) in members {
-        let known = says.iter().find(|(a, _)| a.host.as_str() == name || a.address == *address);
-        let state = match known {
-            None => Err("no controller of this inventory".to_owned()),
-            Some((_, Says::Members(_, None))) => Ok(()),
-            Some((_, Says::Members(_, Some(why)) | Says::Silent(why))) => Err(why.clone()),
-            Some((_, Says::Nothing)) => Err("k0s was reset there".to_owned()),
-        };
-        if name == controller.as_str() || known.is_some_and(|(a, _)| a.host == *controller) {
+    for (name, address) in &members {
+        let known = answers.iter().find(|a| a.host.as_str() == name || a.address == *address);
+        let state = state(answers, name, address);
+        if name == controller.as_str() || known.is_some_and(|a| a.host == *controller) {
             itself = Some(state);
             continue;
         }
@@ -158,6 +190,23 @@ mod tests {
             "members {\"members\":{\"a\":\"https://10.0.0.1:2380\",\"x\":\"https://10.0.0.9:2380\"}}\nready";
         let why = hindered(&[("a", two), ("b", "none")], "b").expect("refused");
         assert!(why.contains("x (no controller of this inventory)"), "{why}");
+    }
+
+    #[test]
+    fn a_member_leaves_only_where_a_quorum_stays() {
+        let leaves = |all: &[(&str, &str)]| without(&answers(all), &HostName::new("renamed"), "10.0.0.3");
+        assert_eq!(leaves(&[("a", THREE), ("b", THREE)]), None);
+        let why = leaves(&[("a", THREE), ("b", "!timed out")]).expect("refused");
+        assert_eq!(why, "etcd members that are not healthy: b (timed out)");
+        let alone = "members {\"members\":{\"renamed\":\"https://10.0.0.3:2380\"}}\nready";
+        assert_eq!(leaves(&[("renamed", alone)]).as_deref(), Some("no other member would be left"));
+        let found = |host: &str, address: &str| {
+            let members = members(&answers(&[("a", THREE)])).expect("a list");
+            find(&members, &HostName::new(host), address)
+        };
+        assert_eq!(found("cp-3", "10.0.0.3").as_deref(), Some("10.0.0.3"));
+        assert_eq!(found("b", "").as_deref(), Some("10.0.0.2"));
+        assert_eq!(found("x", "10.0.0.9"), None);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Which labels and taints of a node are ours.
-const MANAGED: &str = "provision.dev/managed";
+pub(super) const MANAGED: &str = "provision.dev/managed";
 /// Why we cordoned a node: `maintenance` or `drain`. A cordon without it is somebody else's and stays.
 pub(super) const CORDONED: &str = "provision.dev/cordoned";
 /// Until a node is as wanted once its host is done, in seconds: the device plugin's image is pulled.

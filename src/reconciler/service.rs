@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 /// How long pods may take to leave a node: an engine finishes its requests, and a disruption budget waits until its
 /// replacement elsewhere has loaded.
-const DRAIN_DEADLINE: Duration = Duration::from_secs(900);
+pub(super) const DRAIN_DEADLINE: Duration = Duration::from_secs(900);
 /// How long a node may take to be ready with all its devices after its host is: the device plugin's pod starts anew.
 const RETURN_DEADLINE: Duration = Duration::from_secs(900);
 /// A lease renewed so short a time ago is not renewed again: nodes are brought in side by side, and each asks.

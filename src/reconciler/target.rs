@@ -5,7 +5,7 @@ use super::applyset::{ApplySet, MANAGER};
 use super::connect::{self, Link};
 use super::errors::{failure, is_missing, is_unreachable, phrase};
 use super::kinds::{Kind, node_api};
-use super::{Access, Holder, ask, chat, nodes, tokens};
+use super::{Access, Holder, Retired, ask, chat, nodes, tokens};
 use crate::event::{Event, Events};
 use crate::state::*;
 use async_trait::async_trait;
@@ -37,6 +37,8 @@ pub struct ClusterSetup {
     pub address: String,
     /// The inventory's name; it names the ApplySet.
     pub name: String,
+    /// Hosts that it is to forget.
+    pub retired: Vec<Retired>,
     /// Where events go.
     pub events: Events,
 }
@@ -168,7 +170,8 @@ impl ClusterTarget {
 
     /// Returns all nodes by name, in one list however many resources ask.
     async fn live_nodes(&self, client: &kube::Client) -> Result<BTreeMap<String, Value>, String> {
-        if !self.setup.desired.iter().any(|r| matches!(r.spec, Spec::Node(_))) {
+        let none = self.setup.retired.is_empty();
+        if none && !self.setup.desired.iter().any(|r| matches!(r.spec, Spec::Node(_))) {
             return Ok(BTreeMap::new());
         }
         self.all_nodes(client).await.map_err(|e| phrase(&e))
@@ -268,7 +271,10 @@ impl ClusterTarget {
             return Ok(());
         }
         if step.change.verb == Verb::Remove {
-            return self.remove(&link.client, step).await;
+            return match self.forget(&link.client, step).await {
+                Some(forgotten) => forgotten,
+                None => self.remove(&link.client, step).await,
+            };
         }
         let Some(resource) = self.setup.desired.iter().find(|r| r.id == step.resource) else {
             let message = format!("{} is not wanted by this inventory: the plan is of another", step.what);
@@ -407,6 +413,23 @@ impl Target for ClusterTarget {
             let (orphans, warnings) = self.orphans(client).await;
             observed.orphans = orphans;
             observed.warnings.extend(warnings);
+        }
+        match nodes {
+            Ok(nodes) => {
+                let (left, warnings) = self.retired(nodes).await;
+                // Before what is pruned, and removals go from the end.
+                observed.orphans.extend(left);
+                observed.warnings.extend(warnings);
+                if !self.partial {
+                    observed.warnings.extend(self.strangers(nodes));
+                }
+            }
+            Err(why) if !self.setup.retired.is_empty() => {
+                observed
+                    .warnings
+                    .push(format!("whether nodes of retired hosts are left is not known: {why}"));
+            }
+            Err(_) => {}
         }
         Ok(observed)
     }

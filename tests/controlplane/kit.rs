@@ -45,6 +45,10 @@ impl Access for Loopback {
         // No host is behind this API, and no k0s.
         Vec::new()
     }
+
+    async fn on_controller(&self, program: &str) -> Result<String, Failure> {
+        panic!("nothing runs on a controller here: {program}")
+    }
 }
 
 /// One test's view of the control plane.
@@ -91,6 +95,7 @@ pub fn target(plane: &ControlPlane, name: &str, desired: Vec<Resource>, events: 
         access: Arc::new(Loopback { port: plane.port, admin: plane.kubeconfig() }),
         address: "10.0.0.1".into(),
         name: name.into(),
+        retired: Vec::new(),
         events,
     })
 }

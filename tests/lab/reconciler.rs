@@ -62,6 +62,10 @@ impl Access for OneApi {
     async fn ask_controllers(&self, _: &str) -> Vec<Answer> {
         Vec::new()
     }
+
+    async fn on_controller(&self, program: &str) -> Result<String, Failure> {
+        panic!("nothing runs on a controller here: {program}")
+    }
 }
 
 impl Bench {
@@ -104,6 +108,7 @@ impl Bench {
             access: self.access.clone(),
             address: "10.0.0.1".into(),
             name: "test".into(),
+            retired: Vec::new(),
             events,
         })
     }
@@ -199,6 +204,7 @@ async fn what_nothing_wants_any_more_goes_and_what_was_there_before_us_stays() {
         access: bench.access.clone(),
         address: String::new(),
         name: "another".into(),
+        retired: Vec::new(),
         events: Events::none(),
     });
     converge(&other).await;
@@ -446,6 +452,10 @@ impl Access for Twin {
     async fn ask_controllers(&self, _: &str) -> Vec<Answer> {
         Vec::new()
     }
+
+    async fn on_controller(&self, program: &str) -> Result<String, Failure> {
+        panic!("nothing runs on a controller here: {program}")
+    }
 }
 
 #[tokio::test]
@@ -475,6 +485,7 @@ async fn a_host_joins_with_a_token_that_ends_with_the_run_and_gets_its_label_and
         access: twin.clone(),
         address: "10.0.0.1".into(),
         name: "test".into(),
+        retired: Vec::new(),
         events: Events::none(),
     });
     let observed = target.observe().await.expect("observed");

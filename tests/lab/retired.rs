@@ -1,0 +1,79 @@
+//! Hosts that leave: retired ones are taken out of the cluster, those in maintenance are kept out of service.
+
+use super::story::Story;
+use super::twin::{rest, site, until_said};
+use serde_json::Value;
+
+impl Story {
+    /// Returns the members of etcd.
+    fn members(&self) -> Vec<String> {
+        let list = self.on("cp-1", "sudo /usr/local/bin/k0s etcd member-list");
+        let line = list.lines().find(|l| l.starts_with('{')).expect("JSON");
+        let list: Value = serde_json::from_str(line).expect("JSON");
+        list["members"].as_object().expect("members").keys().cloned().collect()
+    }
+}
+
+#[test]
+fn a_retired_host_leaves_the_cluster_and_one_in_maintenance_is_kept_out_of_service() {
+    let workers = ("w-1: {address: 127.77.0.21}", "\"w-[1-3]\": {address: \"127.77.0.[21-23]\"}");
+    let text_of_site = site(3).replace(workers.0, workers.1);
+    assert!(text_of_site.contains(workers.1));
+    let story = Story::of(&text_of_site);
+    story.up();
+    story.applied();
+    assert_eq!(story.members(), ["cp-1", "cp-2", "cp-3"]);
+
+    // In maintenance: cordoned and listed, nothing else; and back.
+    let with = |more: &str| format!("      w-2: {{state: maintenance, reason: RMA 4711}}\n{more}");
+    let pool = "  h100:\n";
+    story.edit(pool, &format!("{}{pool}", with("")));
+    let (code, shown) = story.plan();
+    assert_eq!(code, 2, "{shown}");
+    assert!(shown.contains("RMA 4711") && shown.contains("node w-2"), "{shown}");
+    story.applied();
+    let node = story.node("w-2").expect("the node");
+    assert_eq!(node["spec"]["unschedulable"], true);
+    story.edit(&with(""), "");
+    story.applied();
+    assert!(story.node("w-2").expect("the node")["spec"]["unschedulable"].is_null(), "back in service");
+
+    // Retired: the node goes once it is drained, the member leaves; the hosts themselves are left alone.
+    let hosts = story.tree();
+    story.edit(pool, &format!("      w-2: {{state: retired, reason: returned}}\n{pool}"));
+    story.edit("\"cp-[1-3]\": {", "cp-3: {state: retired}, \"cp-[1-3]\": {");
+    let steps = story.steps(&[]);
+    let all: Vec<(&str, Vec<&str>)> = steps["cluster"]
+        .iter()
+        .map(|(step, hazards)| (step.as_str(), hazards.iter().map(String::as_str).collect()))
+        .collect();
+    assert_eq!(all, [("node/w-2", vec!["drain"]), ("etcd-member/cp-3", vec!["quorum"])]);
+    let (_, shown) = story.plan();
+    assert!(
+        shown.contains("- node w-2") && shown.contains("its host is retired: drained, then deleted"),
+        "{shown}"
+    );
+    // A member does not leave while those that stay would be no quorum.
+    story.on("cp-2", "sudo systemctl stop k0scontroller.service");
+    let mut run = story.spawn(&["--limit", "cp-3"]);
+    until_said(&mut run, "etcd members that are not healthy: cp-2");
+    assert_eq!(story.members(), ["cp-1", "cp-2", "cp-3"]);
+    story.on("cp-2", "sudo systemctl start k0scontroller.service");
+    let (code, said) = rest(run);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(story.members(), ["cp-1", "cp-2"]);
+    story.applied();
+    assert!(story.node("w-2").is_none());
+    let touched = story.tree().into_iter().find(|(path, hash)| {
+        let of_retired = ["/w-2/", "/cp-3/"].iter().any(|h| path.to_string_lossy().contains(h));
+        of_retired && hosts.get(path) != Some(hash)
+    });
+    assert_eq!(touched, None, "nothing is done on the host itself");
+
+    // A host that is only dropped from the inventory keeps its node, and the plan says so.
+    story.edit("\"w-[1-3]\"", "\"w-[1-2]\"");
+    story.edit("[21-23]", "[21-22]");
+    let (code, shown) = story.plan();
+    assert_eq!(code, 0, "{shown}");
+    assert!(shown.contains("node w-3 was brought in by provision and is not in the inventory"), "{shown}");
+}
