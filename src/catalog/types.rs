@@ -461,3 +461,13 @@ pub const ACCELERATOR_LABEL: &str = "provision.dev/accelerator";
 
 /// The node label that carries the pool.
 pub const POOL_LABEL: &str = "provision.dev/pool";
+
+/// Returns the device plugin that reports an extended resource, by the name that its DaemonSet and pods carry
+/// (`templates/manifests/{nvidia,neuron}`).
+pub fn device_plugin(resource: &str) -> Option<&'static str> {
+    match resource.split_once('/')?.0 {
+        "nvidia.com" => Some("nvidia-device-plugin"),
+        "aws.amazon.com" => Some("neuron-device-plugin"),
+        _ => None,
+    }
+}

@@ -1,5 +1,6 @@
 //! `apply` and `attach`: carrying out a plan, and following what an earlier run left running.
 
+use super::health::{Ask, Report, ask};
 use super::site::{Site, journals};
 use super::{Global, Output, Where, coded, exit, usage, watch};
 use crate::plan::{load, stale};
@@ -61,6 +62,7 @@ pub async fn carry_out(
             }
         }
     });
+    let said = events.clone();
     let report = execute(RunInput {
         plan,
         targets: site.targets(),
@@ -72,7 +74,29 @@ pub async fn carry_out(
         cancel,
     })
     .await;
+    if !report.interrupted
+        && let Err(error) = keep_health(site, &report).await
+    {
+        // The hosts are as they are, whether it is written down here or not.
+        said.emit(crate::event::Event::Warning { target: None, message: format!("{error:#}") });
+    }
     Ok(report)
+}
+
+/// Writes down how well the accelerators are that the run had to do with. A host that could not be reached is not asked
+/// again.
+async fn keep_health(site: &Site, report: &RunReport) -> anyhow::Result<()> {
+    let asked = report.outcomes.iter().filter_map(|(target, outcome)| match outcome {
+        Outcome::Converged(_) => target.host(),
+        Outcome::Failed(failure) if failure.exit.is_some() => target.host(),
+        Outcome::Failed(_) | Outcome::Stopped | Outcome::Detached => None,
+    });
+    let (run, lab) = (site.run.to_string(), site.lab.is_some());
+    let hosts = ask(site, asked, Ask::Kept).await;
+    if hosts.is_empty() {
+        return Ok(());
+    }
+    Report { run, level: "apply".to_owned(), lab, hosts }.keep(&site.inventory.name).map(drop)
 }
 
 /// Keeps a second run of the same inventory from this machine out; the lock on each host is by owner and would let it in.

@@ -8,6 +8,7 @@ mod docs;
 mod errors;
 mod exec;
 mod facts;
+mod health;
 mod history;
 mod init;
 mod lab;

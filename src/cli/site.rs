@@ -41,7 +41,7 @@ pub struct Site {
     pub cluster: Option<Arc<ClusterTarget>>,
     /// The way to gateways.
     pub access: Arc<dyn Access>,
-    catalog: Arc<Catalog>,
+    pub catalog: Arc<Catalog>,
     /// Secrets that files of roles hold, by name.
     secrets: Arc<BTreeMap<String, SecretText>>,
     /// The cluster's nodes as of the last look; `None` where they could not be asked for.

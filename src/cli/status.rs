@@ -1,5 +1,6 @@
 //! `status`: the cluster as it is.
 
+use super::health::{self, Ask};
 use super::site::{Need, Site};
 use super::{Global, Output, Where, exit, watch};
 use crate::inventory::{HostState, Inventory};
@@ -23,10 +24,14 @@ const MODELS: &str = "models";
 #[command(after_help = "Examples:
   provision status -i site.yaml
   provision status -i site.yaml --output json
+  provision status -i site.yaml --health         also what accelerators say of themselves, and their last tests
   provision status -i site.yaml --limit cp-1     one controller and what it knows")]
 pub struct Status {
     #[command(flatten)]
     place: Where,
+    /// Look at accelerators too: the quick level now, and what the standard one found before their node took work
+    #[arg(long)]
+    health: bool,
 }
 
 fn problem(failure: &Failure) -> Problem {
@@ -207,7 +212,14 @@ impl Status {
                 None => None,
             }
         };
-        let (survey, ()) = tokio::join!(ask, hosts(&site, &mut view));
+        let accelerated = async {
+            match self.health {
+                true => Some(health::ask(&site, site.hosts.keys(), Ask::Kept).await),
+                false => None,
+            }
+        };
+        let (survey, health, ()) = tokio::join!(ask, accelerated, hosts(&site, &mut view));
+        view.health = health;
         let survey = match survey {
             Some(Ok(Some(survey))) => Some(survey),
             Some(Ok(None)) => {

@@ -21,6 +21,8 @@ pub enum HardwareFault {
     RemapPending,
     /// The first GPU's PCIe link is at half its width.
     Pcie,
+    /// Diagnostics and collectives fail, and a quick look sees nothing.
+    Diagnostics,
     /// nouveau is loaded at every boot, whatever is blacklisted.
     Nouveau,
     /// The driver's libraries are of another version than its module, as after an unattended upgrade.
@@ -36,7 +38,7 @@ pub enum HardwareFault {
 }
 
 /// The names, as they are written.
-pub const NAMES: &str = "headers-gone, fabric-stuck, xid:NUMBER, device-missing, ecc, remap-pending, pcie-width, nouveau, \
+pub const NAMES: &str = "headers-gone, fabric-stuck, xid:NUMBER, device-missing, ecc, remap-pending, pcie-width, diag-fails, nouveau, \
                          driver-mismatch, neuron-driver:VERSION, secure-boot, no-version:PACKAGE, dkms-skipped";
 
 impl HardwareFault {
@@ -50,6 +52,7 @@ impl HardwareFault {
             "ecc" => Self::Ecc,
             "remap-pending" => Self::RemapPending,
             "pcie-width" => Self::Pcie,
+            "diag-fails" => Self::Diagnostics,
             "nouveau" => Self::Nouveau,
             "driver-mismatch" => Self::DriverMismatch,
             "neuron-driver" if !argument.is_empty() => Self::NeuronDriver(argument.to_owned()),

@@ -9,6 +9,7 @@ mod apply;
 mod applyset;
 mod chat;
 mod connect;
+mod devices;
 mod differ;
 mod drain;
 mod errors;

@@ -2,6 +2,7 @@
 //! labels and taints that the inventory names are ours; which those are is kept in an annotation, so that one that is
 //! named no more is taken off again and everybody else's stay.
 
+use super::devices::SHORT;
 use super::errors::phrase;
 use super::kinds::node_api;
 use super::target::ClusterTarget;
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 /// Which labels and taints of a node are ours.
 pub(super) const MANAGED: &str = "provision.dev/managed";
-/// Why we cordoned a node: `maintenance` or `drain`. A cordon without it is somebody else's and stays.
+/// Why we cordoned a node: `maintenance`, `drain`, or `short` of devices. A cordon without it is somebody else's and stays.
 pub(super) const CORDONED: &str = "provision.dev/cordoned";
 /// Until a node is as wanted once its host is done, in seconds: the device plugin's image is pulled.
 const NODE_DEADLINE_S: u64 = 900;
@@ -134,6 +135,15 @@ pub(super) fn in_service(want: Option<&Node>, live: &Value) -> Result<(), String
     Ok(())
 }
 
+/// Returns a resource of which a ready node has another number than is wanted.
+pub(super) fn short_of<'a>(want: &'a Node, live: &Value) -> Option<&'a str> {
+    ready(live).ok()?;
+    want.allocatable
+        .iter()
+        .find(|(name, count)| allocatable(live, name) != **count)
+        .map(|(name, _)| name.as_str())
+}
+
 /// The keys that are ours.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 struct Ours {
@@ -224,7 +234,11 @@ enum Starting {
 /// Returns the merge patch that makes a node as wanted; what others put there stays. It holds only against the node as it
 /// was read, since taints are replaced as a whole.
 fn patch(want: &Node, live: &Value, starting: Starting) -> Value {
-    let annotated = live["metadata"]["annotations"][CORDONED].is_string();
+    // Short of devices: not before they are there.
+    let annotated = match live["metadata"]["annotations"][CORDONED].as_str() {
+        Some(SHORT) => starting == Starting::Goes,
+        why => why.is_some(),
+    };
     let version = &live["metadata"]["resourceVersion"];
     if want.cordoned {
         return json!({"metadata": {"resourceVersion": version, "annotations": {CORDONED: "maintenance"}},
@@ -287,11 +301,12 @@ impl ClusterTarget {
             })
         })
         .await?;
+        let say = |why| self.progress(step, why);
+        self.await_devices(client, &node.name, Some(node), deadline, true, say).await?;
         self.until(step, deadline, || {
             Box::pin(async move {
                 let live = read().await?.ok_or("waiting for the node to register")?;
-                in_service(Some(node), &live)?;
-                if starting(&live) {
+                if starting(&live) || live["metadata"]["annotations"][CORDONED] == SHORT {
                     write(patch(node, &live, Starting::Goes)).await?;
                 }
                 Ok(())

@@ -1,9 +1,8 @@
 //! The cluster as a run needs it: nodes out of service and back, etcd, the lease.
 
-use super::errors::{failure, is_unreachable, phrase};
-use super::kinds::node_api;
+use super::errors::failure;
+use super::etcd;
 use super::target::{ClusterTarget, Pause};
-use super::{etcd, nodes};
 use crate::event::Event;
 use crate::state::{Cluster, Failure, FailureKind, HostName, Spec};
 use async_trait::async_trait;
@@ -90,34 +89,7 @@ impl ClusterTarget {
             Spec::Node(want) if want.name == node => Some(want),
             _ => None,
         });
-        let api = node_api(&link.client);
-        let mut pause = Pause::new(deadline);
-        let mut said = String::new();
-        loop {
-            let why = match api.get_opt(node).await {
-                Ok(None) => return Ok(()),
-                Ok(Some(live)) => {
-                    let live = serde_json::to_value(live).unwrap_or_default();
-                    match nodes::in_service(wanted, &live) {
-                        Ok(()) => return Ok(()),
-                        Err(why) => why,
-                    }
-                }
-                // Controllers change too; another answers soon.
-                Err(error) if is_unreachable(&error) => phrase(&error),
-                Err(error) => return Err(failure(&format!("looking at node {node}"), &error)),
-            };
-            if why != said {
-                self.setup.events.emit(Event::Waiting { target: node.to_owned(), reason: why.clone() });
-                said.clone_from(&why);
-            }
-            if !pause.more().await {
-                let message =
-                    format!("node {node} is not back in service after {} s: {why}", deadline.as_secs());
-                return Err(Failure::new(FailureKind::Step, "E-K8S-DEADLINE", message).hint(
-                    "it stays cordoned, and the next apply lifts that; on a controller: k0s kubectl describe node",
-                ));
-            }
-        }
+        let say = |reason| self.setup.events.emit(Event::Waiting { target: node.to_owned(), reason });
+        self.await_devices(&link.client, node, wanted, deadline, false, say).await
     }
 }

@@ -3,6 +3,7 @@
 use super::apply::AT_ONCE;
 use super::applyset::{ApplySet, MANAGER};
 use super::connect::{self, Link};
+use super::devices::PATIENCE;
 use super::errors::{failure, is_missing, is_unreachable, phrase};
 use super::kinds::{Kind, node_api};
 use super::{Access, Holder, Retired, ask, chat, nodes, tokens};
@@ -55,6 +56,8 @@ pub struct ClusterTarget {
     pub(super) renewed: tokio::sync::Mutex<Option<Instant>>,
     /// Only some hosts are worked on: their nodes are all that is wanted, and nothing is left over.
     partial: bool,
+    /// How long a device plugin may be ready before what it reports is what there is.
+    pub(super) patience: Duration,
 }
 
 /// Time between looks, growing, until a deadline.
@@ -101,7 +104,14 @@ impl ClusterTarget {
             holder: None,
             renewed: tokio::sync::Mutex::new(None),
             partial: false,
+            patience: PATIENCE,
         }
+    }
+
+    /// Waits so long for a device plugin that is ready, instead of as long as a real kubelet may take.
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// Takes the cluster's lease for a run before anything is changed, and gives it back at the end.

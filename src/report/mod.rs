@@ -3,6 +3,7 @@
 
 mod bars;
 mod comparison;
+mod health;
 mod live;
 mod plan;
 mod status;
@@ -10,6 +11,7 @@ mod summary;
 mod words;
 
 pub use comparison::{comparison_markdown, comparison_text};
+pub use health::health_lines;
 pub use live::{Mode, Shown, show};
 pub use plan::{PlanView, plan_text};
 pub use status::{

@@ -1,7 +1,10 @@
 //! A cluster as it is, as text and as data.
 
+use super::health::health_lines;
 use super::words::{count, names};
+use crate::role::health::{Health, Verdict};
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// Everything that `status` says.
 #[derive(Clone, PartialEq, Serialize, Debug, Default)]
@@ -28,6 +31,9 @@ pub struct StatusView {
     pub unreachable: Vec<(String, Problem)>,
     /// Hosts on which a batch runs at this moment, and whose.
     pub working: Vec<(String, String)>,
+    /// The health of accelerators by host, where it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health: Option<BTreeMap<String, Health>>,
 }
 
 /// What is wrong, and what to do.
@@ -131,6 +137,7 @@ impl StatusView {
             || self.accelerators.iter().any(|a| !a.short.is_empty())
             || self.routes.iter().any(|r| r.ready.is_none_or(|n| n < r.wanted))
             || self.certificate.as_ref().is_some_and(|c| c.days < EXPIRES_SOON)
+            || self.health.iter().flat_map(BTreeMap::values).any(|h| h.verdict != Verdict::Healthy)
     }
 }
 
@@ -270,6 +277,12 @@ pub fn status_text(view: &StatusView) -> String {
     }
     for (host, whose) in &view.working {
         text += &format!("{host} is being worked on by {whose}; provision attach follows it\n");
+    }
+    if let Some(health) = &view.health {
+        text += "health\n";
+        for (host, health) in health {
+            text += &health_lines(host, health, true);
+        }
     }
     text
 }

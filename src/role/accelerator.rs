@@ -3,7 +3,7 @@
 
 use super::context::{address, download};
 use super::desired::RoleInput;
-use super::health::{QuickInput, needs_reboot, quick};
+use super::health::{QuickInput, forget, gate, needs_reboot, passed, quick};
 use crate::catalog::{Fabric, version_cmp};
 use crate::inventory::{Accelerator, ModuleFlavour};
 use crate::state::{Facts, Failure, PackageManager};
@@ -48,6 +48,13 @@ pub(super) fn keys(input: &RoleInput<'_>) -> Result<Value, Failure> {
         Some(Accelerator::Neuron { .. }) => json!({"neuron": key("neuron-key", "neuron")?}),
         None => Value::Null,
     })
+}
+
+/// Returns the gate before a node takes work: passed once for a driver, a kernel and a number of devices.
+fn standard(input: &RoleInput<'_>, look: QuickInput<'_>) -> Value {
+    let release = input.inventory.pool_of(input.host).kernel.as_ref().unwrap_or(&input.facts.kernel);
+    let key = format!("{} {} x {}, kernel {release}", look.driver, look.count, look.product.slug);
+    json!({"passed": passed(&key), "gate": gate(look, &key), "forget": forget()})
 }
 
 /// Returns `nvidia`: null on hosts without NVIDIA GPUs.
@@ -106,6 +113,7 @@ pub(super) fn nvidia(input: &RoleInput<'_>) -> Value {
         "needs_reboot": needs_reboot(input.catalog),
         "health": quick(look),
         "health_gate": quick(QuickInput { wait: true, ..look }),
+        "standard": standard(input, look),
         "driver": driver,
         "branch": branch,
         "open": open,
@@ -178,6 +186,7 @@ pub(super) fn neuron(input: &RoleInput<'_>) -> Value {
         "tools": row.tools,
         "health": quick(look),
         "health_gate": quick(QuickInput { wait: true, ..look }),
+        "standard": standard(input, look),
         // Two joined cores are what images are compiled for (Neuron documents, default on Trn2 and Trn3).
         "logical_cores": product.logical_cores.last().map(|most| lnc.unwrap_or(*most)),
         "reboot_deadline_s": product.reboot_deadline_s,

@@ -90,6 +90,10 @@ pub fn desired(input: &RoleInput<'_>) -> Result<Vec<Resource>, Vec<Failure>> {
         None => {}
     }
     roles.push("k0s");
+    // Last: the node has joined, and nobody runs on it before this and what the cluster waits for are over.
+    if input.inventory.pool_of(input.host).accelerator.is_some() {
+        roles.push("health");
+    }
     let scope = Scope::new(context::context(input).map_err(|f| vec![f])?);
     let mut resources: Vec<Resource> = Vec::new();
     let mut places: BTreeMap<ResourceId, String> = BTreeMap::new();

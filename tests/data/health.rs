@@ -2,7 +2,8 @@
 
 use provision::catalog::Catalog;
 use provision::role::health::{
-    Health, Level, QuickInput, Verdict, judge, median_findings, needs_reboot, program, quick,
+    Health, Level, QuickInput, Verdict, gate, judge, judging, kept, median_findings, needs_reboot, program,
+    quick,
 };
 use std::collections::BTreeMap;
 
@@ -18,18 +19,30 @@ const D2D: &str = "@@ device-to-device\nmemcpy CE GPU(row) <- GPU(column) bandwi
                    390.10\n 1    388.00      0.00\n\n@@rc device-to-device 0\n";
 const FIO: &str = "@@ fio\n{\"jobs\": [{\"read\": {\"iops\": 900000.5}}]}\n@@rc fio 0\n";
 
-fn h100(text: &str, level: Level) -> Health {
+fn with<T>(slug: &str, then: impl FnOnce(&QuickInput<'_>) -> T) -> T {
     let catalog = Catalog::builtin().expect("the catalog");
-    let product = catalog.product("h100-sxm5-80gb").expect("known");
-    let input = QuickInput {
-        catalog: &catalog,
-        product: &product,
-        count: 8,
-        driver: "580.178.04",
-        units: &[],
-        wait: false,
-    };
-    judge(text, level, &input)
+    let product = catalog.product(slug).expect("known");
+    let driver = "580.178.04";
+    then(&QuickInput { catalog: &catalog, product: &product, count: 8, driver, units: &[], wait: false })
+}
+
+/// Judges a text as the gate on a host does: its exit status, and what it says.
+fn gated(slug: &str, text: &str) -> (Option<i32>, String) {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("standard");
+    std::fs::write(&file, text).expect("written");
+    let shell = with(slug, judging);
+    let output = std::process::Command::new("sh")
+        .args(["-e", "-c", &shell])
+        .env("K", &file)
+        .output()
+        .expect("sh runs");
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn h100(text: &str, level: Level) -> Health {
+    with("h100-sxm5-80gb", |input| judge(text, level, input))
 }
 
 fn worst(text: &str, level: Level) -> (Verdict, String) {
@@ -85,7 +98,7 @@ fn what_cannot_be_read_is_unknown_and_what_is_wrong_is_named() {
             Verdict::Unhealthy,
             "E-NV-ECC: GPU 0 has 3",
         ),
-        (standard(NCCL), Level::Standard, Verdict::Unknown, "E-HEALTH-DCGMI: it was cut off"),
+        (standard(NCCL), Level::Standard, Verdict::Unknown, "E-HEALTH-DCGMI: dcgmi was cut off"),
         (
             standard(&format!("@@ dcgmi\n@@rc dcgmi missing\n{NCCL}")),
             Level::Standard,
@@ -96,13 +109,13 @@ fn what_cannot_be_read_is_unknown_and_what_is_wrong_is_named() {
             standard(&format!("@@ dcgmi\n@@rc dcgmi 124\n{NCCL}")),
             Level::Standard,
             Verdict::Unknown,
-            "E-HEALTH-DCGMI: it did not end in time",
+            "E-HEALTH-DCGMI: dcgmi did not end in time",
         ),
         (
             standard(&format!("@@ dcgmi\n{{\"a\": 1}}\n@@rc dcgmi 0\n{NCCL}")),
             Level::Standard,
             Verdict::Unknown,
-            "E-HEALTH-DCGMI: dcgmi's JSON has another shape than DCGM 3's (exit 0)",
+            "E-HEALTH-DCGMI: dcgmi's JSON has another shape than those of DCGM 3 and 4 (exit 0)",
         ),
         (
             standard(&DCGMI.replace("Pass", "Fail")) + NCCL,
@@ -137,6 +150,81 @@ fn what_cannot_be_read_is_unknown_and_what_is_wrong_is_named() {
     ];
     for (text, level, verdict, first) in cases {
         assert_eq!(worst(&text, level), (verdict, first.to_owned()), "{text}");
+        if level != Level::Standard {
+            continue;
+        }
+        // The gate on the host comes to the same, but for a tool that is not there.
+        let (code, said) = gated("h100-sxm5-80gb", &text);
+        let first = first.split_once(": ").expect("a code");
+        let (expected, line) = match verdict {
+            _ if first.1.ends_with("is not installed") => (0, format!("ok: {}, so it was not run", first.1)),
+            Verdict::Unhealthy => (1, format!("{}: {}", first.0, first.1.replace("212.5", "212"))),
+            _ => (125, format!("{}: unknown: {}", first.0, first.1)),
+        };
+        assert_eq!((code, said.contains(&line)), (Some(expected), true), "{line}\nin {said}\nof {text}");
+        assert_eq!(code == Some(0), !said.contains("E-"), "{said}");
+    }
+}
+
+/// DCGM 4 has another first key than DCGM 3, and a summary per test.
+#[test]
+fn both_shapes_of_dcgmi_are_read_on_both_sides() {
+    let four = DCGMI.replace("DCGM GPU Diagnostic", "DCGM Diagnostic").replace(
+        "\"results\": [{\"status\": \"Pass\"}]",
+        "\"results\": [{\"entity_id\": 0, \"status\": \"Pass\"}], \
+                  \"test_summary\": {\"status\": \"Pass\"}",
+    );
+    let text = [QUICK, &four, NCCL].concat();
+    assert_eq!(h100(&text, Level::Standard).verdict, Verdict::Healthy);
+    assert_eq!(gated("h100-sxm5-80gb", &text).0, Some(0));
+    let text = text.replace("{\"status\": \"Pass\"}", "{\"status\": \"Fail\"}");
+    assert_eq!(
+        worst(&text, Level::Standard),
+        (Verdict::Unhealthy, "E-HEALTH-DCGMI: dcgmi: NVML Library failed".into())
+    );
+    let (code, said) = gated("h100-sxm5-80gb", &text);
+    assert_eq!(
+        (code, said.contains("E-HEALTH-DCGMI: dcgmi: NVML Library failed\n")),
+        (Some(1), true),
+        "{said}"
+    );
+}
+
+#[test]
+fn neuron_is_gated_by_its_collective() {
+    let nccom =
+        "@@ nccom-test\n  size(B)\n  33554432\nAvg bus bandwidth:      40.7000GB/s\n@@rc nccom-test 0\n";
+    let cases = [
+        (nccom.to_owned(), 0, "ok: nccom-test 40 GB/s"),
+        (
+            nccom.replace("0\n", "1\n"),
+            1,
+            "E-HEALTH-NCCOM-TEST: nccom-test failed (exit 1): Avg bus bandwidth",
+        ),
+        (
+            nccom.replace("  33554432", "  33554432  Failure running neuron-bench"),
+            1,
+            "E-HEALTH-NCCOM-TEST: 33554432  Failure",
+        ),
+        (nccom.replace("Avg", "no"), 125, "E-HEALTH-NCCOM-TEST: unknown: nccom-test gives no bandwidth"),
+        ("@@rc nccom-test missing\n".to_owned(), 0, "ok: nccom-test is not installed"),
+        (String::new(), 125, "E-HEALTH-NCCOM-TEST: unknown: nccom-test was cut off"),
+    ];
+    for (text, code, line) in cases {
+        let (rc, said) = gated("trainium2", &[QUICK, &text].concat());
+        assert_eq!((rc, said.contains(line)), (Some(code), true), "{line}\nin {said}\nof {text}");
+    }
+}
+
+/// The shell of the gate compares whole numbers.
+#[test]
+fn floors_are_whole_numbers() {
+    let catalog = Catalog::builtin().expect("the catalog");
+    for product in catalog.products() {
+        for test in ["all-reduce", "nccom-test"] {
+            let floor = catalog.floor(test, &product.slug, 8).map_or(0.0, |f| f.floor);
+            assert_eq!(floor.fract(), 0.0, "{test} of {}", product.slug);
+        }
     }
 }
 
@@ -175,7 +263,11 @@ fn every_program_is_shell() {
                 units: &["x.service"],
                 wait: true,
             };
-            let text = program(level, input, "/data/it's") + &quick(input) + &needs_reboot(&catalog);
+            let text = program(level, input, "/data/it's")
+                + &quick(input)
+                + &needs_reboot(&catalog)
+                + &gate(input, "a driver's key")
+                + &kept(input);
             let mut child = std::process::Command::new("sh")
                 .arg("-n")
                 .stdin(std::process::Stdio::piped())

@@ -142,6 +142,16 @@ fn base_on_each_system() {
     }
 }
 
+/// The last gate: the standard level on the host, once for a driver, a kernel and a number of devices.
+#[test]
+fn health_before_a_node_takes_work() {
+    golden("health-nvidia", &Case::h100("debian12").role("h-1", "health"));
+    golden("health-neuron", &Case::trn2("debian12").role("t-1", "health"));
+    assert!(Case::new("debian12").role("w-1", "health").is_empty());
+    let all = Case::h100("debian12").wanted("h-1").unwrap_or_else(|f| panic!("{f:?}"));
+    assert_eq!(all.last().map(|r| r.id.as_str()), Some("command/accelerator-standard"), "after the join");
+}
+
 #[test]
 fn nvidia_on_each_system() {
     for system in SYSTEMS {
@@ -323,7 +333,7 @@ fn a_role_that_no_host_would_get_is_refused() {
         failure.starts_with("[E-ROLE] ") && failure.contains("roles/monitoring: roles of your own"),
         "{failure}"
     );
-    assert!(failure.ends_with("one of base, k0s, neuron, nvidia"), "{failure}");
+    assert!(failure.ends_with("one of base, health, k0s, neuron, nvidia"), "{failure}");
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod accelerators;
 mod commands;
 mod contract;
 mod executor;
+mod health;
 mod hosts;
 mod killed;
 mod kit;

@@ -33,7 +33,8 @@ pub(super) fn dcgmi(settings: &Settings) -> ExitCode {
     if !loaded().contains_key("nvidia") {
         return fail(226, "Error: unable to establish a connection to the specified host: localhost");
     }
-    let memory = if has(settings, &HardwareFault::Ecc) { "Fail" } else { "Pass" };
+    let fails = has(settings, &HardwareFault::Ecc) || has(settings, &HardwareFault::Diagnostics);
+    let memory = if fails { "Fail" } else { "Pass" };
     let test = |name: &str, status: &str| serde_json::json!({"name": name, "results": [{"status": status, "gpu_ids": "0"}]});
     let tree = serde_json::json!({"DCGM GPU Diagnostic": {"test_categories": [
         {"category": "Deployment", "tests": [test("NVML Library", "Pass"), test("Page Retirement/Row Remap", memory)]},
@@ -79,9 +80,13 @@ pub(super) fn all_reduce(settings: &Settings) -> ExitCode {
 }
 
 /// `nccom-test`.
-pub(super) fn nccom_test() -> ExitCode {
+pub(super) fn nccom_test(settings: &Settings) -> ExitCode {
     if !loaded().contains_key("neuron") {
         return fail(1, "Neuron DKMS Driver is not running! Read the troubleshooting guide at: LAB");
+    }
+    if has(settings, &HardwareFault::Diagnostics) {
+        println!("  33554432   Failure running neuron-bench - log file /tmp/nccom_test_log_LAB.log");
+        return fail(1, "1 errors found");
     }
     println!("   size(B)    count(elems)     type    time(us)    algbw(GB/s)    busbw(GB/s)");
     println!("  33554432        33554432    uint8     768.0         40.70          40.70");

@@ -136,7 +136,7 @@ pub fn run(name: &str, arguments: &[OsString]) -> Option<ExitCode> {
         "dcgmi" => diagnostics::dcgmi(&settings),
         "nvbandwidth" => diagnostics::nvbandwidth(&settings, &a),
         "all_reduce_perf" => diagnostics::all_reduce(&settings),
-        "nccom-test" => diagnostics::nccom_test(),
+        "nccom-test" => diagnostics::nccom_test(&settings),
         "fio" => diagnostics::fio(),
         "uname" => misc::uname(&a),
         "nvidia-ctk" => hardware::nvidia_ctk(&a),

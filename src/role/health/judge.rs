@@ -57,6 +57,11 @@ pub struct Measure {
 pub struct Health {
     /// The worst of its findings.
     pub verdict: Verdict,
+    /// How much was tested.
+    pub level: Level,
+    /// When the tests beyond the quick look ran, in seconds since 1970, where that was not now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tested_s: Option<i64>,
     /// All of them, worst first.
     pub findings: Vec<Finding>,
     /// Numbers.
@@ -66,9 +71,8 @@ pub struct Health {
 impl Health {
     /// Returns the health of a host of which only this is known.
     pub fn of(finding: Finding) -> Self {
-        let mut health = Self { verdict: finding.verdict, findings: vec![finding], measures: Vec::new() };
-        health.settle();
-        health
+        let (verdict, level) = (finding.verdict, Level::Quick);
+        Self { verdict, level, tested_s: None, findings: vec![finding], measures: Vec::new() }
     }
 
     fn settle(&mut self) {
@@ -150,9 +154,29 @@ fn expected(level: Level, input: &QuickInput<'_>) -> Vec<&'static str> {
     tests
 }
 
+/// Judges what `kept` printed: the quick look of now, and the standard one of before, if there was one.
+pub fn judge_kept(text: &str, input: &QuickInput<'_>) -> Health {
+    let tested = text.lines().find_map(|l| l.strip_prefix("@@standard "));
+    let level = if tested.is_some() { Level::Standard } else { Level::Quick };
+    let mut health = judge(text, level, input);
+    health.tested_s = tested.and_then(|t| t.trim().parse().ok());
+    // Nobody asked for a tool that is not there: the gate passed without it.
+    for finding in &mut health.findings {
+        if finding.detail.ends_with(NOT_INSTALLED) {
+            *finding = Finding::good(format!("{}, so it was not run", finding.detail));
+        }
+    }
+    health.settle();
+    health
+}
+
+/// What is said of a tool that a host does not have, after its name.
+const NOT_INSTALLED: &str = " is not installed";
+
 /// Judges what a host's program printed.
 pub fn judge(text: &str, level: Level, input: &QuickInput<'_>) -> Health {
-    let mut health = Health { verdict: Verdict::Unknown, findings: Vec::new(), measures: Vec::new() };
+    let (verdict, tested_s) = (Verdict::Unknown, None);
+    let mut health = Health { verdict, level, tested_s, findings: Vec::new(), measures: Vec::new() };
     let parts = parts(text);
     let found = |name: &str| parts.iter().find(|p| p.name == name);
     match found("quick") {
@@ -173,11 +197,11 @@ pub fn judge(text: &str, level: Level, input: &QuickInput<'_>) -> Health {
                 &code,
                 format!("left out: {n} processes use the accelerators; drain the host first"),
             ),
-            (None, None) => Finding::unknown(&code, "it was cut off"),
+            (None, None) => Finding::unknown(&code, format!("{test} was cut off")),
             (Some(part), _) => match part.status {
-                Some("missing") => Finding::unknown(&code, format!("{test} is not installed")),
-                Some("124" | "137") => Finding::unknown(&code, "it did not end in time"),
-                None => Finding::unknown(&code, "it was cut off"),
+                Some("missing") => Finding::unknown(&code, format!("{test}{NOT_INSTALLED}")),
+                Some("124" | "137") => Finding::unknown(&code, format!("{test} did not end in time")),
+                None => Finding::unknown(&code, format!("{test} was cut off")),
                 Some(status) => read(test, status, &part.lines, input, &mut health.measures)
                     .unwrap_or_else(|why| Finding::unknown(&code, format!("{why} (exit {status})"))),
             },
@@ -275,20 +299,22 @@ fn after(lines: &[&str], phrase: &str) -> Option<f64> {
     number.parse().ok()
 }
 
-/// Reads `dcgmi diag -j` of DCGM 3; another shape is an error.
+/// Reads `dcgmi diag -j` of DCGM 3 and 4, which differ in the first key and in a summary per test
+/// (facebookresearch/gcm#38, NVIDIA/DCGM's own tests of nvvs); another shape is an error.
 fn diagnostics(text: &str) -> Result<Finding, String> {
     let start = text.find('{').ok_or("dcgmi gives no JSON")?;
     let json: serde_json::Value = serde_json::from_str(text[start..].trim())
         .map_err(|e| format!("dcgmi's JSON cannot be read: {e}"))?;
-    let categories = json
-        .pointer("/DCGM GPU Diagnostic/test_categories")
-        .and_then(serde_json::Value::as_array)
-        .ok_or("dcgmi's JSON has another shape than DCGM 3's")?;
+    let categories = ["DCGM GPU Diagnostic", "DCGM Diagnostic"]
+        .iter()
+        .find_map(|key| json[*key]["test_categories"].as_array())
+        .ok_or("dcgmi's JSON has another shape than those of DCGM 3 and 4")?;
     let tests = categories.iter().filter_map(|c| c["tests"].as_array()).flatten();
     let (mut passed, mut failed, mut other) = (0, Vec::new(), Vec::new());
     for test in tests {
         let name = test["name"].as_str().unwrap_or("a test without a name");
-        for result in test["results"].as_array().into_iter().flatten() {
+        let summary = Some(&test["test_summary"]).filter(|s| !s.is_null());
+        for result in test["results"].as_array().into_iter().flatten().chain(summary) {
             match result["status"].as_str() {
                 Some("Pass" | "PASS") => passed += 1,
                 Some("Fail" | "FAIL") => failed.push(name.to_owned()),

@@ -4,9 +4,11 @@
 use super::quick::{FRAME, QuickInput, quick};
 use crate::catalog::Vendor;
 use crate::template::quote;
+use serde::{Deserialize, Serialize};
 
 /// How much is tested.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Debug)]
+#[serde(rename_all = "kebab-case")]
 pub enum Level {
     /// Seconds: what every apply looks at.
     Quick,

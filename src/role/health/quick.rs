@@ -42,7 +42,7 @@ T=$(mktemp) || exit 125
 trap 'rm -f -- "$T" "$T.x"' EXIT
 "#;
 
-const END: &str = r#"printf '%s' "$B$U$O"
+pub(super) const END: &str = r#"printf '%s' "$B$U$O"
 [ -z "$B" ] || exit 1
 [ -z "$U" ] || exit 125
 exit 0

@@ -1,0 +1,167 @@
+//! The gate on devices: what a node can allocate is what the catalog says its host has. A device plugin that reports fewer
+//! on a host that is well is started anew, once: it takes a device for unhealthy until then (k8s-device-plugin#234). If
+//! that does not help, the node is cordoned, marked as ours, and no pod waits for devices that are not there.
+
+use super::errors::{failure, is_unreachable, phrase};
+use super::kinds::node_api;
+use super::nodes::{self, CORDONED};
+use super::target::{ClusterTarget, Pause};
+use crate::catalog::device_plugin;
+use crate::state::{Failure, FailureKind, Node};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// Where device plugins run (`templates/manifests/{nvidia,neuron}`).
+const NAMESPACE: &str = "kube-system";
+/// Why a node is cordoned whose devices are not all there.
+pub(super) const SHORT: &str = "short";
+/// How long a plugin may be ready before what it reports is what there is: a kubelet writes its node's status every 10 s,
+/// and a plugin registers seconds after its start.
+pub(super) const PATIENCE: Duration = Duration::from_secs(45);
+
+/// What was seen of the plugin of one node, and done about it.
+struct Plugin {
+    patience: Duration,
+    /// Pods, and since when each was seen ready.
+    ready: BTreeMap<String, Instant>,
+    restarted: bool,
+}
+
+/// Returns whether a pod is ready.
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    pod.metadata.deletion_timestamp.is_none()
+        && conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+impl Plugin {
+    /// Returns the pods that have been ready for so long that what they report counts; none while any is younger.
+    fn settled(&mut self, pods: &[Pod]) -> Vec<String> {
+        let uid = |pod: &Pod| pod.metadata.uid.clone().unwrap_or_default();
+        let ready: Vec<&Pod> = pods.iter().filter(|p| is_ready(p)).collect();
+        self.ready.retain(|known, _| ready.iter().any(|p| uid(p) == *known));
+        let young = ready
+            .iter()
+            .filter(|p| self.ready.entry(uid(p)).or_insert_with(Instant::now).elapsed() < self.patience)
+            .count();
+        if young > 0 || ready.len() < pods.len() {
+            return Vec::new();
+        }
+        ready.iter().filter_map(|p| p.metadata.name.clone()).collect()
+    }
+}
+
+impl ClusterTarget {
+    /// Waits until a node is ready with all the devices that are wanted of it; its host was verified, so it is well. A
+    /// node that the cluster does not have is waited for only if `must_register`.
+    pub(super) async fn await_devices(
+        &self,
+        client: &kube::Client,
+        name: &str,
+        want: Option<&Node>,
+        deadline: Duration,
+        must_register: bool,
+        mut say: impl FnMut(String) + Send,
+    ) -> Result<(), Failure> {
+        let api = node_api(client);
+        let mut plugin = Plugin { patience: self.patience, ready: BTreeMap::new(), restarted: false };
+        let mut pause = Pause::new(deadline);
+        let mut said = String::new();
+        loop {
+            let why = match api.get_opt(name).await {
+                Ok(None) if must_register => "waiting for the node to register".to_owned(),
+                Ok(None) => return Ok(()),
+                Ok(Some(live)) => {
+                    let live = serde_json::to_value(live).unwrap_or_default();
+                    match nodes::in_service(want, &live) {
+                        Ok(()) => return Ok(()),
+                        Err(why) => {
+                            let short = want.and_then(|w| nodes::short_of(w, &live));
+                            match short {
+                                Some(resource) => self
+                                    .nudge(client, name, resource, &why, &mut plugin)
+                                    .await?
+                                    .unwrap_or(why),
+                                None => why,
+                            }
+                        }
+                    }
+                }
+                // Controllers change too; another answers soon.
+                Err(error) if is_unreachable(&error) => phrase(&error),
+                Err(error) => return Err(failure(&format!("looking at node {name}"), &error)),
+            };
+            if why != said {
+                say(why.clone());
+                said.clone_from(&why);
+            }
+            if !pause.more().await {
+                let message = format!("node {name} is not in service after {} s: {why}", deadline.as_secs());
+                return Err(Failure::new(FailureKind::Step, "E-K8S-DEADLINE", message).hint(
+                    "a cordon of ours stays, and the next apply lifts it; on a controller: k0s kubectl describe node",
+                ));
+            }
+        }
+    }
+
+    /// Starts the plugin of a ready node that is short of devices anew, once; cordons the node if that has not helped.
+    /// Returns what it did.
+    async fn nudge(
+        &self,
+        client: &kube::Client,
+        node: &str,
+        resource: &str,
+        why: &str,
+        plugin: &mut Plugin,
+    ) -> Result<Option<String>, Failure> {
+        let Some(name) = device_plugin(resource) else { return Ok(None) };
+        let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
+        let theirs = ListParams::default()
+            .labels(&format!("app.kubernetes.io/name={name}"))
+            .fields(&format!("spec.nodeName={node}"));
+        // Whatever cannot be asked now is asked again.
+        let Ok(found) = pods.list(&theirs).await else { return Ok(None) };
+        let settled = plugin.settled(&found.items);
+        if settled.is_empty() {
+            return Ok(None);
+        }
+        if plugin.restarted {
+            let cordoned = self.cordon_as(client, node, SHORT).await;
+            let stays = cordoned.err().map(|e| format!("; it could not be cordoned: {}", e.message));
+            let message = format!(
+                "node {node}: {name} was started anew and still reports too few devices: {why}{}",
+                stays.unwrap_or_else(|| "; the node is cordoned".to_owned())
+            );
+            return Err(Failure::new(FailureKind::Step, "E-ALLOCATABLE", message).hint(format!(
+                "provision verify --limit {node} looks at its devices; on a controller: k0s kubectl -n {NAMESPACE} logs {}",
+                settled.join(" ")
+            )));
+        }
+        for pod in &settled {
+            let what = format!("ending {NAMESPACE}/{pod}");
+            match pods.delete(pod, &DeleteParams::default()).await {
+                Err(error) if !super::errors::is_missing(&error) => return Err(failure(&what, &error)),
+                _ => {}
+            }
+        }
+        plugin.restarted = true;
+        Ok(Some(format!("{why}: {name} of {node} is started anew")))
+    }
+
+    /// Cordons a node that is not cordoned yet, with the reason; somebody else's cordon stays as it is.
+    async fn cordon_as(&self, client: &kube::Client, node: &str, reason: &str) -> Result<(), Failure> {
+        let what = format!("cordoning {node}");
+        let api = node_api(client);
+        let live = api.get(node).await.map_err(|e| failure(&what, &e))?;
+        if live.data["spec"]["unschedulable"] == true {
+            return Ok(());
+        }
+        let patch: Value =
+            json!({"metadata": {"annotations": {CORDONED: reason}}, "spec": {"unschedulable": true}});
+        let written = api.patch(node, &PatchParams::default(), &Patch::Merge(patch)).await;
+        written.map(|_| ()).map_err(|e| failure(&what, &e))
+    }
+}

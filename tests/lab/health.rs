@@ -1,0 +1,94 @@
+//! What hosts with accelerators have to show before their node takes work, and where it can be read afterwards.
+
+use super::story::{Story, text};
+use serde_json::Value;
+
+/// Two hosts with GPUs and two with Trainium, in pools that go on when one of theirs fails.
+const SITE: &str = r#"apiVersion: provision/v1
+kind: Inventory
+metadata: {name: gated}
+ssh: {user: ubuntu, port: 2222, identities: [.lab/id_ed25519], hostKeys: {file: .lab/known_hosts}, agent: false}
+cluster: {k0s: {version: v1.35.7+k0s.0}, network: {podCIDR: 10.240.0.0/16, serviceCIDR: 10.96.0.0/16}}
+pools:
+  control: {role: controller, hosts: {cp-1: {address: 127.77.0.11}}}
+  h100:
+    role: worker
+    accelerator: {nvidia: {product: h100-sxm5-80gb, count: 8, driver: "580.178.04"}}
+    disruption: {maxFailed: 9, maxUnavailable: 9}
+    hosts: {"h-[1-2]": {address: "127.77.0.[21-22]"}}
+  trn2:
+    role: worker
+    accelerator: {neuron: {product: trainium2, count: 16, sdk: "2.32.0"}}
+    disruption: {maxFailed: 9, maxUnavailable: 9}
+    hosts: {"t-[1-2]": {address: "127.77.0.[31-32]"}}
+"#;
+
+fn json(story: &Story, words: &[&str]) -> Value {
+    let output = story.run(&[words, &["--output", "json"]].concat());
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", text(&output)))
+}
+
+/// Returns whether a node still has the taint that it joined with.
+fn starts(story: &Story, node: &str) -> bool {
+    let node = story.node(node).expect("it has joined");
+    node["spec"]["taints"].as_array().into_iter().flatten().any(|t| t["key"] == "provision.dev/starting")
+}
+
+#[test]
+fn a_host_that_fails_its_standard_level_keeps_its_taint_and_says_why() {
+    let story = Story::of(SITE);
+    let at = story.at();
+    let up = story.run(&["lab", "up", &at, "--fault", "h-2=diag-fails", "--fault", "t-2=diag-fails"]);
+    assert!(up.status.success(), "{}", text(&up));
+    let output = story.apply(&[]);
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for (host, code) in [("h-2", "E-HEALTH-DCGMI"), ("t-2", "E-HEALTH-NCCOM-TEST")] {
+        assert!(said.contains(&format!("{host} command/accelerator-standard FAILED [{code}]")), "{said}");
+        assert!(!said.contains(&format!("{host} converged")) && starts(&story, host), "{host}: {said}");
+    }
+    for host in ["h-1", "t-1"] {
+        assert!(said.contains(&format!("{host} converged")) && !starts(&story, host), "{host}: {said}");
+    }
+    // Kept with the run, one entry a host; and read again from the hosts.
+    let kept = json(&story, &["verify", "-i", &at, "--last"]);
+    let runs = story.dir.path().join("state/provision/health/gated");
+    assert!(runs.join(format!("{}.json", kept["run"].as_str().expect("a run"))).exists());
+    let status = json(&story, &["status", "-i", &at, "--health"]);
+    for (from, hosts) in [("kept", &kept["hosts"]), ("status", &status["health"])] {
+        assert_eq!(hosts.as_object().map(|h| h.len()), Some(4), "{from}: {hosts}");
+        for (host, verdict) in
+            [("h-1", "healthy"), ("t-1", "healthy"), ("h-2", "unhealthy"), ("t-2", "unhealthy")]
+        {
+            let health = &hosts[host];
+            assert_eq!(
+                (&health["verdict"], &health["level"]),
+                (&verdict.into(), &"standard".into()),
+                "{from} {host}"
+            );
+            assert!(health["tested_s"].as_i64().is_some_and(|t| t > 0), "{from} {host}: {health}");
+        }
+        assert_eq!(hosts["h-2"]["findings"][0]["code"], "E-HEALTH-DCGMI", "{from}");
+        assert_eq!(hosts["h-1"]["measures"][0]["test"], "all-reduce", "{from}");
+    }
+    assert!(status.get("health").is_some() && json(&story, &["status", "-i", &at]).get("health").is_none());
+    let shown = text(&story.run(&["status", "-i", &at, "--health"]));
+    for line in [
+        "h-1          healthy    all-reduce 477 GB/s",
+        "h-2          unhealthy",
+        "  [E-HEALTH-DCGMI] dcgmi: ",
+    ] {
+        assert!(shown.contains(line), "{line}\n{shown}");
+    }
+    // Once what is wrong is mended, the next apply tests again and lets it in.
+    story.run(&["lab", "down", &at]);
+    let up = story.run(&["lab", "up", &at]);
+    assert!(up.status.success(), "{}", text(&up));
+    let output = story.apply(&[]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert!(!starts(&story, "h-2") && !starts(&story, "t-2"));
+    let (code, plan) = story.plan();
+    assert_eq!(code, 0, "{plan}");
+    let status = json(&story, &["status", "-i", &at, "--health"]);
+    assert_eq!(status["health"]["h-2"]["verdict"], "healthy", "{status}");
+}
