@@ -385,6 +385,110 @@ async fn a_drain_that_was_cut_off_is_undone_by_the_next_run_and_not_by_its_own()
     assert!(bench.store.get("nodes", "", "n-1").expect("the node")["spec"]["unschedulable"].is_null());
 }
 
+/// A kubelet's part for one node: the plugin's pod runs, ends when asked to, comes again, and reports `counts` in turn.
+fn plugin(bench: &Bench, counts: &'static [u64]) -> JoinSet<()> {
+    let store = bench.store.clone();
+    let mut kubelet = JoinSet::new();
+    kubelet.spawn(async move {
+        let ready = json!([{"type": "Ready", "status": "True"}]);
+        for (start, count) in counts.iter().enumerate() {
+            let name = format!("nvidia-device-plugin-{start}");
+            let mut body = pod(&name, json!({"app.kubernetes.io/name": "nvidia-device-plugin"}));
+            body["metadata"]["namespace"] = json!("kube-system");
+            store.ensure("pods", body, "kube-controller-manager").expect("made");
+            let by = Options::status_by("kubelet");
+            let running = |o: &mut Value| o["status"] = json!({"phase": "Running", "conditions": ready});
+            store.edit("pods", "kube-system", &name, &by, running).expect("accepted");
+            let report = |o: &mut Value| {
+                o["status"] =
+                    json!({"conditions": ready, "allocatable": {"nvidia.com/gpu": count.to_string()}});
+            };
+            store.edit("nodes", "", "n-1", &by, report).expect("accepted");
+            while store
+                .get("pods", "kube-system", &name)
+                .is_some_and(|p| p["metadata"]["deletionTimestamp"].is_null())
+            {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            store.erase("pods", "kube-system", &name);
+        }
+    });
+    kubelet
+}
+
+fn eight_gpus() -> Vec<Resource> {
+    let allocatable = BTreeMap::from([("nvidia.com/gpu".to_owned(), 8)]);
+    let (labels, taints) = (BTreeMap::new(), Vec::new());
+    let node = Node { name: "n-1".into(), labels, taints, cordoned: false, allocatable };
+    let mut node = Resource::new("node", Spec::Node(node));
+    node.deadline_s = 60;
+    vec![node]
+}
+
+/// The host was verified, so it is the plugin: it is started anew, and the node comes in.
+#[tokio::test]
+async fn a_plugin_that_reports_too_few_devices_is_started_anew() {
+    let bench = Bench::new();
+    bench.make(
+        "nodes",
+        json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n-1"},
+        "spec": {"taints": [{"key": "provision.dev/starting", "value": "true", "effect": "NoSchedule"}]}}),
+    );
+    let kubelet = plugin(&bench, &[7, 8]);
+    let (events, mut seen) = Events::channel();
+    let target = bench.target_with(eight_gpus(), events).with_patience(Duration::from_millis(300));
+    converge(&target).await;
+    let node = bench.store.get("nodes", "", "n-1").expect("the node");
+    assert!(
+        node["spec"]["unschedulable"].is_null()
+            && node["spec"]["taints"].as_array().is_none_or(Vec::is_empty)
+    );
+    assert!(bench.store.get("pods", "kube-system", "nvidia-device-plugin-1").is_some());
+    drop((target, kubelet));
+    let mut notes = Vec::new();
+    while let Some(event) = seen.recv().await {
+        if let Event::StepProgress { note, .. } = event {
+            notes.push(note);
+        }
+    }
+    let short = "waiting for the device plugin: 7/8 nvidia.com/gpu allocatable";
+    assert!(notes.contains(&short.to_owned()), "{notes:?}");
+    assert!(notes.contains(&format!("{short}: nvidia-device-plugin of n-1 is started anew")), "{notes:?}");
+}
+
+/// Starting it anew did not help: the node takes no pods, and says so, until its devices are there.
+#[tokio::test]
+async fn a_node_that_stays_short_of_devices_is_cordoned_until_they_are_there() {
+    let bench = Bench::new();
+    bench.make("nodes", json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n-1"}}));
+    let mut kubelet = plugin(&bench, &[7, 7, 7]);
+    let patient = || bench.target(eight_gpus()).with_patience(Duration::from_millis(300));
+    let target = patient();
+    let todo = steps(&target).await;
+    let failure = target.enact(&todo, &Lates::new()).await.expect_err("7 are not 8");
+    assert_eq!(failure.code, "E-ALLOCATABLE");
+    assert!(failure.message.contains("7/8 nvidia.com/gpu allocatable; the node is cordoned"), "{failure}");
+    let hint = failure.hint.unwrap_or_default();
+    assert!(
+        hint.contains("provision verify --limit n-1") && hint.contains("nvidia-device-plugin-1"),
+        "{hint}"
+    );
+    let node = || bench.store.get("nodes", "", "n-1").expect("the node");
+    assert_eq!(node()["spec"]["unschedulable"], true);
+    assert_eq!(node()["metadata"]["annotations"]["provision.dev/cordoned"], "short");
+    // The next apply does not lift it before the devices are there.
+    let next = patient();
+    let todo = steps(&next).await;
+    assert!(todo[0].change.fields.iter().any(|f| f.from.as_deref() == Some("by us: short")), "{todo:?}");
+    assert_eq!(next.enact(&todo, &Lates::new()).await.expect_err("still 7").code, "E-ALLOCATABLE");
+    assert_eq!(node()["spec"]["unschedulable"], true);
+    kubelet.abort_all();
+    let _whole = plugin(&bench, &[8]);
+    converge(&patient()).await;
+    assert!(node()["spec"]["unschedulable"].is_null());
+    assert!(node()["metadata"]["annotations"]["provision.dev/cordoned"].is_null());
+}
+
 #[tokio::test]
 async fn waiting_says_why() {
     let bench = Bench::new();
