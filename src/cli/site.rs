@@ -177,8 +177,9 @@ fn run_id() -> RunId {
 
 fn owner() -> String {
     let user = std::env::var("USER").unwrap_or_else(|_| "someone".to_owned());
-    let host = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
-    format!("{user}@{}", if host.trim().is_empty() { "here" } else { host.trim() })
+    let system = rustix::system::uname();
+    let host = system.nodename().to_string_lossy();
+    format!("{user}@{}", if host.is_empty() { "here" } else { &host })
 }
 
 /// Adds what `ssh -G` says where the inventory is silent.

@@ -1,11 +1,11 @@
 //! One exec on a lab host: a fresh user, mount, pid and uts namespace in which the host's own folders are the root and
-//! the machine's `/usr` is read-only. Owns the walls: a program in here, even when the lab runs as root, can write to
+//! the machine's `/usr` is read-only: a program in here, even when the lab runs as root, can write to
 //! nothing but the host's folders.
 
-use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
-use rustix::mount::{mount_bind, mount_bind_recursive, mount_change, mount_remount, unmount};
+#[cfg(target_os = "linux")]
+use super::walls;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 /// The first argument by which the executable knows that it is to build the walls.
@@ -43,13 +43,21 @@ pub fn command(exe: &Path, dir: &Path, command: &str, stdin: Stdin) -> tokio::pr
     unshare
 }
 
+/// Nothing but Linux has these namespaces; [`check`] has said so before anybody comes here.
+#[cfg(not(target_os = "linux"))]
+mod walls {
+    pub fn enter(_: &std::path::Path, _: &std::path::Path) -> Result<(), String> {
+        Err("only Linux has the namespaces that it needs".to_owned())
+    }
+}
+
 /// Builds the walls and becomes the shell. Runs first thing in `main`, before there are threads.
 pub fn init(arguments: &[std::ffi::OsString]) -> ExitCode {
     let [dir, exe, command] = arguments else {
         eprintln!("lab-init is run by the lab only");
         return ExitCode::FAILURE;
     };
-    if let Err(error) = enter(Path::new(dir), Path::new(exe)) {
+    if let Err(error) = walls::enter(Path::new(dir), Path::new(exe)) {
         eprintln!("lab: cannot build the walls of a simulated host: {error}");
         return ExitCode::from(125);
     }
@@ -73,82 +81,6 @@ pub fn init(arguments: &[std::ffi::OsString]) -> ExitCode {
         .exec();
     eprintln!("lab: cannot start /bin/sh: {error}");
     ExitCode::from(126)
-}
-
-fn failed(what: &str, path: &Path, error: rustix::io::Errno) -> String {
-    format!("{what} {}: {error}", path.display())
-}
-
-fn enter(dir: &Path, exe: &Path) -> Result<(), String> {
-    let root = dir.join("root");
-    mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)
-        .map_err(|e| failed("make private", Path::new("/"), e))?;
-    let bind = |from: &Path, to: &Path| mount_bind(from, to).map_err(|e| failed("bind", to, e));
-    bind(&root, &root)?;
-    let usr = root.join("usr");
-    mount_bind_recursive("/usr", &usr).map_err(|e| failed("bind", &usr, e))?;
-    read_only(&usr)?;
-    bind(&dir.join("usr-local"), &usr.join("local"))?;
-    let proc = root.join("proc");
-    mount_bind_recursive("/proc", &proc).map_err(|e| failed("bind", &proc, e))?;
-    read_only(&proc)?;
-    bind(&dir.join("proc-sys"), &proc.join("sys"))?;
-    for name in COVERED {
-        let file = proc.join(name);
-        if file.exists() {
-            bind(&dir.join("proc").join(name), &file)?;
-        }
-    }
-    for name in DEVICES {
-        bind(&Path::new("/dev").join(name), &root.join("dev").join(name))?;
-    }
-    bind(exe, &root.join("opt/lab/tool"))?;
-    let old = root.join("mnt");
-    rustix::process::pivot_root(&root, &old).map_err(|e| failed("pivot to", &root, e))?;
-    rustix::process::chdir("/root").map_err(|e| failed("enter", Path::new("/root"), e))?;
-    unmount("/mnt", UnmountFlags::DETACH).map_err(|e| failed("let go of", Path::new("/mnt"), e))?;
-    if let Ok(name) = std::fs::read_to_string("/etc/hostname") {
-        // Only for show; a failure shows in `uname -n` and nowhere else.
-        let _ = rustix::system::sethostname(name.trim().as_bytes());
-    }
-    Ok(())
-}
-
-/// Makes a tree of mounts read-only, one by one, with the flags that the kernel has locked kept.
-fn read_only(top: &Path) -> Result<(), String> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").map_err(|e| e.to_string())?;
-    let mut points: Vec<(PathBuf, MountFlags)> = Vec::new();
-    for line in table.lines() {
-        let columns: Vec<&str> = line.split(' ').collect();
-        let (Some(point), Some(options)) = (columns.get(4), columns.get(5)) else { continue };
-        let point = PathBuf::from(point.replace("\\040", " "));
-        if point.starts_with(top) {
-            points.push((point, flags(options)));
-        }
-    }
-    if points.is_empty() {
-        return Err(format!("{} is no mount", top.display()));
-    }
-    for (point, flags) in points {
-        mount_remount(&point, MountFlags::BIND | MountFlags::RDONLY | flags, "")
-            .map_err(|e| failed("make read-only", &point, e))?;
-    }
-    Ok(())
-}
-
-fn flags(options: &str) -> MountFlags {
-    options.split(',').fold(MountFlags::empty(), |flags, option| {
-        flags
-            | match option {
-                "nosuid" => MountFlags::NOSUID,
-                "nodev" => MountFlags::NODEV,
-                "noexec" => MountFlags::NOEXEC,
-                "noatime" => MountFlags::NOATIME,
-                "nodiratime" => MountFlags::NODIRATIME,
-                "relatime" => MountFlags::RELATIME,
-                _ => MountFlags::empty(),
-            }
-    })
 }
 
 /// Checks that this machine lets the lab build its walls; the error names the setting that forbids it.

@@ -15,6 +15,8 @@ mod spec;
 mod start;
 mod tools;
 mod tree;
+#[cfg(target_os = "linux")]
+mod walls;
 
 pub use hardware_fault::HardwareFault;
 pub use host::Counters;

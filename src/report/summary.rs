@@ -5,6 +5,9 @@ use crate::state::{Failure, FailureKind, TargetId};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// Kinds of resource that the summary counts by name.
+const KINDS_SHOWN: usize = 5;
+
 /// Returns a duration as a person says it: `0.9 s`, `48 s`, `2m10s`.
 pub fn elapsed(d: Duration) -> String {
     match d.as_secs() {
@@ -78,7 +81,7 @@ pub struct Ended<'a> {
     pub place: Option<String>,
 }
 
-/// Returns how many of each kind were done, most first: `64 packages, 3 files`.
+/// Returns how many of each kind were done, most first: `64 packages, 3 files, 7 others`.
 fn changes(changed: &BTreeMap<String, usize>) -> String {
     let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
     for (kind, n) in changed {
@@ -97,7 +100,12 @@ fn changes(changed: &BTreeMap<String, usize>) -> String {
         "chat" => count(n, "question"),
         kind => count(n, kind),
     };
-    kinds.into_iter().map(say).collect::<Vec<_>>().join(", ")
+    let others: usize = kinds.iter().skip(KINDS_SHOWN).map(|(_, n)| n).sum();
+    let mut shown: Vec<String> = kinds.into_iter().take(KINDS_SHOWN).map(say).collect();
+    if others > 0 {
+        shown.push(count(others, "other"));
+    }
+    shown.join(", ")
 }
 
 /// Returns the failures: each with its output; those that only waited for others, together.
