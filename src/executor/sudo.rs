@@ -5,6 +5,9 @@ use crate::ssh::{Chunk, SshError, Transport};
 use crate::state::{Failure, FailureKind, SecretText};
 use bytes::Bytes;
 
+/// The code of a password that is missing or wrong.
+pub(super) const WRONG_PASSWORD: &str = "E-SUDO-PASSWORD";
+
 /// How a login becomes root.
 #[derive(Clone, Debug)]
 pub enum Sudo {
@@ -68,14 +71,14 @@ pub(super) fn refusal(stderr: &str) -> Option<Failure> {
     };
     if wants_password(stderr) {
         return preflight(
-            "E-SUDO-PASSWORD",
+            WRONG_PASSWORD,
             "sudo wants a password and none is given",
             "ssh.sudoPassword: {secret: NAME}, or NOPASSWD for this login; by hand: sudo -n true",
         );
     }
     if stderr.contains("incorrect password") || stderr.contains("no password was provided") {
         return preflight(
-            "E-SUDO-PASSWORD",
+            WRONG_PASSWORD,
             "sudo refuses the password",
             "check the secret behind ssh.sudoPassword",
         );

@@ -67,6 +67,19 @@ pub struct HostTarget {
     setup: HostSetup,
     deep: bool,
     last: Mutex<Last>,
+    word: tokio::sync::Mutex<Word>,
+}
+
+/// What is known of the password that sudo asks for.
+#[derive(Default)]
+enum Word {
+    /// It was not given yet.
+    #[default]
+    Untried,
+    /// It opened a root shell.
+    Taken,
+    /// It was refused, and is not given again: a few wrong ones lock an account.
+    Refused(Failure),
 }
 
 #[derive(Default)]
@@ -92,7 +105,7 @@ pub(super) fn ssh_failure(error: SshError) -> Failure {
 impl HostTarget {
     /// Returns the target; nothing is contacted yet.
     pub fn new(setup: HostSetup) -> Self {
-        Self { setup, deep: false, last: Mutex::new(Last::default()) }
+        Self { setup, deep: false, last: Mutex::default(), word: tokio::sync::Mutex::default() }
     }
 
     /// Hashes large files at each observation, although their size and time say that nobody touched them.
@@ -181,26 +194,46 @@ impl HostTarget {
         what: &str,
     ) -> Result<(Talk, String), Failure> {
         let transport = self.setup.dial.dial().await.map_err(ssh_failure)?;
-        // What this attempt used counts: another one at the same time may have learnt meanwhile that sudo asks.
-        let used = self.with_last(|l| l.with_password);
-        let mut talk = self.root_shell(transport.as_ref(), used).await.map_err(ssh_failure)?;
+        // Another one at the same time may have learnt already that sudo asks.
+        if self.needs_password() {
+            return self.with_word(transport.as_ref(), program, deadline, what).await;
+        }
+        let mut talk = self.root_shell(transport.as_ref(), false).await.map_err(ssh_failure)?;
         match talk.ask(program, deadline).await {
             Ok(answer) => Ok((talk, answer)),
-            Err(error) => {
-                let retry = matches!(self.setup.sudo, Sudo::Ask(Some(_)))
-                    && sudo::wants_password(&talk.stderr)
-                    && !used;
-                if !retry {
-                    return Err(self.talk_failure(error, &talk.stderr, what));
-                }
+            Err(_) if matches!(self.setup.sudo, Sudo::Ask(Some(_))) && sudo::wants_password(&talk.stderr) => {
                 self.with_last(|l| l.with_password = true);
-                let mut talk = self.root_shell(transport.as_ref(), true).await.map_err(ssh_failure)?;
-                match talk.ask(program, deadline).await {
-                    Ok(answer) => Ok((talk, answer)),
-                    Err(error) => Err(self.talk_failure(error, &talk.stderr, what)),
-                }
+                self.with_word(transport.as_ref(), program, deadline, what).await
             }
+            Err(error) => Err(self.talk_failure(error, &talk.stderr, what)),
         }
+    }
+
+    /// Asks through a root shell that the password opens. The first try is alone: what it shows holds for all that ask at
+    /// the same time, so that a wrong password counts once.
+    async fn with_word(
+        &self,
+        transport: &dyn Transport,
+        program: &str,
+        deadline: Duration,
+        what: &str,
+    ) -> Result<(Talk, String), Failure> {
+        let word = self.word.lock().await;
+        if let Word::Refused(failure) = &*word {
+            return Err(failure.clone());
+        }
+        let mut first = matches!(*word, Word::Untried).then_some(word);
+        let mut talk = self.root_shell(transport, true).await.map_err(ssh_failure)?;
+        let asked = talk.ask(program, deadline).await;
+        let asked = asked.map_err(|error| self.talk_failure(error, &talk.stderr, what));
+        match (&mut first, &asked) {
+            (Some(word), Ok(_)) => **word = Word::Taken,
+            (Some(word), Err(failure)) if failure.code == sudo::WRONG_PASSWORD => {
+                **word = Word::Refused(failure.clone());
+            }
+            _ => {}
+        }
+        Ok((talk, asked?))
     }
 
     /// Observes once.

@@ -59,13 +59,33 @@ pub const TABLE: &[(&str, &str, &str)] = &[
         "the host shows another key than the known one",
         "find out why before trusting the new one: a reinstalled host, or another machine",
     ),
+    (
+        "E-SSH-REFUSED",
+        "the server, or a bastion on the way, does not let connections through",
+        "AllowTcpForwarding and MaxSessions in the sshd_config that the message names",
+    ),
+    (
+        "E-SSH-SETUP",
+        "a bastion is not written as [user@]host[:port]",
+        "ssh.bastions in the inventory, or ProxyJump in the ssh configuration",
+    ),
+    ("E-SSH-LOST", "the connection went while the host was asked", "the same command again; then the link"),
     ("E-SSH-AUTH", "no key, agent or password was accepted", "ssh to it by hand with the same user and key"),
     (
         "E-SUDO-PASSWORD",
         "sudo wants a password, and there is none or a wrong one",
         "ssh.sudoPassword in the inventory, or NOPASSWD for the login",
     ),
-    ("E-SUDO-DENIED", "the login may not become root", "sudo -n true on the host; a line in /etc/sudoers.d"),
+    ("E-SUDO-REFUSED", "the login may not become root", "sudo -l on the host; a line in /etc/sudoers.d"),
+    (
+        "E-SUDO-TTY",
+        "sudo insists on a terminal",
+        "no `Defaults requiretty` for the login, in /etc/sudoers.d",
+    ),
+    ("E-SUDO-MISSING", "there is no sudo on the host", "install it, or log in as root (ssh.user)"),
+    ("E-SHELL", "the root shell ended before it answered", "log in by hand: sudo -n /bin/sh -c true"),
+    ("E-TIMEOUT", "the host did not answer in time", "log in by hand: something on the host hangs"),
+    ("E-FACTS", "the host's answer cannot be read, or was cut", "the same command again; the message names what"),
     ("E-NOT-LINUX", "the host does not run Linux", "uname -s on the host"),
     ("E-NOT-ROOT", "the program does not run as root", "sudo -n id -u on the host"),
     ("E-NO-SYSTEMD", "the host was not booted with systemd", "ls -d /run/systemd/system on the host"),
@@ -93,7 +113,7 @@ pub const TABLE: &[(&str, &str, &str)] = &[
     ),
     (
         "E-CLOCK",
-        "the clock is more than five minutes off",
+        "the clock is more than five minutes off this machine's or the other hosts'",
         "timedatectl on the host; certificates and tokens would be refused",
     ),
     (
@@ -160,7 +180,7 @@ pub const TABLE: &[(&str, &str, &str)] = &[
     ("W-KERNEL", "the kernel is older than cgroup v2 wants (5.8)", "a newer kernel of the distribution"),
     ("W-OS", "no tests were run on this distribution", "watch the first apply of one host: --limit"),
     ("W-CGROUP", "cgroup v1: Kubernetes gives it up", "boot with systemd.unified_cgroup_hierarchy=1"),
-    ("W-CLOCK", "the clock is some seconds off, or this machine's is", "chronyc tracking on the host"),
+    ("W-CLOCK", "the clock is some seconds off this machine's or the other hosts'", "chronyc tracking on the host"),
     (
         "W-SELINUX",
         "SELinux enforces; it is left as it is",

@@ -13,9 +13,9 @@ const CGROUP_V2_KERNEL: (u32, u32) = (5, 8);
 /// From this Kubernetes on the kubelet's failCgroupV1 is true unless said (KEP-5573; k0s 1.35's pre-flight too).
 const CGROUP_V2_ONLY: (u32, u32) = (1, 35);
 /// Clocks further apart break certificates and tokens, in seconds.
-const MOST_SKEW_S: i64 = 300;
+pub(super) const MOST_SKEW_S: i64 = 300;
 /// Clocks further apart are told, in seconds; observing takes about this long at the worst.
-const SEEN_SKEW_S: i64 = 5;
+pub(super) const SEEN_SKEW_S: i64 = 5;
 /// k0s unpacks what it embeds: its data takes about its own size once more, and images come on top (k0s's own sysinfo
 /// wants 1.8 GiB free).
 const K0S_DATA_KIB: u64 = 2 << 20;

@@ -4,6 +4,7 @@
 //! nothing comes back.
 
 use super::findings::{Finding, stop, warn};
+use super::host::{MOST_SKEW_S, SEEN_SKEW_S};
 use crate::inventory::{Endpoint, Host, HostState, Inventory};
 use crate::state::{Facts, HostName};
 use crate::template::quote;
@@ -236,9 +237,49 @@ pub fn is_new(facts: &Facts) -> bool {
     !facts.managed.iter().any(|m| m.id == "command/k0s-ready")
 }
 
+/// Returns how far clocks are off what most of the hosts say, in seconds, by place in the list. `None` where no half of
+/// them agrees, so that none can be called right.
+fn off(skews: &[i64]) -> Option<Vec<i64>> {
+    let mut sorted = skews.to_vec();
+    sorted.sort_unstable();
+    let (low, high) = (*sorted.get(sorted.len().checked_sub(1)? / 2)?, *sorted.get(sorted.len() / 2)?);
+    // Of an even number the middle is two clocks: they must agree to be a measure.
+    if high - low > SEEN_SKEW_S {
+        return None;
+    }
+    Some(skews.iter().map(|s| if *s > high { s - high } else { (s - low).min(0) }).collect())
+}
+
+/// Clocks against one another. This machine's may be the wrong one, and etcd, tokens and certificates are among the hosts.
+fn clocks(all: &[(HostName, &Facts)], found: &mut Vec<(HostName, Finding)>) {
+    let skews: Vec<i64> = all.iter().map(|(_, facts)| facts.skew_s).collect();
+    let hint = "by hand: date -u, on both; timedatectl set-ntp true, or chronyc makestep";
+    let mut tell = |name: &HostName, by: i64, than: &str| {
+        let way = if by < 0 { "behind" } else { "ahead of" };
+        let message = format!("its clock is {} s {way} {than}", by.abs());
+        match by.abs() {
+            s if s > MOST_SKEW_S => found.push((name.clone(), stop("E-CLOCK", message, hint))),
+            s if s > SEEN_SKEW_S => found.push((name.clone(), warn("W-CLOCK", message, hint))),
+            _ => {}
+        }
+    };
+    if let Some(off) = off(&skews) {
+        all.iter().zip(off).for_each(|((name, _), by)| tell(name, by, "most other hosts'"));
+        return;
+    }
+    // No measure: each is told against the one that it differs from most.
+    for (name, facts) in all {
+        let apart = |other: &&(HostName, &Facts)| (facts.skew_s - other.1.skew_s).abs();
+        if let Some((other, theirs)) = all.iter().max_by_key(apart) {
+            tell(name, facts.skew_s - theirs.skew_s, &format!("{other}'s, and no half of the hosts agrees"));
+        }
+    }
+}
+
 /// What hosts can only tell together: names, identities, addresses and clocks. The failing host is named, with its reason.
 pub fn among(inventory: &Inventory, all: &[(HostName, &Facts)]) -> Vec<(HostName, Finding)> {
     let mut found = Vec::new();
+    clocks(all, &mut found);
     for (name, facts) in all {
         let others = || all.iter().filter(|(other, _)| other != name);
         let same = |key: &dyn Fn(&Facts) -> &str| -> Vec<&str> {

@@ -96,7 +96,6 @@ fn k0s_is_upgraded_to_what_the_lock_file_says() {
 }
 
 #[test]
-#[ignore = "its site has a controller that nobody answers at, and --limit looks at the cluster: see docs/verification.md"]
 fn drift_of_every_kind_is_named_and_only_that_is_mended() {
     let hosts = fleet().boot([Setup::new("cp-1")]);
     let mut site = Site::new(&hosts);

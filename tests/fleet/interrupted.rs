@@ -12,10 +12,9 @@ fn once(host: &Host) {
 }
 
 #[test]
-#[ignore = "its site has a controller that nobody answers at, and --limit looks at the cluster: see docs/verification.md"]
 fn a_laptop_that_dies_leaves_the_batch_running_and_the_next_run_finds_it() {
-    let hosts = fleet().boot([Setup::new("w-1")]);
-    let site = Site::only(&hosts[0], SLOW);
+    let hosts = fleet().boot([Setup::new("h-1")]);
+    let site = Site::only(&hosts, SLOW);
     let apply = site.start(&["apply", "--yes", "-v"]);
     apply.wait_for("begun");
     apply.signal(Signal::KILL);
@@ -27,10 +26,9 @@ fn a_laptop_that_dies_leaves_the_batch_running_and_the_next_run_finds_it() {
 }
 
 #[test]
-#[ignore = "its site has a controller that nobody answers at, and --limit looks at the cluster: see docs/verification.md"]
 fn a_machine_that_loses_its_power_is_observed_afresh() {
-    let hosts = fleet().boot([Setup::new("w-1")]);
-    let site = Site::only(&hosts[0], SLOW);
+    let hosts = fleet().boot([Setup::new("h-1")]);
+    let site = Site::only(&hosts, SLOW);
     let apply = site.start(&["apply", "--yes", "-v"]);
     apply.wait_for("begun");
     hosts[0].sh("systemctl --force --force reboot");
@@ -42,15 +40,14 @@ fn a_machine_that_loses_its_power_is_observed_afresh() {
 }
 
 #[test]
-#[ignore = "its site has a controller that nobody answers at, and --limit looks at the cluster: see docs/verification.md"]
 fn ctrl_c_once_lets_what_runs_finish_and_starts_nothing_new() {
-    let hosts = fleet().boot([Setup::new("w-1")]);
+    let hosts = fleet().boot([Setup::new("h-1")]);
     // A reboot ends a batch, so the file is in the next one.
     let role = format!(
         "{}- reboot: {{name: now, guard: '[ -e /run/never ]'}}\n- file: {{path: /etc/next, content: x}}\n",
         SLOW
     );
-    let site = Site::only(&hosts[0], &role);
+    let site = Site::only(&hosts, &role);
     let apply = site.start(&["apply", "--yes", "-v"]);
     apply.wait_for("begun");
     apply.signal(Signal::INT);
@@ -61,10 +58,9 @@ fn ctrl_c_once_lets_what_runs_finish_and_starts_nothing_new() {
 }
 
 #[test]
-#[ignore = "its site has a controller that nobody answers at, and --limit looks at the cluster: see docs/verification.md"]
 fn ctrl_c_twice_detaches_and_attach_follows_to_the_end() {
-    let hosts = fleet().boot([Setup::new("w-1")]);
-    let site = Site::only(&hosts[0], SLOW);
+    let hosts = fleet().boot([Setup::new("h-1")]);
+    let site = Site::only(&hosts, SLOW);
     let apply = site.start(&["apply", "--yes", "-v"]);
     apply.wait_for("begun");
     apply.signal(Signal::INT);
@@ -80,10 +76,9 @@ fn ctrl_c_twice_detaches_and_attach_follows_to_the_end() {
 }
 
 #[test]
-#[ignore = "its site has a controller that nobody answers at, and --limit looks at the cluster: see docs/verification.md"]
 fn a_link_that_falls_silent_is_found_again() {
-    let hosts = fleet().boot([Setup::new("w-1")]);
-    let site = Site::only(&hosts[0], SLOW);
+    let hosts = fleet().boot([Setup::new("h-1")]);
+    let site = Site::only(&hosts, SLOW);
     let apply = site.start(&["apply", "--yes", "-v"]);
     apply.wait_for("begun");
     let link = hosts[0].link();
@@ -97,10 +92,9 @@ fn a_link_that_falls_silent_is_found_again() {
 }
 
 #[test]
-#[ignore = "its site has a controller that nobody answers at, and --limit looks at the cluster: see docs/verification.md"]
 fn a_cable_pulled_out_is_found_again() {
-    let hosts = fleet().boot([Setup::new("w-1")]);
-    let site = Site::only(&hosts[0], SLOW);
+    let hosts = fleet().boot([Setup::new("h-1")]);
+    let site = Site::only(&hosts, SLOW);
     let apply = site.start(&["apply", "--yes", "-v"]);
     apply.wait_for("begun");
     let link = hosts[0].link();
@@ -114,7 +108,7 @@ fn a_cable_pulled_out_is_found_again() {
 
 #[test]
 fn a_tenth_of_a_second_and_one_percent_loss_only_take_longer() {
-    let hosts = fleet().boot([Setup::new("cp-1"), Setup::new("w-1")]);
+    let hosts = fleet().boot([Setup::new("cp-1"), Setup::new("h-1")]);
     let site = Site::new(&hosts);
     let lines: Vec<_> =
         hosts.iter().map(|host| host.link().lengthen(std::time::Duration::from_millis(100), 100)).collect();
@@ -125,13 +119,12 @@ fn a_tenth_of_a_second_and_one_percent_loss_only_take_longer() {
 }
 
 #[test]
-#[ignore = "its site has a controller that nobody answers at, and --limit looks at the cluster: see docs/verification.md"]
 fn a_planned_reboot_is_proved_by_the_boot_id() {
-    let hosts = fleet().boot([Setup::new("w-1")]);
+    let hosts = fleet().boot([Setup::new("h-1")]);
     let role = "- file: {path: /etc/wants-reboot, content: \"x\\n\"}\n\
                 - reboot: {name: kernel, guard: '[ ! -e /run/reboot-wanted ] || { echo a new kernel; exit 1; }'}\n\
                 - file: {path: /etc/after, content: \"x\\n\"}\n";
-    let site = Site::only(&hosts[0], role);
+    let site = Site::only(&hosts, role);
     hosts[0].sh(": >/run/reboot-wanted");
     let boot = || hosts[0].sh("cat /proc/sys/kernel/random/boot_id");
     let before = boot();

@@ -5,10 +5,9 @@ use crate::kit::{MIRROR, Setup, Site, fleet, until};
 const WIDGET: &str = "- package: {name: widget, version: \"1.0-1\", hold: true}\n";
 
 #[test]
-#[ignore = "its site has a controller that nobody answers at, and --limit looks at the cluster: see docs/verification.md"]
 fn a_package_is_installed_held_upgraded_and_removed() {
-    let hosts = fleet().boot([Setup::new("w-1")]);
-    let site = Site::only(&hosts[0], WIDGET);
+    let hosts = fleet().boot([Setup::new("h-1")]);
+    let site = Site::only(&hosts, WIDGET);
     let host = &hosts[0];
     site.converge();
     let version = || host.sh("dpkg-query -W -f '${Version}' widget");
@@ -18,7 +17,7 @@ fn a_package_is_installed_held_upgraded_and_removed() {
     assert_eq!(version(), "1.0-1");
     site.role("base", &WIDGET.replace("1.0-1", "1.1-1"));
     let text = site.expect(2, &["plan"]);
-    assert!(text.contains("package widget") && text.contains("version 1.0-1 -> 1.1-1"), "{text}");
+    assert!(text.contains("package widget  1.0-1 -> 1.1-1"), "{text}");
     site.converge();
     assert_eq!((version(), host.sh("apt-mark showhold")), ("1.1-1".to_owned(), "widget".to_owned()));
     // Back again: a held package goes where the inventory says.
@@ -37,11 +36,10 @@ fn a_package_is_installed_held_upgraded_and_removed() {
 }
 
 #[test]
-#[ignore = "its site has a controller that nobody answers at, and --limit looks at the cluster: see docs/verification.md"]
 fn what_was_there_before_us_is_never_removed() {
-    let hosts = fleet().boot([Setup::new("w-1").file("/etc/theirs", "644", "theirs\n")]);
+    let hosts = fleet().boot([Setup::new("h-1").file("/etc/theirs", "644", "theirs\n")]);
     let site = Site::only(
-        &hosts[0],
+        &hosts,
         "- package: {name: curl, hold: true}\n- file: {path: /etc/theirs, content: \"ours\\n\"}\n- file: {path: /etc/ours, content: \"ours\\n\"}\n",
     );
     site.converge();
@@ -55,13 +53,12 @@ fn what_was_there_before_us_is_never_removed() {
 }
 
 #[test]
-#[ignore = "its site has a controller that nobody answers at, and --limit looks at the cluster: see docs/verification.md"]
 fn a_repository_is_added_used_and_removed() {
-    let hosts = fleet().boot([Setup::new("w-1").prepare(": >/etc/apt/sources.list")]);
+    let hosts = fleet().boot([Setup::new("h-1").prepare(": >/etc/apt/sources.list")]);
     let role = format!(
         "- package-repository:\n    name: local\n    definition: |\n      Types: deb\n      URIs: {MIRROR}/debian/\n      Suites: ./\n      Trusted: yes\n{WIDGET}"
     );
-    let site = Site::only(&hosts[0], &role);
+    let site = Site::only(&hosts, &role);
     site.converge();
     assert_eq!(hosts[0].sh("dpkg-query -W -f '${Version}' widget"), "1.0-1");
     // A definition changed by hand is put right.
@@ -80,12 +77,11 @@ fn a_repository_is_added_used_and_removed() {
 }
 
 #[test]
-#[ignore = "its site has a controller that nobody answers at, and --limit looks at the cluster: see docs/verification.md"]
 fn a_package_whose_script_fails_is_told_with_its_last_words() {
-    let hosts = fleet().boot([Setup::new("w-1")]);
-    let site = Site::only(&hosts[0], "- package: {name: broken}\n- file: {path: /etc/after, content: x}\n");
+    let hosts = fleet().boot([Setup::new("h-1")]);
+    let site = Site::only(&hosts, "- package: {name: broken}\n- file: {path: /etc/after, content: x}\n");
     let text = site.expect(1, &["apply", "--yes"]);
-    assert!(text.contains("w-1 failed at package/broken (exit 100"), "{text}");
+    assert!(text.contains("h-1 failed at package/broken (exit 100"), "{text}");
     assert!(text.contains("  | broken: this machine is not to my liking"), "{text}");
     assert_eq!(
         hosts[0].sh("ls /etc/after 2>/dev/null || echo not there"),
@@ -97,10 +93,9 @@ fn a_package_whose_script_fails_is_told_with_its_last_words() {
 }
 
 #[test]
-#[ignore = "its site has a controller that nobody answers at, and --limit looks at the cluster: see docs/verification.md"]
 fn dpkg_that_was_cut_off_is_ended_first() {
-    let hosts = fleet().boot([Setup::new("w-1")]);
-    let site = Site::only(&hosts[0], WIDGET);
+    let hosts = fleet().boot([Setup::new("h-1")]);
+    let site = Site::only(&hosts, WIDGET);
     let host = &hosts[0];
     host.sh("apt-get -qq update; cd /tmp; apt-get -qq download slow >/dev/null 2>&1");
     // Unpacked but not configured, and a journal of updates that was never merged: what a power cut leaves.
@@ -112,10 +107,9 @@ fn dpkg_that_was_cut_off_is_ended_first() {
 }
 
 #[test]
-#[ignore = "its site has a controller that nobody answers at, and --limit looks at the cluster: see docs/verification.md"]
 fn a_held_apt_lock_is_waited_for() {
-    let hosts = fleet().boot([Setup::new("w-1")]);
-    let site = Site::only(&hosts[0], WIDGET);
+    let hosts = fleet().boot([Setup::new("h-1")]);
+    let site = Site::only(&hosts, WIDGET);
     let host = &hosts[0];
     host.sh("apt-get -qq update");
     // The same lock that unattended-upgrades holds, taken as it takes it: by fcntl, while a slow package is configured.
@@ -126,14 +120,13 @@ fn a_held_apt_lock_is_waited_for() {
 }
 
 #[test]
-#[ignore = "its site has a controller that nobody answers at, and --limit looks at the cluster: see docs/verification.md"]
 fn package_lists_that_somebody_else_brings_up_to_date_are_waited_for() {
-    let hosts = fleet().boot([Setup::new("w-1")]);
-    let site = Site::only(&hosts[0], WIDGET);
+    let hosts = fleet().boot([Setup::new("h-1")]);
+    let site = Site::only(&hosts, WIDGET);
     let host = &hosts[0];
     // The lock of the lists is another one than dpkg's; apt-daily holds it, by fcntl, for as long as a mirror is slow.
     let hold = "use Fcntl; open(my $f, \">\", \"/var/lib/apt/lists/lock\"); \
-                fcntl($f, F_SETLK, pack(\"s s x4 q q i x4\", F_WRLCK, 0, 0, 0, 0)) or die; \
+                my $l = pack(\"s s x4 q q i x4\", F_WRLCK, 0, 0, 0, 0); fcntl($f, F_SETLK, $l) or die; \
                 open(my $t, \">\", \"/run/held\"); close $t; sleep 6";
     host.sh(&format!("systemd-run --quiet --unit=holder perl -e '{hold}'"));
     until("the lock", || host.try_sh("[ -e /run/held ]").status.success().then_some(()));
@@ -147,12 +140,11 @@ fn package_lists_that_somebody_else_brings_up_to_date_are_waited_for() {
 }
 
 #[test]
-#[ignore = "its site has a controller that nobody answers at, and --limit looks at the cluster: see docs/verification.md"]
 fn cloud_init_that_still_runs_is_waited_for() {
     let status = "#!/bin/sh\ncase $* in\n'status --wait') until [ -e /run/cloud-init-done ]; do sleep 0.2; done; echo; echo 'status: done';;\n\
                   status) [ -e /run/cloud-init-done ] && echo 'status: done' || echo 'status: running';;\nesac\n";
-    let hosts = fleet().boot([Setup::new("w-1").file("/usr/bin/cloud-init", "755", status)]);
-    let site = Site::only(&hosts[0], WIDGET);
+    let hosts = fleet().boot([Setup::new("h-1").file("/usr/bin/cloud-init", "755", status)]);
+    let site = Site::only(&hosts, WIDGET);
     let text = site.expect(2, &["plan"]);
     assert!(text.contains("cloud-init is still running"), "{text}");
     let apply = site.start(&["apply", "--yes"]);
@@ -165,29 +157,39 @@ fn cloud_init_that_still_runs_is_waited_for() {
     assert_eq!(host.sh("dpkg-query -W -f '${Version}' widget"), "1.0-1");
 }
 
+/// `full` is where the file system is mounted, without the slash at its end. 3 GiB are what k0s would take and a little.
+fn a_full_disk(setup: Setup, full: &str) {
+    let hosts = fleet().boot([setup]);
+    let host = &hosts[0];
+    let site = Site::only(&hosts, "- file: {path: /var/lib/x/y, content: \"x\\n\"}\n");
+    host.sh(&format!("head -c 1500M /dev/zero >{full}/ballast"));
+    let text = site.expect(1, &["plan"]);
+    assert!(text.contains("E-NO-SPACE") && text.contains("by hand: df -h"), "{text}");
+    // What fills up while a run is under way.
+    host.sh(&format!("rm {full}/ballast"));
+    site.role(
+        "base",
+        &format!("- command: {{name: fill, wanted: full, guard: '[ -e {full}/ballast ]', apply: 'cat /dev/zero >{full}/ballast || true'}}\n- file: {{path: {full}/opt/y, content: {long}}}\n", long = "x".repeat(100_000)),
+    );
+    let text = site.expect(1, &["apply", "--yes"]);
+    assert!(text.contains("No space left on device") && text.contains("E-NO-SPACE"), "{text}");
+    assert_eq!(
+        host.sh("find / -xdev -name '*.provision-new'; find /var -xdev -name '*.provision-new'"),
+        "",
+        "nothing is left half-written"
+    );
+    // Room again, and it goes on where it was.
+    host.sh(&format!(": >{full}/ballast"));
+    site.converge();
+    assert_eq!(host.sh(&format!("wc -c <{full}/opt/y")), "100000");
+}
+
 #[test]
-#[ignore = "its site has a controller that nobody answers at, and --limit looks at the cluster: see docs/verification.md"]
-fn a_full_disk_is_told_before_and_during() {
-    let hosts = fleet().boot([Setup::new("w-1").disk("700m"), Setup::new("w-2").var("700m")]);
-    for (host, path) in [(&hosts[0], ""), (&hosts[1], "/var")] {
-        let site = Site::only(host, "- file: {path: /var/lib/x/y, content: \"x\\n\"}\n");
-        host.sh(&format!("head -c 400M /dev/zero >{path}/ballast"));
-        let text = site.expect(1, &["plan"]);
-        assert!(text.contains("E-NO-SPACE"), "{path}: {text}");
-        // What fills up while a run is under way.
-        host.sh(&format!("rm {path}/ballast"));
-        site.role(
-            "base",
-            &format!("- command: {{name: fill, wanted: full, guard: '[ -e {path}/ballast ]', apply: 'cat /dev/zero >{path}/ballast || true'}}\n- file: {{path: {path}/opt/y, content: \"x\\n\"}}\n"),
-        );
-        let text = site.expect(1, &["apply", "--yes"]);
-        assert!(text.contains("No space left on device") && text.contains("E-NO-SPACE"), "{path}: {text}");
-        assert_eq!(
-            host.sh("find / -xdev -name '*.provision-new'; find /var -xdev -name '*.provision-new'"),
-            ""
-        );
-        // Room again, and it goes on where it was.
-        host.sh(&format!(": >{path}/ballast"));
-        site.converge();
-    }
+fn a_full_root_is_told_before_and_during() {
+    a_full_disk(Setup::new("h-1").disk("3g"), "");
+}
+
+#[test]
+fn a_full_var_is_told_before_and_during() {
+    a_full_disk(Setup::new("h-1").var("3g"), "/var");
 }

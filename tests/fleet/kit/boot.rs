@@ -21,7 +21,7 @@ for hierarchy in /sys/fs/cgroup /sys/fs/cgroup/systemd /sys/fs/cgroup/unified; d
 done
 shift
 exec env SYSTEMD_NSPAWN_API_VFS_WRITABLE=network setpriv --pdeathsig KILL \
-  unshare --pid --fork --kill-child --mount-proc systemd-nspawn --quiet --register=no --keep-unit --console=pipe \
+  unshare --pid --fork --kill-child --mount-proc systemd-nspawn --quiet --register=no --keep-unit --console=pipe --resolv-conf=off \
   --capability=CAP_NET_ADMIN --boot "$@"
 "#;
 
@@ -308,6 +308,8 @@ fn files(fleet: &Fleet, root: &Path, setup: &Setup, scratch: &Path) -> String {
     put("etc/hostname", "644", b"image\n");
     put("etc/hosts", "644", b"127.0.0.1 localhost\n127.0.1.1 image\n");
     put("etc/machine-id", "444", b"");
+    // No name is to be had, and that is told at once: sudo asks for its host's.
+    put("etc/resolv.conf", "644", b"");
     for (path, mode, text) in &setup.files {
         put(path, mode, text.as_bytes());
     }

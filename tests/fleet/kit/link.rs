@@ -22,9 +22,16 @@ pub(super) fn connect(fleet: &Fleet, number: u16, address: Ipv4Addr) {
     plug(fleet, number, address);
 }
 
+/// A host keeps its network card whatever cable is in it; with another each time, others would send to the old one until
+/// they ask again (tens of seconds).
+fn card(number: u16) -> String {
+    format!("02:77:00:00:{:02x}:{:02x}", number >> 8, number & 0xff)
+}
+
 fn plug(fleet: &Fleet, number: u16, address: Ipv4Addr) {
+    let card = card(number);
     fleet.sh(&format!(
-        "ip link add v{number} type veth peer name host0 netns h{number}; ip link set v{number} master br0 up
+        "ip link add v{number} type veth peer name host0 address {card} netns h{number}; ip link set v{number} master br0 up
          ip -n h{number} addr add {address}/16 dev host0; ip -n h{number} link set host0 up
          ip -n h{number} route add default via {HUB}"
     ));
@@ -94,9 +101,10 @@ impl Link {
             std::thread::spawn(move || carry(&from, to, round_trip / 2, lost_one_in, &stop, &lost));
         }
         fleet.sh(&format!(
-            "ip link set v{n} master br0 up; ip link set t{n} netns h{n} name host0
+            "ip link set v{n} master br0 up; ip link set t{n} address {card} netns h{n} name host0
              ip -n h{n} addr add {address}/16 dev host0; ip -n h{n} link set host0 up; ip -n h{n} route add default via {HUB}",
-            address = self.address
+            address = self.address,
+            card = card(n)
         ));
         Line { ends, stop, lost }
     }

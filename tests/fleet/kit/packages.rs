@@ -29,6 +29,8 @@ struct Package {
     version: &'static str,
     files: Vec<(&'static str, &'static str)>,
     postinst: &'static str,
+    /// When it is taken away, as debhelper has it for units: before, and when it is purged.
+    ends: (&'static str, &'static str),
 }
 
 const CHRONY_UNIT: &str = "[Unit]\nDescription=Stand-in for chrony: a container has no clock of its own to set\n\n[Service]\n\
@@ -37,7 +39,7 @@ const CHRONY_UNIT: &str = "[Unit]\nDescription=Stand-in for chrony: a container 
 fn packages() -> Vec<Package> {
     let kernel = must(Command::new("uname").arg("-r"));
     let plain =
-        |name: &str, version| Package { name: name.to_owned(), version, files: Vec::new(), postinst: "" };
+        |name: &str, version| Package { name: name.to_owned(), version, files: Vec::new(), postinst: "", ends: ("", "") };
     let mut all = vec![
         Package {
             name: "chrony".to_owned(),
@@ -48,6 +50,10 @@ fn packages() -> Vec<Package> {
                 ("etc/chrony/chrony.conf", "confdir /etc/chrony/conf.d\nsourcedir /etc/chrony/sources.d\n"),
             ],
             postinst: "systemctl daemon-reload; systemctl enable -q chrony.service; systemctl start chrony.service",
+            ends: (
+                "systemctl stop chrony.service",
+                "rm -f /etc/systemd/system/*/chrony.service; systemctl daemon-reload",
+            ),
         },
         plain(&format!("linux-image-{}", kernel.trim()), "6.1-1"),
         // Takes its time, and must not be cut off half-way.
@@ -56,12 +62,14 @@ fn packages() -> Vec<Package> {
             version: "1.0-1",
             files: Vec::new(),
             postinst: "echo configuring slowly; sleep 4; echo whole >/etc/slow.done",
+            ends: ("", ""),
         },
         Package {
             name: "broken".to_owned(),
             version: "1.0-1",
             files: Vec::new(),
             postinst: "echo 'broken: this machine is not to my liking' >&2; exit 3",
+            ends: ("", ""),
         },
     ];
     for version in ["1.0-1", "1.1-1", "2.0-1"] {
@@ -70,6 +78,7 @@ fn packages() -> Vec<Package> {
             version,
             files: vec![("usr/share/widget/config", "of the package\n")],
             postinst: "",
+            ends: ("", ""),
         });
     }
     all
@@ -139,8 +148,11 @@ fn build(package: &Package, into: &Path) {
     if !conffiles.is_empty() {
         put("DEBIAN/conffiles", &conffiles, 0o644);
     }
-    if !package.postinst.is_empty() {
-        put("DEBIAN/postinst", &format!("#!/bin/sh\nset -e\n{}\n", package.postinst), 0o755);
+    let (prerm, postrm) = package.ends;
+    for (name, text) in [("postinst", package.postinst), ("prerm", prerm), ("postrm", postrm)] {
+        if !text.is_empty() {
+            put(&format!("DEBIAN/{name}"), &format!("#!/bin/sh\nset -e\n{text}\n"), 0o755);
+        }
     }
     must(
         Command::new("dpkg-deb")

@@ -81,13 +81,12 @@ impl Site {
         site
     }
 
-    /// Writes an inventory of one host on which nothing is wanted but the entries of a role file. No cluster takes part: its
-    /// controller has an address that nobody answers at, and is left out.
-    pub fn only(host: &Host, role: &str) -> Self {
-        assert!(host.name.starts_with("w-"), "{} is no worker", host.name);
-        let mut site = Self::new(std::slice::from_ref(host));
-        site.hosts.push(("cp-0".to_owned(), "control".to_owned(), "10.77.255.1".to_owned(), String::new()));
-        site.limit = Some(host.name.clone());
+    /// Writes an inventory of hosts on which nothing is wanted but the entries of a role file, whatever they are called: they
+    /// are controllers on which no k0s is wanted, so no cluster takes part.
+    pub fn only(hosts: &[Host], role: &str) -> Self {
+        let mut site = Self::new(hosts);
+        let listed = |h: &Host| (h.name.clone(), "control".to_owned(), h.address.to_string(), String::new());
+        site.hosts = hosts.iter().map(listed).collect();
         site.role("k0s", "[]\n");
         site.role("base", role);
         site.write();
