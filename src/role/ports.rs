@@ -271,7 +271,11 @@ fn clocks(all: &[(HostName, &Facts)], found: &mut Vec<(HostName, Finding)>) {
     for (name, facts) in all {
         let apart = |other: &&(HostName, &Facts)| (facts.skew_s - other.1.skew_s).abs();
         if let Some((other, theirs)) = all.iter().max_by_key(apart) {
-            tell(name, facts.skew_s - theirs.skew_s, &format!("{other}'s, and no half of the hosts agrees"));
+            tell(
+                name,
+                facts.skew_s - theirs.skew_s,
+                &format!("{other}'s, and which is right cannot be told"),
+            );
         }
     }
 }

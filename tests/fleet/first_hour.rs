@@ -96,6 +96,28 @@ fn k0s_is_upgraded_to_what_the_lock_file_says() {
 }
 
 #[test]
+fn a_worker_alone_is_worked_on_while_its_controller_is_down() {
+    let hosts = fleet().boot([Setup::new("cp-1"), Setup::new("w-1")]);
+    let mut site = Site::new(&hosts);
+    site.converge();
+    let link = hosts[0].link();
+    link.unplug();
+    hosts[1].sh("rm /etc/security/limits.d/90-provision.conf");
+    site.limit = Some("w-1".to_owned());
+    // The host's own is shown and done; that the cluster was not looked at is said, and is no success.
+    let text = site.expect(1, &["plan"]);
+    assert!(text.contains("+ file /etc/security/limits.d/90-provision.conf"), "{text}");
+    assert!(text.contains("cluster could not be observed [E-SSH-UNREACHABLE]"), "{text}");
+    let text = site.expect(1, &["apply", "--yes"]);
+    assert!(text.contains("w-1 converged") && text.contains("cluster failed"), "{text}");
+    hosts[1].sh("cat /etc/security/limits.d/90-provision.conf");
+    link.plug();
+    site.limit = None;
+    let text = site.expect(0, &["plan"]);
+    assert!(text.contains("in sync: 2 hosts, 1 cluster"), "{text}");
+}
+
+#[test]
 fn drift_of_every_kind_is_named_and_only_that_is_mended() {
     let hosts = fleet().boot([Setup::new("cp-1")]);
     let mut site = Site::new(&hosts);

@@ -1,6 +1,7 @@
 //! Tier 3: real Debian hosts with systemd, sshd, sudo and apt, in namespaces of their own. Needs root and the packages
 //! that `tests/run` names; `cargo test` alone does not build it.
 
+mod apt_lock;
 mod first_hour;
 mod identity;
 mod interrupted;

@@ -107,39 +107,6 @@ fn dpkg_that_was_cut_off_is_ended_first() {
 }
 
 #[test]
-fn a_held_apt_lock_is_waited_for() {
-    let hosts = fleet().boot([Setup::new("h-1")]);
-    let site = Site::only(&hosts, WIDGET);
-    let host = &hosts[0];
-    host.sh("apt-get -qq update");
-    // The same lock that unattended-upgrades holds, taken as it takes it: by fcntl, while a slow package is configured.
-    host.sh("systemd-run --quiet --unit=other apt-get -y install slow");
-    until("the lock", || host.try_sh("pgrep -f 'postinst configure'").status.success().then_some(()));
-    site.expect(0, &["apply", "--yes"]);
-    assert_eq!(host.sh("cat /etc/slow.done; dpkg-query -W -f '${Version}' widget"), "whole\n1.0-1");
-}
-
-#[test]
-fn package_lists_that_somebody_else_brings_up_to_date_are_waited_for() {
-    let hosts = fleet().boot([Setup::new("h-1")]);
-    let site = Site::only(&hosts, WIDGET);
-    let host = &hosts[0];
-    // The lock of the lists is another one than dpkg's; apt-daily holds it, by fcntl, for as long as a mirror is slow.
-    let hold = "use Fcntl; open(my $f, \">\", \"/var/lib/apt/lists/lock\"); \
-                my $l = pack(\"s s x4 q q i x4\", F_WRLCK, 0, 0, 0, 0); fcntl($f, F_SETLK, $l) or die; \
-                open(my $t, \">\", \"/run/held\"); close $t; sleep 6";
-    host.sh(&format!("systemd-run --quiet --unit=holder perl -e '{hold}'"));
-    until("the lock", || host.try_sh("[ -e /run/held ]").status.success().then_some(()));
-    let refused = host.try_sh("apt-get update");
-    assert!(
-        String::from_utf8_lossy(&refused.stderr).contains("Could not get lock"),
-        "the fault is there: {refused:?}"
-    );
-    site.expect(0, &["apply", "--yes"]);
-    assert_eq!(host.sh("dpkg-query -W -f '${Version}' widget"), "1.0-1");
-}
-
-#[test]
 fn cloud_init_that_still_runs_is_waited_for() {
     let status = "#!/bin/sh\ncase $* in\n'status --wait') until [ -e /run/cloud-init-done ]; do sleep 0.2; done; echo; echo 'status: done';;\n\
                   status) [ -e /run/cloud-init-done ] && echo 'status: done' || echo 'status: running';;\nesac\n";

@@ -38,8 +38,13 @@ const CHRONY_UNIT: &str = "[Unit]\nDescription=Stand-in for chrony: a container 
 
 fn packages() -> Vec<Package> {
     let kernel = must(Command::new("uname").arg("-r"));
-    let plain =
-        |name: &str, version| Package { name: name.to_owned(), version, files: Vec::new(), postinst: "", ends: ("", "") };
+    let plain = |name: &str, version| Package {
+        name: name.to_owned(),
+        version,
+        files: Vec::new(),
+        postinst: "",
+        ends: ("", ""),
+    };
     let mut all = vec![
         Package {
             name: "chrony".to_owned(),
