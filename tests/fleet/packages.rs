@@ -1,6 +1,6 @@
 //! Packages of a real apt, and what stands in its way: locks, half-done work, full disks, a first boot not yet over.
 
-use crate::kit::{MIRROR, Setup, Site, fleet, until};
+use crate::kit::{MIRROR, Setup, Site, fleet};
 
 const WIDGET: &str = "- package: {name: widget, version: \"1.0-1\", hold: true}\n";
 
