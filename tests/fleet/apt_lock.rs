@@ -30,7 +30,7 @@ fn one_held_for_two_minutes_is_waited_for() {
     refused(host, "apt-get -y install widget");
     site.expect(0, &["apply", "--yes"]);
     assert_eq!(
-        host.sh("dpkg-query -W -f '${Version}' widget; systemctl is-active holder || true"),
+        host.sh("dpkg-query -W -f '${Version}\\n' widget; systemctl is-active holder || true"),
         "1.0-1\ninactive"
     );
     let text = site.expect(0, &["plan"]);
