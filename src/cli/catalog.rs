@@ -1,8 +1,8 @@
 //! `catalog`: what is known of accelerators, drivers, SDK releases, k0s and engine images, and where from.
 
-use super::{Global, Output, exit};
+use super::{Global, Output, coded, exit};
 use crate::catalog::{Catalog, NeuronSdk, OpenModule, Product, Vendor, version_cmp};
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde_json::json;
 use std::path::PathBuf;
@@ -208,9 +208,12 @@ impl CatalogCommand {
                 .iter()
                 .map(|p| (strsim::osa_distance(&p.slug, wanted), p.slug.as_str()))
                 .min()
-                .map(|(_, slug)| format!("; did you mean {slug}?"))
+                .map(|(_, slug)| format!("did you mean {slug}? "))
                 .unwrap_or_default();
-            bail!("`{wanted}` is not in the catalog{near}");
+            let hint = format!(
+                "{near}provision catalog lists them; a file in catalog/ beside the inventory adds a row"
+            );
+            return Err(coded("E-PRODUCT", format!("`{wanted}` is not in the catalog"), hint));
         }
         match global.output {
             Output::Json => println!("{}", serde_json::to_string_pretty(&found)?),

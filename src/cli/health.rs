@@ -1,6 +1,7 @@
 //! What `verify`, `apply` and `status` know of accelerators: hosts are asked, answers judged and compared with their pool's,
 //! and kept beside the journals of runs.
 
+use super::coded;
 use super::site::{Site, state_dir};
 use crate::inventory::Accelerator;
 use crate::role::health::{
@@ -46,8 +47,10 @@ impl Report {
     /// Returns the one that was kept last.
     pub fn last(inventory: &str) -> anyhow::Result<Self> {
         let path = folder(inventory).join("last.json");
-        let text = std::fs::read_to_string(&path)
-            .with_context(|| format!("nothing was kept yet of {inventory}: provision verify"))?;
+        let text = std::fs::read_to_string(&path).map_err(|_| {
+            let message = format!("nothing was kept yet of {inventory}");
+            coded("E-NO-HEALTH", message, "provision verify looks, and keeps what it finds")
+        })?;
         serde_json::from_str(&text).with_context(|| format!("{} cannot be read", path.display()))
     }
 }

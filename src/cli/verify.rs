@@ -2,10 +2,9 @@
 
 use super::health::{Ask, Report, ask};
 use super::site::Site;
-use super::{Global, Output, Where, exit, watch};
+use super::{Global, Output, Where, coded, exit, watch};
 use crate::report::health_lines;
 use crate::role::health::{Level, Verdict};
-use anyhow::bail;
 use clap::{Args, ValueEnum};
 
 /// Look at the health of accelerators
@@ -93,7 +92,8 @@ impl Verify {
         shown.end().await;
         super::lab::release(site.lab).await;
         if report.hosts.is_empty() {
-            bail!("no host with accelerators takes part");
+            let hint = "a pool with `accelerator`, or another --limit: provision facts lists the hosts";
+            return Err(coded("E-NO-ACCELERATOR", "no host with accelerators takes part", hint));
         }
         let path = report.keep(&name)?;
         let code = report.print(global)?;

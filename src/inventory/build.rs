@@ -426,7 +426,11 @@ fn read_pool(r: &mut Reader<'_>, entry: &Entry, kernel: Option<&str>) -> Option<
             .unwrap_or_else(|| "/var/lib/provision/models".to_owned()),
         labels: text_map(node, "labels"),
         taints: texts(node, "taints"),
-        disruption: Disruption { max_unavailable: part("maxUnavailable"), max_failed: part("maxFailed") },
+        disruption: Disruption {
+            max_unavailable: part("maxUnavailable"),
+            max_failed: part("maxFailed"),
+            drain_s: r.fits(disruption, "drainSeconds").unwrap_or(DRAIN_SECONDS),
+        },
     })
 }
 

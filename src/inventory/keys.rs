@@ -192,6 +192,11 @@ const STORAGE: &[Key] = &[
 const DISRUPTION: &[Key] = &[
     key("maxUnavailable", Share, "Hosts down at once (default 10%)"),
     key("maxFailed", Share, "Hosts that may fail before the pool stops (default 10%)"),
+    key(
+        "drainSeconds",
+        Int,
+        "How long pods may take to leave a node before its change is refused (default 900)",
+    ),
 ];
 const HOST: &[Key] = &[
     key("address", Text, "Where SSH reaches it"),

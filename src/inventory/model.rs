@@ -276,7 +276,13 @@ pub struct Disruption {
     pub max_unavailable: Share,
     /// Hosts that may fail before the pool stops.
     pub max_failed: Share,
+    /// How long pods may take to leave a node, in seconds.
+    pub drain_s: u32,
 }
+
+/// How long pods may take to leave a node unless a pool says otherwise: an engine finishes its requests, and a disruption
+/// budget waits until its replacement elsewhere has loaded.
+pub const DRAIN_SECONDS: u32 = 900;
 
 /// A number of hosts, or a part of a pool in percent.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Debug)]

@@ -4,6 +4,7 @@ use super::errors::failure;
 use super::etcd;
 use super::target::{ClusterTarget, Pause};
 use crate::event::Event;
+use crate::inventory::DRAIN_SECONDS;
 use crate::state::{Cluster, Failure, FailureKind, HostName, Spec};
 use async_trait::async_trait;
 use std::collections::BTreeSet;
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 
 /// How long pods may take to leave a node: an engine finishes its requests, and a disruption budget waits until its
 /// replacement elsewhere has loaded.
-pub(super) const DRAIN_DEADLINE: Duration = Duration::from_secs(900);
+pub(super) const DRAIN_DEADLINE: Duration = Duration::from_secs(DRAIN_SECONDS as u64);
 /// How long a node may take to be ready with all its devices after its host is: the device plugin's pod starts anew.
 const RETURN_DEADLINE: Duration = Duration::from_secs(900);
 /// A lease renewed so short a time ago is not renewed again: nodes are brought in side by side, and each asks.
@@ -32,8 +33,8 @@ impl Cluster for ClusterTarget {
         }
     }
 
-    async fn drain(&self, node: &HostName) -> Result<(), Failure> {
-        ClusterTarget::drain(self, node.as_str(), DRAIN_DEADLINE).await
+    async fn drain(&self, node: &HostName, deadline: Duration) -> Result<(), Failure> {
+        ClusterTarget::drain(self, node.as_str(), deadline).await
     }
 
     async fn give_back(&self, node: &HostName) -> Result<(), Failure> {

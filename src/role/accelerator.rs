@@ -3,13 +3,14 @@
 
 use super::context::{address, download};
 use super::desired::RoleInput;
-use super::health::{QuickInput, forget, gate, needs_reboot, passed, quick};
+use super::health::{QuickInput, forget, gate, isolate, needs_reboot, passed, quick, restart_app};
 use crate::catalog::{Fabric, version_cmp};
 use crate::inventory::{Accelerator, ModuleFlavour};
 use crate::state::{Facts, Failure, PackageManager};
 use crate::template::quote;
 use serde_json::{Value, json};
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 
 /// The operating systems that NVIDIA's repository has folders for and that AWS tests its driver on, by their names in
 /// NVIDIA's repository (accelerators.md §1.5, §2.2).
@@ -111,12 +112,15 @@ pub(super) fn nvidia(input: &RoleInput<'_>) -> Value {
         "fabric_units": fabric_units,
         "imex_nodes": imex_nodes(input),
         "needs_reboot": needs_reboot(input.catalog),
+        "isolate": isolate(input.catalog),
+        "restart_app": restart_app(input.catalog),
         "health": quick(look),
         "health_gate": quick(QuickInput { wait: true, ..look }),
         "standard": standard(input, look),
         "driver": driver,
         "branch": branch,
         "open": open,
+        "other_packages": other_packages(input, system, &driver_packages),
         "driver_packages": driver_packages,
         "fabric_packages": fabric_packages,
         "loose_packages": if nvlsm { named(&names.loose) } else { Vec::new() },
@@ -129,6 +133,18 @@ pub(super) fn nvidia(input: &RoleInput<'_>) -> Value {
         "arch": product.arch,
         "reboot_deadline_s": product.reboot_deadline_s,
     })
+}
+
+/// Returns the driver packages of other branches and of the other flavour: two of them refuse each other, or leave a module
+/// of the wrong one behind (deepops#1257).
+fn other_packages(input: &RoleInput<'_>, system: &str, own: &[String]) -> Vec<String> {
+    let mut others = BTreeSet::new();
+    for row in input.catalog.branches() {
+        let Some(names) = input.catalog.packages_of(system, row.branch) else { continue };
+        let all = names.open.iter().chain(&names.closed);
+        others.extend(all.map(|name| name.replace("{branch}", &row.branch.to_string())));
+    }
+    others.into_iter().filter(|name| !own.contains(name)).collect()
 }
 
 /// Returns the hosts that share memory over NVLink with this one, itself included: those of its pool in its rack.

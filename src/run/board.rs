@@ -2,11 +2,12 @@
 
 use super::journal::{Journal, Transition};
 use crate::event::{Event, Events};
-use crate::inventory::Inventory;
+use crate::inventory::{DRAIN_SECONDS, Inventory};
 use crate::plan::{Batch, TargetPlan, verified};
 use crate::state::{Cluster, Failure, FailureKind, Lates, StepId, TargetId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 /// The operator's wish to stop.
@@ -41,6 +42,8 @@ struct Budget {
     failed: usize,
     /// Hosts that may be out of service at once.
     down: usize,
+    /// How long pods may take to leave a node.
+    drain: Duration,
     /// A place for each of those.
     places: Arc<Semaphore>,
 }
@@ -99,7 +102,8 @@ impl Board {
             let size = inventory.hosts_of(&pool.name).count();
             let down = pool.disruption.max_unavailable.of(size).max(1);
             let failed = pool.disruption.max_failed.of(size);
-            Budget { failed, down, places: Arc::new(Semaphore::new(down)) }
+            let drain = Duration::from_secs(pool.disruption.drain_s.into());
+            Budget { failed, down, drain, places: Arc::new(Semaphore::new(down)) }
         };
         let steps = work.iter().flat_map(|t| t.steps.iter().map(|s| s.id.clone()));
         let ends = work.iter().map(|t| verified(&t.target));
@@ -222,6 +226,12 @@ impl Board {
                 () = cancel.reached(1) => {}
             }
         }
+    }
+
+    /// Returns how long pods may take to leave a host's node.
+    pub fn patience(&self, plan: &TargetPlan) -> Duration {
+        let budget = plan.pool.as_ref().and_then(|p| self.budgets.get(p));
+        budget.map_or(Duration::from_secs(DRAIN_SECONDS.into()), |b| b.drain)
     }
 
     /// Waits for a controller's turn.

@@ -257,7 +257,7 @@ impl Course<'_> {
         }
         board.record(Transition::Draining, id, 0, node.as_str());
         board.waiting(id, format!("draining node {node}"));
-        match board.unless_stopped(cluster.drain(node)).await {
+        match board.unless_stopped(cluster.drain(node, board.patience(self.plan))).await {
             Ok(()) => {
                 board.record(Transition::Drained, id, 0, "");
                 Ok(Absence { node: node.clone(), place, _turn: turn })

@@ -4,6 +4,7 @@
 use super::{Failure, HostName};
 use async_trait::async_trait;
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 /// The cluster as a run needs it. Everything here is safe to ask for again.
 #[async_trait]
@@ -12,8 +13,8 @@ pub trait Cluster: Send + Sync {
     async fn nodes(&self) -> Result<Option<BTreeSet<HostName>>, Failure>;
 
     /// Cordons a node and evicts its pods as their disruption budgets allow; returns when none is left, or fails naming
-    /// the pod that will not go. Where there is no such node there is nothing to do.
-    async fn drain(&self, node: &HostName) -> Result<(), Failure>;
+    /// the pod that will not go when the time is over. Where there is no such node there is nothing to do.
+    async fn drain(&self, node: &HostName, deadline: Duration) -> Result<(), Failure>;
 
     /// Lifts our own cordon at once: the drain was given up before anything was done to the host.
     async fn give_back(&self, node: &HostName) -> Result<(), Failure>;

@@ -2,8 +2,8 @@
 
 use provision::catalog::Catalog;
 use provision::role::health::{
-    Health, Level, QuickInput, Verdict, gate, judge, judging, kept, median_findings, needs_reboot, program,
-    quick,
+    Health, Level, QuickInput, Verdict, gate, isolate, judge, judging, kept, median_findings, needs_reboot,
+    program, quick, restart_app,
 };
 use std::collections::BTreeMap;
 
@@ -249,6 +249,89 @@ fn a_host_below_its_pools_median_is_named_although_it_is_above_the_floor() {
     assert!(two.values().all(|h| h.verdict == Verdict::Healthy));
 }
 
+/// A host whose `dmesg` says this.
+struct Log(tempfile::TempDir);
+
+impl Log {
+    fn of(text: &str) -> Self {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().expect("a folder");
+        std::fs::write(dir.path().join("log"), text).expect("written");
+        let tool = dir.path().join("dmesg");
+        std::fs::write(&tool, format!("#!/bin/sh\ncat {}/log\n", dir.path().display())).expect("written");
+        std::fs::set_permissions(&tool, std::fs::Permissions::from_mode(0o755)).expect("made runnable");
+        Self(dir)
+    }
+
+    fn run(&self, shell: &str) -> (Option<i32>, String) {
+        let path = format!("{}:{}", self.0.path().display(), std::env::var("PATH").unwrap_or_default());
+        let output = std::process::Command::new("sh")
+            .args(["-e", "-c", shell])
+            .env("PATH", path)
+            .output()
+            .expect("sh runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
+    }
+}
+
+/// Every Xid of the catalog comes to the step that its action is, and to no other.
+#[test]
+fn an_xid_comes_to_the_step_that_its_action_is() {
+    use provision::catalog::Action;
+    let catalog = Catalog::builtin().expect("the catalog");
+    let (reboot, isolated) = (needs_reboot(&catalog), isolate(&catalog));
+    let one_each = catalog.xids().iter().flat_map(|row| row.xids.first().map(|xid| (*xid, row.action)));
+    for (xid, action) in one_each {
+        let log = Log::of(&format!(
+            "[   12.5] NVRM: Xid (PCI:0000:0c:00): {xid}, pid='<unknown>', name=<unknown>, x\n"
+        ));
+        let said = |yes: bool| {
+            if yes { (Some(1), format!("Xid {xid} on 0000:0c:00")) } else { (Some(0), String::new()) }
+        };
+        assert_eq!(log.run(&reboot), said(matches!(action, Action::Reset | Action::Reboot)), "{xid}");
+        assert_eq!(log.run(&isolated.0), said(action == Action::Isolate), "{xid}");
+        if action == Action::Isolate {
+            let (code, said) = log.run(&isolated.1);
+            assert_eq!(code, Some(1));
+            assert!(
+                said.starts_with("E-NV-XID: ") && said.ends_with(&format!("Xid {xid} on 0000:0c:00")),
+                "{said}"
+            );
+        }
+    }
+}
+
+/// Only the program that hit the Xid is ended: not one that began later, nor one that has got its number.
+#[test]
+fn a_program_that_hit_an_xid_is_ended_and_no_other() {
+    let catalog = Catalog::builtin().expect("the catalog");
+    let (guard, apply) = restart_app(&catalog);
+    let mut child = std::process::Command::new("sleep").arg("300").spawn().expect("sleep runs");
+    let pid = child.id();
+    let uptime = std::fs::read_to_string("/proc/uptime").expect("linux");
+    let now: u64 = uptime.split('.').next().and_then(|s| s.parse().ok()).expect("seconds");
+    let line = |at: u64, xid: u32, name: &str| {
+        format!("[{at:5}.123456] NVRM: Xid (PCI:0000:0c:00): {xid}, pid={pid}, name={name}, Ch 00000008\n")
+    };
+    for harmless in
+        [line(now + 1, 31, "python3"), line(now + 1, 79, "sleep"), line(now.saturating_sub(60), 31, "sleep")]
+    {
+        let log = Log::of(&harmless);
+        assert_eq!(log.run(&guard), (Some(0), String::new()), "{harmless}");
+        assert_eq!(log.run(&apply).0, Some(0));
+        assert!(child.try_wait().expect("asked").is_none(), "{harmless}");
+    }
+    let log = Log::of(&line(now + 1, 31, "sleep"));
+    let found = format!("process {pid} sleep runs on after Xid 31");
+    assert_eq!(log.run(&guard), (Some(1), found));
+    // Reaped as its parent would, so that it is gone when it ended.
+    let reaper = std::thread::spawn(move || child.wait().expect("waited for"));
+    let (code, said) = log.run(&apply);
+    assert_eq!((code, said), (Some(0), format!("ends process {pid} (TERM)")));
+    assert!(!reaper.join().expect("no panic").success());
+    assert_eq!(log.run(&guard).0, Some(0));
+}
+
 /// The programs are shell, for every product of the catalog and every level.
 #[test]
 fn every_program_is_shell() {
@@ -266,6 +349,9 @@ fn every_program_is_shell() {
             let text = program(level, input, "/data/it's")
                 + &quick(input)
                 + &needs_reboot(&catalog)
+                + &isolate(&catalog).1
+                + &restart_app(&catalog).0
+                + &restart_app(&catalog).1
                 + &gate(input, "a driver's key")
                 + &kept(input);
             let mut child = std::process::Command::new("sh")

@@ -191,7 +191,7 @@ impl Cluster for FakeCluster {
         Ok(None)
     }
 
-    async fn drain(&self, node: &HostName) -> Result<(), Failure> {
+    async fn drain(&self, node: &HostName, _: Duration) -> Result<(), Failure> {
         self.log.add(format!("drain {node}"));
         match &self.stuck {
             Some(stuck) if stuck == node => {

@@ -105,8 +105,9 @@ fn hardware_that_is_not_well_does_not_join() {
     disruption: {maxFailed: 20, maxUnavailable: 20}
     hosts: {"t-[1-3]": {address: "10.1.2.[1-3]"}}
 "#;
-    let twin =
-        Twin::new(&site(&format!("{H100}    hosts: {{\"h-[1-9]\": {{address: \"10.1.1.[1-9]\"}}}}\n{trn2}")));
+    let twin = Twin::new(&site(&format!(
+        "{H100}    hosts: {{\"h-[1-10]\": {{address: \"10.1.1.[1-10]\"}}}}\n{trn2}"
+    )));
     twin.up(&[
         "h-2=fabric-stuck",
         "h-3=xid:79",
@@ -116,6 +117,7 @@ fn hardware_that_is_not_well_does_not_join() {
         "h-7=no-version:nvidia-fabricmanager",
         "h-8=dkms-skipped",
         "h-9=remap-pending",
+        "h-10=hung-tool:nvidia-smi",
         "t-2=neuron-driver:2.26.5.0",
         "t-3=ecc",
     ]);
@@ -130,6 +132,7 @@ fn hardware_that_is_not_well_does_not_join() {
         ("h-7", "nvidia-versions", "[E-NV-LOCKSTEP]"),
         ("h-8", "nvidia-dkms", "[E-NV-DKMS]"),
         ("h-9", "accelerator-health", "[E-NV-REMAP]"),
+        ("h-10", "accelerator-health", "[E-NV-HUNG]"),
         ("t-2", "neuron-window", "[E-NEURON-WINDOW]"),
         ("t-3", "accelerator-health", "[E-NEURON-ECC]"),
     ] {
@@ -162,11 +165,19 @@ fn a_driver_changes_on_a_live_node_and_health_is_told_at_every_level() {
     for expected in ["drain 2", "reboot 2", "nvidia-open", "command nvidia-unload"] {
         assert!(plan.contains(expected), "{expected}\n{plan}");
     }
+    // The other branch's package goes once, and before the new one comes.
+    let at = |text: &str| plan.find(text).unwrap_or_else(|| panic!("{text}\n{plan}"));
+    assert!(at("~ package nvidia-open-580") < at("+ package nvidia-open "), "{plan}");
+    assert!(plan.contains("installed yes -> no") && !plan.contains("- package"), "{plan}");
     let (code, text) = twin.on(&["apply", "--yes"], &["--limit", "h-1,h-2"]);
     assert_eq!(code, 0, "{text}");
     assert!(text.contains("h-1 converged") && text.contains("h-2 converged"), "{text}");
     let (code, plan) = twin.on(&["plan"], &["--limit", "h-1,h-2"]);
     assert_eq!(code, 0, "nothing is left to do\n{plan}");
+    let (_, packages) =
+        twin.on(&["exec"], &["--limit", "h-1", "-v", "--", "dpkg-query -W nvidia-open nvidia-open-580"]);
+    assert!(packages.contains("nvidia-open\t595.91.07"), "{packages}");
+    assert!(packages.contains("no packages found matching nvidia-open-580"), "{packages}");
 
     let (code, text) = twin.on(&["verify"], &["--limit", "h-1,h-2", "-v"]);
     assert_eq!(code, 0, "{text}");

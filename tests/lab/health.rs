@@ -1,6 +1,7 @@
 //! What hosts with accelerators have to show before their node takes work, and where it can be read afterwards.
 
 use super::story::{Story, text};
+use super::twin::DRIVERS;
 use serde_json::Value;
 
 /// Two hosts with GPUs and two with Trainium, in pools that go on when one of theirs fails.
@@ -91,4 +92,69 @@ fn a_host_that_fails_its_standard_level_keeps_its_taint_and_says_why() {
     assert_eq!(code, 0, "{plan}");
     let status = json(&story, &["status", "-i", &at, "--health"]);
     assert_eq!(status["health"]["h-2"]["verdict"], "healthy", "{status}");
+}
+
+/// What an Xid asks for is a step of the plan, with its reason; a host that has to be taken out is, and only that one.
+#[test]
+fn an_xid_is_a_step_and_takes_a_live_node_out_where_it_asks_for_that() {
+    let story = Story::of(SITE);
+    story.up();
+    story.applied();
+    let at = story.at();
+    for fault in ["h-1=xid:54", "h-2=xid:119"] {
+        let output = story.run(&["lab", "fault", &at, fault]);
+        assert!(output.status.success(), "{}", text(&output));
+    }
+    let (code, plan) = story.plan();
+    assert_eq!(code, 2, "{plan}");
+    for line in
+        ["> command nvidia-isolate", "Xid 54 on 0000:0c:00", "> reboot nvidia", "Xid 119 on 0000:0c:00"]
+    {
+        assert!(plan.contains(line), "{line}\n{plan}");
+    }
+    assert!(plan.contains("drain 2") && plan.contains("reboot 1"), "{plan}");
+    let output = story.apply(&["--limit", "h-1"]);
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("h-1 command/nvidia-isolate FAILED [E-NV-XID]"), "{said}");
+    let node = story.node("h-1").expect("the node");
+    assert_eq!(node["spec"]["unschedulable"], true, "it takes no pods");
+    assert_eq!(node["metadata"]["annotations"]["provision.dev/cordoned"], "drain");
+    for other in ["h-2", "t-1", "t-2"] {
+        assert!(story.node(other).expect("the node")["spec"]["unschedulable"].is_null(), "{other}");
+    }
+}
+
+/// A driver is not changed under pods that may not be evicted in time: nothing is done to the host, and its node serves on.
+#[test]
+fn a_driver_change_is_refused_while_pods_may_not_be_evicted() {
+    let story = Story::converged(1);
+    story.edit("    hosts: {h-1:", "    disruption: {drainSeconds: 3}\n    hosts: {h-1:");
+    story.api(async |client| {
+        use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+        let api: kube::Api<PodDisruptionBudget> = kube::Api::namespaced(client, "models");
+        let params = kube::api::PatchParams::apply("test").force();
+        let body = serde_json::json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget",
+            "metadata": {"name": "b"}, "spec": {"minAvailable": 1, "selector": {"matchLabels": {}}}});
+        api.patch("b", &params, &kube::api::Patch::Apply(body)).await.expect("accepted");
+    });
+    let before = story.tree();
+    let packages = || std::fs::read_to_string(story.file("h-1", "/var/lib/lab/packages.json")).expect("read");
+    let installed = packages();
+    story.edit(DRIVERS[0], DRIVERS[1]);
+    let output = story.apply(&["--limit", "h-1"]);
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for line in
+        ["[E-DRAIN]", "after 3 s pod models/qwen", "needs 1 healthy pods", "nothing was changed on the host"]
+    {
+        assert!(said.contains(line), "{line}\n{said}");
+    }
+    let changed: Vec<_> =
+        story.tree().into_iter().filter(|(path, hash)| before.get(path) != Some(hash)).collect();
+    assert!(changed.is_empty(), "{changed:?}");
+    assert_eq!(packages(), installed);
+    let node = story.node("h-1").expect("the node");
+    assert!(node["spec"]["unschedulable"].is_null(), "it was given back: {node}");
+    assert!(node["metadata"]["annotations"]["provision.dev/cordoned"].is_null());
 }

@@ -93,7 +93,10 @@ impl Kind for Package {
                 };
                 format!("{unlock}dnf install -y {exact}\n{lock}")
             }
-            (Some(PackageManager::Dnf), Ensure::Absent) => format!("dnf remove -y {name}\n"),
+            // A hold keeps apt from removing a package too, and dnf from seeing it.
+            (Some(PackageManager::Dnf), Ensure::Absent) => {
+                format!("dnf -q versionlock delete {name} >/dev/null 2>&1 || true\ndnf remove -y {name}\n")
+            }
             (_, Ensure::Present) => {
                 let exact = match &self.version {
                     Some(version) => quote(&format!("{}={version}", self.name)),
@@ -118,20 +121,14 @@ impl Kind for Package {
             }
             // A package that is not there, or that no repository has any more, is as wanted.
             (_, Ensure::Absent) => format!(
-                "dpkg-query -W -f '${{Package}}' {name} >/dev/null 2>&1 || exit 0\n{} {name}\n",
+                "dpkg-query -W -f '${{Package}}' {name} >/dev/null 2>&1 || exit 0\n\
+                 apt-mark unhold {name} >/dev/null 2>&1 || true\n{} {name}\n",
                 self.apt("remove")
             ),
         }
     }
 
     fn remove(&self, context: &Context) -> Option<String> {
-        let gone = Package { ensure: Ensure::Absent, ..self.clone() };
-        let unhold = match context.package_manager {
-            Some(PackageManager::Dnf) => {
-                format!("dnf -q versionlock delete {} >/dev/null 2>&1 || true\n", quote(&self.name))
-            }
-            _ => format!("apt-mark unhold {} >/dev/null 2>&1 || true\n", quote(&self.name)),
-        };
-        Some(unhold + &gone.enact(context))
+        Some(Package { ensure: Ensure::Absent, ..self.clone() }.enact(context))
     }
 }

@@ -112,6 +112,13 @@ pub(super) fn apt_get(settings: &Settings, arguments: &[&str]) -> ExitCode {
         "remove" | "purge" => {
             let mut all = installed();
             for name in names {
+                let changes_held = arguments.contains(&"--allow-change-held-packages");
+                if all.get(*name).is_some_and(|p| p.held) && !changes_held {
+                    return fail(
+                        100,
+                        "E: Held packages were changed and -y was used without --allow-change-held-packages.",
+                    );
+                }
                 println!("LAB: Removing {name} ...");
                 all.remove(*name);
                 if *name == "chrony" {

@@ -6,8 +6,10 @@ mod gate;
 mod judge;
 mod levels;
 mod quick;
+mod xid;
 
 pub use gate::{forget, gate, judging, kept, passed};
 pub use judge::{Finding, Health, Measure, Verdict, judge, judge_kept, median_findings};
 pub use levels::{Level, program};
-pub use quick::{QuickInput, needs_reboot, quick};
+pub use quick::{QuickInput, quick};
+pub use xid::{isolate, needs_reboot, restart_app};

@@ -5,6 +5,7 @@
 //! It prints a line per finding, worst first: `E-NV-ECC: what and what to do`, `E-NV-HUNG: unknown: …` for what could not
 //! be read, `ok: …`. Exit 0 healthy, 1 not, 125 when something could not be told and nothing is known to be wrong.
 
+use super::xid::{XIDS, pattern};
 use crate::catalog::{Action, Catalog, Fabric, Product, Vendor};
 use crate::template::quote;
 
@@ -48,32 +49,12 @@ pub(super) const END: &str = r#"printf '%s' "$B$U$O"
 exit 0
 "#;
 
-/// Returns the numbers of the Xids with one of some actions as a shell pattern: `46|62`.
-fn pattern(catalog: &Catalog, actions: &[Action]) -> String {
-    let mut xids: Vec<u32> =
-        catalog.xids().iter().filter(|r| actions.contains(&r.action)).flat_map(|r| r.xids.clone()).collect();
-    xids.sort_unstable();
-    xids.iter().map(u32::to_string).collect::<Vec<_>>().join("|")
-}
-
-/// Reads `Xid NUMBER BUS` lines out of a kernel log, each once. Prefixes vary by tool and are skipped.
-const XIDS: &str = r"sed -n 's/.*NVRM: Xid (PCI:\([0-9a-fA-F:.]*\)): \([0-9][0-9]*\),.*/\2 \1/p' | sort -u";
-
 /// Returns a shell pattern that a version has to fit.
 fn fits(driver: &str) -> String {
     match driver.strip_suffix('*') {
         Some(line) => quote(line) + "*",
         None => quote(driver),
     }
-}
-
-/// Returns shell that prints why a host with GPUs has to reboot, by its kernel log, and then exits 1.
-pub fn needs_reboot(catalog: &Catalog) -> String {
-    let fatal = pattern(catalog, &[Action::Reset, Action::Reboot]);
-    format!(
-        "x=$(timeout 5 dmesg 2>/dev/null </dev/null | {XIDS} | while read -r x at; do case $x in {fatal}) echo \"Xid $x on $at\"; break;; esac; done)\n\
-         [ -z \"$x\" ] || {{ echo \"$x\"; exit 1; }}\n"
-    )
 }
 
 /// Returns the program.
@@ -151,7 +132,8 @@ if tool 5 dmesg >"$T" 2>/dev/null; then
 <"$T" {XIDS} >"$T.x"
 while read -r x at; do
 case $x in
-{mild}) okay "Xid $x on $at asks for nothing of the host";;
+{mild}) okay "Xid $x on $at asks for nothing";;
+{app}) okay "Xid $x on $at asks for a new start of the program that hit it";;
 {reset}) bad E-NV-XID "Xid $x on $at asks for a reset of the GPU: a reboot does it";;
 {reboot}) bad E-NV-XID "Xid $x on $at asks for a reboot";;
 {isolate}) bad E-NV-XID "Xid $x on $at: the host has to be taken out, and a person looks";;
@@ -166,7 +148,8 @@ else bad E-NV-LOG "unknown: the kernel log cannot be read"; fi
             "nvidia-fabricmanager.service"
         },
         version = fits(driver),
-        mild = pattern(catalog, &[Action::Ignore, Action::RestartApp]),
+        mild = pattern(catalog, &[Action::Ignore]),
+        app = pattern(catalog, &[Action::RestartApp]),
         reset = pattern(catalog, &[Action::Reset]),
         reboot = pattern(catalog, &[Action::Reboot]),
         isolate = pattern(catalog, &[Action::Isolate]),
