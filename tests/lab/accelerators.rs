@@ -213,6 +213,11 @@ fn second_apply_is_empty(name: &str, shrink: &[(&str, &str)]) {
 }
 
 #[test]
+fn a_second_apply_is_empty_on_three_nodes() {
+    second_apply_is_empty("three-nodes", &[]);
+}
+
+#[test]
 fn a_second_apply_is_empty_on_trn2_ultraserver() {
     second_apply_is_empty("trn2-ultraserver", &[]);
 }
@@ -222,7 +227,7 @@ fn a_second_apply_is_empty_on_mixed() {
     second_apply_is_empty("mixed", &[]);
 }
 
-/// The rack with 4 of its 64 hosts: the whole of it is run by hand.
+/// The rack with 4 of its 64 hosts: the whole of it is run by `tests/run` (`scale.rs`).
 #[test]
 fn a_second_apply_is_empty_on_h100_rack() {
     second_apply_is_empty("h100-rack", &[("h-[001-064]", "h-[001-004]"), ("[1-64]", "[1-4]")]);
