@@ -11,7 +11,8 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, ValidationDirective};
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Requests under way at once while observing.
 pub(super) const AT_ONCE: usize = 16;
@@ -240,28 +241,53 @@ impl ClusterTarget {
         let api = kind_of(&place)?.api(client, &place.namespace);
         let (api, place) = (&api, &place);
         let deadline = Duration::from_secs(step.deadline_s);
-        self.until(step, deadline, || {
+        let stuck = &Mutex::new(None::<(Instant, String)>);
+        let ready = self.until(step, deadline, || {
             Box::pin(async move {
                 let live = to_json(&api.get(&place.name).await.map_err(|e| phrase(&e))?);
                 let Some(why) = ready::unready(&live, object.ready) else { return Ok(()) };
-                Err(match self.pods_say(client, place, &live).await {
+                let pods = self.pods(client, place, &live).await.unwrap_or_default();
+                let why = match ready::pods_say(&pods) {
                     Some(pods) => format!("{why}: {pods}"),
                     None => why,
-                })
+                };
+                let mut stuck = stuck.lock().unwrap_or_else(PoisonError::into_inner);
+                *stuck = ready::stuck(&pods).then(|| {
+                    let since = stuck.as_ref().map_or_else(Instant::now, |(since, _)| *since);
+                    (since, why.clone())
+                });
+                Err(why)
             })
-        })
-        .await
+        });
+        // Nodes come in before what needs them, so that room is only made by a pod that ends.
+        let patience = self.patience * 4;
+        let given_up = async {
+            loop {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                let stuck = stuck.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                if let Some((_, why)) = stuck.filter(|(since, _)| since.elapsed() >= patience) {
+                    return why;
+                }
+            }
+        };
+        tokio::select! {
+            ready = ready => ready,
+            why = given_up => {
+                let message = format!("{}: no node has room for it since {} s: {why}", step.what, patience.as_secs());
+                Err(Failure::new(FailureKind::Step, "E-UNSCHEDULABLE", message)
+                    .hint("provision status shows the nodes; bring in the hosts that are missing, or ask for fewer replicas"))
+            }
+        }
     }
 
-    /// Says why the pods of an object are not ready, if it has pods and they can be listed.
-    async fn pods_say(&self, client: &kube::Client, place: &Place, owner: &Value) -> Option<String> {
+    /// Returns the pods of an object, if it has pods and they can be listed.
+    async fn pods(&self, client: &kube::Client, place: &Place, owner: &Value) -> Option<Vec<Value>> {
         let selector = ready::selector(owner)?;
         let resource = kube::api::ApiResource::erase::<k8s_openapi::api::core::v1::Pod>(&());
         let api: kube::Api<DynamicObject> =
             kube::Api::namespaced_with(client.clone(), &place.namespace, &resource);
         let list = api.list(&ListParams::default().labels(&selector)).await.ok()?;
-        let pods: Vec<Value> = list.items.iter().map(to_json).collect();
-        ready::pods_say(&pods)
+        Some(list.items.iter().map(to_json).collect())
     }
 
     /// Removes an object that nothing wants any more, and waits until it is gone.

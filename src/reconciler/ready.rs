@@ -105,6 +105,18 @@ pub(super) fn pods_say(pods: &[Value]) -> Option<String> {
     (!said.is_empty()).then(|| said.join("; "))
 }
 
+/// Returns whether no pod moves any more: some have no node to go to, the others are ready, and none is ending, which
+/// would make room.
+pub(super) fn stuck(pods: &[Value]) -> bool {
+    let homeless = |pod: &Value| {
+        condition(pod, "PodScheduled")
+            .is_some_and(|c| c["status"] == "False" && c["reason"] == "Unschedulable")
+    };
+    let ready = |pod: &Value| condition(pod, "Ready").is_some_and(|c| c["status"] == "True");
+    let ending = |pod: &Value| pod["metadata"]["deletionTimestamp"].is_string();
+    pods.iter().any(homeless) && pods.iter().all(|pod| !ending(pod) && (homeless(pod) || ready(pod)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,6 +146,12 @@ mod tests {
         let crash = json!({"spec": {"nodeName": "n"}, "status": {"containerStatuses": [{"state": {"waiting": {"reason": "CrashLoopBackOff",
             "message": "back-off 10s"}}, "lastState": {"terminated": {"exitCode": 137}}}]}});
         assert_eq!(pods_say(std::slice::from_ref(&ready)), None);
+        let mut ending = ready.clone();
+        ending["metadata"]["deletionTimestamp"] = json!("2026-11-24T10:00:00Z");
+        assert!(stuck(&[ready.clone(), unscheduled.clone()]));
+        assert!(!stuck(std::slice::from_ref(&ready)) && !stuck(&[]));
+        assert!(!stuck(&[unscheduled.clone(), ending]), "it makes room");
+        assert!(!stuck(&[unscheduled.clone(), crash.clone()]), "it may come up");
         let pull = waiting("ImagePullBackOff", "Back-off pulling image \"x\"\nmore");
         assert_eq!(
             pods_say(&[ready, pull.clone(), pull, unscheduled, crash]).as_deref(),

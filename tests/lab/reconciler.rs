@@ -619,3 +619,35 @@ async fn a_host_joins_with_a_token_that_ends_with_the_run_and_gets_its_label_and
     let late = cluster.start_worker("w-1", start(&token)).await.expect_err("the run is over");
     assert!(late.contains("Unauthorized"), "{late}");
 }
+
+/// An engine of which one host did not come in would else be waited for as long as one that loads.
+#[tokio::test]
+async fn pods_that_no_node_has_room_for_are_given_up_long_before_the_deadline() {
+    provider();
+    let bench = Bench::new();
+    let manifest = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "qwen", "namespace": "default"},
+        "spec": {"replicas": 2, "selector": {"matchLabels": {"app": "qwen"}}, "template": {"metadata": {"labels": {"app": "qwen"}},
+            "spec": {"containers": [{"name": "engine", "image": "vllm"}]}}}});
+    let mut engine = Resource::new(
+        "serving",
+        Spec::Object(Box::new(Object { stage: Stage::Engine, manifest, ready: Ready::Available })),
+    );
+    engine.deadline_s = 60;
+    let target = bench.target(vec![engine]).with_patience(std::time::Duration::from_millis(250));
+    let pod = |name: &str, condition: Value| {
+        let body = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default", "labels": {"app": "qwen"}},
+            "spec": {"containers": [{"name": "engine", "image": "vllm"}]}});
+        bench.make("pods", body);
+        let seen = |pod: &mut Value| pod["status"] = json!({"conditions": [condition]});
+        bench.store.edit("pods", "default", name, &Options::status_by("kubelet"), seen).expect("accepted");
+    };
+    pod("qwen-1", json!({"type": "Ready", "status": "True"}));
+    let why = "0/2 nodes are available: 1 Insufficient nvidia.com/gpu, 1 node(s) were unschedulable.";
+    pod(
+        "qwen-2",
+        json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": why}),
+    );
+    let failure = target.enact(&steps(&target).await, &Lates::new()).await.expect_err("there is no room");
+    assert_eq!(failure.code, "E-UNSCHEDULABLE", "{failure:?}");
+    assert!(failure.message.contains("1 Insufficient nvidia.com/gpu"), "{}", failure.message);
+}
