@@ -33,8 +33,13 @@ impl Found {
 
     fn json(&self) -> serde_json::Value {
         let of = |code: &str, message: &str, hint: &str| serde_json::json!({"code": code, "message": message, "next": hint});
-        let failures =
-            self.failures.iter().map(|f| of(&f.code, &f.message, f.hint.as_deref().unwrap_or_default()));
+        let failures = self.failures.iter().map(|f| {
+            let mut failure = of(&f.code, &f.message, f.hint.as_deref().unwrap_or_default());
+            if !f.tail.is_empty() {
+                failure["more"] = serde_json::json!(f.tail);
+            }
+            failure
+        });
         let warnings = self.warnings.iter().map(|f| of(f.code, &f.message, &f.hint));
         serde_json::json!({
             "failures": failures.collect::<Vec<_>>(),
@@ -71,8 +76,11 @@ impl Preflight {
             all.entry(name).or_default().add(finding);
         }
         for (name, told) in &facts {
-            for finding in site.findings(name, told) {
-                all.entry(name.clone()).or_default().add(finding);
+            let found = all.entry(name.clone()).or_default();
+            found.warnings.extend(site.findings(name, told).into_iter().filter(|f| !f.stops()));
+            // Of what runs no Linux the rest means nothing.
+            if told.kernel_name == "Linux" {
+                found.failures.extend(site.problems(name, told));
             }
         }
         // The rest needs the host once more: its disks, its roles, its neighbours.

@@ -457,11 +457,20 @@ impl Site {
         (all, began.elapsed())
     }
 
+    fn with_role<T>(&self, name: &HostName, facts: &Facts, ask: impl Fn(&RoleInput<'_>) -> T) -> Option<T> {
+        let host = self.inventory.hosts.get(name)?;
+        let (inventory, catalog, lock) = (&self.inventory, &self.catalog, &self.lock);
+        Some(ask(&RoleInput { inventory, catalog, lock, host, facts, secrets: &self.secrets }))
+    }
+
     /// Returns what a host's facts say, warnings included.
     pub fn findings(&self, name: &HostName, facts: &Facts) -> Vec<Finding> {
-        let Some(host) = self.inventory.hosts.get(name) else { return Vec::new() };
-        let (inventory, catalog, lock) = (&self.inventory, &self.catalog, &self.lock);
-        role::check(&RoleInput { inventory, catalog, lock, host, facts, secrets: &self.secrets })
+        self.with_role(name, facts, role::check).unwrap_or_default()
+    }
+
+    /// Returns every reason why a host with these facts cannot be what the inventory says.
+    pub fn problems(&self, name: &HostName, facts: &Facts) -> Vec<Failure> {
+        self.with_role(name, facts, |input| desired(input).err()).flatten().unwrap_or_default()
     }
 
     /// Returns what tries a host's ports and its k0s.

@@ -12,8 +12,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
-/// A server counts a session a moment longer than we do.
+/// A server counts a session a moment longer than we do: it is asked again after so long,
 const SERVER_LAG: Duration = Duration::from_millis(200);
+/// and for so long, as a busy one is slow to see that its child has ended.
+const SERVER_LAG_MOST: Duration = Duration::from_secs(5);
 
 /// The connection itself; lives as long as anything that runs over it.
 pub(super) struct Link {
@@ -117,7 +119,7 @@ impl Connection {
         let link = &self.link;
         let permit = link.sessions.clone().acquire_owned().await.map_err(|e| link.lost(e))?;
         let give_up = Instant::now() + link.limits.answer;
-        let mut alone_before = false;
+        let mut alone_since = None;
         loop {
             let failure = match link.handle.channel_open_session().await {
                 Ok(channel) => return Ok((channel, Seat::take(permit, &link.live))),
@@ -125,13 +127,15 @@ impl Connection {
                 Err(error) => return Err(link.lost(error)),
             };
             let ours = link.live.load(Ordering::Acquire);
-            if (ours == 0 && alone_before) || Instant::now() >= give_up {
+            let now = Instant::now();
+            alone_since = (ours == 0).then(|| alone_since.unwrap_or(now));
+            let alone = alone_since.is_some_and(|since| now - since >= SERVER_LAG_MOST);
+            if alone || now >= give_up {
                 return Err(link.refused(
                     format!("{} opens no session ({failure:?}) beside {ours} of ours", link.name),
                     format!("sshd_config on {}: MaxSessions 10", link.name),
                 ));
             }
-            alone_before = ours == 0;
             tokio::time::sleep(SERVER_LAG).await;
         }
     }

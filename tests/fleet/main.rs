@@ -8,3 +8,4 @@ mod interrupted;
 mod kit;
 mod logins;
 mod packages;
+mod preflight;
