@@ -524,7 +524,7 @@ impl LabRun {
             }
         }
         eprintln!(
-            "\nsimulated: hardware, package manager, systemd, sudo, reboot, k0s, Kubernetes API, engines, router; real: SSH, host keys, shell programs, files"
+            "\nsimulated: hardware, package manager, systemd, sudo, reboot, k0s, Kubernetes API, engines, router\nreal: SSH, host keys, shell programs, files"
         );
         eprintln!(
             "try next:\n  provision lab up {i}\n  provision plan -i {i} --lab\n  provision lab run {i} --fault {}=fail-package:chrony",
