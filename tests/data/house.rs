@@ -79,3 +79,30 @@ fn files_say_what_they_own_and_stay_short() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+/// Whoever meets a code at night finds it in the reference.
+#[test]
+fn every_code_that_a_run_can_end_with_is_in_the_reference() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut sources = Vec::new();
+    for room in ["executor", "reconciler", "run", "ssh", "role"] {
+        files(&root.join("src").join(room), &mut sources);
+    }
+    let quoted = regex::Regex::new("\"(E-[A-Z0-9]+(?:-[A-Z0-9]+)*)\"").expect("a pattern");
+    let mut pages = String::new();
+    for page in ["run-errors.md", "errors.md", "health.md"] {
+        pages += &std::fs::read_to_string(root.join("docs/reference").join(page)).expect("the page");
+    }
+    let mut missing = std::collections::BTreeSet::new();
+    for source in sources {
+        let text = std::fs::read_to_string(source).expect("a source");
+        // What tests make up stands behind the code.
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for found in quoted.captures_iter(code) {
+            if !pages.contains(&format!("`{}`", &found[1])) {
+                missing.insert(found[1].to_owned());
+            }
+        }
+    }
+    assert_eq!(missing, std::collections::BTreeSet::new());
+}
