@@ -85,6 +85,8 @@ struct Fake {
     /// It is never as wanted.
     stubborn: bool,
     takes: Duration,
+    /// Goes on only when this is in the log; if it never comes, after 30 seconds.
+    until: Option<&'static str>,
     joined: bool,
 }
 
@@ -99,6 +101,7 @@ impl Fake {
             later: Mutex::default(),
             stubborn: false,
             takes: Duration::from_millis(20),
+            until: None,
             joined: true,
         }
     }
@@ -159,6 +162,12 @@ impl Target for Fake {
         for step in steps {
             self.log.add(format!("begin {} {}", self.id, step.resource));
             tokio::time::sleep(self.takes).await;
+            for _ in 0..3000 {
+                if self.until.is_none_or(|line| self.log.all().iter().any(|l| l == line)) {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
             if let Some(kind) = self.fails.get(&step.resource) {
                 return Err(Failure::new(*kind, "E-TEST", "as told"));
             }
@@ -474,7 +483,7 @@ fn cluster(log: &Log, objects: &[&str], nodes: &[&str]) -> Fake {
 async fn a_node_comes_after_its_host_and_a_failed_host_leaves_out_its_own_alone() {
     let log = Log::default();
     let mut slow = Fake::host("w-1", vec![command("base", "x")], &log);
-    slow.takes = Duration::from_millis(120);
+    slow.until = Some("end cluster node/w-2");
     let quick = Fake::host("w-2", vec![command("base", "x")], &log);
     let bad = Fake::host("w-3", vec![command("base", "x")], &log).failing("command/x", FailureKind::Step);
     let all = cluster(&log, &["a", "b"], &["w-1", "w-2", "w-3"]);
