@@ -13,6 +13,7 @@ pub(super) fn check(catalog: &Catalog) -> Result<(), CatalogError> {
     nvidia(catalog, &mut found);
     neuron(catalog, &mut found);
     health(catalog, &mut found);
+    mig(catalog, &mut found);
     match found.is_empty() {
         true => Ok(()),
         false => Err(CatalogError::Contradiction(found.join("; "))),
@@ -63,6 +64,27 @@ fn products(catalog: &Catalog, found: &mut Vec<String>) {
                 found.push(format!("PCI id {}:{} is both {other} and {slug}", id.vendor, id.device));
             }
             seen.push((id, slug));
+        }
+    }
+}
+
+fn mig(catalog: &Catalog, found: &mut Vec<String>) {
+    for row in catalog.mig_rows() {
+        for slug in &row.products {
+            match catalog.products().iter().find(|p| p.slug == *slug) {
+                None => found.push(format!("MIG profiles of `{slug}`, which is no product")),
+                Some(product)
+                    if product
+                        .mig_instances
+                        .is_some_and(|most| Some(most) != row.profiles.iter().map(|p| p.most).max()) =>
+                {
+                    found.push(format!("MIG profiles of {slug} and its most instances differ"));
+                }
+                Some(_) => {}
+            }
+        }
+        for profile in row.profiles.iter().filter(|p| p.compute() == 0 || p.memory == 0 || p.most == 0) {
+            found.push(format!("MIG profile `{}` has a name or numbers that none has", profile.name));
         }
     }
 }

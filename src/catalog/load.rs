@@ -63,6 +63,8 @@ struct CatalogFile {
     #[serde(default)]
     floors: Vec<Floor>,
     #[serde(default)]
+    mig: Vec<MigRow>,
+    #[serde(default)]
     neuron_sdks: Vec<NeuronSdk>,
     #[serde(default)]
     k0s_lines: Vec<K0sLine>,
@@ -87,6 +89,7 @@ pub struct Catalog {
     engine_images: Vec<EngineImage>,
     xids: Vec<XidRow>,
     floors: Vec<Floor>,
+    mig: Vec<MigRow>,
     neuron_sdks: Vec<NeuronSdk>,
     k0s_lines: Vec<K0sLine>,
     kthena: Vec<KthenaRelease>,
@@ -152,6 +155,7 @@ impl Catalog {
         }
         self.xids.extend(file.xids);
         self.floors.splice(0..0, file.floors);
+        self.mig.extend(file.mig);
         merge(&mut self.neuron_sdks, file.neuron_sdks, |s| s.sdk.clone());
         merge(&mut self.k0s_lines, file.k0s_lines, |l| l.minor.clone());
         merge(&mut self.kthena, file.kthena, |k| k.version.clone());
@@ -291,6 +295,17 @@ impl Catalog {
         self.floors.iter().find(|f| {
             f.test == test && f.gpus.is_none_or(|g| g == gpus) && f.products.iter().any(|p| p == product)
         })
+    }
+
+    /// Returns all MIG rows.
+    pub fn mig_rows(&self) -> &[MigRow] {
+        &self.mig
+    }
+
+    /// Returns what a product's GPUs can be split into; the last row that names it counts, so that a file of one's own can
+    /// say otherwise.
+    pub fn mig(&self, slug: &str) -> Option<&MigRow> {
+        self.mig.iter().rfind(|r| r.products.iter().any(|p| p == slug))
     }
 
     /// Returns all floors.

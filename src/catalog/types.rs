@@ -331,6 +331,63 @@ pub struct XidRow {
     pub source: String,
 }
 
+/// The MIG profiles of some products.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MigRow {
+    /// Which products.
+    pub products: Vec<String>,
+    /// What their GPUs can be split into.
+    pub profiles: Vec<MigProfile>,
+    /// Where the row comes from.
+    pub source: String,
+}
+
+/// A kind of GPU instance.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MigProfile {
+    /// Such as `3g.40gb`.
+    pub name: String,
+    /// How many of it a GPU takes.
+    pub most: u32,
+    /// Memory slices that one takes.
+    pub memory: u32,
+}
+
+impl MigProfile {
+    /// Returns the compute slices that one takes: the number before the `g`; 0 for a name of another form.
+    pub fn compute(&self) -> u32 {
+        self.name.split_once("g.").and_then(|(n, _)| n.parse().ok()).unwrap_or(0)
+    }
+}
+
+impl MigRow {
+    /// Returns why a GPU does not take a layout, if it does not. Every profile has to be known.
+    pub fn refuses(&self, layout: &BTreeMap<String, u32>) -> Option<String> {
+        let (mut compute, mut memory) = (0, 0);
+        for (name, count) in layout {
+            let profile = self.profiles.iter().find(|p| p.name == *name)?;
+            if *count > profile.most {
+                return Some(format!("a GPU takes {} x {name} at most", profile.most));
+            }
+            compute += profile.compute() * count;
+            memory += profile.memory * count;
+        }
+        let all = |of: fn(&MigProfile) -> u32| self.profiles.iter().map(of).max().unwrap_or(0);
+        let (most_compute, most_memory) = (all(MigProfile::compute), all(|p| p.memory));
+        match () {
+            () if compute > most_compute => {
+                Some(format!("it takes {compute} compute slices, a GPU has {most_compute}"))
+            }
+            () if memory > most_memory => {
+                Some(format!("it takes {memory} memory slices, a GPU has {most_memory}"))
+            }
+            () => None,
+        }
+    }
+}
+
 /// The least that a healthy host reaches in a test.
 #[derive(Clone, PartialEq, Serialize, Deserialize, Debug)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -117,7 +117,11 @@ fn shown(catalog: &Catalog, product: &Product) -> String {
     }
     rows.push(("fabric", word(product.fabric)));
     if let Some(most) = product.mig_instances {
-        rows.push(("MIG", format!("up to {most} instances; provision does not set it up yet")));
+        let profiles = catalog.mig(&product.slug).map(|row| {
+            row.profiles.iter().map(|p| format!("{} x {}", p.most, p.name)).collect::<Vec<_>>().join(", ")
+        });
+        let profiles = profiles.unwrap_or_else(|| "profiles not known".to_owned());
+        rows.push(("MIG", format!("up to {most} instances: {profiles}")));
     }
     rows.push(("reboot", format!("within {} min", product.reboot_deadline_s / 60)));
     for floor in catalog.floors().iter().filter(|f| f.products.contains(&product.slug)) {

@@ -116,6 +116,7 @@ fn with_input<T>(site: &Site, name: &HostName, then: impl FnOnce(QuickInput<'_>,
         Accelerator::Neuron { sdk, .. } => catalog.neuron_sdk(sdk)?.driver.as_deref()?,
     };
     let count = accelerator.count();
-    let input = QuickInput { catalog, product: &product, count, driver, units: &[], wait: false };
+    let mig = accelerator.mig().is_some();
+    let input = QuickInput { catalog, product: &product, count, driver, units: &[], wait: false, mig };
     Some(then(input, &pool.models_path))
 }

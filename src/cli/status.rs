@@ -142,13 +142,13 @@ fn accelerators(inventory: &Inventory, survey: &Survey) -> Vec<AcceleratorView> 
     for host in inventory.active() {
         let pool = inventory.pool_of(host);
         let Some(accelerator) = &pool.accelerator else { continue };
-        let all = u64::from(accelerator.count());
-        let healthy = survey
-            .nodes
-            .get(host.name.as_str())
-            .and_then(|n| n.allocatable.get(accelerator.extended_resource()))
-            .copied()
-            .unwrap_or(0);
+        let offers = accelerator.offers();
+        let all: u64 = offers.values().sum();
+        let node = survey.nodes.get(host.name.as_str());
+        let there = |(name, most): (&String, &u64)| {
+            node.and_then(|n| n.allocatable.get(name)).copied().unwrap_or(0).min(*most)
+        };
+        let healthy: u64 = offers.iter().map(there).sum();
         let view = pools.entry(pool.name.as_str()).or_insert_with(|| AcceleratorView {
             pool: pool.name.to_string(),
             healthy: 0,

@@ -6,6 +6,7 @@ use super::model::*;
 use super::tree::Node;
 use crate::catalog::{Catalog, DriverBranch, OpenModule, Product, Vendor, version_cmp};
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 
 struct Checker<'a> {
     inventory: &'a Inventory,
@@ -22,6 +23,7 @@ pub(super) fn check(inventory: &Inventory, top: &Node, catalog: &Catalog, proble
     }
     for model in inventory.models.values() {
         checker.engine(model);
+        checker.instance(model);
     }
     checker.drop_ins();
 }
@@ -88,8 +90,11 @@ impl Checker<'_> {
             self.push(problem, &path("count"));
         }
         match accelerator {
-            Accelerator::Nvidia { driver, module, .. } => {
+            Accelerator::Nvidia { driver, module, mig, .. } => {
                 self.nvidia(&product, driver, *module, &path);
+                if let Some(layout) = mig {
+                    self.mig(&product, layout, &path);
+                }
             }
             Accelerator::Neuron { sdk, lnc, .. } => self.neuron(&product, sdk, *lnc, &path),
         }
@@ -230,6 +235,62 @@ impl Checker<'_> {
                 false => "lnc: 1 or 2".to_owned(),
             };
             self.push(Diagnostic::error("E-NEURON-LNC", message).hint(hint), &path("lnc"));
+        }
+    }
+
+    /// A MIG layout against the product's profiles and slices.
+    fn mig<'p>(
+        &mut self,
+        product: &Product,
+        layout: &BTreeMap<String, u32>,
+        path: &dyn Fn(&'static str) -> [&'p str; 5],
+    ) {
+        let slug = &product.slug;
+        let Some(row) = self.catalog.mig(slug) else {
+            let message = match product.mig_instances {
+                Some(_) => format!("the catalog has no MIG profiles of {slug}"),
+                None => format!("{slug} cannot be split (MIG)"),
+            };
+            let hint = "leave mig out; a row `mig` in a file in catalog/ beside the inventory adds profiles";
+            let problem = Diagnostic::error("E-MIG-PRODUCT", message).source(product.source.clone());
+            return self.push(problem.hint(hint), &path("mig"));
+        };
+        let names: Vec<&str> = row.profiles.iter().map(|p| p.name.as_str()).collect();
+        for name in layout.keys().filter(|name| !names.contains(&name.as_str())) {
+            let problem = Diagnostic::error("E-MIG-PROFILE", format!("{slug} has no MIG profile `{name}`"))
+                .source(row.source.clone())
+                .hint(format!("its profiles are {}", names.join(", ")));
+            let [a, b, c, d, e] = path("mig");
+            self.push(problem, &[a, b, c, d, e, name]);
+        }
+        if let Some(why) = row.refuses(layout) {
+            let problem =
+                Diagnostic::error("E-MIG-LAYOUT", format!("{slug} does not take this layout: {why}"))
+                    .source(row.source.clone())
+                    .hint("fewer or smaller instances on each GPU");
+            self.push(problem, &path("mig"));
+        }
+    }
+
+    /// A replica on split GPUs is one instance, and there is one kind to ask for.
+    fn instance(&mut self, model: &Model) {
+        let Some(pool) = self.inventory.pools.get(&model.pool) else { return };
+        let Some(layout) = pool.accelerator.as_ref().and_then(Accelerator::mig) else { return };
+        let path = |key: &'static str| ["models", model.name.as_str(), "placement", key];
+        let kinds = layout.values().filter(|n| **n > 0).count();
+        if kinds > 1 {
+            let message = format!("pool `{}` has {kinds} kinds of MIG instances", model.pool);
+            let hint =
+                "models go on pools with one MIG profile, or with none; other workloads can ask for any";
+            self.push(Diagnostic::error("E-MIG-PLACEMENT", message).hint(hint), &path("pool"));
+        } else if model.accelerators_per_replica > 1 {
+            let wanted = model.accelerators_per_replica;
+            let message = format!("a replica wants {wanted} MIG instances; an engine does not span them");
+            let hint = "acceleratorsPerReplica: 1, with a larger MIG profile if it does not fit";
+            self.push(
+                Diagnostic::error("E-MIG-PLACEMENT", message).hint(hint),
+                &path("acceleratorsPerReplica"),
+            );
         }
     }
 

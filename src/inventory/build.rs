@@ -266,9 +266,12 @@ fn read(r: &mut Reader<'_>, top: &Node) -> Option<Inventory> {
 }
 
 fn weights(r: &mut Reader<'_>, route: &Node) -> BTreeMap<String, u32> {
-    let to = route.get("to");
-    let entries = to.map(Node::entries).unwrap_or_default();
-    entries.iter().filter_map(|e| Some((e.key.clone(), r.fits(to, &e.key)?))).collect()
+    route.get("to").map(|to| counts(r, to)).unwrap_or_default()
+}
+
+/// Reads a mapping from any name to a number.
+fn counts(r: &mut Reader<'_>, node: &Node) -> BTreeMap<String, u32> {
+    node.entries().iter().filter_map(|e| Some((e.key.clone(), r.fits(Some(node), &e.key)?))).collect()
 }
 
 fn digest(top: &Node) -> String {
@@ -402,6 +405,7 @@ fn read_pool(r: &mut Reader<'_>, entry: &Entry, kernel: Option<&str>) -> Option<
                     count,
                     driver: text(Some(&a.node), "driver")?,
                     module: a.node.get("module").and_then(|module| r.word(module, &flavours)),
+                    mig: a.node.get("mig").map(|mig| counts(r, mig)),
                 }
             }
             _ => Accelerator::Neuron {

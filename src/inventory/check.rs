@@ -394,7 +394,8 @@ impl<'a> Checker<'a> {
                 self.error("E-UNKNOWN-POOL", &path("pool"), format!("unknown pool `{}`", model.pool), &hint);
                 continue;
             };
-            let per_host = pool.accelerator.as_ref().map_or(0, Accelerator::count);
+            let units = |a: &Accelerator| a.offers().into_values().sum::<u64>() as u32;
+            let per_host = pool.accelerator.as_ref().map_or(0, units);
             let hosts = inventory.hosts_of(&model.pool).count() as u32;
             let wanted = model.accelerators_per_replica;
             if !pool.role.is_worker() {

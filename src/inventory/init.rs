@@ -13,6 +13,7 @@ pub fn newest(catalog: &Catalog, product: &Product, count: u32) -> Option<Accele
             count,
             driver: b.latest.clone(),
             module: None,
+            mig: None,
         }),
         Vendor::Neuron => catalog
             .neuron_sdks()

@@ -139,6 +139,7 @@ const CLUSTER_NETWORK: &[Key] = &[
 const POOL: &[Key] = &[
     need("role", Text, "controller, worker, controller+worker or single"),
     key("accelerator", OneOf(ACCELERATOR), "What every host of it has"),
+    later("efa", Any, "EFA and its RDMA modules, for models across hosts"),
     key("clusterInterface", Text, "The interface of etcd, kubelet and API"),
     key("storage", Section(STORAGE), "Disks and paths"),
     key("labels", TextMap, "Node labels"),
@@ -157,7 +158,7 @@ const ACCELERATOR: &[Key] = &[
             need("count", Int, "GPUs a host"),
             need("driver", Text, "Full driver version"),
             key("module", Text, "open or closed; by the product unless given"),
-            later("mig", Any, "MIG layout"),
+            key("mig", IntMap, "MIG profile -> how many on every GPU: {1g.10gb: 7}; {} is off"),
         ]),
         "NVIDIA GPUs",
     ),

@@ -221,6 +221,9 @@ pub enum Accelerator {
         driver: String,
         /// Which kernel modules; `None` leaves it to the product and the branch.
         module: Option<ModuleFlavour>,
+        /// How every GPU is split: MIG profiles, and how many of each; empty means not at all, `None` leaves it as it is.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        mig: Option<BTreeMap<String, u32>>,
     },
     /// AWS Neuron devices.
     Neuron {
@@ -267,6 +270,31 @@ impl Accelerator {
             Accelerator::Neuron { .. } => "aws.amazon.com/neuron",
         }
     }
+
+    /// Returns what a node with them offers, by extended resource: whole devices, or instances of each MIG profile.
+    pub fn offers(&self) -> BTreeMap<String, u64> {
+        let count = u64::from(self.count());
+        match self.mig() {
+            Some(layout) => {
+                let each = |(profile, n): (&String, &u32)| (mig_resource(profile), count * u64::from(*n));
+                layout.iter().filter(|(_, n)| **n > 0).map(each).collect()
+            }
+            None => BTreeMap::from([(self.extended_resource().to_owned(), count)]),
+        }
+    }
+
+    /// Returns how its GPUs are split, if they are.
+    pub fn mig(&self) -> Option<&BTreeMap<String, u32>> {
+        match self {
+            Accelerator::Nvidia { mig, .. } => mig.as_ref().filter(|m| m.values().any(|n| *n > 0)),
+            Accelerator::Neuron { .. } => None,
+        }
+    }
+}
+
+/// Returns the extended resource of a MIG profile, as the device plugin's strategy `mixed` calls it.
+fn mig_resource(profile: &str) -> String {
+    format!("nvidia.com/mig-{}", profile.replace('+', "."))
 }
 
 /// How much of a pool may be down or fail.

@@ -9,6 +9,7 @@ use super::tools::units;
 use russh::keys::{PrivateKey, PublicKey};
 use russh::server::Config;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -73,6 +74,9 @@ pub enum Request {
     Accelerators {
         /// How many.
         count: u32,
+        /// Instances of split GPUs, by profile.
+        #[serde(default)]
+        mig: BTreeMap<String, u32>,
     },
     /// The machine reboots.
     Reboot,
@@ -317,8 +321,8 @@ impl LabHost {
                 None => Err("context deadline exceeded".to_owned()),
             },
             Ok(Request::Leave { address }) => self.cluster.leave(&address),
-            Ok(Request::Accelerators { count }) => {
-                self.cluster.set_accelerators(&self.name, count);
+            Ok(Request::Accelerators { count, mig }) => {
+                self.cluster.set_accelerators(&self.name, count, mig);
                 Ok(())
             }
             Ok(Request::Reboot) => {
@@ -442,8 +446,8 @@ impl LabHost {
             let _ = super::tree::new_boot(&host.dir);
             let _ = std::fs::remove_dir_all(host.dir.join("root/dev/shm"));
             let _ = std::fs::create_dir_all(host.dir.join("root/dev/shm"));
-            let answering = super::tools::boot(&host.dir);
-            host.cluster.set_accelerators(&host.name, answering);
+            let (answering, mig) = super::tools::boot(&host.dir);
+            host.cluster.set_accelerators(&host.name, answering, mig);
             for unit in units::enabled(&host.dir.join("root")) {
                 if unit.starts_with("k0s") {
                     let result = host.start_unit(&unit).await;

@@ -203,8 +203,10 @@ struct Reach {
 fn pool_change(after: &Inventory, old: &Pool, pool: &Pool, size: Size, reach: Reach) -> PoolChange {
     let driver = driver(old) != driver(pool);
     let restarts = reach.version || (reach.config && pool.role.is_controller());
-    let drained = pool.role.is_worker() && (driver || reach.version);
+    let split = |p: &Pool| p.accelerator.as_ref().and_then(Accelerator::mig).cloned();
+    let drained = pool.role.is_worker() && (driver || split(old) != split(pool) || reach.version);
     let each = pool.accelerator.as_ref().map_or(0, |a| a.count());
+    let units = pool.accelerator.as_ref().map_or(0, |a| a.offers().into_values().sum::<u64>() as u32);
     let hosts = size.serving;
     let down = pool.disruption.max_unavailable.of(size.all).min(hosts);
     let replicas: Vec<(String, u32, u32)> = after
@@ -213,7 +215,7 @@ fn pool_change(after: &Inventory, old: &Pool, pool: &Pool, size: Size, reach: Re
         .filter(|m| drained && m.pool == pool.name && m.replicas > 0)
         .map(|m| {
             // As many as fit on the hosts that may be down at once: the worst that the scheduler can have done.
-            let on_a_host = each.checked_div(m.accelerators_per_replica).unwrap_or(1).max(1);
+            let on_a_host = units.checked_div(m.accelerators_per_replica).unwrap_or(1).max(1);
             (m.name.clone(), m.replicas.min(on_a_host * down as u32), m.replicas)
         })
         .collect();

@@ -47,8 +47,7 @@ pub fn nodes(inventory: &Inventory) -> Vec<Resource> {
                         Accelerator::Neuron { .. } => "neuron",
                     };
                     node.labels.insert(ACCELERATOR_LABEL.to_owned(), vendor.to_owned());
-                    let count = u64::from(accelerator.count());
-                    node.allocatable.insert(accelerator.extended_resource().to_owned(), count);
+                    node.allocatable = accelerator.offers();
                 }
             }
             let reason = host.reason.clone().filter(|_| node.cordoned);

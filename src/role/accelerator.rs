@@ -4,6 +4,7 @@
 use super::context::{address, download};
 use super::desired::RoleInput;
 use super::health::{QuickInput, forget, gate, isolate, needs_reboot, passed, quick, restart_app};
+use super::mig;
 use crate::catalog::{Fabric, version_cmp};
 use crate::inventory::{Accelerator, ModuleFlavour};
 use crate::state::{Facts, Failure, PackageManager};
@@ -60,7 +61,7 @@ fn standard(input: &RoleInput<'_>, look: QuickInput<'_>) -> Value {
 
 /// Returns `nvidia`: null on hosts without NVIDIA GPUs.
 pub(super) fn nvidia(input: &RoleInput<'_>) -> Value {
-    let Some(Accelerator::Nvidia { product, count, driver, module, .. }) =
+    let Some(Accelerator::Nvidia { product, count, driver, module, mig: layout }) =
         &input.inventory.pool_of(input.host).accelerator
     else {
         return Value::Null;
@@ -106,12 +107,14 @@ pub(super) fn nvidia(input: &RoleInput<'_>) -> Value {
         driver,
         units: &units,
         wait: false,
+        mig: layout.as_ref().is_some_and(|l| l.values().any(|n| *n > 0)),
     };
     json!({
         "lockstep": lockstep,
         "fabric_units": fabric_units,
         "imex_nodes": imex_nodes(input),
         "needs_reboot": needs_reboot(input.catalog),
+        "mig": layout.as_ref().zip(input.catalog.mig(&product.slug)).map(|(l, row)| mig::context(l, row)),
         "isolate": isolate(input.catalog),
         "restart_app": restart_app(input.catalog),
         "health": quick(look),
@@ -187,6 +190,7 @@ pub(super) fn neuron(input: &RoleInput<'_>) -> Value {
         driver,
         units: &[],
         wait: false,
+        mig: false,
     };
     // Modules fail to build on kernels that are newer than those they were tested on (aws-neuron-sdk#843).
     let system = repository(input.facts).unwrap_or_default();

@@ -10,6 +10,7 @@ mod findings;
 pub mod health;
 mod host;
 mod k0s;
+mod mig;
 mod network;
 mod ports;
 mod preflight;

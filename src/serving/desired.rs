@@ -89,6 +89,8 @@ pub fn desired(input: &ServingInput<'_>) -> Result<Vec<Resource>, ServingError> 
     };
     let nvidia = tolerations(inventory, |a| matches!(a, Accelerator::Nvidia { .. }));
     let neuron = tolerations(inventory, |a| matches!(a, Accelerator::Neuron { .. }));
+    // `mixed` reports whole GPUs as before, and instances by their profile.
+    let mig = inventory.pools.values().any(|p| p.accelerator.as_ref().is_some_and(|a| a.mig().is_some()));
     let components = [
         ("nvidia", "nvidia-device-plugin", &NVIDIA, &nvidia),
         ("nvidia", METRICS[0], &DCGM, &nvidia),
@@ -98,7 +100,8 @@ pub fn desired(input: &ServingInput<'_>) -> Result<Vec<Resource>, ServingError> 
     for (vendor, name, template, tolerations) in components {
         let Some(tolerations) = tolerations else { continue };
         let component = input.catalog.component(name).ok_or_else(|| missing(format!("component {name}")))?;
-        let context = json!({"image": component.image, "tolerations": tolerations, "accelerator_label": ACCELERATOR_LABEL});
+        let context = json!({"image": component.image, "tolerations": tolerations, "mig": mig,
+            "accelerator_label": ACCELERATOR_LABEL});
         add(vendor, Stage::Component, template, &context, ACCEPT_DEADLINE_S)?;
     }
     if let Some(router) = &inventory.router {

@@ -112,7 +112,8 @@ pub(super) fn context(input: &ServingInput<'_>, model: &Model) -> Value {
         "replicas": model.replicas,
         "pool": model.pool,
         "vendor": vendor.as_str(),
-        "resource": accelerator.map(|a| a.extended_resource()),
+        // One kind, or `validate` would have refused the placement.
+        "resource": accelerator.and_then(|a| a.offers().into_keys().next()),
         "accelerators": model.accelerators_per_replica,
         "cache": CACHE,
         "cache_path": pool.map(|p| p.models_path.as_str()),

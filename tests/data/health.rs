@@ -23,7 +23,8 @@ fn with<T>(slug: &str, then: impl FnOnce(&QuickInput<'_>) -> T) -> T {
     let catalog = Catalog::builtin().expect("the catalog");
     let product = catalog.product(slug).expect("known");
     let driver = "580.178.04";
-    then(&QuickInput { catalog: &catalog, product: &product, count: 8, driver, units: &[], wait: false })
+    let (units, wait, mig): (&[&str], _, _) = (&[], false, false);
+    then(&QuickInput { catalog: &catalog, product: &product, count: 8, driver, units, wait, mig })
 }
 
 /// Judges a text as the gate on a host does: its exit status, and what it says.
@@ -345,6 +346,7 @@ fn every_program_is_shell() {
                 driver: "1.2.*",
                 units: &["x.service"],
                 wait: true,
+                mig: false,
             };
             let text = program(level, input, "/data/it's")
                 + &quick(input)

@@ -89,6 +89,21 @@ const MEANING: &[Case] = &[
         "{neuron: {product: trainium2, count: 8, sdk: \"1.0.0\"}}",
     ),
     ("a product outside the catalog", "h100-sxm5-80gb", "h100-sxm5-80g"),
+    (
+        "MIG on what cannot be split",
+        "h100-sxm5-80gb, count: 8, driver: \"580.178.04\"",
+        "l40s, count: 8, driver: \"580.178.04\", mig: {1g.10gb: 7}",
+    ),
+    ("a MIG profile of another product", "\"580.178.04\"}", "\"580.178.04\", mig: {1g.5gb: 7}}"),
+    ("more MIG instances than there can be", "\"580.178.04\"}", "\"580.178.04\", mig: {3g.40gb: 3}}"),
+    ("a MIG layout of too many slices", "\"580.178.04\"}", "\"580.178.04\", mig: {4g.40gb: 1, 2g.20gb: 3}}"),
+    ("a replica of several MIG instances", "\"580.178.04\"}", "\"580.178.04\", mig: {1g.10gb: 7}}"),
+    (
+        "a model where MIG instances differ",
+        "\"580.178.04\"}",
+        "\"580.178.04\", mig: {1g.10gb: 2, 3g.40gb: 1}}",
+    ),
+    ("MIG counts that are none", "\"580.178.04\"}", "\"580.178.04\", mig: {1g.10gb: all}}"),
     ("a port of the router's own", "port: 8081", "port: 8080"),
     (
         "a node port outside the range",

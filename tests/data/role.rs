@@ -142,6 +142,30 @@ fn base_on_each_system() {
     }
 }
 
+/// GPUs that are split: a program that a unit runs at boot, and a step that runs it now.
+#[test]
+fn nvidia_with_a_mig_layout() {
+    let mut case = Case::h100("debian12");
+    case.text = case.text.replacen(
+        "driver: \"580.178.04\"}",
+        "driver: \"580.178.04\", mig: {1g.10gb: 4, 3g.40gb: 1}}",
+        1,
+    );
+    let split = |r: &Resource| r.id.as_str().contains("mig") || r.id.as_str() == "reboot/nvidia";
+    let resources: Vec<Resource> = case.role("h-1", "nvidia").into_iter().filter(split).collect();
+    golden("nvidia-mig", &resources);
+    let program = file(&resources, "/usr/local/bin/provision-mig");
+    assert!(
+        program.contains("-cgi 3g.40gb,1g.10gb,1g.10gb,1g.10gb,1g.10gb -C"),
+        "the largest first: {program}"
+    );
+    let Spec::Command(gate) = &case.role("h-1", "health")[0].spec else { panic!("a command") };
+    assert!(gate.apply.contains("dcgmi diag") && !gate.apply.contains("all_reduce"), "not over instances");
+    case.text = case.text.replacen("mig: {1g.10gb: 4, 3g.40gb: 1}", "mig: {}", 1);
+    let off = file(&case.role("h-1", "nvidia"), "/usr/local/bin/provision-mig");
+    assert!(off.contains("smi -mig 0") && !off.contains("-cgi"), "{off}");
+}
+
 /// The last gate: the standard level on the host, once for a driver, a kernel and a number of devices.
 #[test]
 fn health_before_a_node_takes_work() {

@@ -57,6 +57,38 @@ fn the_manifests_of_the_examples() {
     }
 }
 
+/// Pods ask for instances by their profile, the device plugin reports them so, and whole GPUs stay whole elsewhere.
+#[test]
+fn models_on_split_gpus_ask_for_an_instance() {
+    let inventory = text(
+        r#"metadata: {name: split}
+ssh: {user: root}
+cluster: {k0s: {version: v1.35.7+k0s.0}}
+pools:
+  c: {role: controller, hosts: {cp-1: {address: 10.1.0.1}}}
+  w: {role: worker, hosts: {w-1: {address: 10.1.0.2}}}
+  split:
+    role: worker
+    accelerator: {nvidia: {product: h100-sxm5-80gb, count: 8, driver: "580.178.04", mig: {1g.10gb: 7}}}
+    hosts: {h-1: {address: 10.1.1.1}}
+router: {kthena: {version: v1.0.0}}
+models:
+  small:
+    source: {path: /data/small}
+    engine: {vllm: {image: i}}
+    placement: {pool: split, acceleratorsPerReplica: 1, replicas: 56}
+"#,
+    );
+    let all = with(&inventory, Vec::new(), &[]);
+    let plugin = &object(find(&all, "DaemonSet/kube-system/nvidia-device-plugin")).manifest;
+    let container = &plugin["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(container["env"], json!([{"name": "MIG_STRATEGY", "value": "mixed"}]));
+    let engine = &object(find(&all, "Deployment/models/small")).manifest;
+    let limits = &engine["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"];
+    assert_eq!(limits["nvidia.com/mig-1g.10gb"], json!("1"), "{limits}");
+    assert!(limits.get("nvidia.com/gpu").is_none(), "{limits}");
+}
+
 /// Reads a manifest as its type and writes it again.
 fn round_trip<T: serde::Serialize + serde::de::DeserializeOwned>(manifest: &Value) -> Value {
     let typed: T = serde_json::from_value(manifest.clone()).unwrap_or_else(|e| panic!("{e}: {manifest}"));

@@ -158,3 +158,42 @@ fn a_driver_change_is_refused_while_pods_may_not_be_evicted() {
     assert!(node["spec"]["unschedulable"].is_null(), "it was given back: {node}");
     assert!(node["metadata"]["annotations"]["provision.dev/cordoned"].is_null());
 }
+
+/// GPUs are split as the inventory says, and pods can have the instances; another layout drains the node first.
+#[test]
+fn a_mig_layout_is_made_changed_and_taken_back() {
+    let story = Story::of(SITE);
+    let layout = |from: &str, to: &str| story.edit(from, to);
+    layout("driver: \"580.178.04\"}", "driver: \"580.178.04\", mig: {1g.10gb: 7}}");
+    story.up();
+    story.applied();
+    let offered = |resource: &str| {
+        let node = story.node("h-1").expect("the node");
+        node["status"]["allocatable"][resource].as_str().and_then(|n| n.parse::<u32>().ok()).unwrap_or(0)
+    };
+    assert_eq!((offered("nvidia.com/mig-1g.10gb"), offered("nvidia.com/gpu")), (56, 0));
+    let at = story.at();
+    let status = json(&story, &["status", "-i", &at, "--health"]);
+    assert_eq!(status["accelerators"][0]["healthy"], 112, "{status}");
+    assert_eq!(status["health"]["h-1"]["verdict"], "healthy", "{status}");
+
+    layout("mig: {1g.10gb: 7}", "mig: {3g.40gb: 1, 1g.10gb: 4}");
+    let (code, plan) = story.plan();
+    assert_eq!(code, 2, "{plan}");
+    let before = ["1g.10gb"; 7].join(" ");
+    for line in ["drain 2", "> command nvidia-mig", &format!("GPU 0 has {before}")] {
+        assert!(plan.contains(line), "{line}\n{plan}");
+    }
+    story.applied();
+    assert_eq!((offered("nvidia.com/mig-3g.40gb"), offered("nvidia.com/mig-1g.10gb")), (8, 32));
+
+    // What a person changed by hand is drift.
+    story.on("h-1", "sudo -n nvidia-smi mig -i 3 -dci && sudo -n nvidia-smi mig -i 3 -dgi");
+    let (code, plan) = story.plan();
+    assert!(code == 2 && plan.contains("GPU 3 has no instances"), "{plan}");
+    story.applied();
+
+    layout("mig: {3g.40gb: 1, 1g.10gb: 4}", "mig: {}");
+    story.applied();
+    assert_eq!((offered("nvidia.com/gpu"), offered("nvidia.com/mig-3g.40gb")), (8, 0));
+}

@@ -32,7 +32,7 @@ struct Inner {
     members: BTreeSet<String>,
     workers: BTreeSet<String>,
     joined: BTreeSet<String>,
-    accelerators: BTreeMap<String, u32>,
+    accelerators: BTreeMap<String, (u32, BTreeMap<String, u32>)>,
 }
 
 impl Inner {
@@ -180,12 +180,18 @@ impl Cluster {
 
     fn node_status(&self, api: &Api, host: &str, ready: bool) -> Result<(), api::Refusal> {
         let spec = self.spec.hosts.get(host).cloned().unwrap_or_default();
-        let answering = self.inner().accelerators.get(host).copied();
+        let (answering, mig) = self.inner().accelerators.get(host).cloned().unzip();
         let version = self.spec.kubelet_version.clone();
         let plugged = spec.accelerators.map(|a| answering.unwrap_or(a.count));
         // How many devices a device plugin would find on this host.
         api.store.edit("nodes", "", host, &api::Options::by("lab"), |node| {
             node["metadata"]["annotations"]["lab/accelerators"] = json!(plugged.unwrap_or(0).to_string());
+            let mig = mig.as_ref().filter(|m| !m.is_empty()).map(|m| json!(m).to_string());
+            match (mig, node["metadata"]["annotations"].as_object_mut()) {
+                (Some(mig), Some(notes)) => drop(notes.insert("lab/mig".to_owned(), json!(mig))),
+                (None, Some(notes)) => drop(notes.remove("lab/mig")),
+                (_, None) => {}
+            }
         })?;
         api.store
             .edit("nodes", "", host, &api::Options::status_by("kubelet"), |node| {
@@ -248,11 +254,11 @@ impl Cluster {
         Ok(())
     }
 
-    /// Says how many accelerators of a host answer (0 while no driver is loaded).
-    pub fn set_accelerators(&self, host: &str, count: u32) {
+    /// Says how many accelerators of a host answer (0 while no driver is loaded), and instances of split GPUs by profile.
+    pub fn set_accelerators(&self, host: &str, count: u32, mig: BTreeMap<String, u32>) {
         let api = {
             let mut inner = self.inner();
-            inner.accelerators.insert(host.to_owned(), count);
+            inner.accelerators.insert(host.to_owned(), (count, mig));
             inner.api.clone().filter(|_| inner.workers.contains(host))
         };
         if let Some(api) = api {

@@ -253,10 +253,34 @@ fn plugins(store: &Store) {
         let node = text(pod, "/spec/nodeName");
         let Some(found) = store.get("nodes", "", &node) else { continue };
         let count = text(&found, "/metadata/annotations/lab~1accelerators");
-        if found["status"]["allocatable"][resource] != count {
+        let mixed = pod
+            .pointer("/spec/containers/0/env")
+            .and_then(Value::as_array)
+            .is_some_and(|env| env.iter().any(|e| e["name"] == "MIG_STRATEGY" && e["value"] == "mixed"));
+        let mig: BTreeMap<String, u32> =
+            serde_json::from_str(&text(&found, "/metadata/annotations/lab~1mig"))
+                .ok()
+                .filter(|_| mixed && resource == "nvidia.com/gpu")
+                .unwrap_or_default();
+        // A GPU is offered whole, or by its instances; what was offered before and is gone counts 0.
+        let offered = found["status"]["allocatable"].as_object().into_iter().flatten();
+        let stale = offered.filter(|(name, _)| name.starts_with("nvidia.com/mig-"));
+        let mut wanted: BTreeMap<String, String> =
+            stale.map(|(name, _)| (name.clone(), "0".to_owned())).collect();
+        wanted.extend(
+            mig.iter().map(|(p, n)| (format!("nvidia.com/mig-{}", p.replace('+', ".")), n.to_string())),
+        );
+        if mig.is_empty() {
+            wanted.insert(resource.to_owned(), count);
+        } else if found["status"]["allocatable"].get(resource).is_some() {
+            wanted.insert(resource.to_owned(), "0".to_owned());
+        }
+        if wanted.iter().any(|(name, count)| found["status"]["allocatable"][name.as_str()] != *count) {
             let _ = store.edit("nodes", "", &node, &Options::status_by("kubelet"), |n| {
-                n["status"]["capacity"][resource] = json!(count);
-                n["status"]["allocatable"][resource] = json!(count);
+                for (name, count) in &wanted {
+                    n["status"]["capacity"][name.as_str()] = json!(count);
+                    n["status"]["allocatable"][name.as_str()] = json!(count);
+                }
             });
         }
     }

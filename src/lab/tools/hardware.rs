@@ -1,6 +1,7 @@
 //! Kernel modules and accelerator tools of a host: what a driver package makes loadable, what is loaded, and what
 //! nvidia-smi and neuron-ls say of it.
 
+use super::mig::{self, Mig};
 use super::packages::Package;
 use super::{Settings, fail, here, load, request, save};
 use crate::lab::hardware_fault::HardwareFault;
@@ -97,10 +98,23 @@ fn answering(settings: &Settings, modules: &Modules) -> u32 {
     if modules.contains_key(module) { present(settings, hardware) } else { 0 }
 }
 
-/// Loads what is configured to be loaded at boot. Returns how many accelerators answer.
-pub(super) fn boot(dir: &Path) -> u32 {
+/// Says what a device plugin would find.
+fn tell(settings: &Settings, modules: &Modules) {
+    let count = answering(settings, modules);
+    let _ = request(&Request::Accelerators { count, mig: instances(here(), count) });
+}
+
+/// Returns the instances of split GPUs that answer, by profile.
+fn instances(root: &Path, count: u32) -> BTreeMap<String, u32> {
+    let mig = Mig::of(root);
+    if mig.enabled && count > 0 { mig.counts() } else { BTreeMap::new() }
+}
+
+/// Loads what is configured to be loaded at boot. Returns how many accelerators answer, and instances by profile.
+pub(super) fn boot(dir: &Path) -> (u32, BTreeMap<String, u32>) {
     let root = dir.join("root");
-    let Some(settings) = settings_of(&root) else { return 0 };
+    let Some(settings) = settings_of(&root) else { return (0, BTreeMap::new()) };
+    mig::boot(&root);
     let newest = std::fs::read_dir(root.join("boot")).into_iter().flatten().flatten();
     let newest = newest
         .filter_map(|e| e.file_name().to_string_lossy().strip_prefix("vmlinuz-").map(str::to_owned))
@@ -123,7 +137,9 @@ pub(super) fn boot(dir: &Path) -> u32 {
         }
     }
     publish(&root, &dir.join("proc/modules"), &modules);
-    answering(&settings, &modules)
+    let count = answering(&settings, &modules);
+    let mig = instances(&root, count);
+    (count, mig)
 }
 
 pub(super) fn loaded() -> Modules {
@@ -149,7 +165,7 @@ pub(super) fn modprobe(settings: &Settings, arguments: &[&str]) -> ExitCode {
         modules.insert((*module).to_owned(), version);
     }
     publish(here(), Path::new("/proc/modules"), &modules);
-    let _ = request(&Request::Accelerators { count: answering(settings, &modules) });
+    tell(settings, &modules);
     ExitCode::SUCCESS
 }
 
@@ -162,7 +178,7 @@ pub(super) fn rmmod(settings: &Settings, arguments: &[&str]) -> ExitCode {
         }
     }
     publish(here(), Path::new("/proc/modules"), &modules);
-    let _ = request(&Request::Accelerators { count: answering(settings, &modules) });
+    tell(settings, &modules);
     ExitCode::SUCCESS
 }
 
@@ -225,13 +241,28 @@ pub(super) fn nvidia_smi(settings: &Settings, arguments: &[&str]) -> ExitCode {
         println!("Failed to initialize NVML: Driver/library version mismatch\nNVML library version: {newer}");
         return ExitCode::from(18);
     }
+    let gpus = present(settings, hardware);
+    if let Some((code, changed)) = mig::run(settings, arguments, gpus) {
+        if changed {
+            tell(settings, &modules);
+        }
+        return code;
+    }
+    let split = Mig::of(here());
     let query = arguments.iter().find_map(|a| a.strip_prefix("--query-gpu="));
     let stuck = has(settings, &HardwareFault::FabricStuck);
     let unwell = |fault: HardwareFault, index: u32| index == 0 && has(settings, &fault);
-    for index in 0..present(settings, hardware) {
+    for index in 0..gpus {
         let uuid = format!("GPU-00000000-0000-4000-8000-{index:012x}");
         match query {
-            None => println!("GPU {index}: {} (UUID: {uuid})", hardware.name),
+            None => {
+                println!("GPU {index}: {} (UUID: {uuid})", hardware.name);
+                for (n, profile) in split.instances.get(&index).into_iter().flatten().enumerate() {
+                    println!(
+                        "  MIG {profile:<11} Device {n:>2}: (UUID: MIG-00000000-0000-4000-{index:04x}-{n:012x})"
+                    );
+                }
+            }
             Some(fields) => {
                 let values: Vec<String> = fields
                     .split(',')
@@ -242,6 +273,9 @@ pub(super) fn nvidia_smi(settings: &Settings, arguments: &[&str]) -> ExitCode {
                         "driver_version" => version.clone(),
                         "memory.total" => format!("{} MiB", hardware.memory_mib),
                         "pci.bus_id" => format!("00000000:{:02X}:00.0", 0x0c + index),
+                        "mig.mode.current" | "mig.mode.pending" => {
+                            if split.enabled { "Enabled" } else { "Disabled" }.to_owned()
+                        }
                         "fabric.state" if stuck => "In Progress".to_owned(),
                         "fabric.status" if stuck => "N/A".to_owned(),
                         "fabric.state" => "Completed".to_owned(),

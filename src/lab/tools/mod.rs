@@ -4,6 +4,7 @@
 mod diagnostics;
 mod hardware;
 mod k0s;
+mod mig;
 mod misc;
 mod packages;
 pub mod units;
@@ -14,6 +15,7 @@ use super::on_host;
 use super::spec::{FaultKind, Hardware};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -97,8 +99,9 @@ pub(super) fn fail(status: u8, message: impl std::fmt::Display) -> ExitCode {
     ExitCode::from(status)
 }
 
-/// What happens to a host's files when it boots. Returns how many accelerators answer afterwards.
-pub fn boot(dir: &Path) -> u32 {
+/// What happens to a host's files when it boots. Returns how many accelerators answer afterwards, and instances of
+/// split GPUs by profile.
+pub fn boot(dir: &Path) -> (u32, BTreeMap<String, u32>) {
     hardware::boot(dir)
 }
 

@@ -81,7 +81,7 @@ pub fn judging(input: &QuickInput<'_>) -> String {
     match input.product.vendor {
         Vendor::Nvidia => {
             text += DCGMI;
-            if input.count > 1 {
+            if input.several() {
                 text += &collective("all-reduce", floor("all-reduce"));
             }
         }

@@ -135,7 +135,7 @@ fn parts(text: &str) -> Vec<Part<'_>> {
 /// Returns the tests of a level beyond the quick look.
 fn expected(level: Level, input: &QuickInput<'_>) -> Vec<&'static str> {
     use crate::catalog::Vendor;
-    let several = input.count > 1;
+    let several = input.several();
     let mut tests = match (level, input.product.vendor) {
         (Level::Quick, _) => return Vec::new(),
         (_, Vendor::Neuron) => vec!["nccom-test"],

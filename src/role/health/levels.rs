@@ -57,13 +57,13 @@ pub fn program(level: Level, input: QuickInput<'_>, disk: &str) -> String {
         Vendor::Nvidia => {
             let diagnostic = if level == Level::Burnin { (3, 3_600) } else { (2, 600) };
             let mut tests = format!("run dcgmi {} dcgmi diag -r {} -j\n", diagnostic.1, diagnostic.0);
-            if count > 1 {
+            if input.several() {
                 // Floors are published for 1 to 16 GiB (accelerators.md §5.2).
                 tests += &format!("run all-reduce 600 all_reduce_perf -b 4G -e 8G -f 2 -g {count}\n");
             }
             if level == Level::Burnin {
                 tests += "run host-to-device 600 nvbandwidth -t host_to_device_memcpy_ce\n";
-                if count > 1 {
+                if input.several() {
                     tests += "run device-to-device 600 nvbandwidth -t device_to_device_memcpy_read_ce\n";
                 }
             }

@@ -29,6 +29,15 @@ pub struct QuickInput<'a> {
     pub units: &'a [&'a str],
     /// Wait for what is on its way: the fabric after a start of its daemon.
     pub wait: bool,
+    /// Its GPUs are split: collectives do not run over instances.
+    pub mig: bool,
+}
+
+impl QuickInput<'_> {
+    /// Returns whether there are several whole devices, so that what goes on between them can be tested.
+    pub(super) fn several(&self) -> bool {
+        self.count > 1 && !self.mig
+    }
 }
 
 pub(super) const FRAME: &str = r#"set +e; B=; U=; O=
@@ -67,7 +76,7 @@ pub fn quick(input: QuickInput<'_>) -> String {
 }
 
 fn nvidia(input: &QuickInput<'_>) -> String {
-    let QuickInput { catalog, product, count, driver, units, wait } = *input;
+    let QuickInput { catalog, product, count, driver, units, wait, .. } = *input;
     let wait_s = if wait && product.fabric != Fabric::None { FABRIC_SECONDS } else { 0 };
     let start: String = match wait {
         true => units.iter().map(|u| format!("systemctl start {} || true\n", quote(u))).collect(),
