@@ -25,6 +25,8 @@ pub(super) struct Learned {
     pub verdict: Option<Verdict>,
     /// Why the server hung up, in its own words.
     pub farewell: Option<String>,
+    /// The server hung up before it said who it is, as sshd does at random to those beyond MaxStartups.
+    pub dropped: bool,
 }
 
 /// What is done with the key.
@@ -153,6 +155,18 @@ pub(super) fn handshake_error(at: &Place<'_>, learned: &Learned, error: &russh::
             message: format!("no SSH handshake with {name} ({place}): {}", plainly(error, learned)),
             hint: by_hand.clone(),
         },
+    }
+}
+
+/// Returns whether a handshake broke because the other side hung up.
+pub(super) fn hung_up(error: &russh::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    match error {
+        russh::Error::Disconnect | russh::Error::HUP => true,
+        russh::Error::IO(error) => {
+            matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
+        }
+        _ => false,
     }
 }
 

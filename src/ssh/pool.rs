@@ -4,7 +4,7 @@
 use super::auth::{Credentials, authenticate};
 use super::config::{UserConfig, user_config};
 use super::connection::Connection;
-use super::handshake::{Checker, Learned, Place, Purpose, handshake_error, settings};
+use super::handshake::{Checker, Learned, Place, Purpose, handshake_error, hung_up, settings};
 use super::keyring::Keyring;
 use super::known_hosts::{HostKeys, KnownHosts, lookup_name};
 use super::{BoxStream, Dial, Limits, SshError, SshErrorKind, Transport};
@@ -17,6 +17,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore};
+
+/// Pauses before a server that hung up at once is asked again, each half as long to half as long again.
+const AFTER_A_DROP: [Duration; 3] =
+    [Duration::from_millis(300), Duration::from_millis(900), Duration::from_millis(2000)];
 
 /// Where and how a host is reached.
 #[derive(Clone, Debug, Default)]
@@ -270,7 +274,32 @@ impl Pool {
         Turn { _behind: behind, _all: self.handshakes.acquire().await.ok() }
     }
 
+    /// Connects and logs in. A server that hangs up at once is asked again: beyond MaxStartups sshd does so at random,
+    /// whoever it is that keeps it busy.
     async fn connect(&self, endpoint: &Endpoint, through: &[String]) -> Result<Connection, SshError> {
+        let mut pauses = AFTER_A_DROP.iter();
+        loop {
+            let mut dropped = false;
+            let error = match self.connect_once(endpoint, through, &mut dropped).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => error,
+            };
+            match pauses.next() {
+                // Not all that were dropped together come back together.
+                Some(pause) if dropped => {
+                    tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.5))).await
+                }
+                _ => return Err(error),
+            }
+        }
+    }
+
+    async fn connect_once(
+        &self,
+        endpoint: &Endpoint,
+        through: &[String],
+        dropped: &mut bool,
+    ) -> Result<Connection, SshError> {
         let Endpoint { name, address, port, user, identities, .. } = endpoint;
         let way = self.way(user, through).await?;
         let at = Place { name, host: address, port: *port, by_hand: by_hand(endpoint, through) };
@@ -288,7 +317,9 @@ impl Pool {
         let deadline = self.options.login_deadline;
         let handle = tokio::time::timeout(deadline, login)
             .await
-            .unwrap_or_else(|_| Err(late(&at, "SSH login", deadline)))?;
+            .unwrap_or_else(|_| Err(late(&at, "SSH login", deadline)));
+        *dropped = learned.lock().is_ok_and(|learned| learned.dropped);
+        let handle = handle?;
         let hop = match &way {
             Way::Direct => None,
             Way::Through(_, hop) => Some(hop),
@@ -312,7 +343,10 @@ pub(super) async fn shake(
     learned: &Mutex<Learned>,
 ) -> Result<Handle<Checker>, SshError> {
     russh::client::connect_stream(config, stream, checker).await.map_err(|error| match learned.lock() {
-        Ok(learned) => handshake_error(at, &learned, &error),
+        Ok(mut learned) => {
+            learned.dropped = learned.key.is_none() && hung_up(&error);
+            handshake_error(at, &learned, &error)
+        }
         Err(_) => handshake_error(at, &Learned::default(), &error),
     })
 }

@@ -66,6 +66,8 @@ pub struct Rules {
     pub most_sessions: usize,
     pub forwards: bool,
     pub hang_up_at_login: bool,
+    /// So many connections are hung up on before a word is said.
+    pub drops: usize,
     pub rekey_bytes: usize,
 }
 
@@ -82,6 +84,7 @@ impl Default for Rules {
             most_sessions: 10,
             forwards: true,
             hang_up_at_login: false,
+            drops: 0,
             rekey_bytes: 1 << 30,
         }
     }
@@ -140,7 +143,9 @@ impl Server {
         let mut accepting = JoinSet::new();
         accepting.spawn(async move {
             while let Ok((mut tcp, _)) = listener.accept().await {
-                seen.connections.fetch_add(1, SeqCst);
+                if seen.connections.fetch_add(1, SeqCst) < rules.drops {
+                    continue;
+                }
                 let _ = tcp.set_nodelay(true);
                 let login = Login {
                     rules: rules.clone(),

@@ -231,6 +231,20 @@ async fn a_pulled_cable_is_noticed_while_idle_and_in_mid_upload() {
     }
 }
 
+/// sshd drops at random who comes beyond MaxStartups.
+#[tokio::test]
+async fn a_server_that_hangs_up_at_once_is_asked_again_but_not_for_ever() {
+    let (server, _files, t) = connected(Rules { drops: 2, ..Rules::default() }).await;
+    assert_eq!(run(t.as_ref(), "exit 0").await.exit, Some(0));
+    assert_eq!(server.counts.connections.load(SeqCst), 3);
+    let closed = Server::start(Rules { drops: usize::MAX, ..Rules::default() }).await;
+    let files = Files::trusting(&[&closed]);
+    let error = within(files.pool().host(closed.endpoint("h1")).dial()).await.err().expect("refused");
+    assert_eq!(error.kind, SshErrorKind::Unreachable);
+    assert!(error.message.starts_with("no SSH handshake with h1"), "{}", error.message);
+    assert_eq!(closed.counts.connections.load(SeqCst), 4);
+}
+
 #[tokio::test]
 async fn sessions_outlive_the_handle_they_were_opened_with() {
     let server = Server::start(Rules::default()).await;
