@@ -18,6 +18,7 @@ pub fn tests() -> Vec<Test> {
     tests!(nodes:
         labels_and_taints_of_others_stay,
         the_starting_taint_goes_when_devices_are_there,
+        a_plugin_that_reports_too_few_devices_is_started_anew,
         a_drain_waits_for_the_budget_and_leaves_daemons,
         a_drain_that_was_cut_off_is_undone_by_the_next_run,
         a_drain_outlives_an_api_that_restarts,
@@ -207,6 +208,56 @@ pub async fn the_starting_taint_goes_when_devices_are_there(plane: &ControlPlane
     assert_eq!(taints(&bench.rest.get(&path(name)).await.expect(200)), Vec::<String>::new());
     assert_eq!(steps(&target).await, []);
     kubelet.end(&bench.rest, &names_of).await;
+}
+
+/// The plugin's pod is found by its label and node, ended, and made again by the real controller.
+pub async fn a_plugin_that_reports_too_few_devices_is_started_anew(plane: &ControlPlane) {
+    let bench = Bench::new(plane, "plugin").await;
+    let rest = &bench.rest;
+    let names_of = ["plugin-n-1".to_owned()];
+    let name = &names_of[0];
+    let kubelet = Kubelet::start(rest, &names_of, json!([])).await;
+    let sets = "/apis/apps/v1/namespaces/kube-system/daemonsets";
+    let labels = json!({"app.kubernetes.io/name": "nvidia-device-plugin"});
+    let mut pods = template("plugin", name);
+    pods["metadata"]["labels"] = labels.clone();
+    let set = json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "plugin-of-a-test", "namespace": "kube-system"},
+        "spec": {"selector": {"matchLabels": labels}, "template": pods}});
+    rest.post(sets, &set).await.expect(201);
+    let theirs = format!("/api/v1/namespaces/kube-system/pods?fieldSelector=spec.nodeName%3D{name}");
+    let running = |a: &super::contract::rest::Answer| a.body["items"][0]["status"]["phase"] == "Running";
+    let first = rest.until(&theirs, "a plugin that runs", running).await.expect(200);
+    let report = async |count: &str| {
+        let devices = json!({"nvidia.com/gpu": count});
+        let status = json!({"status": {"capacity": devices, "allocatable": devices}});
+        rest.merge(&format!("{}/status", path(name)), &status).await.expect(200);
+    };
+    report("7").await;
+    let mut wanted = node(name);
+    wanted.allocatable = BTreeMap::from([("nvidia.com/gpu".into(), 8)]);
+    let (events, mut seen) = Events::channel();
+    let target = bench.target_with(vec![resource(wanted)], events).with_patience(Duration::from_secs(1));
+    let todo = steps(&target).await;
+    let plugging = async {
+        loop {
+            match seen.recv().await {
+                Some(Event::StepProgress { note, .. }) if note.ends_with("is started anew") => break,
+                Some(_) => {}
+                None => panic!("it was never started anew"),
+            }
+        }
+        report("8").await;
+    };
+    let (enacted, ()) = tokio::join!(async { target.enact(&todo, &Lates::new()).await }, plugging);
+    enacted.expect("enacted");
+    assert_eq!(steps(&target).await, []);
+    let uid = |list: &Value| text(&list["items"][0], "/metadata/uid");
+    let another = |a: &super::contract::rest::Answer| {
+        a.body["items"].as_array().is_some_and(|all| all.len() == 1) && uid(&a.body) != uid(&first)
+    };
+    rest.until(&theirs, "another pod of the plugin", another).await.expect(200);
+    rest.delete(&format!("{sets}/plugin-of-a-test"), &Value::Null).await;
+    kubelet.end(rest, &names_of).await;
 }
 
 fn template(app: &str, node: &str) -> Value {
