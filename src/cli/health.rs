@@ -7,11 +7,12 @@ use crate::inventory::Accelerator;
 use crate::role::health::{
     Finding, Health, Level, QuickInput, judge, judge_kept, kept, median_findings, program,
 };
+use crate::run::KEPT_RUNS;
 use crate::state::HostName;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// What a run found.
@@ -41,6 +42,7 @@ impl Report {
         for path in [&path, &folder.join("last.json")] {
             std::fs::write(path, &text).with_context(|| format!("cannot write {}", path.display()))?;
         }
+        forget(&folder);
         Ok(path)
     }
 
@@ -52,6 +54,22 @@ impl Report {
             coded("E-NO-HEALTH", message, "provision verify looks, and keeps what it finds")
         })?;
         serde_json::from_str(&text).with_context(|| format!("{} cannot be read", path.display()))
+    }
+}
+
+/// Takes the oldest reports away: as many are kept as of runs.
+fn forget(folder: &Path) {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut reports: Vec<(std::time::SystemTime, PathBuf)> = entries
+        .map(|e| e.path())
+        .filter(|path| path.extension().is_some_and(|e| e == "json") && !path.ends_with("last.json"))
+        .filter_map(|path| Some((path.metadata().and_then(|m| m.modified()).ok()?, path)))
+        .collect();
+    reports.sort();
+    let old = reports.len().saturating_sub(KEPT_RUNS);
+    for (_, path) in reports.into_iter().take(old) {
+        // What stays is only room that is not given back.
+        let _ = std::fs::remove_file(path);
     }
 }
 
@@ -119,4 +137,25 @@ fn with_input<T>(site: &Site, name: &HostName, then: impl FnOnce(QuickInput<'_>,
     let mig = accelerator.mig().is_some();
     let input = QuickInput { catalog, product: &product, count, driver, units: &[], wait: false, mig };
     Some(then(input, &pool.models_path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_reports_are_kept() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let at = |n: usize| dir.path().join(format!("R{n:03}.json"));
+        for n in 0..KEPT_RUNS + 3 {
+            std::fs::write(at(n), "{}").expect("written");
+            let when = std::time::UNIX_EPOCH + Duration::from_secs(n as u64);
+            std::fs::File::options().write(true).open(at(n)).and_then(|f| f.set_modified(when)).expect("set");
+        }
+        std::fs::write(dir.path().join("last.json"), "{}").expect("written");
+        forget(dir.path());
+        let gone: Vec<usize> = (0..KEPT_RUNS + 3).filter(|n| !at(*n).exists()).collect();
+        assert_eq!(gone, [0, 1, 2]);
+        assert!(dir.path().join("last.json").exists());
+    }
 }

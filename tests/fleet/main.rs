@@ -2,6 +2,7 @@
 //! that `tests/run` names; `cargo test` alone does not build it.
 
 mod apt_lock;
+mod drivers;
 mod first_hour;
 mod identity;
 mod interrupted;

@@ -26,9 +26,10 @@ pub struct Mirror {
 /// A package built here: name, version, what it depends on, its files, its maintainer scripts.
 struct Package {
     name: String,
-    version: &'static str,
+    version: String,
+    depends: String,
     files: Vec<(&'static str, &'static str)>,
-    postinst: &'static str,
+    postinst: String,
     /// When it is taken away, as debhelper has it for units: before, and when it is purged.
     ends: (&'static str, &'static str),
 }
@@ -38,23 +39,27 @@ const CHRONY_UNIT: &str = "[Unit]\nDescription=Stand-in for chrony: a container 
 
 fn packages() -> Vec<Package> {
     let kernel = must(Command::new("uname").arg("-r"));
-    let plain = |name: &str, version| Package {
+    let plain = |name: &str, version: &str| Package {
         name: name.to_owned(),
-        version,
+        version: version.to_owned(),
+        depends: String::new(),
         files: Vec::new(),
-        postinst: "",
+        postinst: String::new(),
         ends: ("", ""),
     };
     let mut all = vec![
         Package {
             name: "chrony".to_owned(),
-            version: "4.3-2+deb12u1",
+            version: "4.3-2+deb12u1".to_owned(),
+            depends: String::new(),
             files: vec![
                 ("lib/systemd/system/chrony.service", CHRONY_UNIT),
                 ("usr/sbin/chronyd", "#!/bin/sh\nexec sleep infinity\n"),
                 ("etc/chrony/chrony.conf", "confdir /etc/chrony/conf.d\nsourcedir /etc/chrony/sources.d\n"),
             ],
-            postinst: "systemctl daemon-reload; systemctl enable -q chrony.service; systemctl start chrony.service",
+            postinst:
+                "systemctl daemon-reload; systemctl enable -q chrony.service; systemctl start chrony.service"
+                    .to_owned(),
             ends: (
                 "systemctl stop chrony.service",
                 "rm -f /etc/systemd/system/*/chrony.service; systemctl daemon-reload",
@@ -64,27 +69,60 @@ fn packages() -> Vec<Package> {
         // Takes its time, and must not be cut off half-way.
         Package {
             name: "slow".to_owned(),
-            version: "1.0-1",
+            version: "1.0-1".to_owned(),
+            depends: String::new(),
             files: Vec::new(),
-            postinst: "echo configuring slowly; sleep 4; echo whole >/etc/slow.done",
+            postinst: "echo configuring slowly; sleep 4; echo whole >/etc/slow.done".to_owned(),
             ends: ("", ""),
         },
         Package {
             name: "broken".to_owned(),
-            version: "1.0-1",
+            version: "1.0-1".to_owned(),
+            depends: String::new(),
             files: Vec::new(),
-            postinst: "echo 'broken: this machine is not to my liking' >&2; exit 3",
+            postinst: "echo 'broken: this machine is not to my liking' >&2; exit 3".to_owned(),
             ends: ("", ""),
         },
     ];
     for version in ["1.0-1", "1.1-1", "2.0-1"] {
         all.push(Package {
             name: "widget".to_owned(),
-            version,
+            version: version.to_owned(),
+            depends: String::new(),
             files: vec![("usr/share/widget/config", "of the package\n")],
-            postinst: "",
+            postinst: String::new(),
             ends: ("", ""),
         });
+    }
+    all.extend(drivers());
+    all
+}
+
+/// Releases of NVIDIA's driver that the mirror has.
+const DRIVERS: [&str; 4] = ["580.126.09", "580.178.04", "595.91.07", "610.57.04"];
+
+/// NVIDIA's driver by its names: the branch is part of one up to 580, parts only name each other's lowest version, and
+/// the module's package takes its time and says what could be loaded. Of 610 one part is missing.
+fn drivers() -> Vec<Package> {
+    let part = |name: &str, release: &str, depends: &str, postinst: &str| Package {
+        name: name.to_owned(),
+        version: format!("{release}-1"),
+        depends: depends.replace('@', release),
+        files: Vec::new(),
+        postinst: postinst.replace('@', release),
+        ends: ("", ""),
+    };
+    let module = "sleep 2; mkdir -p /var/lib/nvidia; echo @ >/var/lib/nvidia/loadable";
+    let mut all = Vec::new();
+    for release in DRIVERS {
+        let open = if release.starts_with("580") { "nvidia-open-580" } else { "nvidia-open" };
+        all.push(part("libnvidia-compute", release, "", ""));
+        all.push(part(open, release, "libnvidia-compute (>= @-1)", module));
+        all.push(part("nvidia-persistenced", release, "libnvidia-compute (>= @-1)", ""));
+        all.push(part("nvidia-fabricmanager", release, "", ""));
+        if !release.starts_with("610") {
+            all.push(part("libnvidia-nscq", release, "", ""));
+        }
     }
     all
 }
@@ -136,12 +174,13 @@ fn build(package: &Package, into: &Path) {
         std::fs::write(&path, text).expect("written");
         std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode)).expect("set");
     };
-    let Package { name, version, .. } = package;
+    let Package { name, version, depends, .. } = package;
+    let depends = if depends.is_empty() { String::new() } else { format!("Depends: {depends}\n") };
     put(
         "DEBIAN/control",
         &format!(
             "Package: {name}\nVersion: {version}\nArchitecture: all\nMaintainer: tests <tests@example.com>\n\
-             Description: built by a test\n"
+             {depends}Description: built by a test\n"
         ),
         0o644,
     );
@@ -154,7 +193,7 @@ fn build(package: &Package, into: &Path) {
         put("DEBIAN/conffiles", &conffiles, 0o644);
     }
     let (prerm, postrm) = package.ends;
-    for (name, text) in [("postinst", package.postinst), ("prerm", prerm), ("postrm", postrm)] {
+    for (name, text) in [("postinst", package.postinst.as_str()), ("prerm", prerm), ("postrm", postrm)] {
         if !text.is_empty() {
             put(&format!("DEBIAN/{name}"), &format!("#!/bin/sh\nset -e\n{text}\n"), 0o755);
         }
