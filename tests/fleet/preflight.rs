@@ -245,7 +245,8 @@ fn logins_that_do_not_get_as_far_as_root() {
                  [ $u = word ] || [ $u = ghost ] || echo \"$u ALL=(ALL:ALL) NOPASSWD: ALL\" >>/etc/sudoers.d/fleet; done\n\
                  echo 'word ALL=(ALL:ALL) ALL' >>/etc/sudoers.d/fleet; echo 'word:another' | chpasswd\n\
                  echo 'Defaults:needtty requiretty' >>/etc/sudoers.d/fleet";
-    let sshd = "Match User narrow\n  MaxSessions 0\nMatch User drops\n  ForceCommand kill -9 $PPID\n\
+    // All of them knock at once, and sshd would turn some away at random.
+    let sshd = "MaxStartups 100\nMatch User narrow\n  MaxSessions 0\nMatch User drops\n  ForceCommand kill -9 $PPID\n\
                 Match User ends\n  ForceCommand exit 3\nMatch User hangs\n  ForceCommand sleep 600\n\
                 Match User bare\n  SetEnv PATH=/nowhere\nMatch all";
     let hosts = fleet().boot([Setup::new("door").prepare(users).sshd(sshd)]);

@@ -2,7 +2,7 @@
 
 use super::fleet::HUB;
 use super::must;
-use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -21,6 +21,8 @@ pub const MIRROR: &str = "http://10.77.0.1:8000";
 pub struct Mirror {
     /// The folder that is served.
     pub root: tempfile::TempDir,
+    /// sha256 and size of each k0s, by version.
+    sums: BTreeMap<&'static str, (String, u64)>,
 }
 
 /// A package built here: name, version, what it depends on, its files, its maintainer scripts.
@@ -137,33 +139,36 @@ impl Mirror {
             build(&package, &debian);
         }
         index(&debian);
-        let mirror = Self { root };
-        for version in [K0S, K0S_NEXT] {
-            mirror.k0s(version);
-        }
-        mirror
-    }
-
-    /// Puts a k0s there: this program itself, which knows by its name what it is to be, and by its end which version.
-    fn k0s(&self, version: &str) {
-        let path = self.root.path().join(format!("k0s-{version}"));
-        let binary = env!("CARGO_BIN_EXE_provision");
-        // Debug information is most of it; without it a host fetches a fifth.
-        let stripped = Command::new("strip").arg("-o").arg(&path).arg(binary).status();
-        if !stripped.is_ok_and(|s| s.success()) {
-            std::fs::copy(binary, &path).expect("copied");
-        }
-        let mut file = std::fs::OpenOptions::new().append(true).open(&path).expect("opened");
-        writeln!(file, "{}{version}", provision::lab::on_host::VERSION_MARK).expect("marked");
+        let sums = std::thread::scope(|scope| {
+            let root = root.path();
+            let made = [K0S, K0S_NEXT].map(|version| (version, scope.spawn(move || k0s(root, version))));
+            made.map(|(version, sum)| (version, sum.join().expect("a stand-in"))).into()
+        });
+        Self { root, sums }
     }
 
     /// Returns the URL, sha256 and size of a version of k0s.
     pub fn locate(&self, version: &str) -> (String, String, u64) {
-        let name = format!("k0s-{version}");
-        let bytes = std::fs::read(self.root.path().join(&name)).expect("the mirror has it");
-        let sum = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
-        (format!("{MIRROR}/{name}"), sum, bytes.len() as u64)
+        let (sum, size) = self.sums.get(version).expect("the mirror has it");
+        (format!("{MIRROR}/k0s-{version}"), sum.clone(), *size)
     }
+}
+
+/// Puts a k0s there: this program itself, which knows by its name what it is to be, and by its end which version. Returns
+/// its sha256 and size.
+fn k0s(root: &Path, version: &str) -> (String, u64) {
+    let path = root.join(format!("k0s-{version}"));
+    let binary = env!("CARGO_BIN_EXE_provision");
+    // Debug information is most of it; without it a host fetches a fifth.
+    let stripped = Command::new("strip").arg("-o").arg(&path).arg(binary).status();
+    if !stripped.is_ok_and(|s| s.success()) {
+        std::fs::copy(binary, &path).expect("copied");
+    }
+    let mut file = std::fs::OpenOptions::new().append(true).open(&path).expect("opened");
+    writeln!(file, "{}{version}", provision::lab::on_host::VERSION_MARK).expect("marked");
+    let size = file.metadata().expect("there").len();
+    let sum = must(Command::new("sha256sum").arg(&path));
+    (sum.split_whitespace().next().expect("a sum").to_owned(), size)
 }
 
 fn build(package: &Package, into: &Path) {
