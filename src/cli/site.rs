@@ -542,7 +542,8 @@ impl Site {
 fn retired(inventory: &Inventory, selected: impl Fn(&HostName) -> bool) -> Vec<Retired> {
     let gone = inventory.hosts.values().filter(|h| h.state == HostState::Retired && selected(&h.name));
     let member = |h: &Host| inventory.pool_of(h).role.is_controller().then(|| cluster_address(h));
-    gone.map(|h| Retired { host: h.name.clone(), member: member(h) }).collect()
+    let drain = |h: &Host| Duration::from_secs(inventory.pool_of(h).disruption.drain_s.into());
+    gone.map(|h| Retired { host: h.name.clone(), member: member(h), drain: drain(h) }).collect()
 }
 
 /// Returns the address that other hosts of the cluster know a host by.

@@ -4,7 +4,6 @@
 use super::errors::{failure, is_missing};
 use super::etcd;
 use super::kinds::node_api;
-use super::service::DRAIN_DEADLINE;
 use super::target::{ClusterTarget, Pause};
 use crate::event::Event;
 use crate::state::{Failure, FailureKind, HostName, Managed, Spec, Step};
@@ -12,6 +11,7 @@ use crate::template::quote;
 use kube::api::DeleteParams;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 /// A host that the cluster is to forget.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -20,6 +20,8 @@ pub struct Retired {
     pub host: HostName,
     /// Its address as other controllers know it, if it was a controller.
     pub member: Option<String>,
+    /// How long pods may take to leave its node.
+    pub drain: Duration,
 }
 
 /// What a retired host leaves in the cluster.
@@ -117,7 +119,9 @@ impl ClusterTarget {
     }
 
     async fn forget_node(&self, client: &kube::Client, host: &str) -> Result<(), Failure> {
-        self.drain(host, DRAIN_DEADLINE).await?;
+        let deadline =
+            self.setup.retired.iter().find(|r| r.host.as_str() == host).map_or(Duration::ZERO, |r| r.drain);
+        self.drain(host, deadline).await?;
         let deleted = node_api(client).delete(host, &DeleteParams::default()).await;
         self.draining().remove(host);
         match deleted {

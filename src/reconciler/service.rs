@@ -4,15 +4,11 @@ use super::errors::failure;
 use super::etcd;
 use super::target::{ClusterTarget, Pause};
 use crate::event::Event;
-use crate::inventory::DRAIN_SECONDS;
 use crate::state::{Cluster, Failure, FailureKind, HostName, Spec};
 use async_trait::async_trait;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-/// How long pods may take to leave a node: an engine finishes its requests, and a disruption budget waits until its
-/// replacement elsewhere has loaded.
-pub(super) const DRAIN_DEADLINE: Duration = Duration::from_secs(DRAIN_SECONDS as u64);
 /// How long a node may take to be ready with all its devices after its host is: the device plugin's pod starts anew.
 const RETURN_DEADLINE: Duration = Duration::from_secs(900);
 /// A lease renewed so short a time ago is not renewed again: nodes are brought in side by side, and each asks.
