@@ -72,7 +72,7 @@ const LOGINS: &[Wanted] = &[
     ("changed", "E-SSH-HOSTKEY-CHANGED", "but SHA256:", "provision trust --replace"),
     ("ghost", "E-SSH-AUTH", "refuses to let ghost log in", "ssh"),
     ("narrow", "E-SSH-REFUSED", "session", "MaxSessions"),
-    ("drops", "E-SSH-LOST", "lost", "run the same command again"),
+    ("drops", "E-SSH-LOST", "connection to drops ", "run the same command again"),
     ("ends", "E-SHELL", "ended with 3", "sudo -n /bin/sh -c true"),
     ("hangs", "E-TIMEOUT", "in time", "something on the host hangs"),
     ("facts", "E-FACTS", "managed.json cannot be read", ""),
