@@ -10,3 +10,4 @@ mod kit;
 mod logins;
 mod packages;
 mod preflight;
+mod proxy;

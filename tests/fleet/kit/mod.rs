@@ -31,7 +31,7 @@ mod site;
 mod tree;
 
 pub use boot::{Host, Setup};
-pub use fleet::{Fleet, fleet};
+pub use fleet::{Fleet, HUB, fleet};
 pub use packages::{K0S, K0S_NEXT, MIRROR};
 pub use site::{Ran, Running, Site};
 pub use tree::PASSWORD;
