@@ -58,6 +58,8 @@ pub struct PoolChange {
     pub fields: Vec<FieldChange>,
     /// Its hosts that are drained.
     pub drains: usize,
+    /// In so many waves, of up to so many hosts at once.
+    pub waves: Option<(usize, usize)>,
     /// Its hosts that reboot.
     pub reboots: usize,
     /// Its hosts on which k0s restarts.
@@ -225,6 +227,7 @@ fn pool_change(after: &Inventory, old: &Pool, pool: &Pool, size: Size, reach: Re
         hosts: size.all,
         fields: fields("", old, pool),
         drains: if drained { hosts } else { 0 },
+        waves: (drained && hosts > 0).then(|| (hosts.div_ceil(down.max(1)), down.max(1))),
         reboots: if driver { hosts } else { 0 },
         restarts: if restarts { hosts } else { 0 },
         unit: match pool.accelerator {

@@ -1,7 +1,7 @@
 //! Two inventories compared, as text and as a pull request comment.
 
 use super::words::{count, names};
-use crate::plan::{FieldChange, InventoryDiff};
+use crate::plan::{FieldChange, InventoryDiff, PoolChange};
 use handlebars::Handlebars;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -10,6 +10,12 @@ const MARKDOWN: &str = include_str!("../../templates/reports/comparison.md.hbs")
 
 /// Different changes of hosts that are shown one by one; JSON has them all.
 const MOST_CHANGES: usize = 50;
+
+/// Returns in what waves a pool is drained, as the end of a phrase: `, in 11 waves of up to 6`.
+fn waves(pool: &PoolChange) -> String {
+    let waves = pool.waves.filter(|(waves, _)| *waves > 1);
+    waves.map(|(n, of)| format!(", in {n} waves of up to {of}")).unwrap_or_default()
+}
 
 /// Returns hosts by pool, as ranges: `12 hosts of h100: h-[065-076]`.
 fn by_pool(hosts: &BTreeMap<String, String>) -> Vec<String> {
@@ -62,8 +68,9 @@ pub fn comparison_text(diff: &InventoryDiff) -> String {
             [(pool.drains, "drained"), (pool.reboots, "rebooted"), (pool.restarts, "with k0s restarted")];
         let disturbed: Vec<String> =
             disturbed.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
+        let waves = waves(pool);
         if !disturbed.is_empty() {
-            text += &format!("  {}\n", disturbed.join(", "));
+            text += &format!("  {}{waves}\n", disturbed.join(", "));
         }
         if let Some((all, least)) = pool.capacity {
             let percent = least * 100 / all.max(1);
@@ -134,7 +141,7 @@ fn context(diff: &InventoryDiff) -> Value {
     let pools: Vec<Value> = diff
         .pools
         .iter()
-        .map(|p| json!({"pool": p.pool, "hosts": p.hosts, "fields": list(&p.fields)}))
+        .map(|p| json!({"pool": p.pool, "hosts": p.hosts, "waves": waves(p), "fields": list(&p.fields)}))
         .collect();
     let changes = host_changes(diff);
     let changed: Vec<Value> = changes
