@@ -9,6 +9,8 @@ use std::time::Duration;
 
 /// Until an answer, or the next event of a watch, comes.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// What controllers do. They look again half a minute to a minute late after an API that was restarted.
+const PATIENCE: Duration = Duration::from_secs(150);
 
 /// An API, as one caller.
 #[derive(Clone)]
@@ -186,7 +188,7 @@ impl Rest {
             if done(&answer) {
                 return answer;
             }
-            assert!(began.elapsed() < DEADLINE, "{what} did not come: {answer:#?}");
+            assert!(began.elapsed() < PATIENCE, "{what} did not come: {answer:#?}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
