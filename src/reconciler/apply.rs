@@ -244,6 +244,9 @@ impl ClusterTarget {
         let stuck = &Mutex::new(None::<(Instant, String)>);
         let ready = self.until(step, deadline, || {
             Box::pin(async move {
+                let locked = || stuck.lock().unwrap_or_else(PoisonError::into_inner);
+                // What cannot be seen may have moved.
+                let before = locked().take();
                 let live = to_json(&api.get(&place.name).await.map_err(|e| phrase(&e))?);
                 let Some(why) = ready::unready(&live, object.ready) else { return Ok(()) };
                 let pods = self.pods(client, place, &live).await.unwrap_or_default();
@@ -251,11 +254,8 @@ impl ClusterTarget {
                     Some(pods) => format!("{why}: {pods}"),
                     None => why,
                 };
-                let mut stuck = stuck.lock().unwrap_or_else(PoisonError::into_inner);
-                *stuck = ready::stuck(&pods).then(|| {
-                    let since = stuck.as_ref().map_or_else(Instant::now, |(since, _)| *since);
-                    (since, why.clone())
-                });
+                *locked() = ready::stuck(&pods)
+                    .then(|| (before.map_or_else(Instant::now, |(since, _)| since), why.clone()));
                 Err(why)
             })
         });

@@ -109,7 +109,8 @@ impl ClusterTarget {
         }
     }
 
-    /// Waits so long for a device plugin that is ready, instead of as long as a real kubelet may take.
+    /// Waits so long for a device plugin that is ready, instead of as long as a real kubelet may take, and for pods
+    /// without room in proportion.
     pub fn with_patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
