@@ -119,6 +119,17 @@ impl Product {
     pub fn open_by_default(&self, branch: u32) -> bool {
         self.open_module != OpenModule::Unsupported && self.open_from.is_none_or(|from| branch >= from)
     }
+
+    /// Returns the systemd units of the daemons that its fabric needs, which have the driver's version; `switch` says
+    /// whether an NVSwitch is on the bus (accelerators.md §1.7).
+    pub fn fabric_units(&self, switch: bool) -> &'static [&'static str] {
+        match self.fabric {
+            Fabric::FabricManagerNvlsm => &["nvidia-fabricmanager.service"],
+            Fabric::FabricManager if switch => &["nvidia-fabricmanager.service"],
+            Fabric::Imex => &["nvidia-imex.service"],
+            _ => &[],
+        }
+    }
 }
 
 impl NvidiaPackages {

@@ -5,6 +5,7 @@ use super::site::{Site, journals};
 use super::{Global, Output, Where, coded, exit, usage, watch};
 use crate::plan::{load, stale};
 use crate::report::{Ended, Failed, Shown, run_summary};
+use crate::role::health::BELOW_POOL;
 use crate::run::{Cancel, Journal, KillAt, Outcome, RunInput, RunReport, execute};
 use crate::state::{FailureKind, Target, TargetId};
 use clap::Args;
@@ -75,7 +76,7 @@ pub async fn carry_out(
     })
     .await;
     if !report.interrupted
-        && let Err(error) = keep_health(site, &report).await
+        && let Err(error) = keep_health(site, &report, &said).await
     {
         // The hosts are as they are, whether it is written down here or not.
         said.emit(crate::event::Event::Warning { target: None, message: format!("{error:#}") });
@@ -83,9 +84,10 @@ pub async fn carry_out(
     Ok(report)
 }
 
-/// Writes down how well the accelerators are that the run had to do with. A host that could not be reached is not asked
+/// Writes down how well the accelerators are that the run had to do with, and warns of hosts that are far below the others
+/// of their pool: no host can tell that by itself, so no step of one can. A host that could not be reached is not asked
 /// again.
-async fn keep_health(site: &Site, report: &RunReport) -> anyhow::Result<()> {
+async fn keep_health(site: &Site, report: &RunReport, events: &crate::event::Events) -> anyhow::Result<()> {
     let asked = report.outcomes.iter().filter_map(|(target, outcome)| match outcome {
         Outcome::Converged(_) => target.host(),
         Outcome::Failed(failure) if failure.exit.is_some() => target.host(),
@@ -95,6 +97,12 @@ async fn keep_health(site: &Site, report: &RunReport) -> anyhow::Result<()> {
     let hosts = ask(site, asked, Ask::Kept).await;
     if hosts.is_empty() {
         return Ok(());
+    }
+    for (host, health) in &hosts {
+        for finding in health.findings.iter().filter(|f| f.code == BELOW_POOL) {
+            let message = format!("[{}] {}", finding.code, finding.detail);
+            events.emit(crate::event::Event::Warning { target: Some(host.clone()), message });
+        }
     }
     Report { run, level: "apply".to_owned(), lab, hosts }.keep(&site.inventory.name).map(drop)
 }

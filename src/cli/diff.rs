@@ -112,6 +112,7 @@ impl Files for Revision {
 /// One side: the inventory, and the files of the roles beside it by their path below `roles/`.
 struct Side {
     inventory: Inventory,
+    catalog: Catalog,
     roles: BTreeMap<String, String>,
 }
 
@@ -152,7 +153,8 @@ fn read(said: &str) -> anyhow::Result<Side> {
     let catalog = Catalog::load(extra).with_context(|| format!("cannot load the catalog beside {said}"))?;
     match load_from(files.as_ref(), &path, &catalog) {
         Ok(loaded) => {
-            Ok(Side { inventory: loaded.inventory, roles: texts(files.as_ref(), &root.join("roles")) })
+            let roles = texts(files.as_ref(), &root.join("roles"));
+            Ok(Side { inventory: loaded.inventory, catalog, roles })
         }
         Err(found) => {
             eprint!("{found}");
@@ -175,7 +177,7 @@ impl Diff {
         });
         let cut = |_| anyhow::anyhow!("reading {} was cut short", self.before);
         let (before, after) = (before.map_err(cut)??, after?);
-        let mut diff = compare(&before.inventory, &after.inventory);
+        let mut diff = compare(&before.inventory, &after.inventory, &after.catalog);
         diff.roles = changed_roles(&before.roles, &after.roles);
         match global.output {
             Output::Text => print!("{}", comparison_text(&diff)),

@@ -21,6 +21,8 @@ pub enum HardwareFault {
     RemapPending,
     /// The first GPU's PCIe link is at half its width.
     Pcie,
+    /// Collectives are slower than on other hosts, and fast enough for the published floor.
+    SlowCollective,
     /// Diagnostics and collectives fail, and a quick look sees nothing.
     Diagnostics,
     /// nouveau is loaded at every boot, whatever is blacklisted.
@@ -38,7 +40,7 @@ pub enum HardwareFault {
 }
 
 /// The names, as they are written.
-pub const NAMES: &str = "headers-gone, fabric-stuck, xid:NUMBER, device-missing, ecc, remap-pending, pcie-width, diag-fails, nouveau, \
+pub const NAMES: &str = "headers-gone, fabric-stuck, xid:NUMBER, device-missing, ecc, remap-pending, pcie-width, slow-collective, diag-fails, nouveau, \
                          driver-mismatch, neuron-driver:VERSION, secure-boot, no-version:PACKAGE, dkms-skipped";
 
 impl HardwareFault {
@@ -52,6 +54,7 @@ impl HardwareFault {
             "ecc" => Self::Ecc,
             "remap-pending" => Self::RemapPending,
             "pcie-width" => Self::Pcie,
+            "slow-collective" => Self::SlowCollective,
             "diag-fails" => Self::Diagnostics,
             "nouveau" => Self::Nouveau,
             "driver-mismatch" => Self::DriverMismatch,

@@ -1,6 +1,7 @@
 //! Two inventories compared, with no host touched: what changes, and how far it reaches.
 
-use crate::inventory::{Accelerator, Host, HostState, Inventory, Pool};
+use crate::catalog::{Catalog, Product};
+use crate::inventory::{Accelerator, Host, HostState, Inventory, NodeRole, Pool};
 use crate::state::PoolName;
 use serde::Serialize;
 use serde_json::Value;
@@ -34,8 +35,8 @@ pub struct InventoryDiff {
     pub drains: usize,
     /// Hosts that reboot.
     pub reboots: usize,
-    /// Hosts on which k0s restarts.
-    pub restarts: usize,
+    /// Hosts on which a service restarts, by its name: `k0scontroller`, `k0sworker`, `nvidia-fabricmanager`.
+    pub restarts: BTreeMap<String, usize>,
 }
 
 /// A host that changes.
@@ -62,8 +63,8 @@ pub struct PoolChange {
     pub waves: Option<(usize, usize)>,
     /// Its hosts that reboot.
     pub reboots: usize,
-    /// Its hosts on which k0s restarts.
-    pub restarts: usize,
+    /// Its hosts on which a service restarts, by its name.
+    pub restarts: BTreeMap<String, usize>,
     /// What `capacity` counts: `GPUs` or `Neuron devices`.
     pub unit: String,
     /// Accelerators of the pool before, and the least that are up while it is carried out.
@@ -132,8 +133,8 @@ fn site(before: &Inventory, after: &Inventory) -> Vec<FieldChange> {
     all
 }
 
-/// Compares two inventories.
-pub fn compare(before: &Inventory, after: &Inventory) -> InventoryDiff {
+/// Compares two inventories; the catalog is that of the later one.
+pub fn compare(before: &Inventory, after: &Inventory, catalog: &Catalog) -> InventoryDiff {
     let takes_part = |h: &&Host| h.state != HostState::Retired;
     let mut diff = InventoryDiff { name: after.name.clone(), ..InventoryDiff::default() };
     let mut sizes: BTreeMap<&PoolName, Size> = BTreeMap::new();
@@ -170,11 +171,14 @@ pub fn compare(before: &Inventory, after: &Inventory) -> InventoryDiff {
             continue;
         };
         let size = sizes.get(&pool.name).copied().unwrap_or_default();
-        let change = pool_change(after, old, pool, size, reach);
+        let product = pool.accelerator.as_ref().and_then(|a| catalog.product(a.product()));
+        let change = pool_change(after, old, pool, product.as_deref(), size, reach);
         diff.drains += change.drains;
         diff.reboots += change.reboots;
-        diff.restarts += change.restarts;
-        if !change.fields.is_empty() || change.drains + change.reboots + change.restarts > 0 {
+        for (service, hosts) in &change.restarts {
+            *diff.restarts.entry(service.clone()).or_default() += hosts;
+        }
+        if !change.fields.is_empty() || change.drains + change.reboots > 0 || !change.restarts.is_empty() {
             diff.pools.push(change);
         }
     }
@@ -202,9 +206,29 @@ struct Reach {
     config: bool,
 }
 
-fn pool_change(after: &Inventory, old: &Pool, pool: &Pool, size: Size, reach: Reach) -> PoolChange {
+/// Returns the services that restart on the hosts of a pool.
+fn restarting(pool: &Pool, product: Option<&Product>, driver: bool, reach: Reach) -> Vec<&'static str> {
+    let mut services = Vec::new();
+    if reach.version || (reach.config && pool.role.is_controller()) {
+        services.push(if pool.role == NodeRole::Worker { "k0sworker" } else { "k0scontroller" });
+    }
+    if let Some(product) = product.filter(|_| driver) {
+        // No host was asked for its switches: boards of up to four have none (accelerators.md §1.7).
+        let switch = pool.accelerator.as_ref().is_some_and(|a| a.count() > 4);
+        services.extend(product.fabric_units(switch).iter().map(|unit| unit.trim_end_matches(".service")));
+    }
+    services
+}
+
+fn pool_change(
+    after: &Inventory,
+    old: &Pool,
+    pool: &Pool,
+    product: Option<&Product>,
+    size: Size,
+    reach: Reach,
+) -> PoolChange {
     let driver = driver(old) != driver(pool);
-    let restarts = reach.version || (reach.config && pool.role.is_controller());
     let split = |p: &Pool| p.accelerator.as_ref().and_then(Accelerator::mig).cloned();
     let drained = pool.role.is_worker() && (driver || split(old) != split(pool) || reach.version);
     let each = pool.accelerator.as_ref().map_or(0, |a| a.count());
@@ -229,7 +253,11 @@ fn pool_change(after: &Inventory, old: &Pool, pool: &Pool, size: Size, reach: Re
         drains: if drained { hosts } else { 0 },
         waves: (drained && hosts > 0).then(|| (hosts.div_ceil(down.max(1)), down.max(1))),
         reboots: if driver { hosts } else { 0 },
-        restarts: if restarts { hosts } else { 0 },
+        restarts: restarting(pool, product, driver, reach)
+            .into_iter()
+            .filter(|_| hosts > 0)
+            .map(|service| (service.to_owned(), hosts))
+            .collect(),
         unit: match pool.accelerator {
             Some(Accelerator::Neuron { .. }) => "Neuron devices".to_owned(),
             _ => "GPUs".to_owned(),

@@ -17,6 +17,11 @@ fn waves(pool: &PoolChange) -> String {
     waves.map(|(n, of)| format!(", in {n} waves of up to {of}")).unwrap_or_default()
 }
 
+/// Returns which services restart on how many hosts: `64 with nvidia-fabricmanager restarted`.
+fn restarts(services: &BTreeMap<String, usize>) -> Vec<String> {
+    services.iter().map(|(service, hosts)| format!("{hosts} with {service} restarted")).collect()
+}
+
 /// Returns hosts by pool, as ranges: `12 hosts of h100: h-[065-076]`.
 fn by_pool(hosts: &BTreeMap<String, String>) -> Vec<String> {
     let mut pools: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
@@ -64,10 +69,10 @@ pub fn comparison_text(diff: &InventoryDiff) -> String {
         for change in &pool.fields {
             text += &format!("  ~ {}\n", field(change, "->"));
         }
-        let disturbed =
-            [(pool.drains, "drained"), (pool.reboots, "rebooted"), (pool.restarts, "with k0s restarted")];
-        let disturbed: Vec<String> =
-            disturbed.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
+        let mut disturbed = Vec::new();
+        disturbed.extend((pool.drains > 0).then(|| format!("{} drained", pool.drains)));
+        disturbed.extend((pool.reboots > 0).then(|| format!("{} rebooted", pool.reboots)));
+        disturbed.extend(restarts(&pool.restarts));
         let waves = waves(pool);
         if !disturbed.is_empty() {
             text += &format!("  {}{waves}\n", disturbed.join(", "));
@@ -106,11 +111,12 @@ pub fn comparison_text(diff: &InventoryDiff) -> String {
         text +=
             &format!("  … {} more changes of hosts; --output json has all\n", changes.len() - MOST_CHANGES);
     }
+    let restarted = restarts(&diff.restarts);
     text + &format!(
-        "  blast radius: {} drained, {} rebooted, {} with k0s restarted; {} added, {} removed, {} changed\n",
+        "  blast radius: {} drained, {} rebooted, {}; {} added, {} removed, {} changed\n",
         diff.drains,
         diff.reboots,
-        diff.restarts,
+        if restarted.is_empty() { "no service restarted".to_owned() } else { restarted.join(", ") },
         diff.added.len(),
         diff.removed.len(),
         diff.changed.len()
@@ -153,9 +159,11 @@ fn context(diff: &InventoryDiff) -> Value {
         + diff.pools.iter().map(|p| p.fields.len()).sum::<usize>()
         + diff.changed.iter().map(|c| c.fields.len()).sum::<usize>();
     let hosts = diff.pools.iter().map(|p| p.hosts).sum::<usize>() + diff.added.len() + diff.removed.len();
+    let services: Vec<String> =
+        diff.restarts.iter().map(|(service, hosts)| format!("{hosts} {service}")).collect();
     json!({
         "name": diff.name, "empty": diff.is_empty(), "headline": diff.headline(), "capacities": capacities,
-        "drains": diff.drains, "reboots": diff.reboots, "restarts": diff.restarts,
+        "drains": diff.drains, "reboots": diff.reboots, "restarts": if diff.restarts.is_empty() { "0".to_owned() } else { services.join(", ") },
         "added": diff.added.len(), "removed": diff.removed.len(), "changed": diff.changed.len(),
         "models": models.join(", "), "pools": pools, "new_pools": diff.new_pools, "gone_pools": diff.gone_pools,
         "roles": diff.roles, "site": list(&diff.site), "coming": by_pool(&diff.added), "going": by_pool(&diff.removed),

@@ -94,12 +94,10 @@ pub(super) fn nvidia(input: &RoleInput<'_>) -> Value {
     if imex {
         fabric_packages.extend(named(&names.imex));
     }
-    let mut fabric_units = Vec::new();
-    fabric_units.extend(fabric_manager.then_some("nvidia-fabricmanager.service"));
-    fabric_units.extend(imex.then_some("nvidia-imex.service"));
+    let fabric_units = product.fabric_units(switch);
     let lockstep: Vec<&String> = driver_packages.iter().chain(&fabric_packages).collect();
     let mut units = vec!["nvidia-persistenced.service"];
-    units.extend(&fabric_units);
+    units.extend(fabric_units);
     let look = QuickInput {
         catalog: input.catalog,
         product: &product,

@@ -94,6 +94,27 @@ fn a_host_that_fails_its_standard_level_keeps_its_taint_and_says_why() {
     assert_eq!(status["health"]["h-2"]["verdict"], "healthy", "{status}");
 }
 
+/// Only beside the others of its pool can a host be told to be slow: it serves, and the run says so at its end.
+#[test]
+fn a_host_far_below_its_pool_is_warned_of() {
+    let story = Story::of(&SITE.replace(
+        "\"h-[1-2]\": {address: \"127.77.0.[21-22]\"}",
+        "\"h-[1-3]\": {address: \"127.77.0.[21-23]\"}",
+    ));
+    let at = story.at();
+    let up = story.run(&["lab", "up", &at, "--fault", "h-2=slow-collective"]);
+    assert!(up.status.success(), "{}", text(&up));
+    let output = story.apply(&[]);
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let slow = "[E-HEALTH-MEDIAN] all-reduce 445 GB/s is more than 5 % below the pool's median of 477";
+    let warned: Vec<&str> = said.lines().filter(|l| l.contains("E-HEALTH-MEDIAN")).collect();
+    assert!(warned.len() == 1 && warned[0].contains("h-2") && warned[0].contains(slow), "{said}");
+    let kept = json(&story, &["verify", "-i", &at, "--last"]);
+    assert_eq!(kept["hosts"]["h-2"]["verdict"], "unhealthy", "{kept}");
+    assert_eq!(kept["hosts"]["h-1"]["verdict"], "healthy", "{kept}");
+}
+
 /// What an Xid asks for is a step of the plan, with its reason; a host that has to be taken out is, and only that one.
 #[test]
 fn an_xid_is_a_step_and_takes_a_live_node_out_where_it_asks_for_that() {

@@ -139,6 +139,7 @@ fn driver_upgrade_is_told(story: &Story) {
     assert_eq!(told["drains"], pool["hazards"]["drain"]);
     assert_eq!(told["waves"], serde_json::json!([11, 6]));
     assert_eq!(told["reboots"], pool["hazards"]["reboot"]);
+    assert_eq!(told["restarts"], serde_json::json!({"nvidia-fabricmanager": 64}));
     assert_eq!(told["capacity"], serde_json::json!([512, least]));
     assert_eq!((&diff["drains"], &diff["reboots"]), (&64.into(), &64.into()));
 }

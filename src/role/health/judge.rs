@@ -6,6 +6,9 @@ use super::quick::QuickInput;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+/// The code of a host that is far below the others of its pool.
+pub const BELOW_POOL: &str = "E-HEALTH-MEDIAN";
+
 /// A host this much below its pool's median is named, as a fraction: absolute numbers vary with library versions, those
 /// of one pool do not (accelerators.md §5.2).
 const BELOW_MEDIAN: f64 = 0.05;
@@ -354,7 +357,7 @@ pub fn median_findings(pool: &mut BTreeMap<String, Health>) {
                     measure.unit,
                     allowed * 100.0
                 );
-                health.findings.push(Finding::bad("E-HEALTH-MEDIAN", detail));
+                health.findings.push(Finding::bad(BELOW_POOL, detail));
             }
             health.settle();
         }

@@ -9,7 +9,7 @@ mod quick;
 mod xid;
 
 pub use gate::{forget, gate, judging, kept, passed};
-pub use judge::{Finding, Health, Measure, Verdict, judge, judge_kept, median_findings};
+pub use judge::{BELOW_POOL, Finding, Health, Measure, Verdict, judge, judge_kept, median_findings};
 pub use levels::{Level, program};
 pub use quick::{QuickInput, quick};
 pub use xid::{isolate, needs_reboot, restart_app};
