@@ -289,7 +289,12 @@ pub fn plan_text(plan: &Plan, view: &PlanView) -> String {
         lines(own.remove(pool).unwrap_or_default(), &whom, view, &mut text);
     }
     for target in plan.targets.iter().filter(|t| t.target == TargetId::Cluster && !t.steps.is_empty()) {
-        text += "\ncluster\n";
+        let mut hazards: BTreeMap<String, usize> = BTreeMap::new();
+        for hazard in target.steps.iter().flat_map(|s| &s.hazards) {
+            *hazards.entry(hazard.to_string()).or_default() += 1;
+        }
+        let hazards: Vec<String> = hazards.iter().map(|(name, n)| format!("{name} {n}")).collect();
+        text += &format!("\n{}\n", format!("{:<HEADING$} {}", "cluster", hazards.join(" · ")).trim_end());
         lines(kinds(&[target]), &nobody, view, &mut text);
     }
     for (target, why) in &unobserved {

@@ -7,6 +7,7 @@ use crate::plan::{Batch, TargetPlan, verified};
 use crate::state::{Cluster, Failure, FailureKind, Lates, StepId, TargetId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
@@ -46,6 +47,10 @@ struct Budget {
     drain: Duration,
     /// A place for each of those.
     places: Arc<Semaphore>,
+    /// Its hosts that go out of service in this run.
+    leaving: usize,
+    /// Those of them that have asked for a place; they get it in that order.
+    asked: Arc<AtomicUsize>,
 }
 
 #[derive(Clone, Default)]
@@ -103,7 +108,15 @@ impl Board {
             let down = pool.disruption.max_unavailable.of(size).max(1);
             let failed = pool.disruption.max_failed.of(size);
             let drain = Duration::from_secs(pool.disruption.drain_s.into());
-            Budget { failed, down, drain, places: Arc::new(Semaphore::new(down)) }
+            let leaving = work.iter().filter(|t| t.pool.as_deref() == Some(pool.name.as_str()) && t.drains());
+            Budget {
+                failed,
+                down,
+                drain,
+                places: Arc::new(Semaphore::new(down)),
+                leaving: leaving.count(),
+                asked: Arc::default(),
+            }
         };
         let steps = work.iter().flat_map(|t| t.steps.iter().map(|s| s.id.clone()));
         let ends = work.iter().map(|t| verified(&t.target));
@@ -197,9 +210,16 @@ impl Board {
             return Ok(None);
         };
         let places = &budget.places;
+        let before = budget.asked.fetch_add(1, Ordering::Relaxed);
         if places.available_permits() == 0 {
             let down = budget.down;
-            self.waiting(&plan.target, format!("at most {down} of {pool} out of service at once"));
+            // Each goes as soon as one of an earlier wave is back.
+            let waves = budget.leaving.max(before + 1).div_ceil(down);
+            let wave = before / down + 1;
+            self.waiting(
+                &plan.target,
+                format!("wave {wave} of {waves}: at most {down} of {pool} out of service at once"),
+            );
         }
         let mut state = self.state.subscribe();
         let acquire = places.clone().acquire_owned();

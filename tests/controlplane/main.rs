@@ -62,7 +62,7 @@ async fn run(tests: &[Test], plane: &ControlPlane) -> usize {
         let began = Instant::now();
         let ended = tokio::time::timeout(CASE_DEADLINE, AssertUnwindSafe(test(plane)).catch_unwind()).await;
         let took = began.elapsed().as_millis();
-        match ended {
+        match &ended {
             Ok(Ok(())) => println!("ok: {name} ({took} ms)"),
             // The panic said why on stderr.
             Ok(Err(_)) => {
@@ -77,6 +77,10 @@ async fn run(tests: &[Test], plane: &ControlPlane) -> usize {
         if let Err(why) = plane.all_run() {
             eprintln!("{why}");
             return failed + 1;
+        }
+        if !matches!(ended, Ok(Ok(()))) {
+            let sweep = AssertUnwindSafe(nodes::sweep(plane)).catch_unwind();
+            let _ = tokio::time::timeout(CASE_DEADLINE, sweep).await;
         }
     }
     failed

@@ -1,6 +1,7 @@
 //! Nodes on a real API: labels and taints beside those of others, cordons, drains that real disruption budgets hold up, and
 //! workloads whose status comes from the real controllers. A stand-in kubelet is all that is simulated.
 
+use super::contract::Site;
 use super::contract::rest::{Rest, text};
 use super::kit::{Bench, converge, names, ready, steps};
 use super::servers::ControlPlane;
@@ -66,6 +67,12 @@ impl Kubelet {
             rest.delete(&format!("/api/v1/nodes/{node}"), &Value::Null).await;
         }
     }
+}
+
+/// Takes out of the cluster what a case left there that did not come to its end: the next one must not meet it.
+pub async fn sweep(plane: &ControlPlane) {
+    let rest = Rest::new(&plane.kubeconfig(), "default");
+    rest.delete("/api/v1/nodes", &Value::Null).await;
 }
 
 async fn beat(rest: &Rest, node: &str) {

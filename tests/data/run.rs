@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use provision::catalog::Catalog;
-use provision::event::Events;
+use provision::event::{Event, Events};
 use provision::inventory::{Inventory, load};
 use provision::plan::{Plan, PlanInput, TargetPlan, batches, build};
 use provision::run::{Cancel, Journal, Outcome, RunInput, RunReport, Transition, execute, replay};
@@ -240,13 +240,15 @@ struct Play {
     stuck: Option<HostName>,
     taken: Option<Failure>,
     nodes: Option<BTreeSet<HostName>>,
+    events: Events,
     dir: tempfile::TempDir,
 }
 
 impl Play {
     fn new(inventory: Inventory, log: Log, fakes: Vec<Fake>) -> Self {
         let (stuck, taken) = (None, None);
-        Self { inventory, log, fakes, stuck, taken, nodes: None, dir: tempfile::tempdir().expect("a folder") }
+        let dir = tempfile::tempdir().expect("a folder");
+        Self { inventory, log, fakes, stuck, taken, nodes: None, events: Events::none(), dir }
     }
 
     async fn plan(&self) -> Plan {
@@ -288,7 +290,7 @@ impl Play {
             inventory: &self.inventory,
             run: "RUN11".into(),
             journal,
-            events: Events::none(),
+            events: self.events.clone(),
             cancel,
         });
         let stopped = async {
@@ -312,9 +314,21 @@ fn workers(count: usize, log: &Log) -> Vec<Fake> {
 #[tokio::test]
 async fn nodes_leave_service_in_waves_and_are_back_before_others_go() {
     let log = Log::default();
-    let play = Play::new(site(1, 7, "{maxUnavailable: 30%}"), log.clone(), workers(7, &log));
+    let mut play = Play::new(site(1, 7, "{maxUnavailable: 30%}"), log.clone(), workers(7, &log));
+    let (events, mut seen) = Events::channel();
+    play.events = events;
     let (report, journal) = play.run().await;
     assert_eq!((report.exit_code(), report.counts()), (0, (7, 0, 0)));
+    let mut waves: Vec<String> = Vec::new();
+    while let Ok(event) = seen.try_recv() {
+        if let Event::Waiting { reason, .. } = event
+            && let Some((wave, why)) = reason.split_once(": ")
+        {
+            assert_eq!(why, "at most 2 of w out of service at once");
+            waves.push(wave.to_owned());
+        }
+    }
+    assert_eq!(waves, ["wave 2 of 4", "wave 2 of 4", "wave 3 of 4", "wave 3 of 4", "wave 4 of 4"]);
     let mut out: BTreeSet<String> = BTreeSet::new();
     let mut most = 0;
     for line in log.all() {
