@@ -85,10 +85,10 @@ impl Preflight {
         }
         // The rest needs the host once more: its disks, its roles, its neighbours.
         let mut tasks = tokio::task::JoinSet::new();
-        for name in facts.keys() {
+        for (name, told) in &facts {
             let Some(host) = site.hosts.get(name).cloned() else { continue };
             let clean = all.get(name).is_none_or(|f| f.failures.is_empty());
-            let (name, probe) = (name.clone(), site.probe(name));
+            let (name, probe) = (name.clone(), site.probe(name, &site.wanted(name, told)));
             tasks.spawn(async move {
                 use crate::state::Target;
                 let observed = if clean { host.observe().await.err() } else { None };

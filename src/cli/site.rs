@@ -473,9 +473,15 @@ impl Site {
         self.with_role(name, facts, |input| desired(input).err()).flatten().unwrap_or_default()
     }
 
-    /// Returns what tries a host's ports and its k0s.
-    pub fn probe(&self, name: &HostName) -> Probe {
-        Probe { inventory: self.inventory.clone(), host: name.clone() }
+    /// Returns what tries a host's ports, its k0s, and the package repositories of what it should have.
+    pub fn probe(&self, name: &HostName, desired: &[Resource]) -> Probe {
+        let repositories = role::repositories(desired);
+        Probe { inventory: self.inventory.clone(), host: name.clone(), repositories }
+    }
+
+    /// Returns what a host with these facts should have, as far as that can be told.
+    pub fn wanted(&self, name: &HostName, facts: &Facts) -> Vec<Resource> {
+        self.with_role(name, facts, |input| role::resources(input).ok()).flatten().unwrap_or_default()
     }
 
     /// Tries ports and k0s of the hosts that have yet to join; what stops one makes it a host that cannot be had.
@@ -486,7 +492,7 @@ impl Site {
             if role::is_new(&observed.facts)
                 && let Some(host) = self.hosts.get(name).cloned()
             {
-                let (id, probe) = (id.clone(), self.probe(name));
+                let (id, probe) = (id.clone(), self.probe(name, &observed.desired));
                 tasks.spawn(async move { (id, probe.run(&host).await) });
             }
         }
@@ -555,13 +561,14 @@ fn cluster_address(host: &Host) -> String {
 pub struct Probe {
     inventory: Arc<Inventory>,
     host: HostName,
+    repositories: Vec<String>,
 }
 
 impl Probe {
     /// Asks the host.
     pub async fn run(&self, target: &HostTarget) -> Result<Vec<Finding>, Failure> {
         let Some(host) = self.inventory.hosts.get(&self.host) else { return Ok(Vec::new()) };
-        let text = target.output(&role::program(&self.inventory, host)).await?;
-        Ok(role::findings(&self.inventory, host, &text))
+        let text = target.output(&role::program(&self.inventory, host, &self.repositories)).await?;
+        Ok(role::findings(&self.inventory, host, &self.repositories, &text))
     }
 }

@@ -180,6 +180,7 @@ fn read(r: &mut Reader<'_>, top: &Node) -> Option<Inventory> {
         r.error("E-NOT-SUPPORTED", node, "`firewall` other than check is not supported yet", hint);
     }
     let registries = top.get("registries").map(Node::entries).unwrap_or_default();
+    let repositories = top.get("repositories").map(Node::entries).unwrap_or_default();
     let os = top.get("os");
     if let Some(node) = os.and_then(|n| n.get("hostname")) {
         r.word(node, &[("manage", ()), ("keep", ())]);
@@ -248,6 +249,10 @@ fn read(r: &mut Reader<'_>, top: &Node) -> Option<Inventory> {
                 let (mirror, node) = (text(Some(&e.node), "mirror"), Some(&e.node));
                 (e.key.clone(), Registry { mirror, credentials: r.secret(node, "credentials", &secrets) })
             })
+            .collect(),
+        repositories: repositories
+            .iter()
+            .filter_map(|e| Some((e.key.clone(), text(Some(&e.node), "mirror")?)))
             .collect(),
         os: Os {
             ntp: texts(os, "ntp"),

@@ -66,6 +66,7 @@ pub(super) fn check(
     c.versions(catalog);
     c.networks();
     c.registries();
+    c.repositories();
     if c.sound("pools") {
         c.controllers();
         c.addresses();
@@ -307,6 +308,21 @@ impl<'a> Checker<'a> {
             if registry.mirror.is_none() && registry.credentials.is_none() {
                 let hint = "mirror, credentials, or both; or take it out";
                 self.error("E-MIRROR", &path, format!("nothing is said of registry {name}"), hint);
+            }
+        }
+    }
+
+    fn repositories(&mut self) {
+        for (name, mirror) in &self.inventory.repositories {
+            let path = ["repositories", name.as_str(), "mirror"];
+            if !mirror.starts_with("https://") && !mirror.starts_with("http://") {
+                let message = format!("`{mirror}` is no URL");
+                self.error("E-MIRROR", &path, message, "mirror: \"https://packages.example.net/nvidia\"");
+            }
+            if name.contains(['/', ':']) {
+                let message = format!("`{name}` is not the name of a host");
+                let hint = "the repository's host as its role has it, such as developer.download.nvidia.com";
+                self.error("E-MIRROR", &["repositories", name.as_str()], message, hint);
             }
         }
     }

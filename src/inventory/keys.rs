@@ -99,6 +99,7 @@ const REGISTRY: &[Key] = &[
     key("mirror", Text, "Mirror URL"),
     key("credentials", Section(SECRET_REF), "The secret user:password of the mirror, or of the registry"),
 ];
+const REPOSITORY: &[Key] = &[need("mirror", Text, "URL of what has the repository's paths below it")];
 const OS: &[Key] = &[
     key("ntp", Texts, "NTP servers; empty leaves the distribution's"),
     key("hostname", Text, "manage (default) or keep"),
@@ -277,6 +278,7 @@ pub const TOP: &[Key] = &[
     key("ssh", Section(SSH), "How hosts are reached"),
     key("network", Section(NETWORK), "Proxy and firewall"),
     key("registries", Sections(REGISTRY), "Mirrors by registry host"),
+    key("repositories", Sections(REPOSITORY), "Mirrors of package repositories, by the repository's host"),
     key("os", Section(OS), "Operating system settings"),
     need("cluster", Section(CLUSTER), "The cluster"),
     need("pools", Sections(POOL), "Hosts that are alike"),

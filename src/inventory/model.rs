@@ -22,6 +22,8 @@ pub struct Inventory {
     pub network: HostNetwork,
     /// Registry mirrors, by registry host.
     pub registries: BTreeMap<String, Registry>,
+    /// Mirror URLs of package repositories, by repository host; what lies below them is as on that host.
+    pub repositories: BTreeMap<String, String>,
     /// Operating system settings.
     pub os: Os,
     /// The cluster.

@@ -124,6 +124,7 @@ fn site(before: &Inventory, after: &Inventory) -> Vec<FieldChange> {
     );
     all.extend(fields("network", &before.network, &after.network));
     all.extend(fields("registries", &before.registries, &after.registries));
+    all.extend(fields("repositories", &before.repositories, &after.repositories));
     all.extend(fields("os", &before.os, &after.os));
     all.extend(fields("cluster", &before.cluster, &after.cluster));
     all.extend(fields("router", &before.router, &after.router));

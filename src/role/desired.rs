@@ -2,7 +2,7 @@
 
 use super::entry::{self, Entry};
 use super::findings::Finding;
-use super::{context, host, preflight, secret};
+use super::{context, host, preflight, repository, secret};
 use crate::artifact::Lock;
 use crate::catalog::Catalog;
 use crate::inventory::{Accelerator, Host, Inventory};
@@ -81,6 +81,13 @@ pub fn desired(input: &RoleInput<'_>) -> Result<Vec<Resource>, Vec<Failure>> {
     if !problems.is_empty() {
         return Err(problems);
     }
+    let resources = resources(input)?;
+    let refused = preflight::drop_ins(input, &resources);
+    if refused.is_empty() { Ok(resources) } else { Err(refused) }
+}
+
+/// Returns the resources that a host should have, in order, whether or not it can have them.
+pub fn resources(input: &RoleInput<'_>) -> Result<Vec<Resource>, Vec<Failure>> {
     let mine = input.inventory.roles_dir.as_deref();
     mine.map_or(Ok(()), foreign).map_err(stop)?;
     let mut roles = vec!["base"];
@@ -106,6 +113,7 @@ pub fn desired(input: &RoleInput<'_>) -> Result<Vec<Resource>, Vec<Failure>> {
         let entries: Vec<Entry> = entry::parse(&name, &text).map_err(stop)?;
         for entry in entries {
             for resource in entry.resources(role, &scope, &template).map_err(stop)? {
+                let resource = repository::mirrored(resource, input.inventory);
                 let resource = secret::reveal(resource, input.secrets)
                     .map_err(|why| stop(format!("{}: {why}", entry.place())))?;
                 if let Some(other) = places.insert(resource.id.clone(), entry.place().to_owned()) {
@@ -115,6 +123,5 @@ pub fn desired(input: &RoleInput<'_>) -> Result<Vec<Resource>, Vec<Failure>> {
             }
         }
     }
-    let refused = preflight::drop_ins(input, &resources);
-    if refused.is_empty() { Ok(resources) } else { Err(refused) }
+    Ok(resources)
 }

@@ -149,6 +149,11 @@ pub const TABLE: &[(&str, &str, &str)] = &[
         "the host cannot reach network.proxy",
         "the proxy's address, and the firewall on the way",
     ),
+    (
+        "E-REPOSITORY-UNREACHABLE",
+        "the host cannot reach a package repository of its roles",
+        "the firewall on the way; `repositories` or network.proxy in the inventory",
+    ),
     ("E-K0S-SYSINFO", "the target k0s rejects the host", "k0s sysinfo on the host"),
     (
         "E-ACCEL-MISMATCH",

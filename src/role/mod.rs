@@ -14,9 +14,11 @@ mod mig;
 mod network;
 mod ports;
 mod preflight;
+mod repository;
 mod secret;
 
-pub use desired::{RoleInput, desired};
+pub use desired::{RoleInput, desired, resources};
 pub use findings::{Finding, TABLE};
 pub use host::check;
 pub use ports::{PORTS, Port, Try, among, findings, is_new, program, tries};
+pub use repository::repositories;

@@ -39,6 +39,10 @@ pub const PORTS: [Port; 6] = [
     Port { port: 179, from: (false, true), to: (false, true), what: "kube-router BGP" },
 ];
 
+/// What is named as a peer where it is no host of the inventory.
+const PROXY: &str = "the proxy";
+const REPOSITORY: &str = "a package repository";
+
 /// One connection to be tried.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Try {
@@ -54,17 +58,21 @@ pub struct Try {
     pub free: bool,
 }
 
-/// Where others reach a host. A loopback SSH address is the lab's, whose cluster addresses lead nowhere.
+/// Where others reach a host.
 fn reached(host: &Host) -> String {
-    let loopback = host.address.parse::<IpAddr>().is_ok_and(|a| a.is_loopback());
-    match host.cluster_address.filter(|_| !loopback) {
+    match host.cluster_address.filter(|_| !on_loopback(host)) {
         Some(address) => address.to_string(),
         None => host.address.clone(),
     }
 }
 
-/// Returns what a host is to try.
-pub fn tries(inventory: &Inventory, host: &Host) -> Vec<Try> {
+/// Returns whether a host is the lab's: it is reached by a loopback address, and its cluster addresses lead nowhere.
+fn on_loopback(host: &Host) -> bool {
+    host.address.parse::<IpAddr>().is_ok_and(|a| a.is_loopback())
+}
+
+/// Returns what a host is to try; the URLs of its package repositories only where it has to reach them by itself.
+pub fn tries(inventory: &Inventory, host: &Host, repositories: &[String]) -> Vec<Try> {
     let role = inventory.pool_of(host).role;
     let kube_router = !inventory.cluster.k0s_config.to_string().contains("\"provider\":\"calico\"");
     let mut all = Vec::new();
@@ -104,7 +112,11 @@ pub fn tries(inventory: &Inventory, host: &Host) -> Vec<Try> {
         all.push(Try { peer, address, port: 6443, what: "Kubernetes API", free: false });
     }
     if let Some((address, port)) = inventory.network.proxy.as_deref().and_then(authority) {
-        all.push(Try { peer: "the proxy".to_owned(), address, port, what: "network.proxy", free: false });
+        all.push(Try { peer: PROXY.to_owned(), address, port, what: "network.proxy", free: false });
+    } else if !on_loopback(host) {
+        for (address, port) in repositories.iter().filter_map(|url| authority(url)) {
+            all.push(Try { peer: REPOSITORY.to_owned(), address, port, what: "packages", free: false });
+        }
     }
     all
 }
@@ -124,7 +136,7 @@ fn authority(url: &str) -> Option<(String, u16)> {
 const SECTION: &str = "#section ";
 
 /// Returns the shell that tries.
-pub fn program(inventory: &Inventory, host: &Host) -> String {
+pub fn program(inventory: &Inventory, host: &Host, repositories: &[String]) -> String {
     let role = inventory.pool_of(host).role;
     let mut p = format!(
         "f() {{ printf '{SECTION}%s\\n' \"$1\"; }}\n\
@@ -136,7 +148,7 @@ pub fn program(inventory: &Inventory, host: &Host) -> String {
          nc) o=$(nc -z -w {PATIENCE_S} \"$2\" \"$3\" 2>&1);; *) return;; esac; r=$?; \
          o=$(printf '%s' \"$o\" | tr '\\n' ' '); printf '%s|%s|%s\\n' \"$1\" $r \"$o\"; }}\n"
     );
-    for (n, try_) in tries(inventory, host).iter().enumerate() {
+    for (n, try_) in tries(inventory, host, repositories).iter().enumerate() {
         p += &format!("try {n} {} {} &\n", quote(&try_.address), try_.port);
         if (n + 1) % AT_ONCE == 0 {
             p += "wait\n";
@@ -151,8 +163,8 @@ pub fn program(inventory: &Inventory, host: &Host) -> String {
     p
 }
 
-/// Reads what the program printed.
-pub fn findings(inventory: &Inventory, host: &Host, answer: &str) -> Vec<Finding> {
+/// Reads what the program printed that was made from the same.
+pub fn findings(inventory: &Inventory, host: &Host, repositories: &[String], answer: &str) -> Vec<Finding> {
     let mut found = Vec::new();
     let lines = |name: &str| -> Vec<String> {
         let mut all = answer.lines().skip_while(|l| l.strip_prefix(SECTION) != Some(name));
@@ -160,7 +172,7 @@ pub fn findings(inventory: &Inventory, host: &Host, answer: &str) -> Vec<Finding
         all.take_while(|l| !l.starts_with(SECTION)).map(str::to_owned).collect()
     };
     let first = |name: &str| lines(name).first().cloned().unwrap_or_default();
-    let tries = tries(inventory, host);
+    let tries = tries(inventory, host, repositories);
     let running = first("running") == "active";
     if first("tool").is_empty() && !tries.is_empty() {
         let message = "no port can be tried: neither bash nor nc is on this host";
@@ -186,21 +198,34 @@ pub fn findings(inventory: &Inventory, host: &Host, answer: &str) -> Vec<Finding
             }
             continue;
         }
-        if rc == "0" || (refused && t.peer != "the proxy") {
+        // Those two are there already; a port of the cluster may well have nobody behind it yet.
+        let outside = [PROXY, REPOSITORY].contains(&t.peer.as_str());
+        if rc == "0" || (refused && !outside) {
             continue;
         }
+        let unknown = ["name resolution", "not known", "No address associated"];
         let why = match (rc, said) {
             ("124" | "137", _) => format!("no answer in {PATIENCE_S} s"),
+            (_, said) if unknown.iter().any(|u| said.contains(u)) => "its name cannot be resolved".to_owned(),
             (_, said) if refused || said.contains("refused") => "refused".to_owned(),
             (_, said) => said.rsplit(": ").next().unwrap_or(said).trim().to_owned(),
         };
-        let code = if t.peer == "the proxy" { "E-PROXY-UNREACHABLE" } else { "E-PORT-BLOCKED" };
+        let (code, next) = match t.peer.as_str() {
+            PROXY => {
+                ("E-PROXY-UNREACHABLE", "open it in the firewall of the proxy and on the way".to_owned())
+            }
+            REPOSITORY => (
+                "E-REPOSITORY-UNREACHABLE",
+                format!("open it, or name a mirror (repositories.{}.mirror) or network.proxy", t.address),
+            ),
+            peer => ("E-PORT-BLOCKED", format!("open it in the firewall of {peer} and on the way")),
+        };
         found.push(stop(
             code,
             format!("{} -> {} ({}:{}, {}): {why}", host.name, t.peer, t.address, t.port, t.what),
             format!(
-                "by hand on {}: timeout 3 bash -c '</dev/tcp/{}/{}'; open it in the firewall of {} and on the way",
-                host.name, t.address, t.port, t.peer
+                "by hand on {}: timeout 3 bash -c '</dev/tcp/{}/{}'; {next}",
+                host.name, t.address, t.port
             ),
         ));
     }

@@ -144,6 +144,16 @@ const MEANING: &[Case] = &[
     ),
     ("a registry of nothing", "ssh: {user: root}", "ssh: {user: root}\nregistries: {docker.io: {}}"),
     (
+        "a mirror of packages that is none",
+        "ssh: {user: root}",
+        "ssh: {user: root}\nrepositories: {nvidia.github.io: {mirror: hub}}",
+    ),
+    (
+        "a repository that is no host",
+        "ssh: {user: root}",
+        "ssh: {user: root}\nrepositories: {\"https://nvidia.github.io/x\": {mirror: \"http://hub\"}}",
+    ),
+    (
         "an unknown secret of a registry",
         "ssh: {user: root}",
         "ssh: {user: root}\nregistries: {quay.io: {credentials: {secret: hub}}}",

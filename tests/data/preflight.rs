@@ -243,7 +243,7 @@ fn ports_are_tried_in_the_direction_in_which_they_are_needed() {
     let case = Case::new("debian12");
     let inventory = case.inventory();
     let from = |host: &str| {
-        let all = tries(&inventory, &inventory.hosts[host]);
+        let all = tries(&inventory, &inventory.hosts[host], &[]);
         let mut seen: Vec<String> =
             all.iter().filter(|t| !t.free).map(|t| format!("{}:{}", t.peer, t.port)).collect();
         seen.sort();
@@ -263,11 +263,11 @@ fn ports_are_tried_in_the_direction_in_which_they_are_needed() {
     }
     assert!(!controller.iter().any(|t| t.starts_with("cp-1:") || t.ends_with(":8132")), "{controller:?}");
     let number = |host: &str, peer: &str, port: u16| {
-        let all = tries(&inventory, &inventory.hosts[host]);
+        let all = tries(&inventory, &inventory.hosts[host], &[]);
         all.iter().position(|t| t.peer == peer && t.port == port).expect("tried")
     };
     let (api, own) = (number("w-1", "cp-1", 6443), number("w-1", "w-1", 10250));
-    let read = |text: &str| findings(&inventory, &inventory.hosts["w-1"], text);
+    let read = |text: &str| findings(&inventory, &inventory.hosts["w-1"], &[], text);
     let answer = |rest: &str| {
         format!("#section tool\nbash\n#section running\n#section tries\n{rest}#section version\n")
     };
@@ -290,6 +290,45 @@ fn ports_are_tried_in_the_direction_in_which_they_are_needed() {
         [] as [&str; 0],
         "an older binary's word counts for nothing"
     );
+}
+
+#[test]
+fn repositories_are_tried_where_a_host_has_to_reach_them_itself() {
+    let case = Case::new("debian12");
+    let inventory = case.inventory();
+    let urls = ["https://packages.example.net/stable".to_owned(), "http://10.0.0.9:8080/".to_owned()];
+    let outside = |inventory: &provision::inventory::Inventory| -> Vec<(usize, String)> {
+        let all = tries(inventory, &inventory.hosts["w-1"], &urls);
+        let named = all.iter().enumerate().filter(|(_, t)| t.what == "packages");
+        named.map(|(n, t)| (n, format!("{}:{}", t.address, t.port))).collect()
+    };
+    let tried = outside(&inventory);
+    let places: Vec<&str> = tried.iter().map(|(_, place)| place.as_str()).collect();
+    assert_eq!(places, ["packages.example.net:443", "10.0.0.9:8080"]);
+    let (first, second) = (tried[0].0, tried[1].0);
+    let answer = format!(
+        "#section tool\nbash\n#section running\n#section tries\n\
+         {first}|1|bash: packages.example.net: Temporary failure in name resolution bash: line 1: /dev/tcp/packages.example.net/443: Invalid argument \n\
+         {second}|1|bash: connect: Connection refused \n#section version\n"
+    );
+    let found = findings(&inventory, &inventory.hosts["w-1"], &urls, &answer);
+    assert_eq!(codes(&found), ["E-REPOSITORY-UNREACHABLE"; 2]);
+    let said: Vec<&str> = found.iter().map(|f| f.message.as_str()).collect();
+    assert_eq!(
+        said,
+        [
+            "w-1 -> a package repository (packages.example.net:443, packages): its name cannot be resolved",
+            "w-1 -> a package repository (10.0.0.9:8080, packages): refused"
+        ]
+    );
+    assert!(found[0].hint.contains("repositories.packages.example.net.mirror"), "{}", found[0].hint);
+    // Behind a proxy its names mean nothing to the host; a host of the lab has no way out.
+    let mut proxied = inventory.clone();
+    proxied.network.proxy = Some("http://10.0.0.1:3128".to_owned());
+    assert!(outside(&proxied).is_empty());
+    let mut lab = inventory.clone();
+    lab.hosts.get_mut("w-1").expect("a host").address = "127.0.0.9".to_owned();
+    assert!(outside(&lab).is_empty());
 }
 
 #[test]

@@ -388,3 +388,38 @@ fn mistakes_in_a_role_are_shown_with_file_and_line() {
     let failure = case.failure("w-1");
     assert!(failure.contains("roles/base/templates/limits.conf.j2:2: undefined value"), "{failure}");
 }
+
+/// Sites without a way out have packages from mirrors; who signed them is the same.
+#[test]
+fn repositories_have_mirrors() {
+    for (system, line) in [("debian12", "URIs: "), ("rhel9", "baseurl=")] {
+        let mut case = Case::h100(system);
+        let urls = |case: &Case| provision::role::repositories(&case.role("h-1", "nvidia"));
+        let (before, keys) = (urls(&case), case.role("h-1", "nvidia"));
+        assert!(
+            before[0].starts_with("https://developer.download.nvidia.com/compute/cuda/repos/"),
+            "{before:?}"
+        );
+        case.text += "repositories:\n  developer.download.nvidia.com: {mirror: \"http://packages.example.net/nvidia/\"}\n";
+        let after = urls(&case);
+        assert_eq!(
+            after[0],
+            before[0]
+                .replace("https://developer.download.nvidia.com/", "http://packages.example.net/nvidia/")
+        );
+        assert_eq!(after[1..], before[1..], "others are had from where they were");
+        let text = |all: &[Resource]| {
+            let of = |r: &Resource| match &r.spec {
+                Spec::PackageRepository(r) => Some(r.definition.clone()),
+                _ => None,
+            };
+            all.iter().filter_map(of).collect::<String>()
+        };
+        let but = |text: String| text.lines().filter(|l| !l.starts_with(line)).collect::<Vec<_>>().join("\n");
+        assert_eq!(but(text(&case.role("h-1", "nvidia"))), but(text(&keys)), "nothing else changes");
+    }
+    // The repository at the top of its host.
+    let mut case = Case::trn2("debian12");
+    case.text += "repositories: {apt.repos.neuron.amazonaws.com: {mirror: \"http://10.0.0.9/neuron\"}}\n";
+    assert_eq!(provision::role::repositories(&case.role("t-1", "neuron")), ["http://10.0.0.9/neuron/"]);
+}
