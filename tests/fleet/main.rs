@@ -8,6 +8,7 @@ mod identity;
 mod interrupted;
 mod kit;
 mod logins;
+mod neuron;
 mod packages;
 mod preflight;
 mod proxy;

@@ -2,6 +2,7 @@
 
 use super::fleet::Fleet;
 use super::{link, must, tree, until};
+use provision::lab::cluster::Accelerators;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -34,6 +35,7 @@ pub struct Setup {
     files: Vec<(String, String, String)>,
     script: String,
     certified: bool,
+    pub(super) accelerators: Option<Accelerators>,
 }
 
 impl Setup {
@@ -47,6 +49,7 @@ impl Setup {
             files: Vec::new(),
             script: String::new(),
             certified: false,
+            accelerators: None,
         }
     }
 
@@ -98,6 +101,8 @@ pub struct Host {
     /// Its host key as known_hosts has it.
     pub host_key: String,
     pub(super) fleet: &'static Fleet,
+    /// What its kubelet finds in it.
+    pub(super) accelerators: Option<Accelerators>,
     number: u16,
     folder: PathBuf,
     /// Where the simulated cluster's socket goes; `/opt/lab` on the host.
@@ -134,7 +139,9 @@ impl Host {
         let host_key = files(fleet, &root, &setup, lab.path());
         link::connect(fleet, number, address);
         let machine = Arc::new(Machine::default());
-        let host = Self { name: setup.name, address, host_key, fleet, number, folder, lab, machine };
+        let accelerators = setup.accelerators;
+        let host =
+            Self { name: setup.name, accelerators, address, host_key, fleet, number, folder, lab, machine };
         host.power_on(setup.var.as_deref());
         host.wait_for_ssh();
         host
@@ -244,6 +251,14 @@ impl Host {
     /// Runs shell as root inside the host, however it ends.
     pub fn try_sh(&self, script: &str) -> Output {
         self.command("/bin/sh").args(["-c", script]).output().expect("nsenter")
+    }
+
+    /// Reboots it by its own systemd and waits until sshd answers again.
+    pub fn restart(&self) {
+        let before = self.boots();
+        self.sh("systemctl reboot");
+        until(&format!("another boot of {}", self.name), || (self.boots() > before).then_some(()));
+        self.wait_for_ssh();
     }
 
     /// Returns what the journal of the host says of a program or unit, by a `journalctl` filter.

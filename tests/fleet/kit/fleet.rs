@@ -85,6 +85,9 @@ impl Fleet {
             let listener = std::net::TcpListener::bind((HUB, packages::PORT)).expect("the mirror's port");
             std::thread::spawn(move || packages::serve(&listener, &root));
         });
+        let listener =
+            self.inside(|| std::net::TcpListener::bind((HUB, 443)).expect("the port of the vendors' names"));
+        self.mirror.certificate.serve(listener, self.mirror.root.path());
     }
 
     /// Returns a command that runs inside the fleet's network, beside the hosts.

@@ -17,18 +17,22 @@
 //! - [`Site`] is an inventory in a folder of its own.
 //!
 //! Nothing of it touches the machine's own network or files, and nothing is left when the test process ends, however it
-//! ends: the namespaces go with their last process. Stand-ins on the hosts, each named here: `modprobe` (there is no
-//! kernel to load into), a few files of `/proc/sys` that containers may not write, the package `chrony`, the package of
-//! the running kernel, and `k0s` with the cluster behind it.
+//! ends: the namespaces go with their last process. Stand-ins on the hosts, each named here: `modprobe` and `rmmod` (there
+//! is no kernel to load into), a few files of `/proc/sys` that containers may not write, the packages `chrony` and `dkms`,
+//! image and headers of the running kernel, and `k0s` with the cluster behind it. Hosts with accelerators
+//! ([`Setup::hgx_h100`], [`Setup::trainium2`]) also have a made PCI tree, a `dmesg` that prints a file, and what the
+//! packages of `vendors` bring: nvidia-smi, nvidia-ctk, neuron-ls, daemons that sleep (`standins/`).
 
 #![allow(dead_code, unused_imports, reason = "a kit is for tests to come as well")]
 
+mod accelerators;
 mod boot;
 mod fleet;
 pub mod link;
 mod packages;
 mod site;
 mod tree;
+mod vendors;
 
 pub use boot::{Host, Setup};
 pub use fleet::{Fleet, HUB, fleet};

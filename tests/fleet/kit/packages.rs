@@ -1,10 +1,10 @@
 //! The local mirror: packages built here, k0s's stand-in, and the HTTP server that hosts fetch them from.
 
 use super::fleet::HUB;
-use super::must;
+use super::{must, vendors};
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 
@@ -23,21 +23,25 @@ pub struct Mirror {
     pub root: tempfile::TempDir,
     /// sha256 and size of each k0s, by version.
     sums: BTreeMap<&'static str, (String, u64)>,
+    /// Of the vendors' names.
+    pub certificate: vendors::Certificate,
 }
 
 /// A package built here: name, version, what it depends on, its files, its maintainer scripts.
-struct Package {
-    name: String,
-    version: String,
-    depends: String,
-    files: Vec<(&'static str, &'static str)>,
-    postinst: String,
+pub(super) struct Package {
+    pub(super) name: String,
+    pub(super) version: String,
+    pub(super) depends: String,
+    pub(super) files: Vec<(&'static str, String)>,
+    pub(super) postinst: String,
     /// When it is taken away, as debhelper has it for units: before, and when it is purged.
-    ends: (&'static str, &'static str),
+    pub(super) ends: (String, String),
 }
 
 const CHRONY_UNIT: &str = "[Unit]\nDescription=Stand-in for chrony: a container has no clock of its own to set\n\n[Service]\n\
                            ExecStart=/usr/sbin/chronyd\nRestart=always\n\n[Install]\nWantedBy=multi-user.target\n";
+
+const DKMS: &str = include_str!("standins/dkms");
 
 fn packages() -> Vec<Package> {
     let kernel = must(Command::new("uname").arg("-r"));
@@ -47,7 +51,7 @@ fn packages() -> Vec<Package> {
         depends: String::new(),
         files: Vec::new(),
         postinst: String::new(),
-        ends: ("", ""),
+        ends: (String::new(), String::new()),
     };
     let mut all = vec![
         Package {
@@ -55,19 +59,26 @@ fn packages() -> Vec<Package> {
             version: "4.3-2+deb12u1".to_owned(),
             depends: String::new(),
             files: vec![
-                ("lib/systemd/system/chrony.service", CHRONY_UNIT),
-                ("usr/sbin/chronyd", "#!/bin/sh\nexec sleep infinity\n"),
-                ("etc/chrony/chrony.conf", "confdir /etc/chrony/conf.d\nsourcedir /etc/chrony/sources.d\n"),
+                ("lib/systemd/system/chrony.service", CHRONY_UNIT.to_owned()),
+                ("usr/sbin/chronyd", "#!/bin/sh\nexec sleep infinity\n".to_owned()),
+                (
+                    "etc/chrony/chrony.conf",
+                    "confdir /etc/chrony/conf.d\nsourcedir /etc/chrony/sources.d\n".to_owned(),
+                ),
             ],
             postinst:
                 "systemctl daemon-reload; systemctl enable -q chrony.service; systemctl start chrony.service"
                     .to_owned(),
             ends: (
-                "systemctl stop chrony.service",
-                "rm -f /etc/systemd/system/*/chrony.service; systemctl daemon-reload",
+                "systemctl stop chrony.service".to_owned(),
+                "rm -f /etc/systemd/system/*/chrony.service; systemctl daemon-reload".to_owned(),
             ),
         },
-        plain(&format!("linux-image-{}", kernel.trim()), "6.1-1"),
+        Package {
+            postinst: format!("mkdir -p /boot; : >/boot/vmlinuz-{}", kernel.trim()),
+            ..plain(&format!("linux-image-{}", kernel.trim()), "6.1-1")
+        },
+        Package { files: vec![("usr/sbin/dkms", DKMS.to_owned())], ..plain("dkms", "3.0.10-8+deb12u1") },
         // Takes its time, and must not be cut off half-way.
         Package {
             name: "slow".to_owned(),
@@ -75,7 +86,7 @@ fn packages() -> Vec<Package> {
             depends: String::new(),
             files: Vec::new(),
             postinst: "echo configuring slowly; sleep 4; echo whole >/etc/slow.done".to_owned(),
-            ends: ("", ""),
+            ends: (String::new(), String::new()),
         },
         Package {
             name: "broken".to_owned(),
@@ -83,7 +94,7 @@ fn packages() -> Vec<Package> {
             depends: String::new(),
             files: Vec::new(),
             postinst: "echo 'broken: this machine is not to my liking' >&2; exit 3".to_owned(),
-            ends: ("", ""),
+            ends: (String::new(), String::new()),
         },
     ];
     for version in ["1.0-1", "1.1-1", "2.0-1"] {
@@ -91,42 +102,26 @@ fn packages() -> Vec<Package> {
             name: "widget".to_owned(),
             version: version.to_owned(),
             depends: String::new(),
-            files: vec![("usr/share/widget/config", "of the package\n")],
+            files: vec![("usr/share/widget/config", "of the package\n".to_owned())],
             postinst: String::new(),
-            ends: ("", ""),
+            ends: (String::new(), String::new()),
         });
     }
-    all.extend(drivers());
     all
 }
 
-/// Releases of NVIDIA's driver that the mirror has.
-const DRIVERS: [&str; 4] = ["580.126.09", "580.178.04", "595.91.07", "610.57.04"];
-
-/// NVIDIA's driver by its names: the branch is part of one up to 580, parts only name each other's lowest version, and
-/// the module's package takes its time and says what could be loaded. Of 610 one part is missing.
-fn drivers() -> Vec<Package> {
-    let part = |name: &str, release: &str, depends: &str, postinst: &str| Package {
-        name: name.to_owned(),
-        version: format!("{release}-1"),
-        depends: depends.replace('@', release),
+fn kernel_headers() -> Package {
+    let kernel = must(Command::new("uname").arg("-r"));
+    let name = format!("linux-headers-{}", kernel.trim());
+    let mark = format!("/usr/src/{name}");
+    Package {
+        name,
+        version: "6.1-1".to_owned(),
+        depends: String::new(),
         files: Vec::new(),
-        postinst: postinst.replace('@', release),
-        ends: ("", ""),
-    };
-    let module = "sleep 2; mkdir -p /var/lib/nvidia; echo @ >/var/lib/nvidia/loadable";
-    let mut all = Vec::new();
-    for release in DRIVERS {
-        let open = if release.starts_with("580") { "nvidia-open-580" } else { "nvidia-open" };
-        all.push(part("libnvidia-compute", release, "", ""));
-        all.push(part(open, release, "libnvidia-compute (>= @-1)", module));
-        all.push(part("nvidia-persistenced", release, "libnvidia-compute (>= @-1)", ""));
-        all.push(part("nvidia-fabricmanager", release, "", ""));
-        if !release.starts_with("610") {
-            all.push(part("libnvidia-nscq", release, "", ""));
-        }
+        postinst: format!("mkdir -p {mark}"),
+        ends: (format!("rm -rf {mark}"), String::new()),
     }
-    all
 }
 
 impl Mirror {
@@ -139,12 +134,26 @@ impl Mirror {
             build(&package, &debian);
         }
         index(&debian);
+        // Of the running kernel: found only by hosts that were told of it.
+        let headers = root.path().join("headers");
+        std::fs::create_dir(&headers).expect("made");
+        build(&kernel_headers(), &headers);
+        index(&headers);
+        vendors::make(root.path());
         let sums = std::thread::scope(|scope| {
             let root = root.path();
             let made = [K0S, K0S_NEXT].map(|version| (version, scope.spawn(move || k0s(root, version))));
             made.map(|(version, sum)| (version, sum.join().expect("a stand-in"))).into()
         });
-        Self { root, sums }
+        Self { root, sums, certificate: vendors::Certificate::make() }
+    }
+
+    /// Returns the URL, sha256 and size of the key of the vendors' repositories.
+    pub fn key(&self) -> (String, String, u64) {
+        let path = self.root.path().join(vendors::KEY);
+        let size = std::fs::metadata(&path).expect("a key").len();
+        let sum = must(Command::new("sha256sum").arg(&path));
+        (format!("{MIRROR}/{}", vendors::KEY), sum.split_whitespace().next().expect("a sum").to_owned(), size)
     }
 
     /// Returns the URL, sha256 and size of a version of k0s.
@@ -171,7 +180,7 @@ fn k0s(root: &Path, version: &str) -> (String, u64) {
     (sum.split_whitespace().next().expect("a sum").to_owned(), size)
 }
 
-fn build(package: &Package, into: &Path) {
+pub(super) fn build(package: &Package, into: &Path) {
     let tree = tempfile::tempdir().expect("a folder");
     let put = |path: &str, text: &str, mode: u32| {
         let path = tree.path().join(path);
@@ -197,8 +206,8 @@ fn build(package: &Package, into: &Path) {
     if !conffiles.is_empty() {
         put("DEBIAN/conffiles", &conffiles, 0o644);
     }
-    let (prerm, postrm) = package.ends;
-    for (name, text) in [("postinst", package.postinst.as_str()), ("prerm", prerm), ("postrm", postrm)] {
+    let (prerm, postrm) = &package.ends;
+    for (name, text) in [("postinst", &package.postinst), ("prerm", prerm), ("postrm", postrm)] {
         if !text.is_empty() {
             put(&format!("DEBIAN/{name}"), &format!("#!/bin/sh\nset -e\n{text}\n"), 0o755);
         }
@@ -211,7 +220,7 @@ fn build(package: &Package, into: &Path) {
     );
 }
 
-fn index(debian: &Path) {
+pub(super) fn index(debian: &Path) {
     let listed = must(Command::new("apt-ftparchive").args(["packages", "."]).current_dir(debian));
     std::fs::write(debian.join("Packages"), listed).expect("written");
     let release = must(Command::new("apt-ftparchive").args(["release", "."]).current_dir(debian));
@@ -229,8 +238,8 @@ pub fn serve(listener: &TcpListener, root: &Path) {
     }
 }
 
-fn answer(mut stream: TcpStream, root: &Path) -> std::io::Result<()> {
-    let mut reader = BufReader::new(stream.try_clone()?);
+pub(super) fn answer(stream: impl Read + Write, root: &Path) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream);
     loop {
         let mut first = String::new();
         if reader.read_line(&mut first)? == 0 {
@@ -264,10 +273,12 @@ fn answer(mut stream: TcpStream, root: &Path) -> std::io::Result<()> {
             false => String::new(),
         };
         let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n{range}\r\n", body.len());
+        let stream = reader.get_mut();
         stream.write_all(head.as_bytes())?;
         if !first.starts_with("HEAD ") {
             stream.write_all(body)?;
         }
+        stream.flush()?;
     }
 }
 

@@ -3,6 +3,7 @@
 use super::boot::Host;
 use super::fleet::{Fleet, fleet};
 use super::packages::K0S;
+use super::vendors;
 use provision::artifact::{LOCK_FILE, Lock, Locked};
 use provision::event::Events;
 use provision::lab::cluster::{Cluster, ClusterSpec, HostSpec};
@@ -93,6 +94,31 @@ impl Site {
         site
     }
 
+    /// Writes an inventory of hosts with accelerators, all of them workers in one pool but those called `cp-…`;
+    /// `accelerator` is the pool's key, a mapping in braces. All roles are the built-in ones. The vendors' names lead to
+    /// the mirror, whose certificate the inventory has hosts trust.
+    pub fn accelerated(hosts: &[Host], accelerator: &str) -> Self {
+        let mut site = Self::new(hosts);
+        std::fs::write(site.path("vendors.pem"), &site.fleet.mirror.certificate.pem).expect("written");
+        site.accelerate(hosts, accelerator, "");
+        site
+    }
+
+    /// Writes another accelerator for these hosts, with other keys of the pool as `, key: value`.
+    pub fn accelerate(&mut self, hosts: &[Host], accelerator: &str, keys: &str) {
+        let listed: Vec<String> = hosts
+            .iter()
+            .filter(|h| h.accelerators.is_some())
+            .map(|h| format!("{}: {{address: {}}}", h.name, h.address))
+            .collect();
+        self.more = format!(
+            "  accelerated: {{role: worker, disruption: {{maxUnavailable: 100%, maxFailed: 100%}}, accelerator: {accelerator}{keys}, \
+             hosts: {{{}}}}}\nnetwork: {{caBundle: vendors.pem}}\n",
+            listed.join(", ")
+        );
+        self.write();
+    }
+
     /// Puts a role of the inventory's own in the place of a built-in one.
     pub fn role(&self, name: &str, text: &str) {
         let folder = self.path("roles").join(name);
@@ -103,7 +129,11 @@ impl Site {
     /// Puts a simulated cluster behind the k0s of these hosts.
     fn simulate(&mut self, hosts: &[Host]) {
         let specs = hosts.iter().map(|host| {
-            let spec = HostSpec { addresses: vec![host.address.to_string()], ..HostSpec::default() };
+            let spec = HostSpec {
+                addresses: vec![host.address.to_string()],
+                accelerators: host.accelerators,
+                ..HostSpec::default()
+            };
             (host.name.clone(), spec)
         });
         let spec = ClusterSpec { hosts: specs.collect(), ..ClusterSpec::default() };
@@ -147,7 +177,13 @@ impl Site {
         let (url, sha256, size) = self.fleet.mirror.locate(&self.k0s);
         let locked = Locked { version: self.k0s.clone(), urls: vec![url], sha256, size };
         let machine = rustix::system::uname().machine().to_string_lossy().into_owned();
-        let lock = Lock { artifacts: [(format!("k0s-{machine}"), locked)].into() };
+        let mut lock = Lock { artifacts: [(format!("k0s-{machine}"), locked)].into() };
+        let (url, sha256, size) = self.fleet.mirror.key();
+        for name in vendors::KEYS {
+            let key =
+                Locked { version: "1".to_owned(), urls: vec![url.clone()], sha256: sha256.clone(), size };
+            lock.artifacts.insert(name.to_owned(), key);
+        }
         lock.save(&self.dir.path().join(LOCK_FILE)).expect("written");
     }
 

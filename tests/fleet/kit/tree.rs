@@ -87,6 +87,11 @@ while read -r key value; do
 done </opt/fleet/sysctls
 mount -o remount,rw /sys 2>/dev/null
 mkdir -p /sys/module
+if [ -d /opt/fake/pci ]; then
+  [ -d /sys/bus/pci/devices ] || { mount -t tmpfs none /sys/bus; mkdir -p /sys/bus/pci/devices; }
+  mount --bind /opt/fake/pci /sys/bus/pci/devices
+fi
+[ ! -d /opt/fake/virtual ] || mount -t tmpfs none /sys/devices/virtual
 for file in /etc/modules-load.d/*.conf; do
   [ -e "$file" ] || continue
   while read -r module; do
@@ -101,15 +106,8 @@ const KERNEL_UNIT: &str = "[Unit]\nDescription=Stand-ins for what a container's 
                            [Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sh /opt/fleet/kernel\n\n\
                            [Install]\nWantedBy=sysinit.target\n";
 
-const MODPROBE: &str = r#"#!/bin/sh
-# Stand-in: there is no kernel to load a module into.
-for module in "$@"; do
-  case $module in -*) continue;; esac
-  name=$(echo "$module" | tr - _)
-  if grep -qx "$name" /opt/fleet/modules; then mkdir -p "/sys/module/$name"; echo live >"/sys/module/$name/initstate"
-  else echo "modprobe: FATAL: Module $module not found in directory /lib/modules/$(uname -r)" >&2; exit 1; fi
-done
-"#;
+const MODPROBE: &str = include_str!("standins/modprobe");
+const RMMOD: &str = include_str!("standins/rmmod");
 
 /// Makes the layer that lies between the base and each host: users, keys, sshd, package sources, stand-ins.
 pub fn common(fleet: &Fleet) {
@@ -126,6 +124,7 @@ pub fn common(fleet: &Fleet) {
     put("opt/fleet/kernel", "755", KERNEL);
     put("etc/systemd/system/fleet-kernel.service", "644", KERNEL_UNIT);
     put("opt/fleet/modprobe", "755", MODPROBE);
+    put("opt/fleet/rmmod", "755", RMMOD);
     put("usr/local/bin/slow-shell", "755", "#!/bin/bash\nsleep 2\nexec /bin/bash \"$@\"\n");
     put("etc/ssh/user_ca.pub", "644", &fleet.public("user_ca"));
     put(
@@ -137,7 +136,7 @@ pub fn common(fleet: &Fleet) {
     let mut script = format!(
         "set -e\nrm -f /etc/ssh/ssh_host_* /etc/apt/sources.list.d/*\n\
          echo 'deb [trusted=yes] http://{HUB}:{}/debian ./' >/etc/apt/sources.list\n\
-         rm -f /sbin/modprobe; ln -s /opt/fleet/modprobe /sbin/modprobe\n\
+         rm -f /sbin/modprobe /sbin/rmmod; ln -s /opt/fleet/modprobe /opt/fleet/rmmod /sbin/\n\
          systemctl enable -q fleet-kernel.service\n\
          systemctl mask -q apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer fstrim.timer systemd-timesyncd.service\n\
          key() {{ mkdir -p \"$1/.ssh\"; cat /opt/fleet/keys >\"$1/.ssh/authorized_keys\"; chmod 700 \"$1/.ssh\"; }}\nkey /root\n",
