@@ -156,6 +156,8 @@ pub struct Needs {
     pub nvidia: bool,
     /// It has Neuron hosts.
     pub neuron: bool,
+    /// It has hosts with EFA devices.
+    pub efa: bool,
     /// It has a router.
     pub router: bool,
     /// Its router has the Inference Extension.
@@ -167,6 +169,7 @@ pub fn wanted(needs: &Needs, catalog: &Catalog) -> Vec<Wanted> {
     let needed = |name: &str| match name {
         "nvidia-cuda-key" | "nvidia-cuda-rpm-key" | "nvidia-toolkit-key" => needs.nvidia,
         "neuron-key" => needs.neuron,
+        "efa-installer" => needs.efa,
         "gateway-api-crds" | "kthena-crds" => needs.router,
         "inference-extension-crds" => needs.inference_extension,
         _ => true,

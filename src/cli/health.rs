@@ -5,7 +5,7 @@ use super::coded;
 use super::site::{Site, state_dir};
 use crate::inventory::Accelerator;
 use crate::role::health::{
-    Finding, Health, Level, QuickInput, judge, judge_kept, kept, median_findings, program,
+    Finding, Health, Level, Links, QuickInput, judge, judge_kept, kept, median_findings, program,
 };
 use crate::run::KEPT_RUNS;
 use crate::state::HostName;
@@ -135,7 +135,8 @@ fn with_input<T>(site: &Site, name: &HostName, then: impl FnOnce(QuickInput<'_>,
     };
     let count = accelerator.count();
     let mig = accelerator.mig().is_some();
-    let input = QuickInput { catalog, product: &product, count, driver, units: &[], wait: false, mig };
+    let links = Links { efa: pool.efa, rdma: pool.rdma };
+    let input = QuickInput { catalog, product: &product, count, driver, units: &[], wait: false, mig, links };
     Some(then(input, &pool.models_path))
 }
 

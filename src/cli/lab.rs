@@ -174,6 +174,9 @@ fn hardware(inventory: &Inventory, catalog: &Catalog, host: &crate::inventory::H
     let id = product.pci.first()?;
     let nvidia = product.vendor == Vendor::Nvidia;
     let switched = nvidia && product.fabric == crate::catalog::Fabric::FabricManager;
+    let pool = inventory.pool_of(host);
+    let efa = pool.efa.map(|n| ("1d0f".to_owned(), "efa2".to_owned(), n));
+    let nics = efa.or_else(|| pool.rdma.map(|n| ("15b3".to_owned(), "1021".to_owned(), n)));
     Some(Hardware {
         vendor: if nvidia { "nvidia" } else { "neuron" }.to_owned(),
         name: product.name.clone(),
@@ -181,6 +184,7 @@ fn hardware(inventory: &Inventory, catalog: &Catalog, host: &crate::inventory::H
         pci_device: id.device.clone(),
         count: accelerator.count(),
         switches: switched.then(|| ("22a3".to_owned(), 4)),
+        nics,
         memory_mib: u64::from(product.memory_gib.unwrap_or(16)) * 1024,
         resource: accelerator.extended_resource().to_owned(),
     })

@@ -38,6 +38,7 @@ impl Lock {
             k0s_version: inventory.cluster.k0s_version.clone(),
             nvidia: uses("nvidia"),
             neuron: uses("aws"),
+            efa: inventory.pools.values().any(|p| p.efa.is_some()),
             router: inventory.router.is_some(),
             inference_extension: inventory.router.as_ref().is_some_and(|r| r.inference_extension),
         };

@@ -20,12 +20,20 @@ pub(super) fn check(inventory: &Inventory, top: &Node, catalog: &Catalog, proble
     let mut checker = Checker { inventory, top, catalog, problems };
     for pool in inventory.pools.values() {
         checker.pool(pool);
+        checker.fabric(pool);
     }
     for model in inventory.models.values() {
         checker.engine(model);
         checker.instance(model);
     }
     checker.drop_ins();
+}
+
+/// GPU memory is handed to network devices as DMA-BUF from this kernel on (GPU Operator documents, GPUDirect RDMA).
+pub const DMA_BUF_KERNEL: &str = "5.12";
+
+fn module_given(pool: &Pool) -> bool {
+    matches!(pool.accelerator, Some(Accelerator::Nvidia { module: Some(_), .. }))
 }
 
 /// Returns the branch of a driver version such as `580.178.04`.
@@ -187,6 +195,71 @@ impl Checker<'_> {
         };
         let at = path("module");
         self.push(Diagnostic::error("E-NV-MODULE", message).source(source).hint(hint), &at);
+    }
+
+    /// Networks between hosts. GPU memory reaches them by DMA-BUF alone: modules that do it another way (nvidia-peermem,
+    /// efa-nv-peermem) are not built anew with the driver (amazon-eks-ami#2672).
+    fn fabric(&mut self, pool: &Pool) {
+        const SOURCE: &str = "GPU Operator documents, GPUDirect RDMA: DMA-BUF wants the open kernel modules, kernel 5.12 and Turing";
+        let wanted = [("efa", pool.efa), ("rdma", pool.rdma)];
+        for (key, count) in wanted {
+            let Some(count) = count else { continue };
+            let path = ["pools", pool.name.as_str(), key];
+            if count == 0 {
+                let problem = Diagnostic::error("E-VALUE", format!("`{key}` of this pool counts 0"))
+                    .hint(format!("leave `{key}` out for hosts without any"));
+                self.push(problem, &["pools", pool.name.as_str(), key, "count"]);
+            }
+            let fits = match &pool.accelerator {
+                Some(Accelerator::Nvidia { .. }) => true,
+                Some(Accelerator::Neuron { .. }) => key == "efa",
+                None => false,
+            };
+            if !fits {
+                let who = if key == "efa" { "GPUs or Neuron devices" } else { "NVIDIA GPUs" };
+                let problem = Diagnostic::error(
+                    "E-RDMA-POOL",
+                    format!("`{key}` is for hosts with {who}, and pool `{}` has none", pool.name),
+                )
+                .source(
+                    "AWS documents: AWS's instances have EFA; mlx5 devices stand beside NVIDIA GPUs"
+                        .to_owned(),
+                )
+                .hint(format!("leave `{key}` out, or say the pool's accelerator"));
+                self.push(problem, &path);
+            }
+        }
+        let Some(key) = wanted.iter().find_map(|(key, count)| count.map(|_| *key)) else { return };
+        let Some(Accelerator::Nvidia { product, driver, module, .. }) = &pool.accelerator else { return };
+        let (Some(product), Some(branch)) = (self.catalog.product(product), branch_of(driver)) else {
+            return;
+        };
+        let open = match module {
+            Some(flavour) => *flavour == ModuleFlavour::Open,
+            None => product.open_by_default(branch),
+        };
+        if !open {
+            let (why, hint) = match product.open_module {
+                OpenModule::Unsupported => (
+                    format!("{} works with the closed ones only", product.slug),
+                    format!("leave `{key}` out: this product is older than Turing"),
+                ),
+                _ => ("closed ones are asked for".to_owned(), "module: open".to_owned()),
+            };
+            let message = format!("`{key}` wants the open kernel modules, and {why}");
+            let problem = Diagnostic::error("E-RDMA-MODULE", message).source(SOURCE.to_owned()).hint(hint);
+            let module = ["pools", pool.name.as_str(), "accelerator", "nvidia", "module"];
+            let at: &[&str] = if module_given(pool) { &module } else { &["pools", pool.name.as_str(), key] };
+            self.push(problem, at);
+        }
+        let older = |kernel: &&String| version_cmp(kernel, DMA_BUF_KERNEL) == Ordering::Less;
+        if let Some(kernel) = pool.kernel.as_ref().filter(older) {
+            let message = format!("`{key}` wants kernel {DMA_BUF_KERNEL} or newer, {kernel} is asked for");
+            let problem = Diagnostic::error("E-RDMA-KERNEL", message)
+                .source(SOURCE.to_owned())
+                .hint("kernel: a newer release of the distribution");
+            self.push(problem, &["pools", pool.name.as_str(), "kernel"]);
+        }
     }
 
     fn neuron<'p>(

@@ -427,6 +427,8 @@ fn read_pool(r: &mut Reader<'_>, entry: &Entry, kernel: Option<&str>) -> Option<
         name: PoolName::new(entry.key.clone()),
         role,
         accelerator,
+        efa: r.fits(entry.node.get("efa"), "count"),
+        rdma: r.fits(entry.node.get("rdma"), "count"),
         kernel: text(node, "kernel").or_else(|| kernel.map(str::to_owned)),
         data_disk: disk(r, entry.node.get("storage").and_then(|s| s.get("data"))),
         models_disk: disk(r, entry.node.get("storage").and_then(|s| s.get("models"))),

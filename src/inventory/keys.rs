@@ -140,7 +140,12 @@ const CLUSTER_NETWORK: &[Key] = &[
 const POOL: &[Key] = &[
     need("role", Text, "controller, worker, controller+worker or single"),
     key("accelerator", OneOf(ACCELERATOR), "What every host of it has"),
-    later("efa", Any, "EFA and its RDMA modules, for models across hosts"),
+    key(
+        "efa",
+        Section(EFA),
+        "AWS's Elastic Fabric Adapters, driven by AWS's installer, for models across hosts",
+    ),
+    key("rdma", Section(RDMA), "InfiniBand or RoCE by the kernel's own mlx5 modules; GPU memory by DMA-BUF"),
     key("clusterInterface", Text, "The interface of etcd, kubelet and API"),
     key("storage", Section(STORAGE), "Disks and paths"),
     key("labels", TextMap, "Node labels"),
@@ -151,6 +156,8 @@ const POOL: &[Key] = &[
     key("hosts", Sections(HOST), "Hosts by name or range"),
     later("nodeName", Text, "keep: do not rename hosts"),
 ];
+const EFA: &[Key] = &[need("count", Int, "Adapters a host")];
+const RDMA: &[Key] = &[need("count", Int, "Links that have to be up on a host")];
 const ACCELERATOR: &[Key] = &[
     key(
         "nvidia",

@@ -15,6 +15,7 @@ mod range;
 mod secrets;
 mod tree;
 
+pub use accelerators::DMA_BUF_KERNEL;
 pub use diagnostic::{Diagnostic, Diagnostics, Place, Severity};
 pub use init::{Init, init_text, newest};
 pub use keys::schema;

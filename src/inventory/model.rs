@@ -178,6 +178,12 @@ pub struct Pool {
     pub role: NodeRole,
     /// The accelerator that every host of it has.
     pub accelerator: Option<Accelerator>,
+    /// How many EFA devices every host of it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub efa: Option<u32>,
+    /// How many InfiniBand or RoCE links have to be up on every host of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rdma: Option<u32>,
     /// The kernel release that its hosts run, where one is asked for.
     pub kernel: Option<String>,
     /// The interface of etcd, kubelet and API, if not that of the default route.

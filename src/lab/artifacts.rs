@@ -3,11 +3,28 @@
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
+/// The version that the stand-in of the EFA installer plays.
+const EFA_INSTALLER: &str = "1.47.0";
+
 /// The stand-in for the k0s binary: hands over to the lab's tool and says which version it plays.
 fn k0s(version: &str) -> String {
     format!(
         "#!/bin/sh\n# LAB stand-in for k0s {version}\nK0S_LAB_VERSION={version} exec /opt/lab/tool k0s \"$@\"\n"
     )
+}
+
+/// The stand-in for the EFA installer's archive: a folder with the script that hands over to the lab's tool.
+fn efa_installer(version: &str) -> Vec<u8> {
+    let script = format!(
+        "#!/bin/sh\n# LAB stand-in for the EFA installer\nexec /opt/lab/tool efa-installer {version} \"$@\"\n"
+    );
+    let mut header = tar::Header::new_gnu();
+    header.set_size(script.len() as u64);
+    header.set_mode(0o755);
+    let mut archive = tar::Builder::new(Vec::new());
+    // Into memory: nothing can fail but the name, which is short.
+    let _ = archive.append_data(&mut header, "aws-efa-installer/efa_installer.sh", script.as_bytes());
+    archive.into_inner().unwrap_or_default()
 }
 
 /// A custom resource definition that takes anything.
@@ -67,6 +84,9 @@ pub fn files(k0s_version: &str) -> (BTreeMap<String, Vec<u8>>, Vec<(String, Stri
         files.insert(path.clone(), text.into_bytes());
         artifacts.push((name.to_owned(), version.to_owned(), path));
     }
+    let path = format!("efa-installer/{EFA_INSTALLER}");
+    files.insert(path.clone(), efa_installer(EFA_INSTALLER));
+    artifacts.push(("efa-installer".to_owned(), EFA_INSTALLER.to_owned(), path));
     (files, artifacts)
 }
 

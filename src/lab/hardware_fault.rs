@@ -35,13 +35,17 @@ pub enum HardwareFault {
     SecureBoot,
     /// No repository has the wanted version of this package.
     NoVersion(String),
+    /// One network device is not on the bus.
+    NicMissing,
+    /// The first network port is down.
+    LinkDown,
     /// The module is not built, and the packages install all the same.
     DkmsSkipped,
 }
 
 /// The names, as they are written.
 pub const NAMES: &str = "headers-gone, fabric-stuck, xid:NUMBER, device-missing, ecc, remap-pending, pcie-width, slow-collective, diag-fails, nouveau, \
-                         driver-mismatch, neuron-driver:VERSION, secure-boot, no-version:PACKAGE, dkms-skipped";
+                         driver-mismatch, neuron-driver:VERSION, secure-boot, no-version:PACKAGE, dkms-skipped, nic-missing, link-down";
 
 impl HardwareFault {
     /// Reads a kind and its argument; `None` if it is none of these.
@@ -61,6 +65,8 @@ impl HardwareFault {
             "neuron-driver" if !argument.is_empty() => Self::NeuronDriver(argument.to_owned()),
             "secure-boot" => Self::SecureBoot,
             "no-version" if !argument.is_empty() => Self::NoVersion(argument.to_owned()),
+            "nic-missing" => Self::NicMissing,
+            "link-down" => Self::LinkDown,
             "dkms-skipped" => Self::DkmsSkipped,
             _ => return None,
         })

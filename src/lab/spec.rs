@@ -55,6 +55,9 @@ pub struct Hardware {
     pub count: u32,
     /// NVSwitches: PCI device and how many.
     pub switches: Option<(String, u32)>,
+    /// Network devices: PCI vendor, device and how many.
+    #[serde(default)]
+    pub nics: Option<(String, String, u32)>,
     /// Memory of one, in MiB.
     pub memory_mib: u64,
     /// Extended resource that the device plugin offers.

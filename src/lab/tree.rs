@@ -171,6 +171,9 @@ pub fn build(spec: &Spec, host: &Host) -> io::Result<()> {
     if let Some(hardware) = &host.hardware {
         let mut there = hardware.clone();
         there.count -= u32::from(broken(HardwareFault::Missing)).min(there.count);
+        if let Some((_, _, count)) = &mut there.nics {
+            *count -= u32::from(broken(HardwareFault::NicMissing)).min(*count);
+        }
         pci(&root.join("sys"), &there, broken(HardwareFault::Pcie))?;
     }
     if broken(HardwareFault::SecureBoot) {
@@ -240,6 +243,11 @@ fn pci(sys: &Path, hardware: &Hardware, narrow: bool) -> io::Result<()> {
     if let Some((device, count)) = &hardware.switches {
         for _ in 0..*count {
             function("10de", device, "068000")?;
+        }
+    }
+    if let Some((vendor, device, count)) = &hardware.nics {
+        for _ in 0..*count {
+            function(vendor, device, "020000")?;
         }
     }
     Ok(())

@@ -3,8 +3,8 @@
 
 use super::context::{address, download};
 use super::desired::RoleInput;
-use super::health::{QuickInput, forget, gate, isolate, needs_reboot, passed, quick, restart_app};
-use super::mig;
+use super::health::{Links, QuickInput, forget, gate, isolate, needs_reboot, passed, quick, restart_app};
+use super::{mig, rdma};
 use crate::catalog::{Fabric, version_cmp};
 use crate::inventory::{Accelerator, ModuleFlavour};
 use crate::state::{Facts, Failure, PackageManager};
@@ -55,6 +55,8 @@ pub(super) fn keys(input: &RoleInput<'_>) -> Result<Value, Failure> {
 /// Returns the gate before a node takes work: passed once for a driver, a kernel and a number of devices.
 fn standard(input: &RoleInput<'_>, look: QuickInput<'_>) -> Value {
     let release = input.inventory.pool_of(input.host).kernel.as_ref().unwrap_or(&input.facts.kernel);
+    // By then they have their driver.
+    let look = QuickInput { links: rdma::links(input), ..look };
     let key = format!("{} {} x {}, kernel {release}", look.driver, look.count, look.product.slug);
     json!({"passed": passed(&key), "gate": gate(look, &key), "forget": forget()})
 }
@@ -106,6 +108,7 @@ pub(super) fn nvidia(input: &RoleInput<'_>) -> Value {
         units: &units,
         wait: false,
         mig: layout.as_ref().is_some_and(|l| l.values().any(|n| *n > 0)),
+        links: Links::default(),
     };
     json!({
         "lockstep": lockstep,
@@ -189,6 +192,7 @@ pub(super) fn neuron(input: &RoleInput<'_>) -> Value {
         units: &[],
         wait: false,
         mig: false,
+        links: Links::default(),
     };
     // Modules fail to build on kernels that are newer than those they were tested on (aws-neuron-sdk#843).
     let system = repository(input.facts).unwrap_or_default();

@@ -2,7 +2,7 @@
 
 use super::desired::RoleInput;
 use super::preflight::stop;
-use super::{accelerator, k0s, network};
+use super::{accelerator, k0s, network, rdma};
 use crate::inventory::Host;
 use crate::state::{Facts, Failure, PackageManager};
 use serde_json::{Value, json};
@@ -138,6 +138,7 @@ pub(super) fn context(input: &RoleInput<'_>) -> Result<Value, Failure> {
         "keys": accelerator::keys(input)?,
         "nvidia": accelerator::nvidia(input),
         "neuron": accelerator::neuron(input),
+        "rdma": rdma::rdma(input)?,
         "k0s": k0s::k0s(input)?,
     }))
 }

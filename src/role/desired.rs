@@ -96,6 +96,10 @@ pub fn resources(input: &RoleInput<'_>) -> Result<Vec<Resource>, Vec<Failure>> {
         Some(Accelerator::Neuron { .. }) => roles.push("neuron"),
         None => {}
     }
+    let pool = input.inventory.pool_of(input.host);
+    if pool.efa.is_some() || pool.rdma.is_some() {
+        roles.push("rdma");
+    }
     roles.push("k0s");
     // Last: the node has joined, and nobody runs on it before this and what the cluster waits for are over.
     if input.inventory.pool_of(input.host).accelerator.is_some() {

@@ -166,6 +166,21 @@ pub const TABLE: &[(&str, &str, &str)] = &[
         "lspci on the host; docs/reference/health.md",
     ),
     (
+        "E-EFA-COUNT",
+        "other EFA devices are on the PCI bus than declared, or the host is no EC2 instance with any",
+        "efa.count in the pool; EFA interfaces are attached when an instance is made",
+    ),
+    (
+        "E-RDMA-COUNT",
+        "fewer mlx5 devices are on the PCI bus than links declared",
+        "lspci on the host; rdma.count in the pool",
+    ),
+    (
+        "E-RDMA-KERNEL",
+        "the kernel is older than DMA-BUF between GPUs and networks wants (5.12)",
+        "a newer kernel of the distribution, then reboot",
+    ),
+    (
         "E-CONTAINERD-DROPIN",
         "a containerd drop-in there keeps this k0s from starting",
         "take it away, or write it in the form that this k0s takes",

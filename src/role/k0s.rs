@@ -70,6 +70,8 @@ pub(super) fn k0s(input: &RoleInput<'_>) -> Result<Value, Failure> {
     let config = controller.then(|| config(input));
     let name = format!("k0s-{}", facts.arch);
     let environment = network::k0s_drop_in(input);
+    let pool = inventory.pool_of(input.host);
+    let memlock = pool.efa.is_some() || pool.rdma.is_some();
     let binary = download(input, &name, BINARY, 0o755)?;
     // What a running k0s was started with; anything else on disk wants a restart.
     let mut started = Sha256::new();
@@ -84,6 +86,9 @@ pub(super) fn k0s(input: &RoleInput<'_>) -> Result<Value, Failure> {
     // Only where there are any: what is not used must not restart every k0s of older inventories.
     for part in [environment.clone().unwrap_or_default(), network::certificates_digest(input)] {
         started.update(part.as_bytes());
+    }
+    if memlock {
+        started.update("memlock");
     }
     let started: String = started.finalize().iter().take(8).map(|b| format!("{b:02x}")).collect();
     let registries: Vec<Value> = inventory
@@ -124,6 +129,7 @@ pub(super) fn k0s(input: &RoleInput<'_>) -> Result<Value, Failure> {
         "containerd": catalog.k0s_line(&inventory.cluster.k0s_version).map_or(1, |l| l.containerd),
         "drop_ins": if pool.role.is_worker() { drop_ins } else { Vec::new() },
         "environment": environment,
+        "memlock": memlock,
         "any_registry": any,
         "logins": logins,
         "registries": if pool.role.is_worker() { registries } else { Vec::new() },

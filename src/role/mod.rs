@@ -15,6 +15,7 @@ mod network;
 mod ports;
 mod preflight;
 mod repository;
+mod rdma;
 mod secret;
 
 pub use desired::{RoleInput, desired, resources};

@@ -2,7 +2,8 @@
 
 use super::accelerator::{REPOSITORIES, repository};
 use super::desired::RoleInput;
-use crate::inventory::Accelerator;
+use crate::catalog::version_cmp;
+use crate::inventory::{Accelerator, DMA_BUF_KERNEL};
 use crate::state::{Content, Failure, FailureKind, File, Headers, Resource, Spec};
 
 /// Returns a reason not to begin.
@@ -95,11 +96,58 @@ pub(super) fn problems(input: &RoleInput<'_>) -> Vec<Failure> {
     if !input.facts.modules.contains_key(module) {
         problems.extend(unbuildable(input));
     }
+    problems.extend(fabric(input));
     for foreign in &input.facts.foreign_drivers {
         problems.push(
             stop("E-NV-FOREIGN", format!("the host has {foreign}"))
                 .cause("two owners of one driver mix versions until no GPU is seen (deepops#1257)")
                 .hint("take it off by hand, then apply again; exactly one owner may install drivers"),
+        );
+    }
+    problems
+}
+
+/// Returns why a host cannot have the network between hosts that the inventory says.
+fn fabric(input: &RoleInput<'_>) -> Vec<Failure> {
+    let (facts, pool) = (input.facts, input.inventory.pool_of(input.host));
+    let mut problems = Vec::new();
+    let count = |vendor: &str, device: &str| {
+        let is = |f: &&crate::state::PciFunction| {
+            f.vendor == vendor && f.device.starts_with(device) && f.class.starts_with("02")
+        };
+        facts.pci.iter().filter(is).count() as u64
+    };
+    let efa = count("1d0f", "efa");
+    if let Some(wanted) = pool.efa.filter(|wanted| u64::from(*wanted) != efa) {
+        let cause = match efa {
+            0 => "it is no EC2 instance with EFA interfaces",
+            _ => "each EFA is a network interface that was attached when the instance was made",
+        };
+        problems.push(
+            stop("E-EFA-COUNT", format!("{wanted} EFA devices declared, {efa} found on the PCI bus"))
+                .cause(cause)
+                .hint("by hand: grep -l 0xefa /sys/bus/pci/devices/*/device; efa.count in the pool"),
+        );
+    }
+    let mlx5 = count("15b3", "");
+    if let Some(wanted) = pool.rdma.filter(|wanted| u64::from(*wanted) > mlx5) {
+        problems.push(
+            stop(
+                "E-RDMA-COUNT",
+                format!("{wanted} links declared, {mlx5} mlx5 devices found on the PCI bus"),
+            )
+            .hint("by hand: grep -l 0x15b3 /sys/bus/pci/devices/*/vendor; rdma.count in the pool"),
+        );
+    }
+    let gpus = matches!(pool.accelerator, Some(Accelerator::Nvidia { .. }));
+    let old = version_cmp(&facts.kernel, DMA_BUF_KERNEL) == std::cmp::Ordering::Less;
+    // One that the inventory asks for was judged with it.
+    if gpus && (pool.efa.is_some() || pool.rdma.is_some()) && pool.kernel.is_none() && old {
+        let message = format!("its kernel is {}, older than {DMA_BUF_KERNEL}", facts.kernel);
+        problems.push(
+            stop("E-RDMA-KERNEL", message)
+                .cause("GPU memory reaches the network by DMA-BUF, which older kernels do not have")
+                .hint("by hand: uname -r; kernel: a newer release of the distribution"),
         );
     }
     problems

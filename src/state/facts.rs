@@ -52,7 +52,7 @@ pub struct Facts {
     pub services: Vec<String>,
     /// Interface and address with prefix, such as `("eth0", "10.0.0.5/24")`.
     pub addresses: Vec<(String, String)>,
-    /// PCI functions of the vendors we know (10de, 1d0f), from sysfs.
+    /// PCI functions of the vendors we know (10de, 1d0f, 15b3), from sysfs.
     pub pci: Vec<PciFunction>,
     /// Loaded kernel modules, by name, with `/sys/module/<name>/version` where there is one.
     pub modules: BTreeMap<String, String>,

@@ -25,6 +25,10 @@ fn each_refusal_has_its_code_and_source_and_a_twin_that_passes() {
         ("inferentia1-sdk-2.32", "E-NEURON-CHIP", "last driver branch is 2.24.x"),
         ("trainium1-image-2.32", "E-ENGINE-CHIP", "vllm-neuron supports Trn2 and Trn3 only"),
         ("branch-570-cuda-13", "E-ENGINE-CUDA", "NVIDIA CUDA compatibility guide"),
+        ("rdma-closed-module", "E-RDMA-MODULE", "GPU Operator documents, GPUDirect RDMA"),
+        ("rdma-volta", "E-RDMA-MODULE", "GPU Operator documents, GPUDirect RDMA"),
+        ("efa-kernel-5.10", "E-RDMA-KERNEL", "GPU Operator documents, GPUDirect RDMA"),
+        ("rdma-neuron", "E-RDMA-POOL", "AWS's instances have EFA"),
         ("k0s-1.36-drop-in-v2", "E-CONTAINERD-DROPIN", "k0s docs/runtime.md"),
     ];
     for (name, code, source) in cases {
@@ -73,7 +77,7 @@ struct Class {
     bus: &'static [(&'static str, &'static str, &'static str, usize)],
 }
 
-const CLASSES: [Class; 10] = [
+const CLASSES: [Class; 13] = [
     Class {
         name: "volta-closed",
         accelerator: "{nvidia: {product: v100-sxm2-32gb, count: 8, driver: \"580.178.04\"}}",
@@ -134,6 +138,29 @@ const CLASSES: [Class; 10] = [
         arch: "x86_64",
         bus: &[("1d0f", "7564", "088000", 16)],
     },
+    Class {
+        name: "nvswitch-efa",
+        accelerator: "{nvidia: {product: h100-sxm5-80gb, count: 8, driver: \"580.178.04\"}}, efa: {count: 32}",
+        arch: "x86_64",
+        bus: &[
+            ("10de", "2330", "030200", 8),
+            ("10de", "22a3", "068000", 4),
+            ("1d0f", "efa2", "020000", 32),
+            ("1d0f", "ec20", "020000", 2),
+        ],
+    },
+    Class {
+        name: "nvlink5-rdma",
+        accelerator: "{nvidia: {product: b200-sxm, count: 8, driver: \"595.91.07\"}}, rdma: {count: 8}",
+        arch: "x86_64",
+        bus: &[("10de", "2901", "030200", 8), ("15b3", "1021", "020700", 12)],
+    },
+    Class {
+        name: "trainium2-efa",
+        accelerator: "{neuron: {product: trainium2, count: 16, sdk: \"2.32.0\"}}, efa: {count: 16}",
+        arch: "x86_64",
+        bus: &[("1d0f", "7364", "088000", 16), ("1d0f", "efa2", "020000", 16)],
+    },
 ];
 
 /// Returns what the accelerator role comes to for a class on a system, and the facts that it was made from.
@@ -186,7 +213,7 @@ fn pair(class: &Class, system: &str, os: &str) -> (Vec<Resource>, Facts) {
         secrets: &std::collections::BTreeMap::new(),
     };
     let all = desired(&input).unwrap_or_else(|f| panic!("{} on {system}: {f:?}", class.name));
-    (all.into_iter().filter(|r| matches!(r.role.as_str(), "nvidia" | "neuron")).collect(), facts)
+    (all.into_iter().filter(|r| matches!(r.role.as_str(), "nvidia" | "neuron" | "rdma")).collect(), facts)
 }
 
 fn short(text: &str) -> String {
@@ -278,6 +305,17 @@ fn each_class_gets_what_its_fabric_and_system_want() {
             assert!(at("command/nvidia-dkms") < at("reboot/nvidia"), "what wants a reboot comes before it");
             assert!(at("reboot/nvidia") < at("kernel-module/nvidia"));
             assert_eq!(at("command/accelerator-health"), list.len() - 1, "the gate is last");
+        }
+    }
+    for system in 0..SYSTEMS.len() {
+        for (list, efa) in [(ids(10, system), true), (ids(11, system), false), (ids(12, system), true)] {
+            let at =
+                |id: &str| list.iter().position(|i| i == id).unwrap_or_else(|| panic!("{id} in {list:?}"));
+            assert_eq!(has(&list, "command/efa-installer"), efa);
+            let reboot = list.iter().position(|id| id.starts_with("reboot/")).expect("a reboot");
+            assert!(reboot < at("command/rdma-peermem"), "modules are built for the kernel that stays");
+            assert_eq!(has(&list, "kernel-module/mlx5_ib"), !efa, "once, whoever wants it");
+            assert_eq!(at("command/rdma-health"), list.len() - 1, "the gate is last");
         }
     }
     assert!(has(&ids(0, 0), "package/cuda-drivers-580"), "Volta takes closed modules");

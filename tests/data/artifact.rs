@@ -161,6 +161,7 @@ fn only_what_an_inventory_needs_is_fetched() {
         k0s_version: "v1.35.7+k0s.0".into(),
         nvidia: false,
         neuron: true,
+        efa: false,
         router: false,
         inference_extension: false,
     };
@@ -169,7 +170,7 @@ fn only_what_an_inventory_needs_is_fetched() {
     let k0s = &wanted(&needs, &catalog)[0];
     assert!(k0s.url.contains("v1.35.7%2Bk0s.0/k0s-v1.35.7%2Bk0s.0-amd64"), "{}", k0s.url);
     assert!(k0s.checksums.as_ref().is_some_and(|u| u.ends_with("/v1.35.7%2Bk0s.0/sha256sums.txt")));
-    let all = Needs { nvidia: true, router: true, inference_extension: true, ..needs };
+    let all = Needs { nvidia: true, efa: true, router: true, inference_extension: true, ..needs };
     assert_eq!(
         wanted(&all, &catalog).len(),
         catalog.artifacts().len(),

@@ -2,8 +2,8 @@
 
 use provision::catalog::Catalog;
 use provision::role::health::{
-    Health, Level, QuickInput, Verdict, gate, isolate, judge, judging, kept, median_findings, needs_reboot,
-    program, quick, restart_app,
+    Health, Level, Links, QuickInput, Verdict, gate, isolate, judge, judging, kept, median_findings,
+    needs_reboot, program, quick, restart_app,
 };
 use std::collections::BTreeMap;
 
@@ -24,7 +24,16 @@ fn with<T>(slug: &str, then: impl FnOnce(&QuickInput<'_>) -> T) -> T {
     let product = catalog.product(slug).expect("known");
     let driver = "580.178.04";
     let (units, wait, mig): (&[&str], _, _) = (&[], false, false);
-    then(&QuickInput { catalog: &catalog, product: &product, count: 8, driver, units, wait, mig })
+    then(&QuickInput {
+        catalog: &catalog,
+        product: &product,
+        count: 8,
+        driver,
+        units,
+        wait,
+        mig,
+        links: Links::default(),
+    })
 }
 
 /// Judges a text as the gate on a host does: its exit status, and what it says.
@@ -347,6 +356,7 @@ fn every_program_is_shell() {
                 units: &["x.service"],
                 wait: true,
                 mig: false,
+                links: Links { efa: Some(8), rdma: Some(8) },
             };
             let text = program(level, input, "/data/it's")
                 + &quick(input)

@@ -357,7 +357,7 @@ fn a_role_that_no_host_would_get_is_refused() {
         failure.starts_with("[E-ROLE] ") && failure.contains("roles/monitoring: roles of your own"),
         "{failure}"
     );
-    assert!(failure.ends_with("one of base, health, k0s, neuron, nvidia"), "{failure}");
+    assert!(failure.ends_with("one of base, health, k0s, neuron, nvidia, rdma"), "{failure}");
 }
 
 #[test]

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// An inventory with a twin of its own, which ends with it.
-struct Twin {
+pub struct Twin {
     dir: tempfile::TempDir,
     inventory: PathBuf,
 }
 
 impl Twin {
-    fn new(text: &str) -> Self {
+    pub fn new(text: &str) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let inventory = dir.path().join("site");
         std::fs::create_dir(&inventory).expect("made");
@@ -20,7 +20,7 @@ impl Twin {
     }
 
     /// Brings the twin up with faults.
-    fn up(&self, faults: &[&str]) {
+    pub fn up(&self, faults: &[&str]) {
         let mut words = vec!["lab".to_owned(), "up".to_owned(), self.at()];
         words.extend(faults.iter().flat_map(|f| ["--fault".to_owned(), (*f).to_owned()]));
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -28,11 +28,11 @@ impl Twin {
         assert_eq!(code, 0, "{text}");
     }
 
-    fn at(&self) -> String {
+    pub fn at(&self) -> String {
         self.inventory.display().to_string()
     }
 
-    fn run(&self, words: &[&str]) -> (i32, String) {
+    pub fn run(&self, words: &[&str]) -> (i32, String) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_provision"));
         command.args(words).env("XDG_STATE_HOME", self.dir.path().join("state")).env("HOME", self.dir.path());
         let output: Output = command.stdin(std::process::Stdio::null()).output().expect("the binary runs");
@@ -41,7 +41,7 @@ impl Twin {
         (output.status.code().unwrap_or(-1), text)
     }
 
-    fn on(&self, words: &[&str], more: &[&str]) -> (i32, String) {
+    pub fn on(&self, words: &[&str], more: &[&str]) -> (i32, String) {
         let at = self.at();
         self.run(&[words, &["-i", &at, "--lab"], more].concat())
     }
@@ -57,7 +57,7 @@ impl Drop for Twin {
     }
 }
 
-fn site(hosts: &str) -> String {
+pub fn site(hosts: &str) -> String {
     format!(
         r#"apiVersion: provision/v1
 kind: Inventory
@@ -70,7 +70,7 @@ pools:
     )
 }
 
-const H100: &str = r#"  h100:
+pub const H100: &str = r#"  h100:
     role: worker
     accelerator: {nvidia: {product: h100-sxm5-80gb, count: 8, driver: "580.178.04"}}
     disruption: {maxFailed: 20, maxUnavailable: 20}

@@ -29,6 +29,7 @@ pub fn h100(count: u32) -> Hardware {
         pci_device: "2330".into(),
         count,
         switches: Some(("22a3".into(), 4)),
+        nics: None,
         memory_mib: 81559,
         resource: "nvidia.com/gpu".into(),
     }

@@ -4,6 +4,7 @@ mod accelerators;
 mod commands;
 mod contract;
 mod executor;
+mod fabric;
 mod health;
 mod hosts;
 mod killed;

@@ -2,6 +2,7 @@
 //! nvidia-smi and neuron-ls say of it.
 
 use super::mig::{self, Mig};
+use super::nics;
 use super::packages::Package;
 use super::{Settings, fail, here, load, request, save};
 use crate::lab::hardware_fault::HardwareFault;
@@ -20,7 +21,7 @@ pub(super) fn has(settings: &Settings, fault: &HardwareFault) -> bool {
 
 /// Returns the version of a module that the installed packages provide.
 fn provided(root: &Path, settings: &Settings, module: &str) -> Option<String> {
-    if matches!(module, "nvidia" | "neuron") && has(settings, &HardwareFault::DkmsSkipped) {
+    if matches!(module, "nvidia" | "neuron" | "efa") && has(settings, &HardwareFault::DkmsSkipped) {
         return None;
     }
     let old = settings.hardware_faults().find_map(|f| match f {
@@ -41,7 +42,11 @@ fn provided(root: &Path, settings: &Settings, module: &str) -> Option<String> {
         }),
         "neuron" => by(&|n| n == "aws-neuronx-dkms").map(|version| old.unwrap_or(version)),
         "nvidia_uvm" => provided(root, settings, "nvidia").map(|_| String::new()),
-        "overlay" | "br_netfilter" | "ib_umad" | "mlx5_core" | "mlx5_ib" => Some(String::new()),
+        // A module calls itself by its package's version and a letter.
+        "efa" => by(&|n| n == "efa").map(|version| version + "g"),
+        "overlay" | "br_netfilter" | "ib_umad" | "ib_uverbs" | "rdma_ucm" | "mlx5_core" | "mlx5_ib" => {
+            Some(String::new())
+        }
         _ => None,
     }
 }
@@ -62,6 +67,7 @@ fn publish(root: &Path, proc_modules: &Path, modules: &Modules) {
     }
     save(root, "modules.json", modules);
     devices(root, modules.contains_key("neuron"));
+    nics::publish(root, modules);
 }
 
 /// Shows what the Neuron driver says of its devices in sysfs.
@@ -82,7 +88,7 @@ fn devices(root: &Path, driven: bool) {
 }
 
 /// Returns what the lab has told a host, seen from outside or inside.
-fn settings_of(root: &Path) -> Option<Settings> {
+pub(super) fn settings_of(root: &Path) -> Option<Settings> {
     let text = std::fs::read_to_string(root.join("var/lib/lab/settings.json")).ok()?;
     serde_json::from_str(&text).ok()
 }
@@ -197,8 +203,9 @@ pub(super) fn dkms(settings: &Settings, arguments: &[&str]) -> ExitCode {
     if arguments.first() == Some(&"autoinstall") && has(settings, &HardwareFault::DkmsSkipped) {
         return fail(11, format!("Error! Your kernel headers for kernel {kernel} cannot be found"));
     }
-    for (module, name) in [("nvidia", "nvidia"), ("neuron", "aws-neuronx")] {
+    for (module, name) in [("nvidia", "nvidia"), ("neuron", "aws-neuronx"), ("efa", "efa")] {
         if let Some(version) = provided(here(), settings, module) {
+            let version = version.trim_end_matches('g');
             println!("{name}/{version}, {kernel}, x86_64: installed");
         }
     }

@@ -6,6 +6,7 @@ mod hardware;
 mod k0s;
 mod mig;
 mod misc;
+mod nics;
 mod packages;
 pub mod units;
 
@@ -134,6 +135,7 @@ pub fn run(name: &str, arguments: &[OsString]) -> Option<ExitCode> {
         "lsmod" => hardware::lsmod(),
         "nvidia-smi" => hardware::nvidia_smi(&settings, &a),
         "neuron-ls" => hardware::neuron_ls(&settings, &a),
+        "efa-installer" => nics::efa_installer(&settings, &a),
         "dkms" => hardware::dkms(&settings, &a),
         "dmesg" => diagnostics::dmesg(&settings),
         "dcgmi" => diagnostics::dcgmi(&settings),

@@ -5,6 +5,7 @@
 //! It prints a line per finding, worst first: `E-NV-ECC: what and what to do`, `E-NV-HUNG: unknown: …` for what could not
 //! be read, `ok: …`. Exit 0 healthy, 1 not, 125 when something could not be told and nothing is known to be wrong.
 
+use super::links::Links;
 use super::xid::{XIDS, pattern};
 use crate::catalog::{Action, Catalog, Fabric, Product, Vendor};
 use crate::template::quote;
@@ -31,6 +32,8 @@ pub struct QuickInput<'a> {
     pub wait: bool,
     /// Its GPUs are split: collectives do not run over instances.
     pub mig: bool,
+    /// Its links to other hosts.
+    pub links: Links,
 }
 
 impl QuickInput<'_> {
@@ -72,7 +75,7 @@ pub fn quick(input: QuickInput<'_>) -> String {
         Vendor::Nvidia => nvidia(&input),
         Vendor::Neuron => neuron(&input),
     };
-    format!("{FRAME}{body}{END}")
+    format!("{FRAME}{body}{}{END}", input.links.look(input.wait))
 }
 
 fn nvidia(input: &QuickInput<'_>) -> String {
