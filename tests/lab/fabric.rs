@@ -42,9 +42,9 @@ fn links_are_driven_and_up_before_a_node_joins() {
     // What the installer brought and is not wanted went in the same run.
     let (code, plan) = twin.on(&["plan"], &["--limit", "h-1,t-1,cp-1"]);
     assert_eq!(code, 0, "{plan}");
-    let (code, health) = twin.on(&["verify"], &["--limit", "h-1,t-1"]);
-    assert!(
-        health.contains("16 EFA links are active") && health.contains("8 InfiniBand or RoCE links"),
-        "{code} {health}"
-    );
+    let (code, health) = twin.on(&["verify"], &["--limit", "h-1,h-2,t-1,t-2"]);
+    assert_eq!(code, 1, "{health}");
+    for expected in ["h-1          healthy", "t-1          healthy", "[E-RDMA-LINK]", "[E-EFA-LINK]"] {
+        assert!(health.contains(expected), "{expected}\n{health}");
+    }
 }
