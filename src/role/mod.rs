@@ -14,8 +14,8 @@ mod mig;
 mod network;
 mod ports;
 mod preflight;
-mod repository;
 mod rdma;
+mod repository;
 mod secret;
 
 pub use desired::{RoleInput, desired, resources};
