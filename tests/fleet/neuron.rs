@@ -1,5 +1,5 @@
 //! The built-in neuron role, whole, on a host whose PCI bus shows sixteen Trainium2. Packages have the real names and come
-//! signed over TLS from AWS's name; the driver and its tools are stand-ins (`kit/standins`).
+//! signed from a mirror that the inventory names in the place of AWS's host; the driver and its tools are stand-ins (`kit/standins`).
 
 use crate::kit::{Host, Setup, Site, fleet};
 

@@ -61,6 +61,12 @@ const ACCELERATORS: &[Wanted] = &[
     ("g-1", "E-NV-FOREIGN", "NVIDIA's .run installer", "take it off by hand"),
     ("g-1", "E-SPACE", "GiB are free on /, a driver build wants 10", "df -h /"),
     ("g-1", "E-SECURE-BOOT", "Secure Boot is on", "mokutil --sb-state"),
+    (
+        "g-1",
+        "E-REPOSITORY-UNREACHABLE",
+        "its name cannot be resolved",
+        "repositories.packages.example.com.mirror",
+    ),
     ("m-1", "E-ACCEL-MISMATCH", "8 x h100-sxm5-80gb declared, 1 x t4 found", "/sys/bus/pci/devices/*/vendor"),
     ("m-1", "E-OS", "neither apt nor dnf", "command -v apt-get dnf"),
     ("m-1", "E-ARCH", "the processor is riscv64", "uname -m"),
@@ -235,6 +241,8 @@ fn accelerators_and_what_their_drivers_need() {
             pool("h100-sxm5-80gb", 8, &hosts[2])
         ),
     );
+    let there = "Types: deb\\nURIs: https://packages.example.com/debian\\nSuites: /\\n";
+    site.role("nvidia", &format!("- package-repository: {{name: there, definition: \"{there}\"}}\n"));
     check(&preflight(&site), ACCELERATORS);
 }
 

@@ -2,7 +2,7 @@
 
 use super::boot::Host;
 use super::fleet::{Fleet, fleet};
-use super::packages::K0S;
+use super::packages::{K0S, MIRROR};
 use super::vendors;
 use provision::artifact::{LOCK_FILE, Lock, Locked};
 use provision::event::Events;
@@ -95,8 +95,8 @@ impl Site {
     }
 
     /// Writes an inventory of hosts with accelerators, all of them workers in one pool but those called `cp-…`;
-    /// `accelerator` is the pool's key, a mapping in braces. All roles are the built-in ones. The vendors' names lead to
-    /// the mirror, whose certificate the inventory has hosts trust.
+    /// `accelerator` is the pool's key, a mapping in braces. All roles are the built-in ones. NVIDIA's names lead to
+    /// the mirror, whose certificate the inventory has hosts trust; for AWS's the inventory names the mirror.
     pub fn accelerated(hosts: &[Host], accelerator: &str) -> Self {
         let mut site = Self::new(hosts);
         std::fs::write(site.path("vendors.pem"), &site.fleet.mirror.certificate.pem).expect("written");
@@ -113,8 +113,10 @@ impl Site {
             .collect();
         self.more = format!(
             "  accelerated: {{role: worker, disruption: {{maxUnavailable: 100%, maxFailed: 100%}}, accelerator: {accelerator}{keys}, \
-             hosts: {{{}}}}}\nnetwork: {{caBundle: vendors.pem}}\n",
-            listed.join(", ")
+             hosts: {{{}}}}}\nnetwork: {{caBundle: vendors.pem}}\n\
+             repositories: {{{}: {{mirror: \"{MIRROR}\"}}}}\n",
+            listed.join(", "),
+            vendors::MIRRORED
         );
         self.write();
     }

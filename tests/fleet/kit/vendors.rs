@@ -8,9 +8,10 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-/// The vendors' hosts, which accelerator hosts find at the mirror's address.
-pub const NAMES: [&str; 3] =
-    ["developer.download.nvidia.com", "nvidia.github.io", "apt.repos.neuron.amazonaws.com"];
+/// NVIDIA's hosts, which accelerator hosts find at the mirror's address.
+pub const NAMES: [&str; 2] = ["developer.download.nvidia.com", "nvidia.github.io"];
+/// AWS's host, which no host can resolve: inventories name a mirror of it.
+pub const MIRRORED: &str = "apt.repos.neuron.amazonaws.com";
 /// What lock files call the keys; all of them are one here.
 pub const KEYS: [&str; 3] = ["nvidia-cuda-key", "nvidia-toolkit-key", "neuron-key"];
 /// Where the mirror has the key.
