@@ -68,8 +68,8 @@ const ACCELERATORS: &[Wanted] = &[
         "repositories.packages.example.com.mirror",
     ),
     ("m-1", "E-ACCEL-MISMATCH", "8 x h100-sxm5-80gb declared, 1 x t4 found", "/sys/bus/pci/devices/*/vendor"),
-    ("g-1", "E-EFA-COUNT", "2 EFA devices declared, 1 found on the PCI bus", "/sys/bus/pci/devices/*/device"),
-    ("m-1", "E-EFA-COUNT", "2 EFA devices declared, 0 found on the PCI bus", "efa.count"),
+    ("g-1", "E-RDMA-COUNT", "2 links declared, 0 mlx5 devices found", "rdma.count"),
+    ("m-1", "E-EFA-COUNT", "2 EFA devices declared, 1 found on the PCI bus", "/sys/bus/pci/devices/*/device"),
     ("m-1", "E-RDMA-COUNT", "2 links declared, 0 mlx5 devices found", "/sys/bus/pci/devices/*/vendor"),
     ("m-1", "E-RDMA-KERNEL", "its kernel is 5.4.0-1-amd64, older than 5.12", "uname -r"),
     ("m-1", "E-OS", "neither apt nor dnf", "command -v apt-get dnf"),
@@ -228,13 +228,13 @@ fn accelerators_and_what_their_drivers_need() {
     let adapter = "d=/sys/bus/pci/devices/0000:02:00.0; mkdir -p $d; echo 0x1d0f >$d/vendor
                 echo 0xefa2 >$d/device; echo 0x020000 >$d/class; echo 0x1d0f >$d/subsystem_vendor; echo 0xefa2 >$d/subsystem_device";
     hosts[1].sh(&format!(
-        "{card}; {adapter}; apt-get -qq update; mkdir -p /sys/firmware/efi/efivars
+        "{card}; apt-get -qq update; mkdir -p /sys/firmware/efi/efivars
          printf '\\006\\000\\000\\000\\001' >/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
     ));
-    hosts[2].sh(&format!("{card}; mv /usr/bin/apt-get /usr/bin/away"));
-    let pool = |product: &str, count: u8, host: &Host| {
+    hosts[2].sh(&format!("{card}; {adapter}; mv /usr/bin/apt-get /usr/bin/away"));
+    let pool = |product: &str, count: u8, links: &str, host: &Host| {
         format!(
-            "    role: worker\n    accelerator: {{nvidia: {{product: {product}, count: {count}, driver: \"580.178.04\"}}}}\n    efa: {{count: 2}}\n    rdma: {{count: 2}}\n    hosts: {{{}}}}}\n",
+            "    role: worker\n    accelerator: {{nvidia: {{product: {product}, count: {count}, driver: \"580.178.04\"}}}}\n    rdma: {{count: 2}}\n{links}    hosts: {{{}}}}}\n",
             at(host)
         )
     };
@@ -243,8 +243,8 @@ fn accelerators_and_what_their_drivers_need() {
         &format!(
             "  control:\n    role: controller\n    hosts: {{{}}}}}\n  t4:\n{}  h100:\n{}",
             at(&hosts[0]),
-            pool("t4", 4, &hosts[1]),
-            pool("h100-sxm5-80gb", 8, &hosts[2])
+            pool("t4", 4, "", &hosts[1]),
+            pool("h100-sxm5-80gb", 8, "    efa: {count: 2}\n", &hosts[2])
         ),
     );
     let there = "Types: deb\\nURIs: https://packages.example.com/debian\\nSuites: /\\n";
