@@ -8,6 +8,7 @@ use super::nodes::{self, CORDONED};
 use super::target::{ClusterTarget, Pause};
 use crate::catalog::device_plugin;
 use crate::state::{Failure, FailureKind, Node};
+use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
@@ -118,6 +119,18 @@ impl ClusterTarget {
         plugin: &mut Plugin,
     ) -> Result<Option<String>, Failure> {
         let Some(name) = device_plugin(resource) else { return Ok(None) };
+        if self.partial {
+            // Nobody brings it in this run, so it would be waited for in vain.
+            let sets: Api<DaemonSet> = Api::namespaced(client.clone(), NAMESPACE);
+            let theirs = ListParams::default().labels(&format!("app.kubernetes.io/name={name}"));
+            if sets.list(&theirs).await.is_ok_and(|found| found.items.is_empty()) {
+                let message = format!(
+                    "node {node} has joined and takes no pods yet: {name} is not in the cluster, and of the cluster this run brings nodes alone"
+                );
+                return Err(Failure::new(FailureKind::Step, "E-DEVICE-PLUGIN", message)
+                    .hint("provision apply without --limit deploys it; the host is done"));
+            }
+        }
         let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
         let theirs = ListParams::default()
             .labels(&format!("app.kubernetes.io/name={name}"))

@@ -55,7 +55,7 @@ pub struct ClusterTarget {
     /// When the lease was last renewed.
     pub(super) renewed: tokio::sync::Mutex<Option<Instant>>,
     /// Only some hosts are worked on: their nodes are all that is wanted, and nothing is left over.
-    partial: bool,
+    pub(super) partial: bool,
     /// How long a device plugin may be ready before what it reports is what there is; pods that no node has room for are
     /// given up after four times as long.
     pub(super) patience: Duration,

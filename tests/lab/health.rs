@@ -115,6 +115,28 @@ fn a_host_far_below_its_pool_is_warned_of() {
     assert_eq!(kept["hosts"]["h-1"]["verdict"], "healthy", "{kept}");
 }
 
+/// One host first, on a site that was never applied whole: it is made ready and joins; what is missing is named at once.
+#[test]
+fn a_first_host_alone_is_told_that_nothing_brings_its_device_plugin() {
+    let story = Story::of(SITE);
+    story.up();
+    let output = story.apply(&["--limit", "cp-1"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let output = story.apply(&["--limit", "h-1"]);
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("h-1 converged") && said.contains("[E-DEVICE-PLUGIN] node h-1 has joined"),
+        "{said}"
+    );
+    assert!(said.contains("provision apply without --limit deploys it"), "{said}");
+    assert!(starts(&story, "h-1"), "it takes no pods yet");
+    story.applied();
+    assert!(!starts(&story, "h-1"));
+    let output = story.apply(&["--limit", "h-1"]);
+    assert!(output.status.success() && text(&output).contains("in sync"), "{}", text(&output));
+}
+
 /// What an Xid asks for is a step of the plan, with its reason; a host that has to be taken out is, and only that one.
 #[test]
 fn an_xid_is_a_step_and_takes_a_live_node_out_where_it_asks_for_that() {
