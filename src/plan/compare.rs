@@ -1,7 +1,7 @@
 //! Two inventories compared, with no host touched: what changes, and how far it reaches.
 
 use crate::catalog::{Catalog, Product};
-use crate::inventory::{Accelerator, Host, HostState, Inventory, NodeRole, Pool};
+use crate::inventory::{Accelerator, Host, HostState, Inventory, ModuleFlavour, NodeRole, Pool};
 use crate::state::PoolName;
 use serde::Serialize;
 use serde_json::Value;
@@ -208,12 +208,19 @@ struct Reach {
 }
 
 /// Returns the services that restart on the hosts of a pool.
-fn restarting(pool: &Pool, product: Option<&Product>, driver: bool, reach: Reach) -> Vec<&'static str> {
+fn restarting(
+    old: &Pool,
+    pool: &Pool,
+    product: Option<&Product>,
+    version: bool,
+    reach: Reach,
+) -> Vec<&'static str> {
     let mut services = Vec::new();
-    if reach.version || (reach.config && pool.role.is_controller()) {
+    // With links between hosts, containers may lock memory, which k0s's unit says.
+    if reach.version || (reach.config && pool.role.is_controller()) || linked(old) != linked(pool) {
         services.push(if pool.role == NodeRole::Worker { "k0sworker" } else { "k0scontroller" });
     }
-    if let Some(product) = product.filter(|_| driver) {
+    if let Some(product) = product.filter(|_| version) {
         // No host was asked for its switches: boards of up to four have none (accelerators.md §1.7).
         let switch = pool.accelerator.as_ref().is_some_and(|a| a.count() > 4);
         services.extend(product.fabric_units(switch).iter().map(|unit| unit.trim_end_matches(".service")));
@@ -229,9 +236,14 @@ fn pool_change(
     size: Size,
     reach: Reach,
 ) -> PoolChange {
-    let driver = driver(old) != driver(pool);
+    let version = driver(old) != driver(pool);
+    let driver = version || flavour(old) != flavour(pool);
+    // A host that runs it already need not; no host was asked.
+    let kernel = pool.accelerator.is_some() && pool.kernel.is_some() && old.kernel != pool.kernel;
+    let links = (old.efa.is_some(), old.rdma.is_some()) != (pool.efa.is_some(), pool.rdma.is_some());
     let split = |p: &Pool| p.accelerator.as_ref().and_then(Accelerator::mig).cloned();
-    let drained = pool.role.is_worker() && (driver || split(old) != split(pool) || reach.version);
+    let drained =
+        pool.role.is_worker() && (driver || kernel || links || split(old) != split(pool) || reach.version);
     let each = pool.accelerator.as_ref().map_or(0, |a| a.count());
     let units = pool.accelerator.as_ref().map_or(0, |a| a.offers().into_values().sum::<u64>() as u32);
     let hosts = size.serving;
@@ -253,8 +265,8 @@ fn pool_change(
         fields: fields("", old, pool),
         drains: if drained { hosts } else { 0 },
         waves: (drained && hosts > 0).then(|| (hosts.div_ceil(down.max(1)), down.max(1))),
-        reboots: if driver { hosts } else { 0 },
-        restarts: restarting(pool, product, driver, reach)
+        reboots: if driver || kernel { hosts } else { 0 },
+        restarts: restarting(old, pool, product, version, reach)
             .into_iter()
             .filter(|_| hosts > 0)
             .map(|service| (service.to_owned(), hosts))
@@ -274,6 +286,19 @@ fn driver(pool: &Pool) -> Option<&str> {
         Accelerator::Nvidia { driver, .. } => Some(driver),
         Accelerator::Neuron { sdk, .. } => Some(sdk),
     }
+}
+
+/// Returns the flavour of its kernel module, where the inventory asks for one.
+fn flavour(pool: &Pool) -> Option<ModuleFlavour> {
+    match pool.accelerator.as_ref()? {
+        Accelerator::Nvidia { module, .. } => *module,
+        Accelerator::Neuron { .. } => None,
+    }
+}
+
+/// Returns whether its hosts have links between them.
+fn linked(pool: &Pool) -> bool {
+    pool.efa.is_some() || pool.rdma.is_some()
 }
 
 /// Returns the roles whose files differ; the maps hold each file's text by its path below `roles/`.

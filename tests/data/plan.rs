@@ -42,6 +42,25 @@ fn a_driver_upgrade_shows_its_blast_radius() {
     assert!(markdown.contains("| capacity while it runs | 512 GPUs | at least 464 (90 %) |"), "{markdown}");
 }
 
+/// What a pool's hosts are drained, rebooted and restarted for, as their roles have it.
+#[test]
+fn each_change_of_a_host_reaches_as_far_as_its_steps() {
+    let closed = |t: String| t.replace("driver: \"580.178.04\"", "driver: \"580.178.04\", module: closed");
+    let kernel =
+        |t: String| t.replace("    rdma: {count: 8}", "    kernel: 6.8.0-60-generic\n    rdma: {count: 8}");
+    let unlinked = |t: String| t.replace("    rdma: {count: 8}", "");
+    let of = |before: Inventory, after: Inventory| {
+        let diff = compare(&before, &after, &catalog());
+        (diff.drains, diff.reboots, diff.restarts.into_iter().collect::<Vec<_>>())
+    };
+    let k0s = || vec![("k0sworker".to_owned(), 64)];
+    assert_eq!(of(rack(unlinked), rack(|t| closed(unlinked(t)))), (64, 64, vec![]));
+    assert_eq!(of(rack(|t| t), rack(kernel)), (64, 64, vec![]));
+    assert_eq!(of(rack(|t| t), rack(unlinked)), (64, 0, k0s()));
+    assert_eq!(of(rack(unlinked), rack(|t| t)), (64, 0, k0s()));
+    assert_eq!(of(rack(|t| t), rack(|t| t.replace("{count: 8}  ", "{count: 4}  "))), (0, 0, vec![]));
+}
+
 #[test]
 fn hosts_that_come_go_and_change_are_named() {
     let before = rack(|t| t);
