@@ -69,10 +69,17 @@ fn a_repository_is_added_used_and_removed() {
     assert_eq!(site.pending(), ["package-repository/local", "package/widget"]);
     site.converge();
     assert_eq!(hosts[0].sh("ls /etc/apt/sources.list.d"), "");
-    // One that cannot be reached is a failure, and is not left there.
+    // One that cannot be reached is told before anything is done.
     site.role("base", &role.replace(":8000", ":8001"));
     let text = site.expect(1, &["apply", "--yes"]);
-    assert!(text.contains("package-repository/local") && text.contains("Could not connect"), "{text}");
+    assert!(
+        text.contains("[E-REPOSITORY-UNREACHABLE]") && text.contains("(10.77.0.1:8001, packages): refused"),
+        "{text}"
+    );
+    // One whose server has no such lists is a failure, and is not left there.
+    site.role("base", &role.replace("/debian/", "/nowhere/"));
+    let text = site.expect(1, &["apply", "--yes"]);
+    assert!(text.contains("package-repository/local") && text.contains("404"), "{text}");
     assert_eq!(hosts[0].sh("ls /etc/apt/sources.list.d"), "");
 }
 
