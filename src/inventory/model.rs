@@ -202,6 +202,13 @@ pub struct Pool {
     pub disruption: Disruption,
 }
 
+impl Pool {
+    /// Returns whether its hosts have links between them: EFA, InfiniBand or RoCE.
+    pub fn is_linked(&self) -> bool {
+        self.efa.is_some() || self.rdma.is_some()
+    }
+}
+
 /// A disk that is given over to one path.
 #[derive(Clone, PartialEq, Eq, Serialize, Debug)]
 pub struct Disk {

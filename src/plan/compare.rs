@@ -217,7 +217,7 @@ fn restarting(
 ) -> Vec<&'static str> {
     let mut services = Vec::new();
     // With links between hosts, containers may lock memory, which k0s's unit says.
-    if reach.version || (reach.config && pool.role.is_controller()) || linked(old) != linked(pool) {
+    if reach.version || (reach.config && pool.role.is_controller()) || old.is_linked() != pool.is_linked() {
         services.push(if pool.role == NodeRole::Worker { "k0sworker" } else { "k0scontroller" });
     }
     if let Some(product) = product.filter(|_| version) {
@@ -294,11 +294,6 @@ fn flavour(pool: &Pool) -> Option<ModuleFlavour> {
         Accelerator::Nvidia { module, .. } => *module,
         Accelerator::Neuron { .. } => None,
     }
-}
-
-/// Returns whether its hosts have links between them.
-fn linked(pool: &Pool) -> bool {
-    pool.efa.is_some() || pool.rdma.is_some()
 }
 
 /// Returns the roles whose files differ; the maps hold each file's text by its path below `roles/`.

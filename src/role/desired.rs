@@ -96,8 +96,7 @@ pub fn resources(input: &RoleInput<'_>) -> Result<Vec<Resource>, Vec<Failure>> {
         Some(Accelerator::Neuron { .. }) => roles.push("neuron"),
         None => {}
     }
-    let pool = input.inventory.pool_of(input.host);
-    if pool.efa.is_some() || pool.rdma.is_some() {
+    if input.inventory.pool_of(input.host).is_linked() {
         roles.push("rdma");
     }
     roles.push("k0s");

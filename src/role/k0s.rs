@@ -71,7 +71,7 @@ pub(super) fn k0s(input: &RoleInput<'_>) -> Result<Value, Failure> {
     let name = format!("k0s-{}", facts.arch);
     let environment = network::k0s_drop_in(input);
     let pool = inventory.pool_of(input.host);
-    let memlock = pool.efa.is_some() || pool.rdma.is_some();
+    let memlock = pool.is_linked();
     let binary = download(input, &name, BINARY, 0o755)?;
     // What a running k0s was started with; anything else on disk wants a restart.
     let mut started = Sha256::new();

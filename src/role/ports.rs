@@ -8,6 +8,7 @@ use super::host::{MOST_SKEW_S, SEEN_SKEW_S};
 use crate::inventory::{Endpoint, Host, HostState, Inventory};
 use crate::state::{Facts, HostName};
 use crate::template::quote;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 /// Peers that a host tries a port of, at the most; between pairs of workers a firewall rule is one for all.
@@ -114,7 +115,9 @@ pub fn tries(inventory: &Inventory, host: &Host, repositories: &[String]) -> Vec
     if let Some((address, port)) = inventory.network.proxy.as_deref().and_then(authority) {
         all.push(Try { peer: PROXY.to_owned(), address, port, what: "network.proxy", free: false });
     } else if !on_loopback(host) {
-        for (address, port) in repositories.iter().filter_map(|url| authority(url)) {
+        // Several repositories of one server are one place to reach.
+        let places: BTreeSet<_> = repositories.iter().filter_map(|url| authority(url)).collect();
+        for (address, port) in places {
             all.push(Try { peer: REPOSITORY.to_owned(), address, port, what: "packages", free: false });
         }
     }

@@ -142,7 +142,7 @@ fn fabric(input: &RoleInput<'_>) -> Vec<Failure> {
     let gpus = matches!(pool.accelerator, Some(Accelerator::Nvidia { .. }));
     let old = version_cmp(&facts.kernel, DMA_BUF_KERNEL) == std::cmp::Ordering::Less;
     // One that the inventory asks for was judged with it.
-    if gpus && (pool.efa.is_some() || pool.rdma.is_some()) && pool.kernel.is_none() && old {
+    if gpus && pool.is_linked() && pool.kernel.is_none() && old {
         let message = format!("its kernel is {}, older than {DMA_BUF_KERNEL}", facts.kernel);
         problems.push(
             stop("E-RDMA-KERNEL", message)

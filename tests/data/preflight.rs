@@ -296,7 +296,12 @@ fn ports_are_tried_in_the_direction_in_which_they_are_needed() {
 fn repositories_are_tried_where_a_host_has_to_reach_them_itself() {
     let case = Case::new("debian12");
     let inventory = case.inventory();
-    let urls = ["https://packages.example.net/stable".to_owned(), "http://10.0.0.9:8080/".to_owned()];
+    let urls = [
+        "https://packages.example.net/stable",
+        "http://10.0.0.9:8080/",
+        "https://packages.example.net/extra",
+    ]
+    .map(str::to_owned);
     let outside = |inventory: &provision::inventory::Inventory| -> Vec<(usize, String)> {
         let all = tries(inventory, &inventory.hosts["w-1"], &urls);
         let named = all.iter().enumerate().filter(|(_, t)| t.what == "packages");
@@ -304,8 +309,8 @@ fn repositories_are_tried_where_a_host_has_to_reach_them_itself() {
     };
     let tried = outside(&inventory);
     let places: Vec<&str> = tried.iter().map(|(_, place)| place.as_str()).collect();
-    assert_eq!(places, ["packages.example.net:443", "10.0.0.9:8080"]);
-    let (first, second) = (tried[0].0, tried[1].0);
+    assert_eq!(places, ["10.0.0.9:8080", "packages.example.net:443"], "each server once");
+    let (first, second) = (tried[1].0, tried[0].0);
     let answer = format!(
         "#section tool\nbash\n#section running\n#section tries\n\
          {first}|1|bash: packages.example.net: Temporary failure in name resolution bash: line 1: /dev/tcp/packages.example.net/443: Invalid argument \n\
