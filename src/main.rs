@@ -1,4 +1,4 @@
-//! The binary: a stand-in tool if it runs as one inside the lab, else the command line.
+//! The binary: a simulated tool inside the lab, otherwise the command line.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! What the benches share: running a program with its time and peak memory, the machine they ran on, and the verdict.
+//! Shared by the benches: running a program with its time and peak memory, the description of the machine, and the verdict.
 
 #![allow(dead_code, reason = "each bench is a program of its own and uses a part of this")]
 

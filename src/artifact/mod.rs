@@ -1,7 +1,11 @@
-//! Artifacts: what is fetched from outside, pinned by version and sha256 in `provision.lock`.
+//! Artifacts: downloads pinned by version and sha256 in `provision.lock`.
 
 mod fetch;
 mod lock;
+mod openpgp;
+mod resolve;
 
-pub use fetch::{ArtifactError, fetch, resolve};
-pub use lock::{LOCK_FILE, Lock, LockError, Locked, Needs, Wanted, wanted};
+pub use fetch::{ArtifactError, fetch};
+pub use lock::{LOCK_FILE, Lock, LockError, Locked, Mirror, Misfit, Needs, Wanted, wanted};
+pub use openpgp::fingerprints;
+pub use resolve::{Unresolved, UnresolvedAll, resolve};

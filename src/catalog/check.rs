@@ -1,5 +1,4 @@
-//! What makes a catalog contradict itself: rows that cannot all be true, names that nothing has, shapes that no tool
-//! would understand. All of it at once.
+//! Consistency checks of a catalog: contradictory rows, unknown names, malformed values. Reports all of them at once.
 
 use super::load::{Catalog, CatalogError};
 use super::types::*;
@@ -14,9 +13,17 @@ pub(super) fn check(catalog: &Catalog) -> Result<(), CatalogError> {
     neuron(catalog, &mut found);
     health(catalog, &mut found);
     mig(catalog, &mut found);
+    artifacts(catalog, &mut found);
     match found.is_empty() {
         true => Ok(()),
-        false => Err(CatalogError::Contradiction(found.join("; "))),
+        false => {
+            /// More of them are no help.
+            const MOST: usize = 20;
+            let more = found.len().saturating_sub(MOST);
+            found.truncate(MOST);
+            let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+            Err(CatalogError::Contradiction(found.join("; ") + &more))
+        }
     }
 }
 
@@ -44,7 +51,9 @@ fn products(catalog: &Catalog, found: &mut Vec<String>) {
         }
         let neuron = product.vendor == Vendor::Neuron;
         if neuron != (product.fabric == Fabric::NeuronLink) {
-            found.push(format!("{slug}: a fabric of neuron-link is what Neuron devices have, and only they"));
+            found.push(format!(
+                "{slug}: the fabric neuron-link is for Neuron devices only, and required for them"
+            ));
         }
         if neuron && (product.min_branch.is_some() || product.max_branch.is_some()) {
             found.push(format!("{slug}: a Neuron device has no NVIDIA driver branch"));
@@ -58,7 +67,7 @@ fn products(catalog: &Catalog, found: &mut Vec<String>) {
                 found.push(format!("{slug}: a PCI id is four lower-case hex digits"));
             }
             if id.vendor != if neuron { "1d0f" } else { "10de" } {
-                found.push(format!("{slug}: PCI vendor {} is not its vendor's", id.vendor));
+                found.push(format!("{slug}: PCI vendor {} does not match its vendor", id.vendor));
             }
             if let Some((_, other)) = seen.iter().find(|(s, _)| *s == id) {
                 found.push(format!("PCI id {}:{} is both {other} and {slug}", id.vendor, id.device));
@@ -72,7 +81,7 @@ fn mig(catalog: &Catalog, found: &mut Vec<String>) {
     for row in catalog.mig_rows() {
         for slug in &row.products {
             match catalog.products().iter().find(|p| p.slug == *slug) {
-                None => found.push(format!("MIG profiles of `{slug}`, which is no product")),
+                None => found.push(format!("MIG profiles of `{slug}`, which is not a product")),
                 Some(product)
                     if product
                         .mig_instances
@@ -84,7 +93,7 @@ fn mig(catalog: &Catalog, found: &mut Vec<String>) {
             }
         }
         for profile in row.profiles.iter().filter(|p| p.compute() == 0 || p.memory == 0 || p.most == 0) {
-            found.push(format!("MIG profile `{}` has a name or numbers that none has", profile.name));
+            found.push(format!("MIG profile `{}` has an invalid name or numbers", profile.name));
         }
     }
 }
@@ -96,7 +105,7 @@ fn nvidia(catalog: &Catalog, found: &mut Vec<String>) {
             found.push(format!("branch {number}: its latest release is {}", branch.latest));
         }
         if !["long-term", "production", "new-feature"].contains(&branch.kind.as_str()) {
-            found.push(format!("branch {number}: `{}` is no kind of branch", branch.kind));
+            found.push(format!("branch {number}: `{}` is not a kind of branch", branch.kind));
         }
         if let Some(cuda) = branch.cuda
             && catalog.cuda_floors().iter().any(|f| f.cuda == cuda && f.branch > number)
@@ -135,7 +144,7 @@ fn neuron(catalog: &Catalog, found: &mut Vec<String>) {
             let newer = product.max_driver.as_ref().filter(|m| version_cmp(driver, m) == Ordering::Greater);
             if let Some(bound) = older.or(newer) {
                 found.push(format!(
-                    "Neuron SDK {} has driver {driver}, {slug} has the bound {bound}",
+                    "Neuron SDK {} has driver {driver}, outside the bound {bound} of {slug}",
                     sdk.sdk
                 ));
             }
@@ -146,8 +155,24 @@ fn neuron(catalog: &Catalog, found: &mut Vec<String>) {
             found.push(format!("engine image {} names the unknown product {unknown}", row.image));
         }
         if let Some(cuda) = row.cuda.filter(|c| !catalog.cuda_floors().iter().any(|f| f.cuda == *c)) {
-            found.push(format!("engine image {} needs CUDA {cuda}, which has no row", row.image));
+            found.push(format!("engine image {} needs CUDA {cuda}, which is not in the catalog", row.image));
         }
+    }
+}
+
+fn artifacts(catalog: &Catalog, found: &mut Vec<String>) {
+    let arch = |arch: &Option<String>| arch.as_ref().is_some_and(|a| a != "x86_64" && a != "aarch64");
+    for artifact in catalog.artifacts() {
+        let hex = |f: &String| f.len() == 40 && f.chars().all(|c| matches!(c, '0'..='9' | 'A'..='F'));
+        if !artifact.fingerprints.iter().all(hex) {
+            found.push(format!("{}: a fingerprint is 40 upper-case hex digits", artifact.name));
+        }
+        if arch(&artifact.arch) {
+            found.push(format!("{}: arch is x86_64 or aarch64", artifact.name));
+        }
+    }
+    for product in catalog.products().iter().filter(|p| arch(&p.host_arch)) {
+        found.push(format!("{}: hostArch is x86_64 or aarch64", product.slug));
     }
 }
 

@@ -1,4 +1,4 @@
-//! Reading the catalog and asking it questions. Built-in files are part of the binary; a folder beside the inventory
+//! Loads and queries the catalog. Built-in files are part of the binary; a folder next to the inventory
 //! adds rows, or replaces rows with the same key.
 
 use super::check::check;
@@ -10,8 +10,14 @@ use std::path::{Path, PathBuf};
 
 static BUILTIN: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/catalog");
 
-/// What is said of a device that the catalog does not know.
-const UNKNOWN: &str = "not in the catalog: the newest branch and the open kernel modules are assumed";
+/// Limit for all catalog files next to an inventory, in bytes: six times the built-in ones. Each is compared with all others.
+const MOST_ROWS: usize = 256 << 10;
+
+/// Rows of engine images: the image of every model is tried on each.
+const MOST_IMAGES: usize = 500;
+
+/// The warning for a device that the catalog does not have.
+const UNKNOWN: &str = "not in the catalog: assuming the newest branch and the open kernel modules";
 
 /// Why a catalog could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +40,7 @@ pub enum CatalogError {
         message: String,
     },
     /// Rows contradict one another; all of them.
-    #[error("catalog contradicts itself: {0}")]
+    #[error("the catalog has contradictions: {0}")]
     Contradiction(String),
 }
 
@@ -119,27 +125,27 @@ impl Catalog {
         Ok(catalog)
     }
 
-    /// Returns the built-in catalog, extended by the `*.yaml` files of a folder.
-    pub fn load(extra: Option<&Path>) -> Result<Self, CatalogError> {
+    /// Returns the built-in catalog, extended by the rows of further files, given by name and text.
+    pub fn extended(files: impl IntoIterator<Item = (PathBuf, String)>) -> Result<Self, CatalogError> {
         let mut catalog = Self::builtin()?;
-        let Some(dir) = extra else { return Ok(catalog) };
-        let read = |path: &Path, source| CatalogError::Read { path: path.to_owned(), source };
-        let mut paths = Vec::new();
-        for entry in std::fs::read_dir(dir).map_err(|e| read(dir, e))? {
-            paths.push(entry.map_err(|e| read(dir, e))?.path());
-        }
-        paths.sort();
-        for path in paths.iter().filter(|p| p.extension().is_some_and(|e| e == "yaml" || e == "yml")) {
-            let text = std::fs::read_to_string(path).map_err(|e| read(path, e))?;
-            catalog.add(path.clone(), &text)?;
+        let mut left = MOST_ROWS;
+        for (path, text) in files {
+            let Some(rest) = left.checked_sub(text.len()) else {
+                let message = format!("the files of a catalog can have at most {MOST_ROWS} bytes in total");
+                return Err(CatalogError::Parse { path, message });
+            };
+            left = rest;
+            catalog.add(path, &text)?;
         }
         check(&catalog)?;
         Ok(catalog)
     }
 
     fn add(&mut self, path: PathBuf, text: &str) -> Result<(), CatalogError> {
-        let file: CatalogFile =
-            serde_saphyr::from_str(text).map_err(|e| CatalogError::Parse { path, message: e.to_string() })?;
+        let mut options = serde_saphyr::Options::default();
+        options.with_snippet = false;
+        let file: CatalogFile = serde_saphyr::from_str_with_options(text, options)
+            .map_err(|e| CatalogError::Parse { path: path.clone(), message: e.to_string() })?;
         merge(&mut self.products, file.products, |p| p.slug.clone());
         merge(&mut self.branches, file.branches, |b| b.branch);
         self.branches.sort_by_key(|b| b.branch);
@@ -150,6 +156,10 @@ impl Catalog {
         // Of these the first that fits decides, so a user's come first; an Xid is taken out of the rows that had it.
         self.nvidia_packages.splice(0..0, file.nvidia_packages);
         self.engine_images.splice(0..0, file.engine_images);
+        if self.engine_images.len() > MOST_IMAGES {
+            let message = format!("a catalog can have at most {MOST_IMAGES} rows of engineImages");
+            return Err(CatalogError::Parse { path, message });
+        }
         for row in &file.xids {
             self.xids.iter_mut().for_each(|old| old.xids.retain(|x| !row.xids.contains(x)));
         }
@@ -206,6 +216,7 @@ impl Catalog {
             max_driver: None,
             mig_instances: None,
             logical_cores: Vec::new(),
+            host_arch: None,
             reboot_deadline_s: 1200,
             source: UNKNOWN.to_owned(),
         })

@@ -1,4 +1,4 @@
-//! The rows of the catalog. Owns shapes and the questions one row can answer; loading is in `load`.
+//! The rows of the catalog: their types, and queries on a single row. Loading is in `load`.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -103,6 +103,9 @@ pub struct Product {
     /// Logical core sizes that a Neuron device can be set to; empty where it cannot.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub logical_cores: Vec<u32>,
+    /// The only architecture of hosts with it, as printed by `uname -m`; `None` if both exist.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_arch: Option<String>,
     /// How long a reboot of a host with it may take, in seconds.
     pub reboot_deadline_s: u64,
     /// Where the row comes from.
@@ -274,7 +277,7 @@ pub struct EngineImage {
     /// Its CUDA major.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cuda: Option<u32>,
-    /// Products that it runs on; empty does not say.
+    /// Products that it runs on; empty means unknown.
     #[serde(default)]
     pub products: Vec<String>,
     /// Where the row comes from.
@@ -300,18 +303,30 @@ impl EngineImage {
 
 /// Fits a text to a pattern of `*` and one `{sdk}`; returns what stands for `{sdk}`.
 fn fits(pattern: &str, text: &str) -> Option<String> {
-    if let Some(rest) = pattern.strip_prefix("{sdk}") {
-        let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-        return (end > 0 && fits(rest, &text[end..]).is_some()).then(|| text[..end].to_owned());
+    let Some((before, after)) = pattern.split_once("{sdk}") else {
+        return glob(pattern, text).then(String::new);
+    };
+    let starts = text.char_indices().map(|(at, _)| at);
+    starts.filter(|at| glob(before, &text[..*at])).find_map(|at| {
+        let rest = &text[at..];
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        (end > 0 && glob(after, &rest[end..])).then(|| rest[..end].to_owned())
+    })
+}
+
+/// Returns whether a text is what a pattern of `*` stands for. The parts between stars are taken where they come first: that
+/// leaves the most for those behind them, so nothing is ever tried twice.
+fn glob(pattern: &str, text: &str) -> bool {
+    let Some((first, rest)) = pattern.split_once('*') else { return pattern == text };
+    let Some(mut text) = text.strip_prefix(first) else { return false };
+    let (between, last) = rest.rsplit_once('*').map_or((None, rest), |(between, last)| (Some(between), last));
+    for part in between.into_iter().flat_map(|between| between.split('*')) {
+        match text.find(part) {
+            Some(at) => text = &text[at + part.len()..],
+            None => return false,
+        }
     }
-    if let Some(rest) = pattern.strip_prefix('*') {
-        return (0..=text.len()).filter(|n| text.is_char_boundary(*n)).find_map(|n| fits(rest, &text[n..]));
-    }
-    match (pattern.chars().next(), text.chars().next()) {
-        (None, None) => Some(String::new()),
-        (Some(p), Some(t)) if p == t => fits(&pattern[p.len_utf8()..], &text[t.len_utf8()..]),
-        _ => None,
-    }
+    text.ends_with(last)
 }
 
 /// What is done about a fault of a GPU, mildest first.
@@ -338,6 +353,12 @@ pub struct XidRow {
     pub action: Action,
     /// The numbers.
     pub xids: Vec<u32>,
+    /// The message itself says `Fatal` or `Nonfatal`, and what is not fatal asks for nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_severity: bool,
+    /// With one of these on the same GPU the error was contained, and asks for no reset.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub contained_by: Vec<u32>,
     /// Where the row comes from.
     pub source: String,
 }
@@ -380,7 +401,7 @@ impl MigRow {
         for (name, count) in layout {
             let profile = self.profiles.iter().find(|p| p.name == *name)?;
             if *count > profile.most {
-                return Some(format!("a GPU takes {} x {name} at most", profile.most));
+                return Some(format!("a GPU supports at most {} x {name}", profile.most));
             }
             compute += profile.compute() * count;
             memory += profile.memory * count;
@@ -389,10 +410,10 @@ impl MigRow {
         let (most_compute, most_memory) = (all(MigProfile::compute), all(|p| p.memory));
         match () {
             () if compute > most_compute => {
-                Some(format!("it takes {compute} compute slices, a GPU has {most_compute}"))
+                Some(format!("it needs {compute} compute slices, a GPU has {most_compute}"))
             }
             () if memory > most_memory => {
-                Some(format!("it takes {memory} memory slices, a GPU has {most_memory}"))
+                Some(format!("it needs {memory} memory slices, a GPU has {most_memory}"))
             }
             () => None,
         }
@@ -428,6 +449,58 @@ pub fn version_cmp(a: &str, b: &str) -> std::cmp::Ordering {
     a[..n].cmp(&b[..n])
 }
 
+/// What going from one k0s version to another is (Kubernetes' version skew policy: the API server goes up one minor at a
+/// time, and never down one).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum K0sStep {
+    /// Up, by no more than a minor; or nothing.
+    Fine,
+    /// Down, within a minor.
+    PatchDown,
+    /// Down, to an earlier minor.
+    MinorDown,
+    /// Up, over a minor.
+    SkipsMinor,
+}
+
+impl K0sStep {
+    /// Returns the numbers of a version: v1.35.7+k0s.0, v1.36.0-rc.1+k0s.0.
+    fn numbers(version: &str) -> Option<Vec<u32>> {
+        let (kubernetes, build) = version.trim().strip_prefix('v')?.split_once("+k0s.")?;
+        let release = kubernetes.split('-').next()?;
+        let numbers: Option<Vec<u32>> = release.split('.').chain([build]).map(|n| n.parse().ok()).collect();
+        numbers.filter(|numbers| numbers.len() == 4)
+    }
+
+    /// Returns whether two versions are known to be of one minor.
+    pub fn same_minor(from: &str, to: &str) -> bool {
+        let minor = |version: &str| Self::numbers(version).map(|numbers| numbers[..2].to_vec());
+        minor(from).is_some_and(|from| minor(to) == Some(from))
+    }
+
+    /// Returns what a step is; `None` where a version cannot be read.
+    pub fn between(from: &str, to: &str) -> Option<Self> {
+        let (from, to) = (Self::numbers(from)?, Self::numbers(to)?);
+        Some(match (from[0] == to[0]).then(|| to[1].cmp(&from[1])) {
+            None if to[0] < from[0] => Self::MinorDown,
+            None => Self::SkipsMinor,
+            Some(std::cmp::Ordering::Less) => Self::MinorDown,
+            Some(std::cmp::Ordering::Greater) if to[1] - from[1] > 1 => Self::SkipsMinor,
+            Some(std::cmp::Ordering::Equal) if to[2..] < from[2..] => Self::PatchDown,
+            Some(_) => Self::Fine,
+        })
+    }
+
+    /// Returns why a step must not be taken, as the end of a sentence.
+    pub fn refusal(self) -> Option<&'static str> {
+        match self {
+            Self::Fine | Self::PatchDown => None,
+            Self::MinorDown => Some("goes back a minor version, which Kubernetes does not support"),
+            Self::SkipsMinor => Some("skips a minor version; upgrade Kubernetes one minor version at a time"),
+        }
+    }
+}
+
 /// A k0s minor.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -461,11 +534,11 @@ impl K0sLine {
         let containerd = &self.containerd_version;
         match stated {
             Some(stated) if stated != version => Some(format!(
-                "says version = {stated}; containerd {containerd} of k0s {} takes {version}",
+                "has version = {stated}; containerd {containerd} of k0s {} needs {version}",
                 self.minor
             )),
             _ if drop_in.contains(foreign) => Some(format!(
-                "names {foreign}, which containerd {containerd} of k0s {} does not have",
+                "configures {foreign}, which containerd {containerd} of k0s {} does not have",
                 self.minor
             )),
             _ => None,
@@ -516,6 +589,16 @@ pub struct ArtifactSource {
     /// Upstream's list of sha256 sums, if it publishes one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checksums: Option<String>,
+    /// The architecture that it is for, as printed by `uname -m`; none if it is for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arch: Option<String>,
+    /// Of a key: the fingerprints of the only primary keys that it may hold, in upper-case hex; empty where they are not
+    /// known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fingerprints: Vec<String>,
+    /// Where the fingerprints come from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
 }
 
 /// The key of the taint that every node joins with and keeps until its gates have passed.
@@ -524,7 +607,7 @@ pub const STARTING_TAINT_KEY: &str = "provision.dev/starting";
 /// The same taint as `k0s --taints` and the API write it.
 pub const STARTING_TAINT: &str = "provision.dev/starting=true:NoSchedule";
 
-/// The node label that says which device plugin a node wants: `nvidia` or `neuron`.
+/// The node label that selects the device plugin of a node: `nvidia` or `neuron`.
 pub const ACCELERATOR_LABEL: &str = "provision.dev/accelerator";
 
 /// The node label that carries the pool.

@@ -1,24 +1,27 @@
-//! `catalog`: what is known of accelerators, drivers, SDK releases, k0s and engine images, and where from.
+//! `catalog`: accelerators, drivers, SDK releases, k0s and engine images, with the source of each fact.
 
-use super::{Global, Output, coded, exit};
-use crate::catalog::{Catalog, NeuronSdk, OpenModule, Product, Vendor, version_cmp};
-use anyhow::Context;
+use super::args::{Global, Output};
+use super::exit;
+use super::session::source;
+use crate::catalog::Catalog;
+use crate::fleet::{Error, no_product};
+use crate::report::{catalog_text, product_text};
 use clap::{Args, Subcommand};
 use serde_json::json;
 use std::path::PathBuf;
 
-/// Show the catalog: accelerators, driver branches, SDK releases, k0s lines, engine images
+/// Show the catalog: accelerators, driver branches, SDK releases, k0s versions, engine images
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true)]
 #[command(after_help = "Examples:
   provision catalog                     every product
-  provision catalog b300-sxm            one: ids, drivers, fabric, floors, sources
+  provision catalog b300-sxm            one product: ids, drivers, fabric, baselines, sources
   provision catalog 10de:3182           the same by PCI id
-  provision catalog check -i site       the catalog with the files of site/catalog/: contradictions exit 1")]
-pub struct CatalogCommand {
+  provision catalog check -i site       the catalog with the files of site/catalog/; exit 1 on contradictions")]
+pub(super) struct CatalogCommand {
     /// A product, or a PCI id such as 10de:2330
     product: Option<String>,
-    /// The inventory whose catalog/ folder is laid over the built-in catalog
+    /// The inventory whose catalog/ folder extends the built-in catalog
     #[arg(long, short, env = "PROVISION_INVENTORY", hide_env_values = true)]
     inventory: Option<PathBuf>,
     #[command(subcommand)]
@@ -27,152 +30,31 @@ pub struct CatalogCommand {
 
 #[derive(Subcommand)]
 enum Part {
-    /// Find rows that contradict one another
+    /// Find contradictory rows
     #[command(after_help = "Example:
   provision catalog check -i site")]
     Check {
-        /// The inventory whose catalog/ folder is laid over the built-in catalog
+        /// The inventory whose catalog/ folder extends the built-in catalog
         #[arg(long, short, env = "PROVISION_INVENTORY", hide_env_values = true)]
         inventory: Option<PathBuf>,
     },
 }
 
-fn load(inventory: Option<&PathBuf>) -> anyhow::Result<Catalog> {
-    let extra = inventory.map(|path| {
-        let root = if path.is_dir() { path.clone() } else { path.with_file_name("") };
-        root.join("catalog")
-    });
-    Catalog::load(extra.filter(|p| p.is_dir()).as_deref()).context("cannot load the catalog")
-}
-
-/// Returns which driver branches, or SDK releases, a product can have.
-fn window(catalog: &Catalog, product: &Product) -> String {
-    if product.vendor == Vendor::Neuron {
-        let fits = |s: &&NeuronSdk| s.products.iter().chain(&s.host_products).any(|p| *p == product.slug);
-        let sdks: Vec<&str> = catalog.neuron_sdks().iter().filter(fits).map(|s| s.sdk.as_str()).collect();
-        return format!("SDK {}", sdks.join(", "));
-    }
-    match (product.min_branch, product.max_branch) {
-        (Some(min), Some(max)) => format!("branch {min} to {max}"),
-        (Some(min), None) => format!("branch {min} or newer"),
-        (None, Some(max)) => format!("branch {max} or older"),
-        (None, None) => "any branch".to_owned(),
-    }
-}
-
-fn word(value: impl serde::Serialize) -> String {
-    serde_json::to_value(value).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
-}
-
-/// Returns one product in full.
-fn shown(catalog: &Catalog, product: &Product) -> String {
-    let mut rows: Vec<(&str, String)> = vec![("product", product.name.clone())];
-    let ids = product.pci.iter().map(|id| match (&id.subvendor, &id.subdevice) {
-        (Some(v), Some(d)) => format!("{}:{} of subsystem {v}:{d}", id.vendor, id.device),
-        _ => format!("{}:{}", id.vendor, id.device),
-    });
-    rows.push(("PCI ids", ids.collect::<Vec<_>>().join(", ")));
-    rows.push(("architecture", product.arch.clone()));
-    if let Some(memory) = product.memory_gib {
-        rows.push(("memory", format!("{memory} GiB")));
-    }
-    if product.vendor == Vendor::Nvidia {
-        rows.push(("driver", window(catalog, product)));
-        let flavour = match product.open_module {
-            OpenModule::Unsupported => "closed only".to_owned(),
-            OpenModule::Required => "open only".to_owned(),
-            OpenModule::Supported => match product.open_from {
-                Some(from) => format!("closed, open from branch {from} on"),
-                None => "open, or closed".to_owned(),
-            },
-        };
-        rows.push(("kernel module", flavour));
-        for branch in catalog.branches() {
-            let fits = product.min_branch.is_none_or(|m| branch.branch >= m)
-                && product.max_branch.is_none_or(|m| branch.branch <= m);
-            if fits {
-                let eol = branch.eol.as_deref().map_or("end of life not known".to_owned(), |e| {
-                    if e < catalog.as_of() { format!("no updates since {e}") } else { format!("until {e}") }
-                });
-                rows.push((
-                    "",
-                    format!("{} {}, newest {}, {eol}", branch.branch, branch.kind, branch.latest),
-                ));
-            }
-        }
-    } else {
-        let fits = |s: &&NeuronSdk| s.products.iter().chain(&s.host_products).any(|p| *p == product.slug);
-        for sdk in catalog.neuron_sdks().iter().filter(fits) {
-            let driver = sdk.driver.as_deref().unwrap_or("not known");
-            let serves = if sdk.products.contains(&product.slug) {
-                ""
-            } else {
-                "; hosts only, it serves no models there"
-            };
-            rows.push(("SDK", format!("{}, driver {driver}{serves}", sdk.sdk)));
-        }
-        if let Some(last) = &product.max_driver {
-            rows.push(("last driver", format!("{last}.*")));
-        }
-    }
-    rows.push(("fabric", word(product.fabric)));
-    if let Some(most) = product.mig_instances {
-        let profiles = catalog.mig(&product.slug).map(|row| {
-            row.profiles.iter().map(|p| format!("{} x {}", p.most, p.name)).collect::<Vec<_>>().join(", ")
-        });
-        let profiles = profiles.unwrap_or_else(|| "profiles not known".to_owned());
-        rows.push(("MIG", format!("up to {most} instances: {profiles}")));
-    }
-    rows.push(("reboot", format!("within {} min", product.reboot_deadline_s / 60)));
-    for floor in catalog.floors().iter().filter(|f| f.products.contains(&product.slug)) {
-        let gpus = floor.gpus.map(|g| format!(" on {g}")).unwrap_or_default();
-        rows.push((
-            "floor",
-            format!("{}{gpus} {} {} ({})", floor.test, floor.floor, floor.unit, floor.source),
-        ));
-    }
-    rows.push(("source", product.source.clone()));
-    let line = |(name, value): &(&str, String)| format!("{name:<14} {value}\n");
-    format!("{}\n", product.slug) + &rows.iter().map(line).collect::<String>()
-}
-
-/// Returns the list of products and, below it, the releases.
-fn listed(catalog: &Catalog) -> String {
-    let mut text = String::new();
-    for product in catalog.products() {
-        let memory = product.memory_gib.map(|m| format!("{m} GiB")).unwrap_or_default();
-        let fabric = word(product.fabric);
-        text += &format!(
-            "{:<24} {:<24} {memory:>8}  {fabric:<22} {}\n",
-            product.slug,
-            product.arch,
-            window(catalog, product)
-        );
-    }
-    text += "\nNVIDIA driver branches: ";
-    let branches: Vec<String> =
-        catalog.branches().iter().map(|b| format!("{} ({}, {})", b.branch, b.kind, b.latest)).collect();
-    text += &branches.join(", ");
-    let mut sdks: Vec<&NeuronSdk> = catalog.neuron_sdks().iter().collect();
-    sdks.sort_by(|a, b| version_cmp(&a.sdk, &b.sdk));
-    let sdks: Vec<&str> = sdks.iter().map(|s| s.sdk.as_str()).collect();
-    text += &format!("\nNeuron SDK: {}\n", sdks.join(", "));
-    let lines: Vec<String> = catalog
-        .k0s_lines()
-        .iter()
-        .map(|l| format!("{} (containerd {}): {}", l.minor, l.containerd_version, l.versions.join(", ")))
-        .collect();
-    text + &format!("k0s: {}\nFacts as of {}\n", lines.join("; "), catalog.as_of())
+fn load(inventory: Option<&PathBuf>, global: &Global) -> anyhow::Result<Catalog> {
+    Ok(match inventory {
+        Some(path) => source(path, global).catalog()?,
+        None => Catalog::builtin().map_err(Error::from)?,
+    })
 }
 
 impl CatalogCommand {
     /// Shows, or checks.
-    pub fn run(self, global: &Global) -> anyhow::Result<u8> {
+    pub(super) fn run(self, global: &Global) -> anyhow::Result<u8> {
         if let Some(Part::Check { inventory }) = &self.command {
-            let catalog = load(inventory.as_ref())?;
+            let catalog = load(inventory.as_ref(), global)?;
             if !global.quiet {
                 println!(
-                    "the catalog is sound: {} products, {} driver branches, {} SDK releases, {} engine images",
+                    "Catalog OK: {} products, {} driver branches, {} SDK releases, {} engine images",
                     catalog.products().len(),
                     catalog.branches().len(),
                     catalog.neuron_sdks().len(),
@@ -181,7 +63,7 @@ impl CatalogCommand {
             }
             return Ok(exit::DONE);
         }
-        let catalog = load(self.inventory.as_ref())?;
+        let catalog = load(self.inventory.as_ref(), global)?;
         let Some(wanted) = &self.product else {
             match global.output {
                 Output::Json => println!(
@@ -195,7 +77,7 @@ impl CatalogCommand {
                         "engineImages": catalog.engine_images(),
                     }))?
                 ),
-                _ => print!("{}", listed(&catalog)),
+                _ => print!("{}", catalog_text(&catalog)),
             }
             return Ok(exit::DONE);
         };
@@ -207,21 +89,11 @@ impl CatalogCommand {
             found.extend(catalog.product(wanted).map(std::borrow::Cow::into_owned));
         }
         if found.is_empty() {
-            let near = catalog
-                .products()
-                .iter()
-                .map(|p| (strsim::osa_distance(&p.slug, wanted), p.slug.as_str()))
-                .min()
-                .map(|(_, slug)| format!("did you mean {slug}? "))
-                .unwrap_or_default();
-            let hint = format!(
-                "{near}provision catalog lists them; a file in catalog/ beside the inventory adds a row"
-            );
-            return Err(coded("E-PRODUCT", format!("`{wanted}` is not in the catalog"), hint));
+            return Err(no_product(&catalog, wanted).into());
         }
         match global.output {
             Output::Json => println!("{}", serde_json::to_string_pretty(&found)?),
-            _ => print!("{}", found.iter().map(|p| shown(&catalog, p)).collect::<Vec<_>>().join("\n")),
+            _ => print!("{}", found.iter().map(|p| product_text(&catalog, p)).collect::<Vec<_>>().join("\n")),
         }
         Ok(exit::DONE)
     }

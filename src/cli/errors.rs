@@ -1,58 +1,32 @@
-//! Errors at the edge: each with its code, what it is, and what to do. Rooms say what failed; here it is said once.
+//! Errors at the edge: each with its code, what it is, and what to do. Modules report what failed; it is printed here, once.
 
-use crate::artifact::LockError;
-use crate::catalog::CatalogError;
-use crate::inventory::{LimitError, SecretError};
-use crate::plan::SavedError;
-use crate::run::JournalError;
-use crate::state::{Failure, FailureKind};
+use super::session::print_findings;
+use crate::fleet;
+use crate::report::within;
+use crate::state::{Failure, FailureKind, plain_line};
 
 /// An error that has been printed already.
 #[derive(Debug, thiserror::Error)]
 #[error("see above")]
-pub struct Silent;
+pub(super) struct Silent;
 
 /// Returns an error of usage, with what to do.
-pub fn usage(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
+pub(super) fn usage(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
     coded("E-USAGE", message, hint)
 }
 
 /// Returns an error with a code and what to do.
-pub fn coded(code: &str, message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
+pub(super) fn coded(code: &str, message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
     Failure::new(FailureKind::Preflight, code, message).hint(hint).into()
 }
 
-/// Returns the code of a room's own error, and what to do about it.
-fn known(error: &(dyn std::error::Error + 'static)) -> Option<(&'static str, &'static str)> {
-    match () {
-        () if error.is::<LimitError>() => Some((
-            "E-LIMIT",
-            "names, pools, patterns (`h-*`), ranges (`h-[001-010]`), `!` leaves out; provision facts lists the hosts",
-        )),
-        () if error.is::<SavedError>() => Some(("E-PLAN-FILE", "provision plan -o FILE makes one")),
-        () if error.is::<LockError>() => {
-            Some(("E-LOCK-FILE", "provision lock makes it anew; commit what it writes"))
-        }
-        () if error.is::<CatalogError>() => {
-            Some(("E-CATALOG", "provision catalog check names rows that contradict one another"))
-        }
-        () if error.is::<SecretError>() => {
-            Some(("E-SECRET", "give this machine what the reference under `secrets` names"))
-        }
-        () if error.is::<JournalError>() => {
-            Some(("E-JOURNAL", "it is only a cache: move the file away; hosts are observed afresh anyway"))
-        }
-        () if error.is::<std::io::Error>() => {
-            Some(("E-FILE", "check that the path exists and that you may read and write it"))
-        }
-        () => None,
-    }
-}
-
 /// Prints an error with its chain, once, its code, and what to do.
-pub fn print_error(error: &anyhow::Error) {
+pub(super) fn print_error(error: &anyhow::Error) {
     if error.is::<Silent>() {
         return;
+    }
+    if let Some(fleet::Error::Inventory(found)) = error.downcast_ref() {
+        return print_findings(found);
     }
     eprint!("{}", error_text(error));
 }
@@ -60,25 +34,33 @@ pub fn print_error(error: &anyhow::Error) {
 /// Returns an error as it is printed.
 fn error_text(error: &anyhow::Error) -> String {
     if let Some(failure) = error.downcast_ref::<Failure>() {
-        let mut text = format!("error[{}]: {}\n", failure.code, failure.message);
-        for line in &failure.tail {
-            text += &format!("  | {line}\n");
-        }
-        if let Some(cause) = &failure.cause {
-            text += &format!("  = cause: {cause}\n");
-        }
-        if let Some(hint) = &failure.hint {
-            text += &format!("  = next: {hint}\n");
-        }
-        return text;
+        return failure_text(failure);
     }
-    let known = error.chain().find_map(known);
-    let code = known.map(|(code, _)| format!("[{code}]")).unwrap_or_default();
-    let mut text = format!("error{code}: {error}\n");
-    for cause in error.chain().skip(1) {
-        text += &format!("  = cause: {cause}\n");
+    if let Some(error) = error.downcast_ref::<fleet::Error>() {
+        return failure_text(&error.failure());
     }
-    if let Some((_, hint)) = known {
+    let is_file = error.chain().any(|cause| cause.is::<std::io::Error>());
+    let (code, hint) = match is_file {
+        true => ("E-FILE", Some("Check that the path exists and that you can read and write it".to_owned())),
+        false => ("", None),
+    };
+    let mut failure = Failure::new(FailureKind::Preflight, code, error.to_string());
+    let causes: Vec<String> = error.chain().skip(1).map(ToString::to_string).collect();
+    failure.cause = (!causes.is_empty()).then(|| causes.join("\n"));
+    failure.hint = hint;
+    failure_text(&failure)
+}
+
+fn failure_text(failure: &Failure) -> String {
+    let code = if failure.code.is_empty() { String::new() } else { format!("[{}]", failure.code) };
+    let mut text = format!("error{code}: {}\n", within(&failure.message));
+    for line in &failure.tail {
+        text += &format!("  | {}\n", plain_line(line));
+    }
+    for cause in failure.cause.iter().flat_map(|cause| cause.lines()) {
+        text += &format!("  = cause: {}\n", within(cause));
+    }
+    if let Some(hint) = &failure.hint {
         text += &format!("  = next: {hint}\n");
     }
     text
@@ -87,19 +69,19 @@ fn error_text(error: &anyhow::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inventory::LimitError;
     use anyhow::Context;
 
     #[test]
     fn every_error_says_its_code_its_cause_and_what_to_do() {
-        let limit: anyhow::Error = LimitError::Empty.into();
-        assert!(
-            error_text(&limit).starts_with("error[E-LIMIT]: --limit selects no active host\n  = next: names")
-        );
+        let limit: anyhow::Error = fleet::Error::from(LimitError::Empty).into();
+        let text = error_text(&limit);
+        assert!(text.starts_with("error[E-LIMIT]: --limit selects no active host\n  = next: "), "{text}");
         let file = std::fs::read("/nowhere/at/all").context("cannot read the key").expect_err("not there");
         let text = error_text(&file);
         assert!(text.starts_with("error[E-FILE]: cannot read the key\n  = cause: No such file"), "{text}");
-        assert!(text.contains("  = next: check that the path exists"), "{text}");
-        let usage = error_text(&usage("say on which hosts", "--limit HOSTS"));
-        assert_eq!(usage, "error[E-USAGE]: say on which hosts\n  = next: --limit HOSTS\n");
+        assert!(text.contains("  = next: Check that the path exists"), "{text}");
+        let usage = error_text(&usage("Specify hosts with --pool or --limit", "--limit HOSTS"));
+        assert_eq!(usage, "error[E-USAGE]: Specify hosts with --pool or --limit\n  = next: --limit HOSTS\n");
     }
 }

@@ -1,42 +1,43 @@
-//! `exec`: one command on many hosts, a line each.
+//! `exec`: one command on many hosts, one line of output per host.
 
-use super::site::{Need, Site};
-use super::{Global, Output, Where, exit, watch};
+use super::args::{Global, Output, Where};
+use super::errors::usage;
+use super::exit;
+use super::session::Session;
+use crate::fleet::{self, ExecResult};
 use crate::report::elapsed;
-use crate::state::{Failure, FailureKind};
+use crate::state::Failure;
 use clap::Args;
+use futures::StreamExt;
 use serde::Serialize;
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
+use std::time::Duration;
 
-/// Run a command on the hosts of a pool, a line a host
+/// Run a command on hosts, one line of output per host
 ///
-/// As the login; with --root as root. At most as many hosts of a pool at once as its `disruption.maxUnavailable` allows,
+/// Runs as the login user, or as root with --root. At most as many hosts of a pool at once as its `disruption.maxUnavailable` allows,
 /// since a command can take a host down; --at-once allows more. Exit code 1 if it failed anywhere.
 #[derive(Args)]
 #[command(after_help = "Examples:
   provision exec -i site.yaml --pool h100 -- uptime
   provision exec -i site.yaml --pool h100 --root --at-once 64 -- 'nvidia-smi -L | wc -l'
-  provision exec -i site.yaml --limit 'h-[001-008]' -v -- cat /etc/os-release      -v prints all, not one line
-  provision exec -i site.yaml --pool h100 --output json -- uname -r                a JSON object a line")]
-pub struct Exec {
+  provision exec -i site.yaml --limit 'h-[001-008]' -v -- cat /etc/os-release      -v prints all output
+  provision exec -i site.yaml --pool h100 --output json -- uname -r                one JSON object per line")]
+pub(super) struct Exec {
     #[command(flatten)]
     place: Where,
-    /// The pool; or say --limit
+    /// The pool; alternatively use --limit
     #[arg(long, value_name = "POOL", conflicts_with = "limit")]
     pool: Option<String>,
-    /// As root
+    /// Run as root
     #[arg(long)]
     root: bool,
-    /// Hosts of a pool at once, instead of what its disruption allows
+    /// Hosts of a pool at once, instead of the pool's `disruption.maxUnavailable`
     #[arg(long, value_name = "HOSTS")]
     at_once: Option<usize>,
-    /// When a host's command is given up, in seconds
+    /// Timeout for the command on each host, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     deadline: u64,
-    /// The command, for /bin/sh; after `--`
+    /// The command to run with /bin/sh, after `--`
     #[arg(required = true, last = true)]
     command: Vec<String>,
 }
@@ -65,52 +66,23 @@ fn short(stdout: &str, stderr: &str) -> String {
 
 impl Exec {
     /// Runs it everywhere and prints what came, as it comes.
-    pub async fn run(mut self, global: &Global) -> anyhow::Result<u8> {
+    pub(super) async fn run(mut self, global: &Global) -> anyhow::Result<u8> {
         if let Some(pool) = self.pool.take() {
             self.place.limit = Some(pool);
         }
         if self.place.limit.is_none() {
-            return Err(Failure::new(FailureKind::Preflight, "E-USAGE", "say on which hosts")
-                .hint("--pool POOL, or --limit HOSTS; --limit '*' is all of them")
-                .into());
+            return Err(usage(
+                "Specify hosts with --pool or --limit",
+                "Add --pool POOL or --limit HOSTS; --limit '*' selects all hosts",
+            ));
         }
-        let (events, shown) = watch(global, false);
-        let site = Site::open_for(&self.place, Need::Look, &events).await?;
-        drop(events);
-        let inventory = &site.inventory;
-        let seats: BTreeMap<&str, Arc<Semaphore>> = inventory
-            .pools
-            .values()
-            .map(|pool| {
-                let size = inventory.hosts_of(&pool.name).count();
-                let most = self.at_once.unwrap_or_else(|| pool.disruption.max_unavailable.of(size)).max(1);
-                (pool.name.as_str(), Arc::new(Semaphore::new(most)))
-            })
-            .collect();
-        // One word is shell text; several are a command and its arguments.
-        let command = match self.command.as_slice() {
-            [one] => one.clone(),
-            words => words.iter().map(|w| crate::template::quote(w)).collect::<Vec<_>>().join(" "),
-        };
+        let session = Session::look(&self.place, global).await?;
+        let width = session.fleet.hosts().map(|n| n.as_str().len()).max().unwrap_or(0);
         let deadline = Duration::from_secs(self.deadline.max(1));
-        let mut tasks = tokio::task::JoinSet::new();
-        for (name, host) in &site.hosts {
-            let seat = inventory.hosts.get(name).and_then(|h| seats.get(h.pool.as_str())).cloned();
-            let (name, host, command, root) = (name.clone(), host.clone(), command.clone(), self.root);
-            tasks.spawn(async move {
-                let _seat = match &seat {
-                    Some(seat) => seat.acquire().await.ok(),
-                    None => None,
-                };
-                let began = Instant::now();
-                let ran = host.run(&command, root, deadline).await;
-                (name, ran, began.elapsed())
-            });
-        }
-        let width = site.hosts.keys().map(|n| n.as_str().len()).max().unwrap_or(0);
+        let exec = fleet::Exec { command: self.command, root: self.root, at_once: self.at_once, deadline };
+        let mut results = std::pin::pin!(session.fleet.exec(&exec));
         let (mut failed, mut all) = (0, 0);
-        while let Some(joined) = tasks.join_next().await {
-            let Ok((name, ran, took)) = joined else { continue };
+        while let Some(ExecResult { host: name, ran, took }) = results.next().await {
             all += 1;
             failed += usize::from(ran.as_ref().map_or(true, |r| r.exit != Some(0)));
             let (code, stdout, stderr) = match &ran {
@@ -141,11 +113,9 @@ impl Exec {
             }
         }
         if !global.quiet {
-            eprintln!("{} of {all} hosts: exit 0", all - failed);
+            eprintln!("{}/{all} hosts: exit 0", all - failed);
         }
-        drop(site.hosts);
-        shown.end().await;
-        super::lab::release(site.lab).await;
+        session.end().await?;
         Ok(if failed == 0 { exit::DONE } else { exit::FAILED })
     }
 }

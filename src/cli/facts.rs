@@ -1,33 +1,52 @@
-//! `facts`: what hosts say of themselves.
+//! `facts`: show host facts.
 
-use super::site::{Need, Site};
-use super::{Global, Output, Where, exit, watch};
+use super::args::{Global, Output, Where};
+use super::exit;
+use super::session::Session;
+use crate::catalog::Catalog;
+use crate::report::count;
+use crate::state::{Facts as HostFacts, PciFunction};
 use clap::Args;
 use std::collections::BTreeMap;
 
-/// Show what hosts say of themselves
+/// Show host facts
 #[derive(Args)]
 #[command(after_help = "Examples:
   provision facts -i site.yaml
   provision facts -i site.yaml --limit h-001 --output json")]
-pub struct Facts {
+pub(super) struct Facts {
     #[command(flatten)]
     place: Where,
 }
 
+/// Returns the accelerators of a host: `8 GPUs`. A GPU has audio and bridge functions too, which only `-v` counts.
+fn accelerators(facts: &HostFacts, catalog: &Catalog, verbose: bool) -> String {
+    let is_gpu =
+        |f: &&PciFunction| f.vendor == "10de" && (f.class.starts_with("0300") || f.class.starts_with("0302"));
+    let is_neuron = |f: &&PciFunction| {
+        f.vendor == "1d0f"
+            && catalog.by_pci(&f.vendor, &f.device, &f.subsystem_vendor, &f.subsystem_device).is_some()
+    };
+    let gpus = facts.pci.iter().filter(is_gpu).count();
+    let neuron = facts.pci.iter().filter(is_neuron).count();
+    let text = match (gpus, neuron) {
+        (0, 0) => "no accelerators".to_owned(),
+        (0, neuron) => count(neuron, "Neuron device"),
+        (gpus, _) => count(gpus, "GPU"),
+    };
+    if verbose { format!("{text} ({})", count(facts.pci.len(), "PCI function")) } else { text }
+}
+
 impl Facts {
-    /// Asks every host, prints a line each, or all as JSON.
-    pub async fn run(self, global: &Global) -> anyhow::Result<u8> {
-        let (events, shown) = watch(global, false);
-        let site = Site::open_for(&self.place, Need::Look, &events).await?;
-        drop(events);
-        let mut tasks = tokio::task::JoinSet::new();
-        for (name, host) in site.hosts.clone() {
-            tasks.spawn(async move { (name, host.facts().await) });
-        }
+    /// Queries every host and prints a line each, or all as JSON.
+    pub(super) async fn run(self, global: &Global) -> anyhow::Result<u8> {
+        let session = Session::look(&self.place, global).await?;
+        let answers = session.fleet.facts().await;
+        let catalog = session.fleet.catalog.clone();
+        session.end().await?;
         let mut all = BTreeMap::new();
         let mut code = exit::DONE;
-        while let Some(Ok((name, result))) = tasks.join_next().await {
+        for (name, result) in answers {
             match result {
                 Ok(facts) => {
                     all.insert(name, facts);
@@ -43,18 +62,15 @@ impl Facts {
         } else {
             for (name, facts) in &all {
                 println!(
-                    "{name:<12} {:<12} {:<28} {:>3} cpus {:>6} GiB  {} accelerator functions",
+                    "{name:<12} {:<12} {:<28} {:>3} CPUs {:>6} GiB  {}",
                     facts.os_slug(),
                     facts.kernel,
                     facts.cpus,
                     facts.memory_kib >> 20,
-                    facts.pci.len()
+                    accelerators(facts, &catalog, global.verbose)
                 );
             }
         }
-        drop(site.hosts);
-        shown.end().await;
-        super::lab::release(site.lab).await;
         Ok(code)
     }
 }

@@ -1,17 +1,17 @@
-//! `history`: earlier runs from this machine, and what each did.
+//! `history`: past runs on this machine.
 
-use super::site::{journals, load};
-use super::{Global, Output, exit};
+use super::args::{Global, Output};
+use super::exit;
+use super::session::load;
 use crate::event::Event;
-use crate::inventory::Inventory;
+use crate::fleet::Run;
 use crate::report::{count, elapsed, names};
-use crate::run::{Recorded, history, recorded, recorded_targets, replay, summary};
-use crate::state::{Failure, FailureKind};
+use crate::run::Recorded;
 use clap::{Args, Subcommand};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-/// List earlier runs, or show one
+/// List past runs, or show one
 ///
 /// Runs are recorded on the machine that they were started from: a journal, and per host the output of every step,
 /// without secrets. The newest 50 of an inventory are kept. Nothing depends on them but estimates of how long a plan
@@ -20,9 +20,9 @@ use std::time::Duration;
 #[command(args_conflicts_with_subcommands = true)]
 #[command(after_help = "Examples:
   provision history -i site.yaml                      runs, newest first
-  provision history show 8XKQ2 -i site.yaml           one run: what it did where
-  provision history show 8XKQ2 h-031 -i site.yaml     everything that its steps printed on one host")]
-pub struct History {
+  provision history show 8XKQ2 -i site.yaml           one run: what it did on each target
+  provision history show 8XKQ2 h-031 -i site.yaml     full output of its steps on one host")]
+pub(super) struct History {
     #[command(subcommand)]
     command: Option<HistoryCommand>,
     #[command(flatten)]
@@ -31,14 +31,14 @@ pub struct History {
 
 #[derive(Args)]
 struct Place {
-    /// The inventory: a file, or a folder whose files merge
+    /// The inventory: a file, or a folder whose files are merged
     #[arg(long, short, env = "PROVISION_INVENTORY", hide_env_values = true, default_value = ".")]
     inventory: PathBuf,
 }
 
 #[derive(Subcommand)]
 enum HistoryCommand {
-    /// Show one run, or all that its steps printed on one host
+    /// Show a run, or the full output of its steps on a host
     #[command(after_help = "Examples:
   provision history show 8XKQ2 -i site.yaml
   provision history show 8XKQ2 h-031 -i site.yaml
@@ -59,15 +59,15 @@ fn time(seconds: i64) -> String {
         .unwrap_or_default()
 }
 
-/// Returns a recorded event as a line; `None` for what says nothing by itself.
+/// Returns a recorded event as a line; `None` for events that are not shown.
 fn line(recorded: &Recorded) -> Option<String> {
     let time = &recorded.time;
     Some(match &recorded.event {
-        Event::StepStarted { step, .. } => format!("{time} {step} begins"),
+        Event::StepStarted { step, .. } => format!("{time} {step} started"),
         Event::StepProgress { note, .. } => format!("  … {note}"),
         Event::Output { line, .. } => format!("  | {line}"),
         Event::StepSkipped { step, reason, .. } => format!("{time} {step} skipped: {reason}"),
-        Event::Waiting { reason, .. } => format!("{time} waits: {reason}"),
+        Event::Waiting { reason, .. } => format!("{time} {reason}"),
         Event::Warning { message, .. } => format!("{time} warning: {message}"),
         Event::StepDone { step, change, elapsed: took, .. } => {
             format!("{time} {step} {change} in {}", elapsed(*took))
@@ -84,34 +84,12 @@ fn line(recorded: &Recorded) -> Option<String> {
     })
 }
 
-/// Returns an error that names the runs there are.
-fn no_run(folder: &Path, run: &str, inventory: &Inventory) -> anyhow::Error {
-    let known: Vec<String> = history(folder).into_iter().take(5).map(|h| h.run).collect();
-    let hint = if known.is_empty() {
-        format!("no run of {} was started from this machine", inventory.name)
-    } else {
-        format!("the newest are {}", known.join(", "))
-    };
-    Failure::new(FailureKind::Preflight, "E-NO-RUN", format!("run {run} is not recorded here"))
-        .hint(hint)
-        .into()
-}
-
-fn show(folder: &Path, run: &str, inventory: &Inventory, global: &Global) -> anyhow::Result<()> {
-    let journal = folder.join(format!("{run}.jsonl"));
-    if !journal.exists() {
-        return Err(no_run(folder, run, inventory));
-    }
-    let records = replay(&journal)?;
-    let summary = summary(folder, run);
-    let targets = recorded_targets(folder, run).unwrap_or_default();
+fn show(run: &Run, global: &Global) -> anyhow::Result<()> {
     if global.output == Output::Json {
-        let value =
-            serde_json::json!({"run": run, "summary": summary, "records": records, "targets": targets});
-        println!("{}", serde_json::to_string_pretty(&value)?);
+        println!("{}", serde_json::to_string_pretty(run)?);
         return Ok(());
     }
-    if let Some(summary) = &summary {
+    if let Some(summary) = &run.summary {
         let lab = if summary.lab { "LAB · " } else { "" };
         println!(
             "{lab}{} of {} · {} · {} converged, {} failed in {}\n",
@@ -123,35 +101,32 @@ fn show(folder: &Path, run: &str, inventory: &Inventory, global: &Global) -> any
             elapsed(Duration::from_millis(summary.took_ms))
         );
     }
-    for record in &records {
+    for record in &run.records {
         let batch = if record.batch > 0 { format!(" batch {}", record.batch) } else { String::new() };
         let what = format!("{:?}", record.transition).to_lowercase();
         println!("{} {:<12} {what:<9}{batch} {}", time(record.at_s), record.target, record.note);
     }
-    if !targets.is_empty() {
-        let list: Vec<&str> = targets.iter().map(String::as_str).collect();
-        println!("\nwhole output: provision history show {run} TARGET, one of {}", names(&list));
+    if !run.targets.is_empty() {
+        let list: Vec<&str> = run.targets.iter().map(String::as_str).collect();
+        println!(
+            "\nfull output: `provision history show {} TARGET`, where TARGET is one of {}",
+            run.run,
+            names(&list)
+        );
     }
     Ok(())
 }
 
 impl History {
     /// Prints the runs, newest first, or one of them.
-    pub fn run(self, global: &Global) -> anyhow::Result<u8> {
+    pub(super) fn run(self, global: &Global) -> anyhow::Result<u8> {
         if let Some(HistoryCommand::Show { run, host, place }) = self.command {
-            let (inventory, _) = load(&place.inventory)?;
-            let folder = journals(&inventory);
+            let runs = load(&place.inventory, global)?.runs()?;
             let Some(host) = host else {
-                show(&folder, &run, &inventory, global)?;
+                show(&runs.one(&run)?, global)?;
                 return Ok(exit::DONE);
             };
-            if recorded_targets(&folder, &run).is_err() {
-                return Err(no_run(&folder, &run, &inventory));
-            }
-            let events = recorded(&folder, &run, &host).map_err(|error| {
-                Failure::new(FailureKind::Preflight, "E-NO-RECORD", error.to_string())
-                    .hint(format!("provision history show {run} lists where it did something"))
-            })?;
+            let events = runs.on_target(&run, &host)?;
             if global.output == Output::Json {
                 for event in &events {
                     println!("{}", serde_json::to_string(event)?);
@@ -163,8 +138,8 @@ impl History {
             }
             return Ok(exit::DONE);
         }
-        let (inventory, _) = load(&self.place.inventory)?;
-        let runs = history(&journals(&inventory));
+        let loaded = load(&self.place.inventory, global)?;
+        let runs = loaded.runs()?.all();
         if global.output == Output::Json {
             println!("{}", serde_json::to_string_pretty(&runs)?);
             return Ok(exit::DONE);
@@ -182,7 +157,7 @@ impl History {
             );
         }
         if runs.is_empty() {
-            eprintln!("no run of {} is recorded on this machine", inventory.name);
+            eprintln!("no run of {} is recorded on this machine", loaded.inventory.name);
         }
         Ok(exit::DONE)
     }

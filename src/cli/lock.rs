@@ -1,19 +1,22 @@
 //! `lock`: versions and artifacts, resolved and pinned.
 
-use super::site::{load, state_dir};
-use super::{Global, exit, watch};
-use crate::artifact::{LOCK_FILE, Lock as LockFile, LockError, Needs, resolve, wanted};
+use super::args::Global;
+use super::exit;
+use super::session::{load, watch_events};
+use crate::report::count;
 use clap::Args;
 use std::path::PathBuf;
 
-/// Resolve versions into provision.lock: exact version, URL, sha256
+/// Pin versions, URLs and sha256 sums in provision.lock
 #[derive(Args)]
 #[command(after_help = "Example:
   provision lock -i site.yaml      downloads each artifact once and records its sha256; commit the file
 
-For air-gapped sites add mirrors under `urls` of each artifact: the sha256 stays what counts. They are kept when the
-file is made anew.")]
-pub struct Lock {
+Fetches only what the inventory can need. Mirrors in the inventory (`repositories`) are tried
+before upstream, so this also works on air-gapped sites. More mirrors can be added under `urls`
+of each artifact; content is always checked against its sha256, and added mirrors are kept when
+the file is updated. If anything cannot be fetched, nothing is written.")]
+pub(super) struct Lock {
     /// The inventory
     #[arg(long, short, env = "PROVISION_INVENTORY", hide_env_values = true, default_value = ".")]
     inventory: PathBuf,
@@ -21,34 +24,14 @@ pub struct Lock {
 
 impl Lock {
     /// Resolves and writes.
-    pub async fn run(self, global: &Global) -> anyhow::Result<u8> {
-        let (inventory, catalog) = load(&self.inventory)?;
-        let path = inventory.root.join(LOCK_FILE);
-        let previous = match LockFile::load(&path) {
-            Ok(lock) => lock,
-            Err(LockError::Missing(_)) => LockFile::default(),
-            Err(error) => return Err(error.into()),
-        };
-        let (events, shown) = watch(global, true);
-        let uses = |vendor: &str| {
-            let mut all = inventory.pools.values().filter_map(|p| p.accelerator.as_ref());
-            all.any(|a| a.extended_resource().starts_with(vendor))
-        };
-        let needs = Needs {
-            k0s_version: inventory.cluster.k0s_version.clone(),
-            nvidia: uses("nvidia"),
-            neuron: uses("aws"),
-            efa: inventory.pools.values().any(|p| p.efa.is_some()),
-            router: inventory.router.is_some(),
-            inference_extension: inventory.router.as_ref().is_some_and(|r| r.inference_extension),
-        };
-        let cache = state_dir().join("artifacts");
-        let result = resolve(&wanted(&needs, &catalog), &previous, &cache, &events).await;
+    pub(super) async fn run(self, global: &Global) -> anyhow::Result<u8> {
+        let loaded = load(&self.inventory, global)?;
+        let (events, showing) = watch_events(global, true, None);
+        let result = loaded.lock(&events).await;
         drop(events);
-        shown.end().await;
-        let lock = result?;
-        lock.save(&path)?;
-        eprintln!("{} artifacts are pinned in {}; commit it", lock.artifacts.len(), path.display());
+        showing.end().await;
+        let pinned = count(result?.artifacts.len(), "artifact");
+        eprintln!("{pinned} pinned in {}; commit the file", loaded.lock_path().display());
         Ok(exit::DONE)
     }
 }

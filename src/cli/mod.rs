@@ -1,24 +1,29 @@
 //! The command line: one file per command, each with its arguments, its calls and its exit code. No logic lives here.
 //! stdout is data; everything else goes to stderr.
 
+#[macro_use]
+mod terminal;
+
 mod apply;
+mod args;
 mod catalog;
 mod diff;
 mod docs;
 mod errors;
 mod exec;
+mod exit;
 mod facts;
-mod health;
 mod history;
 mod init;
 mod lab;
 mod lock;
+mod logging;
 mod plan;
 mod preflight;
-mod reach;
+mod prompt;
 mod render;
 mod schema;
-mod site;
+mod session;
 mod ssh;
 mod status;
 mod support;
@@ -27,37 +32,25 @@ mod tunnel;
 mod validate;
 mod verify;
 
-use errors::{Silent, coded, print_error, usage};
+use args::{Global, Output};
+use errors::{Silent, print_error, usage};
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use std::path::PathBuf;
+use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
 
-/// Exit codes, one meaning each (`docs/reference/exit-codes.md`).
-pub mod exit {
-    /// In sync, or done.
-    pub const DONE: u8 = 0;
-    /// Failed, hosts unobserved, or wrong input or usage.
-    pub const FAILED: u8 = 1;
-    /// Changes pending (`plan`, `diff`).
-    pub const PENDING: u8 = 2;
-    /// Refused by policy: a stale plan, a hazard beyond the approved ones.
-    pub const REFUSED: u8 = 3;
-}
-
-/// Takes racked GPU and Trainium hosts with nothing but an OS and SSH to a model answering requests.
+/// Turns racked GPU and Trainium hosts with an OS and SSH into a served model.
 ///
-/// One inventory describes hosts, cluster, router, models and tenants. `plan` shows what would change, `apply` changes
-/// exactly that, and both observe the hosts afresh: nothing on this machine is the truth.
+/// One inventory describes hosts, cluster, router, models and tenants. `plan` shows what would change; `apply` makes
+/// exactly those changes. Both observe the hosts each time and rely on no local state.
 #[derive(Parser)]
 #[command(name = "provision", version, propagate_version = true, max_term_width = 110)]
 #[command(after_help = "Examples:
-  provision lab run inventories/lab            the whole story on simulated hosts, on this machine
-  provision init > site.yaml                   a commented inventory to start from
-  provision validate -i site.yaml              every mistake at once, no host contacted
+  provision lab run inventories/lab            the full workflow on simulated hosts
+  provision init > site.yaml                   a commented starter inventory
+  provision validate -i site.yaml              all errors at once, without contacting hosts
   provision trust -i site.yaml                 scan and record host keys
-  provision plan -i site.yaml                  what would change (exit 2 if anything)
-  provision apply -i site.yaml                 the same, then asks, then does it
+  provision plan -i site.yaml                  what would change (exit 2 if anything would)
+  provision apply -i site.yaml                 the same, then asks and applies it
 
 Exit codes: 0 in sync or done, 1 failed or wrong input, 2 changes pending, 3 refused, 4 no host could be locked,
 130 interrupted.")]
@@ -68,111 +61,67 @@ struct Cli {
     command: Command,
 }
 
-/// Returns the reference of all commands, as Markdown: what `--help` says of each.
+/// Returns the command reference as Markdown: the `--help` text of every command.
 pub fn reference() -> String {
     docs::reference(Cli::command())
 }
 
-/// Flags of every command.
-#[derive(Args, Clone, Debug)]
-pub struct Global {
-    /// How results are printed on stdout
-    #[arg(long, global = true, value_enum, default_value_t = Output::Text)]
-    pub output: Output,
-    /// Say nothing but results and errors
-    #[arg(long, short, global = true, conflicts_with = "verbose")]
-    pub quiet: bool,
-    /// Show every step
-    #[arg(long, short, global = true)]
-    pub verbose: bool,
-}
-
-/// How results are printed.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Debug)]
-pub enum Output {
-    /// For people.
-    Text,
-    /// JSON; for `apply`, one line per event.
-    Json,
-    /// Markdown, for a pull request (`diff` only).
-    Markdown,
-}
-
-/// Which inventory, and which part of it.
-#[derive(Args, Clone, Debug)]
-pub struct Where {
-    /// The inventory: a file, or a folder whose files merge
-    #[arg(long, short, env = "PROVISION_INVENTORY", hide_env_values = true, default_value = ".")]
-    pub inventory: PathBuf,
-    /// Only these hosts: names, pools, patterns (`h-*`), ranges (`h-[001-010]`), and `!` to leave out; comma-separated
-    #[arg(long, value_name = "HOSTS")]
-    pub limit: Option<String>,
-    /// Use a simulated twin of the inventory on this machine instead of its hosts
-    #[arg(long)]
-    pub lab: bool,
-}
-
-impl Where {
-    /// Returns these flags as they are said on a command line.
-    pub fn said(&self) -> String {
-        let mut text = format!("-i {}", self.inventory.display());
-        if let Some(limit) = &self.limit {
-            text += &format!(" --limit '{limit}'");
-        }
-        if self.lab {
-            text += " --lab";
-        }
-        text
+/// Parses a command line without running it; the error is what a user would see.
+pub fn parses<'a>(line: impl Iterator<Item = &'a str>) -> Result<(), String> {
+    match Cli::try_parse_from(line) {
+        // `--help` and `--version` end parsing early, with what they print.
+        Err(error) if error.use_stderr() => Err(error.to_string()),
+        _ => Ok(()),
     }
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Write a commented inventory to start from
+    /// Write a commented starter inventory
     Init(init::Init),
-    /// Check an inventory; no host is contacted
+    /// Check an inventory without contacting hosts
     Validate(validate::Validate),
-    /// Print the JSON Schema of inventories
+    /// Print the JSON Schema of the inventory
     Schema(schema::Schema),
-    /// Show where a value comes from, or the exact program that a host would run
+    /// Show where a value comes from, or the programs that run on a host
     Render(render::Render),
-    /// Resolve versions into provision.lock: exact version, URL, sha256
+    /// Pin versions, URLs and sha256 sums in provision.lock
     Lock(lock::Lock),
-    /// Scan host keys, show fingerprints, and write the known_hosts file beside the inventory
+    /// Scan host keys and record them in known_hosts next to the inventory
     Trust(trust::Trust),
-    /// Show everything that speaks against hosts, with nothing changed
+    /// Run read-only preflight checks
     Preflight(preflight::Preflight),
-    /// Show what would change; exit 2 if anything would
+    /// Show pending changes; exit 2 if there are any
     Plan(plan::PlanCommand),
-    /// Carry out what plan shows, after asking
+    /// Carry out the plan after confirmation
     Apply(apply::Apply),
-    /// Follow what an earlier run left running on the hosts until it ends
+    /// Follow batches that an earlier run left running on the hosts
     Attach(apply::Attach),
-    /// Show the cluster as it is: controllers, nodes, accelerators, certificates, and what each tenant serves
+    /// Show the state of controllers, nodes, accelerators, certificates and models
     Status(status::Status),
-    /// Open a shell on a host, or run a command there, through this machine's ssh
+    /// Open a shell or run a command on a host with this machine's ssh client
     Ssh(ssh::Ssh),
-    /// Run a command on the hosts of a pool, a line a host
+    /// Run a command on hosts, one line of output per host
     Exec(exec::Exec),
-    /// Lend kubectl a local port to the Kubernetes API, through SSH, until Ctrl-C
+    /// Forward a local port to the Kubernetes API over SSH
     Tunnel(tunnel::Tunnel),
-    /// Collect what a host says into one archive, without secrets
+    /// Collect logs and diagnostics of a host in an archive, with secrets redacted
     Support(support::Support),
-    /// Show what hosts say of themselves
+    /// Show host facts
     Facts(facts::Facts),
-    /// Look at the health of accelerators: quick, standard or burn-in
+    /// Test accelerator health: quick, standard or burn-in
     Verify(verify::Verify),
-    /// Compare two inventories, with no host touched; exit 2 if they differ
+    /// Compare two inventories without contacting hosts; exit 2 if they differ
     Diff(diff::Diff),
-    /// List earlier runs, or show one
+    /// List past runs, or show one
     History(history::History),
-    /// The lab: a twin of the fleet on this machine, for trying things out and for CI
+    /// Simulate the inventory's hosts and cluster on this machine
     Lab(lab::Lab),
-    /// Show the catalog: accelerators, driver branches, SDK releases, k0s lines, engine images
+    /// Show the catalog: accelerators, driver branches, SDK releases, k0s versions, engine images
     Catalog(catalog::CatalogCommand),
     /// Print shell completions
     Completions(docs::Completions),
-    /// Write man pages into a folder, or the reference of all commands to stdout
+    /// Write man pages to a folder, or print the command reference
     Man(docs::Man),
 }
 
@@ -182,16 +131,16 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             let code = if error.use_stderr() { exit::FAILED } else { exit::DONE };
-            let _ = error.print();
-            return code.into();
+            let printed = error.print().is_ok();
+            return if printed { code } else { exit::FAILED }.into();
         }
     };
+    terminal::report_panics();
+    terminal::is_json(cli.global.output == Output::Json);
+    crate::ssh::raise_file_limit();
     // The ring provider, once, before any TLS: aws-lc-rs is not in the tree.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::from_env("PROVISION_LOG"))
-        .with_writer(std::io::stderr)
-        .init();
+    logging::start();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -199,22 +148,25 @@ pub fn main() -> ExitCode {
             return exit::FAILED.into();
         }
     };
-    let result = runtime.block_on(run(cli));
+    // A panic has been reported; other tasks ended with it.
+    let ran = std::panic::AssertUnwindSafe(|| runtime.block_on(run(cli)));
+    let result = std::panic::catch_unwind(ran).unwrap_or_else(|_| Err(Silent.into()));
     // Reader threads on stdin must not hold up the end.
     runtime.shutdown_background();
-    match result {
-        Ok(code) => code.into(),
-        Err(error) => {
-            print_error(&error);
-            exit::FAILED.into()
-        }
-    }
+    let code = result.unwrap_or_else(|error| {
+        print_error(&error);
+        exit::FAILED
+    });
+    terminal::end(code).into()
 }
 
 async fn run(cli: Cli) -> anyhow::Result<u8> {
     let global = &cli.global;
     if global.output == Output::Markdown && !matches!(cli.command, Command::Diff(_)) {
-        return Err(usage("--output markdown is for diff alone", "--output text or --output json"));
+        return Err(usage(
+            "--output markdown is supported by diff only",
+            "Use --output text or --output json",
+        ));
     }
     match cli.command {
         Command::Init(command) => command.run(global),
@@ -241,40 +193,4 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Completions(command) => command.run(&mut Cli::command()),
         Command::Man(command) => command.run(Cli::command()),
     }
-}
-
-/// What shows events while a command runs.
-pub struct Showing {
-    task: tokio::task::JoinSet<crate::report::Shown>,
-    stop: tokio::sync::watch::Sender<()>,
-}
-
-impl Showing {
-    /// Waits until everything emitted so far is shown and recorded, and returns what that was.
-    pub async fn end(mut self) -> crate::report::Shown {
-        // Targets may keep a sender: what they emit from here on has nobody to show it to.
-        let _ = self.stop.send(());
-        self.task.join_next().await.and_then(Result::ok).unwrap_or_default()
-    }
-}
-
-/// Returns a sink of events and what shows them; a command that is not a run shows only what cannot wait. A run is
-/// recorded too, once it starts.
-pub fn watch(global: &Global, run: bool) -> (crate::event::Events, Showing) {
-    use crate::report::{Mode, show};
-    let (events, receiver) = crate::event::Events::channel();
-    let mode = match site::mode(global) {
-        _ if !run && !global.verbose => Mode::Quiet,
-        mode => mode,
-    };
-    let mut recorder = run.then(|| crate::run::Recorder::new(site::runs_dir()));
-    let tap = move |event: &crate::event::Event| {
-        if let Some(recorder) = &mut recorder {
-            recorder.take(event);
-        }
-    };
-    let (stop, stopped) = tokio::sync::watch::channel(());
-    let mut task = tokio::task::JoinSet::new();
-    task.spawn(show(receiver, stopped, mode, tap));
-    (events, Showing { task, stop })
 }

@@ -1,33 +1,38 @@
-//! `plan`: what would change.
+//! `plan`: show pending changes.
 
-use super::site::Site;
-use super::{Global, Output, Where, exit, watch};
+use super::args::{Global, Output, Where};
+use super::exit;
+use super::session::Session;
+use crate::fleet::Error;
 use crate::plan::{Plan, save};
 use crate::report::{PlanView, plan_text};
 use clap::Args;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Show what would change; exit 2 if anything would
+/// Show pending changes; exit 2 if there are any
 #[derive(Args)]
 #[command(after_help = "Examples:
   provision plan -i site.yaml
   provision plan -i site.yaml --limit h-031 -v
   provision plan -i site.yaml -o plan.json      then: provision apply plan.json -i site.yaml
-  provision plan -i inventories/h100-rack --lab on simulated hosts")]
-pub struct PlanCommand {
+  provision plan -i inventories/h100-rack --lab   on simulated hosts")]
+pub(super) struct PlanCommand {
     #[command(flatten)]
     place: Where,
-    /// Save the plan, for `apply FILE`
+    /// Save the plan for `apply FILE`
     #[arg(long, short, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Show every host on its own
+    /// A retired host whose machine is off for good: its pods, which nothing can end, are treated as gone
+    #[arg(long, value_name = "HOST", value_delimiter = ',')]
+    lost: Vec<String>,
+    /// List every host separately
     #[arg(long)]
     hosts: bool,
 }
 
 /// Prints a plan.
-pub fn print(plan: &Plan, global: &Global, hosts: bool, observed_in: Duration, place: String) {
+pub(super) fn print(plan: &Plan, global: &Global, hosts: bool, observed_in: Duration, place: String) {
     match global.output {
         Output::Json => println!("{}", serde_json::to_string_pretty(plan).unwrap_or_default()),
         _ => print!("{}", plan_text(plan, &PlanView { hosts, verbose: global.verbose, observed_in, place })),
@@ -35,7 +40,7 @@ pub fn print(plan: &Plan, global: &Global, hosts: bool, observed_in: Duration, p
 }
 
 /// Returns the exit code of a plan.
-pub fn code(plan: &Plan) -> u8 {
+pub(super) fn code(plan: &Plan) -> u8 {
     match () {
         () if plan.is_blind() => exit::FAILED,
         () if plan.steps() > 0 => exit::PENDING,
@@ -45,23 +50,23 @@ pub fn code(plan: &Plan) -> u8 {
 
 impl PlanCommand {
     /// Observes, plans, prints.
-    pub async fn run(self, global: &Global) -> anyhow::Result<u8> {
-        let (events, shown) = watch(global, false);
-        let site = Site::open(&self.place, &events).await?;
-        let (observed, took) = site.observe(&events).await;
-        let plan = site.plan(observed);
-        drop(events);
-        shown.end().await;
+    pub(super) async fn run(self, global: &Global) -> anyhow::Result<u8> {
+        let session = Session::change(&self.place, &self.lost, global, false).await?;
+        let observation = session.fleet.observe(&session.events).await;
+        let took = observation.took;
+        let plan = session.fleet.plan(observation);
+        let (fleet, _) = session.settle().await;
         print(&plan, global, self.hosts, took, self.place.said());
         if let Some(path) = &self.out {
-            save(&plan, path)?;
+            save(&plan, path).map_err(Error::from)?;
             eprintln!(
-                "saved; to carry out exactly this: provision apply {} -i {}",
+                "Saved. To carry out exactly this plan: provision apply {} -i {}{}",
                 path.display(),
-                self.place.inventory.display()
+                self.place.inventory.display(),
+                if self.place.lab { " --lab" } else { "" }
             );
         }
-        super::lab::release(site.lab).await;
+        fleet.close()?;
         Ok(code(&plan))
     }
 }

@@ -1,68 +1,53 @@
-//! `render`: where a value comes from, and the exact programs that a host would run.
+//! `render`: show the origin of a value, or the programs that run on a host.
 
-use super::site::Site;
-use super::{Global, Where, exit, usage, watch};
-use crate::executor::{enact_program, launch_program, observe_program};
-use crate::inventory::explain;
-use crate::plan::steps_of;
-use crate::state::{HostName, Target};
+use super::args::{Global, Where};
+use super::errors::usage;
+use super::exit;
+use super::session::{Session, source};
+use crate::fleet::Purpose;
 use clap::Args;
 
-/// Show where a value comes from, or the exact program that a host would run
+/// Show where a value comes from, or the programs that run on a host
 #[derive(Args)]
 #[command(after_help = "Examples:
   provision render -i site --explain pools.h100.disruption
-  provision render -i site --host h-001              what observes it, and what apply would run there")]
-pub struct Render {
+  provision render -i site --host h-001              the observe program, and what apply would run")]
+pub(super) struct Render {
     #[command(flatten)]
     place: Where,
-    /// Show where the values below this path come from
+    /// Show the origin of the values below this path
     #[arg(long, value_name = "PATH", conflicts_with = "host")]
     explain: Option<String>,
-    /// Show this host's programs
+    /// Show the programs that run on this host
     #[arg(long, value_name = "HOST")]
     host: Option<String>,
 }
 
 impl Render {
     /// Prints one or the other.
-    pub async fn run(mut self, global: &Global) -> anyhow::Result<u8> {
+    pub(super) async fn run(mut self, global: &Global) -> anyhow::Result<u8> {
         if let Some(path) = &self.explain {
-            match explain(&self.place.inventory, path) {
-                Ok(text) => print!("{text}"),
-                Err(found) => {
-                    eprint!("{found}");
-                    return Ok(exit::FAILED);
-                }
-            }
+            print!("{}", source(&self.place.inventory, global).explain(path)?);
             return Ok(exit::DONE);
         }
         let Some(host) = self.host.take() else {
-            return Err(usage("say what is to be shown", "--explain PATH, or --host HOST"));
+            return Err(usage("specify what to show", "Add --explain PATH or --host HOST"));
         };
         self.place.limit = Some(host.clone());
-        let (events, shown) = watch(global, false);
-        let site = Site::open(&self.place, &events).await?;
-        drop(events);
-        let target = site.hosts.get(&HostName::new(host.clone())).ok_or_else(|| {
-            usage(format!("{host} takes no part"), "name one active host; provision facts lists them")
-        })?;
-        let observed = target.observe().await?;
-        let (steps, _) = steps_of(&observed);
+        let session = Session::open(&self.place, global, Purpose::Change, false).await?;
+        let programs = session.fleet.programs(&host).await?;
         println!(
-            "# observes {host}: sent over standard input of one `sudo -n /bin/sh -s`, the second part after the facts\n"
+            "# observes {host}: sent to the standard input of one `sudo -n /bin/sh -s`, the second part after the facts\n"
         );
-        println!("{}", observe_program(&observed.desired));
-        if steps.is_empty() {
-            println!("# {host} is in sync: apply would run nothing");
-        } else {
-            let program = enact_program(&steps, &observed.desired, &observed.facts);
-            println!("# changes {host}: the program of its steps, were they one batch\n\n{program}");
-            println!("# starts it, detached, and follows it\n\n{}", launch_program(&program));
+        println!("{}", programs.observe);
+        match programs.change {
+            None => println!("# {host} is in sync: apply would run nothing"),
+            Some((program, launch)) => {
+                println!("# changes {host}: the program of its steps, shown as one batch\n\n{program}");
+                println!("# starts it, detached, and follows it\n\n{launch}");
+            }
         }
-        drop(site.hosts);
-        shown.end().await;
-        super::lab::release(site.lab).await;
+        session.end().await?;
         Ok(exit::DONE)
     }
 }

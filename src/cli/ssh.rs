@@ -1,14 +1,14 @@
-//! `ssh`: the machine's own ssh, with everything that the inventory knows of a host.
+//! `ssh`: this machine's ssh client with the settings of the inventory.
 
-use super::site::{Need, Site};
-use super::{Global, Where, exit, watch};
-use crate::ssh::Endpoint;
-use crate::state::{Failure, FailureKind};
+use super::args::{Global, Where};
+use super::errors::coded;
+use super::exit;
+use super::session::Session;
 use clap::Args;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 
-/// Open a shell on a host, or run a command there, through this machine's ssh
+/// Open a shell or run a command on a host with this machine's ssh client
 ///
 /// User, port, keys, known_hosts and bastions are those of the inventory; host keys are checked. With --lab, and for a
 /// lab inventory, it is the simulated host.
@@ -16,12 +16,12 @@ use std::path::PathBuf;
 #[command(after_help = "Examples:
   provision ssh -i site.yaml h-031
   provision ssh -i site.yaml h-031 -- journalctl -b -p err
-  provision ssh -i site.yaml h-031 --print          the command line, to use as it is or to copy from")]
-pub struct Ssh {
-    /// The inventory: a file, or a folder whose files merge
+  provision ssh -i site.yaml h-031 --print          print the command line")]
+pub(super) struct Ssh {
+    /// The inventory: a file, or a folder whose files are merged
     #[arg(long, short, env = "PROVISION_INVENTORY", hide_env_values = true, default_value = ".")]
     inventory: PathBuf,
-    /// Use a simulated twin of the inventory that is up on this machine
+    /// Use the simulated hosts that run on this machine
     #[arg(long)]
     lab: bool,
     /// Print the command line instead of running it
@@ -29,85 +29,40 @@ pub struct Ssh {
     print: bool,
     /// The host
     host: String,
-    /// A command; else a shell
+    /// A command to run instead of a shell
     #[arg(last = true)]
     command: Vec<String>,
 }
 
-/// Returns the arguments of ssh that lead to a host as the inventory says.
-fn arguments(site: &Site, at: &Endpoint) -> Vec<String> {
-    let known: Vec<String> = site
-        .ssh
-        .known_hosts
-        .iter()
-        .map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone()).display().to_string())
-        .map(|path| if path.contains(' ') { format!("\"{path}\"") } else { path })
-        .collect();
-    let mut words = vec![
-        "-o".to_owned(),
-        format!("UserKnownHostsFile={}", known.join(" ")),
-        "-o".to_owned(),
-        "StrictHostKeyChecking=yes".to_owned(),
-        "-p".to_owned(),
-        at.port.to_string(),
-    ];
-    let given = &site.ssh.credentials.identities;
-    for key in given.iter().chain(&at.identities) {
-        words.extend(["-i".to_owned(), key.display().to_string()]);
-    }
-    if !given.is_empty() && !site.ssh.credentials.agent {
-        words.extend(["-o".to_owned(), "IdentitiesOnly=yes".to_owned()]);
-    }
-    if !at.bastions.is_empty() {
-        words.extend(["-J".to_owned(), at.bastions.join(",")]);
-    }
-    if let Some(alias) = &at.host_key_alias {
-        words.extend(["-o".to_owned(), format!("HostKeyAlias={alias}")]);
-    }
-    words.push(format!("{}@{}", at.user, at.address));
-    words
-}
-
 impl Ssh {
     /// Becomes ssh.
-    pub async fn run(self, global: &Global) -> anyhow::Result<u8> {
-        let (events, _shown) = watch(global, false);
+    pub(super) async fn run(self, global: &Global) -> anyhow::Result<u8> {
         let place =
             Where { inventory: self.inventory.clone(), limit: Some(self.host.clone()), lab: self.lab };
-        let site = Site::open_for(&place, Need::Look, &events).await?;
-        let Some(at) = site.endpoints.iter().find(|e| e.name == self.host) else {
-            return Err(Failure::new(FailureKind::Preflight, "E-USAGE", format!("{} is no host", self.host))
-                .hint("name one host; provision facts lists them")
-                .into());
-        };
-        if site.lab.as_ref().is_some_and(super::lab::Running::is_own) {
-            super::lab::release(site.lab).await;
-            return Err(Failure::new(FailureKind::Preflight, "E-LAB-DOWN", "the lab is not up")
-                .hint(format!("provision lab up {}", self.inventory.display()))
-                .into());
+        let session = Session::look(&place, global).await?;
+        let words = session.fleet.ssh_arguments(&self.host)?;
+        let (lab, down) = (session.fleet.is_lab(), session.fleet.has_own_lab());
+        session.end().await?;
+        if down {
+            let hint = format!("provision lab up {}", self.inventory.display());
+            return Err(coded("E-LAB-DOWN", "the lab is not running", hint));
         }
-        let words = arguments(&site, at);
         // Lab hosts give no terminal: their shell reads its input as it comes.
-        let mut command = self.command.clone();
-        let lab: Vec<String> = match &site.lab {
-            Some(_) if command.is_empty() => {
-                command = vec!["/bin/sh".to_owned(), "-i".to_owned()];
-                vec!["-T".to_owned()]
-            }
-            Some(_) => vec!["-T".to_owned()],
-            None => Vec::new(),
-        };
+        let mut command = self.command;
+        if lab && command.is_empty() {
+            command = vec!["/bin/sh".to_owned(), "-i".to_owned()];
+        }
+        let terminal = lab.then(|| "-T".to_owned());
         if self.print {
-            let all = ["ssh".to_owned()].into_iter().chain(lab).chain(words).chain(command);
+            let all = ["ssh".to_owned()].into_iter().chain(terminal).chain(words).chain(command);
             println!("{}", all.map(|w| crate::template::quote(&w)).collect::<Vec<_>>().join(" "));
             return Ok(exit::DONE);
         }
-        // A key with a secret passphrase is asked for by ssh itself: secrets never reach a command line.
-        let error = std::process::Command::new("ssh").args(lab).args(words).args(command).exec();
-        Err(Failure::new(FailureKind::Preflight, "E-NO-SSH", format!("cannot run ssh: {error}"))
-            .hint(
-                "install the OpenSSH client, or use provision exec --limit HOST -- COMMAND, which needs none",
-            )
-            .into())
+        let error = std::process::Command::new("ssh").args(terminal).args(words).args(command).exec();
+        Err(coded(
+            "E-NO-SSH",
+            format!("cannot run ssh: {error}"),
+            "Install the OpenSSH client, or use `provision exec --limit HOST -- COMMAND`, which does not need it",
+        ))
     }
 }

@@ -1,33 +1,41 @@
-//! `validate`: every mistake at once, no host contacted.
+//! `validate`: all errors of an inventory at once, without contacting hosts.
 
-use super::site::load;
-use super::{Global, exit};
+use super::args::Global;
+use super::exit;
+use super::session::load;
+use crate::fleet::LockState;
+use crate::report::count;
 use clap::Args;
 use std::path::PathBuf;
 
-/// Check an inventory; no host is contacted
+/// Check an inventory without contacting hosts
 #[derive(Args)]
 #[command(after_help = "Example:
   provision validate -i inventories/h100-rack")]
-pub struct Validate {
+pub(super) struct Validate {
     /// The inventory
     #[arg(long, short, env = "PROVISION_INVENTORY", hide_env_values = true, default_value = ".")]
     inventory: PathBuf,
 }
 
 impl Validate {
-    /// Loads, and says what there is.
-    pub fn run(self, global: &Global) -> anyhow::Result<u8> {
-        let (inventory, _) = load(&self.inventory)?;
+    /// Loads the inventory, compares it with the lock file if there is one, and prints a summary.
+    pub(super) fn run(self, global: &Global) -> anyhow::Result<u8> {
+        let loaded = load(&self.inventory, global)?;
+        let lock = loaded.lock_state()?;
+        let inventory = &loaded.inventory;
         if !global.quiet {
             println!(
-                "{} is valid: {} hosts in {} pools, {} models, {} tenants; no host was contacted",
+                "{} is valid: {} in {}, {}, {} (no host was contacted)",
                 inventory.name,
-                inventory.hosts.len(),
-                inventory.pools.len(),
-                inventory.models.len(),
-                inventory.tenants.len()
+                count(inventory.hosts.len(), "host"),
+                count(inventory.pools.len(), "pool"),
+                count(inventory.models.len(), "model"),
+                count(inventory.tenants.len(), "tenant")
             );
+            if lock == LockState::Missing {
+                eprintln!("next: provision lock -i {}", self.inventory.display());
+            }
         }
         Ok(exit::DONE)
     }

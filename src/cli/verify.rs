@@ -1,29 +1,30 @@
-//! `verify`: how well accelerators are, at three levels; kept beside the journals of runs.
+//! `verify`: accelerator health at three levels; results are kept next to the journals of runs.
 
-use super::health::{Ask, Report, ask};
-use super::site::Site;
-use super::{Global, Output, Where, coded, exit, watch};
-use crate::report::health_lines;
+use super::args::{Global, Output, Where};
+use super::exit;
+use super::session::{Session, load};
+use crate::fleet::HealthReport;
+use crate::report::{count, health_lines};
 use crate::role::health::{Level, Verdict};
 use clap::{Args, ValueEnum};
 
-/// Look at the health of accelerators
+/// Test accelerator health: quick, standard or burn-in
 #[derive(Args)]
 #[command(after_help = "Examples:
-  provision verify -i site.yaml                        seconds: what every apply looks at
+  provision verify -i site.yaml                        seconds: the tests of every apply
   provision verify -i site.yaml --level standard       minutes: diagnostics and one collective
-  provision verify -i site.yaml --level burnin --limit h-031    half an hour or more
-  provision verify -i site.yaml --last                 what was found last time, no host contacted
+  provision verify -i site.yaml --level burnin --limit h-031    30 minutes or more
+  provision verify -i site.yaml --last                 the latest results, without contacting hosts
 
-Levels above quick want idle accelerators: what runs on a host is left alone, and its tests read as unknown.
-Exit 0 if all are healthy, 1 if any is not, or could not be told.")]
-pub struct Verify {
+Levels above quick need idle accelerators: running workloads are left alone, and their tests are reported as unknown.
+Exit codes: 0 all healthy, 1 any unhealthy or unknown.")]
+pub(super) struct Verify {
     #[command(flatten)]
     place: Where,
-    /// How much is tested
+    /// The test level
     #[arg(long, value_enum, default_value_t = Depth::Quick)]
     level: Depth,
-    /// Show what was found last time
+    /// Show the latest results without contacting hosts
     #[arg(long)]
     last: bool,
 }
@@ -45,60 +46,43 @@ impl Depth {
     }
 }
 
-impl Report {
-    fn print(&self, global: &Global) -> anyhow::Result<u8> {
-        let count = |verdict| self.hosts.values().filter(|h| h.verdict == verdict).count();
-        let (bad, unknown) = (count(Verdict::Unhealthy), count(Verdict::Unknown));
-        if global.output == Output::Json {
-            println!("{}", serde_json::to_string_pretty(self)?);
-        } else {
-            if self.lab {
-                println!("LAB: simulated hosts");
-            }
-            for (host, health) in &self.hosts {
-                print!("{}", health_lines(host, health, global.verbose));
-            }
-            println!(
-                "{} hosts at level {}: {} healthy, {bad} unhealthy, {unknown} unknown",
-                self.hosts.len(),
-                self.level,
-                count(Verdict::Healthy)
-            );
+fn print(look: &HealthReport, global: &Global) -> anyhow::Result<u8> {
+    let (bad, unknown) = (look.count(Verdict::Unhealthy), look.count(Verdict::Unknown));
+    if global.output == Output::Json {
+        println!("{}", serde_json::to_string_pretty(look)?);
+    } else {
+        if look.lab {
+            println!("LAB: simulated hosts");
         }
-        Ok(if bad + unknown > 0 { exit::FAILED } else { exit::DONE })
+        for (host, health) in &look.hosts {
+            print!("{}", health_lines(host, health, global.verbose));
+        }
+        println!(
+            "{} tested at level {}: {} healthy, {bad} unhealthy, {unknown} unknown",
+            count(look.hosts.len(), "host"),
+            look.level,
+            look.count(Verdict::Healthy)
+        );
     }
+    Ok(if bad + unknown > 0 { exit::FAILED } else { exit::DONE })
 }
 
 impl Verify {
-    /// Asks all hosts with accelerators at once, judges, compares, keeps, prints.
-    pub async fn run(self, global: &Global) -> anyhow::Result<u8> {
+    /// Tests all hosts with accelerators, saves and prints the results.
+    pub(super) async fn run(self, global: &Global) -> anyhow::Result<u8> {
         if self.last {
-            let (inventory, _) = super::site::load(&self.place.inventory)?;
-            return Report::last(&inventory.name)?.print(global);
+            let loaded = load(&self.place.inventory, global)?;
+            return print(&HealthReport::last(&loaded.source.state, &loaded.inventory)?, global);
         }
-        let (events, shown) = watch(global, false);
-        let site = Site::open(&self.place, &events).await?;
-        site.some_hosts()?;
-        drop(events);
-        let level = self.level.level();
-        let report = Report {
-            run: site.run.to_string(),
-            level: level.as_str().to_owned(),
-            lab: site.lab.is_some(),
-            hosts: ask(&site, site.hosts.keys(), Ask::Level(level)).await,
-        };
-        let name = site.inventory.name.clone();
-        drop(site.hosts);
-        shown.end().await;
-        super::lab::release(site.lab).await;
-        if report.hosts.is_empty() {
-            let hint = "a pool with `accelerator`, or another --limit: provision facts lists the hosts";
-            return Err(coded("E-NO-ACCELERATOR", "no host with accelerators takes part", hint));
-        }
-        let path = report.keep(&name)?;
-        let code = report.print(global)?;
+        let session = Session::look(&self.place, global).await?;
+        let look = session.fleet.verify(self.level.level()).await;
+        let (state, inventory) = (session.fleet.source.state.clone(), session.fleet.inventory.clone());
+        session.end().await?;
+        let look = look?;
+        let path = look.keep(&state, &inventory)?;
+        let code = print(&look, global)?;
         if !global.quiet {
-            eprintln!("kept in {}", path.display());
+            eprintln!("saved in {}", path.display());
         }
         Ok(code)
     }

@@ -1,5 +1,5 @@
-//! What happened, as typed values. Rooms emit events; `report/` shows them; nothing here knows a terminal. Names are
-//! plain text so that the lab, which shares no other room, can emit them too.
+//! What happened, as typed values. Modules emit events; `report/` shows them; nothing here depends on a terminal. Names are
+//! plain text so that the lab, which shares no other module, can emit them too.
 
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 #[allow(missing_docs, reason = "the fields are named for what they hold")]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
-    /// A run began; about how long it takes, in seconds, where that can be told.
+    /// A run began; `about_s` is its estimated time in seconds, if known.
     RunStarted { run: String, inventory: String, hosts: usize, steps: usize, lab: bool, about_s: Option<u64> },
     /// A target takes part in the run that began, with so many steps.
     TargetPlanned { target: String, steps: usize },
@@ -24,10 +24,18 @@ pub enum Event {
     Waiting { target: String, reason: String },
     /// A step began.
     StepStarted { target: String, step: String, what: String },
-    /// A step says how far it is.
+    /// Progress of a step.
     StepProgress { target: String, step: String, note: String },
-    /// A step ended well.
-    StepDone { target: String, step: String, what: String, change: String, elapsed: Duration },
+    /// A step ended well; `kind` is that of its resource.
+    StepDone {
+        target: String,
+        step: String,
+        #[serde(default)]
+        kind: String,
+        what: String,
+        change: String,
+        elapsed: Duration,
+    },
     /// A step was not needed after all.
     StepSkipped { target: String, step: String, reason: String },
     /// A step failed.

@@ -2,10 +2,16 @@
 //! connection. `mkdir` of the run folder is the once-only gate; a lost connection attaches again at an offset.
 
 use super::kind::{self, Context};
-use crate::state::{Facts, LateName, Lates, Managed, Resource, SecretText, Spec, Step, Verb};
+use crate::state::{
+    Ensure, Facts, Hazard, HostKind, Managed, Resource, ResourceId, SecretText, Spec, Step, StepOutput,
+    StepOutputs, Verb,
+};
 use crate::template::quote;
 use base64::Engine;
 use std::collections::BTreeMap;
+
+/// The longest that a batch may announce to be silent, in seconds: a day.
+const MOST_PATIENCE_S: u64 = 86_400;
 
 /// How long a lock record lasts without renewal, in seconds: longer than a planned reboot.
 const LOCK_SECONDS: u64 = 3600;
@@ -14,8 +20,8 @@ const CLOUD_INIT_SECONDS: u64 = 1200;
 /// Exit status of a batch that found the host locked by another run.
 pub(super) const LOCKED: i32 = 75;
 
-/// Where a batch belongs.
-pub(super) struct Place<'a> {
+/// What a batch belongs to.
+pub(super) struct BatchContext<'a> {
     /// Our folder on the host.
     pub state: &'a str,
     /// The batch's name, unique on the host.
@@ -29,25 +35,25 @@ pub(super) struct Place<'a> {
 /// Secrets that a batch needs, by the name of the file in memory under which its program finds them.
 pub(super) type Payloads = BTreeMap<String, SecretText>;
 
-/// Returns what the steps need that must not be part of the program: late values, and the content of secret files.
-pub(super) fn payloads(steps: &[Step], desired: &[Resource], lates: &Lates) -> Payloads {
-    let late = steps.iter().flat_map(|s| &s.late);
-    let late = late.filter_map(|name| Some((late_name(name), lates.get(name)?.clone())));
+/// Returns what steps need and must not be part of the program: outputs of other steps, and the content of secret files.
+pub(super) fn payloads(steps: &[Step], desired: &[Resource], outputs: &StepOutputs) -> Payloads {
+    let inputs = steps.iter().flat_map(|s| &s.inputs);
+    let inputs = inputs.filter_map(|name| Some((output_name(*name), outputs.get(name)?.clone())));
     let resources = steps.iter().filter(|s| s.change.verb != Verb::Remove);
     let resources = resources.filter_map(|s| desired.iter().find(|r| r.id == s.resource));
-    late.chain(resources.filter_map(|r| kind::of(&r.spec)?.payload())).collect()
+    inputs.chain(resources.filter_map(|r| kind::of(&r.spec)?.payload())).collect()
 }
 
-/// Returns a late value's name as part of a variable's name: `token_worker`.
-fn late_name(name: &LateName) -> String {
-    name.as_str().replace(|c: char| !c.is_ascii_alphanumeric(), "_")
+/// Returns an output name as part of a variable's name: `token_worker`.
+fn output_name(output: StepOutput) -> String {
+    output.text().replace(|c: char| !c.is_ascii_alphanumeric(), "_")
 }
 
 /// Returns the record that managed.json keeps of a resource, on one line.
 fn record(resource: &Resource, adopted: bool, context: &Context) -> String {
     let undo = match &resource.spec {
         Spec::Command(command) => command.undo.clone(),
-        // Their ids do not say all that removing them takes.
+        // Their ids do not contain all that removing them needs.
         Spec::Unit(_) | Spec::PackageRepository(_) => {
             let remove = kind::of(&resource.spec).and_then(|kind| kind.remove(context));
             Some(remove.unwrap_or_else(|| ":".to_owned()))
@@ -55,17 +61,18 @@ fn record(resource: &Resource, adopted: bool, context: &Context) -> String {
         _ => None,
     };
     let spec = serde_json::to_string(&resource.spec).unwrap_or_default();
+    let restarts = resource.restarts.iter().map(|unit| Hazard::Restart(unit.clone()));
     let managed = Managed {
-        kind: resource.spec.kind().to_owned(),
-        id: resource.id.to_string(),
+        id: resource.id.clone(),
         hash: super::sha256(spec.as_bytes()),
         undo,
         adopted,
+        hazards: resource.hazards.iter().cloned().chain(restarts).collect(),
     };
     serde_json::to_string(&managed).unwrap_or_default()
 }
 
-/// Returns whether a resource that we only change was there before us. What has a mark or a file of our own is ours
+/// Returns whether a resource that we only modify existed before. What has our mark or our own file is ours
 /// whatever was there.
 fn adopts(spec: &Spec) -> bool {
     matches!(
@@ -80,41 +87,75 @@ fn adopts(spec: &Spec) -> bool {
     )
 }
 
-/// The shell of one step, and what managed.json is told before and after it.
+/// The shell of one step, and the records of managed.json before and after it.
 struct Parts {
     before: String,
     shell: String,
     after: String,
 }
 
+/// Returns shell that names the packages that a package's step may take away besides its own: in `$G` those that are to go,
+/// in `$W` those that a step of the batch installs.
+fn disposable(steps: &[Step], desired: &[Resource], facts: &Facts) -> String {
+    let gone = desired.iter().filter_map(|r| match &r.spec {
+        Spec::Package(package) if package.ensure == Ensure::Absent => Some(package.name.as_str()),
+        _ => None,
+    });
+    let wanted = |id: &ResourceId| desired.iter().any(|r| r.id == *id);
+    let orphans = facts.managed.iter().filter(|m| !m.adopted && !wanted(&m.id));
+    let gone = gone.chain(orphans.filter_map(|m| package_of(&m.id)));
+    let listed =
+        |names: &mut dyn Iterator<Item = &str>| quote(&names.map(|n| format!(" {n}")).collect::<String>());
+    let (mut gone, mut steps) = (gone, steps.iter().filter_map(|s| package_of(&s.resource)));
+    format!("G={} W={}\n", listed(&mut gone), listed(&mut steps))
+}
+
+/// Returns the name of a package.
+fn package_of(resource: &ResourceId) -> Option<&str> {
+    match resource {
+        ResourceId::Host(HostKind::Package, name) => Some(name),
+        _ => None,
+    }
+}
+
 /// Returns the shell of one step; the error is why there is none.
 fn parts(step: &Step, desired: &[Resource], facts: &Facts) -> Result<Parts, String> {
     let context = Context { package_manager: facts.package_manager };
-    let known = facts.managed.iter().find(|m| m.id == step.resource.as_str());
+    let known = facts.managed.iter().find(|m| m.id == step.resource);
     if step.change.verb == Verb::Remove {
-        let managed = known.ok_or_else(|| format!("{} is not ours to remove", step.resource))?;
+        let managed = known.ok_or_else(|| format!("{} is not managed by provision", step.resource))?;
         let shell = match &managed.undo {
             Some(undo) => format!("/bin/sh -e -c {}\n", quote(undo)),
             None => super::removal::shell(managed, &context).unwrap_or_default(),
         };
-        let after = format!("forget {}\n", quote(&managed.id));
+        // What a change of it restarts, removing it does too.
+        let units: String = managed
+            .hazards
+            .iter()
+            .filter_map(|h| match h {
+                Hazard::Restart(unit) => Some(format!(" {}", quote(unit))),
+                _ => None,
+            })
+            .collect();
+        let pend = if units.is_empty() { units } else { format!("pend{units}\n") };
+        let after = format!("{pend}forget {}\n", quote(&managed.id.text()));
         return Ok(Parts { before: String::new(), shell, after });
     }
     let resource = desired
         .iter()
         .find(|r| r.id == step.resource)
-        .ok_or_else(|| format!("nothing wants {} on this host", step.resource))?;
-    let kind = kind::of(&resource.spec).ok_or_else(|| format!("{} is not for hosts", step.resource))?;
+        .ok_or_else(|| format!("{} is not wanted on this host", step.resource))?;
+    let kind = kind::of(&resource.spec).ok_or_else(|| format!("{} is not a host resource", step.resource))?;
     let adopted = match known {
         Some(managed) => managed.adopted,
         None => step.change.verb == Verb::Update && adopts(&resource.spec),
     };
-    // Written down first: a host that loses its power in between must not keep what nobody knows to be ours.
+    // Recorded first: a power loss in between must not leave an unrecorded resource.
     let before = match resource.spec {
         Spec::Reboot(_) | Spec::Hostname(_) | Spec::Swap(_) => String::new(),
         _ => format!(
             "remember {} {}\n",
-            quote(resource.id.as_str()),
+            quote(&resource.id.text()),
             quote(&record(resource, adopted, &context))
         ),
     };
@@ -123,8 +164,8 @@ fn parts(step: &Step, desired: &[Resource], facts: &Facts) -> Result<Parts, Stri
     Ok(Parts { before, shell: kind.enact(&context), after })
 }
 
-/// Returns shell that restarts what waits for it, if this step may rely on it. A run of steps that change the same unit
-/// restarts it once, after the last of them.
+/// Returns shell that performs pending restarts, if this step may rely on them. Consecutive steps that change the same unit
+/// restart it once, after the last of them.
 fn restarts_before(step: &Step, desired: &[Resource]) -> String {
     let resource = desired.iter().find(|r| r.id == step.resource);
     let relies = match resource.map(|r| &r.spec) {
@@ -139,14 +180,20 @@ fn restarts_before(step: &Step, desired: &[Resource]) -> String {
 }
 
 /// Returns the program of a batch. Holds no secret: those arrive in files in memory.
-pub(super) fn program(place: &Place<'_>, steps: &[Step], desired: &[Resource], facts: &Facts) -> String {
-    let Place { state, batch, run, owner } = place;
+pub(super) fn program(
+    batch_context: &BatchContext<'_>,
+    steps: &[Step],
+    desired: &[Resource],
+    facts: &Facts,
+) -> String {
+    let BatchContext { state, batch, run, owner } = batch_context;
     let mut p = format!(
         r#"#!/bin/sh
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C HOME=${{HOME:-/root}}
 DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=a NEEDRESTART_SUSPEND=1
 export PATH LC_ALL HOME DEBIAN_FRONTEND NEEDRESTART_MODE NEEDRESTART_SUSPEND
 S={state}; B=$S/runs/{batch}; {memory}; R=
+UNITS={units}; export UNITS; eval "$UNITS"
 finish() {{
 rm -rf -- "$L"; [ "$1" = 0 ] && [ -e "$B/reboot" ] && {{ rm -f -- "$S/restarts"; printf '\036reboot\n'; }}
 printf '\036rc %s\n' "$1"; printf '%s' "$1" >"$B/rc.new"; sync "$B/rc.new" 2>/dev/null || sync; mv -f "$B/rc.new" "$B/rc"
@@ -159,6 +206,7 @@ remember() {{ rewrite "$1" "$2"; }}
 forget() {{ rewrite "$1" ''; }}
 # A large file that we wrote is not hashed at each look: size, inode and time of change tell that it is still ours.
 stamp() {{ {{ [ ! -e "$S/stamps" ] || while IFS= read -r l; do case $l in *"|$2") ;; *) printf '%s\n' "$l";; esac; done <"$S/stamps"; stat -c "$1|%s|%i|%.9Z|%n" -- "$2"; }} >"$S/stamps.new"; place "$S/stamps"; }}
+{packages}
 # Units that wait for a restart; the list outlives a failed step, so that a later batch still restarts them.
 keep() {{ if [ -n "$R" ]; then printf '%s\n' "$R" >"$S/restarts.new"; place "$S/restarts"; else rm -f -- "$S/restarts"; fi; }}
 pend() {{ for u in "$@"; do case " $R " in *" $u "*) ;; *) R="$R $u";; esac; done; keep; }}
@@ -169,7 +217,8 @@ for u in $R; do
 case $later in *" $u "*) k="$k $u"; continue;; esac
 case $(systemctl is-active -- "$u" 2>/dev/null) in active|activating|reloading|refreshing) ;; *) continue;; esac
 [ -n "$reloaded" ] || systemctl daemon-reload; reloaded=yes; echo "restarting $u"
-systemctl restart -- "$u" || {{ r=$?; systemctl status --no-pager -n 20 -- "$u" 2>&1; printf '\036done restart/%s %s\n' "$u" $r; finish $r; }}
+r=0; systemctl restart -- "$u" || {{ r=$?; fallen "$u"; }}; [ $r -ne 0 ] || settled "$u" || r=1
+[ $r -eq 0 ] || {{ printf '\036done restart/%s %s\n' "$u" $r; finish $r; }}
 done
 R=$k; keep
 }}
@@ -186,26 +235,31 @@ way_out() {{ [ ! -r "$S/environment" ] || . "$S/environment"; }}
         state = quote(state),
         memory = memory(batch),
         owner = quote(owner),
+        units = quote(kind::UNITS),
+        packages = kind::PACKAGES,
     );
-    // What a cloud's first boot still does to packages, users and files would be done to ours.
+    // A first boot still in progress could undo our changes of packages, users and files.
     if facts.cloud_init.as_deref() == Some("running") {
         p += &format!(
-            "printf '\\036waiting {CLOUD_INIT_SECONDS} cloud-init still runs\\n'; timeout -k 5 {CLOUD_INIT_SECONDS} cloud-init status --wait >/dev/null 2>&1\n"
+            "printf '\\036waiting {CLOUD_INIT_SECONDS} waiting for cloud-init\\n'; timeout -k 5 {CLOUD_INIT_SECONDS} cloud-init status --wait >/dev/null 2>&1\n"
         );
     }
+    p += &disposable(steps, desired, facts);
     for step in steps {
-        let id = quote(step.resource.as_str());
+        let id = quote(&step.resource.text());
+        let turn =
+            package_of(&step.resource).map(|name| format!("turn {}\n", quote(name))).unwrap_or_default();
         let Parts { before, shell, after } = parts(step, desired, facts).unwrap_or_else(|why| Parts {
             before: String::new(),
             shell: format!("echo {} >&2; exit 1\n", quote(&why)),
             after: String::new(),
         });
         let restarts = restarts_before(step, desired);
-        let names: Vec<String> = step.late.iter().map(late_name).collect();
-        let lates: String = names.iter().map(|n| format!("LATE_{n}=$L/{n}; export LATE_{n}\n")).collect();
+        let names: Vec<String> = step.inputs.iter().copied().map(output_name).collect();
+        let outputs: String = names.iter().map(|n| format!("LATE_{n}=$L/{n}; export LATE_{n}\n")).collect();
         let spent: String = names.iter().map(|n| format!("rm -f -- \"$L/{n}\"\n")).collect();
         p += &format!(
-            "{restarts}printf '\\036step %s\\n' {id}\n{before}{lates}way_out\n( set -e\n{shell}); r=$?\n{spent}\
+            "{restarts}printf '\\036step %s\\n' {id}\n{before}{outputs}{turn}way_out\n( set -e\n{shell}); r=$?\n{spent}\
              [ $r -eq 0 ] || {{ printf '\\036done %s %s\\n' {id} $r; finish $r; }}\n{after}printf '\\036done %s 0\\n' {id}\n"
         );
     }
@@ -217,13 +271,26 @@ way_out() {{ [ ! -r "$S/environment" ] || . "$S/environment"; }}
     p
 }
 
+/// Returns shell that lets a run's record in the lock last as long again, unless another's is there or a batch holds it, which
+/// renews it itself. The file stays the same one: it is what is locked.
+/// It is overwritten and not cut off first: on a full disk the record must not be lost.
+pub(super) fn renew_lock(state: &str, run: &str) -> String {
+    format!(
+        "S={}\ncase $(cat \"$S/lock\" 2>/dev/null) in *'\"run\":\"{run}\"'*) (\n\
+         flock -n 8 || exit 0\n\
+         r=$(sed \"s/\\\"expires_s\\\":[0-9]*/\\\"expires_s\\\":$(($(date +%s) + {LOCK_SECONDS}))/\" \"$S/lock\") && printf '%s\\n' \"$r\" 1<>\"$S/lock\"\n\
+         ) 8>>\"$S/lock\";; esac\n",
+        quote(state)
+    )
+}
+
 /// Returns shell that sets `$L`, the batch's folder in memory.
 fn memory(batch: &str) -> String {
     format!("L=/dev/shm/provision-{batch}; [ -d /dev/shm ] || L=/run/provision-{batch}")
 }
 
-/// Returns shell that takes away what batches left in memory, of those that match `pattern` and do not run: what killed
-/// launchers had put there, and output that was not to reach the disk. Expects `$S`.
+/// Returns shell that removes files in memory of batches that match `pattern` and do not run: payloads of killed launchers,
+/// and output that must not reach the disk. Expects `$S`.
 pub(super) fn sweep(pattern: &str) -> String {
     format!(
         "for d in /dev/shm/provision-{pattern} /run/provision-{pattern} /dev/shm/provision-{pattern}.out /run/provision-{pattern}.out; do \
@@ -236,13 +303,13 @@ pub(super) fn sweep(pattern: &str) -> String {
 /// standard input is closed. Payloads are part of this text only, which goes over standard input and is stored nowhere.
 /// `secret` keeps the output in memory: a command may print what it was given, and then no disk holds it.
 pub(super) fn launcher(
-    place: &Place<'_>,
+    batch_context: &BatchContext<'_>,
     program: Option<&str>,
     payloads: &Payloads,
     secret: bool,
     offset: u64,
 ) -> String {
-    let Place { state, batch, .. } = place;
+    let BatchContext { state, batch, .. } = batch_context;
     let encode = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
     let start = match program {
         None => String::new(),
@@ -274,7 +341,7 @@ pub(super) fn launcher(
             )
         }
     };
-    // A batch that says nothing for this long while nobody holds its flock was never started, in tenths of a second.
+    // A batch without output for this long whose flock is free was never started, in tenths of a second.
     const SILENT: u32 = 600;
     format!(
         "main() {{\numask 077\nPATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin; export PATH\n\
@@ -293,7 +360,7 @@ pub(super) fn launcher(
     )
 }
 
-/// A line of a batch's output, understood.
+/// A parsed line of a batch's output.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Line {
     Step(String),
@@ -308,7 +375,7 @@ pub(super) enum Line {
     Text(String),
 }
 
-/// Understands what stands behind a frame's mark.
+/// Parses a frame.
 pub(super) fn read_frame(frame: &str) -> Line {
     let (word, rest) = frame.split_once(' ').unwrap_or((frame, ""));
     match word {
@@ -320,7 +387,8 @@ pub(super) fn read_frame(frame: &str) -> Line {
         "locked" => Line::Locked(rest.to_owned()),
         "waiting" => {
             let (seconds, what) = rest.split_once(' ').unwrap_or((rest, ""));
-            Line::Waiting(what.to_owned(), std::time::Duration::from_secs(seconds.parse().unwrap_or(0)))
+            let seconds: u64 = seconds.parse().unwrap_or(0);
+            Line::Waiting(what.to_owned(), std::time::Duration::from_secs(seconds.min(MOST_PATIENCE_S)))
         }
         "reboot" => Line::Reboot,
         "rc" => Line::Rc(rest.parse().unwrap_or(1)),

@@ -1,4 +1,4 @@
-//! What is behind a failed step: phrases that tools print, and what to do about each.
+//! Known causes of failed steps: phrases that tools print, each with a hint.
 
 use crate::state::Failure;
 
@@ -19,122 +19,122 @@ pub const CAUSES: &[Cause] = &[
     Cause {
         phrase: "No space left on device",
         code: "E-NO-SPACE",
-        what: "a file system is full",
-        hint: "df -h on the host, make room, then apply again",
+        what: "a filesystem is full",
+        hint: "Free up space (`df -h` on the host), then apply again",
     },
     Cause {
         phrase: "kernel headers for kernel",
         code: "E-HEADERS",
-        what: "no headers for the running kernel",
-        hint: "install linux-headers-$(uname -r) (or kernel-devel), or reboot into a kernel that has them",
+        what: "the headers of the running kernel are not installed",
+        hint: "Install linux-headers-$(uname -r) (or kernel-devel), or reboot into a kernel whose headers are installed",
     },
     Cause {
         phrase: "was skipped since the",
         code: "E-HEADERS",
-        what: "the module was not built: no headers for the running kernel",
-        hint: "install linux-headers-$(uname -r) (or kernel-devel), or reboot into a kernel that has them",
+        what: "the module was not built: the headers of the running kernel are not installed",
+        hint: "Install linux-headers-$(uname -r) (or kernel-devel), or reboot into a kernel whose headers are installed",
     },
     Cause {
         phrase: "Could not get lock",
         code: "E-APT-LOCK",
-        what: "another package manager holds the lock",
-        hint: "wait for it to end (the message names its process), then apply again",
+        what: "another package manager process holds the lock",
+        hint: "Wait for the process named in the message to end, then apply again",
     },
     Cause {
         phrase: "dpkg was interrupted",
         code: "E-DPKG-INTERRUPTED",
-        what: "an earlier package operation was cut off",
-        hint: "dpkg --configure -a on the host, then apply again",
+        what: "an earlier package operation was interrupted",
+        hint: "Run `dpkg --configure -a` on the host, then apply again",
     },
     Cause {
         phrase: "held broken packages",
         code: "E-APT-CONFLICT",
-        what: "the wanted version conflicts with what is installed",
-        hint: "apt-get -s install on the host shows which",
+        what: "the requested version conflicts with installed packages",
+        hint: "Run `apt-get -s install PACKAGE` on the host to see which",
     },
     Cause {
         phrase: "EXPKEYSIG",
         code: "E-REPO-KEY",
         what: "the repository's signing key has expired",
-        hint: "provision lock --update the key, then apply again",
+        hint: "Run `provision lock` to pin the current key, then apply again",
     },
     Cause {
         phrase: "Unable to locate package",
         code: "E-NO-PACKAGE",
-        what: "no repository of the host has the package",
-        hint: "apt-cache policy PACKAGE on the host; check registries and proxies",
+        what: "no repository configured on the host has the package",
+        hint: "Run `apt-cache policy PACKAGE` on the host; check repositories and proxies",
     },
     Cause {
         phrase: "No match for argument",
         code: "E-NO-PACKAGE",
-        what: "no repository of the host has the package",
-        hint: "dnf list --showduplicates PACKAGE on the host; check repositories, registries and proxies",
+        what: "no repository configured on the host has the package",
+        hint: "Run `dnf list --showduplicates PACKAGE` on the host; check repositories and proxies",
     },
     Cause {
         phrase: "NO_PUBKEY",
         code: "E-REPO-KEY",
-        what: "the repository is signed by a key that the host does not have",
-        hint: "provision lock --update the key, then apply again",
+        what: "the repository is signed with a key that the host does not have",
+        hint: "Run `provision lock` to pin the current key, then apply again",
     },
     Cause {
         phrase: "is not valid yet",
         code: "E-CLOCK",
-        what: "the host's clock is behind",
-        hint: "date on the host; set the clock (chronyc makestep), then apply again",
+        what: "the host's clock is slow",
+        hint: "Set the clock on the host (`chronyc makestep`), then apply again",
     },
     Cause {
         phrase: "Temporary failure resolving",
         code: "E-DNS",
         what: "the host cannot resolve names",
-        hint: "resolvectl status on the host; set a proxy or mirrors in the inventory",
+        hint: "Check `resolvectl status` on the host, or set a proxy or mirrors in the inventory",
     },
     Cause {
         phrase: "Could not resolve host",
         code: "E-DNS",
         what: "the host cannot resolve names",
-        hint: "resolvectl status on the host; set a proxy or mirrors in the inventory",
+        hint: "Check `resolvectl status` on the host, or set a proxy or mirrors in the inventory",
     },
     Cause {
         phrase: "Key was rejected by service",
         code: "E-SECURE-BOOT",
         what: "Secure Boot is on and the module's signature is not enrolled",
-        hint: "enrol the key (mokutil --import), use a signed driver package, or turn Secure Boot off",
+        hint: "Enroll the key (`mokutil --import`), use a signed driver package, or turn off Secure Boot",
     },
     Cause {
         phrase: "Required key not available",
         code: "E-SECURE-BOOT",
         what: "Secure Boot is on and the module's signature is not enrolled",
-        hint: "enrol the key (mokutil --import), use a signed driver package, or turn Secure Boot off",
+        hint: "Enroll the key (`mokutil --import`), use a signed driver package, or turn off Secure Boot",
     },
     Cause {
         phrase: "Read-only file system",
         code: "E-READ-ONLY",
-        what: "a file system is mounted read-only, often after a disk error",
-        hint: "dmesg and mount on the host; repair the disk, then apply again",
+        what: "a filesystem is mounted read-only, often after a disk error",
+        hint: "Check `dmesg` and `mount` on the host, repair the disk, then apply again",
     },
     Cause {
         phrase: "provision.lock says",
         code: "E-SHA256",
-        what: "a source gave other bytes than the lock file names",
-        hint: "if the source is right: provision lock; if not, someone changed the file",
+        what: "downloaded content does not match provision.lock",
+        hint: "If the source is correct, run `provision lock`; otherwise the file was changed by someone",
     },
     Cause {
         phrase: "no source gave",
         code: "E-DOWNLOAD",
-        what: "no source could be reached or gave the right bytes",
-        hint: "curl -I the URL on the host; set mirrors or a proxy in the inventory",
+        what: "no source was reachable with the right content",
+        hint: "Run `curl -I URL` on the host; set mirrors or a proxy in the inventory",
     },
     Cause {
         phrase: "modprobe: FATAL: Module",
         code: "E-MODULE-MISSING",
         what: "the running kernel has no such module",
-        hint: "dkms status on the host: was it built for the kernel that runs now?",
+        hint: "Run `dkms status` on the host: was it built for the running kernel?",
     },
     Cause {
         phrase: "is loaded as version",
         code: "E-MODULE-VERSION",
-        what: "the loaded kernel module is not the installed one",
-        hint: "a process holds the old one: reboot the host, then apply again",
+        what: "the loaded kernel module is not the installed version",
+        hint: "Reboot the host (a process holds the old module), then apply again",
     },
 ];
 
@@ -143,7 +143,7 @@ pub fn known_causes() -> &'static [Cause] {
     CAUSES
 }
 
-/// Reads a line in which a program of ours says itself what is wrong and what to do: `E-NV-FABRIC: GPU 0 is not …`.
+/// Parses a line of our own programs with a code and a hint: `E-NV-FABRIC: GPU 0 is not …`.
 fn own(line: &str) -> Option<(&str, &str)> {
     let (code, what) = line.split_once(": ")?;
     let code_like = code.starts_with("E-")
@@ -152,8 +152,11 @@ fn own(line: &str) -> Option<(&str, &str)> {
 }
 
 /// Adds cause, code and hint to a failure whose output names a known cause.
-pub fn explain(mut failure: Failure) -> Failure {
+pub(super) fn explain(mut failure: Failure) -> Failure {
     if let Some((code, what)) = failure.tail.iter().find_map(|line| own(line)) {
+        if let Some(known) = CAUSES.iter().find(|c| what.contains(c.phrase)) {
+            failure.hint = Some(known.hint.to_owned());
+        }
         (failure.cause, failure.code) = (Some(what.to_owned()), code.to_owned());
         return failure;
     }

@@ -1,8 +1,11 @@
-//! Facts: the first section of the observing exec. Owns the shell that gathers them and the parser; one process per
-//! tool, builtins where there are any.
+//! Facts: the first section of the observing exec. Owns the shell that gathers them and the parser. A process on a host costs
+//! more than all that the shell reads by itself: files are read by builtins, and the tools that can hang share one watchdog.
 
 use super::frame::Sections;
-use crate::state::{Facts, Headers, LockRecord, Managed, Mounted, OpenBatch, PackageManager, PciFunction};
+use crate::k0s::{BINARY as K0S_BINARY, CLUSTER_FILES};
+use crate::state::{
+    Facts, Hazard, Headers, LockRecord, Managed, Mounted, OpenBatch, PackageManager, PciFunction,
+};
 use std::collections::BTreeMap;
 
 /// What is asked where there are accelerators: headers of the running kernel (repositories drop old ones: gpu-operator#85,
@@ -39,49 +42,70 @@ const SERVICES: [&str; 12] = [
     "ufw.service",
 ];
 
+/// Network addresses, one a line.
+const ADDRESSES: &str = "ip -o addr show scope global";
+/// Free space of local file systems.
+const DISKS: &str = "df -Pkl -x tmpfs -x devtmpfs -x overlay -x squashfs";
+/// Free space where it matters; `df` answers in this order, but with the names of mount points.
+const FREE: &str = "df -Pk / /var /var/lib /tmp";
+
+/// A version is no longer than this, in bytes; anything else is the complaint of a damaged binary.
+const MOST_VERSION_BYTES: usize = 64;
+
 /// Returns the program that prints the facts. `state` is our folder on the host.
-pub fn program(state: &str) -> String {
+pub(super) fn program(state: &str) -> String {
     let state = crate::template::quote(state);
-    let services = SERVICES.join(" ");
+    let cluster_files = CLUSTER_FILES.join(" ");
+    let services_active = format!("systemctl is-active {}", SERVICES.join(" "));
+    let together: String =
+        [("services", services_active.as_str()), ("addresses", ADDRESSES), ("disks", DISKS), ("df", FREE)]
+            .map(|(name, tool)| format!(r#"printf "\036{name}\n"; {tool}; "#))
+            .concat();
     format!(
         r#"{ACCELERATORS}facts() {{
 S={state}
 # What hangs in the kernel cannot be killed, but the shell around it can.
 t() {{ s=$1; shift; timeout -k 1 "$s" /bin/sh -c '"$@"; exit $?' t "$@" 2>/dev/null; }}
 f() {{ printf '\036%s\n' "$1"; }}
-f uname; uname -s; uname -r; uname -m; uname -n
-f os; cat /etc/os-release 2>/dev/null
-f hostname; cat /etc/hostname 2>/dev/null
-f machine; cat /etc/machine-id 2>/dev/null
-f boot; cat /proc/sys/kernel/random/boot_id 2>/dev/null
-f product; cat /sys/class/dmi/id/product_uuid 2>/dev/null
+# Small files, by the shell itself. A number in /proc/sys would end after its first byte, a text there does not.
+p() {{ [ -f "$1" ] && [ -r "$1" ] && while IFS= read -r l || [ -n "$l" ]; do printf '%s\n' "$l"; done <"$1" 2>/dev/null; }}
+f uname; uname -snrm
+f os; p /etc/os-release
+f hostname; p /etc/hostname
+f machine; p /etc/machine-id
+f boot; p /proc/sys/kernel/random/boot_id
+f product; p /sys/class/dmi/id/product_uuid
 f systemd; [ -d /run/systemd/system ] && echo yes
-f uid; id -u
-f cpus; getconf _NPROCESSORS_ONLN 2>/dev/null
+f uid; while read -r k _ v _; do case $k in Uid:) echo "$v"; break;; esac; done </proc/self/status
+f cpus; if [ -r /sys/devices/system/cpu/online ]; then n=0; IFS=, read -r a b </sys/devices/system/cpu/online
+while [ -n "$a" ]; do n=$((n + ${{a#*-}} - ${{a%-*}} + 1)); case $b in *,*) a=${{b%%,*}}; b=${{b#*,}};; *) a=$b; b=;; esac; done; echo "$n"
+else getconf _NPROCESSORS_ONLN 2>/dev/null; fi
 f memory; while read -r k v _; do case $k in MemTotal:) echo "$v"; break;; esac; done </proc/meminfo
 f now; date +%s
 f uptime; read -r u _ </proc/uptime && echo "${{u%%.*}}"
-f df; t 5 df -Pk / /var /var/lib /tmp
-f disks; t 5 df -Pkl -x tmpfs -x devtmpfs -x overlay -x squashfs
+# What is given up together is tried once more one by one: one that hangs costs no answer but its own.
+timeout -k 1 5 /bin/sh -c '{together}exit 0' 2>/dev/null
+[ $? -eq 0 ] || {{ f services-again; t 5 {services_active}; f addresses-again; t 5 {ADDRESSES}; f disks-again; t 5 {DISKS}; f df-again; t 5 {FREE}; }}
 f mounts; grep -Ev ' (overlay|nsfs|proc|sysfs|cgroup2?|devpts|mqueue|debugfs|tracefs|securityfs|pstore|bpf|configfs|fusectl|hugetlbfs|binfmt_misc|autofs|squashfs|efivarfs) | /(var/lib/kubelet/pods|run/containerd|run/k0s|run/credentials)/' /proc/self/mounts
-f selinux; cat /sys/fs/selinux/enforce 2>/dev/null; echo
-f apparmor; cat /sys/module/apparmor/parameters/enabled 2>/dev/null
-f services; t 5 systemctl is-active {services}
+f selinux; p /sys/fs/selinux/enforce; echo
+f apparmor; p /sys/module/apparmor/parameters/enabled
 f tools; command -v apt-get dnf 2>/dev/null
 f cgroup; [ -e /sys/fs/cgroup/cgroup.controllers ] && echo 2 || echo 1
 f modules; for m in /sys/module/*/initstate; do [ -e "$m" ] && {{ m=${{m%/initstate}}; echo "${{m##*/}}"; }}; done
 f versions; for m in nvidia neuron nouveau mlx5_core mlx5_ib; do [ -r /sys/module/$m/version ] && {{ read -r v </sys/module/$m/version; echo "$m $v"; }}; done
-f pci; for d in /sys/bus/pci/devices/*; do [ -r "$d/vendor" ] || continue; read -r v <"$d/vendor"
+f pci; a=; for d in /sys/bus/pci/devices/*; do [ -r "$d/vendor" ] || continue; read -r v <"$d/vendor"
+case $v in 0x10de|0x1d0f) a=yes;; esac
 case $v in 0x10de|0x1d0f|0x15b3) c=; s=; t=; read -r e <"$d/device"; read -r c <"$d/class"; read -r s <"$d/subsystem_vendor"; read -r t <"$d/subsystem_device"; echo "${{d##*/}} $v $e $c ${{s:--}} ${{t:--}}";; esac; done 2>/dev/null
-f accelerators; case $(cat /sys/bus/pci/devices/*/vendor 2>/dev/null) in *0x10de*|*0x1d0f*) accelerators;; esac
-f addresses; t 5 ip -o addr show scope global
+f accelerators; [ -z "$a" ] || accelerators
 f secureboot; for v in /sys/firmware/efi/efivars/SecureBoot-*; do [ -r "$v" ] && od -An -tu1 -j4 -N1 "$v"; done 2>/dev/null
 f cloudinit; if command -v cloud-init >/dev/null 2>&1; then t 5 cloud-init status; [ $? -lt 124 ] || echo 'status: unknown (timed out)'; fi
-f managed; cat "$S/managed.json" 2>/dev/null; echo
-f lock; cat "$S/lock" 2>/dev/null; echo
-f restarts; cat "$S/restarts" 2>/dev/null
+f k0s; [ -x {K0S_BINARY} ] && t 5 {K0S_BINARY} version
+f cluster; for p in {cluster_files}; do [ ! -e "$p" ] || echo "$p"; done
+f managed; [ ! -e "$S/managed.json" ] || cat "$S/managed.json" 2>/dev/null; echo
+f lock; p "$S/lock"; echo
+f restarts; p "$S/restarts"
 f left; for d in /dev/shm/provision-*-*-* /run/provision-*-*-* "$S"/runs/*/program.new; do if [ -e "$d" ]; then echo "$d"; fi; done
-f held; if [ -e "$S/lock" ] && command -v flock >/dev/null 2>&1; then flock -n "$S/lock" true || echo held; fi
+f held; if [ -e "$S/lock" ] && command -v flock >/dev/null 2>&1; then flock -n 9 9<"$S/lock" || echo held; fi
 f batches; for b in "$S"/runs/*; do [ -d "$b" ] && [ ! -e "$b/rc" ] || continue; if flock -n "$b/alive" true 2>/dev/null; then echo "${{b##*/}} dead"; else echo "${{b##*/}} alive"; fi; done
 printf '\036end 0\n'
 }}; facts </dev/null
@@ -90,9 +114,17 @@ printf '\036end 0\n'
 }
 
 /// Reads the facts; the error names what no host can lack.
-pub fn parse(sections: &Sections) -> Result<Facts, String> {
-    let uname = sections.lines("uname");
-    let part = |n: usize| uname.get(n).map(|l| l.trim().to_owned()).unwrap_or_default();
+pub(super) fn parse(sections: &Sections) -> Result<Facts, String> {
+    // System, node, release, machine: the node's name is what is left between the others.
+    let uname: Vec<&str> = sections.first("uname").split_whitespace().collect();
+    let part = |n: usize| (*uname.get(n).unwrap_or(&"")).to_owned();
+    let last = |n: usize| uname.len().checked_sub(n).filter(|at| *at > 0).map(part).unwrap_or_default();
+    // What was tried once more by itself counts.
+    let again = |name: &str| {
+        let second = format!("{name}-again");
+        sections.lines(if sections.has(&second) { &second } else { name }).to_vec()
+    };
+    let (disks, free, services) = (again("disks"), again("df"), again("services"));
     let hex = |text: &str| text.trim_start_matches("0x").to_owned();
     let mut modules: BTreeMap<String, String> = sections
         .lines("modules")
@@ -108,24 +140,23 @@ pub fn parse(sections: &Sections) -> Result<Facts, String> {
     let managed = sections.lines("managed").join("\n");
     let managed = match managed.trim() {
         "" => Vec::new(),
-        text => parse_managed(text).map_err(|e| format!("managed.json cannot be read: {e}"))?,
+        text => parse_managed(text).map_err(|e| format!("cannot read managed.json: {e}"))?,
     };
-    // df answers in the order of the question, but with the names of mount points.
     const ASKED: [&str; 4] = ["/", "/var", "/var/lib", "/tmp"];
-    let disks = sections.lines("disks").iter().skip(1).filter_map(|line| {
+    let disks = disks.iter().skip(1).filter_map(|line| {
         let words: Vec<&str> = line.split_whitespace().collect();
         Some(((*words.get(5)?).to_owned(), words.get(3)?.parse().ok()?))
     });
     let free =
-        sections.lines("df").iter().skip(1).zip(ASKED).filter_map(|(line, path)| {
+        free.iter().skip(1).zip(ASKED).filter_map(|(line, path)| {
             Some((path.to_owned(), line.split_whitespace().nth(3)?.parse().ok()?))
         });
     let facts = Facts {
         kernel_name: part(0),
-        kernel: part(1),
-        arch: part(2),
+        kernel: last(2),
+        arch: last(1),
         hostname: match sections.first("hostname") {
-            "" => part(3),
+            "" => part(1),
             name => name.to_owned(),
         },
         machine_id: sections.first("machine").to_owned(),
@@ -166,17 +197,16 @@ pub fn parse(sections: &Sections) -> Result<Facts, String> {
             _ => None,
         },
         apparmor: sections.first("apparmor").trim() == "Y",
-        services: match sections.lines("services").len() == SERVICES.len() {
+        services: match services.len() == SERVICES.len() {
             true => SERVICES
                 .iter()
-                .zip(sections.lines("services"))
+                .zip(&services)
                 .filter(|(_, state)| state.as_str() == "active")
                 .map(|(name, _)| (*name).to_owned())
                 .collect(),
             false => Vec::new(),
         },
-        addresses: sections
-            .lines("addresses")
+        addresses: again("addresses")
             .iter()
             .filter_map(|line| {
                 let words: Vec<&str> = line.split_whitespace().collect();
@@ -217,6 +247,10 @@ pub fn parse(sections: &Sections) -> Result<Facts, String> {
             .filter_map(|line| line.strip_prefix("foreign ").map(str::to_owned))
             .collect(),
         cgroup: sections.first("cgroup").parse().ok(),
+        k0s_version: Some(sections.first("k0s").trim())
+            .filter(|v| v.starts_with('v') && v.len() <= MOST_VERSION_BYTES)
+            .map(str::to_owned),
+        cluster_files: sections.lines("cluster").iter().filter(|l| !l.is_empty()).cloned().collect(),
         cloud_init: sections.first("cloudinit").strip_prefix("status: ").map(str::to_owned),
         managed,
         lock: parse_lock(&sections.lines("lock").join("\n"), sections.first("held") == "held"),
@@ -228,7 +262,7 @@ pub fn parse(sections: &Sections) -> Result<Facts, String> {
             .collect(),
     };
     if facts.kernel_name.is_empty() {
-        return Err("uname gave no answer".to_owned());
+        return Err("uname printed nothing".to_owned());
     }
     Ok(facts)
 }
@@ -236,15 +270,120 @@ pub fn parse(sections: &Sections) -> Result<Facts, String> {
 /// Reads managed.json: a list whose last element is an empty object, so that every entry can end in a comma.
 fn parse_managed(text: &str) -> Result<Vec<Managed>, serde_json::Error> {
     let entries: Vec<serde_json::Value> = serde_json::from_str(text)?;
-    entries
-        .into_iter()
-        .filter(|entry| entry.as_object().is_some_and(|o| !o.is_empty()))
-        .map(serde_json::from_value)
-        .collect()
+    let records = entries.into_iter().filter(|entry| entry.as_object().is_some_and(|o| !o.is_empty()));
+    let mut managed: Vec<Managed> = records.map(serde_json::from_value).collect::<Result<_, _>>()?;
+    for record in &mut managed {
+        // Which pods may be lost is for the cluster to say; a host that was taken over could name any.
+        record.hazards.retain(|h| h.pod().is_none() && !matches!(h, Hazard::ForceDelete(_)));
+    }
+    Ok(managed)
 }
 
 fn parse_lock(text: &str, held: bool) -> Option<LockRecord> {
     let mut record: LockRecord = serde_json::from_str(text.trim()).ok()?;
     record.held = held;
     Some(record)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+    use std::process::{Command, Stdio};
+
+    /// Gathers facts of this machine, with these scripts before its own tools.
+    fn gathered(shell: &str, tools: &[(&str, &str)]) -> Facts {
+        use std::io::Write;
+        let folder = tempfile::tempdir().expect("a folder");
+        for (name, script) in tools {
+            let path = folder.path().join(name);
+            std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("written");
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("executable");
+        }
+        let mut child = Command::new(shell)
+            .arg("-s")
+            .env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", folder.path().display()))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("a shell");
+        let state = folder.path().join("state").display().to_string();
+        child.stdin.take().expect("its input").write_all(program(&state).as_bytes()).expect("written");
+        let output = child.wait_with_output().expect("its end");
+        parse(&Sections::parse(&String::from_utf8_lossy(&output.stdout)).expect("whole")).expect("facts")
+    }
+
+    /// A host that was taken over writes what it likes into its own records.
+    #[test]
+    fn a_host_does_not_approve_the_loss_of_pods() {
+        let text = r#"[
+{"id":"file//etc/x","hash":"","adopted":false,"hazards":["drain",{"data-loss":"pod a/b"},{"force-delete":"w-2"},{"restart":"x"}]},
+{}]"#;
+        let managed = parse_managed(text).expect("read");
+        assert_eq!(managed[0].hazards, [Hazard::Drain, Hazard::Restart("x".into())]);
+    }
+
+    #[test]
+    fn a_tool_that_hangs_costs_its_own_answer_only() {
+        // Watchdogs of a second, so that the test is short.
+        let quick = ("timeout", "shift 3; exec /usr/bin/timeout -k 1 1 \"$@\"");
+        let ip = ("ip", "echo '2: eth0    inet 10.0.0.7/24 brd 10.0.0.255 scope global eth0'");
+        let df = (
+            "df",
+            "[ \"$1\" = -Pk ] || exec sleep 60; echo Filesystem; for p in / /var /var/lib /tmp; do echo /dev/x 9 1 8 2% /; done",
+        );
+        let active = format!("for u in {}; do echo active; done; exit 3", SERVICES.join(" "));
+        for hung in ["none", "systemctl", "df"] {
+            let systemctl = if hung == "systemctl" { "exec sleep 60" } else { active.as_str() };
+            let df = if hung == "df" {
+                df
+            } else {
+                ("df", "echo Filesystem; for p in / /var /var/lib /tmp; do echo /dev/x 9 1 8 2% /; done")
+            };
+            let facts = gathered("/bin/sh", &[quick, ip, df, ("systemctl", systemctl)]);
+            assert_eq!(facts.addresses, [("eth0".to_owned(), "10.0.0.7/24".to_owned())], "{hung}");
+            let free: Vec<&str> = facts.free_kib.keys().map(String::as_str).collect();
+            assert_eq!(free, ["/", "/tmp", "/var", "/var/lib"], "{hung}");
+            assert_eq!(facts.services.len(), if hung == "systemctl" { 0 } else { SERVICES.len() }, "{hung}");
+        }
+    }
+
+    #[test]
+    fn what_the_shell_reads_by_itself_is_what_the_tools_say() {
+        let tool = |command: &str| {
+            let output = Command::new("/bin/sh").args(["-c", command]).output().expect("a shell");
+            String::from_utf8_lossy(&output.stdout).trim().to_owned()
+        };
+        for shell in
+            ["/bin/sh", "/bin/dash", "/bin/bash"].into_iter().filter(|shell| Path::new(shell).exists())
+        {
+            let facts = gathered(shell, &[]);
+            assert_eq!(
+                (
+                    &facts.kernel_name,
+                    &facts.kernel,
+                    &facts.arch,
+                    facts.uid.to_string(),
+                    facts.cpus.to_string()
+                ),
+                (
+                    &tool("uname -s"),
+                    &tool("uname -r"),
+                    &tool("uname -m"),
+                    tool("id -u"),
+                    tool("getconf _NPROCESSORS_ONLN")
+                ),
+                "{shell}"
+            );
+            assert_eq!(facts.boot_id, tool("cat /proc/sys/kernel/random/boot_id"), "{shell}");
+            assert_eq!(facts.machine_id, tool("cat /etc/machine-id"), "{shell}");
+            assert_eq!(facts.os["ID"], tool(". /etc/os-release; echo $ID"), "{shell}");
+            assert!(!facts.hostname.is_empty() && facts.free_kib["/"] > 0 && facts.memory_kib > 0, "{shell}");
+        }
+        // A node's name with a space in it.
+        let facts = gathered("/bin/sh", &[("uname", "echo 'Linux my host 6.1.0 x86_64'")]);
+        assert_eq!((facts.kernel.as_str(), facts.arch.as_str()), ("6.1.0", "x86_64"));
+    }
 }

@@ -1,10 +1,16 @@
-//! Framing of what a program says: `\x1e<name>` opens a section, `\x1eend <rc>` closes the answer. Without the closing
-//! frame the answer is unknown, never "absent".
+//! Framing of a program's output: `\x1e<name>` opens a section, `\x1eend <rc>` ends the output. Without the closing
+//! frame the result is unknown, never "absent".
 
 use std::collections::BTreeMap;
 
 /// The byte that opens a frame line.
 const MARK: char = '\x1e';
+/// The same, in a packet.
+pub(super) const MARK_BYTE: u8 = 0x1e;
+
+/// Lines and sections of one answer: a host with 10,000 resources has fewer.
+const MOST_LINES: usize = 1_000_000;
+const MOST_SECTIONS: usize = 50_000;
 
 /// Returns what stands before a frame on its line, and the frame, if there is one.
 pub(super) fn split(line: &str) -> (&str, Option<&str>) {
@@ -19,11 +25,14 @@ pub(super) fn split(line: &str) -> (&str, Option<&str>) {
 pub struct Sections(BTreeMap<String, Vec<String>>);
 
 impl Sections {
-    /// Reads a whole answer; `None` if it was cut before its end frame.
+    /// Reads a whole answer; `None` if it was cut before its end frame, or has more in it than any answer.
     pub fn parse(text: &str) -> Option<Self> {
         let mut sections = BTreeMap::<String, Vec<String>>::new();
         let mut current: Option<String> = None;
-        for line in text.split('\n') {
+        for (n, line) in text.split('\n').enumerate() {
+            if n > MOST_LINES || sections.len() > MOST_SECTIONS {
+                return None;
+            }
             // Output that does not end its line (an /etc/hostname without a newline) stands before the next frame.
             let (line, frame) = split(line);
             if !(line.is_empty() && frame.is_some())

@@ -1,10 +1,11 @@
-//! Looking at a host beside its resources: tools run side by side, each with a budget; and commands that an operator
-//! asks for. What is run here is never recorded as ours, and nothing of it is wanted state.
+//! Diagnostics of a host besides its resources: tools run in parallel, each with a budget, and commands of an operator.
+//! They are never recorded as managed and are not part of the desired state.
 
 use super::HostTarget;
+use super::bounded::Bounded;
 use super::frame::Sections;
 use super::sudo::{self, Sudo};
-use super::target::{prelude, ssh_failure};
+use super::target::prelude;
 use crate::ssh::{Chunk, Transport};
 use crate::state::{Failure, FailureKind};
 use crate::template::quote;
@@ -39,7 +40,7 @@ pub enum LookEnd {
     TimedOut,
 }
 
-/// What a tool said.
+/// The output of a tool.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Looked {
     /// Standard output and error, as they came.
@@ -93,7 +94,7 @@ fn program(looks: &[Look]) -> String {
     text + "printf '\\036end 0\\n'\n}; main </dev/null\n"
 }
 
-fn read(looks: &[Look], answer: &str) -> Option<BTreeMap<String, Looked>> {
+pub(super) fn read(looks: &[Look], answer: &str) -> Option<BTreeMap<String, Looked>> {
     let sections = Sections::parse(answer)?;
     let one = |look: &Look| {
         let end = match sections.first(&format!("rc-{}", look.name)).parse() {
@@ -108,15 +109,15 @@ fn read(looks: &[Look], answer: &str) -> Option<BTreeMap<String, Looked>> {
 }
 
 impl HostTarget {
-    /// Runs tools side by side as root, each with a budget, in one exec. Returns what each said, by name.
+    /// Runs tools in parallel as root, each with a budget, in one exec. Returns the output of each, by name.
     pub async fn look(&self, looks: &[Look]) -> Result<BTreeMap<String, Looked>, Failure> {
         let longest = looks.iter().map(|l| l.seconds).max().unwrap_or(0);
         let deadline = Duration::from_secs(u64::from(longest)) + AROUND;
-        let (talk, answer) = self.first(&program(looks), deadline, "answers").await?;
-        talk.end().await;
+        let (shell, answer) = self.first(&program(looks), deadline, "answers").await?;
+        shell.end().await;
         read(looks, &answer).ok_or_else(|| {
-            Failure::new(FailureKind::Unobserved, "E-CUT", "the answer was cut off")
-                .hint("run the same command again")
+            Failure::new(FailureKind::Unobserved, "E-CUT", "the output is truncated")
+                .hint("Run the same command again")
         })
     }
 
@@ -126,9 +127,9 @@ impl HostTarget {
             Failure::new(
                 FailureKind::Step,
                 "E-DEADLINE",
-                format!("the command took longer than {} s", deadline.as_secs()),
+                format!("the command timed out after {} s", deadline.as_secs()),
             )
-            .hint("it may still run on the host; --deadline allows more")
+            .hint("Increase --deadline; the command may still be running on the host")
         };
         let run = self.run_now(command, as_root);
         tokio::time::timeout(deadline, run).await.unwrap_or_else(|_| Err(late()))
@@ -138,20 +139,21 @@ impl HostTarget {
         let quoted = quote(command);
         let mut session = if as_root {
             // Finds out whether a password is needed, and whether sudo lets us at all.
-            let (talk, _) = self.first("printf '\\036end 0\\n'\n", AROUND, "root shell").await?;
-            talk.end().await;
+            let (shell, _) = self.first("printf '\\036end 0\\n'\n", AROUND, "root shell").await?;
+            shell.end().await;
             let transport = self.dial().await?;
-            let shell = self.root_command(transport.as_ref()).await.map_err(ssh_failure)?;
-            let mut session = transport.open(&shell).await.map_err(ssh_failure)?;
+            let shell = self.root_command(transport.as_ref()).await.map_err(Failure::from)?;
+            let mut session = transport.open(&shell).await.map_err(Failure::from)?;
             let program = format!("{}exec /bin/sh -c {quoted} </dev/null\n", prelude());
-            session.send(Bytes::from(program)).await.map_err(ssh_failure)?;
+            session.send(Bytes::from(program)).await.map_err(Failure::from)?;
             session
         } else {
             let transport = self.dial().await?;
-            transport.open(&format!("exec /bin/sh -c {quoted}")).await.map_err(ssh_failure)?
+            transport.open(&format!("exec /bin/sh -c {quoted}")).await.map_err(Failure::from)?
         };
-        session.finish_input().await.map_err(ssh_failure)?;
-        let (mut ran, mut stdout, mut stderr) = (Ran::default(), Vec::new(), Vec::new());
+        session.finish_input().await.map_err(Failure::from)?;
+        let mut ran = Ran::default();
+        let (mut stdout, mut stderr) = (Bounded::new(MOST_OUTPUT), Bounded::new(MOST_OUTPUT));
         while let Some(chunk) = session.next().await {
             let (into, bytes) = match chunk {
                 Chunk::Stdout(bytes) => (&mut stdout, bytes),
@@ -161,26 +163,30 @@ impl HostTarget {
                     continue;
                 }
             };
-            let room = MOST_OUTPUT.saturating_sub(into.len()).min(bytes.len());
-            into.extend_from_slice(&bytes[..room]);
+            into.push(&bytes);
+            if into.is_flood() {
+                let message = "the command was stopped: it printed too much";
+                return Err(Failure::new(FailureKind::Step, "E-FLOOD", message)
+                    .hint("Redirect its output to a file on the host; it may still be running there"));
+            }
         }
-        ran.stdout = String::from_utf8_lossy(&stdout).into_owned();
-        ran.stderr = String::from_utf8_lossy(&stderr).into_owned();
+        ran.stdout = stdout.text();
+        ran.stderr = stderr.text();
         match ran.exit {
             Some(_) => Ok(ran),
             None => Err(Failure::new(
                 FailureKind::Unobserved,
                 "E-SSH-LOST",
-                "the connection was lost before the command ended",
+                "connection lost before the command ended",
             )
-            .hint("whether it was done cannot be told from here: look at the host")),
+            .hint("Check on the host whether it completed")),
         }
     }
 
     /// Returns the command line of a root shell that reads its program from standard input.
     async fn root_command(&self, transport: &dyn Transport) -> Result<String, crate::ssh::SshError> {
         match self.sudo() {
-            Sudo::Ask(Some(password)) if self.needs_password() => {
+            Sudo::Required(Some(password)) if self.needs_password() => {
                 sudo::shell_with_password(transport, password).await
             }
             other => Ok(sudo::shell(other).to_owned()),

@@ -1,19 +1,18 @@
-//! A host's support archive: what somebody far away needs to see to help, without secrets. Owns what is collected and
-//! what is taken out of it.
+//! A host's support archive: diagnostics for remote help, without secrets. Owns what is collected; what
+//! is taken out of it is decided in `redact`.
 
 use super::{Look, LookEnd, Looked};
+use crate::redact::redacted;
 use crate::state::{REDACTED, SecretText};
-use regex::Regex;
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::sync::OnceLock;
 
 /// What is collected: file name, command, seconds, KiB kept.
-const COLLECTED: [(&str, &str, u32, u32); 24] = [
+const COLLECTED: [(&str, &str, u32, u32); 25] = [
     ("system", "cat /etc/os-release; uname -a; uptime; date -u; cat /proc/cmdline; nproc; free -m", 5, 64),
     (
         "disks",
-        "df -hT; echo; df -i; echo; lsblk -o NAME,SIZE,TYPE,FSTYPE,MOUNTPOINT,MODEL; echo; cat /proc/mounts",
+        "df -hT; echo; df -i; echo; lsblk -o NAME,SIZE,TYPE,FSTYPE,MOUNTPOINT,MODEL; echo; findmnt -l || cat /proc/mounts",
         10,
         256,
     ),
@@ -73,13 +72,17 @@ const COLLECTED: [(&str, &str, u32, u32); 24] = [
     ("neuron", "neuron-ls; neuron-ls -j; modinfo neuron", 40, 512),
     ("modules", "lsmod; cat /etc/modprobe.d/*.conf", 5, 256),
     ("pci", "lspci -nn || cat /sys/bus/pci/devices/*/uevent", 10, 512),
-    (
-        "provision",
-        "ls -laR /var/lib/provision; cat /var/lib/provision/managed.json /var/lib/provision/lock; for d in /var/lib/provision/runs/*; do echo \"## $d\"; tail -n 300 \"$d/log\"; done",
-        10,
-        1024,
-    ),
+    ("provision", "cd /var/lib/provision && ls -laR . && cat managed.json lock restarts", 10, 1024),
+    ("batches", BATCHES, 10, 4096),
 ];
+
+/// What the newest batches printed, how they ended, and what they ran, the newest last: a long text keeps its end. Output in
+/// memory is that of commands that were given secrets, and the contents of files are on the host anyway.
+const BATCHES: &str = "cd /var/lib/provision/runs || exit; for b in $(ls -1tr | tail -n 8); do [ -d $b ] || continue; \
+                       echo; echo \"## $b: rc $(cat $b/rc 2>/dev/null || echo none)\"; ls -la $b; \
+                       echo '### program'; sed '/^base64 -d /,/_END$/s|^[A-Za-z0-9+/=]*$|(content)|' $b/program | head -c 131072; \
+                       echo '### output'; if [ -L $b/output ]; then echo 'not collected: commands got secrets'; \
+                       else tail -c 262144 $b/output; fi; done";
 
 /// Returns what is run on a host for its archive.
 pub fn support_looks() -> Vec<Look> {
@@ -92,64 +95,34 @@ pub fn support_looks() -> Vec<Look> {
     COLLECTED.iter().map(look).collect()
 }
 
-/// What must never leave a site, whoever wrote it there: keys, tokens, passwords, and what comes before an `@` in a URL.
-fn patterns() -> &'static [Regex] {
-    static PATTERNS: OnceLock<Vec<Regex>> = OnceLock::new();
-    PATTERNS.get_or_init(|| {
-        [
-            // Before the words below: they would take `Bearer` itself for the secret.
-            r"(?i)((?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{8,}()",
-            r"(?s)(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(-----END [A-Z ]*PRIVATE KEY-----)",
-            r#"(?i)((?:pass(?:word|wd|phrase)?|secret|token|api[_-]?key|client-key-data|authorization)["']?\s*[:=]\s*["']?)[^\s"',;]+()"#,
-            r"()hf_[A-Za-z0-9]{8,}()",
-            // A join token is gzip in base64; a service account's token is a JWT.
-            r"()H4sI[A-Za-z0-9+/=]{40,}()",
-            r"()eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]*()",
-            r"(://[^/\s:@]+:)[^/\s@]+(@)",
-        ]
-        .iter()
-        .filter_map(|p| Regex::new(p).ok())
-        .collect()
-    })
-}
-
-/// Takes secrets out of a text: those that are known, and what looks like one.
-pub fn redacted(text: &str, secrets: &[SecretText]) -> String {
-    let mut text = text.to_owned();
-    for secret in secrets {
-        for part in secret.expose().lines().filter(|l| l.trim().len() > 3) {
-            if text.contains(part) {
-                text = text.replace(part, REDACTED);
-            }
-        }
-    }
-    let replacement = format!("${{1}}{REDACTED}${{2}}");
-    patterns().iter().fold(text, |text, p| p.replace_all(&text, replacement.as_str()).into_owned())
-}
-
 /// Returns what could not be read, a line each, and what was.
 fn manifest(host: &str, looked: &BTreeMap<String, Looked>) -> String {
-    let mut text = format!("support archive of {host}; secrets are replaced by {REDACTED}\n\n");
+    let mut text = format!("support archive of {host}; secrets are replaced with {REDACTED}\n\n");
     for look in support_looks() {
         let said = match looked.get(&look.name) {
-            None => "not answered".to_owned(),
+            None => "no output".to_owned(),
             Some(l) => {
-                let kept = if l.text.len() + 64 >= look.most_kib as usize * 1024 {
+                let kept = if is_cut(&look, l) {
                     format!(", only the last {} KiB", look.most_kib)
                 } else {
                     String::new()
                 };
                 match l.end {
                     LookEnd::Exit(0) => format!("{} bytes{kept}", l.text.len()),
-                    // The last of several tools decides the status: it says that something was missing, not what.
+                    // The last of several tools decides the status, so it does not show which one failed.
                     LookEnd::Exit(rc) => format!("{} bytes{kept}, incomplete (exit {rc})", l.text.len()),
-                    LookEnd::TimedOut => format!("NOT READ: given up after {} s", look.seconds),
+                    LookEnd::TimedOut => format!("NOT READ: timed out after {} s", look.seconds),
                 }
             }
         };
         text += &format!("{:<16} {said}\n                 {}\n", look.name, look.command);
     }
     text
+}
+
+/// Returns whether only the end of a text was kept.
+fn is_cut(look: &Look, looked: &Looked) -> bool {
+    looked.text.len() + 64 >= look.most_kib as usize * 1024
 }
 
 /// Writes a host's archive, `tar.gz`, and returns the sections that could not be read.
@@ -172,8 +145,12 @@ pub fn support_archive(
     };
     add("MANIFEST.txt", &manifest(host, looked))?;
     add("facts.json", facts)?;
-    for (name, look) in looked {
-        add(&format!("{name}.txt"), &look.text)?;
+    let looks = support_looks();
+    for (name, looked) in looked {
+        let cut = looks.iter().any(|look| look.name == *name && is_cut(look, looked));
+        // Half a line may be half a secret, which nothing before it would tell.
+        let rest = looked.text.split_once('\n').filter(|_| cut).map(|(_, rest)| rest);
+        add(&format!("{name}.txt"), rest.unwrap_or(&looked.text))?;
     }
     archive.into_inner()?.finish()?.flush()?;
     let unread = |l: &Look| looked.get(&l.name).is_none_or(|l| l.end == LookEnd::TimedOut);
@@ -183,20 +160,6 @@ pub fn support_archive(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn secrets_are_taken_out_and_the_rest_stays() {
-        let text = "proxy=http://user:hunter2@proxy:3128 listens\n\
-                    -----BEGIN EC PRIVATE KEY-----\nMHcCAQ\n-----END EC PRIVATE KEY-----\n\
-                    password: \"pw-4711\"\nHF_TOKEN=abcdef\ntoken H4sIAAAAAAAAA0123456789012345678901234567890123456789abc\n\
-                    Authorization: Bearer abcdefgh12345\nkernel: NVRM: Xid 79\nknown-secret here\n";
-        let clean = redacted(text, &[SecretText::new("known-secret")]);
-        for gone in ["hunter2", "MHcCAQ", "pw-4711", "abcdef\n", "H4sI", "abcdefgh12345", "known-secret"] {
-            assert!(!clean.contains(gone), "{gone} is still in {clean}");
-        }
-        assert!(clean.contains("http://user:") && clean.contains("@proxy:3128 listens"), "{clean}");
-        assert!(clean.contains("kernel: NVRM: Xid 79"), "{clean}");
-    }
 
     #[test]
     fn names_are_their_own_and_fit_the_shell() {

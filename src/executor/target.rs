@@ -1,20 +1,23 @@
 //! A host as a `Target`: observed by one exec, changed by detached batches.
 
-use super::batch::{self, Payloads, Place};
+use super::batch::{self, BatchContext, Payloads};
+use super::bounded::{Bounded, MOST_STDERR};
 use super::frame::Sections;
 use super::progress::Progress;
+use super::root_shell::{RootShell, RootShellError};
 use super::sudo::{self, Sudo};
-use super::talk::{Talk, TalkError};
 use super::{causes, facts};
 use crate::event::{Event, Events};
+use crate::k0s;
 use crate::ssh::{Chunk, Dial, Session, SshError, SshErrorKind, Transport};
 use crate::state::{
-    Content, Facts, Failure, FailureKind, HostName, Lates, Observed, Resource, RunId, SecretText, Spec, Step,
-    Target, TargetId,
+    Content, Facts, Failure, FailureKind, HostKind, HostName, NODE_DEAD, Observed, Orphan, REDACTED,
+    Resource, ResourceId, RunId, SecretText, Spec, Step, StepOutputs, Target, TargetId,
 };
 use async_trait::async_trait;
+use backon::{BackoffBuilder, ExponentialBuilder};
 use bytes::Bytes;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -22,14 +25,21 @@ use std::time::{Duration, Instant};
 const FACTS_DEADLINE: Duration = Duration::from_secs(60);
 /// State arrives within this time; every tool on the host has a shorter one of its own.
 const STATE_DEADLINE: Duration = Duration::from_secs(180);
-/// A lost connection is sought again for this long while a batch runs.
+/// Waiting until k0s stays up takes less.
+const STEADY_DEADLINE: Duration = Duration::from_secs(180);
+/// Stopping what pods run takes less.
+const STOP_PODS_DEADLINE: Duration = Duration::from_secs(120);
+/// How long to reconnect after a lost connection while a batch runs.
 const RECONNECT_FOR: Duration = Duration::from_secs(300);
-/// Run folders that stay on the host, for a look at what happened.
+/// Run folders that stay on the host, for troubleshooting.
 const KEPT_RUNS: usize = 5;
-/// The first and the longest pause before a lost connection is sought again.
-const RECONNECT_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+/// Pauses before a lost connection is sought again.
+const RECONNECT_PAUSES: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(500))
+    .with_max_delay(Duration::from_secs(10))
+    .without_max_times();
 
-/// Computes what a host should have from what it says of itself; the errors are preflight failures.
+/// Computes the desired resources of a host from its facts; errors are preflight failures.
 pub type DesiredFn = Arc<dyn Fn(&Facts) -> Result<Vec<Resource>, Vec<Failure>> + Send + Sync>;
 
 /// Everything a host target needs.
@@ -37,11 +47,11 @@ pub type DesiredFn = Arc<dyn Fn(&Facts) -> Result<Vec<Resource>, Vec<Failure>> +
 pub struct HostSetup {
     /// The host.
     pub host: HostName,
-    /// The way to it.
+    /// The connection to it.
     pub dial: Arc<dyn Dial>,
     /// How the login becomes root.
     pub sudo: Sudo,
-    /// What it should have.
+    /// Its desired resources.
     pub desired: DesiredFn,
     /// The run that batches and locks are named for.
     pub run: RunId,
@@ -51,6 +61,8 @@ pub struct HostSetup {
     pub state_dir: String,
     /// How long a reboot may take.
     pub reboot_deadline: Duration,
+    /// So many seconds k0s has to stay up before its node is back in service.
+    pub steady_s: u32,
     /// Its BMC, for messages.
     pub bmc: Option<String>,
     /// Secrets that must not appear in output, beyond those in resources.
@@ -67,19 +79,19 @@ pub struct HostTarget {
     setup: HostSetup,
     deep: bool,
     last: Mutex<Last>,
-    word: tokio::sync::Mutex<Word>,
+    sudo_state: tokio::sync::Mutex<SudoState>,
 }
 
-/// What is known of the password that sudo asks for.
+/// Whether the sudo password works.
 #[derive(Default)]
-enum Word {
-    /// It was not given yet.
+enum SudoState {
+    /// It was not tried yet.
     #[default]
     Untried,
-    /// It opened a root shell.
-    Taken,
-    /// It was refused, and is not given again: a few wrong ones lock an account.
-    Refused(Failure),
+    /// It was accepted.
+    Accepted,
+    /// It was refused and is not tried again: a few wrong ones lock an account.
+    Refused(Box<Failure>),
 }
 
 #[derive(Default)]
@@ -92,23 +104,19 @@ struct Last {
     with_password: bool,
 }
 
-/// Returns whether the link went while a host was asked something. Asking changes nothing, so it is asked once more over a
-/// new connection; a link that goes again is told.
+/// Returns whether the connection was lost during a query. Queries change nothing, so they are retried once over a
+/// new connection; a second loss is an error.
 fn is_lost(failure: &Failure) -> bool {
     failure.code == SshErrorKind::Lost.code()
-}
-
-pub(super) fn ssh_failure(error: SshError) -> Failure {
-    Failure::new(FailureKind::Unobserved, error.kind.code(), error.message).hint(error.hint)
 }
 
 impl HostTarget {
     /// Returns the target; nothing is contacted yet.
     pub fn new(setup: HostSetup) -> Self {
-        Self { setup, deep: false, last: Mutex::default(), word: tokio::sync::Mutex::default() }
+        Self { setup, deep: false, last: Mutex::default(), sudo_state: tokio::sync::Mutex::default() }
     }
 
-    /// Hashes large files at each observation, although their size and time say that nobody touched them.
+    /// Hashes large files at each observation, even if their size and time are unchanged.
     pub fn deep(mut self, deep: bool) -> Self {
         self.deep = deep;
         self
@@ -121,7 +129,7 @@ impl HostTarget {
 
     /// Opens or reuses the connection.
     pub(super) async fn dial(&self) -> Result<Arc<dyn Transport>, Failure> {
-        self.setup.dial.dial().await.map_err(ssh_failure)
+        self.setup.dial.dial().await.map_err(Failure::from)
     }
 
     /// Returns how the login becomes root.
@@ -140,135 +148,182 @@ impl HostTarget {
     }
 
     /// Starts a root shell that reads its program from standard input.
-    async fn root_shell(&self, transport: &dyn Transport, with_password: bool) -> Result<Talk, SshError> {
+    async fn root_shell(
+        &self,
+        transport: &dyn Transport,
+        with_password: bool,
+    ) -> Result<RootShell, SshError> {
         let password = match &self.setup.sudo {
-            Sudo::Ask(Some(password)) if with_password => Some(password),
+            Sudo::Required(Some(password)) if with_password => Some(password),
             _ => None,
         };
         match password {
             Some(password) => {
                 let command = sudo::shell_with_password(transport, password).await?;
-                Talk::start(transport, &command).await
+                RootShell::start(transport, &command).await
             }
-            None => Talk::start(transport, sudo::shell(&self.setup.sudo)).await,
+            None => RootShell::start(transport, sudo::shell(&self.setup.sudo)).await,
         }
     }
 
-    fn talk_failure(&self, error: TalkError, stderr: &str, what: &str) -> Failure {
-        let host = &self.setup.host;
-        if let Some(refusal) = sudo::refusal(stderr) {
-            return refusal;
+    /// Returns how sudo ended, if it is sudo that ended a root shell before its first output. One exec, only then.
+    async fn sudo_end(&self, transport: &dyn Transport, stderr: &str) -> Option<sudo::Ended> {
+        if matches!(self.setup.sudo, Sudo::None) {
+            return None;
         }
+        let ended = match sudo::Ended::parse(stderr) {
+            Some(ended) => Some(ended),
+            None => sudo::probe(transport).await.ok().flatten(),
+        };
+        ended.filter(|ended| !ended.succeeded())
+    }
+
+    fn shell_failure(&self, error: RootShellError, shell: &RootShell, what: &str) -> Failure {
+        let host = &self.setup.host;
         match error {
-            TalkError::Ssh(error) => ssh_failure(error),
-            TalkError::Ended(rc) => {
+            RootShellError::Ssh(error) => error.into(),
+            RootShellError::Ended(rc) => {
                 let mut failure = Failure::new(
                     FailureKind::Unobserved,
                     "E-SHELL",
-                    format!("/bin/sh on {host} ended with {rc} before it gave its {what}"),
-                )
-                .hint("log in by hand and run: sudo -n /bin/sh -c true");
-                failure.tail = stderr.lines().map(str::to_owned).collect();
+                    format!("/bin/sh on {host} exited with {rc} before it printed its {what}"),
+                );
+                // A login with a forced command, or a shell such as nologin, says so instead of running anything.
+                let instead = shell.printed_instead();
+                let said = instead.lines().map(str::trim).find(|line| !line.is_empty());
+                failure = match (said, &self.setup.sudo) {
+                    (Some(said), _) => failure.cause(format!("the login printed: {said}")).hint(
+                        "Check ssh.user, its login shell, and `command=` before its key in authorized_keys on the host",
+                    ),
+                    (None, Sudo::None) => failure.hint("Log in and run: /bin/sh -c true"),
+                    (None, Sudo::Required(_)) => failure.hint("Log in and run: sudo -n /bin/sh -c true"),
+                };
+                let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
+                failure.tail = [lines(&instead), lines(&shell.stderr())].concat();
                 failure
             }
-            TalkError::Lost => Failure::new(
+            RootShellError::Lost => Failure::new(
                 FailureKind::Unobserved,
                 "E-SSH-LOST",
-                format!("connection to {host} was lost before it gave its {what}"),
+                format!("connection to {host} lost before it sent its {what}"),
             )
-            .hint("run the same command again"),
-            TalkError::TimedOut => Failure::new(
+            .hint("Run the same command again"),
+            RootShellError::Flood => Failure::new(
+                FailureKind::Unobserved,
+                "E-FLOOD",
+                format!("stopped reading from {host}: too much output instead of its {what}"),
+            )
+            .hint("Log in and check the login shell's startup files: they may print endlessly"),
+            RootShellError::TimedOut => Failure::new(
                 FailureKind::Unobserved,
                 "E-TIMEOUT",
-                format!("{host} did not give its {what} in time"),
+                format!("{host} timed out sending its {what}"),
             )
-            .hint("log in by hand: something on the host hangs"),
+            .hint("Log in and look for hung processes on the host"),
         }
     }
 
-    /// Opens a root shell and asks the first program; falls back to the sudo password once.
+    /// Opens a root shell and runs the first program; falls back to the sudo password once.
     pub(super) async fn first(
         &self,
         program: &str,
         deadline: Duration,
         what: &str,
-    ) -> Result<(Talk, String), Failure> {
-        let transport = self.setup.dial.dial().await.map_err(ssh_failure)?;
-        // Another one at the same time may have learnt already that sudo asks.
+    ) -> Result<(RootShell, String), Failure> {
+        let transport = self.setup.dial.dial().await.map_err(Failure::from)?;
+        // Another task may already have learned that sudo needs the password.
         if self.needs_password() {
-            return self.with_word(transport.as_ref(), program, deadline, what).await;
+            return self.with_password(transport.as_ref(), program, deadline, what).await;
         }
-        let mut talk = self.root_shell(transport.as_ref(), false).await.map_err(ssh_failure)?;
-        match talk.ask(program, deadline).await {
-            Ok(answer) => Ok((talk, answer)),
-            Err(_) if matches!(self.setup.sudo, Sudo::Ask(Some(_))) && sudo::wants_password(&talk.stderr) => {
-                self.with_last(|l| l.with_password = true);
-                self.with_word(transport.as_ref(), program, deadline, what).await
+        let mut shell = self.root_shell(transport.as_ref(), false).await.map_err(Failure::from)?;
+        let error = match shell.run(program, deadline).await {
+            Ok(answer) => return Ok((shell, answer)),
+            Err(error) => error,
+        };
+        if matches!(error, RootShellError::Ended(_)) && !shell.has_begun() {
+            let ended = self.sudo_end(transport.as_ref(), &shell.stderr()).await;
+            let password = matches!(self.setup.sudo, Sudo::Required(Some(_)));
+            match ended {
+                Some(ended) if password && ended.may_want_password() => {
+                    self.with_last(|l| l.with_password = true);
+                    return self.with_password(transport.as_ref(), program, deadline, what).await;
+                }
+                Some(ended) => return Err(ended.refusal()),
+                None => {}
             }
-            Err(error) => Err(self.talk_failure(error, &talk.stderr, what)),
         }
+        Err(self.shell_failure(error, &shell, what))
     }
 
-    /// Asks through a root shell that the password opens. The first try is alone: what it shows holds for all that ask at
-    /// the same time, so that a wrong password counts once.
-    async fn with_word(
+    /// Runs a program in a root shell opened with the password. The first try runs alone and settles it for all tasks that
+    /// wait meanwhile, so that a wrong password counts once.
+    async fn with_password(
         &self,
         transport: &dyn Transport,
         program: &str,
         deadline: Duration,
         what: &str,
-    ) -> Result<(Talk, String), Failure> {
-        let word = self.word.lock().await;
-        if let Word::Refused(failure) = &*word {
-            return Err(failure.clone());
+    ) -> Result<(RootShell, String), Failure> {
+        let sudo_state = self.sudo_state.lock().await;
+        if let SudoState::Refused(failure) = &*sudo_state {
+            return Err(failure.as_ref().clone());
         }
-        let mut first = matches!(*word, Word::Untried).then_some(word);
-        let mut talk = self.root_shell(transport, true).await.map_err(ssh_failure)?;
-        let asked = talk.ask(program, deadline).await;
-        let asked = asked.map_err(|error| self.talk_failure(error, &talk.stderr, what));
-        match (&mut first, &asked) {
-            (Some(word), Ok(_)) => **word = Word::Taken,
-            (Some(word), Err(failure)) if failure.code == sudo::WRONG_PASSWORD => {
-                **word = Word::Refused(failure.clone());
+        let mut first = matches!(*sudo_state, SudoState::Untried).then_some(sudo_state);
+        let mut shell = self.root_shell(transport, true).await.map_err(Failure::from)?;
+        let error = match shell.run(program, deadline).await {
+            Ok(answer) => {
+                if let Some(sudo_state) = &mut first {
+                    **sudo_state = SudoState::Accepted;
+                }
+                return Ok((shell, answer));
             }
-            _ => {}
+            Err(error) => error,
+        };
+        let refused = sudo::Ended::parse(&shell.stderr()).filter(|_| !shell.has_begun());
+        let Some(refused) = refused else { return Err(self.shell_failure(error, &shell, what)) };
+        let failure = refused.refusal();
+        if refused.read_password()
+            && let Some(sudo_state) = &mut first
+        {
+            **sudo_state = SudoState::Refused(Box::new(failure.clone()));
         }
-        Ok((talk, asked?))
+        Err(failure)
     }
 
     /// Observes once.
     async fn observe_once(&self) -> Result<Observed, Failure> {
-        let (mut talk, facts, waiting) = self.gather().await?;
+        let (mut shell, facts, waiting) = self.gather().await?;
         let lacks = lacking(&facts);
         if !lacks.is_empty() {
             return Err(combine(lacks));
         }
         let desired = (self.setup.desired)(&facts).map_err(combine)?;
-        let program = super::ask(&desired).program(&self.setup.state_dir, self.deep);
-        let answer = match talk.ask(&program, STATE_DEADLINE).await {
+        let program = super::query(&desired).program(&self.setup.state_dir, self.deep);
+        let answer = match shell.run(&program, STATE_DEADLINE).await {
             Ok(answer) => answer,
-            Err(error) => return Err(self.talk_failure(error, &talk.stderr, "state")),
+            Err(error) => return Err(self.shell_failure(error, &shell, "state")),
         };
-        talk.end().await;
-        let seen = super::observations(&desired, &answer)
-            .ok_or_else(|| Failure::new(FailureKind::Unobserved, "E-FACTS", "the answer was cut"))?;
+        shell.end().await;
+        let mut seen = super::observations(&desired, &answer)
+            .ok_or_else(|| Failure::new(FailureKind::Unobserved, "E-FACTS", "the output is truncated"))?;
+        super::kind::name_versions(&desired, &facts, &mut seen);
         let refused = super::refusals(&desired, &answer);
         if !refused.is_empty() {
             return Err(combine(refused));
         }
-        let wanted: BTreeSet<&str> = desired.iter().map(|r| r.id.as_str()).collect();
-        let orphans =
-            facts.managed.iter().filter(|m| !m.adopted && !wanted.contains(m.id.as_str())).cloned().collect();
+        let wanted: BTreeSet<&ResourceId> = desired.iter().map(|r| &r.id).collect();
+        let orphans = facts.managed.iter().filter(|m| !m.adopted && !wanted.contains(&m.id));
+        let orphans = orphans.map(|m| Orphan { id: m.id.clone(), hazards: m.hazards.clone() }).collect();
         let mut warnings = Vec::new();
         if facts.cloud_init.as_deref() == Some("running") {
-            warnings.push("cloud-init is still running; packages wait for its lock".to_owned());
+            warnings.push("cloud-init is still running; package steps wait for its lock".to_owned());
         }
         for open in facts.open_batches.iter().filter(|b| b.alive) {
-            warnings.push(format!("batch {} of an earlier run still runs there", open.id));
+            warnings.push(format!("batch {} of an earlier run is still running", open.id));
         }
         if !waiting.is_empty() {
             warnings.push(format!(
-                "an earlier run failed before it restarted {}; the next change here does it",
+                "an earlier run failed before restarting {}; the next change on this host restarts it",
                 waiting.join(" ")
             ));
         }
@@ -279,28 +334,30 @@ impl HostTarget {
         Ok(Observed { target: self.id(), facts, desired, seen, orphans, warnings })
     }
 
-    async fn gather(&self) -> Result<(Talk, Facts, Vec<String>), Failure> {
+    async fn gather(&self) -> Result<(RootShell, Facts, Vec<String>), Failure> {
         let program = prelude() + &facts::program(&self.setup.state_dir);
         let asked_s = now_s();
-        let (talk, answer) = self.first(&program, FACTS_DEADLINE, "facts").await?;
+        let (shell, answer) = self.first(&program, FACTS_DEADLINE, "facts").await?;
         let answered_s = now_s();
         let unread = |why: String| Failure::new(FailureKind::Unobserved, "E-FACTS", why);
-        let sections = Sections::parse(&answer).ok_or_else(|| unread("the answer was cut".to_owned()))?;
+        let sections =
+            Sections::parse(&answer).ok_or_else(|| unread("the output is truncated".to_owned()))?;
         let mut facts = facts::parse(&sections).map_err(unread)?;
-        // It said its time at some moment in between.
-        facts.skew_s = (facts.now_s - answered_s).max(0) + (facts.now_s - asked_s).min(0);
-        // What a killed run left is taken away by the end of this one, also where this one changes nothing.
+        // The host read its clock at some moment in between.
+        let late = facts.now_s.saturating_sub(answered_s).max(0);
+        facts.skew_s = late.saturating_add(facts.now_s.saturating_sub(asked_s).min(0));
+        // Remains of a killed run are removed at the end of this one, even if it changes nothing.
         if !sections.lines("left").iter().all(|l| l.trim().is_empty()) {
             self.with_last(|l| l.touched = true);
         }
         let waiting = sections.first("restarts").split_whitespace().map(str::to_owned).collect();
-        Ok((talk, facts, waiting))
+        Ok((shell, facts, waiting))
     }
 
     /// Returns the host's facts, by one exec.
     pub async fn facts(&self) -> Result<Facts, Failure> {
-        let (talk, facts, _) = self.gather().await?;
-        talk.end().await;
+        let (shell, facts, _) = self.gather().await?;
+        shell.end().await;
         Ok(facts)
     }
 
@@ -312,34 +369,40 @@ impl HostTarget {
             "{}main() {{ if [ -e {path} ]; then printf '\\036file\\n'; base64 -w0 {path}; echo; fi; printf '\\036end 0\\n'; }}; main </dev/null\n",
             prelude()
         );
-        let (talk, answer) = self.first(&program, FACTS_DEADLINE, "file").await?;
-        talk.end().await;
+        let (shell, answer) = self.first(&program, FACTS_DEADLINE, "file").await?;
+        shell.end().await;
         let sections = Sections::parse(&answer).unwrap_or_default();
         if !sections.has("file") {
             return Ok(None);
         }
         base64::engine::general_purpose::STANDARD.decode(sections.first("file")).map(Some).map_err(|error| {
-            Failure::new(FailureKind::Unobserved, "E-FACTS", format!("{path} did not arrive whole: {error}"))
+            Failure::new(FailureKind::Unobserved, "E-FACTS", format!("{path} arrived incomplete: {error}"))
         })
     }
 
-    /// Runs a shell program as root that changes nothing, and returns what it prints.
+    /// Runs a shell program as root that changes nothing, and returns what it prints. After a lost connection it runs
+    /// once more.
     pub async fn output(&self, shell: &str) -> Result<String, Failure> {
-        match self.output_within(shell, FACTS_DEADLINE).await {
-            Err(failure) if is_lost(&failure) => self.output_within(shell, FACTS_DEADLINE).await,
+        self.output_retried(shell, FACTS_DEADLINE).await
+    }
+
+    /// Does the same with a longer deadline for each of the two attempts.
+    pub async fn output_retried(&self, shell: &str, deadline: Duration) -> Result<String, Failure> {
+        match self.output_within(shell, deadline).await {
+            Err(failure) if is_lost(&failure) => self.output_within(shell, deadline).await,
             ended => ended,
         }
     }
 
-    /// Does the same for what may take longer.
+    /// Runs such a program once: for tests of hours, which nobody wants to run twice.
     pub async fn output_within(&self, shell: &str, deadline: Duration) -> Result<String, Failure> {
         let program = format!(
             "{}main() {{ printf '\\036text\\n'; {{\n{shell}\n}}; printf '\\n\\036end 0\\n'; }}; main </dev/null\n",
             prelude()
         );
-        let (talk, answer) = self.first(&program, deadline, "answer").await?;
-        talk.end().await;
-        let cut = || Failure::new(FailureKind::Unobserved, "E-FACTS", "the answer was cut");
+        let (shell, answer) = self.first(&program, deadline, "answer").await?;
+        shell.end().await;
+        let cut = || Failure::new(FailureKind::Unobserved, "E-FACTS", "the output is truncated");
         Ok(Sections::parse(&answer).ok_or_else(cut)?.lines("text").join("\n"))
     }
 
@@ -349,7 +412,7 @@ impl HostTarget {
         self.with_last(|l| l.facts.boot_id.clone_from(&facts.boot_id));
         let alive: Vec<_> = facts.open_batches.iter().filter(|b| b.alive).collect();
         for open in &alive {
-            self.waiting(format!("an earlier run's batch {} still runs", open.id));
+            self.waiting(format!("waiting for batch {} of an earlier run", open.id));
             if self.follow(&open.id, None, &[], &Payloads::new()).await? {
                 self.rebooted(None).await?;
             }
@@ -361,7 +424,7 @@ impl HostTarget {
         self.setup.events.emit(Event::Waiting { target: self.setup.host.to_string(), reason });
     }
 
-    /// Returns what a command on the host could print: what it is given, and what its files hold.
+    /// Returns the secrets that a command on the host could print: its inputs, and those in files.
     fn secrets_there(&self, payloads: &Payloads) -> Vec<SecretText> {
         let in_resources = self.with_last(|l| {
             l.desired
@@ -381,11 +444,25 @@ impl HostTarget {
     fn secrets(&self, payloads: &Payloads) -> Vec<SecretText> {
         let mut secrets = self.secrets_there(payloads);
         secrets.extend(self.setup.redact.iter().cloned());
-        if let Sudo::Ask(Some(password)) = &self.setup.sudo {
+        if let Sudo::Required(Some(password)) = &self.setup.sudo {
             secrets.push(password.clone());
         }
         secrets.retain(|s| s.expose().trim().len() > 3);
         secrets
+    }
+
+    /// Returns the first lines of what a program printed, as a failure shows them: bounded, and without secrets, as a unit's
+    /// journal may hold one.
+    fn shown(&self, said: &str) -> VecDeque<String> {
+        const LINES: usize = 20;
+        const LINE: usize = 500;
+        let forms: Vec<_> = self.secrets(&Payloads::new()).iter().flat_map(SecretText::forms).collect();
+        let lines = said.lines().map(str::trim_end).filter(|line| !line.is_empty());
+        let hidden = lines.map(|line| {
+            let line = forms.iter().fold(line.to_owned(), |line, form| line.replace(form.as_str(), REDACTED));
+            line.chars().take(LINE).collect()
+        });
+        hidden.take(LINES).collect()
     }
 
     /// Starts a batch, or attaches to one, and follows it to its end.
@@ -403,40 +480,39 @@ impl HostTarget {
         let in_memory = !self.secrets_there(payloads).is_empty();
         let mut offset = 0u64;
         let mut lost_since: Option<(Instant, u64)> = None;
-        let mut pause = RECONNECT_PAUSE.0;
+        let mut pauses = RECONNECT_PAUSES.build();
         loop {
-            let place = Place {
+            let context = BatchContext {
                 state: &self.setup.state_dir,
                 batch,
                 run: self.setup.run.as_str(),
                 owner: &self.setup.owner,
             };
-            let text = batch::launcher(&place, program, payloads, in_memory, offset);
+            let text = batch::launcher(&context, program, payloads, in_memory, offset);
             match self.follow_once(&text, &mut offset, &mut progress).await {
                 Ok(reboot) => return Ok(reboot),
                 Err(Ended::Failed(failure)) => return Err(*failure),
                 Err(Ended::Lost(error)) => {
-                    // The time counts anew when something was heard in between.
+                    // Any output in between restarts the timeout.
                     let since = match lost_since {
                         Some((since, at)) if at == offset => since,
                         _ => {
-                            pause = RECONNECT_PAUSE.0;
+                            pauses = RECONNECT_PAUSES.build();
                             Instant::now()
                         }
                     };
                     lost_since = Some((since, offset));
-                    // No waiting mends a key or a login.
+                    // Waiting does not fix a key or a login.
                     let hopeless = !matches!(
                         error.kind,
                         SshErrorKind::Lost | SshErrorKind::Unreachable | SshErrorKind::Refused
                     );
                     if hopeless || since.elapsed() > RECONNECT_FOR {
-                        return Err(ssh_failure(error));
+                        return Err(error.into());
                     }
-                    self.waiting("the connection was lost; the batch goes on, connecting again".to_owned());
+                    self.waiting("connection lost; the batch continues, reconnecting".to_owned());
                     progress.cut();
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(RECONNECT_PAUSE.1);
+                    tokio::time::sleep(pauses.next().unwrap_or_default()).await;
                 }
             }
         }
@@ -450,7 +526,7 @@ impl HostTarget {
     ) -> Result<bool, Ended> {
         let transport = self.setup.dial.dial().await.map_err(Ended::Lost)?;
         let password = match &self.setup.sudo {
-            Sudo::Ask(Some(password)) if self.with_last(|l| l.with_password) => Some(password.clone()),
+            Sudo::Required(Some(password)) if self.with_last(|l| l.with_password) => Some(password.clone()),
             _ => None,
         };
         let command = match password {
@@ -459,14 +535,22 @@ impl HostTarget {
         };
         let mut session = transport.open(&command).await.map_err(Ended::Lost)?;
         session.send(Bytes::from(launcher.to_owned())).await.map_err(Ended::Lost)?;
-        let mut stderr = String::new();
+        let mut stderr = Bounded::new(MOST_STDERR);
         let mut exit = None;
         loop {
             let bytes = match tokio::time::timeout(progress.left(), session.next()).await {
                 Err(_) => return Err(Ended::Failed(Box::new(progress.too_late()))),
                 Ok(Some(Chunk::Stdout(bytes))) => bytes,
                 Ok(Some(Chunk::Stderr(bytes))) => {
-                    stderr.push_str(&String::from_utf8_lossy(&bytes));
+                    stderr.push(&bytes);
+                    // Without steps no deadline ends it, as each piece of output restarts the timeout.
+                    if stderr.is_flood() {
+                        let message = format!("stopped reading from {}: too much output", self.setup.host);
+                        let flood = Failure::new(FailureKind::Step, "E-FLOOD", message).hint(
+                            "Log in and check the login shell's startup files: they may print endlessly",
+                        );
+                        return Err(Ended::Failed(Box::new(flood)));
+                    }
                     continue;
                 }
                 Ok(Some(Chunk::Exit(rc))) => {
@@ -475,11 +559,15 @@ impl HostTarget {
                 }
                 Ok(None) => {
                     return Err(match exit {
-                        Some(rc) => Ended::Failed(Box::new(self.launch_failure(rc, &stderr))),
+                        Some(rc) => {
+                            let failure = self.launch_failure(transport.as_ref(), rc, &stderr.text()).await;
+                            Ended::Failed(Box::new(failure))
+                        }
                         None => Ended::Lost(SshError {
                             kind: SshErrorKind::Lost,
-                            message: format!("connection to {} was lost", self.setup.host),
-                            hint: "apply again: what runs on the host goes on, and is found".to_owned(),
+                            message: format!("connection to {} lost", self.setup.host),
+                            hint: "Apply again; the running batch continues on the host and is picked up"
+                                .to_owned(),
                         }),
                     });
                 }
@@ -492,9 +580,9 @@ impl HostTarget {
         }
     }
 
-    fn launch_failure(&self, rc: i32, stderr: &str) -> Failure {
-        if let Some(refusal) = sudo::refusal(stderr) {
-            return refusal;
+    async fn launch_failure(&self, transport: &dyn Transport, rc: i32, stderr: &str) -> Failure {
+        if let Some(ended) = self.sudo_end(transport, stderr).await {
+            return ended.refusal();
         }
         let mut failure = Failure::new(
             FailureKind::Step,
@@ -513,11 +601,11 @@ impl HostTarget {
         let deadline = self.setup.reboot_deadline;
         let name = self.setup.host.to_string();
         while began.elapsed() < deadline {
-            let note = format!("rebooting, allows {} min", deadline.as_secs().div_ceil(60));
+            let note = format!("rebooting (timeout {} min)", deadline.as_secs().div_ceil(60));
             if let Some(step) = step {
                 self.setup.events.emit(Event::StepProgress {
                     target: name.clone(),
-                    step: step.resource.to_string(),
+                    step: step.resource.text(),
                     note,
                 });
             }
@@ -534,15 +622,15 @@ impl HostTarget {
         let mut failure = Failure::new(
             FailureKind::Step,
             "E-REBOOT",
-            format!("{name} did not come back from its reboot within {} s", deadline.as_secs()),
+            format!("{name} did not come back within {} s of its reboot", deadline.as_secs()),
         )
-        .hint(format!("look at its console{bmc}, then: provision apply --limit {name}"));
+        .hint(format!("Check its console{bmc}, then run `provision apply --limit {name}`"));
         failure.step = step.map(|s| s.id.clone());
         Err(failure)
     }
 }
 
-/// How following a batch ended, if not well.
+/// Why following a batch failed.
 enum Ended {
     Failed(Box<Failure>),
     Lost(SshError),
@@ -578,27 +666,61 @@ impl Target for HostTarget {
         }
     }
 
-    async fn enact(&self, steps: &[Step], lates: &Lates) -> Result<Lates, Failure> {
+    async fn enact(&self, steps: &[Step], outputs: &StepOutputs) -> Result<StepOutputs, Failure> {
         let (facts, desired, number) = self.with_last(|l| {
             l.batches += 1;
             l.touched = true;
             (l.facts.clone(), l.desired.clone(), l.batches)
         });
         let batch = format!("{}-{number}-{:08x}", self.setup.run, rand::random::<u32>());
-        let place = Place {
+        let context = BatchContext {
             state: &self.setup.state_dir,
             batch: &batch,
             run: self.setup.run.as_str(),
             owner: &self.setup.owner,
         };
-        let program = batch::program(&place, steps, &desired, &facts);
-        let payloads = batch::payloads(steps, &desired, lates);
+        let program = batch::program(&context, steps, &desired, &facts);
+        let payloads = batch::payloads(steps, &desired, outputs);
         let reboot = self.follow(&batch, Some(&program), steps, &payloads).await?;
         if reboot {
-            let step = steps.iter().rev().find(|s| s.resource.as_str().starts_with("reboot/"));
+            let step = steps.iter().rev().find(|s| s.resource.host_kind() == Some(HostKind::Reboot));
             self.rebooted(step).await?;
         }
-        Ok(Lates::new())
+        Ok(StepOutputs::new())
+    }
+
+    async fn renew_lock(&self) -> Result<(), Failure> {
+        if !self.with_last(|l| l.touched) {
+            return Ok(());
+        }
+        let program = batch::renew_lock(&self.setup.state_dir, self.setup.run.as_str());
+        self.output(&program).await.map(drop)
+    }
+
+    async fn serves(&self) -> Result<(), Failure> {
+        let said = self.output_retried(&k0s::steady(self.setup.steady_s), STEADY_DEADLINE).await?;
+        if said.lines().any(|line| line.trim() == k0s::STEADY) {
+            return Ok(());
+        }
+        let mut lines = self.shown(&said);
+        let why = lines.pop_front().unwrap_or_else(|| "k0s does not stay up".to_owned());
+        let mut failure = Failure::new(FailureKind::Step, "E-NOT-SERVING", why).hint(
+            "Look at the host with `journalctl -u k0sworker`, then apply again; a reboot ends old processes",
+        );
+        failure.tail = lines.into();
+        Err(failure)
+    }
+
+    async fn stop_pods(&self) -> Result<(), Failure> {
+        let said = self.output_retried(&k0s::stop_pods(), STOP_PODS_DEADLINE).await?;
+        if said.lines().any(|line| line.trim() == k0s::NO_PODS) {
+            return Ok(());
+        }
+        let message = format!("cannot stop the pods of {}", self.setup.host);
+        let mut failure = Failure::new(FailureKind::Step, NODE_DEAD, message)
+            .hint("Reboot the host, or power it off and retire it, then apply again");
+        failure.tail = self.shown(&said).into();
+        Err(failure)
     }
 
     async fn finish(&self) -> Result<(), Failure> {
@@ -616,16 +738,16 @@ impl Target for HostTarget {
             state = crate::template::quote(&self.setup.state_dir),
             sweep = batch::sweep("*-*-????????"),
         );
-        let (talk, _) = self.first(&program, FACTS_DEADLINE, "answer").await?;
-        talk.end().await;
+        let (shell, _) = self.first(&program, FACTS_DEADLINE, "answer").await?;
+        shell.end().await;
         Ok(())
     }
 }
 
-/// Makes one failure of several: the first, with the others in its tail.
+/// Combines several failures into the first one, with the others in its tail.
 pub fn combine(mut failures: Vec<Failure>) -> Failure {
     if failures.is_empty() {
-        return Failure::new(FailureKind::Preflight, "E-PREFLIGHT", "preflight failed without saying why");
+        return Failure::new(FailureKind::Preflight, "E-PREFLIGHT", "preflight failed without a reason");
     }
     let mut first = failures.remove(0);
     let also = |f: &Failure| {
@@ -636,7 +758,7 @@ pub fn combine(mut failures: Vec<Failure>) -> Failure {
     first
 }
 
-/// What no host may lack: every lack at once.
+/// Returns all missing basic requirements of a host.
 pub fn lacking(facts: &Facts) -> Vec<Failure> {
     /// Less free space than this on / stops a host, in KiB: packages alone need more.
     const LEAST_FREE_KIB: u64 = 512 << 10;
@@ -645,22 +767,26 @@ pub fn lacking(facts: &Facts) -> Vec<Failure> {
         lacking.push(Failure::new(FailureKind::Preflight, code, message).hint(hint));
     };
     if facts.kernel_name != "Linux" {
-        stop("E-NOT-LINUX", format!("it runs {}, not Linux", facts.kernel_name), "by hand: uname -s");
+        stop(
+            "E-NOT-LINUX",
+            format!("the host runs {}, not Linux", facts.kernel_name),
+            "Check with: uname -s",
+        );
         return lacking; // nothing else that it says means what it means on Linux
     }
     if facts.uid != 0 {
-        stop("E-NOT-ROOT", format!("the program runs as uid {}", facts.uid), "by hand: sudo -n id -u");
+        stop("E-NOT-ROOT", format!("the program runs as uid {}", facts.uid), "Check with: sudo -n id -u");
     }
     if !facts.systemd {
-        let hint = "by hand: ls -d /run/systemd/system";
-        stop("E-NO-SYSTEMD", "it was not booted with systemd".to_owned(), hint);
+        let hint = "Check with: ls -d /run/systemd/system";
+        stop("E-NO-SYSTEMD", "the host was not booted with systemd".to_owned(), hint);
     }
     let full = ["/", "/var/lib"].into_iter().find_map(|path| {
         let free = facts.free_kib.get(path).filter(|free| **free < LEAST_FREE_KIB)?;
-        Some(format!("only {} MiB are free on {path}", free / 1024))
+        Some(format!("only {} MiB free on {path}", free / 1024))
     });
     if let Some(message) = full {
-        stop("E-NO-SPACE", message, "by hand: df -h / /var/lib");
+        stop("E-NO-SPACE", message, "Free up space (df -h / /var/lib)");
     }
     lacking
 }

@@ -1,7 +1,7 @@
-//! What paper can tell of accelerators: products, driver branches, module flavours, SDK releases, engine images, and
-//! containerd drop-ins. Every refusal has a code of its own and names where its rule comes from.
+//! Static checks of accelerators: products, driver branches, module flavors, SDK releases, engine images, and containerd
+//! drop-ins. Every error has its own code and the source of its rule.
 
-use super::diagnostic::Diagnostic;
+use super::diagnostic::{Diagnostic, Problems};
 use super::model::*;
 use super::tree::Node;
 use crate::catalog::{Catalog, DriverBranch, OpenModule, Product, Vendor, version_cmp};
@@ -12,11 +12,11 @@ struct Checker<'a> {
     inventory: &'a Inventory,
     top: &'a Node,
     catalog: &'a Catalog,
-    problems: &'a mut Vec<Diagnostic>,
+    problems: &'a mut Problems,
 }
 
 /// Adds every problem found.
-pub(super) fn check(inventory: &Inventory, top: &Node, catalog: &Catalog, problems: &mut Vec<Diagnostic>) {
+pub(super) fn check(inventory: &Inventory, top: &Node, catalog: &Catalog, problems: &mut Problems) {
     let mut checker = Checker { inventory, top, catalog, problems };
     for pool in inventory.pools.values() {
         checker.pool(pool);
@@ -55,15 +55,10 @@ pub(super) fn best<'a>(catalog: &'a Catalog, product: &Product) -> Option<&'a Dr
 
 impl Checker<'_> {
     fn push(&mut self, diagnostic: Diagnostic, path: &[&str]) {
-        let mut at = self.top;
-        for part in path {
-            match at.get(part) {
-                Some(next) => at = next,
-                None => break,
-            }
-        }
-        let place = at.place.clone();
-        self.problems.push(diagnostic.at(&place));
+        self.problems.push(match self.problems.is_full(diagnostic.code) {
+            true => diagnostic,
+            false => diagnostic.at(&self.top.at(path).span),
+        });
     }
 
     fn pool(&mut self, pool: &Pool) {
@@ -84,8 +79,8 @@ impl Checker<'_> {
                 .min()
                 .filter(|(distance, _)| *distance <= 4);
             let hint = match near {
-                Some((_, name)) => format!("did you mean `{name}`?"),
-                None => "provision catalog lists them; a file in catalog/ beside the inventory adds a row"
+                Some((_, name)) => format!("Did you mean `{name}`?"),
+                None => "Run `provision catalog` for the list, or add a row in a file in catalog/ next to the inventory"
                     .to_owned(),
             };
             let problem =
@@ -93,8 +88,8 @@ impl Checker<'_> {
             return self.push(problem, &path("product"));
         };
         if accelerator.count() == 0 {
-            let problem = Diagnostic::error("E-VALUE", "a host of this pool has 0 accelerators")
-                .hint("leave `accelerator` out for hosts without any");
+            let problem = Diagnostic::error("E-VALUE", "`count` of this pool is 0")
+                .hint("Remove `accelerator` for hosts without accelerators");
             self.push(problem, &path("count"));
         }
         match accelerator {
@@ -117,29 +112,30 @@ impl Checker<'_> {
     ) {
         let (catalog, slug) = (self.catalog, &product.slug);
         let Some(branch) = branch_of(driver) else {
-            let message = format!("`{driver}` is no driver version such as 580.178.04");
+            let message = format!("`{driver}` is not a driver version such as 580.178.04");
             let hint = best(catalog, product)
-                .map_or("the catalog has none for it".to_owned(), |b| format!("driver: \"{}\"", b.latest));
+                .map_or("no driver for this product in the catalog".to_owned(), |b| {
+                    format!("driver: \"{}\"", b.latest)
+                });
             return self.push(Diagnostic::error("E-NV-DRIVER", message).hint(hint), &path("driver"));
         };
         let hint = best(catalog, product)
-            .map(|b| format!("driver: \"{}\" is the newest {} release in the catalog", b.latest, b.kind))
+            .map(|b| format!("Use driver: \"{}\", the newest {} release in the catalog", b.latest, b.kind))
             .unwrap_or_else(|| format!("the catalog has no branch for {slug}"));
         if catalog.products().iter().all(|p| p.slug != *slug) {
             let message = format!("{slug} is not in the catalog");
-            let hint = "a row in a file in catalog/ beside the inventory says what it is";
+            let hint = "Add a row for it in a file in catalog/ next to the inventory";
             let problem =
                 Diagnostic::warning("W-NV-UNKNOWN", message).source(product.source.clone()).hint(hint);
             self.push(problem, &path("product"));
         }
         if let Some(min) = product.min_branch.filter(|min| branch < *min) {
-            let message = format!("{slug} needs NVIDIA driver branch {min} or newer, {driver} is asked for");
+            let message = format!("{slug} needs NVIDIA driver branch {min} or newer, got {driver}");
             let problem = Diagnostic::error("E-NV-BRANCH", message).source(product.source.clone()).hint(hint);
             return self.push(problem, &path("driver"));
         }
         if let Some(max) = product.max_branch.filter(|max| branch > *max) {
-            let message =
-                format!("NVIDIA driver branch {max} is the last one for {slug}, {driver} is asked for");
+            let message = format!("NVIDIA driver branch {max} is the last one for {slug}, got {driver}");
             let problem =
                 Diagnostic::error("E-NV-BRANCH-LAST", message).source(product.source.clone()).hint(hint);
             return self.push(problem, &path("driver"));
@@ -151,7 +147,7 @@ impl Checker<'_> {
             }
             Some(row) => {
                 if let Some(eol) = row.eol.as_ref().filter(|eol| eol.as_str() < catalog.as_of()) {
-                    let message = format!("NVIDIA driver branch {branch} has had no updates since {eol}");
+                    let message = format!("NVIDIA driver branch {branch} reached end of life in {eol}");
                     let problem =
                         Diagnostic::warning("W-NV-EOL", message).source(row.source.clone()).hint(hint);
                     self.push(problem, &path("driver"));
@@ -172,24 +168,24 @@ impl Checker<'_> {
         let open_only = self.catalog.open_only_from().filter(|o| branch >= o.branch);
         let (message, source, hint) = match (module, product.open_module) {
             (Some(ModuleFlavour::Closed), OpenModule::Required) => (
-                format!("{slug} works with the open kernel modules only, closed ones are asked for"),
+                format!("{slug} supports only the open kernel modules, but `module` is closed"),
                 product.source.clone(),
-                "module: open, or leave it out",
+                "Set module: open, or remove `module`",
             ),
             (Some(ModuleFlavour::Open), OpenModule::Unsupported) => (
-                format!("{slug} works with the closed kernel modules only, open ones are asked for"),
+                format!("{slug} supports only the closed kernel modules, but `module` is open"),
                 product.source.clone(),
-                "module: closed, or leave it out",
+                "Set module: closed, or remove `module`",
             ),
             (Some(ModuleFlavour::Open), _) if !product.open_by_default(branch) => (
-                format!("the open kernel modules know {slug} from a newer branch than {branch} on"),
+                format!("the open kernel modules support {slug} only from a branch newer than {branch}"),
                 product.source.clone(),
-                "module: closed, or a newer branch",
+                "Set module: closed, or use a newer branch",
             ),
             (Some(ModuleFlavour::Closed), _) if open_only.is_some() => (
-                format!("NVIDIA driver branch {branch} has open kernel modules only"),
+                format!("NVIDIA driver branch {branch} has only open kernel modules"),
                 open_only.map(|o| o.source.clone()).unwrap_or_default(),
-                "module: open, or leave it out",
+                "Set module: open, or remove `module`",
             ),
             _ => return,
         };
@@ -198,16 +194,16 @@ impl Checker<'_> {
     }
 
     /// Networks between hosts. GPU memory reaches them by DMA-BUF alone: modules that do it another way (nvidia-peermem,
-    /// efa-nv-peermem) are not built anew with the driver (amazon-eks-ami#2672).
+    /// efa-nv-peermem) are not rebuilt with the driver (amazon-eks-ami#2672).
     fn fabric(&mut self, pool: &Pool) {
-        const SOURCE: &str = "GPU Operator documents, GPUDirect RDMA: DMA-BUF wants the open kernel modules, kernel 5.12 and Turing";
+        const SOURCE: &str = "GPU Operator documents, GPUDirect RDMA: DMA-BUF requires the open kernel modules, kernel 5.12 and Turing";
         let wanted = [("efa", pool.efa), ("rdma", pool.rdma)];
         for (key, count) in wanted {
             let Some(count) = count else { continue };
             let path = ["pools", pool.name.as_str(), key];
             if count == 0 {
-                let problem = Diagnostic::error("E-VALUE", format!("`{key}` of this pool counts 0"))
-                    .hint(format!("leave `{key}` out for hosts without any"));
+                let problem = Diagnostic::error("E-VALUE", format!("`{key}.count` of this pool is 0"))
+                    .hint(format!("Remove `{key}` for hosts without any"));
                 self.push(problem, &["pools", pool.name.as_str(), key, "count"]);
             }
             let fits = match &pool.accelerator {
@@ -219,13 +215,13 @@ impl Checker<'_> {
                 let who = if key == "efa" { "GPUs or Neuron devices" } else { "NVIDIA GPUs" };
                 let problem = Diagnostic::error(
                     "E-RDMA-POOL",
-                    format!("`{key}` is for hosts with {who}, and pool `{}` has none", pool.name),
+                    format!("`{key}` requires hosts with {who}, but pool `{}` has none", pool.name),
                 )
                 .source(
-                    "AWS documents: AWS's instances have EFA; mlx5 devices stand beside NVIDIA GPUs"
+                    "AWS documents: AWS instances have EFA; mlx5 devices are used with NVIDIA GPUs"
                         .to_owned(),
                 )
-                .hint(format!("leave `{key}` out, or say the pool's accelerator"));
+                .hint(format!("Remove `{key}`, or set the pool's `accelerator`"));
                 self.push(problem, &path);
             }
         }
@@ -241,12 +237,12 @@ impl Checker<'_> {
         if !open {
             let (why, hint) = match product.open_module {
                 OpenModule::Unsupported => (
-                    format!("{} works with the closed ones only", product.slug),
-                    format!("leave `{key}` out: this product is older than Turing"),
+                    format!("{} supports only the closed ones", product.slug),
+                    format!("Remove `{key}`: this product is older than Turing"),
                 ),
-                _ => ("closed ones are asked for".to_owned(), "module: open".to_owned()),
+                _ => ("`module` is closed".to_owned(), "module: open".to_owned()),
             };
-            let message = format!("`{key}` wants the open kernel modules, and {why}");
+            let message = format!("`{key}` requires the open kernel modules, but {why}");
             let problem = Diagnostic::error("E-RDMA-MODULE", message).source(SOURCE.to_owned()).hint(hint);
             let module = ["pools", pool.name.as_str(), "accelerator", "nvidia", "module"];
             let at: &[&str] = if module_given(pool) { &module } else { &["pools", pool.name.as_str(), key] };
@@ -254,10 +250,10 @@ impl Checker<'_> {
         }
         let older = |kernel: &&String| version_cmp(kernel, DMA_BUF_KERNEL) == Ordering::Less;
         if let Some(kernel) = pool.kernel.as_ref().filter(older) {
-            let message = format!("`{key}` wants kernel {DMA_BUF_KERNEL} or newer, {kernel} is asked for");
+            let message = format!("`{key}` requires kernel {DMA_BUF_KERNEL} or newer, got {kernel}");
             let problem = Diagnostic::error("E-RDMA-KERNEL", message)
                 .source(SOURCE.to_owned())
-                .hint("kernel: a newer release of the distribution");
+                .hint("Set `kernel` to a newer release of the distribution");
             self.push(problem, &["pools", pool.name.as_str(), "kernel"]);
         }
     }
@@ -275,7 +271,7 @@ impl Checker<'_> {
         };
         let fitting: Vec<&str> =
             catalog.neuron_sdks().iter().filter(usable).map(|s| s.sdk.as_str()).collect();
-        let hint = format!("{slug} can have {}", fitting.join(", "));
+        let hint = format!("SDK releases for {slug}: {}", fitting.join(", "));
         match catalog.neuron_sdk(sdk) {
             None => {
                 let message = format!("Neuron SDK {sdk} is not in the catalog");
@@ -284,7 +280,7 @@ impl Checker<'_> {
             Some(row) if !row.products.iter().chain(&row.host_products).any(|p| p == slug) => {
                 let because = match (&product.max_driver, &row.driver) {
                     (Some(last), Some(driver)) if version_cmp(driver, last) == Ordering::Greater => {
-                        format!(": its driver is {driver}, and {last} is the last line for {slug}")
+                        format!(": its driver is {driver}, but {slug} is supported up to {last}")
                     }
                     _ => String::new(),
                 };
@@ -294,7 +290,7 @@ impl Checker<'_> {
                 self.push(problem, &path("sdk"));
             }
             Some(row) if row.driver.is_none() => {
-                let message = format!("the catalog does not know the driver package of Neuron SDK {sdk}");
+                let message = format!("the catalog has no driver package for Neuron SDK {sdk}");
                 let problem =
                     Diagnostic::error("E-NEURON-SDK", message).source(row.source.clone()).hint(hint);
                 self.push(problem, &path("sdk"));
@@ -302,10 +298,10 @@ impl Checker<'_> {
             Some(_) => {}
         }
         if let Some(lnc) = lnc.filter(|lnc| !product.logical_cores.contains(lnc)) {
-            let message = format!("{slug} has no logical core size {lnc}");
+            let message = format!("{slug} does not support logical core size {lnc}");
             let hint = match product.logical_cores.is_empty() {
-                true => "leave lnc out: its cores cannot be joined".to_owned(),
-                false => "lnc: 1 or 2".to_owned(),
+                true => "Remove `lnc`: its cores cannot be combined".to_owned(),
+                false => "Set lnc: 1 or 2".to_owned(),
             };
             self.push(Diagnostic::error("E-NEURON-LNC", message).hint(hint), &path("lnc"));
         }
@@ -322,9 +318,10 @@ impl Checker<'_> {
         let Some(row) = self.catalog.mig(slug) else {
             let message = match product.mig_instances {
                 Some(_) => format!("the catalog has no MIG profiles of {slug}"),
-                None => format!("{slug} cannot be split (MIG)"),
+                None => format!("{slug} does not support MIG"),
             };
-            let hint = "leave mig out; a row `mig` in a file in catalog/ beside the inventory adds profiles";
+            let hint =
+                "Remove `mig`, or add profiles with a row `mig` in a file in catalog/ next to the inventory";
             let problem = Diagnostic::error("E-MIG-PRODUCT", message).source(product.source.clone());
             return self.push(problem.hint(hint), &path("mig"));
         };
@@ -332,15 +329,15 @@ impl Checker<'_> {
         for name in layout.keys().filter(|name| !names.contains(&name.as_str())) {
             let problem = Diagnostic::error("E-MIG-PROFILE", format!("{slug} has no MIG profile `{name}`"))
                 .source(row.source.clone())
-                .hint(format!("its profiles are {}", names.join(", ")));
+                .hint(format!("Use one of its profiles: {}", names.join(", ")));
             let [a, b, c, d, e] = path("mig");
             self.push(problem, &[a, b, c, d, e, name]);
         }
         if let Some(why) = row.refuses(layout) {
             let problem =
-                Diagnostic::error("E-MIG-LAYOUT", format!("{slug} does not take this layout: {why}"))
+                Diagnostic::error("E-MIG-LAYOUT", format!("{slug} does not support this layout: {why}"))
                     .source(row.source.clone())
-                    .hint("fewer or smaller instances on each GPU");
+                    .hint("Use fewer or smaller instances per GPU");
             self.push(problem, &path("mig"));
         }
     }
@@ -353,13 +350,13 @@ impl Checker<'_> {
         let kinds = layout.values().filter(|n| **n > 0).count();
         if kinds > 1 {
             let message = format!("pool `{}` has {kinds} kinds of MIG instances", model.pool);
-            let hint =
-                "models go on pools with one MIG profile, or with none; other workloads can ask for any";
+            let hint = "Place models on pools with at most one MIG profile; other workloads can request any";
             self.push(Diagnostic::error("E-MIG-PLACEMENT", message).hint(hint), &path("pool"));
         } else if model.accelerators_per_replica > 1 {
             let wanted = model.accelerators_per_replica;
-            let message = format!("a replica wants {wanted} MIG instances; an engine does not span them");
-            let hint = "acceleratorsPerReplica: 1, with a larger MIG profile if it does not fit";
+            let message =
+                format!("a replica needs {wanted} MIG instances, but an engine cannot span instances");
+            let hint = "Set acceleratorsPerReplica: 1, with a larger MIG profile if the model does not fit";
             self.push(
                 Diagnostic::error("E-MIG-PLACEMENT", message).hint(hint),
                 &path("acceleratorsPerReplica"),
@@ -380,11 +377,10 @@ impl Checker<'_> {
             Accelerator::Nvidia { driver, .. } => {
                 let Some(branch) = branch_of(driver) else { return };
                 if needs.sdk.is_some() {
-                    let message =
-                        format!("an image for Neuron devices on pool `{}`, which has GPUs", pool.name);
+                    let message = format!("image for Neuron devices on pool `{}`, which has GPUs", pool.name);
                     let problem = Diagnostic::error("E-ENGINE-VENDOR", message)
                         .source(row.source.clone())
-                        .hint("an image for CUDA, or a pool of Neuron devices");
+                        .hint("Use an image for CUDA, or a pool of Neuron devices");
                     return self.push(problem, &path);
                 }
                 let floor = catalog.cuda_floors().iter().find(|f| Some(f.cuda) == row.cuda);
@@ -394,18 +390,17 @@ impl Checker<'_> {
                         floor.cuda, floor.branch, pool.name
                     );
                     let source = format!("{}; {}", floor.source, row.source);
-                    let hint = "another branch on the pool, or an image with an older CUDA";
+                    let hint = "Use another branch on the pool, or an image with an older CUDA";
                     let problem = Diagnostic::error("E-ENGINE-CUDA", message).source(source).hint(hint);
                     self.push(problem, &path);
                 }
             }
             Accelerator::Neuron { product, sdk, .. } => {
                 if row.cuda.is_some() {
-                    let message =
-                        format!("an image for CUDA on pool `{}`, which has Neuron devices", pool.name);
+                    let message = format!("image for CUDA on pool `{}`, which has Neuron devices", pool.name);
                     let problem = Diagnostic::error("E-ENGINE-VENDOR", message)
                         .source(row.source.clone())
-                        .hint("an image for Neuron, or a pool of GPUs");
+                        .hint("Use an image for Neuron, or a pool of GPUs");
                     return self.push(problem, &path);
                 }
                 if !row.products.is_empty() && !row.products.contains(product) {
@@ -414,7 +409,7 @@ impl Checker<'_> {
                         row.products.join(" and "),
                         pool.name
                     );
-                    let hint = "an image of an older line, or another pool; the host may keep its SDK";
+                    let hint = "Use an image of an older SDK, or another pool; the host can keep its SDK";
                     let problem =
                         Diagnostic::error("E-ENGINE-CHIP", message).source(row.source.clone()).hint(hint);
                     return self.push(problem, &path);
@@ -435,12 +430,12 @@ impl Checker<'_> {
         };
         let message = if let Some((driver, least)) = older(&host_row.driver, &image.min_driver) {
             format!(
-                "an image of SDK {image_sdk} wants driver {least} or newer, pool `{}` has {driver} of SDK {host}",
+                "an image of SDK {image_sdk} needs driver {least} or newer, pool `{}` has {driver} of SDK {host}",
                 pool.name
             )
         } else if let Some((runtime, least)) = older(&image.runtime, &host_row.min_runtime) {
             format!(
-                "driver {} of SDK {host} on pool `{}` wants runtime {least} or newer, an image of SDK {image_sdk} has {runtime}",
+                "driver {} of SDK {host} on pool `{}` needs runtime {least} or newer, an image of SDK {image_sdk} has {runtime}",
                 host_row.driver.as_deref().unwrap_or_default(),
                 pool.name
             )
@@ -448,7 +443,7 @@ impl Checker<'_> {
             return;
         };
         let source = format!("{}; {}", image.source, host_row.source);
-        let hint = "host and image of one SDK release fit";
+        let hint = "Use the same SDK release for host and image";
         self.push(Diagnostic::error("E-ENGINE-SDK", message).source(source).hint(hint), path);
     }
 
@@ -459,14 +454,14 @@ impl Checker<'_> {
         let mut problems = Vec::new();
         for (name, text) in &cluster.containerd {
             let path = ["cluster", "k0s", "containerd", name.as_str()];
-            if !super::hosts::is_dns_label(name) {
-                let message = format!("`{name}` is no name of a drop-in");
-                let hint = "lower-case letters, digits and `-`; .toml is added";
+            if !super::grammar::is_dns_label(name) {
+                let message = format!("`{name}` is not a valid drop-in name");
+                let hint = "Use lower-case letters, digits and `-`; .toml is added";
                 problems.push((Diagnostic::error("E-NAME", message).hint(hint), path));
             }
             if matches!(name.as_str(), "nvidia" | "registries") {
-                let message = format!("the drop-in `{name}` is provision's own");
-                problems.push((Diagnostic::error("E-NAME", message).hint("give yours another name"), path));
+                let message = format!("the drop-in name `{name}` is reserved for provision");
+                problems.push((Diagnostic::error("E-NAME", message).hint("Choose another name"), path));
             }
             if let Some(why) = line.refuses(text) {
                 let message = format!("the containerd drop-in `{name}` {why}");

@@ -1,10 +1,10 @@
-//! From a tree of the right shape to the model: defaults, ranges, CSV, references by name. What paper can tell beyond
-//! that is in `check`.
+//! From a tree of the right shape to the model: defaults, ranges, CSV, references by name. Further static checks
+//! are in `check`.
 
-use super::diagnostic::Diagnostic;
-use super::load::Files;
+use super::diagnostic::{Diagnostic, Problems};
+use super::files::{Files, texts as texts_below};
 use super::model::*;
-use super::range::expand;
+use super::reader::{HostSpans, Reader, flag, share, text, text_map, texts};
 use super::tree::{Entry, Node};
 use super::{check, hosts};
 use crate::catalog::Catalog;
@@ -15,115 +15,16 @@ use std::path::{Path, PathBuf};
 
 /// First node port unless given.
 const NODE_PORT_BASE: u16 = 30080;
+/// The gateway port whose node port would be the base; the router itself uses it, so that no tenant has it.
+const FIRST_GATEWAY_PORT: u16 = 8080;
 
-/// Reads `10%` or `3`.
-pub(super) fn share(text: &str) -> Option<Share> {
-    match text.strip_suffix('%') {
-        Some(percent) => percent.parse().ok().filter(|p| *p <= 100).map(Share::Percent),
-        None => text.parse().ok().map(Share::Hosts),
-    }
-}
-
-/// A type that a whole number of an inventory may have.
-pub(super) trait Whole: TryFrom<i64> {
-    /// The largest, as shown.
-    const MOST: u64;
-}
-
-impl Whole for u16 {
-    const MOST: u64 = u16::MAX as u64;
-}
-
-impl Whole for u32 {
-    const MOST: u64 = u32::MAX as u64;
-}
-
-/// What reading needs.
-pub(super) struct Reader<'a> {
-    pub files: &'a dyn Files,
-    pub root: &'a Path,
-    pub top: &'a Node,
-    pub problems: &'a mut Vec<Diagnostic>,
-}
-
-pub(super) fn text(node: Option<&Node>, key: &str) -> Option<String> {
-    node?.get(key)?.text()
-}
-
-fn texts(node: Option<&Node>, key: &str) -> Vec<String> {
-    match node.and_then(|n| n.get(key)).map(|n| &n.value) {
-        Some(super::tree::Value::List(items)) => items.iter().filter_map(Node::text).collect(),
-        _ => Vec::new(),
-    }
-}
-
-pub(super) fn text_map(node: Option<&Node>, key: &str) -> BTreeMap<String, String> {
-    let entries = node.and_then(|n| n.get(key)).map(Node::entries).unwrap_or_default();
-    entries.iter().filter_map(|e| Some((e.key.clone(), e.node.text()?))).collect()
-}
-
-fn flag(node: Option<&Node>, key: &str, default: bool) -> bool {
-    text(node, key).map_or(default, |t| t == "true")
-}
-
-impl Reader<'_> {
-    pub(super) fn error(
-        &mut self,
-        code: &'static str,
-        node: &Node,
-        message: impl Into<String>,
-        hint: impl Into<String>,
-    ) {
-        self.problems.push(Diagnostic::error(code, message).at(&node.place).hint(hint));
-    }
-
-    /// Reads a number that must fit its type; the table of keys has seen that it is one.
-    pub(super) fn fits<T: Whole>(&mut self, node: Option<&Node>, key: &str) -> Option<T> {
-        let value = node?.get(key)?;
-        // What is no number at all has been told already.
-        let number: i64 = value.text()?.parse().ok()?;
-        let fitting = T::try_from(number).ok();
-        if fitting.is_none() {
-            let hint = format!("a whole number from 0 to {}", T::MOST);
-            self.error("E-TYPE", value, format!("`{key}` cannot be {number}"), hint);
-        }
-        fitting
-    }
-
-    /// Reads `{secret: NAME}`; the name must be known.
-    fn secret(
-        &mut self,
-        node: Option<&Node>,
-        key: &str,
-        known: &BTreeMap<String, SecretSource>,
-    ) -> Option<String> {
-        let reference = node?.get(key)?.get("secret")?;
-        let name = reference.text()?;
-        // One that is written but cannot be read has been told already.
-        let written = self.top.get("secrets").is_some_and(|secrets| secrets.get(&name).is_some());
-        if !known.contains_key(&name) && !written {
-            let names: Vec<&str> = known.keys().map(String::as_str).collect();
-            let hint = match names.is_empty() {
-                true => format!("add it: secrets: {{{name}: {{env: NAME}}}}"),
-                false => format!("secrets has {}", names.join(", ")),
-            };
-            self.error("E-UNKNOWN-SECRET", reference, format!("unknown secret `{name}`"), hint);
-        }
-        Some(name)
-    }
-
-    fn word<T: Copy>(&mut self, node: &Node, words: &[(&str, T)]) -> Option<T> {
-        let text = node.text()?;
-        let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
-        if found.is_none() {
-            let names: Vec<&str> = words.iter().map(|(w, _)| *w).collect();
-            let near =
-                names.iter().min_by_key(|w| strsim::osa_distance(w, &text)).copied().unwrap_or_default();
-            let message = format!("`{text}` is not one of {}", names.join(", "));
-            self.error("E-VALUE", node, message, format!("did you mean `{near}`?"));
-        }
-        found
-    }
+/// Returns the node port of a gateway from its own port alone: no other tenant that comes or goes moves it. What would lie
+/// past the end of Kubernetes' range goes on from its beginning.
+fn node_port(base: u16, port: u16) -> u16 {
+    let (first, last) = (i32::from(*NODE_PORTS.start()), i32::from(*NODE_PORTS.end()));
+    let from_first = i32::from(base) + i32::from(port) - i32::from(FIRST_GATEWAY_PORT) - first;
+    // Within the range, so within 16 bits.
+    (first + from_first.rem_euclid(last - first + 1)) as u16
 }
 
 /// Builds the model and checks it. `None` when a part that others need is missing; the problems say which.
@@ -132,25 +33,26 @@ pub(super) fn build(
     root: &Path,
     top: &Node,
     catalog: &Catalog,
-    problems: &mut Vec<Diagnostic>,
+    problems: &mut Problems,
 ) -> Option<Inventory> {
-    let mut reader = Reader { files, root, top, problems };
+    let mut reader = Reader { files, root, top, problems, expanded: 0, copied: 0, spans: HostSpans::new() };
     let inventory = read(&mut reader, top)?;
+    let spans = reader.spans;
     // What could not be read would only make false alarms of what refers to it.
     let broken: Vec<String> = top
         .entries()
         .iter()
         .filter(|entry| {
-            let inside = |p: &Diagnostic| match &p.place {
-                Some(place) if place.source.name.ends_with(".csv") => entry.key == "pools",
-                Some(place) => entry.node.holds(place),
+            let inside = |p: &Diagnostic| match &p.span {
+                Some(span) if span.source.name.ends_with(".csv") => entry.key == "pools",
+                Some(span) => entry.node.holds(span),
                 None => false,
             };
             problems.iter().any(inside)
         })
         .map(|entry| entry.key.clone())
         .collect();
-    check::check(&inventory, top, catalog, &broken, problems);
+    check::check(&inventory, top, catalog, &broken, &spans, problems);
     Some(inventory)
 }
 
@@ -159,7 +61,7 @@ fn read(r: &mut Reader<'_>, top: &Node) -> Option<Inventory> {
         if let Some(node) = top.get(key)
             && node.text().as_deref() != Some(wanted)
         {
-            let hint = format!("this version reads no other: {key}: {wanted}");
+            let hint = format!("Set {key}: {wanted}");
             r.error("E-VALUE", node, format!("`{key}` must be {wanted}"), hint);
         }
     }
@@ -176,8 +78,8 @@ fn read(r: &mut Reader<'_>, top: &Node) -> Option<Inventory> {
     if let Some(node) = network.and_then(|n| n.get("firewall"))
         && node.text().as_deref() != Some("check")
     {
-        let hint = "firewall: check looks at the ports that are needed and changes nothing";
-        r.error("E-NOT-SUPPORTED", node, "`firewall` other than check is not supported yet", hint);
+        let hint = "Set firewall: check, which tests the required ports and changes nothing";
+        r.error("E-NOT-SUPPORTED", node, "`firewall` supports only `check`", hint);
     }
     let registries = top.get("registries").map(Node::entries).unwrap_or_default();
     let repositories = top.get("repositories").map(Node::entries).unwrap_or_default();
@@ -215,24 +117,20 @@ fn read(r: &mut Reader<'_>, top: &Node) -> Option<Inventory> {
     let mut tenants = BTreeMap::new();
     for entry in top.get("tenants").map(Node::entries).unwrap_or_default() {
         let routes = entry.node.get("routes").map(Node::entries).unwrap_or_default();
+        let gateway = entry.node.get("gateway");
+        let port = r.fits(gateway, "port").unwrap_or(0);
         let tenant = Tenant {
             name: entry.key.clone(),
-            port: r.fits(entry.node.get("gateway"), "port").unwrap_or(0),
-            node_port: 0,
+            port,
+            node_port: r.fits(gateway, "nodePort").unwrap_or_else(|| node_port(base, port)),
             routes: routes.iter().map(|route| (route.key.clone(), weights(r, &route.node))).collect(),
         };
         tenants.insert(entry.key.clone(), tenant);
     }
-    // By name, so that adding a tenant at the end of the alphabet moves no other's port.
-    for (index, tenant) in tenants.values_mut().enumerate() {
-        tenant.node_port = base.saturating_add(1).saturating_add(index as u16);
-    }
-    let below = |name: &str| Some(r.root.join(name)).filter(|path| r.files.is_folder(path));
     Some(Inventory {
         digest: digest(top),
         root: r.root.to_owned(),
-        roles_dir: below("roles"),
-        catalog_dir: below("catalog"),
+        roles: roles(r),
         name,
         ssh,
         network: HostNetwork {
@@ -270,6 +168,27 @@ fn read(r: &mut Reader<'_>, top: &Node) -> Option<Inventory> {
     })
 }
 
+/// Reads the roles next to the inventory: `NAME/role.yaml` and templates. Of other files only the path is kept, so that a
+/// folder that no host would get can be named.
+fn roles(r: &mut Reader<'_>) -> BTreeMap<String, String> {
+    let folder = r.root.join("roles");
+    let used = |path: &Path| {
+        let mut parts = path.iter().skip(1);
+        let first = parts.next();
+        first.is_some_and(|p| p == "templates")
+            || (first.is_some_and(|p| p == "role.yaml") && parts.next().is_none())
+    };
+    match texts_below(r.files, &folder, used) {
+        Ok(found) => found.into_iter().map(|(path, text)| (path.display().to_string(), text)).collect(),
+        Err((path, error)) => {
+            let message = format!("cannot read {}: {error}", path.display());
+            let hint = "Use regular files inside the inventory's folder for its roles";
+            r.problems.push(Diagnostic::error("E-READ", message).hint(hint));
+            BTreeMap::new()
+        }
+    }
+}
+
 fn weights(r: &mut Reader<'_>, route: &Node) -> BTreeMap<String, u32> {
     route.get("to").map(|to| counts(r, to)).unwrap_or_default()
 }
@@ -280,7 +199,7 @@ fn counts(r: &mut Reader<'_>, node: &Node) -> BTreeMap<String, u32> {
 }
 
 fn digest(top: &Node) -> String {
-    Sha256::digest(top.json().to_string().as_bytes()).iter().map(|b| format!("{b:02x}")).collect()
+    Sha256::digest(top.json_as_written().to_string().as_bytes()).iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// Reads a file of certificates and takes it apart.
@@ -289,7 +208,7 @@ fn certificates(r: &mut Reader<'_>, node: &Node) -> Vec<String> {
     const END: &str = "-----END CERTIFICATE-----";
     let Some(name) = node.text() else { return Vec::new() };
     let path = r.root.join(&name);
-    let hint = "caBundle names a file beside the inventory with one or more certificates in PEM";
+    let hint = "Set caBundle to a PEM file next to the inventory with at least one certificate";
     let text = match r.files.read(&path) {
         Ok(text) => text,
         Err(error) => {
@@ -303,7 +222,7 @@ fn certificates(r: &mut Reader<'_>, node: &Node) -> Vec<String> {
         .filter_map(|part| Some(format!("{BEGIN}\n{}\n{END}\n", part.split_once(END)?.0.trim())))
         .collect();
     if found.is_empty() {
-        r.error("E-CA", node, format!("{} holds no certificate", path.display()), hint);
+        r.error("E-CA", node, format!("{} contains no certificate", path.display()), hint);
     }
     found
 }
@@ -350,8 +269,8 @@ fn read_cluster(r: &mut Reader<'_>, node: &Node) -> Option<Cluster> {
         match (written.parse::<ipnet::IpNet>(), given) {
             (Ok(net), _) => Some(net),
             (Err(_), Some(node)) => {
-                let message = format!("`{written}` is no network such as {default}");
-                r.error("E-CIDR", node, message, "an address, a slash and a number of bits");
+                let message = format!("`{written}` is not a network such as {default}");
+                r.error("E-CIDR", node, message, "Use an address, a slash and a prefix length");
                 None
             }
             (Err(_), None) => None,
@@ -370,8 +289,13 @@ fn read_cluster(r: &mut Reader<'_>, node: &Node) -> Option<Cluster> {
                     Endpoint::Vip { address, interface: text(Some(vip), "interface") }
                 }
                 _ => {
-                    let message = format!("`{written}` is no address with a prefix length");
-                    r.error("E-VIP", at, message, "an address of the controllers' network: 10.20.0.10/24");
+                    let message = format!("`{written}` is not an address with a prefix length");
+                    r.error(
+                        "E-VIP",
+                        at,
+                        message,
+                        "Use an address in the controllers' network: 10.20.0.10/24",
+                    );
                     return None;
                 }
             }
@@ -440,6 +364,7 @@ fn read_pool(r: &mut Reader<'_>, entry: &Entry, kernel: Option<&str>) -> Option<
         disruption: Disruption {
             max_unavailable: part("maxUnavailable"),
             max_failed: part("maxFailed"),
+            canary: r.fits(disruption, "canary").unwrap_or(1),
             drain_s: r.fits(disruption, "drainSeconds").unwrap_or(DRAIN_SECONDS),
         },
     })
@@ -454,14 +379,15 @@ fn disk(r: &mut Reader<'_>, node: Option<&Node>) -> Option<Disk> {
         erase: text(node, "erase"),
     };
     if !disk.disk.starts_with("/dev/disk/by-id/") {
-        let hint = "names such as /dev/sdb may be another disk after a reboot: ls -l /dev/disk/by-id";
+        let hint =
+            "Use a path listed by `ls -l /dev/disk/by-id`; names such as /dev/sdb can change at a reboot";
         r.error("E-DISK-NAME", at, format!("`{}` is not below /dev/disk/by-id", disk.disk), hint);
     }
     if let Some(filesystem) = node.and_then(|n| n.get("filesystem")) {
         r.word(filesystem, &[("ext4", ()), ("xfs", ())]);
     }
     if let (true, Some(erase)) = (disk.keep, node.and_then(|n| n.get("erase"))) {
-        r.error("E-DISK-KEEP", erase, "a disk is either kept as it is or erased", "take one of the two out");
+        r.error("E-DISK-KEEP", erase, "`keep` and `erase` exclude each other", "Remove one of the two");
     }
     Some(disk)
 }
@@ -490,15 +416,4 @@ fn read_model(r: &mut Reader<'_>, entry: &Entry, secrets: &BTreeMap<String, Secr
         accelerators_per_replica: r.fits(placement, "acceleratorsPerReplica")?,
         replicas: r.fits(placement, "replicas").unwrap_or(1),
     })
-}
-
-/// Expands a name or address pattern, with the problem put at its place.
-pub(super) fn expand_at(r: &mut Reader<'_>, node: &Node, pattern: &str) -> Option<Vec<String>> {
-    match expand(pattern) {
-        Ok(names) => Some(names),
-        Err(why) => {
-            r.error("E-RANGE", node, why, "such as h-[001-064] or 10.20.[1-2].[1-9,11]");
-            None
-        }
-    }
 }

@@ -1,17 +1,19 @@
-//! What paper can tell: references, catalog windows, networks, ports, "will it fit". No host is asked.
+//! Static checks: references, catalog windows, networks, ports, capacity. Contacts no host.
 
-use super::accelerators;
-use super::diagnostic::Diagnostic;
-use super::hosts::{is_dns_label, place_of};
+use super::diagnostic::{Diagnostic, Problems};
+use super::grammar::{is_dns_label, url_fault};
 use super::model::*;
+use super::reader::{HostSpans, some_of};
 use super::tree::Node;
+use super::{accelerators, forms};
 use crate::catalog::Catalog;
+use crate::state::PoolName;
 use std::collections::BTreeMap;
 
 /// Ports that the router itself uses: requests, webhook, metrics, debug (kthena 1.0.0).
 const ROUTER_PORTS: [u16; 4] = [8080, 8443, 9090, 15000];
 
-const LABEL_HINT: &str = "an optional DNS name and a slash, then up to 63 letters, digits, `-`, `_`, `.`";
+const LABEL_HINT: &str = "Use an optional DNS name and a slash, then up to 63 letters, digits, `-`, `_`, `.`";
 
 /// Returns whether a text can be a label's name part or value: Kubernetes' qualified name.
 fn is_word(text: &str) -> bool {
@@ -46,27 +48,38 @@ fn is_taint(taint: &str) -> bool {
     matches!(effect, "NoSchedule" | "PreferNoSchedule" | "NoExecute") && is_label(key, value)
 }
 
+/// Returns how many active hosts each pool has that has any.
+fn sizes(inventory: &Inventory) -> BTreeMap<&PoolName, u32> {
+    let mut sizes = BTreeMap::new();
+    for host in inventory.active() {
+        *sizes.entry(&host.pool).or_default() += 1;
+    }
+    sizes
+}
+
 struct Checker<'a> {
     inventory: &'a Inventory,
     top: &'a Node,
     broken: &'a [String],
-    problems: &'a mut Vec<Diagnostic>,
+    spans: &'a HostSpans,
+    problems: &'a mut Problems,
 }
 
-/// Adds every problem found. `broken` are the sections that could not be read whole: nothing is said of what needs them.
+/// Adds every problem found. `broken` are the sections that could not be read whole: what needs them is not checked.
 pub(super) fn check(
     inventory: &Inventory,
     top: &Node,
     catalog: &Catalog,
     broken: &[String],
-    problems: &mut Vec<Diagnostic>,
+    spans: &HostSpans,
+    problems: &mut Problems,
 ) {
-    let mut c = Checker { inventory, top, broken, problems };
+    let mut c = Checker { inventory, top, broken, spans, problems };
     c.name();
+    forms::check(inventory, top, c.problems);
     c.versions(catalog);
     c.networks();
     c.registries();
-    c.repositories();
     if c.sound("pools") {
         c.controllers();
         c.addresses();
@@ -90,25 +103,15 @@ pub(super) fn check(
 }
 
 impl<'a> Checker<'a> {
-    /// Returns the node at a path, or the nearest above it.
-    fn node(&self, path: &[&str]) -> &'a Node {
-        let mut at = self.top;
-        for part in path {
-            match at.get(part) {
-                Some(next) => at = next,
-                None => break,
-            }
-        }
-        at
-    }
-
     fn sound(&self, section: &str) -> bool {
         !self.broken.iter().any(|b| b == section)
     }
 
     fn push(&mut self, diagnostic: Diagnostic, path: &[&str]) {
-        let place = self.node(path).place.clone();
-        self.problems.push(diagnostic.at(&place));
+        self.problems.push(match self.problems.is_full(diagnostic.code) {
+            true => diagnostic,
+            false => diagnostic.at(&self.top.at(path).span),
+        });
     }
 
     fn error(&mut self, code: &'static str, path: &[&str], message: impl Into<String>, hint: &str) {
@@ -116,8 +119,10 @@ impl<'a> Checker<'a> {
     }
 
     fn at_host(&mut self, diagnostic: Diagnostic, host: &Host) {
-        let place = place_of(self.node(&["pools", host.pool.as_str()]), host.name.as_str());
-        self.problems.push(diagnostic.at(&place));
+        self.problems.push(match self.spans.get(&host.name) {
+            Some(span) => diagnostic.at(span),
+            None => diagnostic,
+        });
     }
 
     fn name(&mut self) {
@@ -131,12 +136,12 @@ impl<'a> Checker<'a> {
         let mut bad = named("models", self.inventory.models.keys().collect());
         bad.extend(named("tenants", self.inventory.tenants.keys().collect()));
         for (kind, name) in bad {
-            let hint = "lower-case letters, digits and `-`, at most 63";
-            self.error("E-NAME", &[&kind, &name], format!("`{name}` is not DNS-1123"), hint);
+            let hint = "Use at most 63 lower-case letters, digits and `-`";
+            self.error("E-NAME", &[&kind, &name], format!("`{name}` is not a DNS-1123 label"), hint);
         }
         if !is_dns_label(&self.inventory.name) {
-            let message = format!("`{}` is not DNS-1123", self.inventory.name);
-            let hint = "lower-case letters, digits and `-`, at most 63";
+            let message = format!("`{}` is not a DNS-1123 label", self.inventory.name);
+            let hint = "Use at most 63 lower-case letters, digits and `-`";
             self.error("E-NAME", &["metadata", "name"], message, hint);
         }
     }
@@ -147,17 +152,12 @@ impl<'a> Checker<'a> {
         let known = || {
             let all: Vec<&str> =
                 catalog.k0s_lines().iter().flat_map(|l| &l.versions).map(String::as_str).collect();
-            format!("the catalog has {}; add a file in catalog/ for another", all.join(", "))
+            format!("Use one of {}, or add a file in catalog/ for another version", all.join(", "))
         };
         match catalog.k0s_line(&version) {
             Some(line) => {
                 if let Some(why) = line.refused.get(&version) {
-                    self.error(
-                        "E-K0S-VERSION",
-                        &path,
-                        format!("k0s {version} must not be used: {why}"),
-                        &known(),
-                    );
+                    self.error("E-K0S-VERSION", &path, format!("k0s {version} is blocked: {why}"), &known());
                 } else if !line.versions.contains(&version) {
                     self.error(
                         "E-K0S-VERSION",
@@ -167,16 +167,19 @@ impl<'a> Checker<'a> {
                     );
                 }
             }
-            None => {
-                self.error("E-K0S-VERSION", &path, format!("k0s {version} is outside the catalog"), &known())
-            }
+            None => self.error(
+                "E-K0S-VERSION",
+                &path,
+                format!("k0s {version} is not in the catalog's range"),
+                &known(),
+            ),
         }
         if let Some(router) = &self.inventory.router
             && catalog.kthena(&router.version).is_none()
         {
             let all: Vec<&str> = catalog.kthena_releases().iter().map(|k| k.version.as_str()).collect();
-            let hint = format!("the catalog has {}", all.join(", "));
-            let message = format!("Kthena {} is outside the catalog", router.version);
+            let hint = format!("Use one of {}", all.join(", "));
+            let message = format!("Kthena {} is not in the catalog", router.version);
             self.error("E-KTHENA-VERSION", &["router", "kthena", "version"], message, &hint);
         }
     }
@@ -191,17 +194,17 @@ impl<'a> Checker<'a> {
                 "E-CONTROLLERS",
                 &["pools"],
                 "no pool has an active controller",
-                "role: controller, or single for one host",
+                "Add a pool with role: controller, or role: single for a single host",
             );
         } else if single && active > 1 {
-            let message = format!("role single is a cluster of one host; {active} are active");
-            self.error("E-SINGLE", &["pools"], message, "use controller+worker");
+            let message = format!("role single is for a cluster of one host, but {active} hosts are active");
+            self.error("E-SINGLE", &["pools"], message, "Use role: controller+worker");
         } else if count.is_multiple_of(2) {
             let warning = Diagnostic::warning(
                 "W-EVEN-CONTROLLERS",
-                format!("{count} controllers survive no more failures than {}", count - 1),
+                format!("{count} controllers tolerate no more failures than {}", count - 1),
             )
-            .hint("an odd number of controllers is what etcd wants");
+            .hint("Use an odd number of controllers for etcd quorum");
             self.push(warning, &["pools"]);
         }
     }
@@ -218,27 +221,41 @@ impl<'a> Checker<'a> {
                 None => format!("{} port {}", host.address, host.port.unwrap_or(0)),
             };
             if let Some(other) = seen.insert(key.clone(), host.name.as_str()) {
-                let message = format!("hosts `{other}` and `{}` have one cluster address, {key}", host.name);
+                let message =
+                    format!("hosts `{other}` and `{}` have the same cluster address {key}", host.name);
                 let problem = Diagnostic::error("E-DUPLICATE-ADDRESS", message)
-                    .hint("give each its own address, or clusterAddress");
+                    .hint("Give each host its own `address` or `clusterAddress`");
                 self.at_host(problem, host);
             }
         }
     }
 
-    /// What pools say of their nodes, in Kubernetes' own forms.
+    /// Labels and taints of pools, in the syntax of Kubernetes.
     fn pools(&mut self) {
         let inventory = self.inventory;
         for pool in inventory.pools.values() {
+            let size = inventory.hosts_of(&pool.name).count();
+            let (canary, at_once) =
+                (pool.disruption.canary as usize, pool.disruption.max_unavailable.of(size));
+            if canary > at_once.max(1) {
+                let message =
+                    format!("a canary of {canary} hosts, where {at_once} may be out of service at once");
+                let hint = "Lower disruption.canary, or raise disruption.maxUnavailable";
+                self.error(
+                    "E-CANARY-SIZE",
+                    &["pools", pool.name.as_str(), "disruption", "canary"],
+                    message,
+                    hint,
+                );
+            }
             for taint in pool.taints.iter().filter(|t| !is_taint(t)) {
-                let message = format!("`{taint}` is no taint");
-                let hint =
-                    "key=value:Effect or key:Effect; effects are NoSchedule, PreferNoSchedule, NoExecute";
+                let message = format!("`{taint}` is not a taint");
+                let hint = "Use key=value:Effect or key:Effect, with effect NoSchedule, PreferNoSchedule or NoExecute";
                 self.error("E-TAINT", &["pools", pool.name.as_str(), "taints"], message, hint);
             }
             for (key, value) in pool.labels.iter().filter(|(k, v)| !is_label(k, v)) {
                 let path = ["pools", pool.name.as_str(), "labels", key.as_str()];
-                let message = format!("`{key}: {value}` is no node label");
+                let message = format!("`{key}: {value}` is not a node label");
                 self.error("E-LABEL", &path, message, LABEL_HINT);
             }
             let disks = [&pool.data_disk, &pool.models_disk].map(|d| d.as_ref().map(|d| &d.disk));
@@ -246,29 +263,16 @@ impl<'a> Checker<'a> {
                 && data == models
             {
                 let path = ["pools", pool.name.as_str(), "storage", "models", "disk"];
-                let message = format!("{data} is the disk of data and of models");
-                let hint = "one disk for both: leave out models.disk, with a path below /var/lib/k0s";
+                let message = format!("{data} is used for both `data` and `models`");
+                let hint =
+                    "To use one disk for both, remove models.disk and set models.path below /var/lib/k0s";
                 self.error("E-DISK-TWICE", &path, message, hint);
-            }
-            if !pool.models_path.starts_with('/') {
-                let path = ["pools", pool.name.as_str(), "storage", "models", "path"];
-                let message = format!("`{}` is not absolute", pool.models_path);
-                self.error("E-PATH", &path, message, "a path on the host that begins with /");
             }
         }
         for host in inventory.hosts.values() {
             for (key, value) in host.labels.iter().filter(|(k, v)| !is_label(k, v)) {
-                let message = format!("`{key}: {value}` is no node label");
+                let message = format!("`{key}: {value}` is not a node label");
                 self.at_host(Diagnostic::error("E-LABEL", message).hint(LABEL_HINT), host);
-            }
-        }
-        for model in inventory.models.values() {
-            if let ModelSource::Path { path } = &model.source
-                && !path.starts_with('/')
-            {
-                let at = ["models", model.name.as_str(), "source", "path"];
-                let message = format!("`{path}` is not absolute");
-                self.error("E-PATH", &at, message, "a path on the host that begins with /");
             }
         }
     }
@@ -279,19 +283,19 @@ impl<'a> Checker<'a> {
         let overlap = |a: ipnet::IpNet, b: ipnet::IpNet| a.contains(&b.network()) || b.contains(&a.network());
         if overlap(pods, services) {
             let message = format!("podCIDR {pods} and serviceCIDR {services} overlap");
-            let hint = "two networks that share no address, such as 10.240.0.0/13 and 10.96.0.0/16";
+            let hint = "Use networks that do not overlap, such as 10.240.0.0/13 and 10.96.0.0/16";
             self.error("E-CIDR-OVERLAP", &["cluster", "network", "serviceCIDR"], message, hint);
         }
         for (net, key) in [(pods, "podCIDR"), (services, "serviceCIDR")] {
             let inside =
                 self.inventory.hosts.values().find(|h| h.cluster_address.is_some_and(|a| net.contains(&a)));
             if let Some(host) = inside {
-                let message = format!("{key} {net} holds the address of host `{}`", host.name);
+                let message = format!("{key} {net} contains the address of host `{}`", host.name);
                 self.error(
                     "E-CIDR-OVERLAP",
                     &["cluster", "network", key],
                     message,
-                    "choose a network that no host is in",
+                    "Choose a network that contains no host",
                 );
             }
         }
@@ -299,30 +303,15 @@ impl<'a> Checker<'a> {
 
     fn registries(&mut self) {
         for (name, registry) in &self.inventory.registries {
-            let path = ["registries", name.as_str(), "mirror"];
-            let wrong = |url: &String| !url.starts_with("https://") && !url.starts_with("http://");
-            if let Some(mirror) = registry.mirror.as_ref().filter(|url| wrong(url)) {
-                let message = format!("`{mirror}` is no URL");
-                self.error("E-MIRROR", &path, message, "mirror: \"https://hub.example.net\"");
-            }
             if registry.mirror.is_none() && registry.credentials.is_none() {
-                let hint = "mirror, credentials, or both; or take it out";
-                self.error("E-MIRROR", &path, format!("nothing is said of registry {name}"), hint);
-            }
-        }
-    }
-
-    fn repositories(&mut self) {
-        for (name, mirror) in &self.inventory.repositories {
-            let path = ["repositories", name.as_str(), "mirror"];
-            if !mirror.starts_with("https://") && !mirror.starts_with("http://") {
-                let message = format!("`{mirror}` is no URL");
-                self.error("E-MIRROR", &path, message, "mirror: \"https://packages.example.net/nvidia\"");
-            }
-            if name.contains(['/', ':']) {
-                let message = format!("`{name}` is not the name of a host");
-                let hint = "the repository's host as its role has it, such as developer.download.nvidia.com";
-                self.error("E-MIRROR", &["repositories", name.as_str()], message, hint);
+                let hint = "Set `mirror`, `credentials` or both, or remove the entry";
+                let path = ["registries", name.as_str(), "mirror"];
+                self.error(
+                    "E-MIRROR",
+                    &path,
+                    format!("registry {name} has neither `mirror` nor `credentials`"),
+                    hint,
+                );
             }
         }
     }
@@ -333,40 +322,45 @@ impl<'a> Checker<'a> {
         let Some(proxy) = &inventory.network.proxy else { return };
         let rest = proxy.strip_prefix("http://").or_else(|| proxy.strip_prefix("https://"));
         let path = ["network", "proxy"];
-        if rest.is_none_or(str::is_empty) {
-            self.error("E-PROXY", &path, format!("`{proxy}` is no URL"), "http://proxy.example.net:3128");
-        } else if rest.is_some_and(|r| r.contains('@')) {
-            let hint = "it would stand in files that any user of a host can read; let the proxy know hosts by address";
-            self.error("E-PROXY", &path, "a proxy with a password is not supported yet", hint);
+        if rest.is_some_and(|r| r.contains('@')) {
+            let hint = "Remove the login, which every user of a host could read, and let the proxy allow hosts by address";
+            self.error("E-PROXY", &path, "a proxy with a password is not supported", hint);
+        } else if url_fault(proxy).is_some() {
+            let hint = "Use a URL with a host and no login: http://proxy.example.net:3128";
+            self.error("E-PROXY", &path, format!("`{proxy}` is not a proxy URL"), hint);
         }
-        let covers = |rule: &String, address: std::net::IpAddr| match rule.parse::<ipnet::IpNet>() {
-            Ok(network) => network.contains(&address),
-            Err(_) => rule.parse() == Ok(address),
-        };
+        let networks: Vec<ipnet::IpNet> = inventory
+            .network
+            .no_proxy
+            .iter()
+            .filter_map(|rule| {
+                rule.parse().ok().or_else(|| Some(rule.parse::<std::net::IpAddr>().ok()?.into()))
+            })
+            .collect();
         let bare = inventory.hosts.values().filter(|h| h.state != HostState::Retired).find(|h| {
-            h.cluster_address.is_some_and(|a| !inventory.network.no_proxy.iter().any(|rule| covers(rule, a)))
+            h.cluster_address.is_some_and(|a| !networks.iter().any(|network| network.contains(&a)))
         });
         if let Some((host, address)) = bare.and_then(|h| Some((h, h.cluster_address?))) {
             let message = format!("noProxy does not cover {address} of host `{}`", host.name);
             let hint =
-                format!("noProxy: [{}]: nodes must not reach each other through the proxy", near(address));
+                format!("Add noProxy: [{}]; nodes must reach each other without the proxy", near(address));
             self.error("E-NO-PROXY", &["network", "noProxy"], message, &hint);
         }
     }
 
-    /// A virtual address that is nobody's own.
+    /// The virtual address must not be a host's own.
     fn vip(&mut self) {
         let inventory = self.inventory;
         let Endpoint::Vip { address, .. } = &inventory.cluster.endpoint else { return };
         let path = ["cluster", "endpoint", "vip", "address"];
         if let Some(host) = inventory.hosts.values().find(|h| h.cluster_address == Some(address.addr())) {
             let message = format!("{} is the address of host `{}`", address.addr(), host.name);
-            self.error("E-VIP", &path, message, "a free address of the controllers' network");
+            self.error("E-VIP", &path, message, "Use a free address in the controllers' network");
         }
         let single = |h: &Host| inventory.pool_of(h).role == NodeRole::Single;
         if inventory.active().any(single) {
-            let hint = "endpoint: {nodeLocal: {}}, or more than one controller";
-            self.error("E-VIP", &path, "a cluster of one host has nowhere to move an address to", hint);
+            let hint = "Use endpoint: {nodeLocal: {}}, or more than one controller";
+            self.error("E-VIP", &path, "a virtual address needs more than one controller", hint);
         }
     }
 
@@ -377,10 +371,22 @@ impl<'a> Checker<'a> {
             let pool = inventory.pool_of(host);
             if pool.cluster_interface.is_some() && pool.role.is_controller() && !host.node_ip {
                 let message =
-                    format!("controller `{}` has a clusterInterface and no clusterAddress", host.name);
-                let hint =
-                    "clusterAddress: its address on that interface; others are told it before it is asked";
+                    format!("controller `{}` has `clusterInterface` but no `clusterAddress`", host.name);
+                let hint = "Set `clusterAddress` to its address on that interface";
                 self.at_host(Diagnostic::error("E-CLUSTER-INTERFACE", message).hint(hint), host);
+            }
+        }
+        // k0s refuses a name as the address of its API and as that of an etcd peer.
+        for host in inventory.hosts.values().filter(|h| h.state != HostState::Retired) {
+            let pool = inventory.pool_of(host);
+            let known = host.cluster_address.is_some() || pool.cluster_interface.is_some();
+            if pool.role.is_controller() && !known {
+                let (name, address) = (&host.name, &host.address);
+                let message = format!(
+                    "controller `{name}` has a name as its address (`{address}`) and no `clusterAddress`"
+                );
+                let hint = "Set `clusterAddress` to its IP address, which etcd and the API need";
+                self.at_host(Diagnostic::error("E-CLUSTER-ADDRESS", message).hint(hint), host);
             }
         }
     }
@@ -394,39 +400,40 @@ impl<'a> Checker<'a> {
         let blocks = 1usize.checked_shl(24u32.saturating_sub(pods.prefix_len().into())).unwrap_or(usize::MAX);
         if pods.prefix_len() > 24 || nodes > blocks {
             let blocks = if pods.prefix_len() > 24 { 0 } else { blocks };
-            let message = format!("podCIDR {pods} has {blocks} /24 networks for {nodes} nodes");
-            let hint = "k0s gives each node a /24: 10.240.0.0/13 is enough for 2,048";
+            let message = format!("podCIDR {pods} has only {blocks} /24 networks for {nodes} nodes");
+            let hint = "Use a larger network: each node takes a /24, and 10.240.0.0/13 is enough for 2,048";
             self.error("E-POD-CIDR", &["cluster", "network", "podCIDR"], message, hint);
         }
     }
 
     fn placements(&mut self) {
         let inventory = self.inventory;
+        let sizes = sizes(inventory);
         for model in inventory.models.values() {
             let path = |key: &'static str| ["models", model.name.as_str(), "placement", key];
             let Some(pool) = inventory.pools.get(&model.pool) else {
-                let all: Vec<&str> = inventory.pools.keys().map(|p| p.as_str()).collect();
-                let hint = format!("pools are {}", all.join(", "));
+                let hint =
+                    format!("Use one of the pools: {}", some_of(inventory.pools.keys().map(|p| p.as_str())));
                 self.error("E-UNKNOWN-POOL", &path("pool"), format!("unknown pool `{}`", model.pool), &hint);
                 continue;
             };
             let units = |a: &Accelerator| a.offers().into_values().sum::<u64>() as u32;
             let per_host = pool.accelerator.as_ref().map_or(0, units);
-            let hosts = inventory.hosts_of(&model.pool).count() as u32;
+            let hosts = sizes.get(&model.pool).copied().unwrap_or(0);
             let wanted = model.accelerators_per_replica;
             if !pool.role.is_worker() {
                 let message = format!("pool `{}` runs no workloads", model.pool);
-                self.error("E-NO-FIT", &path("pool"), message, "place the model on a pool of workers");
+                self.error("E-NO-FIT", &path("pool"), message, "Place the model on a pool of workers");
             } else if wanted > per_host {
                 let message = format!(
-                    "a replica wants {wanted} accelerators, a host of `{}` has {per_host}",
+                    "a replica needs {wanted} accelerators, a host of `{}` has {per_host}",
                     model.pool
                 );
                 self.error(
                     "E-NO-FIT",
                     &path("acceleratorsPerReplica"),
                     message,
-                    "one replica fits on one host",
+                    "Set acceleratorsPerReplica to at most the accelerators of one host",
                 );
             } else if wanted > 0 && model.replicas > (per_host / wanted) * hosts {
                 let room = (per_host / wanted) * hosts;
@@ -434,7 +441,7 @@ impl<'a> Checker<'a> {
                     "{} replicas of {wanted} accelerators; `{}` has room for {room}",
                     model.replicas, model.pool
                 );
-                self.error("E-NO-FIT", &path("replicas"), message, "fewer replicas, or more hosts");
+                self.error("E-NO-FIT", &path("replicas"), message, "Use fewer replicas or more hosts");
             }
         }
     }
@@ -443,11 +450,11 @@ impl<'a> Checker<'a> {
     fn home(&mut self) {
         let inventory = self.inventory;
         let untainted = |pool: &&Pool| pool.role.is_worker() && pool.taints.is_empty();
-        let home =
-            inventory.pools.values().filter(untainted).any(|p| inventory.hosts_of(&p.name).next().is_some());
+        let sizes = sizes(inventory);
+        let home = inventory.pools.values().filter(untainted).any(|p| sizes.contains_key(&p.name));
         if self.top.get("router").is_some() && !home {
-            let hint = "the router and CoreDNS need a node without taints: a small worker pool is enough";
-            self.error("E-NO-HOME", &["pools"], "no node can take the router and CoreDNS", hint);
+            let hint = "Add a node without taints for the router and CoreDNS: a small worker pool is enough";
+            self.error("E-NO-HOME", &["pools"], "no node can run the router and CoreDNS", hint);
         }
     }
 
@@ -457,58 +464,83 @@ impl<'a> Checker<'a> {
             self.error(
                 "E-NO-ROUTER",
                 &["tenants"],
-                "there are tenants, but no router",
-                "router: {kthena: {version: v1.0.0}}",
+                "`tenants` requires `router`",
+                "Add router: {kthena: {version: v1.0.0}}",
             );
         }
+        let (first, last) = (NODE_PORTS.start(), NODE_PORTS.end());
+        if let Some(base) =
+            inventory.router.as_ref().map(|r| r.node_port_base).filter(|p| !NODE_PORTS.contains(p))
+        {
+            let message = format!("node port {base} is outside {first} to {last}");
+            let hint = "Use a port in the range of Kubernetes NodePorts; the default is base: 30080";
+            self.error("E-PORT", &["router", "expose", "nodePort", "base"], message, hint);
+        }
         let mut ports: BTreeMap<u16, &str> = BTreeMap::new();
+        let mut node_ports: BTreeMap<u16, &str> = BTreeMap::new();
         for tenant in inventory.tenants.values() {
             let path = ["tenants", tenant.name.as_str(), "gateway", "port"];
             if tenant.port < 1024 || ROUTER_PORTS.contains(&tenant.port) {
-                let message = format!("gateway port {} cannot be used", tenant.port);
+                let message = format!("gateway port {} is not allowed", tenant.port);
                 self.error(
                     "E-PORT",
                     &path,
                     message,
-                    "1024 or higher, and not 8080, 8443, 9090 or 15000, which the router itself uses",
+                    "Use 1024 or higher, except 8080, 8443, 9090 and 15000, which the router itself uses",
                 );
             }
             if let Some(other) = ports.insert(tenant.port, &tenant.name) {
                 let message =
                     format!("tenants `{other}` and `{}` share gateway port {}", tenant.name, tenant.port);
+                self.error("E-PORT", &path, message, "Each tenant needs a unique gateway port");
+            }
+            // Looked for only where something is wrong: tenants may be many.
+            let top = self.top;
+            let key = || match top.at(&path[..3]).get("nodePort") {
+                Some(_) => "nodePort",
+                None => "port",
+            };
+            let path = |key| ["tenants", tenant.name.as_str(), "gateway", key];
+            if !NODE_PORTS.contains(&tenant.node_port) {
+                let message = format!("node port {} is outside {first} to {last}", tenant.node_port);
                 self.error(
                     "E-PORT",
-                    &path,
+                    &path(key()),
                     message,
-                    "one gateway port a tenant: it is what tells them apart",
+                    "Use a port in the range of Kubernetes NodePorts",
                 );
-            }
-            if !(30000..=32767).contains(&tenant.node_port) {
-                let message = format!("node port {} is outside 30000 to 32767", tenant.node_port);
-                let hint =
-                    "Kubernetes gives services no other ports: base: 30080 leaves room for 2,687 tenants";
-                self.error("E-PORT", &["router", "expose", "nodePort", "base"], message, hint);
+            } else if let Some(other) = node_ports.insert(tenant.node_port, &tenant.name) {
+                let message =
+                    format!("tenants `{other}` and `{}` share node port {}", tenant.name, tenant.node_port);
+                let hint = format!(
+                    "Set tenants.{}.gateway.nodePort to another port; the default is the base plus \
+                     gateway.port minus 8080",
+                    tenant.name
+                );
+                self.error("E-PORT", &path(key()), message, &hint);
             }
             for (served, targets) in &tenant.routes {
                 let path = ["tenants", tenant.name.as_str(), "routes", served.as_str(), "to"];
                 for (model, weight) in targets {
-                    let written = self.node(&["models"]).get(model).is_some();
-                    if !inventory.models.contains_key(model) && !written {
-                        let all: Vec<&str> = inventory.models.keys().map(String::as_str).collect();
-                        let hint = format!("models are {}", all.join(", "));
+                    let written = || self.top.at(&["models"]).get(model).is_some();
+                    if !inventory.models.contains_key(model) && !written() {
+                        let hint = format!(
+                            "Use one of the models: {}",
+                            some_of(inventory.models.keys().map(String::as_str))
+                        );
                         self.error("E-UNKNOWN-MODEL", &path, format!("unknown model `{model}`"), &hint);
                     }
                     if *weight > 100 {
-                        let hint = "weights are parts of 100: {new: 10, old: 90}";
+                        let hint = "Use weights from 0 to 100: {new: 10, old: 90}";
                         self.error("E-WEIGHT", &path, format!("weight {weight} is above 100"), hint);
                     }
                 }
-                if targets.values().sum::<u32>() == 0 {
+                if targets.values().all(|weight| *weight == 0) {
                     self.error(
                         "E-WEIGHT",
                         &path,
-                        "the weights add up to 0",
-                        "at least one target needs a weight",
+                        "all weights are 0",
+                        "Give at least one target a weight above 0",
                     );
                 }
             }

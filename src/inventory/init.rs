@@ -23,7 +23,7 @@ pub fn newest(catalog: &Catalog, product: &Product, count: u32) -> Option<Accele
     }
 }
 
-/// What `init` was told.
+/// The answers given to `init`.
 #[derive(Clone, Debug)]
 pub struct Init {
     /// The cluster's name.
@@ -72,12 +72,12 @@ pub fn init_text(init: &Init) -> String {
     format!(
         "# yaml-language-server: $schema=schema.json   (provision schema > schema.json)\n\
          apiVersion: provision/v1\nkind: Inventory\nmetadata: {{name: {}}}\n\n\
-         # How hosts are reached. Host keys are checked: provision trust scans and records them.\n\
+         # SSH access to hosts. Record their host keys with `provision trust`.\n\
          ssh: {{user: {}}}\n\n\
-         cluster:\n  k0s: {{version: v1.35.7+k0s.0}}\n  # No host may be inside these networks; each node takes a /24 of podCIDR.\n  \
+         cluster:\n  k0s: {{version: v1.35.7+k0s.0}}\n  # These networks must not contain host addresses; each node takes a /24 of podCIDR.\n  \
          network: {{podCIDR: 10.240.0.0/13, serviceCIDR: 10.96.0.0/16}}\n\n\
-         # Hosts that are alike. Ranges work too: \"h-[001-064]\": {{address: \"10.20.1.[1-64]\"}}\npools:\n{pools}\n\
-         # What serves models; uncomment and fill in.\n\
+         # Pools of hosts with identical configuration. Ranges are supported: \"h-[001-064]\": {{address: \"10.20.1.[1-64]\"}}\npools:\n{pools}\n\
+         # Router, models and tenants: uncomment and fill in.\n\
          # router: {{kthena: {{version: v1.0.0}}}}\n\
          # models:\n#   my-model:\n#     source: {{huggingFace: {{repo: owner/name, revision: \"<commit>\"}}}}\n\
          #     engine: {{vllm: {{image: \"vllm/vllm-openai@sha256:<digest>\"}}}}\n\

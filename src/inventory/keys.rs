@@ -1,10 +1,10 @@
-//! The whole schema as one table: it drives unknown keys, types, what is not built yet, and `provision schema`.
+//! The whole schema as one table: it drives checks of keys and types, unsupported keys, and `provision schema`.
 
 use serde_json::{Value, json};
 
 /// The type of a value.
 #[derive(Clone, Copy)]
-pub enum Type {
+pub(super) enum Type {
     /// Text, or a number taken as text.
     Text,
     /// A whole number.
@@ -32,7 +32,7 @@ pub enum Type {
 }
 
 /// A key of a section.
-pub struct Key {
+pub(super) struct Key {
     /// Its name.
     pub name: &'static str,
     /// Its type.
@@ -61,7 +61,7 @@ use Type::*;
 
 const METADATA: &[Key] = &[need("name", Text, "The cluster's name, DNS-1123")];
 const SECRET: &[Key] = &[
-    key("env", Text, "An environment variable of provision itself"),
+    key("env", Text, "An environment variable of provision"),
     key("file", Text, "A file, relative to the inventory"),
     key("age", Section(AGE), "A file encrypted with age"),
     key("sops", Section(SOPS), "A key in a SOPS file, through the sops binary"),
@@ -69,66 +69,66 @@ const SECRET: &[Key] = &[
 ];
 const AGE: &[Key] = &[
     need("file", Text, "The encrypted file"),
-    key("identity", Text, "The identity file; else PROVISION_AGE_IDENTITY"),
+    key("identity", Text, "The identity file (default: PROVISION_AGE_IDENTITY)"),
 ];
-const SOPS: &[Key] = &[need("file", Text, "The file"), need("key", Text, "The key, dotted")];
+const SOPS: &[Key] = &[need("file", Text, "The file"), need("key", Text, "The key, as a dotted path")];
 const SECRET_REF: &[Key] = &[need("secret", Text, "A name under `secrets`")];
 const SSH: &[Key] = &[
     key("user", Text, "Login name"),
-    key("port", Int, "Port of hosts that name none"),
-    key("bastions", Texts, "[user@]host[:port], from here outwards"),
+    key("port", Int, "Default SSH port"),
+    key("bastions", Texts, "[user@]host[:port], in hop order"),
     key("identities", Texts, "Private key files, relative to the inventory"),
-    key("passphrase", Section(SECRET_REF), "Opens encrypted keys"),
-    key("password", Section(SECRET_REF), "The login's password, where the server wants one after the key"),
+    key("passphrase", Section(SECRET_REF), "Passphrase of encrypted keys"),
+    key("password", Section(SECRET_REF), "Login password, if the server asks for one after the key"),
     key("sudoPassword", Section(SECRET_REF), "Password for sudo"),
-    key("hostKeys", Section(HOST_KEYS), "Where host keys are known"),
-    key("agent", Bool, "Use the keys of the agent (default true)"),
+    key("hostKeys", Section(HOST_KEYS), "Host keys"),
+    key("agent", Bool, "Use keys of the SSH agent (default true)"),
 ];
 const HOST_KEYS: &[Key] = &[key("file", Text, "The known_hosts file, relative to the inventory")];
 const NETWORK: &[Key] = &[
-    key("firewall", Text, "check: firewalls are looked at, never changed"),
-    key("proxy", Text, "HTTP proxy URL of hosts: apt, dnf, downloads and k0s go through it"),
-    key(
-        "noProxy",
-        Texts,
-        "What bypasses it: names, .domains, addresses and networks; all hosts must be covered",
-    ),
-    key("caBundle", Text, "PEM file, relative to the inventory, of certificates that hosts trust"),
+    key("firewall", Text, "check: firewalls are tested, never changed"),
+    key("proxy", Text, "HTTP proxy URL for hosts: used by apt, dnf, downloads and k0s"),
+    key("noProxy", Texts, "Proxy exceptions: names, .domains, addresses and networks; must cover all hosts"),
+    key("caBundle", Text, "PEM file with CA certificates that hosts trust, relative to the inventory"),
 ];
 const REGISTRY: &[Key] = &[
-    key("mirror", Text, "Mirror URL"),
-    key("credentials", Section(SECRET_REF), "The secret user:password of the mirror, or of the registry"),
+    key(
+        "mirror",
+        Text,
+        "Mirror URL; with a path, `/v2` is where the registry has it (Harbor: https://hub.example.net/v2/PROJECT) or at the end",
+    ),
+    key(
+        "credentials",
+        Section(SECRET_REF),
+        "Secret of the form user:password for the mirror or the registry",
+    ),
 ];
-const REPOSITORY: &[Key] = &[need("mirror", Text, "URL of what has the repository's paths below it")];
+const REPOSITORY: &[Key] = &[need("mirror", Text, "URL of a mirror with the repository's paths below it")];
 const OS: &[Key] = &[
-    key("ntp", Texts, "NTP servers; empty leaves the distribution's"),
-    key("hostname", Text, "manage (default) or keep"),
-    key("sysctls", TextMap, "Further kernel settings; numbers are only raised"),
+    key("ntp", Texts, "NTP servers (empty: those of the distribution)"),
+    key("hostname", Text, "manage (default), or keep: hosts are already named as in the inventory"),
+    key("sysctls", TextMap, "Additional sysctl settings; numbers are only raised"),
     key("holdKernel", Bool, "Hold the running kernel's packages"),
-    key("kernel", Text, "The kernel release that hosts with accelerators run, as uname -r says it; held"),
+    key("kernel", Text, "Kernel release of hosts with accelerators, as printed by uname -r; held"),
 ];
 const CLUSTER: &[Key] = &[
     need("k0s", Section(K0S), "k0s"),
-    key("endpoint", OneOf(ENDPOINT), "How nodes find the API (default nodeLocal)"),
+    key("endpoint", OneOf(ENDPOINT), "How nodes reach the API (default nodeLocal)"),
     key("network", Section(CLUSTER_NETWORK), "Networks"),
 ];
 const K0S: &[Key] = &[
-    need("version", Text, "Such as v1.35.7+k0s.0"),
+    need("version", Text, "Version, such as v1.35.7+k0s.0"),
     key("config", Any, "Merged into the k0s ClusterConfig"),
-    key("containerd", TextMap, "Further containerd drop-ins of workers, TOML by name"),
+    key("containerd", TextMap, "Additional containerd drop-ins of workers, TOML by name"),
 ];
 const ENDPOINT: &[Key] = &[
     key("nodeLocal", Section(&[]), "A load balancer on every node; needs no address"),
-    key(
-        "external",
-        Section(&[need("address", Text, "Its address")]),
-        "A load balancer that somebody else runs",
-    ),
+    key("external", Section(&[need("address", Text, "Its address")]), "An external load balancer"),
     key(
         "vip",
         Section(&[
-            need("address", Text, "With its prefix length: 10.20.0.10/24"),
-            key("interface", Text, "The controllers' interface that bears it"),
+            need("address", Text, "Address with prefix length: 10.20.0.10/24"),
+            key("interface", Text, "The controllers' interface that carries it"),
         ]),
         "A virtual address that moves between controllers",
     ),
@@ -139,34 +139,38 @@ const CLUSTER_NETWORK: &[Key] = &[
 ];
 const POOL: &[Key] = &[
     need("role", Text, "controller, worker, controller+worker or single"),
-    key("accelerator", OneOf(ACCELERATOR), "What every host of it has"),
+    key("accelerator", OneOf(ACCELERATOR), "Accelerators of every host"),
     key(
         "efa",
         Section(EFA),
-        "AWS's Elastic Fabric Adapters, driven by AWS's installer, for models across hosts",
+        "Elastic Fabric Adapters (AWS), installed by the EFA installer, for models across hosts",
     ),
-    key("rdma", Section(RDMA), "InfiniBand or RoCE by the kernel's own mlx5 modules; GPU memory by DMA-BUF"),
+    key(
+        "rdma",
+        Section(RDMA),
+        "InfiniBand or RoCE with the kernel's mlx5 modules; GPU memory through DMA-BUF",
+    ),
     key("clusterInterface", Text, "The interface of etcd, kubelet and API"),
     key("storage", Section(STORAGE), "Disks and paths"),
     key("labels", TextMap, "Node labels"),
     key("taints", Texts, "Node taints, key=value:Effect"),
-    key("kernel", Text, "The kernel release of its hosts, instead of os.kernel"),
-    key("disruption", Section(DISRUPTION), "How much may be down at once"),
+    key("kernel", Text, "Kernel release of its hosts; overrides os.kernel"),
+    key("disruption", Section(DISRUPTION), "Disruption budget"),
     key("hostsFrom", Text, "A CSV file: name,address,rack,bmc,serial"),
     key("hosts", Sections(HOST), "Hosts by name or range"),
-    later("nodeName", Text, "keep: do not rename hosts"),
+    later("nodeName", Text, "keep: do not change hostnames"),
 ];
-const EFA: &[Key] = &[need("count", Int, "Adapters a host")];
-const RDMA: &[Key] = &[need("count", Int, "Links that have to be up on a host")];
+const EFA: &[Key] = &[need("count", Int, "Adapters per host")];
+const RDMA: &[Key] = &[need("count", Int, "Links that must be up on each host")];
 const ACCELERATOR: &[Key] = &[
     key(
         "nvidia",
         Section(&[
             need("product", Text, "Catalog slug"),
-            need("count", Int, "GPUs a host"),
+            need("count", Int, "GPUs per host"),
             need("driver", Text, "Full driver version"),
-            key("module", Text, "open or closed; by the product unless given"),
-            key("mig", IntMap, "MIG profile -> how many on every GPU: {1g.10gb: 7}; {} is off"),
+            key("module", Text, "open or closed (default: by product)"),
+            key("mig", IntMap, "Instances per GPU by MIG profile: {1g.10gb: 7}; {} turns MIG off"),
         ]),
         "NVIDIA GPUs",
     ),
@@ -174,7 +178,7 @@ const ACCELERATOR: &[Key] = &[
         "neuron",
         Section(&[
             need("product", Text, "Catalog slug"),
-            need("count", Int, "Devices a host"),
+            need("count", Int, "Devices per host"),
             need("sdk", Text, "SDK release"),
             key("lnc", Int, "Logical core size, 1 or 2 (default 2 where there is a choice)"),
         ]),
@@ -183,61 +187,62 @@ const ACCELERATOR: &[Key] = &[
 ];
 const MODELS: &[Key] = &[
     need("path", Text, "Absolute path"),
-    key("disk", Text, "A disk of its own, below /dev/disk/by-id"),
+    key("disk", Text, "A dedicated disk, below /dev/disk/by-id"),
     key("filesystem", Text, "ext4 (default) or xfs"),
-    key("keep", Bool, "Use the filesystem that is on it (default false)"),
-    key("erase", Text, "What may be on it and goes, as blkid calls it: ext4, gpt, LVM2_member"),
+    key("keep", Bool, "Keep an existing filesystem (default false)"),
+    key("erase", Text, "Existing filesystem that may be wiped, as printed by blkid: ext4, gpt, LVM2_member"),
 ];
 const DATA: &[Key] = &[
     need("disk", Text, "Below /dev/disk/by-id"),
     key("filesystem", Text, "ext4 (default) or xfs"),
-    key("keep", Bool, "Use the filesystem that is on it (default false)"),
-    key("erase", Text, "What may be on it and goes, as blkid calls it: ext4, gpt, LVM2_member"),
+    key("keep", Bool, "Keep an existing filesystem (default false)"),
+    key("erase", Text, "Existing filesystem that may be wiped, as printed by blkid: ext4, gpt, LVM2_member"),
 ];
 const STORAGE: &[Key] = &[
-    key("models", Section(MODELS), "Where models are kept"),
+    key("models", Section(MODELS), "Where models are stored"),
     key("data", Section(DATA), "The disk of /var/lib/k0s, mounted before k0s first starts"),
 ];
 const DISRUPTION: &[Key] = &[
-    key("maxUnavailable", Share, "Hosts down at once (default 10%)"),
+    key("maxUnavailable", Share, "Hosts out of service at once (default 10%); 0 allows none"),
     key("maxFailed", Share, "Hosts that may fail before the pool stops (default 10%)"),
-    key(
-        "drainSeconds",
-        Int,
-        "How long pods may take to leave a node before its change is refused (default 900)",
-    ),
+    key("canary", Int, "Hosts that leave service first, before any other does (default 1); 0 is none"),
+    key("drainSeconds", Int, "Drain timeout in seconds (default 900)"),
 ];
 const HOST: &[Key] = &[
-    key("address", Text, "Where SSH reaches it"),
-    key("port", Int, "Its SSH port"),
-    key("user", Text, "Its login name"),
-    key("clusterAddress", Text, "The address of etcd, kubelet and API"),
+    key("address", Text, "Address for SSH"),
+    key("port", Int, "SSH port"),
+    key("user", Text, "Login name"),
+    key("clusterAddress", Text, "Address of etcd, kubelet and API"),
     key("state", Text, "active, maintenance or retired"),
-    key("reason", Text, "Why it is not active"),
-    key("until", Text, "Until when"),
+    key("reason", Text, "Reason for not being active"),
+    key("until", Text, "Expected end of the maintenance"),
     key("rack", Text, "Rack"),
-    key("bmc", Text, "BMC address, printed in messages"),
+    key("bmc", Text, "BMC address, shown in messages"),
     key("serial", Text, "Serial number"),
-    key("labels", TextMap, "Node labels of its own"),
+    key("labels", TextMap, "Additional node labels"),
 ];
 const ROUTER: &[Key] = &[
     need("kthena", Section(KTHENA), "The Kthena router"),
-    key("expose", OneOf(EXPOSE), "How gateways are reached"),
+    key("expose", OneOf(EXPOSE), "How gateways are exposed"),
 ];
 const KTHENA: &[Key] = &[
-    need("version", Text, "Such as v1.0.0"),
+    need("version", Text, "Version, such as v1.0.0"),
     key("gatewayAPI", Bool, "Gateway API (default true)"),
     key("inferenceExtension", Bool, "Gateway API Inference Extension (default false)"),
-    later("install", Text, "existing: adopt what is there"),
+    later("install", Text, "existing: adopt existing CRDs"),
 ];
 const EXPOSE: &[Key] = &[
-    key("nodePort", Section(&[key("base", Int, "First node port (default 30080)")]), "Node ports"),
+    key(
+        "nodePort",
+        Section(&[key("base", Int, "Node port that corresponds to `gateway.port: 8080` (default 30080)")]),
+        "Node ports",
+    ),
     later("loadBalancer", Any, "A Service of type LoadBalancer"),
 ];
 const MODEL: &[Key] = &[
-    need("source", OneOf(SOURCE), "Where weights come from"),
-    need("engine", OneOf(ENGINE), "What serves it"),
-    need("placement", Section(PLACEMENT), "Where it runs"),
+    need("source", OneOf(SOURCE), "Source of the weights"),
+    need("engine", OneOf(ENGINE), "Serving engine"),
+    need("placement", Section(PLACEMENT), "Placement"),
 ];
 const SOURCE: &[Key] = &[
     key(
@@ -252,44 +257,47 @@ const SOURCE: &[Key] = &[
     key("path", Text, "A path on the host"),
 ];
 const ENGINE_KEYS: &[Key] =
-    &[need("image", Text, "Image with tag or digest"), key("args", Texts, "Further arguments")];
+    &[need("image", Text, "Image with tag or digest"), key("args", Texts, "Additional arguments")];
 const ENGINE: &[Key] =
     &[key("vllm", Section(ENGINE_KEYS), "vLLM"), key("sglang", Section(ENGINE_KEYS), "SGLang")];
 const PLACEMENT: &[Key] = &[
     need("pool", Text, "The pool"),
     need("acceleratorsPerReplica", Int, "Accelerators of one replica"),
     key("replicas", Int, "Replicas (default 1)"),
-    later("disaggregated", Any, "Prefill and decode apart"),
+    later("disaggregated", Any, "Disaggregated prefill and decode"),
 ];
 const TENANT: &[Key] = &[
     need(
         "gateway",
-        Section(&[need("port", Int, "Its port inside the router, 1024 or higher")]),
+        Section(&[
+            need("port", Int, "Its port inside the router, 1024 or higher"),
+            key(
+                "nodePort",
+                Int,
+                "Its port on every node (default router.expose.nodePort.base + port - 8080, within 30000 to 32767)",
+            ),
+        ]),
         "The tenant's gateway",
     ),
-    need(
-        "routes",
-        Sections(&[need("to", IntMap, "Model -> weight, 0 to 100")]),
-        "Served name -> where it goes",
-    ),
+    need("routes", Sections(&[need("to", IntMap, "Weight by model, 0 to 100")]), "Routes by served name"),
     later("rateLimit", Any, "Rate limits: Kthena keys them by model name alone"),
 ];
 
 /// The top of an inventory.
-pub const TOP: &[Key] = &[
+pub(super) const TOP: &[Key] = &[
     key("apiVersion", Text, "provision/v1"),
     key("kind", Text, "Inventory"),
-    key("extends", Text, "The inventory that this one is laid on, relative"),
+    key("extends", Text, "Base inventory, relative to this file"),
     need("metadata", Section(METADATA), "Name"),
     key("secrets", OneOfs(SECRET), "Secrets by name; referenced, never stored"),
-    key("ssh", Section(SSH), "How hosts are reached"),
+    key("ssh", Section(SSH), "SSH access to hosts"),
     key("network", Section(NETWORK), "Proxy and firewall"),
     key("registries", Sections(REGISTRY), "Mirrors by registry host"),
     key("repositories", Sections(REPOSITORY), "Mirrors of package repositories, by the repository's host"),
     key("os", Section(OS), "Operating system settings"),
     need("cluster", Section(CLUSTER), "The cluster"),
-    need("pools", Sections(POOL), "Hosts that are alike"),
-    key("router", Section(ROUTER), "The router in front of the models"),
+    need("pools", Sections(POOL), "Hosts with identical configuration"),
+    key("router", Section(ROUTER), "The inference router"),
     key("models", Sections(MODEL), "Models by name"),
     key("tenants", Sections(TENANT), "Tenants by name"),
 ];

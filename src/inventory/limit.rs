@@ -1,6 +1,7 @@
 //! `--limit`: which hosts a command works on. Owns the expression's grammar: comma-separated names, pools, patterns with
-//! `*` and `?`, ranges such as `h-[001-010]`; a leading `!` leaves out what follows.
+//! `*` and `?`, ranges such as `h-[001-010]`; a leading `!` excludes what follows.
 
+use super::range::Range;
 use super::{HostState, Inventory};
 use crate::state::HostName;
 use std::collections::BTreeSet;
@@ -9,7 +10,7 @@ use std::collections::BTreeSet;
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum LimitError {
     /// A term selects nothing.
-    #[error("--limit: `{term}` is no host, pool or pattern of this inventory{}", suggestion.as_ref().map(|s| format!("; did you mean `{s}`?")).unwrap_or_default())]
+    #[error("--limit: no host, pool or pattern matches `{term}`{}", suggestion.as_ref().map(|s| format!("; did you mean `{s}`?")).unwrap_or_default())]
     Nothing {
         /// The term.
         term: String,
@@ -108,21 +109,15 @@ fn pattern(term: &str) -> Result<regex::Regex, regex::Error> {
     regex::Regex::new(&text)
 }
 
-/// Returns the numbers of `001-003,7` with their padding; what is no range stands for itself.
+/// Returns the numbers of `001-003,7` with their padding; what is no range, or stands for too many, stands for itself.
 fn numbers(inner: &str) -> Vec<String> {
-    const MOST: u64 = 100_000;
-    inner
-        .split(',')
-        .flat_map(|part| match part.split_once('-') {
-            Some((from, to)) => match (from.parse::<u64>(), to.parse::<u64>()) {
-                (Ok(a), Ok(b)) if a <= b && b - a < MOST => {
-                    (a..=b).map(|n| format!("{n:0width$}", width = from.len())).collect()
-                }
-                _ => vec![regex::escape(part)],
-            },
-            None => vec![regex::escape(part)],
-        })
-        .collect()
+    /// Alternatives that a pattern may hold.
+    const MOST: usize = 20_000;
+    let pattern = format!("[{inner}]");
+    match Range::of(&pattern) {
+        Ok(range) if range.count() <= MOST => range.texts(),
+        _ => vec![regex::escape(&pattern)],
+    }
 }
 
 /// Returns whether a host takes no part, with the text for it.
@@ -162,5 +157,6 @@ mod tests {
         assert!(pattern("h-*").is_match("h-anything"));
         assert!(!pattern("h-?").is_match("h-12"));
         assert!(!pattern("a.b").is_match("axb"));
+        assert!(!pattern(&format!("h-[{}]", vec!["1-99999"; 500].join(","))).is_match("h-1"), "a bomb");
     }
 }

@@ -1,13 +1,18 @@
-//! From files to an inventory: reading, `extends`, merging, checking shapes by the table of keys. Collects every mistake.
+//! From files to an inventory: reading, `extends`, merging, checking shapes by the table of keys. Collects all errors.
 
-use super::build;
-use super::diagnostic::{Diagnostic, Diagnostics, Place};
+use super::diagnostic::{Diagnostic, Diagnostics, Problems, Source, SourceSpan};
+use super::files::{Disk, Files, parent, texts, tidy};
 use super::keys::{Key, TOP, Type};
 use super::model::Inventory;
-use super::tree::{Node, Source, Value, merge, parse};
-use crate::catalog::Catalog;
-use std::path::{Component, Path, PathBuf};
+use super::tree::{Budget, Node, Value, merge, parse};
+use super::{build, reader};
+use crate::catalog::{Catalog, CatalogError};
+use crate::state::plain_line;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// Layers that may be laid on one another.
+const MOST_LAYERS: usize = 16;
 
 /// An inventory that can be used, and what a person should know of it.
 #[derive(Debug)]
@@ -18,83 +23,76 @@ pub struct Loaded {
     pub diagnostics: Diagnostics,
 }
 
-/// Where texts come from: the disk, or a git revision.
-pub trait Files {
-    /// Returns a file's text.
-    fn read(&self, path: &Path) -> std::io::Result<String>;
-    /// Returns the files of a folder, with all folders below it, sorted.
-    fn list(&self, folder: &Path) -> std::io::Result<Vec<PathBuf>>;
-    /// Returns whether a path is a folder.
-    fn is_folder(&self, path: &Path) -> bool;
-}
-
-/// The disk.
-pub struct Disk;
-
-impl Files for Disk {
-    fn read(&self, path: &Path) -> std::io::Result<String> {
-        std::fs::read_to_string(path)
-    }
-
-    fn list(&self, folder: &Path) -> std::io::Result<Vec<PathBuf>> {
-        let mut found = Vec::new();
-        for entry in std::fs::read_dir(folder)? {
-            let path = entry?.path();
-            if path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.')) {
-                continue;
-            }
-            if path.is_dir() { found.extend(self.list(&path)?) } else { found.push(path) }
-        }
-        found.sort();
-        Ok(found)
-    }
-
-    fn is_folder(&self, path: &Path) -> bool {
-        path.is_dir()
-    }
-}
-
-/// Loads an inventory from disk.
+/// Loads an inventory from disk, and nothing outside its folder or repository.
 pub fn load(path: &Path, catalog: &Catalog) -> Result<Loaded, Diagnostics> {
-    load_from(&Disk, path, catalog)
+    match Disk::of(path, &[]) {
+        Ok(disk) => load_from(&disk, path, catalog),
+        Err(error) => Err(no_disk(path, &error)),
+    }
+}
+
+/// Returns the error for an inventory folder that cannot be read.
+pub fn no_disk(path: &Path, error: &std::io::Error) -> Diagnostics {
+    let mut problems = Problems::default();
+    let said = error.to_string();
+    let (message, hint) = match said.starts_with("--allow-outside") {
+        true => (said, "Name an existing folder"),
+        false => (format!("cannot read {said}"), NAME_ONE),
+    };
+    problems.push(Diagnostic::error("E-READ", message).hint(hint));
+    problems.of(path.display().to_string())
+}
+
+const NAME_ONE: &str =
+    "Name a file or a folder of *.yaml files with -i PATH; create one with `provision init`";
+
+/// Returns the built-in catalog with the rows of the files in `catalog/` next to an inventory.
+pub fn catalog_beside(files: &dyn Files, path: &Path) -> Result<Catalog, CatalogError> {
+    let folder = root_of(files, path).join("catalog");
+    let is_yaml = |path: &Path| path.extension().is_some_and(|e| e == "yaml" || e == "yml");
+    let flat = |path: &Path| path.components().count() == 1 && is_yaml(path);
+    let rows = texts(files, &folder, flat).map_err(|(path, source)| CatalogError::Read { path, source })?;
+    let rows = rows.into_iter().filter(|(path, _)| flat(path));
+    Catalog::extended(rows.map(|(path, text)| (folder.join(path), text)))
+}
+
+/// Returns the folder that an inventory's relative paths start from.
+pub(super) fn root_of(files: &dyn Files, path: &Path) -> PathBuf {
+    if files.is_folder(path) { path.to_owned() } else { parent(path).to_owned() }
 }
 
 /// Loads an inventory from anywhere.
 pub fn load_from(files: &dyn Files, path: &Path, catalog: &Catalog) -> Result<Loaded, Diagnostics> {
-    let mut problems = Vec::new();
-    let root = if files.is_folder(path) { path.to_owned() } else { folder_of(path) };
+    let mut problems = Problems::default();
+    let root = root_of(files, path);
     let inventory = tree(files, path, &mut problems).and_then(|node| {
         section(&node, TOP, "the inventory", &mut problems);
         build::build(files, &root, &node, catalog, &mut problems)
     });
-    let mut diagnostics = Diagnostics { inventory: path.display().to_string(), all: problems };
-    diagnostics.sort();
+    let diagnostics = problems.of(path.display().to_string());
     match inventory {
         Some(inventory) if diagnostics.errors() == 0 => Ok(Loaded { inventory, diagnostics }),
         _ => Err(diagnostics),
     }
 }
 
-fn folder_of(path: &Path) -> PathBuf {
-    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
-}
-
 /// Returns where each value came from: `pools.h100.role = worker   file:line`.
-pub fn explain(path: &Path, key: &str) -> Result<String, Diagnostics> {
-    let mut problems = Vec::new();
-    let node = tree(&Disk, path, &mut problems);
-    let fail = |all| Diagnostics { inventory: path.display().to_string(), all };
-    let Some(node) = node.filter(|_| problems.is_empty()) else { return Err(fail(problems)) };
+pub fn explain(files: &dyn Files, path: &Path, key: &str) -> Result<String, Diagnostics> {
+    let mut problems = Problems::default();
+    let inventory = path.display().to_string();
+    let node = tree(files, path, &mut problems);
+    let Some(node) = node.filter(|_| problems.is_empty()) else { return Err(problems.of(inventory)) };
     let mut at = &node;
     for part in key.split('.').filter(|p| !p.is_empty()) {
         match at.get(part) {
             Some(next) => at = next,
             None => {
                 let known: Vec<&str> = at.entries().iter().map(|e| e.key.as_str()).collect();
-                return Err(fail(vec![
-                    Diagnostic::error("E-NO-VALUE", format!("no value at `{key}`: `{part}` is not there"))
-                        .hint(format!("there are {}", known.join(", "))),
-                ]));
+                problems.push(
+                    Diagnostic::error("E-NO-VALUE", format!("no value at `{key}`: `{part}` does not exist"))
+                        .hint(format!("Use one of {}", known.join(", "))),
+                );
+                return Err(problems.of(inventory));
             }
         }
     }
@@ -104,7 +102,7 @@ pub fn explain(path: &Path, key: &str) -> Result<String, Diagnostics> {
 }
 
 fn leaves(path: &str, node: &Node, lines: &mut String) {
-    let place = format!("{}:{}", node.place.source.name, node.place.line);
+    let location = format!("{}:{}", node.span.source.name, node.span.line);
     match &node.value {
         Value::Map(entries) if !entries.is_empty() => {
             for entry in entries {
@@ -112,41 +110,53 @@ fn leaves(path: &str, node: &Node, lines: &mut String) {
                 leaves(&below, &entry.node, lines);
             }
         }
-        _ => lines.push_str(&format!("{path} = {}   {place}\n", node.json())),
+        _ => lines.push_str(&format!(
+            "{} = {}   {}\n",
+            plain_line(path),
+            node.json_as_written(),
+            plain_line(&location)
+        )),
     }
 }
 
 /// Reads and merges all layers.
-fn tree(files: &dyn Files, path: &Path, problems: &mut Vec<Diagnostic>) -> Option<Node> {
-    layer(files, path, None, &mut Vec::new(), problems)
+fn tree(files: &dyn Files, path: &Path, problems: &mut Problems) -> Option<Node> {
+    layer(files, path, None, &mut Vec::new(), &mut Budget::default(), problems)
 }
 
 /// Reads one layer: a file, or a folder whose files merge, laid on what it extends. `named` is where `extends` names it.
 fn layer(
     files: &dyn Files,
     path: &Path,
-    named: Option<&Place>,
+    named: Option<&SourceSpan>,
     above: &mut Vec<PathBuf>,
-    problems: &mut Vec<Diagnostic>,
+    left: &mut Budget,
+    problems: &mut Problems,
 ) -> Option<Node> {
     let path = tidy(path);
     let at = |problem: Diagnostic| match named {
-        Some(place) => problem.at(place),
+        Some(span) => problem.at(span),
         None => problem,
     };
+    if above.len() > MOST_LAYERS {
+        let message = format!("more than {MOST_LAYERS} inventories extend each other");
+        problems.push(at(Diagnostic::error("E-EXTENDS", message)).hint("Merge some of them"));
+        return None;
+    }
     if above.contains(&path) {
         problems.push(
             at(Diagnostic::error("E-EXTENDS", format!("{} extends itself", path.display())))
-                .hint("an inventory may extend another one, not itself; take out one `extends`"),
+                .hint("Remove one `extends`: an inventory cannot extend itself"),
         );
         return None;
     }
     let unreadable = |path: &Path, error: &std::io::Error| {
         let hint = match named {
-            Some(_) => "extends names a file or a folder, relative to this file's folder",
-            None => {
-                "name a file, or a folder whose *.yaml files make the inventory: -i PATH; provision init writes one"
+            _ if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                "Move it inside, `git add` it, or use --allow-outside DIR; links are resolved first"
             }
+            Some(_) => "Set extends to a file or a folder, relative to this file's folder",
+            None => NAME_ONE,
         };
         at(Diagnostic::error("E-READ", format!("cannot read {}: {error}", path.display()))).hint(hint)
     };
@@ -164,7 +174,7 @@ fn layer(
     if paths.is_empty() {
         problems.push(
             at(Diagnostic::error("E-READ", format!("no *.yaml file in {}", path.display())))
-                .hint("provision init > site.yaml writes one to start from"),
+                .hint("Create one with `provision init > site.yaml`"),
         );
         return None;
     }
@@ -177,8 +187,20 @@ fn layer(
                 continue;
             }
         };
-        let source = Arc::new(Source { name: file.display().to_string(), text });
-        if let Some(node) = parse(&source, problems) {
+        let quotable = is_inventory_text(&text);
+        let source = Arc::new(Source { name: file.display().to_string(), text, quotable });
+        if let Some(node) = parse(&source, left, problems) {
+            // A file without a word in it takes no part in a merge.
+            if matches!(node.value, Value::Null) && paths.len() > 1 {
+                continue;
+            }
+            if !is_inventory(&node) {
+                let known: Vec<&str> = TOP.iter().map(|k| k.name).collect();
+                let message = format!("{} is not an inventory", file.display());
+                let hint = format!("Use a mapping with keys such as {}", known.join(", "));
+                problems.push(at(Diagnostic::error("E-NOT-INVENTORY", message)).hint(hint));
+                continue;
+            }
             match &mut merged {
                 Some(base) => merge(base, node),
                 None => merged = Some(node),
@@ -186,12 +208,12 @@ fn layer(
         }
     }
     let node = merged?;
-    let Some((base, place)) = node.get("extends").and_then(|n| Some((n.text()?, n.place.clone()))) else {
+    let Some((base, span)) = node.get("extends").and_then(|n| Some((n.text()?, n.span.clone()))) else {
         return Some(node);
     };
-    let from = if files.is_folder(&path) { path.clone() } else { folder_of(&path) };
+    let from = root_of(files, &path);
     above.push(path);
-    let mut under = layer(files, &from.join(base), Some(&place), above, problems)?;
+    let mut under = layer(files, &from.join(base), Some(&span), above, left, problems)?;
     above.pop();
     merge(&mut under, node);
     Some(under)
@@ -205,40 +227,52 @@ fn is_part(folder: &Path, file: &Path) -> bool {
     yaml && !matches!(first.as_deref(), Some("roles" | "catalog"))
 }
 
-/// Takes `.` and `..` out of a path without asking the disk.
-fn tidy(path: &Path) -> PathBuf {
-    let mut out = PathBuf::new();
-    for part in path.components() {
-        match part {
-            Component::CurDir => {}
-            Component::ParentDir if out.file_name().is_some() => {
-                out.pop();
-            }
-            other => out.push(other),
-        }
-    }
-    if out.as_os_str().is_empty() { PathBuf::from(".") } else { out }
+/// Returns whether a key is one of an inventory's, or so near to one that it must be a slip.
+fn is_top_key(key: &str) -> bool {
+    TOP.iter().any(|k| k.name == key || strsim::osa_distance(k.name, key) <= 1 && key.len() > 3)
 }
 
-fn wrong(node: &Node, wanted: &str, problems: &mut Vec<Diagnostic>) {
+/// Returns whether a document is an inventory or a part of one, however faulty. Nothing of another file is ever shown.
+fn is_inventory(node: &Node) -> bool {
+    let kind = node.get("kind").and_then(Node::text);
+    match &node.value {
+        Value::Null => true,
+        Value::Map(entries) => {
+            let ours =
+                node.get("apiVersion").and_then(Node::text).is_some_and(|v| v.starts_with("provision/"));
+            ours || kind.is_none_or(|kind| kind == "Inventory") && entries.iter().any(|e| is_top_key(&e.key))
+        }
+        _ => false,
+    }
+}
+
+/// Returns the same of a text that may be no YAML at all, from the lines that begin with a key.
+fn is_inventory_text(text: &str) -> bool {
+    let keys = || text.lines().filter_map(|line| line.split_once(':'));
+    let other = |(key, value): (&str, &str)| key == "kind" && !value.trim().starts_with("Inventory");
+    let ours = |(key, value): (&str, &str)| key == "apiVersion" && value.trim().starts_with("provision/");
+    keys().any(ours) || keys().any(|(key, _)| is_top_key(key)) && !keys().any(other)
+}
+
+fn wrong(node: &Node, wanted: &str, problems: &mut Problems) {
     let hint = match (wanted, &node.value) {
-        ("a list", Value::Text(text)) => format!("write it as a list of one: [{text}]"),
-        ("a list", _) => "write it as [one, two], or with a `- ` before each".to_owned(),
-        ("a mapping", _) => "write it as {key: value}, or with its keys indented below it".to_owned(),
-        ("text", Value::Bool(b)) => format!("put it in quotes: \"{b}\""),
-        ("text", _) => "one word or text in quotes".to_owned(),
-        ("a whole number", _) => "digits alone, such as 8".to_owned(),
-        _ => "provision schema shows what each key takes".to_owned(),
+        ("a list", Value::Text(text)) => format!("Write it as a list with one entry: [{text}]"),
+        ("a list", _) => "Write it as [one, two], or with `- ` before each entry".to_owned(),
+        ("a mapping", _) => "Write it as {key: value}, or with its keys indented below it".to_owned(),
+        ("text", Value::Bool { written, .. }) => format!("Put it in quotes: \"{written}\""),
+        ("text", _) => "Use one word, or text in quotes".to_owned(),
+        ("a whole number", _) => "Use digits only, such as 8".to_owned(),
+        _ => "Run `provision schema` to see the type of each key".to_owned(),
     };
     problems.push(
-        Diagnostic::error("E-TYPE", format!("{wanted} is wanted here, not {}", node.kind()))
-            .at(&node.place)
+        Diagnostic::error("E-TYPE", format!("expected {wanted}, got {}", node.kind()))
+            .at(&node.span)
             .hint(hint),
     );
 }
 
 /// Checks a tree against the table of keys.
-fn section(node: &Node, keys: &[Key], what: &str, problems: &mut Vec<Diagnostic>) {
+fn section(node: &Node, keys: &[Key], what: &str, problems: &mut Problems) {
     let Value::Map(entries) = &node.value else {
         if !matches!(node.value, Value::Null) || keys.iter().any(|k| k.required) {
             wrong(node, "a mapping", problems);
@@ -254,11 +288,11 @@ fn section(node: &Node, keys: &[Key], what: &str, problems: &mut Vec<Diagnostic>
                 .min()
                 .filter(|(distance, name)| *distance <= (name.len() / 2).clamp(1, 3));
             let mut problem = Diagnostic::error("E-UNKNOWN-KEY", format!("unknown key `{}`", entry.key))
-                .at(&entry.place)
-                .label(format!("expected one of {}", names.join(", ")));
+                .at(&entry.span)
+                .label(format!("Use one of {}", names.join(", ")));
             problem = match near {
-                Some((_, name)) => problem.hint(format!("did you mean `{name}`?")),
-                None => problem.hint("take it out, or see provision schema for where it belongs"),
+                Some((_, name)) => problem.hint(format!("Did you mean `{name}`?")),
+                None => problem.hint("Remove it, or see `provision schema` for where it belongs"),
             };
             problems.push(problem);
             continue;
@@ -266,8 +300,8 @@ fn section(node: &Node, keys: &[Key], what: &str, problems: &mut Vec<Diagnostic>
         if !key.built {
             problems.push(
                 Diagnostic::error("E-NOT-SUPPORTED", format!("`{}` is not supported yet", entry.key))
-                    .at(&entry.place)
-                    .hint(format!("take it out; it is part of the schema and will be: {}", key.doc)),
+                    .at(&entry.span)
+                    .hint(format!("Remove this key; it is not supported yet ({})", key.doc)),
             );
             continue;
         }
@@ -275,14 +309,14 @@ fn section(node: &Node, keys: &[Key], what: &str, problems: &mut Vec<Diagnostic>
     }
     for key in keys.iter().filter(|k| k.required && !entries.iter().any(|e| e.key == k.name)) {
         problems.push(
-            Diagnostic::error("E-MISSING", format!("{what} lacks `{}`", key.name))
-                .at(&node.place)
+            Diagnostic::error("E-MISSING", format!("{what} has no `{}`", key.name))
+                .at(&node.span)
                 .hint(format!("{}: {}", key.name, key.doc)),
         );
     }
 }
 
-fn one_of(node: &Node, keys: &[Key], name: &str, problems: &mut Vec<Diagnostic>) {
+fn one_of(node: &Node, keys: &[Key], name: &str, problems: &mut Problems) {
     section(node, keys, name, problems);
     let given = node.entries().len();
     if given != 1 && matches!(node.value, Value::Map(_)) {
@@ -290,29 +324,29 @@ fn one_of(node: &Node, keys: &[Key], name: &str, problems: &mut Vec<Diagnostic>)
         problems.push(
             Diagnostic::error(
                 "E-ONE-OF",
-                format!("`{name}` takes exactly one of {}; {given} are given", names.join(", ")),
+                format!("`{name}` needs exactly one of {}; found {given}", names.join(", ")),
             )
-            .at(&node.place)
-            .hint(if given == 0 { "add one of them" } else { "keep the one that is meant" }),
+            .at(&node.span)
+            .hint(if given == 0 { "Add one of them" } else { "Keep one of them" }),
         );
     }
 }
 
-fn value(node: &Node, kind: Type, name: &str, problems: &mut Vec<Diagnostic>) {
-    let scalar = |n: &Node| matches!(n.value, Value::Text(_) | Value::Number(_));
+fn value(node: &Node, kind: Type, name: &str, problems: &mut Problems) {
+    let scalar = |n: &Node| matches!(n.value, Value::Text(_) | Value::Number { .. });
     match kind {
         Type::Any => {}
         Type::Text if scalar(node) => {}
         Type::Text => wrong(node, "text", problems),
         Type::Int => {
-            if node.text().and_then(|t| t.parse::<i64>().ok()).is_none() {
+            if node.whole().is_none() {
                 wrong(node, "a whole number", problems);
             }
         }
-        Type::Bool if matches!(node.value, Value::Bool(_)) => {}
+        Type::Bool if matches!(node.value, Value::Bool { .. }) => {}
         Type::Bool => wrong(node, "true or false", problems),
         Type::Share => {
-            if node.text().and_then(|t| build::share(&t)).is_none() {
+            if node.text().and_then(|t| reader::share(&t)).is_none() {
                 wrong(node, "a number of hosts or a percentage such as 10%", problems);
             }
         }
@@ -331,7 +365,7 @@ fn value(node: &Node, kind: Type, name: &str, problems: &mut Vec<Diagnostic>) {
             for entry in node.entries() {
                 match kind {
                     Type::IntMap => value(&entry.node, Type::Int, &entry.key, problems),
-                    _ if scalar(&entry.node) || matches!(entry.node.value, Value::Bool(_)) => {}
+                    _ if scalar(&entry.node) || matches!(entry.node.value, Value::Bool { .. }) => {}
                     _ => wrong(&entry.node, "text", problems),
                 }
             }

@@ -1,10 +1,13 @@
-//! The inventory: one declarative description of one cluster. This room loads, merges, expands and validates it, and
+//! The inventory: one declarative description of one cluster. This module loads, merges, expands and validates it, and
 //! resolves secrets. It never contacts a host.
 
 mod accelerators;
 mod build;
 mod check;
 mod diagnostic;
+mod files;
+mod forms;
+mod grammar;
 mod hosts;
 mod init;
 mod keys;
@@ -12,15 +15,17 @@ mod limit;
 mod load;
 mod model;
 mod range;
+mod reader;
 mod secrets;
 mod tree;
 
 pub use accelerators::DMA_BUF_KERNEL;
-pub use diagnostic::{Diagnostic, Diagnostics, Place, Severity};
+pub use diagnostic::{Diagnostic, Diagnostics, Severity, Source, SourceSpan};
+pub use files::{Disk, Files, git};
 pub use init::{Init, init_text, newest};
 pub use keys::schema;
 pub use limit::{LimitError, select, skipped};
-pub use load::{Disk, Files, Loaded, explain, load, load_from};
+pub use load::{Loaded, catalog_beside, explain, load, load_from, no_disk};
 pub use model::*;
+pub use range::Range;
 pub use secrets::{SecretError, Secrets};
-pub use tree::Source;

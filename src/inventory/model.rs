@@ -1,4 +1,4 @@
-//! The inventory as the other rooms see it: merged, expanded, validated. Owns no parsing; spans stay in the loader.
+//! The inventory as other modules see it: merged, expanded, validated. Owns no parsing; source positions stay in the loader.
 
 use crate::state::{HostName, PoolName};
 use ipnet::IpNet;
@@ -16,7 +16,7 @@ pub struct Inventory {
     pub root: PathBuf,
     /// sha256 over the merged content, hex; changes with any change that matters.
     pub digest: String,
-    /// How hosts are reached.
+    /// SSH access to hosts.
     pub ssh: Ssh,
     /// Proxy, CA bundle, firewall.
     pub network: HostNetwork,
@@ -40,18 +40,16 @@ pub struct Inventory {
     pub tenants: BTreeMap<String, Tenant>,
     /// Where secrets come from, by name.
     pub secrets: BTreeMap<String, SecretSource>,
-    /// Folder whose roles override or extend the built-in ones, if there is one.
-    pub roles_dir: Option<PathBuf>,
-    /// Folder whose catalog files extend the built-in catalog, if there is one.
-    pub catalog_dir: Option<PathBuf>,
+    /// Files of roles that take the place of built-in ones, by their path below `roles/`.
+    pub roles: BTreeMap<String, String>,
 }
 
-/// How hosts are reached, before a host's own settings.
+/// SSH access to hosts, before a host's own settings.
 #[derive(Clone, PartialEq, Serialize, Debug, Default)]
 pub struct Ssh {
     /// Login name; `None` asks `ssh -G`, then the local user.
     pub user: Option<String>,
-    /// Port of hosts that name none.
+    /// Default SSH port.
     pub port: Option<u16>,
     /// `[user@]host[:port]`, from the laptop outwards.
     pub bastions: Vec<String>,
@@ -76,7 +74,7 @@ pub struct HostNetwork {
     pub proxy: Option<String>,
     /// Hosts and networks that bypass it.
     pub no_proxy: Vec<String>,
-    /// Certificates that hosts trust beside their own, PEM, one each.
+    /// Additional certificates that hosts trust, PEM, one each.
     pub ca_bundle: Vec<String>,
 }
 
@@ -92,7 +90,7 @@ pub struct Registry {
 /// Operating system settings.
 #[derive(Clone, PartialEq, Eq, Serialize, Debug)]
 pub struct Os {
-    /// NTP servers; empty leaves the distribution's.
+    /// NTP servers (empty: those of the distribution).
     pub ntp: Vec<String>,
     /// Set hostnames to host names.
     pub manage_hostname: bool,
@@ -125,7 +123,7 @@ pub struct Cluster {
 pub enum Endpoint {
     /// k0s node-local load balancing (needs no address).
     NodeLocal,
-    /// A load balancer that somebody else runs.
+    /// An external load balancer.
     External {
         /// Its address.
         address: String,
@@ -135,7 +133,7 @@ pub enum Endpoint {
     Vip {
         /// With its prefix length, such as `10.20.0.10/24`.
         address: IpNet,
-        /// The controllers' interface that bears it; the one of the default route unless given.
+        /// The controllers' interface that carries it; the one of the default route unless given.
         interface: Option<String>,
     },
 }
@@ -169,7 +167,7 @@ impl NodeRole {
     }
 }
 
-/// Hosts that are alike.
+/// Hosts with identical configuration.
 #[derive(Clone, PartialEq, Serialize, Debug)]
 pub struct Pool {
     /// Its name.
@@ -188,7 +186,7 @@ pub struct Pool {
     pub kernel: Option<String>,
     /// The interface of etcd, kubelet and API, if not that of the default route.
     pub cluster_interface: Option<String>,
-    /// Where models are kept on the host.
+    /// Where models are stored on the host.
     pub models_path: String,
     /// The disk of `/var/lib/k0s`, if it is one of its own.
     pub data_disk: Option<Disk>,
@@ -198,7 +196,7 @@ pub struct Pool {
     pub labels: BTreeMap<String, String>,
     /// Node taints, `key=value:Effect`.
     pub taints: Vec<String>,
-    /// How much may be down at once.
+    /// Disruption budget.
     pub disruption: Disruption,
 }
 
@@ -230,7 +228,7 @@ pub enum Accelerator {
     Nvidia {
         /// Catalog slug, such as `h100-sxm5-80gb`.
         product: String,
-        /// GPUs a host.
+        /// GPUs per host.
         count: u32,
         /// Full driver version, such as `580.178.04`.
         driver: String,
@@ -244,7 +242,7 @@ pub enum Accelerator {
     Neuron {
         /// Catalog slug, such as `trainium2`.
         product: String,
-        /// Devices a host.
+        /// Devices per host.
         count: u32,
         /// SDK release, such as `2.32.0`.
         sdk: String,
@@ -319,11 +317,13 @@ pub struct Disruption {
     pub max_unavailable: Share,
     /// Hosts that may fail before the pool stops.
     pub max_failed: Share,
+    /// Hosts of the first wave, which has to succeed before others leave service; 0 is no such wave.
+    pub canary: u32,
     /// How long pods may take to leave a node, in seconds.
     pub drain_s: u32,
 }
 
-/// How long pods may take to leave a node unless a pool says otherwise: an engine finishes its requests, and a disruption
+/// The default drain timeout of a pool: an engine finishes its requests, and a disruption
 /// budget waits until its replacement elsewhere has loaded.
 pub const DRAIN_SECONDS: u32 = 900;
 
@@ -338,10 +338,11 @@ pub enum Share {
 }
 
 impl Share {
-    /// Returns the number of hosts in a pool of `size`; a percentage rounds down, and is at least 1.
+    /// Returns the number of hosts in a pool of `size`; a percentage rounds down, and is at least 1 unless it is 0.
     pub fn of(self, size: usize) -> usize {
         match self {
             Share::Hosts(n) => n as usize,
+            Share::Percent(0) => 0,
             Share::Percent(p) => (size * p as usize / 100).max(1),
         }
     }
@@ -362,7 +363,7 @@ pub struct Host {
     pub user: Option<String>,
     /// The address that etcd, kubelet and API use; `address` when not given and an IP.
     pub cluster_address: Option<IpAddr>,
-    /// `clusterAddress` was given: the kubelet is told to use it.
+    /// `clusterAddress` was set: the kubelet must use it.
     pub node_ip: bool,
     /// Whether it takes part.
     pub state: HostState,
@@ -372,11 +373,11 @@ pub struct Host {
     pub until: Option<String>,
     /// Rack, as written.
     pub rack: Option<String>,
-    /// BMC address, printed in messages.
+    /// BMC address, shown in messages.
     pub bmc: Option<String>,
     /// Serial number, as written.
     pub serial: Option<String>,
-    /// Node labels of its own.
+    /// Additional node labels.
     pub labels: BTreeMap<String, String>,
 }
 
@@ -464,6 +465,9 @@ pub enum EngineKind {
     Sglang,
 }
 
+/// The default NodePort range of Kubernetes.
+pub const NODE_PORTS: std::ops::RangeInclusive<u16> = 30000..=32767;
+
 /// A tenant: a gateway of its own and its routes.
 #[derive(Clone, PartialEq, Eq, Serialize, Debug)]
 pub struct Tenant {
@@ -471,7 +475,7 @@ pub struct Tenant {
     pub name: String,
     /// The gateway's port inside the router.
     pub port: u16,
-    /// The node port on which the gateway is reached.
+    /// The node port on which the gateway is reached: `gateway.nodePort`, or derived from `gateway.port`.
     pub node_port: u16,
     /// Served model name -> model -> weight (0 to 100).
     pub routes: BTreeMap<String, BTreeMap<String, u32>>,
@@ -496,7 +500,7 @@ pub enum SecretSource {
     Sops {
         /// The file.
         file: PathBuf,
-        /// The key, dotted.
+        /// The key, as a dotted path.
         key: String,
     },
     /// A command's standard output.

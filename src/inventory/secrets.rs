@@ -2,7 +2,7 @@
 
 use super::model::{Inventory, SecretSource};
 use crate::state::SecretText;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use tokio::process::Command;
 use tokio::sync::Mutex;
@@ -17,29 +17,54 @@ pub struct SecretError {
     pub why: String,
 }
 
-/// The secrets of one inventory.
-pub struct Secrets {
-    root: PathBuf,
-    sources: BTreeMap<String, SecretSource>,
-    read: Mutex<BTreeMap<String, SecretText>>,
+/// The secrets of one inventory: of real hosts, or of simulated ones, which get stand-ins.
+pub struct Secrets(Kind);
+
+enum Kind {
+    Site {
+        root: PathBuf,
+        sources: BTreeMap<String, SecretSource>,
+        read: Mutex<BTreeMap<String, SecretText>>,
+    },
+    /// Has no source, so none can be read: the author of the inventory may not be trusted with them.
+    Lab(BTreeMap<String, SecretText>),
 }
 
 impl Secrets {
-    /// Reads nothing yet.
-    pub fn new(inventory: &Inventory) -> Self {
-        Self { root: inventory.root.clone(), sources: inventory.secrets.clone(), read: Mutex::default() }
+    /// Returns the secrets of real hosts. Reads nothing yet.
+    pub fn of_site(inventory: &Inventory) -> Self {
+        Self(Kind::Site {
+            root: inventory.root.clone(),
+            sources: inventory.secrets.clone(),
+            read: Mutex::default(),
+        })
+    }
+
+    /// Returns stand-ins, `lab-stand-in-NAME`, and never looks at a source: no file, no environment, no command.
+    pub fn of_lab(inventory: &Inventory) -> Self {
+        let of_registries: BTreeSet<_> =
+            inventory.registries.values().filter_map(|r| r.credentials.as_ref()).collect();
+        let stand_in = |name: &String| {
+            // A registry's credentials are `user:password`, and are taken apart.
+            let user = if of_registries.contains(name) { "lab:" } else { "" };
+            (name.clone(), SecretText::new(format!("{user}lab-stand-in-{name}")))
+        };
+        Self(Kind::Lab(inventory.secrets.keys().map(stand_in).collect()))
     }
 
     /// Returns a secret.
     pub async fn resolve(&self, name: &str) -> Result<SecretText, SecretError> {
-        let mut read = self.read.lock().await;
+        let fail = |why: String| SecretError { name: name.to_owned(), why };
+        let unknown = || fail("it is not defined under `secrets`".to_owned());
+        let (root, sources, read) = match &self.0 {
+            Kind::Lab(stand_ins) => return stand_ins.get(name).cloned().ok_or_else(unknown),
+            Kind::Site { root, sources, read } => (root, sources, read),
+        };
+        let mut read = read.lock().await;
         if let Some(secret) = read.get(name) {
             return Ok(secret.clone());
         }
-        let fail = |why: String| SecretError { name: name.to_owned(), why };
-        let source =
-            self.sources.get(name).ok_or_else(|| fail("the inventory has no such secret".to_owned()))?;
-        let text = self.fetch(source).await.map_err(fail)?;
+        let text = fetch(root, sources.get(name).ok_or_else(unknown)?).await.map_err(fail)?;
         let secret = SecretText::new(text.trim_end_matches(['\n', '\r']));
         if secret.expose().is_empty() {
             return Err(fail("it is empty".to_owned()));
@@ -47,34 +72,34 @@ impl Secrets {
         read.insert(name.to_owned(), secret.clone());
         Ok(secret)
     }
+}
 
-    async fn fetch(&self, source: &SecretSource) -> Result<String, String> {
-        let at = |path: &Path| self.root.join(path);
-        match source {
-            SecretSource::Env(name) => {
-                std::env::var(name).map_err(|_| format!("environment variable {name} is not set"))
-            }
-            SecretSource::File(path) => {
-                std::fs::read_to_string(at(path)).map_err(|e| format!("{}: {e}", at(path).display()))
-            }
-            SecretSource::Age { file, identity } => {
-                let identity = match identity {
-                    Some(path) => at(path),
-                    None => std::env::var_os("PROVISION_AGE_IDENTITY")
-                        .map(PathBuf::from)
-                        .ok_or("no identity is named and PROVISION_AGE_IDENTITY is not set")?,
-                };
-                age_decrypt(&at(file), &identity)
-            }
-            SecretSource::Sops { file, key } => {
-                let extract: String = key.split('.').map(|part| format!("[{part:?}]")).collect();
-                let file = at(file);
-                run(Command::new("sops").args(["--decrypt", "--extract", &extract]).arg(&file), "sops").await
-            }
-            SecretSource::Exec(words) => {
-                let (program, rest) = words.split_first().ok_or("the command is empty")?;
-                run(Command::new(program).args(rest).current_dir(&self.root), program).await
-            }
+async fn fetch(root: &Path, source: &SecretSource) -> Result<String, String> {
+    let at = |path: &Path| root.join(path);
+    match source {
+        SecretSource::Env(name) => {
+            std::env::var(name).map_err(|_| format!("environment variable {name} is not set"))
+        }
+        SecretSource::File(path) => {
+            std::fs::read_to_string(at(path)).map_err(|e| format!("{}: {e}", at(path).display()))
+        }
+        SecretSource::Age { file, identity } => {
+            let identity = match identity {
+                Some(path) => at(path),
+                None => std::env::var_os("PROVISION_AGE_IDENTITY")
+                    .map(PathBuf::from)
+                    .ok_or("no `identity` and PROVISION_AGE_IDENTITY is not set")?,
+            };
+            age_decrypt(&at(file), &identity)
+        }
+        SecretSource::Sops { file, key } => {
+            let extract: String = key.split('.').map(|part| format!("[{part:?}]")).collect();
+            let file = at(file);
+            run(Command::new("sops").args(["--decrypt", "--extract", &extract]).arg(&file), "sops").await
+        }
+        SecretSource::Exec(words) => {
+            let (program, rest) = words.split_first().ok_or("the command is empty")?;
+            run(Command::new(program).args(rest).current_dir(root), program).await
         }
     }
 }
@@ -86,9 +111,9 @@ async fn run(command: &mut Command, name: &str) -> Result<String, String> {
         .output()
         .await
         .map_err(|e| format!("cannot run {name}: {e}"))?;
-    // What it printed may be half a secret: only its status is told.
+    // Its output may be part of a secret: show only its status.
     if !output.status.success() {
-        return Err(format!("{name} ended with {}", output.status));
+        return Err(format!("{name} failed ({})", output.status));
     }
     String::from_utf8(output.stdout).map_err(|_| format!("{name} printed no text"))
 }

@@ -1,40 +1,42 @@
-//! YAML as a tree in which every value knows its file and place; merging of layers. Owns no meaning.
+//! YAML as a tree in which every value knows its file and position; merging of layers. Does not interpret values.
 
-use super::diagnostic::{Diagnostic, Place};
+use super::diagnostic::{Diagnostic, Problems, Source, SourceSpan};
+use crate::state::is_steering;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::{DuplicateKeyPolicy, Spanned};
+use serde_saphyr::{DuplicateKeyPolicy, NonFiniteFloatPolicy, Spanned};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-/// A file's name and text.
-#[derive(PartialEq, Eq, Debug)]
-pub struct Source {
-    /// As shown in messages.
-    pub name: String,
-    /// The whole text.
-    pub text: String,
-}
-
-/// A value with its place.
+/// A value with its span.
 #[derive(Clone, Debug)]
-pub struct Node {
+pub(super) struct Node {
     /// What it is.
     pub value: Value,
     /// Where it stands.
-    pub place: Place,
+    pub span: SourceSpan,
 }
 
 /// A value.
 #[derive(Clone, Debug)]
-pub enum Value {
+pub(super) enum Value {
     /// `null`, or nothing after the colon.
     Null,
     /// A scalar; quoted or not, as text.
     Text(String),
-    /// A number as written.
-    Number(String),
+    /// A number.
+    Number {
+        /// As it stands in the file: what a text is made of (`1.10`, `00123`, `1e3`).
+        written: String,
+        /// In its shortest decimal form: what a number is read from.
+        value: String,
+    },
     /// `true` or `false`.
-    Bool(bool),
+    Bool {
+        /// As it stands in the file: `True`.
+        written: String,
+        /// Its value.
+        value: bool,
+    },
     /// A sequence.
     List(Vec<Node>),
     /// A mapping, in order.
@@ -43,11 +45,11 @@ pub enum Value {
 
 /// A key and its value.
 #[derive(Clone, Debug)]
-pub struct Entry {
+pub(super) struct Entry {
     /// The key.
     pub key: String,
     /// Where the key stands.
-    pub place: Place,
+    pub span: SourceSpan,
     /// Its value.
     pub node: Node,
 }
@@ -57,6 +59,8 @@ enum Raw {
     Null,
     Text(String),
     Number(String),
+    /// A number that no float holds, such as the revision `123e4567`, or none at all: `.nan`.
+    Infinite(String),
     Bool(bool),
     List(Vec<Spanned<Raw>>),
     Map(Vec<(Spanned<String>, Spanned<Raw>)>),
@@ -86,7 +90,7 @@ impl<'de> Deserialize<'de> for Raw {
                 Ok(Raw::Number(v.to_string()))
             }
             fn visit_f64<E>(self, v: f64) -> Result<Raw, E> {
-                Ok(Raw::Number(v.to_string()))
+                Ok(if v.is_finite() { Raw::Number(v.to_string()) } else { Raw::Infinite(v.to_string()) })
             }
             fn visit_str<E>(self, v: &str) -> Result<Raw, E> {
                 Ok(Raw::Text(v.to_owned()))
@@ -110,9 +114,9 @@ impl<'de> Deserialize<'de> for Raw {
     }
 }
 
-fn place(source: &Arc<Source>, location: serde_saphyr::Location) -> Place {
+fn span(source: &Arc<Source>, location: serde_saphyr::Location) -> SourceSpan {
     let span = location.span();
-    Place {
+    SourceSpan {
         source: source.clone(),
         line: location.line() as usize,
         column: location.column() as usize,
@@ -121,73 +125,136 @@ fn place(source: &Arc<Source>, location: serde_saphyr::Location) -> Place {
     }
 }
 
-fn node(source: &Arc<Source>, raw: Spanned<Raw>, problems: &mut Vec<Diagnostic>) -> Node {
-    let at = place(source, raw.referenced);
+/// Refuses text that would steer a terminal or turn around what a reviewer reads.
+fn readable(text: &str, at: &SourceSpan, problems: &mut Problems) {
+    if let Some(c) = text.chars().find(|c| is_steering(*c) && !matches!(c, '\n' | '\t')) {
+        let message = format!("the character U+{:04X} is not allowed in an inventory", c as u32);
+        problems.push(
+            Diagnostic::error("E-CHARACTER", message)
+                .at(at)
+                .hint("Remove it: control and text-direction characters are not allowed"),
+        );
+    }
+}
+
+/// Returns a plain scalar as it stands in the file; `or` if it does not stand there alone, as behind a tag.
+fn written(source: &Arc<Source>, location: serde_saphyr::Location, or: String) -> String {
+    let at = span(source, location);
+    let text = source.text.get(at.start..at.start.saturating_add(at.len)).unwrap_or_default().trim();
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '+' | '-');
+    if !text.is_empty() && text.chars().all(plain) { text.to_owned() } else { or }
+}
+
+fn node(source: &Arc<Source>, raw: Spanned<Raw>, problems: &mut Problems) -> Node {
+    let at = span(source, raw.referenced);
+    // Of an alias, what it stands for.
+    let defined = raw.defined;
     let value = match raw.value {
         Raw::Null => Value::Null,
-        Raw::Text(text) => Value::Text(text),
-        Raw::Number(text) => Value::Number(text),
-        Raw::Bool(b) => Value::Bool(b),
+        Raw::Text(text) => {
+            readable(&text, &at, problems);
+            Value::Text(text)
+        }
+        Raw::Number(value) => Value::Number { written: written(source, defined, value.clone()), value },
+        Raw::Infinite(value) => Value::Text(written(source, defined, value)),
+        Raw::Bool(value) => Value::Bool { written: written(source, defined, value.to_string()), value },
         Raw::List(items) => Value::List(items.into_iter().map(|item| node(source, item, problems)).collect()),
         Raw::Map(raw_entries) => {
             let mut entries: Vec<Entry> = Vec::new();
             let mut seen = std::collections::HashMap::new();
             for (key, value) in raw_entries {
-                let key_place = place(source, key.referenced);
+                let key_span = span(source, key.referenced);
+                readable(&key.value, &key_span, problems);
                 let value = node(source, value, problems);
-                if let Some(first) = seen.insert(key.value.clone(), key_place.line) {
+                if let Some(first) = seen.insert(key.value.clone(), key_span.line) {
                     problems.push(
                         Diagnostic::error("E-DUPLICATE-KEY", format!("duplicate key `{}`", key.value))
-                            .at(&key_place)
-                            .label(format!("it stands on line {first} too"))
-                            .hint("keep one of the two"),
+                            .at(&key_span)
+                            .label(format!("also on line {first}"))
+                            .hint("Remove one of the two"),
                     );
                     continue;
                 }
-                entries.push(Entry { key: key.value, place: key_place, node: value });
+                entries.push(Entry { key: key.value, span: key_span, node: value });
             }
             Value::Map(entries)
         }
     };
-    Node { value, place: at }
+    Node { value, span: at }
 }
 
-/// Returns the place that `4, column 8` names.
-fn spoken(source: &Arc<Source>, text: &str) -> Option<Place> {
+/// Returns the place that `4, column 8` names; columns count characters.
+fn spoken(source: &Arc<Source>, text: &str) -> Option<SourceSpan> {
     let (line, column) = text.split_once(", column ")?;
     let (line, column): (usize, usize) = (line.trim().parse().ok()?, column.trim().parse().ok()?);
-    let before: usize = source.text.split_inclusive('\n').take(line.checked_sub(1)?).map(str::len).sum();
-    let start = (before + column.checked_sub(1)?).min(source.text.len().saturating_sub(1));
-    let start = (0..=start).rev().find(|at| source.text.is_char_boundary(*at))?;
-    Some(Place { source: source.clone(), line, column, start, len: 1 })
+    let mut lines = source.text.split_inclusive('\n');
+    let before: usize = lines.by_ref().take(line.checked_sub(1)?).map(str::len).sum();
+    let here = lines.next().unwrap_or_default();
+    let within = here.char_indices().nth(column.checked_sub(1)?).map_or(here.len(), |(at, _)| at);
+    Some(SourceSpan { source: source.clone(), line, column, start: before + within, len: 1 })
 }
 
-/// Reads one file. `None` if it is no YAML at all; the problems say why.
-pub fn parse(source: &Arc<Source>, problems: &mut Vec<Diagnostic>) -> Option<Node> {
-    /// An inventory of 10,000 hosts has some 60,000 values.
-    const MOST_NODES: usize = 2_000_000;
+/// What all files of an inventory may hold together. An alias counts each time that it stands for something.
+pub(super) struct Budget {
+    /// Values and keys; an inventory of 10,000 hosts has some 100,000. Each takes 700 bytes until all is read.
+    nodes: usize,
+    /// Text, in bytes.
+    text: usize,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { nodes: 400_000, text: 16 << 20 }
+    }
+}
+
+/// Reads one file. `None` if it is not YAML; the problems say why.
+pub(super) fn parse(source: &Arc<Source>, left: &mut Budget, problems: &mut Problems) -> Option<Node> {
     let mut budget = serde_saphyr::Budget::default();
-    budget.max_nodes = MOST_NODES;
-    budget.max_events = 4 * MOST_NODES;
+    budget.max_nodes = left.nodes;
+    budget.max_events = left.nodes.saturating_mul(4).max(16);
+    budget.max_total_scalar_bytes = left.text;
+    budget.max_documents = 1;
     let mut options = serde_saphyr::Options::default();
     options.budget = Some(budget);
     options.with_snippet = false;
     // YAML 1.2: `n` and `no` are names, not false.
     options.strict_booleans = true;
+    options.non_finite_float_policy = NonFiniteFloatPolicy::PassThrough;
     options.duplicate_keys = DuplicateKeyPolicy::PassThrough;
     match serde_saphyr::from_str_with_options::<Spanned<Raw>>(&source.text, options) {
-        Ok(raw) => Some(node(source, raw, problems)),
+        Ok(raw) => {
+            let node = node(source, raw, problems);
+            left.nodes = left.nodes.saturating_sub(node.count());
+            left.text = left.text.saturating_sub(node.size());
+            Some(node)
+        }
+        Err(error) if error.to_string().contains("budget") => {
+            let whole = Budget::default();
+            let message = format!(
+                "the inventory exceeds the limit of {} values or {} MiB of text, counting every use of an alias",
+                whole.nodes,
+                whole.text >> 20
+            );
+            problems.push(
+                Diagnostic::error("E-YAML", message)
+                    .hint("Shorten it, or split it: one inventory describes one cluster"),
+            );
+            None
+        }
         Err(error) => {
-            // The parser's own errors say their place in words alone; the location is then the document's start.
+            // The parser's own errors have their position only in their text; the location is then the document's start.
             let text = error.without_snippet().to_string();
             let (what, at) = match text.rsplit_once(" at line ") {
                 Some((what, at)) => (what.to_owned(), spoken(source, at)),
                 None => (text, None),
             };
-            let at = at.or_else(|| error.location().map(|location| place(source, location)));
-            let mut problem = Diagnostic::error("E-YAML", format!("not valid YAML: {what}")).hint(
-                "the mistake is at the caret or just before it: a missing colon, bracket or quote, or a tab",
-            );
+            let at = at.or_else(|| error.location().map(|location| span(source, location)));
+            // A parser message may quote the file.
+            let message =
+                if source.quotable { format!("not valid YAML: {what}") } else { "not valid YAML".to_owned() };
+            let mut problem = Diagnostic::error("E-YAML", message)
+                .hint("Look at the caret or just before it: a missing colon, bracket or quote, or a tab");
             if let Some(at) = at {
                 problem = problem.at(&at);
             }
@@ -198,10 +265,10 @@ pub fn parse(source: &Arc<Source>, problems: &mut Vec<Diagnostic>) -> Option<Nod
 }
 
 /// Lays `over` on `base`: maps deep, lists and scalars replace, `null` deletes.
-pub fn merge(base: &mut Node, over: Node) {
+pub(super) fn merge(base: &mut Node, over: Node) {
     match (&mut base.value, over.value) {
         (Value::Map(entries), Value::Map(more)) => {
-            // By name once, for layers of thousands of hosts; what is deleted goes at the end, so that places stay.
+            // By name once, for layers of thousands of hosts; what is deleted goes at the end, so that positions stay.
             let known: HashMap<String, usize> =
                 entries.iter().enumerate().map(|(at, e)| (e.key.clone(), at)).collect();
             let mut deleted = HashSet::new();
@@ -217,24 +284,24 @@ pub fn merge(base: &mut Node, over: Node) {
             let mut at = 0..;
             entries.retain(|_| at.next().is_some_and(|at| !deleted.contains(&at)));
         }
-        (_, value) => *base = Node { value, place: over.place },
+        (_, value) => *base = Node { value, span: over.span },
     }
 }
 
 impl Node {
     /// Returns whether a place is one of this value's own, or of what is in it.
-    pub fn holds(&self, place: &Place) -> bool {
-        let same = |p: &Place| p.start == place.start && Arc::ptr_eq(&p.source, &place.source);
-        same(&self.place)
+    pub(super) fn holds(&self, span: &SourceSpan) -> bool {
+        let same = |p: &SourceSpan| p.start == span.start && Arc::ptr_eq(&p.source, &span.source);
+        same(&self.span)
             || match &self.value {
-                Value::Map(entries) => entries.iter().any(|e| same(&e.place) || e.node.holds(place)),
-                Value::List(items) => items.iter().any(|item| item.holds(place)),
-                Value::Null | Value::Text(_) | Value::Number(_) | Value::Bool(_) => false,
+                Value::Map(entries) => entries.iter().any(|e| same(&e.span) || e.node.holds(span)),
+                Value::List(items) => items.iter().any(|item| item.holds(span)),
+                Value::Null | Value::Text(_) | Value::Number { .. } | Value::Bool { .. } => false,
             }
     }
 
     /// Returns the entries of a mapping.
-    pub fn entries(&self) -> &[Entry] {
+    pub(super) fn entries(&self) -> &[Entry] {
         match &self.value {
             Value::Map(entries) => entries,
             _ => &[],
@@ -242,40 +309,94 @@ impl Node {
     }
 
     /// Returns the value of a key.
-    pub fn get(&self, key: &str) -> Option<&Node> {
+    pub(super) fn get(&self, key: &str) -> Option<&Node> {
         self.entries().iter().find(|e| e.key == key).map(|e| &e.node)
     }
 
-    /// Returns a scalar as text.
-    pub fn text(&self) -> Option<String> {
+    /// Returns the value at a path, or the nearest above it.
+    pub(super) fn at(&self, path: &[&str]) -> &Node {
+        let mut at = self;
+        for part in path {
+            match at.get(part) {
+                Some(next) => at = next,
+                None => break,
+            }
+        }
+        at
+    }
+
+    /// Returns how many values and keys it holds.
+    fn count(&self) -> usize {
+        1 + match &self.value {
+            Value::List(items) => items.iter().map(Node::count).sum(),
+            Value::Map(entries) => entries.iter().map(|e| 1 + e.node.count()).sum(),
+            Value::Null | Value::Bool { .. } | Value::Text(_) | Value::Number { .. } => 0,
+        }
+    }
+
+    /// Returns about how much text it holds, in bytes.
+    pub(super) fn size(&self) -> usize {
         match &self.value {
-            Value::Text(text) | Value::Number(text) => Some(text.clone()),
-            Value::Bool(b) => Some(b.to_string()),
+            Value::Null | Value::Bool { .. } => 1,
+            Value::Text(text) | Value::Number { written: text, .. } => text.len() + 1,
+            Value::List(items) => items.iter().map(Node::size).sum(),
+            Value::Map(entries) => entries.iter().map(|e| e.key.len() + e.node.size()).sum(),
+        }
+    }
+
+    /// Returns a scalar as text, as it is written.
+    pub(super) fn text(&self) -> Option<String> {
+        match &self.value {
+            Value::Text(text) | Value::Number { written: text, .. } | Value::Bool { written: text, .. } => {
+                Some(text.clone())
+            }
             Value::Null | Value::List(_) | Value::Map(_) => None,
         }
     }
 
+    /// Returns a whole number, in quotes or not.
+    pub(super) fn whole(&self) -> Option<i64> {
+        match &self.value {
+            Value::Text(text) | Value::Number { value: text, .. } => text.parse().ok(),
+            Value::Null | Value::Bool { .. } | Value::List(_) | Value::Map(_) => None,
+        }
+    }
+
     /// Returns the value as JSON, for what is passed on untouched.
-    pub fn json(&self) -> serde_json::Value {
+    pub(super) fn json(&self) -> serde_json::Value {
+        self.as_json(&|_, value| serde_json::from_str(value).unwrap_or_else(|_| value.into()))
+    }
+
+    /// Returns the value as JSON in which a number is a text where it is written unlike that number, for comparing and
+    /// showing: `1.10` and `1.1` are two versions.
+    pub(super) fn json_as_written(&self) -> serde_json::Value {
+        self.as_json(&|written, value| match serde_json::from_str(value) {
+            Ok(number) if written == value => number,
+            _ => written.into(),
+        })
+    }
+
+    fn as_json(&self, number: &dyn Fn(&str, &str) -> serde_json::Value) -> serde_json::Value {
         match &self.value {
             Value::Null => serde_json::Value::Null,
             Value::Text(text) => serde_json::Value::String(text.clone()),
-            Value::Number(text) => serde_json::from_str(text).unwrap_or_else(|_| text.clone().into()),
-            Value::Bool(b) => (*b).into(),
-            Value::List(items) => items.iter().map(Node::json).collect(),
+            Value::Number { written, value } => number(written, value),
+            Value::Bool { value, .. } => (*value).into(),
+            Value::List(items) => items.iter().map(|item| item.as_json(number)).collect(),
             Value::Map(entries) => {
-                serde_json::Value::Object(entries.iter().map(|e| (e.key.clone(), e.node.json())).collect())
+                let entry = |e: &Entry| (e.key.clone(), e.node.as_json(number));
+                serde_json::Value::Object(entries.iter().map(entry).collect())
             }
         }
     }
 
     /// Returns what kind of value it is, for messages.
-    pub fn kind(&self) -> &'static str {
+    pub(super) fn kind(&self) -> &'static str {
         match &self.value {
             Value::Null => "nothing",
             Value::Text(_) => "text",
-            Value::Number(_) => "a number",
-            Value::Bool(_) => "true or false",
+            Value::Number { .. } => "a number",
+            Value::Bool { .. } => "true or false",
             Value::List(_) => "a list",
             Value::Map(_) => "a mapping",
         }

@@ -1,4 +1,4 @@
-//! What the lab's mirror serves in the place of upstream's downloads: plain stand-ins, the same bytes every time.
+//! What the lab's mirror serves instead of the upstream downloads: plain stand-ins, the same bytes every time.
 
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -41,7 +41,7 @@ fn crd(group: &str, kind: &str, plural: &str, versions: &[&str], scope: &str) ->
         })
         .collect();
     format!(
-        "---\napiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata:\n  name: {plural}.{group}\nspec:\n  \
+        "---\napiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata:\n  name: {plural}.{group}\n  annotations: {{api-approved.kubernetes.io: unapproved}}\nspec:\n  \
          group: {group}\n  scope: {scope}\n  names: {{kind: {kind}, plural: {plural}, singular: {}, listKind: {kind}List}}\n  \
          versions:\n{versions}",
         kind.to_lowercase()
@@ -49,7 +49,7 @@ fn crd(group: &str, kind: &str, plural: &str, versions: &[&str], scope: &str) ->
 }
 
 /// Returns the files by path below the mirror, and for each artifact of the lock file its name, version and path.
-pub fn files(k0s_version: &str) -> (BTreeMap<String, Vec<u8>>, Vec<(String, String, String)>) {
+pub(super) fn files(k0s_version: &str) -> (BTreeMap<String, Vec<u8>>, Vec<(String, String, String)>) {
     let gateway = "gateway.networking.k8s.io";
     let kthena = "networking.serving.volcano.sh";
     let texts = [
@@ -91,6 +91,6 @@ pub fn files(k0s_version: &str) -> (BTreeMap<String, Vec<u8>>, Vec<(String, Stri
 }
 
 /// Returns the lower-case hex sha256 of bytes.
-pub fn sha256(bytes: &[u8]) -> String {
+pub(super) fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }

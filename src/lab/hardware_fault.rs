@@ -2,6 +2,7 @@
 //! as a broken machine's do.
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 /// What is wrong with a host's hardware or driver.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
@@ -14,16 +15,19 @@ pub enum HardwareFault {
     /// The kernel log has this Xid as soon as the driver is loaded.
     Xid(u32),
     /// One accelerator is not on the bus.
+    #[serde(rename = "device-missing")]
     Missing,
     /// The first accelerator has uncorrectable memory errors.
     Ecc,
     /// The first GPU waits for a reset to remap rows.
     RemapPending,
     /// The first GPU's PCIe link is at half its width.
+    #[serde(rename = "pcie-width")]
     Pcie,
     /// Collectives are slower than on other hosts, and fast enough for the published floor.
     SlowCollective,
     /// Diagnostics and collectives fail, and a quick look sees nothing.
+    #[serde(rename = "diag-fails")]
     Diagnostics,
     /// nouveau is loaded at every boot, whatever is blacklisted.
     Nouveau,
@@ -44,31 +48,16 @@ pub enum HardwareFault {
 }
 
 /// The names, as they are written.
-pub const NAMES: &str = "headers-gone, fabric-stuck, xid:NUMBER, device-missing, ecc, remap-pending, pcie-width, slow-collective, diag-fails, nouveau, \
+pub(super) const NAMES: &str = "headers-gone, fabric-stuck, xid:NUMBER, device-missing, ecc, remap-pending, pcie-width, slow-collective, diag-fails, nouveau, \
                          driver-mismatch, neuron-driver:VERSION, secure-boot, no-version:PACKAGE, dkms-skipped, nic-missing, link-down";
 
 impl HardwareFault {
     /// Reads a kind and its argument; `None` if it is none of these.
     pub fn parse(kind: &str, argument: &str) -> Option<Self> {
-        Some(match kind {
-            "headers-gone" => Self::HeadersGone,
-            "fabric-stuck" => Self::FabricStuck,
-            "xid" => Self::Xid(argument.parse().ok()?),
-            "device-missing" => Self::Missing,
-            "ecc" => Self::Ecc,
-            "remap-pending" => Self::RemapPending,
-            "pcie-width" => Self::Pcie,
-            "slow-collective" => Self::SlowCollective,
-            "diag-fails" => Self::Diagnostics,
-            "nouveau" => Self::Nouveau,
-            "driver-mismatch" => Self::DriverMismatch,
-            "neuron-driver" if !argument.is_empty() => Self::NeuronDriver(argument.to_owned()),
-            "secure-boot" => Self::SecureBoot,
-            "no-version" if !argument.is_empty() => Self::NoVersion(argument.to_owned()),
-            "nic-missing" => Self::NicMissing,
-            "link-down" => Self::LinkDown,
-            "dkms-skipped" => Self::DkmsSkipped,
-            _ => return None,
-        })
+        let value = match argument {
+            "" => json!(kind),
+            argument => json!({kind: argument.parse::<u32>().map_or_else(|_| json!(argument), |n| json!(n))}),
+        };
+        serde_json::from_value(value).ok()
     }
 }

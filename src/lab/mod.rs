@@ -1,32 +1,40 @@
-//! The lab: a twin of the fleet on this machine. Real SSH, real shell programs, a real file tree per host; hardware,
-//! packages, systemd, k0s, the Kubernetes API, engines and router are stand-ins and say so. Shares no room with the rest
-//! but `event/`, so that it does not share their mistakes.
+//! The lab: a simulated fleet on this machine. Real SSH, real shell programs, a real file tree per host; hardware,
+//! packages, systemd, k0s, the Kubernetes API, engines and router are stand-ins and say so. Imports no other module but
+//! `event/`, so that it does not share their mistakes.
 
 pub mod api;
 mod artifacts;
 pub mod cluster;
+mod control;
 mod hardware_fault;
 mod host;
 mod isolate;
+mod machine;
 mod net;
 pub mod on_host;
+mod program;
+mod request;
+#[cfg(target_os = "linux")]
+mod sandbox;
 mod session;
+mod sockets;
 mod spec;
 mod start;
+mod status;
 mod tools;
 mod tree;
-#[cfg(target_os = "linux")]
-mod walls;
 
+pub use cluster::programs_in;
+pub use control::{Control, STAY};
 pub use hardware_fault::HardwareFault;
-pub use host::Counters;
 pub use spec::{Fault, FaultKind, Hardware, Host, Spec};
 pub use start::{Artifact, Lab, LabError};
+pub use status::{Counters, HostStatus, Status};
+pub use tree::clear;
 
 use std::process::ExitCode;
 
-/// Runs as a stand-in tool or as the builder of walls, if that is what this process was started for. Called first thing
-/// in `main`.
+/// Runs as a stand-in tool or sets up a sandbox, if that is what this process was started for. Called first in `main`.
 pub fn entry() -> Option<ExitCode> {
     let mut arguments = std::env::args_os();
     let name = arguments.next()?;
@@ -34,6 +42,9 @@ pub fn entry() -> Option<ExitCode> {
     let rest: Vec<_> = arguments.collect();
     if rest.first().is_some_and(|a| a == isolate::INIT) {
         return Some(isolate::init(&rest[1..]));
+    }
+    if rest.first().is_some_and(|a| a == isolate::KEEPER) {
+        return Some(isolate::keep(&rest[1..]));
     }
     if name == "k0s" && on_host::is_here() {
         return tools::run(&name, &rest);

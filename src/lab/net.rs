@@ -2,60 +2,28 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-/// A stream that is cut after so many bytes were written to it.
-pub struct CutAfter {
-    stream: TcpStream,
-    left: u64,
-}
-
-impl CutAfter {
-    /// Wraps a stream.
-    pub fn new(stream: TcpStream, bytes: u64) -> Self {
-        Self { stream, left: bytes }
-    }
-}
-
-impl AsyncRead for CutAfter {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for CutAfter {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        if self.left == 0 {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+/// Returns a stream that is cut after so many bytes were written to it, and what carries them while it is polled.
+pub(super) fn cut_after(stream: TcpStream, bytes: u64) -> (DuplexStream, impl Future<Output = ()>) {
+    let (near, far) = tokio::io::duplex(16 << 10);
+    let carry = async move {
+        let (mut from, mut to) = stream.into_split();
+        let (said, mut heard) = tokio::io::split(far);
+        let mut said = said.take(bytes);
+        tokio::select! {
+            _ = tokio::io::copy(&mut from, &mut heard) => {}
+            _ = tokio::io::copy(&mut said, &mut to) => {}
         }
-        let most = data.len().min(self.left as usize);
-        let result = Pin::new(&mut self.stream).poll_write(cx, &data[..most]);
-        if let Poll::Ready(Ok(n)) = result {
-            self.left -= n as u64;
-        }
-        result
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
+    };
+    (near, carry)
 }
 
 /// Serves files by path until dropped.
-pub async fn serve_files(listener: TcpListener, files: Arc<BTreeMap<String, Vec<u8>>>) {
+pub(super) async fn serve_files(listener: TcpListener, files: Arc<BTreeMap<String, Vec<u8>>>) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         while connections.try_join_next().is_some() {}

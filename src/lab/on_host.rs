@@ -2,8 +2,8 @@
 //! passes on what it is asked to a simulated cluster outside, through a socket that whoever made the host put there.
 //! SIMULATION: no Kubernetes runs; what can be real around it (units, files, ports, restarts, reboots) is.
 
-use super::cluster::{Cluster, ControllerStart, WorkerStart};
-use super::host::Request;
+use super::cluster::{Cluster, ControllerStart, Files, Flags, WorkerStart};
+use super::request::Request;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -27,38 +27,24 @@ const CONTROLLER_PORTS: [u16; 4] = [6443, 9443, 2380, 8132];
 /// Ports of a worker: the kubelet, and the first node ports.
 const WORKER_PORTS: [u16; 9] = [10250, 30080, 30081, 30082, 30083, 30084, 30085, 30086, 30087];
 
-/// What a host says to the cluster.
+/// What a host asks of the cluster, under its own name.
 #[derive(Serialize, Deserialize)]
-#[serde(tag = "op", rename_all = "kebab-case")]
-enum Ask {
+struct Question {
+    name: String,
+    what: What,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum What {
     /// k0s starts; it runs for as long as this connection stays open.
-    Controller {
-        /// The host's own name.
-        name: String,
-        /// How it starts.
-        start: ControllerStart,
-    },
+    Controller(ControllerStart),
     /// The same for a worker.
-    Worker {
-        /// The host's own name.
-        name: String,
-        /// How it starts.
-        start: WorkerStart,
-    },
-    /// Everything after the answer goes to a port of the cluster's.
-    Dial {
-        /// The host's own name.
-        name: String,
-        /// Which port.
-        port: u16,
-    },
+    Worker(WorkerStart),
+    /// Everything after the answer goes to this port of the cluster's.
+    Dial(u16),
     /// What a tool of the lab's hosts asks of theirs.
-    Tool {
-        /// The host's own name.
-        name: String,
-        /// A [`Request`].
-        request: Value,
-    },
+    Tool(Request),
 }
 
 /// What the cluster answers.
@@ -91,13 +77,10 @@ pub fn version() -> Option<String> {
     Some(text.rsplit_once(VERSION_MARK)?.1.trim().to_owned())
 }
 
-fn own_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().to_lowercase()
-}
-
-fn ask(ask: &Ask) -> io::Result<(UnixStream, Reply)> {
+fn ask(what: What) -> io::Result<(UnixStream, Reply)> {
     let mut stream = UnixStream::connect(SOCKET)?;
-    writeln!(stream, "{}", serde_json::to_string(ask)?)?;
+    let name = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
+    writeln!(stream, "{}", serde_json::to_string(&Question { name, what })?)?;
     // One byte at a time: what follows the line is not ours to read.
     let mut line = Vec::new();
     let mut byte = [0];
@@ -108,9 +91,8 @@ fn ask(ask: &Ask) -> io::Result<(UnixStream, Reply)> {
 }
 
 /// Asks what a tool of the lab's hosts would ask of theirs.
-pub(super) fn request(request: &Request) -> Result<String, String> {
-    let request = serde_json::to_value(request).map_err(|e| e.to_string())?;
-    match ask(&Ask::Tool { name: own_name(), request }) {
+pub(super) fn request(request: Request) -> Result<String, String> {
+    match ask(What::Tool(request)) {
         Ok((_, Reply::Said(text))) => Ok(text),
         Ok((_, Reply::Files(_))) => Ok(String::new()),
         Ok((_, Reply::Error(error))) => Err(error),
@@ -118,7 +100,7 @@ pub(super) fn request(request: &Request) -> Result<String, String> {
     }
 }
 
-/// Returns what a running k0s says of itself; `None` if none runs here.
+/// Returns the status of the k0s that runs here; `None` if none does.
 pub fn status() -> Option<Value> {
     let mut text = String::new();
     UnixStream::connect(STATUS_SOCKET).ok()?.read_to_string(&mut text).ok()?;
@@ -126,50 +108,26 @@ pub fn status() -> Option<Value> {
 }
 
 /// Runs as the service until it is stopped. Returns why it could not, in k0s's words.
-pub fn run(role: &str, flags: &BTreeMap<String, String>, status: Value) -> String {
+pub fn run(role: &str, flags: &Flags, status: Value) -> String {
     match try_run(role, flags, status) {
         Ok(never) => never,
         Err(error) => format!("Error: {error}"),
     }
 }
 
-fn try_run(role: &str, flags: &BTreeMap<String, String>, status: Value) -> Result<String, String> {
+fn try_run(role: &str, flags: &Flags, status: Value) -> Result<String, String> {
     eprintln!("SIMULATION: this is a stand-in for k0s, run by a test; there is no Kubernetes behind it");
     let plain = |e: io::Error| e.to_string();
-    let name = own_name();
-    let is = |flag: &str| flags.get(flag).is_some_and(|v| v == "true");
-    let list = |flag: &str| {
-        let text = flags.get(flag).cloned().unwrap_or_default();
-        text.split(',').filter(|t| !t.is_empty()).map(str::to_owned).collect::<Vec<_>>()
-    };
     let joined = if role == "controller" { "/var/lib/k0s/pki/ca.crt" } else { "/var/lib/k0s/kubelet.conf" };
     let token = match flags.get("token-file").filter(|_| !Path::new(joined).exists()) {
         Some(path) => Some(std::fs::read_to_string(path).map_err(plain)?.trim().to_owned()),
         None => None,
     };
-    let worker = WorkerStart {
-        token: token.clone().filter(|_| role == "worker"),
-        labels: list("labels")
-            .iter()
-            .filter_map(|l| l.split_once('='))
-            .map(|(k, v)| (k.to_owned(), v.to_owned()))
-            .collect(),
-        taints: list("taints"),
-        runtimes: None,
-    };
-    let works = role == "worker" || is("enable-worker") || is("single");
-    let started = if role == "controller" {
-        let config = flags.get("config").map_or("/etc/k0s/k0s.yaml", String::as_str);
-        let start = ControllerStart {
-            config_yaml: std::fs::read_to_string(config).map_err(plain)?,
-            token,
-            worker: works.then_some(worker),
-            single: is("single"),
-            no_taints: is("no-taints"),
-        };
-        ask(&Ask::Controller { name: name.clone(), start })
+    let (works, started) = if role == "controller" {
+        let start = ControllerStart::new(flags, token);
+        (start.worker.is_some(), ask(What::Controller(start)))
     } else {
-        ask(&Ask::Worker { name: name.clone(), start: worker })
+        (true, ask(What::Worker(WorkerStart::new(flags, token))))
     };
     let (mut presence, reply) = started.map_err(|e| format!("the simulated cluster does not answer: {e}"))?;
     let files = match reply {
@@ -180,7 +138,7 @@ fn try_run(role: &str, flags: &BTreeMap<String, String>, status: Value) -> Resul
     // The ports first: who finds the files may dial at once.
     let controls = CONTROLLER_PORTS.iter().filter(|_| role == "controller");
     for port in controls.chain(WORKER_PORTS.iter().filter(|_| works)) {
-        listen(&name, *port).map_err(|e| format!("failed to listen on :{port}: {e}"))?;
+        listen(*port).map_err(|e| format!("failed to listen on :{port}: {e}"))?;
     }
     for (path, text) in &files {
         if let Some(folder) = Path::new(path).parent() {
@@ -214,22 +172,20 @@ fn serve_status(status: &Value) -> io::Result<()> {
     Ok(())
 }
 
-fn listen(name: &str, port: u16) -> io::Result<()> {
+fn listen(port: u16) -> io::Result<()> {
     let listener = TcpListener::bind(("0.0.0.0", port))?;
-    let name = name.to_owned();
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            let name = name.clone();
-            std::thread::spawn(move || carry(stream, &name, port));
+            std::thread::spawn(move || carry(stream, port));
         }
     });
     Ok(())
 }
 
 /// Carries one connection to the cluster; a port that nothing is behind hangs up.
-fn carry(near: TcpStream, name: &str, port: u16) {
+fn carry(near: TcpStream, port: u16) {
     let _ = near.set_nodelay(true);
-    let Ok((far, Reply::Files(_))) = ask(&Ask::Dial { name: name.to_owned(), port }) else { return };
+    let Ok((far, Reply::Files(_))) = ask(What::Dial(port)) else { return };
     let (Ok(mut from), Ok(mut to)) = (near.try_clone(), far.try_clone()) else { return };
     std::thread::spawn(move || {
         let _ = io::copy(&mut from, &mut to);
@@ -260,48 +216,26 @@ pub async fn serve(cluster: Arc<Cluster>, listener: tokio::net::UnixListener) {
 async fn answer(cluster: &Cluster, starts: &Starts, mut stream: tokio::net::UnixStream) -> io::Result<()> {
     let mut line = String::new();
     tokio::io::BufReader::new(&mut stream).read_line(&mut line).await?;
-    let named = |pairs: &[(&str, &str)]| {
-        Reply::Files(pairs.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect())
+    let started = |files: Result<Files, String>| {
+        let named = |files: Files| files.into_iter().map(|(path, text)| (path.to_owned(), text)).collect();
+        files.map(|files| Reply::Files(named(files)))
     };
-    let refused = |error: String| Reply::Error(error);
-    let (name, reply) = match serde_json::from_str(&line)? {
-        Ask::Controller { name, start } => {
-            let reply = cluster.start_controller(&name, start).await.map(|files| {
-                let mut all = vec![
-                    ("/var/lib/k0s/pki/ca.crt", files.ca_crt.as_str()),
-                    ("/var/lib/k0s/pki/admin.conf", files.admin_conf.as_str()),
-                ];
-                all.extend(files.kubelet_conf.as_deref().map(|c| ("/var/lib/k0s/kubelet.conf", c)));
-                named(&all)
-            });
-            (name, reply)
-        }
-        Ask::Worker { name, start } => {
-            let reply = cluster.start_worker(&name, start).await;
-            (name, reply.map(|conf| named(&[("/var/lib/k0s/kubelet.conf", conf.0.as_str())])))
-        }
-        Ask::Dial { name, port } => {
+    let Question { name, what } = serde_json::from_str(&line)?;
+    let reply = match what {
+        What::Controller(start) => started(cluster.start_controller(&name, start).await),
+        What::Worker(start) => started(cluster.start_worker(&name, start).await),
+        What::Dial(port) => {
             let Some(mut far) = cluster.dial(&name, port).await else {
-                return tell(&mut stream, &refused(format!("nothing is behind port {port}"))).await;
+                return tell(&mut stream, &Reply::Error(format!("nothing is behind port {port}"))).await;
             };
-            tell(&mut stream, &named(&[])).await?;
+            tell(&mut stream, &Reply::Files(BTreeMap::new())).await?;
             tokio::io::copy_bidirectional(&mut stream, &mut far).await?;
             return Ok(());
         }
-        Ask::Tool { name, request } => {
-            let said = match serde_json::from_value(request)? {
-                Request::Members => match cluster.members(&name) {
-                    Some(members) => Ok(serde_json::json!({"members": members}).to_string()),
-                    None => Err("context deadline exceeded".to_owned()),
-                },
-                Request::Leave { address } => cluster.leave(&address).map(|()| String::new()),
-                Request::Reset => {
-                    cluster.reset(&name);
-                    Ok(String::new())
-                }
-                other => Err(format!("{other:?} is the host's own business here")),
-            };
-            return tell(&mut stream, &said.map_or_else(refused, Reply::Said)).await;
+        What::Tool(request) => {
+            let answer = request.carry_out(cluster, &name);
+            let answer = answer.unwrap_or_else(|own| Err(format!("{own:?} is the host's own business here")));
+            return tell(&mut stream, &answer.map_or_else(Reply::Error, Reply::Said)).await;
         }
     };
     let started = reply.is_ok();
@@ -311,7 +245,7 @@ async fn answer(cluster: &Cluster, starts: &Starts, mut stream: tokio::net::Unix
         *count += u64::from(started);
         *count
     };
-    tell(&mut stream, &reply.unwrap_or_else(refused)).await?;
+    tell(&mut stream, &reply.unwrap_or_else(Reply::Error)).await?;
     if started {
         // It runs until its connection ends, however that comes about.
         let _ = stream.read(&mut [0]).await;

@@ -1,19 +1,22 @@
-//! What a login on a lab host may do: run programs, open a shell on a terminal, reach ports of its own host.
+//! The SSH server of a lab host, and what a login on it may do: run programs, open a shell on a terminal, reach ports of its own host.
 
 use super::host::LabHost;
 use super::isolate::{self, Stdin};
+use super::program::Program;
 use super::spec::FaultKind;
-use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, Session, VerifiedPublicKey};
+use russh::keys::PrivateKey;
+use russh::server::{Auth, ChannelOpenHandle, Config, Handler, Msg, Session, VerifiedPublicKey};
 use russh::{Channel, ChannelId, ChannelMsg, ChannelOpenFailure, Pty};
 use rustix::termios::Winsize;
 use std::collections::HashMap;
-use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 
 /// sshd's MaxSessions.
 const MOST_SESSIONS: usize = 10;
@@ -66,7 +69,7 @@ pub(super) struct Login {
 
 impl Login {
     /// Returns a connection that has asked for nothing yet.
-    pub fn new(host: Arc<LabHost>) -> Self {
+    pub(super) fn new(host: Arc<LabHost>) -> Self {
         Self { host, channels: HashMap::new(), terminals: HashMap::new() }
     }
 
@@ -75,15 +78,10 @@ impl Login {
             return session.channel_failure(id);
         };
         session.channel_success(id)?;
-        let host = self.host.clone();
         let terminal = self.terminals.get_mut(&id);
-        match terminal.and_then(|t| Some((t.kind.clone(), t.master.clone(), t.slave.take()?))) {
-            None => self.host.spawn(async move { exec(host, command, channel).await }),
-            Some((kind, master, slave)) => {
-                self.host
-                    .spawn(async move { on_terminal(host, command, channel, (kind, master, slave)).await });
-            }
-        }
+        let terminal = terminal.and_then(|t| Some((t.kind.clone(), t.master.clone(), t.slave.take()?)));
+        let host = self.host.clone();
+        self.host.spawn(async move { exec(host, command, channel, terminal).await });
         Ok(())
     }
 }
@@ -99,16 +97,57 @@ async fn slowness(host: &LabHost) {
     }
 }
 
-/// Runs one program for a channel.
-async fn exec(host: Arc<LabHost>, command: String, channel: Channel<Msg>) {
+/// A program and its streams.
+struct Started {
+    program: Program,
+    input: Box<dyn AsyncWrite + Send + Unpin>,
+    output: Box<dyn AsyncRead + Send + Unpin>,
+    errors: Box<dyn AsyncRead + Send + Unpin>,
+}
+
+fn on_pipes(host: &LabHost, command: &str) -> std::io::Result<Started> {
+    let mut process = isolate::command(&host.spec.exe, &host.dir, command, Stdin::Pipe);
+    process.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut program = Program::spawn(&mut process, &host.ending)?;
+    let streams = program.child().and_then(|c| Some((c.stdin.take()?, c.stdout.take()?, c.stderr.take()?)));
+    let (input, output, errors) = streams.ok_or(std::io::ErrorKind::BrokenPipe)?;
+    Ok(Started { program, input: Box::new(input), output: Box::new(output), errors: Box::new(errors) })
+}
+
+fn on_terminal(
+    host: &LabHost,
+    command: &str,
+    (kind, master, slave): (String, Arc<OwnedFd>, OwnedFd),
+) -> std::io::Result<Started> {
+    let mut process = isolate::command(&host.spec.exe, &host.dir, command, Stdin::Terminal(kind));
+    process.stdout(slave.try_clone()?).stderr(slave.try_clone()?).stdin(slave);
+    let end =
+        |master: &OwnedFd| Ok::<_, std::io::Error>(tokio::fs::File::from_std(master.try_clone()?.into()));
+    let (input, output) = (Box::new(end(&master)?), Box::new(end(&master)?));
+    // The program's ends are then the only ones: the terminal ends with it.
+    let program = Program::spawn(&mut process, &host.ending)?;
+    Ok(Started { program, input, output, errors: Box::new(tokio::io::empty()) })
+}
+
+/// Runs one program for a channel, on a terminal if it has one.
+async fn exec(
+    host: Arc<LabHost>,
+    command: String,
+    channel: Channel<Msg>,
+    terminal: Option<(String, Arc<OwnedFd>, OwnedFd)>,
+) {
     let (mut read, write) = channel.split();
     host.counts.execs.fetch_add(1, Relaxed);
     slowness(&host).await;
+    let has_terminal = terminal.is_some();
     let permit = host.execs.acquire().await;
-    let mut process = isolate::command(&host.spec.exe, &host.dir, &command, Stdin::Pipe);
-    process.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    let mut child = match process.spawn() {
-        Ok(child) => child,
+    let started = match terminal {
+        Some(terminal) => on_terminal(&host, &command, terminal),
+        None => on_pipes(&host, &command),
+    };
+    drop(permit);
+    let Started { mut program, input, mut output, mut errors } = match started {
+        Ok(started) => started,
         Err(error) => {
             let text = format!("lab: cannot start a program: {error}\n");
             let _ = write.extended_data_bytes(1, text.into_bytes()).await;
@@ -117,119 +156,121 @@ async fn exec(host: Arc<LabHost>, command: String, channel: Channel<Msg>) {
             return;
         }
     };
-    drop(permit);
-    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    let input = async {
-        let mut stdin = stdin;
+    let mut input = Some(input);
+    let feed = async {
         while let Some(message) = read.wait().await {
             match message {
                 ChannelMsg::Data { data } => {
-                    if let Some(pipe) = &mut stdin
-                        && pipe.write_all(&data).await.is_err()
+                    if let Some(pipe) = &mut input
+                        && (pipe.write_all(&data).await.is_err() || pipe.flush().await.is_err())
                     {
-                        stdin = None;
+                        input = None;
                     }
                 }
-                ChannelMsg::Eof => stdin = None,
+                ChannelMsg::Eof if !has_terminal => input = None,
                 ChannelMsg::Close => break,
                 _ => {}
             }
         }
     };
     let out = async {
-        let Some(mut pipe) = stdout else { return };
         let mut buffer = vec![0; CHUNK];
         let mut rest = Vec::new();
-        while let Ok(n @ 1..) = pipe.read(&mut buffer).await {
-            host.heed(&mut rest, &buffer[..n]);
+        // The last program on a terminal takes it along: reading fails then.
+        while let Ok(n @ 1..) = output.read(&mut buffer).await {
+            host.look_for_steps(&mut rest, &buffer[..n]);
             if write.data_bytes(buffer[..n].to_vec()).await.is_err() {
                 break;
             }
         }
     };
     let err = async {
-        let Some(mut pipe) = stderr else { return };
         let mut buffer = vec![0; CHUNK];
-        while let Ok(n @ 1..) = pipe.read(&mut buffer).await {
+        while let Ok(n @ 1..) = errors.read(&mut buffer).await {
             if write.extended_data_bytes(1, buffer[..n].to_vec()).await.is_err() {
                 break;
             }
         }
     };
     let ended = async {
-        let ((), (), status) = tokio::join!(out, err, child.wait());
+        let ((), (), status) = tokio::join!(out, err, program.wait());
         status
     };
-    // A channel that goes away ends its program: the simulated host has no one left to read it.
+    // A closed channel ends its program: nobody reads its output any more.
     let status = tokio::select! {
-        status = ended => status.ok(),
-        () = input => None,
+        status = ended => status,
+        () = feed => None,
     };
-    if let Some(status) = status {
-        let _ = write.exit_status(status.code().unwrap_or(255) as u32).await;
-    }
+    let _ = write.exit_status(status.unwrap_or(255) as u32).await;
     let _ = write.eof().await;
     let _ = write.close().await;
 }
 
-/// Runs one program for a channel, on a terminal of its own.
-async fn on_terminal(
-    host: Arc<LabHost>,
-    command: String,
-    channel: Channel<Msg>,
-    (kind, master, slave): (String, Arc<OwnedFd>, OwnedFd),
-) {
-    let (mut read, write) = channel.split();
-    host.counts.execs.fetch_add(1, Relaxed);
-    slowness(&host).await;
-    let mut process = isolate::command(&host.spec.exe, &host.dir, &command, Stdin::Terminal(kind));
-    let copies = (slave.try_clone(), slave.try_clone(), master.try_clone(), master.try_clone());
-    let (Ok(stdout), Ok(stderr), Ok(from), Ok(to)) = copies else {
-        let _ = write.close().await;
-        return;
-    };
-    process.stdin(slave).stdout(stdout).stderr(stderr).kill_on_drop(true);
-    let spawned = process.spawn();
-    // The program's ends are then the only ones: the terminal ends with it.
-    drop(process);
-    let Ok(mut child) = spawned else {
-        let _ = write.exit_status(126).await;
-        let _ = write.close().await;
-        return;
-    };
-    let mut from = tokio::fs::File::from_std(File::from(from));
-    let mut to = tokio::fs::File::from_std(File::from(to));
-    let input = async {
-        while let Some(message) = read.wait().await {
-            match message {
-                ChannelMsg::Data { data } => {
-                    let written = async { to.write_all(&data).await.is_ok() && to.flush().await.is_ok() };
-                    if !written.await {
-                        break;
-                    }
-                }
-                ChannelMsg::Close => break,
-                _ => {}
-            }
+/// Accepts SSH connections until dropped, or until the machine is lost.
+pub(super) async fn serve_ssh(host: Arc<LabHost>, listener: TcpListener, key: PrivateKey) {
+    let config = Arc::new(Config {
+        keys: vec![key],
+        nodelay: true,
+        auth_rejection_time: Duration::ZERO,
+        auth_rejection_time_initial: Some(Duration::ZERO),
+        inactivity_timeout: None,
+        ..Config::default()
+    });
+    let mut sessions = JoinSet::new();
+    let mut lost = host.lost.subscribe();
+    loop {
+        let stream = tokio::select! {
+            Ok((stream, _)) = listener.accept() => stream,
+            // Lost from the start counts too; so does the end of the lab.
+            _ = lost.wait_for(|lost| *lost) => return,
+        };
+        while sessions.try_join_next().is_some() {}
+        if !host.up.load(Relaxed) {
+            continue; // dropped: the machine is down
         }
-    };
-    let output = async {
-        let mut buffer = vec![0; CHUNK];
-        // The last program on a terminal takes it along: reading fails then.
-        while let Ok(n @ 1..) = from.read(&mut buffer).await {
-            if write.data_bytes(buffer[..n].to_vec()).await.is_err() {
-                break;
+        host.counts.connections.fetch_add(1, Relaxed);
+        let (host, config) = (host.clone(), config.clone());
+        sessions.spawn(async move { connection(host, stream, config).await });
+    }
+}
+
+async fn connection(host: Arc<LabHost>, stream: TcpStream, config: Arc<Config>) {
+    let _ = stream.set_nodelay(true);
+    let mut boot = host.boot.subscribe();
+    boot.mark_unchanged();
+    let mut links = host.links.subscribe();
+    links.mark_unchanged();
+    let handler = Login::new(host.clone());
+    let limit = host.faults().iter().find_map(|f| match f {
+        FaultKind::LinkCut(bytes) => Some(*bytes),
+        _ => None,
+    });
+    let session = async {
+        match limit.filter(|_| !host.cut.swap(true, Relaxed)) {
+            Some(bytes) => {
+                let (stream, carry) = super::net::cut_after(stream, bytes);
+                let serve = async {
+                    if let Ok(session) = russh::server::run_stream(config, stream, handler).await {
+                        let _ = session.await;
+                    }
+                };
+                tokio::select! {
+                    () = serve => {}
+                    () = carry => {}
+                }
+            }
+            None => {
+                if let Ok(session) = russh::server::run_stream(config, stream, handler).await {
+                    let _ = session.await;
+                }
             }
         }
     };
     tokio::select! {
-        () = output => {}
-        () = input => { let _ = child.start_kill(); }
+        () = session => {}
+        _ = boot.changed() => {} // a reboot takes the connections with it
+        _ = links.changed() => {}
     }
-    let status = child.wait().await.ok().and_then(|s| s.code());
-    let _ = write.exit_status(status.unwrap_or(255) as u32).await;
-    let _ = write.eof().await;
-    let _ = write.close().await;
 }
 
 impl Handler for Login {

@@ -1,4 +1,4 @@
-//! What a lab is made from: its own input type, so that the twin shares no belief with the rooms that it tests.
+//! What a lab is made from: its own input type, so that the simulation shares no assumption with the modules that it tests.
 
 use super::hardware_fault::{HardwareFault, NAMES as HARDWARE_FAULTS};
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,10 @@ pub struct Spec {
     pub hosts: Vec<Host>,
     /// Faults to inject.
     pub faults: Vec<Fault>,
+    /// A folder with kube-apiserver and etcd, which then run in place of the API stand-in, and with
+    /// kube-controller-manager and kube-scheduler if they are to run too.
+    #[serde(default)]
+    pub control_plane: Option<PathBuf>,
 }
 
 /// One simulated host.
@@ -36,7 +40,7 @@ pub struct Host {
     /// Its hardware.
     pub hardware: Option<Hardware>,
     /// sudo wants the password with this sha256, in lower-case hex; without one it asks for none. The password itself
-    /// stands in no file of the lab, as it stands in no /etc/shadow.
+    /// is in no file of the lab, as it is in no /etc/shadow.
     pub sudo_sha256: Option<String>,
 }
 

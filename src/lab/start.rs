@@ -1,18 +1,22 @@
 //! Bringing a lab up and down.
 
 use super::artifacts::{files, sha256};
-use super::cluster::{Accelerators, Cluster, ClusterSpec, HostSpec, Vendor};
-use super::host::{Counters, LabHost, MOST_EXECS};
-use super::spec::{Fault, FaultKind, Spec};
-use super::{isolate, net, tree};
+use super::cluster::{Cluster, ClusterSpec, ControlPlane, HostSpec, programs_in};
+use super::host::{LabHost, MOST_EXECS};
+use super::program::Ending;
+use super::sockets::{listen_unix, private};
+use super::spec::{Fault, FaultKind, Host, Spec};
+use super::status::{Counters, HostStatus, Status};
+use super::{isolate, net, session, tree};
 use crate::event::Events;
 use russh::keys::PrivateKey;
 use russh::keys::ssh_key::LineEnding;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -46,6 +50,9 @@ pub enum LabError {
         /// Why.
         source: std::io::Error,
     },
+    /// The control plane that was given does not come up.
+    #[error("{0}")]
+    ControlPlane(String),
     /// A key could not be made.
     #[error("cannot make a key: {0}")]
     Key(russh::keys::ssh_key::Error),
@@ -73,6 +80,7 @@ pub struct Lab {
     artifacts: Vec<Artifact>,
     cluster: Arc<Cluster>,
     tasks: JoinSet<()>,
+    ending: Ending,
 }
 
 fn key() -> Result<PrivateKey, LabError> {
@@ -88,7 +96,7 @@ impl Lab {
         isolate::check().await.map_err(LabError::Forbidden)?;
         let dir = spec.dir.clone();
         let files_error = |source| LabError::Files { dir: dir.clone(), source };
-        std::fs::create_dir_all(&spec.dir).map_err(files_error)?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&spec.dir).map_err(files_error)?;
         for host in &spec.hosts {
             if !host.address.is_loopback() {
                 return Err(LabError::NotLoopback {
@@ -121,12 +129,20 @@ impl Lab {
         let client = key()?;
         let text = client.to_openssh(LineEnding::LF).map_err(LabError::Key)?;
         let identity = spec.dir.join("id_ed25519");
-        std::fs::write(&identity, text.as_bytes()).map_err(files_error)?;
-        std::fs::set_permissions(&identity, std::os::unix::fs::PermissionsExt::from_mode(0o600))
-            .map_err(files_error)?;
+        private(&identity, &text).map_err(files_error)?;
 
-        let cluster = Arc::new(Cluster::new(cluster_spec(&spec), events));
+        let cluster_spec = cluster_spec(&spec);
+        let control_plane = match &spec.control_plane {
+            Some(folder) => {
+                let dir = spec.dir.join("control-plane");
+                let started = ControlPlane::start(folder, &dir, &cluster_spec.api_names()).await;
+                Some(started.map_err(LabError::ControlPlane)?)
+            }
+            None => None,
+        };
+        let cluster = Arc::new(Cluster::new(cluster_spec, events).on(control_plane));
         let execs = Arc::new(Semaphore::new(MOST_EXECS));
+        let ending = Ending::default();
         let mut known = String::from("# Host keys of the lab; made by `lab up`.\n");
         let mut hosts = BTreeMap::new();
         for host in &spec.hosts {
@@ -150,18 +166,38 @@ impl Lab {
                 cluster.clone(),
                 client.public_key().clone(),
                 execs.clone(),
+                ending.clone(),
             );
             let socket = spec.host_dir(&host.name).join("root/run/lab/init.sock");
             let init = listen_unix(&socket).map_err(files_error)?;
             tasks.spawn(running.clone().serve_init(init));
             if !spec.faults_of(&host.name).any(|f| *f == FaultKind::Unreachable) {
                 let listener = bind((host.address, host.port).into()).await?;
-                tasks.spawn(running.clone().serve_ssh(listener, host_key));
+                tasks.spawn(session::serve_ssh(running.clone(), listener, host_key));
             }
             hosts.insert(host.name.clone(), running);
         }
-        std::fs::write(spec.dir.join("known_hosts"), known).map_err(files_error)?;
-        Ok(Self { spec, hosts, artifacts, cluster, tasks })
+        private(&spec.dir.join("known_hosts"), &known).map_err(files_error)?;
+        Ok(Self { spec, hosts, artifacts, cluster, tasks, ending })
+    }
+
+    /// Returns its folder.
+    pub(super) fn dir(&self) -> &Path {
+        &self.spec.dir
+    }
+
+    /// Returns its status.
+    pub(super) fn status(&self) -> Status {
+        let host = |host: &Host| {
+            let counters = self.hosts.get(&host.name).map(|h| h.counters()).unwrap_or_default();
+            (host.name.clone(), HostStatus { address: host.address, port: host.port, counters })
+        };
+        let real = self.spec.control_plane.as_deref().map(programs_in).unwrap_or_default();
+        Status {
+            name: self.spec.name.clone(),
+            hosts: self.spec.hosts.iter().map(host).collect(),
+            real: real.into_iter().map(str::to_owned).collect(),
+        }
     }
 
     /// Returns the client key's file.
@@ -199,39 +235,28 @@ impl Lab {
         &self.cluster
     }
 
-    /// Ends everything that the lab started and removes the hosts' folders; keys and records stay.
+    /// Ends everything that the lab started and removes the hosts' folders; keys and records stay. Afterwards nothing of
+    /// it runs and its addresses are free.
     pub async fn down(mut self) {
         self.tasks.shutdown().await;
-        drop(self.hosts);
-        let _ = std::fs::remove_dir_all(self.spec.dir.join("hosts"));
+        for host in self.hosts.values() {
+            host.stop().await;
+        }
+        self.ending.all().await;
+        self.cluster.end().await;
+        if let Err(error) = tree::clear(&self.spec.dir) {
+            eprintln!("lab: cannot remove the hosts' folders in {}: {error}", self.spec.dir.display());
+        }
     }
 }
 
 /// Returns what the simulated cluster is made from.
 fn cluster_spec(spec: &Spec) -> ClusterSpec {
     let hosts = spec.hosts.iter().map(|host| {
-        let accelerators = host.hardware.as_ref().map(|hardware| Accelerators {
-            vendor: if hardware.vendor == "nvidia" { Vendor::Nvidia } else { Vendor::Neuron },
-            count: hardware.count,
-            cores_per_device: 4,
-        });
-        let host_spec =
-            HostSpec { addresses: vec![host.address.to_string()], accelerators, ..HostSpec::default() };
+        let accelerators = host.hardware.as_ref().map(|hardware| hardware.count);
+        let host_spec = HostSpec { addresses: vec![host.address.to_string()], accelerators };
         (host.name.clone(), host_spec)
     });
     let kubelet = spec.k0s_version.split('+').next().unwrap_or_default();
-    ClusterSpec {
-        hosts: hosts.collect(),
-        kubelet_version: format!("{kubelet}+k0s"),
-        ..ClusterSpec::default()
-    }
-}
-
-/// Listens on a socket whose path may be longer than a socket address can hold.
-fn listen_unix(path: &std::path::Path) -> std::io::Result<UnixListener> {
-    use std::os::fd::AsRawFd;
-    let folder = path.parent().unwrap_or(std::path::Path::new("."));
-    let handle = std::fs::File::open(folder)?;
-    let name = path.file_name().unwrap_or_default();
-    UnixListener::bind(PathBuf::from(format!("/proc/self/fd/{}", handle.as_raw_fd())).join(name))
+    ClusterSpec { hosts: hosts.collect(), kubelet_version: format!("{kubelet}+k0s") }
 }

@@ -1,11 +1,12 @@
 //! A host's folders before anything was done to it: what an installed Debian with sshd has, and its hardware in /sys.
 
 use super::hardware_fault::HardwareFault;
-use super::isolate::{COVERED, DEVICES};
+use super::machine::{self, COVERED, DEVICES};
 use super::spec::{FaultKind, Hardware, Host, Spec};
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// Settings of a fresh kernel that programs read or raise.
 const SYSCTLS: [(&str, &str); 14] = [
@@ -26,47 +27,15 @@ const SYSCTLS: [(&str, &str); 14] = [
 ];
 
 /// The tools that stand in for real ones; each is a link to the executable.
-pub const TOOLS: [&str; 39] = [
-    "apt-get",
-    "apt-mark",
-    "apt-cache",
-    "dpkg",
-    "dpkg-query",
-    "systemctl",
-    "systemd-run",
-    "journalctl",
-    "sudo",
-    "reboot",
-    "modprobe",
-    "rmmod",
-    "lsmod",
-    "sysctl",
-    "hostnamectl",
-    "swapoff",
-    "update-initramfs",
-    "dkms",
-    "curl",
-    "ip",
-    "chronyc",
-    "nvidia-smi",
-    "nvidia-ctk",
-    "neuron-ls",
-    "cloud-init",
-    "mokutil",
-    "df",
-    "wget",
-    "nvidia-persistenced",
-    "dnf",
-    "rpm",
-    "timedatectl",
-    "crictl",
-    "dmesg",
-    "dcgmi",
-    "nvbandwidth",
-    "all_reduce_perf",
-    "nccom-test",
-    "fio",
-];
+const TOOLS: &str = "apt-get apt-mark apt-cache dpkg dpkg-query systemctl systemd-run journalctl sudo reboot modprobe rmmod lsmod \
+    sysctl hostnamectl swapoff update-initramfs dkms curl ip chronyc nvidia-smi nvidia-ctk neuron-ls cloud-init mokutil df wget \
+    nvidia-persistenced dnf rpm timedatectl crictl dmesg dcgmi nvbandwidth all_reduce_perf nccom-test fio uname arch nproc \
+    getconf uptime free ps ss lsblk findmnt";
+
+/// Folders of a fresh host.
+const FOLDERS: &str = "usr proc sys dev/shm etc/apt/sources.list.d etc/apt/keyrings etc/apt/apt.conf.d etc/systemd/system \
+    etc/modules-load.d etc/modprobe.d etc/sysctl.d etc/security/limits.d var/lib/lab var/log var/tmp var/lib/dpkg \
+    run/systemd/system run/lab tmp root opt/lab home/ubuntu mnt";
 
 fn write(path: &Path, text: &str) -> io::Result<()> {
     if let Some(folder) = path.parent() {
@@ -75,38 +44,68 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
     fs::write(path, text)
 }
 
-/// Makes a host's folders anew.
-pub fn build(spec: &Spec, host: &Host) -> io::Result<()> {
-    let dir = spec.host_dir(&host.name);
-    if dir.exists() {
-        fs::remove_dir_all(&dir)?;
+/// How long folders are tried to be removed while programs that were killed may still write into them.
+const REMOVE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Removes what a lab that does not run has left in its folder, but keys and records.
+pub fn clear(lab: &Path) -> io::Result<()> {
+    let _ = fs::remove_file(lab.join(super::sockets::CONTROL));
+    remove(&lab.join("hosts"))
+}
+
+/// Removes a folder and all that is in it. Links are removed, never followed.
+fn remove(dir: &Path) -> io::Result<()> {
+    let began = Instant::now();
+    loop {
+        match fs::remove_dir_all(dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if fs::symlink_metadata(dir).is_err() {
+                    return Ok(());
+                }
+            }
+            Err(error) if began.elapsed() > REMOVE_DEADLINE => return Err(error),
+            Err(_) => {
+                // A program on the host may have closed a folder to its owner, who is not root outside.
+                let _ = open_up(fs::File::open(dir)?.into());
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Ok(()) => return Ok(()),
+        }
     }
+}
+
+/// No lab runs on other systems.
+#[cfg(not(target_os = "linux"))]
+fn open_up(_: std::os::fd::OwnedFd) -> io::Result<()> {
+    Ok(())
+}
+
+/// Gives the owner all rights on the folders below one.
+#[cfg(target_os = "linux")]
+fn open_up(dir: std::os::fd::OwnedFd) -> io::Result<()> {
+    use rustix::fs::{FileType, Mode, OFlags, openat};
+    use std::os::fd::AsRawFd;
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    for entry in rustix::fs::Dir::read_from(&dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if entry.file_type() != FileType::Directory || matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        // This handle needs no right on the folder, and stays what it is whatever takes the name's place.
+        let Ok(handle) = openat(&dir, name, flags | OFlags::PATH, Mode::empty()) else { continue };
+        rustix::fs::chmod(format!("/proc/self/fd/{}", handle.as_raw_fd()), Mode::RWXU)?;
+        open_up(openat(&handle, ".", flags | OFlags::RDONLY, Mode::empty())?)?;
+    }
+    Ok(())
+}
+
+/// Makes a host's folders anew.
+pub(super) fn build(spec: &Spec, host: &Host) -> io::Result<()> {
+    let dir = spec.host_dir(&host.name);
+    remove(&dir)?;
     let root = dir.join("root");
-    for folder in [
-        "usr",
-        "proc",
-        "sys",
-        "dev/shm",
-        "etc/apt/sources.list.d",
-        "etc/apt/keyrings",
-        "etc/apt/apt.conf.d",
-        "etc/systemd/system",
-        "etc/modules-load.d",
-        "etc/modprobe.d",
-        "etc/sysctl.d",
-        "etc/security/limits.d",
-        "var/lib/lab",
-        "var/log",
-        "var/tmp",
-        "var/lib/dpkg",
-        "run/systemd/system",
-        "run/lab",
-        "tmp",
-        "root",
-        "opt/lab",
-        "home/ubuntu",
-        "mnt",
-    ] {
+    for folder in FOLDERS.split(' ') {
         fs::create_dir_all(root.join(folder))?;
     }
     for name in DEVICES {
@@ -148,7 +147,7 @@ pub fn build(spec: &Spec, host: &Host) -> io::Result<()> {
     )?;
 
     let proc = dir.join("proc");
-    for name in COVERED {
+    for name in COVERED.split(' ') {
         write(&proc.join(name), "")?;
     }
     write(&proc.join("swaps"), "Filename\tType\tSize\tUsed\tPriority\n/swap.img file 4194304 0 -2\n")?;
@@ -156,12 +155,13 @@ pub fn build(spec: &Spec, host: &Host) -> io::Result<()> {
     for (key, value) in SYSCTLS {
         write(&sys.join(key), &format!("{value}\n"))?;
     }
+    machine::build(&dir)?;
     new_boot(&dir)?;
     let local = dir.join("usr-local");
     for folder in ["bin", "sbin", "lib", "share", "etc"] {
         fs::create_dir_all(local.join(folder))?;
     }
-    for tool in TOOLS {
+    for tool in TOOLS.split(' ') {
         std::os::unix::fs::symlink("/opt/lab/tool", local.join("bin").join(tool))?;
     }
     settings(&dir, host, &spec.faults_of(&host.name).cloned().collect::<Vec<_>>())?;
@@ -194,7 +194,7 @@ pub fn build(spec: &Spec, host: &Host) -> io::Result<()> {
 }
 
 /// Tells the host's tools what they are to play. They read it at each start, so it is replaced as a whole.
-pub fn settings(dir: &Path, host: &Host, faults: &[FaultKind]) -> io::Result<()> {
+pub(super) fn settings(dir: &Path, host: &Host, faults: &[FaultKind]) -> io::Result<()> {
     let settings = serde_json::json!({
         "host": host.name,
         "hardware": host.hardware,
@@ -207,7 +207,7 @@ pub fn settings(dir: &Path, host: &Host, faults: &[FaultKind]) -> io::Result<()>
 }
 
 /// Gives the host a new boot id.
-pub fn new_boot(dir: &Path) -> io::Result<()> {
+pub(super) fn new_boot(dir: &Path) -> io::Result<()> {
     let r = rand::random::<u128>();
     let hex = format!("{r:032x}");
     let id = format!("{}-{}-4{}-a{}-{}", &hex[..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..]);

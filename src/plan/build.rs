@@ -1,67 +1,21 @@
 //! From observations to steps and their order.
 
-use super::outlook::{Outlook, Past, outlook};
+use super::impact::{Past, impact};
+use super::model::{FORMAT, Impact, Plan, TargetPlan};
+use super::ports;
+use super::schedule::batches;
+use crate::catalog::K0sStep;
 use crate::executor;
-use crate::inventory::{HostState, Inventory};
+use crate::inventory::{Host, HostState, Inventory};
+use crate::k0s::{self, CONTROLLER_UNIT, has_joined};
 use crate::state::{
-    Change, Failure, FieldDiff, Hazard, HostName, LateName, Observation, Observed, Resource, Spec, Step,
-    StepId, TargetId, Verb,
+    BarePods, Change, Failure, FieldDiff, Hazard, HostKind, HostName, Observation, Observed, Resource,
+    ResourceId, Spec, Step, StepId, StepOutput, TargetId, Verb,
 };
-use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Everything that would change.
-#[derive(Clone, PartialEq, Serialize, Deserialize, Debug)]
-pub struct Plan {
-    /// Version of this format.
-    pub format: u32,
-    /// The inventory's name.
-    pub inventory: String,
-    /// Its digest.
-    pub inventory_digest: String,
-    /// The lock file's digest.
-    pub lock_digest: String,
-    /// It was made against the lab.
-    pub lab: bool,
-    /// Per target; hosts by name, the cluster last.
-    pub targets: Vec<TargetPlan>,
-    /// Hosts that take no part, and why.
-    pub skipped: BTreeMap<HostName, String>,
-    /// What carrying it out would mean.
-    #[serde(default)]
-    pub outlook: Outlook,
-}
-
-/// The format that this version writes.
-pub(super) const FORMAT: u32 = 1;
-
-/// What would change on one target.
-#[derive(Clone, PartialEq, Serialize, Deserialize, Debug)]
-pub struct TargetPlan {
-    /// The target.
-    pub target: TargetId,
-    /// Its pool, for a host.
-    pub pool: Option<String>,
-    /// The host is a node of the cluster already, so what takes it out of service drains it first.
-    #[serde(default)]
-    pub is_node: bool,
-    /// The host is one of several controllers already, so what stops it is a matter of etcd's quorum.
-    #[serde(default)]
-    pub is_member: bool,
-    /// What would be done, in order.
-    pub steps: Vec<Step>,
-    /// Resources that are as wanted.
-    pub in_sync: usize,
-    /// It could not be observed.
-    pub unobserved: Option<Failure>,
-    /// Resources of which nothing could be told, and why: neither in sync nor to be changed.
-    #[serde(default)]
-    pub unknown: Vec<String>,
-    /// What a person should know.
-    pub warnings: Vec<String>,
-}
-
-/// What a plan is made from.
+/// The input of a plan.
 pub struct PlanInput<'a> {
     /// The inventory.
     pub inventory: &'a Inventory,
@@ -71,25 +25,18 @@ pub struct PlanInput<'a> {
     pub lab: bool,
     /// What was observed, per target.
     pub observed: Vec<(TargetId, Result<Observed, Failure>)>,
-    /// The cluster's nodes; `None` where they could not be asked for, and hosts tell themselves whether they joined.
+    /// The cluster's nodes; if unknown, `None`, and hosts report themselves whether they joined.
     pub nodes: Option<BTreeSet<HostName>>,
+    /// Nodes that take no pods already: they count for the limits of their pools.
+    pub out_of_service: BTreeSet<HostName>,
+    /// Pods that are lost when the nodes that they run on are drained.
+    pub bare_pods: BarePods,
     /// What steps took in earlier runs.
     pub past: Past,
 }
 
-/// The step that a host has once it was observed to be as wanted and, if it was drained, is back in service. No plan
-/// holds it; steps on other targets wait for it.
-pub fn verified(target: &TargetId) -> StepId {
-    StepId::new(format!("{target}:verified"))
-}
-
-/// Whether k0s has come up on a host at some time: its role leaves this record then.
-fn has_joined(observed: &Observed) -> bool {
-    observed.facts.managed.iter().any(|m| m.id == "command/k0s-ready")
-}
-
-/// Settles what a host's hazards come to. Only a node is drained, and it is before every reboot; only a controller among
-/// several puts a quorum at stake.
+/// Finalises a host's hazards. Only a node is drained, before every reboot; only one of several controllers endangers the
+/// quorum.
 fn settle_hazards(steps: &mut [Step], is_node: bool, is_member: bool) {
     for step in steps {
         let reboots = step.hazards.contains(&Hazard::Reboot);
@@ -102,16 +49,37 @@ fn settle_hazards(steps: &mut [Step], is_node: bool, is_member: bool) {
     }
 }
 
-/// The unit of a controller's k0s.
-const CONTROLLER_UNIT: &str = "k0scontroller.service";
+/// Adds the pods that draining for a step loses.
+fn lose_pods(step: &mut Step, pods: Option<&BTreeSet<String>>) {
+    let drains = |h: &Hazard| matches!(h, Hazard::Drain | Hazard::ForceDelete(_));
+    if step.hazards.iter().any(drains) {
+        step.hazards.extend(pods.into_iter().flatten().map(|pod| Hazard::lost_pod(pod)));
+    }
+}
 
-/// Plans a target again inside a run, from a fresh observation.
-pub fn again(observed: &Observed, plan: &TargetPlan) -> Vec<Step> {
+/// Returns the nodes that observed targets would be drained of.
+pub fn nodes_to_drain(
+    observed: &[(TargetId, Result<Observed, Failure>)],
+    nodes: &BTreeSet<HostName>,
+) -> BTreeSet<HostName> {
+    let drains = |h: &Hazard| matches!(h, Hazard::Drain | Hazard::Reboot | Hazard::ForceDelete(_));
+    let leaving = observed.iter().filter_map(|(_, seen)| seen.as_ref().ok()).flat_map(|seen| {
+        let (steps, _) = steps_of(seen);
+        let host = seen.target.host().cloned();
+        let drained = steps.into_iter().filter(|s| s.hazards.iter().any(drains));
+        drained.filter_map(move |s| s.resource.node().cloned().or(host.clone())).collect::<Vec<_>>()
+    });
+    leaving.filter(|host| nodes.contains(host)).collect()
+}
+
+/// Plans a target again inside a run, from a fresh observation and without `left_out`.
+pub fn again(observed: &Observed, plan: &TargetPlan, left_out: &BTreeSet<ResourceId>) -> TargetPlan {
     let (mut steps, _) = steps_of(observed);
+    steps.retain(|s| !left_out.contains(&s.resource));
     if observed.target != TargetId::Cluster {
         settle_hazards(&mut steps, plan.is_node, plan.is_member);
     }
-    steps
+    TargetPlan { batches: batches(&steps, plan.is_member), steps, ..plan.clone() }
 }
 
 /// Compares one resource of any target.
@@ -123,8 +91,9 @@ fn diff(resource: &Resource, seen: Option<&Observation>) -> Option<Change> {
                 Observation::Absent => Some(Change { verb, fields: Vec::new(), text: None }),
                 Observation::Present(seen) => {
                     let wanted = seen.wanted.as_ref()?;
-                    let names = wanted.keys().chain(seen.fields.keys());
-                    let mut fields: Vec<FieldDiff> = names
+                    let names: BTreeSet<&String> = wanted.keys().chain(seen.fields.keys()).collect();
+                    let fields: Vec<FieldDiff> = names
+                        .into_iter()
                         .filter(|name| wanted.get(*name) != seen.fields.get(*name))
                         .map(|name| FieldDiff {
                             name: name.clone(),
@@ -132,7 +101,6 @@ fn diff(resource: &Resource, seen: Option<&Observation>) -> Option<Change> {
                             to: wanted.get(name).cloned(),
                         })
                         .collect();
-                    fields.dedup();
                     (!fields.is_empty()).then_some(Change { verb: Verb::Update, fields, text: None })
                 }
                 Observation::Unknown(_) | Observation::Deferred(_) => None,
@@ -142,20 +110,20 @@ fn diff(resource: &Resource, seen: Option<&Observation>) -> Option<Change> {
     }
 }
 
-/// Returns a resource as a plan calls it: `package nvidia-open-580`.
-fn what(id: &str) -> String {
-    id.replacen('/', " ", 1)
+/// Returns a digest of what is wanted; secrets are not part of it.
+fn digest(spec: &Spec) -> String {
+    let text = serde_json::to_vec(spec).unwrap_or_default();
+    Sha256::digest(text).iter().take(8).map(|b| format!("{b:02x}")).collect()
 }
 
-/// Returns the steps that would bring one target to what is wanted, and how many resources already are.
+/// Returns the steps that bring a target in sync, and how many resources already are.
 pub fn steps_of(observed: &Observed) -> (Vec<Step>, usize) {
     let mut steps: Vec<Step> = Vec::new();
     let mut in_sync = 0;
     for resource in &observed.desired {
         let seen = observed.seen.get(&resource.id);
-        let changed = |ids: &[crate::state::ResourceId]| {
-            steps.iter().find(|s| ids.contains(&s.resource)).map(|s| s.what.clone())
-        };
+        let changed =
+            |ids: &[ResourceId]| steps.iter().find(|s| ids.contains(&s.resource)).map(|s| s.what.clone());
         let because = match &resource.spec {
             Spec::Command(command) => changed(&command.when_changed),
             Spec::Reboot(reboot) => changed(&reboot.when_changed),
@@ -185,35 +153,36 @@ pub fn steps_of(observed: &Observed) -> (Vec<Step>, usize) {
             target: observed.target.clone(),
             resource: resource.id.clone(),
             role: resource.role.clone(),
-            what: what(resource.id.as_str()),
+            what: resource.id.what(),
             why: resource.why.clone(),
             change,
+            digest: digest(&resource.spec),
             hazards,
             needs: Vec::new(),
-            late: resource.late.clone(),
+            inputs: resource.inputs.clone(),
             deferred,
             deadline_s: resource.deadline_s,
         });
     }
-    // What nothing wants any more goes last, newest first.
+    // Removals of resources that are no longer wanted come last, newest first.
     for orphan in observed.orphans.iter().rev() {
-        let resource = crate::state::ResourceId::new(orphan.id.clone());
-        let (why, hazards) = match orphan.kind.as_str() {
-            "node" => ("its host is retired: drained, then deleted", vec![Hazard::Drain]),
-            "etcd-member" => ("its host is retired", vec![Hazard::Quorum]),
-            _ => ("no role wants it any more", Vec::new()),
+        let why = match orphan.id {
+            ResourceId::Node(_) => "its host is retired: drain, then delete",
+            ResourceId::EtcdMember(_) => "its host is retired",
+            _ => "no longer in the inventory",
         };
         steps.push(Step {
-            id: observed.target.step(&resource),
+            id: observed.target.step(&orphan.id),
             target: observed.target.clone(),
-            what: what(&orphan.id),
-            resource,
+            what: orphan.id.what(),
+            resource: orphan.id.clone(),
             role: "removed".to_owned(),
             why: Some(why.to_owned()),
-            change: executor::removal(orphan),
-            hazards,
+            change: Change::removal(&orphan.id),
+            digest: String::new(),
+            hazards: orphan.hazards.clone(),
             needs: Vec::new(),
-            late: Vec::new(),
+            inputs: Vec::new(),
             deferred: None,
             deadline_s: crate::state::DEFAULT_DEADLINE_S,
         });
@@ -221,17 +190,34 @@ pub fn steps_of(observed: &Observed) -> (Vec<Step>, usize) {
     (steps, in_sync)
 }
 
-/// Returns what could not be told on a target, if anything: `unit/x: timed out`.
+/// Returns the resources of a target in an unknown state: `unit/x: timed out`.
 pub fn unknown(observed: &Observed) -> Vec<String> {
     observed
         .desired
         .iter()
         .filter_map(|r| match observed.seen.get(&r.id) {
             Some(Observation::Unknown(why)) => Some(format!("{}: {why}", r.id)),
-            None => Some(format!("{}: no answer", r.id)),
+            None => Some(format!("{}: no result", r.id)),
             _ => None,
         })
         .collect()
+}
+
+/// The command that starts k0s as it is wanted.
+fn started() -> ResourceId {
+    ResourceId::host(HostKind::Command, k0s::STARTED)
+}
+
+/// Returns whether a worker has joined, and its node was deleted: its kubelet registers again only when it starts.
+fn lost_its_node(
+    inventory: &Inventory,
+    host: &Host,
+    observed: &Observed,
+    nodes: &BTreeSet<HostName>,
+) -> bool {
+    let works =
+        inventory.pool_of(host).role.is_worker() && observed.desired.iter().any(|r| r.id == started());
+    works && has_joined(&observed.facts) && !nodes.is_empty() && !nodes.contains(&host.name)
 }
 
 /// Makes a plan.
@@ -245,26 +231,49 @@ pub fn build(input: PlanInput<'_>) -> Plan {
             let host = target.host().and_then(|h| inventory.hosts.get(h));
             let pool = host.map(|h| h.pool.to_string());
             match observed {
-                Ok(observed) => {
+                Ok(mut observed) => {
+                    if let (Some(host), Some(nodes)) = (host, &input.nodes)
+                        && lost_its_node(inventory, host, &observed, nodes)
+                    {
+                        observed.seen.insert(started(), Observation::Absent);
+                    }
                     let (mut steps, in_sync) = steps_of(&observed);
                     let (mut is_node, mut is_member) = (false, false);
                     if let Some(host) = host {
-                        let (role, joined) = (inventory.pool_of(host).role, has_joined(&observed));
-                        let known = input.nodes.as_ref().map_or(joined, |nodes| nodes.contains(&host.name));
-                        is_node = role.is_worker() && known;
+                        let (role, joined) = (inventory.pool_of(host).role, has_joined(&observed.facts));
+                        // What the cluster has as a node is drained, whatever the inventory makes of its host now.
+                        is_node = match &input.nodes {
+                            Some(nodes) => nodes.contains(&host.name),
+                            None => role.is_worker() && joined,
+                        };
                         is_member = role.is_controller() && joined && several;
                         settle_hazards(&mut steps, is_node, is_member);
                     }
+                    for step in &mut steps {
+                        let node = step.resource.node().or(target.host());
+                        lose_pods(step, node.and_then(|n| input.bare_pods.get(n)));
+                    }
+                    let mut warnings = observed.warnings.clone();
+                    let lost: BTreeSet<&str> =
+                        steps.iter().flat_map(|s| &s.hazards).filter_map(Hazard::pod).collect();
+                    warnings.extend(lost.into_iter().map(|pod| {
+                        format!(
+                            "draining loses pod {pod}: it belongs to no controller that would make it again"
+                        )
+                    }));
+                    let moved = ports::observed(inventory, &observed);
+                    warnings.extend(moved.iter().map(ToString::to_string));
                     TargetPlan {
                         target,
                         pool,
                         is_node,
                         is_member,
                         steps,
+                        batches: Vec::new(),
                         in_sync,
                         unobserved: None,
                         unknown: unknown(&observed),
-                        warnings: observed.warnings.clone(),
+                        warnings,
                     }
                 }
                 Err(failure) => TargetPlan {
@@ -273,6 +282,7 @@ pub fn build(input: PlanInput<'_>) -> Plan {
                     is_node: false,
                     is_member: false,
                     steps: Vec::new(),
+                    batches: Vec::new(),
                     in_sync: 0,
                     unobserved: Some(failure),
                     unknown: Vec::new(),
@@ -297,24 +307,71 @@ pub fn build(input: PlanInput<'_>) -> Plan {
         lab: input.lab,
         targets,
         skipped,
-        outlook: Outlook::default(),
+        out_of_service: BTreeSet::new(),
+        waves: BTreeMap::new(),
+        impact: Impact::default(),
     };
-    plan.outlook = outlook(&plan, inventory, &input.past);
+    plan.out_of_service = input.out_of_service;
+    plan.reschedule(inventory);
+    plan.impact = impact(&plan, inventory, &input.past);
     plan
 }
 
-/// Adds what orders steps across targets: tokens, controllers one by one, the cluster after its first controller, nodes
-/// after their hosts.
+/// How far a controller is from serving; those that are furthest are changed first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Standing {
+    /// It is a member, and its k0s does not run.
+    Stopped,
+    /// It is a member, and did not come up after its last start, or its etcd does not respond.
+    Broken,
+    /// Nothing is known to be wrong with it, or it has yet to join.
+    Healthy,
+}
+
+/// Returns how far a controller is from serving.
+fn standing(plan: &TargetPlan) -> Standing {
+    let step = |kind, name: &str| {
+        let id = ResourceId::host(kind, name);
+        plan.steps.iter().find(|s| s.resource == id)
+    };
+    let stopped = step(HostKind::Unit, CONTROLLER_UNIT).is_some_and(|s| {
+        s.change.fields.iter().any(|f| f.name == "active" && f.from.as_deref() != Some("yes"))
+    });
+    let restarts = step(HostKind::Command, k0s::STARTED).is_some();
+    match () {
+        () if plan.is_member && stopped => Standing::Stopped,
+        () if plan.is_member && step(HostKind::Command, k0s::READY).is_some() && !restarts => {
+            Standing::Broken
+        }
+        () => Standing::Healthy,
+    }
+}
+
+/// Returns the step that replaces the k0s of a host, and the versions before and after, if they are known.
+fn replaces_k0s(plan: &TargetPlan) -> Option<(&Step, Option<(&str, &str)>)> {
+    let id = ResourceId::host(HostKind::Download, k0s::BINARY);
+    let step = plan.steps.iter().find(|s| s.resource == id)?;
+    let version = step.change.fields.iter().find(|f| f.name == "version");
+    Some((step, version.and_then(|f| Some((f.from.as_deref()?, f.to.as_deref()?)))))
+}
+
+/// Adds dependencies across targets: on tokens, on the previous controller, of the cluster on its first controller, of nodes
+/// on their hosts, of a worker's k0s on that of the controllers.
 fn link(inventory: &Inventory, targets: &mut [TargetPlan]) {
-    let controllers: Vec<HostName> = inventory.controllers().map(|h| h.name.clone()).collect();
-    let k0s = |plan: &TargetPlan, last: bool| -> Option<StepId> {
+    let mut controllers: Vec<HostName> = inventory.controllers().map(|h| h.name.clone()).collect();
+    let first = controllers.first().cloned();
+    // One that is down is started before any other is touched: etcd cannot spare a second one.
+    let by_host: BTreeMap<HostName, Standing> =
+        targets.iter().filter_map(|t| Some((t.target.host()?.clone(), standing(t)))).collect();
+    controllers.sort_by_key(|host| by_host.get(host).copied().unwrap_or(Standing::Healthy));
+    let k0s_step = |plan: &TargetPlan, last: bool| -> Option<StepId> {
         let mut steps = plan.steps.iter().filter(|s| s.role == "k0s");
         if last { steps.next_back().map(|s| s.id.clone()) } else { steps.next().map(|s| s.id.clone()) }
     };
     let of = |targets: &[TargetPlan], host: &HostName, last: bool| {
-        targets.iter().find(|t| t.target.host() == Some(host)).and_then(|t| k0s(t, last))
+        targets.iter().find(|t| t.target.host() == Some(host)).and_then(|t| k0s_step(t, last))
     };
-    let first_ready = controllers.first().and_then(|host| of(targets, host, true));
+    let first_ready = first.and_then(|host| of(targets, &host, true));
     let mut previous: Option<StepId> = None;
     for host in &controllers {
         let first = of(targets, host, false);
@@ -325,47 +382,66 @@ fn link(inventory: &Inventory, targets: &mut [TargetPlan]) {
             previous = Some(last);
         }
     }
-    // A host that has nothing to do is as wanted already.
-    let busy: BTreeSet<String> =
-        targets.iter().filter(|t| t.has_work()).filter_map(|t| Some(t.target.host()?.to_string())).collect();
-    let late: Vec<LateName> = targets.iter().flat_map(|t| &t.steps).flat_map(|s| &s.late).cloned().collect();
+    // A kubelet must not be of a newer minor than any API server, whichever is done first.
+    let upgraded: Vec<StepId> = targets
+        .iter()
+        .filter(|t| t.target.host().is_some_and(|h| controllers.contains(h)))
+        .filter(|t| replaces_k0s(t).is_some_and(|(step, _)| step.change.verb == Verb::Update))
+        .filter_map(|t| k0s_step(t, true))
+        .collect();
+    let unseen: Vec<StepId> = targets
+        .iter()
+        .filter(|t| t.unobserved.is_some() && t.target.host().is_some_and(|h| controllers.contains(h)))
+        .map(|t| StepId::Verified(t.target.clone()))
+        .collect();
+    for worker in targets.iter_mut().filter(|t| t.target.host().is_some_and(|h| !controllers.contains(h))) {
+        let Some((step, versions)) = replaces_k0s(worker) else { continue };
+        let new_minor = versions.is_none_or(|(from, to)| !K0sStep::same_minor(from, to));
+        let id = step.id.clone();
+        let needs = upgraded.iter().chain(unseen.iter().filter(|_| new_minor && worker.is_node)).cloned();
+        let needs: Vec<StepId> = needs.collect();
+        if let Some(step) = worker.steps.iter_mut().find(|s| s.id == id) {
+            step.needs.extend(needs);
+        }
+    }
+    // A host without steps is already in sync.
+    let busy: BTreeSet<HostName> =
+        targets.iter().filter(|t| t.has_work()).filter_map(|t| t.target.host().cloned()).collect();
+    let inputs: BTreeSet<StepOutput> =
+        targets.iter().flat_map(|t| &t.steps).flat_map(|s| &s.inputs).copied().collect();
     if let Some(cluster) = targets.iter_mut().find(|t| t.target == TargetId::Cluster) {
-        for name in ["token/controller", "token/worker"] {
-            if late.iter().any(|l| l.as_str() == name) {
-                let resource = crate::state::ResourceId::new(name);
-                let step = Step {
-                    id: TargetId::Cluster.step(&resource),
-                    target: TargetId::Cluster,
-                    resource,
-                    role: "k0s".to_owned(),
-                    what: format!("join {name}, short-lived"),
-                    why: None,
-                    change: Change { verb: Verb::Run, fields: Vec::new(), text: None },
-                    hazards: Vec::new(),
-                    needs: Vec::new(),
-                    late: Vec::new(),
-                    deferred: None,
-                    deadline_s: 60,
-                };
-                cluster.steps.insert(0, step);
-            }
+        for output in inputs.into_iter().rev() {
+            let resource = output.resource();
+            let step = Step {
+                id: TargetId::Cluster.step(&resource),
+                target: TargetId::Cluster,
+                resource,
+                role: "k0s".to_owned(),
+                what: format!("join {}, short-lived", output.text()),
+                why: None,
+                change: Change { verb: Verb::Run, fields: Vec::new(), text: None },
+                digest: String::new(),
+                hazards: Vec::new(),
+                needs: Vec::new(),
+                inputs: Vec::new(),
+                deferred: None,
+                deadline_s: 60,
+            };
+            cluster.steps.insert(0, step);
         }
         for step in &mut cluster.steps {
             if let Some(ready) = &first_ready {
                 step.needs.push(ready.clone());
             }
-            if let Some(host) = step.resource.as_str().strip_prefix("node/")
-                && busy.contains(host)
-            {
-                step.needs.push(verified(&TargetId::Host(HostName::new(host))));
+            if let Some(host) = step.resource.node().filter(|host| busy.contains(*host)) {
+                step.needs.push(StepId::Verified(TargetId::Host(host.clone())));
             }
         }
     }
     for plan in targets.iter_mut() {
         for step in &mut plan.steps {
-            for name in step.late.clone() {
-                step.needs.push(StepId::new(format!("cluster:{name}")));
-            }
+            let made = step.inputs.iter().map(|output| TargetId::Cluster.step(&output.resource()));
+            step.needs.extend(made);
         }
     }
 }
@@ -373,85 +449,5 @@ fn link(inventory: &Inventory, targets: &mut [TargetPlan]) {
 fn add_need(targets: &mut [TargetPlan], step: &StepId, need: StepId) {
     if let Some(step) = targets.iter_mut().flat_map(|t| &mut t.steps).find(|s| &s.id == step) {
         step.needs.push(need);
-    }
-}
-
-/// The longest run of steps of a target with no gate between them.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Batch {
-    /// Its target.
-    pub target: TargetId,
-    /// Its steps.
-    pub steps: Vec<Step>,
-}
-
-impl Batch {
-    /// Returns whether it takes its host out of service for a time.
-    pub fn drains(&self) -> bool {
-        self.steps.iter().any(|s| s.hazards.contains(&Hazard::Drain))
-    }
-
-    /// Returns whether it is the node of one host.
-    pub fn is_node(&self) -> bool {
-        matches!(&self.steps[..], [step] if is_node(step))
-    }
-}
-
-fn is_node(step: &Step) -> bool {
-    step.target == TargetId::Cluster && step.resource.as_str().starts_with("node/")
-}
-
-/// Splits a target's steps at gates: a step that needs what was not waited for yet, or takes a late value, begins a
-/// batch; a reboot ends one. On the cluster a join token and a node are batches of their own, as hosts wait for the one
-/// and a failed host leaves out the other; all else goes together, so that engines load side by side.
-pub fn batches(plan: &TargetPlan) -> Vec<Batch> {
-    let batch = |steps: &[Step]| Batch { target: plan.target.clone(), steps: steps.to_vec() };
-    parts(plan).into_iter().map(batch).collect()
-}
-
-/// Returns the parts of a target's steps that are a batch each.
-pub(super) fn parts(plan: &TargetPlan) -> Vec<&[Step]> {
-    let mut cuts = Vec::new();
-    let mut gate = true;
-    let mut awaited: BTreeSet<&StepId> = BTreeSet::new();
-    for (index, step) in plan.steps.iter().enumerate() {
-        let alone = is_node(step) || step.resource.as_str().starts_with("token/");
-        let waits = step.needs.iter().any(|need| !awaited.contains(need));
-        if gate || alone || waits || !step.late.is_empty() {
-            cuts.push(index);
-        }
-        awaited.extend(&step.needs);
-        gate = alone || step.hazards.contains(&Hazard::Reboot);
-    }
-    let ends = cuts.iter().skip(1).copied().chain([plan.steps.len()]);
-    cuts.iter().zip(ends).map(|(from, to)| &plan.steps[*from..to]).collect()
-}
-
-impl TargetPlan {
-    /// Returns whether a run has to do with it: steps, or something that could not be told.
-    pub fn has_work(&self) -> bool {
-        !self.steps.is_empty() || self.unobserved.is_some() || !self.unknown.is_empty()
-    }
-
-    /// Returns whether carrying it out takes a node out of service.
-    pub fn drains(&self) -> bool {
-        self.steps.iter().any(|s| s.hazards.contains(&Hazard::Drain))
-    }
-}
-
-impl Plan {
-    /// Returns the number of steps.
-    pub fn steps(&self) -> usize {
-        self.targets.iter().map(|t| t.steps.len()).sum()
-    }
-
-    /// Returns whether anything could not be observed: a whole target, or one of its resources.
-    pub fn is_blind(&self) -> bool {
-        self.targets.iter().any(|t| t.unobserved.is_some() || !t.unknown.is_empty())
-    }
-
-    /// Returns the hosts and cluster that could not be observed.
-    pub fn unobserved(&self) -> impl Iterator<Item = (&TargetId, &Failure)> {
-        self.targets.iter().filter_map(|t| Some((&t.target, t.unobserved.as_ref()?)))
     }
 }

@@ -1,7 +1,10 @@
-//! Two inventories compared, with no host touched: what changes, and how far it reaches.
+//! Compares two inventories without contacting hosts: the changes and their impact.
 
-use crate::catalog::{Catalog, Product};
-use crate::inventory::{Accelerator, Host, HostState, Inventory, ModuleFlavour, NodeRole, Pool};
+use super::ports::{self, PortMove};
+use super::schedule::sizes;
+use crate::catalog::{Catalog, K0sStep, Product};
+use crate::inventory::{Accelerator, Host, HostState, Inventory, ModuleFlavour, Pool};
+use crate::k0s;
 use crate::state::PoolName;
 use serde::Serialize;
 use serde_json::Value;
@@ -27,16 +30,22 @@ pub struct InventoryDiff {
     pub new_pools: Vec<String>,
     /// Pools that go.
     pub gone_pools: Vec<String>,
-    /// Roles beside the inventory whose files differ: what they come to, only a lab or a plan can tell.
+    /// Roles next to the inventory whose files differ; only a lab or a plan shows the effect.
     pub roles: Vec<String>,
     /// Everything outside pools and hosts: field, before, after.
     pub site: Vec<FieldChange>,
+    /// Tenants whose node port moves, which breaks their clients.
+    pub ports: Vec<PortMove>,
     /// Hosts that are drained.
     pub drains: usize,
     /// Hosts that reboot.
     pub reboots: usize,
     /// Hosts on which a service restarts, by its name: `k0scontroller`, `k0sworker`, `nvidia-fabricmanager`.
     pub restarts: BTreeMap<String, usize>,
+    /// Why the change cannot be carried out, each with its code.
+    pub errors: Vec<String>,
+    /// What to know before it is, each with its code.
+    pub warnings: Vec<String>,
 }
 
 /// A host that changes.
@@ -95,7 +104,7 @@ fn walk(path: &str, a: &Value, b: &Value, out: &mut Vec<FieldChange>) {
                 walk(&below, x.get(key).unwrap_or(&Value::Null), y.get(key).unwrap_or(&Value::Null), out);
             }
         }
-        // Something that comes or goes as a whole is told field by field too.
+        // Additions and removals of a whole object are reported field by field too.
         (Value::Object(x), Value::Null) if !x.is_empty() => {
             walk(path, a, &Value::Object(serde_json::Map::new()), out);
         }
@@ -186,6 +195,17 @@ pub fn compare(before: &Inventory, after: &Inventory, catalog: &Catalog) -> Inve
     let gone = before.pools.keys().filter(|name| !after.pools.contains_key(*name));
     diff.gone_pools = gone.map(ToString::to_string).collect();
     diff.site = site(before, after);
+    let (from, to) = (&before.cluster.k0s_version, &after.cluster.k0s_version);
+    if let Some(step) = K0sStep::between(from, to) {
+        match step.refusal() {
+            Some(why) => diff.errors.push(format!("[E-K0S-SKEW] k0s {from} -> {to} {why}")),
+            None if step == K0sStep::PatchDown => diff.warnings.push(format!(
+                "[W-K0S-DOWNGRADE] k0s {from} -> {to} is a downgrade to an earlier patch release"
+            )),
+            None => {}
+        }
+    }
+    diff.ports = ports::between(before, after);
     diff
 }
 
@@ -216,9 +236,9 @@ fn restarting(
     reach: Reach,
 ) -> Vec<&'static str> {
     let mut services = Vec::new();
-    // With links between hosts, containers may lock memory, which k0s's unit says.
+    // With links between hosts, containers may lock memory, which is set in k0s's unit.
     if reach.version || (reach.config && pool.role.is_controller()) || old.is_linked() != pool.is_linked() {
-        services.push(if pool.role == NodeRole::Worker { "k0sworker" } else { "k0scontroller" });
+        services.push(k0s::unit(pool.role.is_controller()).trim_end_matches(".service"));
     }
     if let Some(product) = product.filter(|_| version) {
         // No host was asked for its switches: boards of up to four have none (accelerators.md §1.7).
@@ -264,7 +284,9 @@ fn pool_change(
         hosts: size.all,
         fields: fields("", old, pool),
         drains: if drained { hosts } else { 0 },
-        waves: (drained && hosts > 0).then(|| (hosts.div_ceil(down.max(1)), down.max(1))),
+        waves: Some(sizes(pool, pool.disruption.max_unavailable.of(size.all), hosts).0)
+            .filter(|waves| drained && !waves.is_empty())
+            .map(|waves| (waves.len(), waves.into_iter().max().unwrap_or_default())),
         reboots: if driver || kernel { hosts } else { 0 },
         restarts: restarting(old, pool, product, version, reach)
             .into_iter()
@@ -333,8 +355,20 @@ impl InventoryDiff {
                 matches!(what, "driver" | "sdk").then(|| (what, before, after))
             });
             for (what, before, after) in versions {
-                parts.push(format!("{what} {before} → {after} on {} ({} hosts)", pool.pool, pool.hosts));
+                parts.push(format!(
+                    "{what} {before} → {after} on {} ({} host{})",
+                    pool.pool,
+                    pool.hosts,
+                    if pool.hosts == 1 { "" } else { "s" }
+                ));
             }
+        }
+        if !self.ports.is_empty() {
+            let n = self.ports.len();
+            parts.push(format!(
+                "breaking: node port{0} of {n} tenant{0} moved",
+                if n == 1 { "" } else { "s" }
+            ));
         }
         let counts =
             [(self.added.len(), "added"), (self.removed.len(), "removed"), (self.changed.len(), "changed")];

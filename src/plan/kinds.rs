@@ -1,6 +1,6 @@
-//! Kinds of change: the same change on many hosts is one. Decides what counts as the same, for screens and for counts.
+//! Kinds of change: the same change on many hosts counts once. Decides what counts as the same.
 
-use super::TargetPlan;
+use super::model::TargetPlan;
 use crate::state::{Change, FieldDiff, Step, Verb};
 use std::collections::HashMap;
 

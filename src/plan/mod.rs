@@ -1,13 +1,19 @@
-//! Planning: what was observed, against what is wanted, becomes steps. Pure: no I/O, no clock, no randomness.
+//! Planning: observations and desired state become steps. Pure: no I/O, no clock, no randomness.
 
 mod build;
 mod compare;
+mod impact;
 mod kinds;
-mod outlook;
+mod model;
+mod ports;
 mod saved;
+mod schedule;
 
-pub use build::{Batch, Plan, PlanInput, TargetPlan, again, batches, build, steps_of, unknown, verified};
+pub use build::{PlanInput, again, build, nodes_to_drain, steps_of, unknown};
 pub use compare::{FieldChange, HostChange, InventoryDiff, PoolChange, changed_roles, compare};
+pub use impact::{Past, impact};
 pub use kinds::{Kind, kinds};
-pub use outlook::{Capacity, Outlook, Past, PoolOutlook, Turns, outlook};
-pub use saved::{Moved, SavedError, load, save, stale};
+pub use model::{Batch, Capacity, Impact, Plan, PoolImpact, RolloutOrder, TargetPlan, Waves};
+pub use ports::PortMove;
+pub use saved::{Moved, SavedError, load, save, stale, wider};
+pub use schedule::{Scheduler, Wait};

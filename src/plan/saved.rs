@@ -1,8 +1,18 @@
-//! Plans on disk, and whether one still holds.
+//! Saved plans, and whether one is still up to date.
 
-use super::build::{FORMAT, Plan};
-use crate::state::{ResourceId, Step, TargetId};
+use super::model::{FORMAT, Plan, Waves};
+use crate::state::{PoolName, ResourceId, Step, TargetId, put, read_regular};
+use serde::Deserialize;
 use std::path::Path;
+
+/// The largest plan that is read, in bytes: 10,000 hosts of 100 KB each.
+const MOST_PLAN: u64 = 1 << 30;
+
+/// What every version of the format begins with.
+#[derive(Deserialize)]
+struct Format {
+    format: u32,
+}
 
 /// Why a saved plan cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -17,7 +27,7 @@ pub enum SavedError {
         source: std::io::Error,
     },
     /// It is no plan.
-    #[error("{path} is no plan of this version: {why}")]
+    #[error("{path} is not a plan of this version: {why}")]
     Form {
         /// The file.
         path: String,
@@ -33,21 +43,20 @@ pub fn save(plan: &Plan, path: &Path) -> Result<(), SavedError> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
     std::io::Write::write_all(&mut file, text.as_bytes()).map_err(failed)?;
-    file.persist(path).map_err(|e| failed(e.error))?;
-    Ok(())
+    put(file, path).map_err(failed)
 }
 
 /// Reads a plan.
 pub fn load(path: &Path) -> Result<Plan, SavedError> {
     let shown = path.display().to_string();
-    let text =
-        std::fs::read_to_string(path).map_err(|source| SavedError::File { path: shown.clone(), source })?;
+    let bytes =
+        read_regular(path, MOST_PLAN).map_err(|source| SavedError::File { path: shown.clone(), source })?;
     let form = |why: String| SavedError::Form { path: shown.clone(), why };
-    let plan: Plan = serde_json::from_str(&text).map_err(|e| form(e.to_string()))?;
-    if plan.format != FORMAT {
-        return Err(form(format!("it has format {}, this version reads {FORMAT}", plan.format)));
+    let Format { format } = serde_json::from_slice(&bytes).map_err(|e| form(e.to_string()))?;
+    if format != FORMAT {
+        return Err(form(format!("format {format}, this version reads {FORMAT}; plan again")));
     }
-    Ok(plan)
+    serde_json::from_slice(&bytes).map_err(|e| form(e.to_string()))
 }
 
 /// Something that is not as the saved plan saw it.
@@ -61,7 +70,23 @@ pub struct Moved {
     pub what: &'static str,
 }
 
-/// Returns what moved between a saved plan and a fresh one, over managed fields only: steps that differ, went or came.
+/// Returns the pools from which a fresh plan would take more hosts out of service at once than a saved one, or with a smaller
+/// canary: nobody approved that.
+pub fn wider(saved: &Plan, fresh: &Plan) -> Vec<PoolName> {
+    let first = |waves: &Waves| waves.waves.first().map_or(0, Vec::len);
+    let wider = |(pool, now): (&PoolName, &Waves)| {
+        let then = saved.waves.get(pool);
+        let at_once = |waves: &Waves| waves.waves.iter().map(Vec::len).max().unwrap_or(0);
+        let wider = then.is_none_or(|then| {
+            at_once(now) > at_once(then) || first(now) > first(then) || (then.canary && !now.canary)
+        });
+        wider.then(|| pool.clone())
+    };
+    fresh.waves.iter().filter_map(wider).collect()
+}
+
+/// Returns what moved between a saved plan and a fresh one, over managed fields only: steps that differ, went or came, or
+/// disturb more than they did.
 pub fn stale(saved: &Plan, fresh: &Plan) -> Vec<Moved> {
     let mut moved = Vec::new();
     let steps = |plan: &Plan, target: &TargetId| -> Vec<Step> {
@@ -77,15 +102,17 @@ pub fn stale(saved: &Plan, fresh: &Plan) -> Vec<Moved> {
         };
         for step in &old {
             match new.iter().find(|s| s.resource == step.resource) {
-                None => say(step, "needs nothing any more"),
-                Some(now) if now.change != step.change => {
-                    say(step, "is not as it was when the plan was made")
+                None => say(step, "no longer needs a change"),
+                Some(now) if now.change != step.change => say(step, "differs from the saved plan"),
+                Some(now) if now.digest != step.digest => say(step, "would be carried out in another way"),
+                Some(now) if now.hazards.iter().any(|h| !step.hazards.contains(h)) => {
+                    say(step, "has a hazard that the saved plan does not show");
                 }
                 Some(_) => {}
             }
         }
         for step in new.iter().filter(|s| !old.iter().any(|o| o.resource == s.resource)) {
-            say(step, "has changed since the plan was made");
+            say(step, "has changed since the plan was saved");
         }
     }
     moved

@@ -1,12 +1,14 @@
-//! Kubernetes objects: observed by reading and a server-side dry-run, enacted by server-side apply, waited for until they
-//! do what they are for, pruned when nothing wants them.
+//! Kubernetes objects: observed by reading and a server-side dry-run, enacted by server-side apply, awaited until they
+//! are ready, and pruned when they are no longer wanted.
 
 use super::applyset::{ApplySet, MANAGER};
 use super::errors::{self, claims, failure, is_busy, is_missing, is_unreachable, may_pass, phrase};
-use super::kinds::{KINDS, Kind, Leftovers, Place};
+use super::kinds::{KINDS, Kind, Leftovers};
 use super::target::ClusterTarget;
 use super::{differ, ready};
-use crate::state::{Failure, FailureKind, Managed, Object, Observation, Ready, Resource, Seen, Step};
+use crate::state::{
+    Failure, FailureKind, Object, ObjectId, Observation, Orphan, Ready, Resource, ResourceId, Seen, Step,
+};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, ValidationDirective};
@@ -17,9 +19,9 @@ use std::time::{Duration, Instant};
 /// Requests under way at once while observing.
 pub(super) const AT_ONCE: usize = 16;
 /// How long a read is tried again that the API was too busy for: the storage of a kind whose definition has just
-/// changed is made anew, which takes seconds (429, "storage is (re)initializing").
+/// changed is initialised again, which takes seconds (429, "storage is (re)initializing").
 const READ_PATIENCE: Duration = Duration::from_secs(15);
-/// How often an object is looked at again that somebody wrote between reading it and the dry-run.
+/// How often an object is read again that another client wrote between reading it and the dry-run.
 const LOOKS: usize = 5;
 
 /// Whether an apply takes fields from other managers.
@@ -45,7 +47,7 @@ fn to_json(object: &DynamicObject) -> Value {
 /// Returns why a Secret's data is not known here; `None` for everything else.
 fn unresolved(resource: &Resource, object: &Object) -> Option<String> {
     let secret = object.manifest["kind"] == "Secret" && object.manifest["data"].is_null();
-    secret.then(|| resource.why.clone().unwrap_or_else(|| "its data cannot be read here".to_owned()))
+    secret.then(|| resource.why.clone().unwrap_or_else(|| "its data is not readable".to_owned()))
 }
 
 /// Returns whether a manager is a person with kubectl. A field set by hand is drift, shown in the plan and taken back;
@@ -54,13 +56,13 @@ fn is_a_hand(manager: &str) -> bool {
     manager.starts_with("kubectl")
 }
 
-/// Returns a kind of ours by name.
-fn kind_of(place: &Place) -> Result<&'static Kind, Failure> {
-    Kind::named(&place.kind).ok_or_else(|| {
+/// Returns a supported kind by name.
+fn kind_of(object_id: &ObjectId) -> Result<&'static Kind, Failure> {
+    Kind::of(object_id).ok_or_else(|| {
         Failure::new(
             FailureKind::Step,
             "E-K8S-KIND",
-            format!("{} is no kind that provision applies", place.kind),
+            format!("{} is not a kind that provision applies", object_id.kind),
         )
     })
 }
@@ -94,36 +96,36 @@ fn version(object: &Value) -> &Value {
 }
 
 impl ClusterTarget {
-    /// Compares an object with what the API says it would be.
+    /// Compares an object with its server-side dry-run.
     pub(super) async fn observe_object(
         &self,
         client: &kube::Client,
         resource: &Resource,
         object: &Object,
     ) -> Observation {
-        let place = Place::of(&object.manifest);
-        let kind = match kind_of(&place) {
+        let object_id = ObjectId::of(&object.manifest);
+        let kind = match kind_of(&object_id) {
             Ok(kind) => kind,
             Err(failure) => return Observation::Unknown(failure.message),
         };
-        let api = &kind.api(client, &place.namespace);
+        let api = &kind.api(client, &object_id.namespace);
         for _ in 0..LOOKS {
-            if let Some(seen) = self.look_at(api, &place, resource, object).await {
+            if let Some(seen) = self.look_at(api, &object_id, resource, object).await {
                 return seen;
             }
         }
-        Observation::Unknown(format!("somebody changes it all the time: {LOOKS} looks met {LOOKS} writes"))
+        Observation::Unknown(format!("another writer keeps changing it: {LOOKS} attempts met {LOOKS} writes"))
     }
 
     /// Looks once; `None` if the object was written between reading it and the dry-run.
     async fn look_at(
         &self,
         api: &kube::Api<DynamicObject>,
-        place: &Place,
+        object_id: &ObjectId,
         resource: &Resource,
         object: &Object,
     ) -> Option<Observation> {
-        let live = match read(|| Box::pin(live_of(api, &place.name))).await {
+        let live = match read(|| Box::pin(live_of(api, &object_id.name))).await {
             Ok(Some(live)) => to_json(&live),
             Ok(None) => {
                 let absent = unresolved(resource, object).map_or(Observation::Absent, Observation::Deferred);
@@ -137,10 +139,10 @@ impl ClusterTarget {
         }
         let wanted = self.set.applied(&object.manifest, Some(&live));
         let dry_run = PatchParams { dry_run: true, ..params(Force::Yes) };
-        Some(match api.patch(&place.name, &dry_run, &Patch::Apply(&wanted)).await {
+        Some(match api.patch(&object_id.name, &dry_run, &Patch::Apply(&wanted)).await {
             Ok(then) => {
                 let then = to_json(&then);
-                // What differs may be another's write in between: a controller notes a revision, say.
+                // The difference may be a concurrent write, such as a controller that records a revision.
                 if version(&then) != version(&live) {
                     return None;
                 }
@@ -154,14 +156,14 @@ impl ClusterTarget {
             Err(error) if may_pass(&error) => {
                 Observation::Deferred(format!("cannot be previewed yet: {}", phrase(&error)))
             }
-            Err(error) => Observation::Deferred(format!("refused by the API: {}", phrase(&error))),
+            Err(error) => Observation::Deferred(format!("rejected by the API server: {}", phrase(&error))),
         })
     }
 
-    /// Returns members of our set that nothing wants any more, and what could not be told.
-    pub(super) async fn orphans(&self, client: &kube::Client) -> (Vec<Managed>, Vec<String>) {
+    /// Returns members of our set that are no longer wanted, and what is unknown.
+    pub(super) async fn orphans(&self, client: &kube::Client) -> (Vec<Orphan>, Vec<String>) {
         let params = ListParams::default().labels(&self.set.selector());
-        let mut lists: Vec<BoxFuture<'_, Result<Vec<Place>, String>>> = Vec::new();
+        let mut lists: Vec<BoxFuture<'_, Result<Vec<ObjectId>, String>>> = Vec::new();
         for kind in KINDS.iter().filter(|k| k.leftovers == Leftovers::Prune) {
             let params = params.clone();
             lists.push(Box::pin(async move {
@@ -171,15 +173,14 @@ impl ClusterTarget {
                     Err(error) if is_missing(&error) => return Ok(Vec::new()),
                     Err(error) => {
                         let why = phrase(&error);
-                        return Err(format!("left over {} cannot be listed: {why}", kind.plural));
+                        return Err(format!("cannot list leftover {}: {why}", kind.plural));
                     }
                 };
-                let place = |object: DynamicObject| Place {
-                    kind: kind.kind.to_owned(),
-                    namespace: object.metadata.namespace.unwrap_or_default(),
-                    name: object.metadata.name.unwrap_or_default(),
+                let object_id = |object: DynamicObject| {
+                    let metadata = object.metadata;
+                    kind.object(metadata.namespace.unwrap_or_default(), metadata.name.unwrap_or_default())
                 };
-                Ok(list.items.into_iter().map(place).collect())
+                Ok(list.items.into_iter().map(object_id).collect())
             }));
         }
         let found: Vec<_> = futures::stream::iter(lists).buffer_unordered(AT_ONCE).collect().await;
@@ -204,21 +205,21 @@ impl ClusterTarget {
     ) -> Result<(), Failure> {
         if let Some(why) = unresolved(resource, object) {
             return Err(Failure::new(FailureKind::Step, "E-SECRET", format!("{}: {why}", step.what))
-                .hint("give the secret its value where the inventory says it comes from, then apply again"));
+                .hint("Provide the secret's value at its source in the inventory, then apply again"));
         }
-        let place = Place::of(&object.manifest);
-        let api = kind_of(&place)?.api(client, &place.namespace);
-        let (api, place) = (&api, &place);
+        let object_id = ObjectId::of(&object.manifest);
+        let api = kind_of(&object_id)?.api(client, &object_id.namespace);
+        let (api, object_id) = (&api, &object_id);
         self.patiently(step, || {
             Box::pin(async move {
-                let live = live_of(api, &place.name).await?.map(|live| to_json(&live));
+                let live = live_of(api, &object_id.name).await?.map(|live| to_json(&live));
                 let wanted = self.set.applied(&object.manifest, live.as_ref());
-                let asked = api.patch(&place.name, &params(Force::No), &Patch::Apply(&wanted)).await;
+                let asked = api.patch(&object_id.name, &params(Force::No), &Patch::Apply(&wanted)).await;
                 let Err(error) = asked else { return Ok(()) };
                 let claims = claims(&error);
                 let ours = live.as_ref().is_some_and(|live| self.set.holds(live));
                 if ours && !claims.is_empty() && claims.iter().all(|c| is_a_hand(&c.manager)) {
-                    api.patch(&place.name, &params(Force::Yes), &Patch::Apply(&wanted)).await?;
+                    api.patch(&object_id.name, &params(Force::Yes), &Patch::Apply(&wanted)).await?;
                     return Ok(());
                 }
                 Err(error)
@@ -237,9 +238,9 @@ impl ClusterTarget {
         if object.ready == Ready::Accepted {
             return Ok(());
         }
-        let place = Place::of(&object.manifest);
-        let api = kind_of(&place)?.api(client, &place.namespace);
-        let (api, place) = (&api, &place);
+        let object_id = ObjectId::of(&object.manifest);
+        let api = kind_of(&object_id)?.api(client, &object_id.namespace);
+        let (api, object_id) = (&api, &object_id);
         let deadline = Duration::from_secs(step.deadline_s);
         let stuck = &Mutex::new(None::<(Instant, String)>);
         let ready = self.until(step, deadline, || {
@@ -247,9 +248,9 @@ impl ClusterTarget {
                 let locked = || stuck.lock().unwrap_or_else(PoisonError::into_inner);
                 // What cannot be seen may have moved.
                 let before = locked().take();
-                let live = to_json(&api.get(&place.name).await.map_err(|e| phrase(&e))?);
+                let live = to_json(&api.get(&object_id.name).await.map_err(|e| phrase(&e))?);
                 let Some(why) = ready::unready(&live, object.ready) else { return Ok(()) };
-                let pods = self.pods(client, place, &live).await.unwrap_or_default();
+                let pods = self.pods(client, object_id, &live).await.unwrap_or_default();
                 let why = match ready::pods_say(&pods) {
                     Some(pods) => format!("{why}: {pods}"),
                     None => why,
@@ -273,37 +274,36 @@ impl ClusterTarget {
         tokio::select! {
             ready = ready => ready,
             why = given_up => {
-                let message = format!("{}: no node has room for it since {} s: {why}", step.what, patience.as_secs());
+                let message = format!("{}: unschedulable for {} s: {why}", step.what, patience.as_secs());
                 Err(Failure::new(FailureKind::Step, "E-UNSCHEDULABLE", message)
-                    .hint("provision status shows the nodes; bring in the hosts that are missing, or ask for fewer replicas"))
+                    .hint("Check the nodes with `provision status`; add the missing hosts or reduce the replicas"))
             }
         }
     }
 
     /// Returns the pods of an object, if it has pods and they can be listed.
-    async fn pods(&self, client: &kube::Client, place: &Place, owner: &Value) -> Option<Vec<Value>> {
+    async fn pods(&self, client: &kube::Client, object_id: &ObjectId, owner: &Value) -> Option<Vec<Value>> {
         let selector = ready::selector(owner)?;
         let resource = kube::api::ApiResource::erase::<k8s_openapi::api::core::v1::Pod>(&());
         let api: kube::Api<DynamicObject> =
-            kube::Api::namespaced_with(client.clone(), &place.namespace, &resource);
+            kube::Api::namespaced_with(client.clone(), &object_id.namespace, &resource);
         let list = api.list(&ListParams::default().labels(&selector)).await.ok()?;
         Some(list.items.iter().map(to_json).collect())
     }
 
     /// Removes an object that nothing wants any more, and waits until it is gone.
     pub(super) async fn remove(&self, client: &kube::Client, step: &Step) -> Result<(), Failure> {
-        let Some(place) = Place::from_id(step.resource.as_str()) else { return Ok(()) };
-        let api = kind_of(&place)?.api(client, &place.namespace);
-        let (api, place) = (&api, &place);
+        let ResourceId::Object(object_id) = &step.resource else { return Ok(()) };
+        let api = &kind_of(object_id)?.api(client, &object_id.namespace);
         let asked = self
             .patiently(step, || {
                 Box::pin(async move {
-                    let Some(live) = live_of(api, &place.name).await? else { return Ok(false) };
-                    // Somebody took it over since it was observed.
+                    let Some(live) = live_of(api, &object_id.name).await? else { return Ok(false) };
+                    // Another manager took it over since it was observed.
                     if !self.set.holds(&to_json(&live)) {
                         return Ok(false);
                     }
-                    match api.delete(&place.name, &DeleteParams::background()).await {
+                    match api.delete(&object_id.name, &DeleteParams::background()).await {
                         Err(error) if !is_missing(&error) => Err(error),
                         _ => Ok(true),
                     }
@@ -315,11 +315,11 @@ impl ClusterTarget {
         }
         self.until(step, Duration::from_secs(step.deadline_s), || {
             Box::pin(async move {
-                match live_of(api, &place.name).await {
+                match live_of(api, &object_id.name).await {
                     Ok(None) => Ok(()),
                     Ok(Some(live)) => {
                         let held = json!(live.metadata.finalizers.unwrap_or_default());
-                        Err(format!("waiting for it to be gone, finalizers {held}"))
+                        Err(format!("waiting for deletion, finalizers {held}"))
                     }
                     Err(error) => Err(phrase(&error)),
                 }
@@ -341,12 +341,12 @@ impl ClusterTarget {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
-            if !errors::may_pass(&error) || !pause.more().await {
+            if !errors::may_pass(&error) || !self.more(&mut pause).await? {
                 return Err(failure(&step.what, &error));
             }
             let why = phrase(&error);
             if why != said {
-                self.progress(step, format!("tried again: {why}"));
+                self.progress(step, format!("retrying: {why}"));
                 said = why;
             }
         }

@@ -1,9 +1,9 @@
-//! What is ours in the cluster: kubectl's ApplySet (KEP-3659), so that `kubectl` can tell too. A ConfigMap is the parent,
-//! every object that we created carries its id; what carries it and is wanted no more is pruned. What was there before
-//! us is adopted: brought to what is wanted, never labelled, never removed.
+//! What is managed in the cluster: an ApplySet (KEP-3659), which `kubectl` understands too. A ConfigMap is the parent,
+//! every object that we created carries its id; objects with it that are no longer wanted are pruned. Objects that existed
+//! before are adopted: updated, but never labelled or removed.
 
-use super::kinds::{KINDS, Kind, Leftovers, Place};
-use crate::state::{Managed, Object, Ready, Resource, Spec, Stage};
+use super::kinds::{KINDS, Kind, Leftovers};
+use crate::state::{Object, ObjectId, Orphan, Ready, Resource, ResourceId, Spec, Stage};
 use base64::Engine as _;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -27,7 +27,7 @@ pub(super) struct ApplySet {
 
 impl ApplySet {
     /// Returns the set of an inventory.
-    pub fn new(inventory: &str) -> Self {
+    pub(super) fn new(inventory: &str) -> Self {
         let parent = format!("applyset-{inventory}");
         // KEP-3659: base64url of sha256 of name.namespace.kind.group, without padding.
         let digest = Sha256::digest(format!("{parent}.{NAMESPACE}.ConfigMap."));
@@ -36,17 +36,17 @@ impl ApplySet {
     }
 
     /// Returns the parent and its namespace, to be applied before the members.
-    pub fn parents(&self, desired: &[Resource]) -> Vec<Resource> {
+    pub(super) fn parents(&self, desired: &[Resource]) -> Vec<Resource> {
         let (mut kinds, mut namespaces) = (BTreeSet::new(), BTreeSet::new());
         for resource in desired {
             let Spec::Object(object) = &resource.spec else { continue };
-            let place = Place::of(&object.manifest);
-            let Some(kind) = Kind::named(&place.kind).filter(|k| k.leftovers == Leftovers::Prune) else {
+            let object_id = ObjectId::of(&object.manifest);
+            let Some(kind) = Kind::of(&object_id).filter(|k| k.leftovers == Leftovers::Prune) else {
                 continue;
             };
             kinds.insert(kind.group_kind());
-            if !place.namespace.is_empty() && place.namespace != NAMESPACE {
-                namespaces.insert(place.namespace);
+            if !object_id.namespace.is_empty() && object_id.namespace != NAMESPACE {
+                namespaces.insert(object_id.namespace);
             }
         }
         if kinds.is_empty() {
@@ -68,21 +68,21 @@ impl ApplySet {
     }
 
     /// Returns what picks members in a list.
-    pub fn selector(&self) -> String {
+    pub(super) fn selector(&self) -> String {
         format!("{PART_OF}={}", self.id)
     }
 
     /// Returns whether an object is a member.
-    pub fn holds(&self, live: &Value) -> bool {
+    pub(super) fn holds(&self, live: &Value) -> bool {
         live["metadata"]["labels"][PART_OF] == self.id
     }
 
     /// Returns a manifest as it is applied onto what is there now: a member, or adopted.
-    pub fn applied(&self, manifest: &Value, live: Option<&Value>) -> Value {
+    pub(super) fn applied(&self, manifest: &Value, live: Option<&Value>) -> Value {
         let mut manifest = manifest.clone();
-        let place = Place::of(&manifest);
-        let prunable = Kind::named(&place.kind).is_some_and(|k| k.leftovers == Leftovers::Prune);
-        let parent = place.namespace == NAMESPACE && place.name == self.parent;
+        let object_id = ObjectId::of(&manifest);
+        let prunable = Kind::of(&object_id).is_some_and(|k| k.leftovers == Leftovers::Prune);
+        let parent = object_id.namespace == NAMESPACE && object_id.name == self.parent;
         if !prunable || parent {
             return manifest;
         }
@@ -103,23 +103,14 @@ impl ApplySet {
     }
 
     /// Returns members that nothing wants any more, in the order in which such kinds are made.
-    pub fn orphans(members: Vec<Place>, desired: &[Resource]) -> Vec<Managed> {
-        let wanted: BTreeSet<&str> = desired.iter().map(|r| r.id.as_str()).collect();
-        let rank = |place: &Place| KINDS.iter().position(|k| k.kind == place.kind);
-        let mut orphans: Vec<Place> =
-            members.into_iter().filter(|p| !wanted.contains(p.id().as_str())).collect();
-        orphans.sort_by(|a, b| rank(a).cmp(&rank(b)).then_with(|| a.cmp(b)));
-        orphans.dedup();
-        orphans
-            .into_iter()
-            .map(|place| Managed {
-                kind: "object".to_owned(),
-                id: place.id(),
-                hash: String::new(),
-                undo: None,
-                adopted: false,
-            })
-            .collect()
+    pub(super) fn orphans(members: Vec<ObjectId>, desired: &[Resource]) -> Vec<Orphan> {
+        let wanted: BTreeSet<&ResourceId> = desired.iter().map(|r| &r.id).collect();
+        let rank = |id: &ObjectId| KINDS.iter().position(|k| k.kind == id.kind && k.group == id.group);
+        let mut members = members;
+        members.sort_by(|a, b| rank(a).cmp(&rank(b)).then_with(|| a.cmp(b)));
+        members.dedup();
+        let ids = members.into_iter().map(ResourceId::Object).filter(|id| !wanted.contains(id));
+        ids.map(|id| Orphan { id, hazards: Vec::new() }).collect()
     }
 }
 
@@ -167,13 +158,16 @@ mod tests {
 
     #[test]
     fn orphans_are_listed_so_that_their_reverse_is_the_order_of_removal() {
-        let place = |id: &str| Place::from_id(id).expect("an id");
+        let object_id = |id: &str| match id.parse() {
+            Ok(ResourceId::Object(id)) => id,
+            other => panic!("{other:?}"),
+        };
         let members = [
-            "ModelRoute/models/a-x",
-            "Deployment/models/x",
-            "ModelServer/models/x",
+            "ModelRoute.networking.serving.volcano.sh/models/a-x",
+            "Deployment.apps/models/x",
+            "ModelServer.networking.serving.volcano.sh/models/x",
             "Service/b/a",
-            "RuntimeClass/nvidia",
+            "RuntimeClass.node.k8s.io/nvidia",
         ];
         let desired = [Resource::new(
             "t",
@@ -183,11 +177,11 @@ mod tests {
                 ready: Ready::Accepted,
             })),
         )];
-        let orphans = ApplySet::orphans(members.map(place).to_vec(), &desired);
-        let ids: Vec<&str> = orphans.iter().map(|m| m.id.as_str()).collect();
+        let orphans = ApplySet::orphans(members.map(object_id).to_vec(), &desired);
+        let ids: Vec<String> = orphans.iter().map(|o| o.id.what()).collect();
         assert_eq!(
             ids,
-            ["RuntimeClass/nvidia", "Deployment/models/x", "ModelServer/models/x", "ModelRoute/models/a-x"]
+            ["RuntimeClass nvidia", "Deployment models/x", "ModelServer models/x", "ModelRoute models/a-x"]
         );
     }
 }

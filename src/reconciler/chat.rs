@@ -1,17 +1,19 @@
-//! A question to a model through its tenant's gateway: the proof that serving works, and what the router's refusals mean.
+//! A chat completion through a tenant's gateway: the check that serving works, and what the router's errors mean.
 
 use super::Access;
 use crate::state::{Chat, Failure, FailureKind};
 use http::StatusCode;
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 
-/// Longest part of an answer that is shown in an error.
+/// Longest part of a response that an error shows, in characters.
 const SHOWN: usize = 300;
+/// A completion of a few tokens is far smaller, in bytes.
+const MOST_RESPONSE: usize = 4 << 20;
 
-/// Asks a model through a tenant's gateway on a worker. Has no deadline of its own.
-pub async fn ask(
+/// Requests a completion through a tenant's gateway on a worker. Sets no deadline of its own.
+pub async fn chat_completion(
     access: &dyn Access,
     chat: &Chat,
     question: &str,
@@ -26,11 +28,13 @@ pub async fn ask(
     };
     let stream = access.worker(chat.node_port).await.map_err(|e| {
         failed(format!("no worker opens node port {}: {}", chat.node_port, e.message))
-            .hint("the router's pod and the Service kthena-gateways answer there")
+            .hint("Check the router's pod and the Service kthena-gateways")
     })?;
-    let broken = |e: hyper::Error| failed(format!("the gateway broke off: {e}"));
+    let broken = |e: Box<dyn std::error::Error + Send + Sync>| {
+        failed(format!("the gateway closed the connection: {e}"))
+    };
     let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| broken(e.into()))?;
     let body = json!({"model": chat.model, "max_tokens": most_tokens, "messages": [{"role": "user", "content": question}]});
     let request = http::Request::post("/v1/chat/completions")
         .header("host", "gateway")
@@ -38,14 +42,15 @@ pub async fn ask(
         .body(Full::new(bytes::Bytes::from(body.to_string())))
         .map_err(|e| failed(e.to_string()))?;
     let exchange = async {
-        let answer = sender.send_request(request).await?;
-        let status = answer.status();
-        Ok::<_, hyper::Error>((status, answer.into_body().collect().await?.to_bytes()))
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MOST_RESPONSE).collect().await?;
+        Ok::<_, Box<dyn std::error::Error + Send + Sync>>((status, body.to_bytes()))
     };
     tokio::pin!(exchange);
     let (status, body) = tokio::select! {
         result = &mut exchange => result.map_err(broken)?,
-        // The connection ends with the last byte of an answer that closes it: what came is still to be read.
+        // A response that closes the connection ends it with its last byte; what arrived still has to be read.
         _ = connection => exchange.await.map_err(broken)?,
     };
     let text = String::from_utf8_lossy(&body);
@@ -63,7 +68,7 @@ pub async fn ask(
     })
 }
 
-/// Returns what a completion says. A model that reasons may spend all tokens before its answer: that counts.
+/// Returns the text of a completion. A reasoning model may spend all tokens before its answer; its reasoning counts.
 fn said(completion: &Value) -> Option<&str> {
     let message = completion.pointer("/choices/0/message")?;
     ["content", "reasoning_content", "reasoning"]
@@ -71,7 +76,7 @@ fn said(completion: &Value) -> Option<&str> {
         .find_map(|key| message[key].as_str().filter(|text| !text.trim().is_empty()))
 }
 
-/// Says what a refusal means, and what to do. The router's errors are bare JSON strings, engines' are OpenAI objects;
+/// Explains an error response, with a hint. The router's errors are bare JSON strings, those of engines OpenAI objects;
 /// phrases decide, as 1.0.0 answers 404 to nearly everything.
 fn explain(status: StatusCode, value: &Value, text: &str) -> (String, Option<&'static str>) {
     let objects = ["/error/message", "/message", "/error"];
@@ -85,31 +90,33 @@ fn explain(status: StatusCode, value: &Value, text: &str) -> (String, Option<&'s
         w if w.contains("route not found") => (
             "this gateway has no route of that name",
             Some(
-                "the ModelRoute's modelName and parentRefs decide; the router may also not have seen it yet",
+                "Check modelName and parentRefs of the ModelRoute; the router may not have picked it up yet",
             ),
         ),
         w if w.contains("can't find model server") => (
             "the route's model has no ready pod, or no ModelServer",
-            Some("k0s kubectl -n models get pods,modelservers"),
+            Some("Run `k0s kubectl -n models get pods,modelservers` on a controller"),
         ),
         w if w.contains("no available pods") => {
-            ("the model has no ready pod", Some("k0s kubectl -n models get pods"))
+            ("the model has no ready pod", Some("Run `k0s kubectl -n models get pods` on a controller"))
         }
-        w if w.contains("all pods failed") => {
-            ("the engine refused or broke off", Some("k0s kubectl -n models logs deploy/<model>"))
-        }
-        w if w.contains("No matching listener") => {
-            ("the router has no listener for this gateway", Some("k0s kubectl -n models get gateways"))
-        }
-        w if w.contains("rate limit") => ("a rate limit of the route", None),
-        _ if status.is_success() => ("an answer without content", None),
+        w if w.contains("all pods failed") => (
+            "the engine rejected the request or closed the connection",
+            Some("Run `k0s kubectl -n models logs deploy/MODEL` on a controller"),
+        ),
+        w if w.contains("No matching listener") => (
+            "the router has no listener for this gateway",
+            Some("Run `k0s kubectl -n models get gateways` on a controller"),
+        ),
+        w if w.contains("rate limit") => ("rate limit of the route exceeded", None),
+        _ if status.is_success() => ("a response without content", None),
         _ => ("refused", None),
     };
     let shown = if shown.is_empty() { status.to_string() } else { format!("{status}: {shown}") };
     (format!("{meaning} ({shown})"), hint)
 }
 
-/// Returns whether a failure says that serving is not there at all, rather than there and not working.
+/// Returns whether a failure means that serving is not deployed at all, rather than deployed and not working.
 pub(super) fn is_absent(failure: &Failure) -> bool {
     ["no worker opens", "has no route", "no listener"].iter().any(|p| failure.message.contains(p))
 }
@@ -141,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn reasoning_counts_as_an_answer_and_emptiness_does_not() {
+    fn reasoning_counts_as_text_and_an_empty_message_does_not() {
         let completion = |message: Value| json!({"choices": [{"message": message}]});
         assert_eq!(said(&completion(json!({"content": "Hi"}))), Some("Hi"));
         assert_eq!(said(&completion(json!({"content": null, "reasoning": "Let me"}))), Some("Let me"));

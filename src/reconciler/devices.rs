@@ -1,6 +1,6 @@
-//! The gate on devices: what a node can allocate is what the catalog says its host has. A device plugin that reports fewer
-//! on a host that is well is started anew, once: it takes a device for unhealthy until then (k8s-device-plugin#234). If
-//! that does not help, the node is cordoned, marked as ours, and no pod waits for devices that are not there.
+//! The gate on devices: a node must be able to allocate all devices of its host. A device plugin that reports fewer on a
+//! healthy host is restarted once, as it considers a device unhealthy until then (k8s-device-plugin#234). If that does
+//! not help, the node is cordoned with our mark, so that no pod waits for missing devices.
 
 use super::errors::{failure, is_unreachable, phrase};
 use super::kinds::node_api;
@@ -56,7 +56,7 @@ impl Plugin {
 }
 
 impl ClusterTarget {
-    /// Waits until a node is ready with all the devices that are wanted of it; its host was verified, so it is well. A
+    /// Waits until a node is ready with all its desired devices; its host was verified, so it is healthy. A
     /// node that the cluster does not have is waited for only if `must_register`.
     pub(super) async fn await_devices(
         &self,
@@ -93,22 +93,22 @@ impl ClusterTarget {
                 }
                 // Controllers change too; another answers soon.
                 Err(error) if is_unreachable(&error) => phrase(&error),
-                Err(error) => return Err(failure(&format!("looking at node {name}"), &error)),
+                Err(error) => return Err(failure(&format!("reading node {name}"), &error)),
             };
             if why != said {
                 say(why.clone());
                 said.clone_from(&why);
             }
-            if !pause.more().await {
-                let message = format!("node {name} is not in service after {} s: {why}", deadline.as_secs());
+            if !self.more(&mut pause).await? {
+                let message = format!("node {name} is not ready after {} s: {why}", deadline.as_secs());
                 return Err(Failure::new(FailureKind::Step, "E-K8S-DEADLINE", message).hint(
-                    "a cordon of ours stays, and the next apply lifts it; on a controller: k0s kubectl describe node",
+                    "Run `k0s kubectl describe node` on a controller; the next apply uncordons the node",
                 ));
             }
         }
     }
 
-    /// Starts the plugin of a ready node that is short of devices anew, once; cordons the node if that has not helped.
+    /// Restarts the plugin of a ready node with missing devices, once; cordons the node if that does not help.
     /// Returns what it did.
     async fn nudge(
         &self,
@@ -120,15 +120,15 @@ impl ClusterTarget {
     ) -> Result<Option<String>, Failure> {
         let Some(name) = device_plugin(resource) else { return Ok(None) };
         if self.partial {
-            // Nobody brings it in this run, so it would be waited for in vain.
+            // Nothing deploys it in this run, so waiting for it would be in vain.
             let sets: Api<DaemonSet> = Api::namespaced(client.clone(), NAMESPACE);
             let theirs = ListParams::default().labels(&format!("app.kubernetes.io/name={name}"));
             if sets.list(&theirs).await.is_ok_and(|found| found.items.is_empty()) {
                 let message = format!(
-                    "node {node} has joined and takes no pods yet: {name} is not in the cluster, and of the cluster this run brings nodes alone"
+                    "node {node} has joined but is not schedulable yet: {name} is not deployed, and --limit leaves out cluster components"
                 );
                 return Err(Failure::new(FailureKind::Step, "E-DEVICE-PLUGIN", message)
-                    .hint("provision apply without --limit deploys it; the host is done"));
+                    .hint("Run `provision apply` without --limit to deploy it; the host is done"));
             }
         }
         let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
@@ -145,26 +145,26 @@ impl ClusterTarget {
             let cordoned = self.cordon_as(client, node, SHORT).await;
             let stays = cordoned.err().map(|e| format!("; it could not be cordoned: {}", e.message));
             let message = format!(
-                "node {node}: {name} was started anew and still reports too few devices: {why}{}",
+                "node {node}: {name} was restarted and still reports too few devices: {why}{}",
                 stays.unwrap_or_else(|| "; the node is cordoned".to_owned())
             );
             return Err(Failure::new(FailureKind::Step, "E-ALLOCATABLE", message).hint(format!(
-                "provision verify --limit {node} looks at its devices; on a controller: k0s kubectl -n {NAMESPACE} logs {}",
+                "Run `provision verify --limit {node}`, and on a controller `k0s kubectl -n {NAMESPACE} logs {}`",
                 settled.join(" ")
             )));
         }
         for pod in &settled {
-            let what = format!("ending {NAMESPACE}/{pod}");
+            let what = format!("deleting pod {NAMESPACE}/{pod}");
             match pods.delete(pod, &DeleteParams::default()).await {
                 Err(error) if !super::errors::is_missing(&error) => return Err(failure(&what, &error)),
                 _ => {}
             }
         }
         plugin.restarted = true;
-        Ok(Some(format!("{why}: {name} of {node} is started anew")))
+        Ok(Some(format!("{why}: restarting {name} on {node}")))
     }
 
-    /// Cordons a node that is not cordoned yet, with the reason; somebody else's cordon stays as it is.
+    /// Cordons a node that is not cordoned yet, with the reason; an existing cordon is left alone.
     async fn cordon_as(&self, client: &kube::Client, node: &str, reason: &str) -> Result<(), Failure> {
         let what = format!("cordoning {node}");
         let api = node_api(client);

@@ -1,4 +1,4 @@
-//! What differs between an object as it is and as the API says it would be: flattened, without what the API keeps by
+//! The difference between a live object and its server-side dry-run: flattened, without what the API keeps by
 //! itself, and without a Secret's data.
 
 use crate::state::Fields;
@@ -30,7 +30,7 @@ fn below(path: &str, key: &str) -> String {
     }
 }
 
-/// Returns what tells an item of a list from its neighbours: lists of Kubernetes are maps by name as often as not, and
+/// Returns the key of a list item: many lists of Kubernetes are maps by name, and
 /// an item put first should not make all others differ.
 fn item_key(items: &[Value], index: usize) -> String {
     let name = |item: &Value| item.get("name").and_then(Value::as_str).map(str::to_owned);

@@ -1,4 +1,4 @@
-//! What the API's errors mean: what will pass by itself, what needs a person, and how it is said.
+//! Classifies API errors: transient ones, those that need a person, and their messages.
 
 use crate::state::{Failure, FailureKind};
 use kube::core::Status;
@@ -17,7 +17,7 @@ pub(super) fn is_missing(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)
 }
 
-/// Returns whether trying again may help without anybody doing something: the connection went (another controller takes
+/// Returns whether a retry may help: the connection was lost (another controller takes
 /// over), the server is starting or busy, a kind is about to be served, a webhook about to answer.
 pub(super) fn may_pass(error: &kube::Error) -> bool {
     match error {
@@ -54,7 +54,7 @@ pub(super) fn is_unreachable(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Service(_) | kube::Error::HyperError(_))
 }
 
-/// Says an error in one line, from its innermost cause where the outer ones say nothing.
+/// Formats an error on one line, from its innermost cause if the outer ones are empty.
 pub(super) fn phrase(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => match status.message.lines().next() {
@@ -94,11 +94,11 @@ pub(super) fn failure(what: &str, error: &kube::Error) -> Failure {
     let claims = claims(error);
     if !claims.is_empty() {
         let said: Vec<String> =
-            claims.iter().map(|c| format!("{} belongs to {}", c.field, c.manager)).collect();
+            claims.iter().map(|c| format!("{} is owned by {}", c.field, c.manager)).collect();
         return Failure::new(FailureKind::Step, "E-K8S-CONFLICT", format!("{what}: {}", said.join(", ")))
             .hint(
-                "another controller sets what the inventory sets too: stop it, or let it have the field \
-             (kubectl get --show-managed-fields shows who owns what)",
+                "Stop the other field manager, or remove the field from the inventory \
+             (kubectl get --show-managed-fields shows the owners)",
             );
     }
     let code = match error {
@@ -109,10 +109,12 @@ pub(super) fn failure(what: &str, error: &kube::Error) -> Failure {
     };
     let failure = Failure::new(FailureKind::Step, code, format!("{what}: {}", phrase(error)));
     match code {
-        "E-K8S-AUTH" => failure.hint("the admin kubeconfig on the controller is not the cluster's any more"),
-        "E-K8S-UNREACHABLE" => {
-            failure.hint("on a controller: systemctl status k0scontroller, and k0s kubectl get --raw /readyz")
+        "E-K8S-AUTH" => {
+            failure.hint("the admin kubeconfig on the controller is no longer valid for the cluster")
         }
+        "E-K8S-UNREACHABLE" => failure.hint(
+            "On a controller, run `systemctl status k0scontroller` and `k0s kubectl get --raw /readyz`",
+        ),
         _ => failure,
     }
 }
@@ -138,7 +140,7 @@ mod tests {
         assert_eq!(failure.code, "E-K8S-CONFLICT");
         assert_eq!(
             failure.message,
-            "Deployment x: .spec.replicas belongs to hpa, .spec.paused belongs to kubectl-edit"
+            "Deployment x: .spec.replicas is owned by hpa, .spec.paused is owned by kubectl-edit"
         );
         assert!(!may_pass(&error), "trying again does not help");
     }

@@ -1,7 +1,7 @@
-//! The kinds that we apply: where each lives in the API, and whether it is pruned.
+//! The supported kinds: their API paths, and whether they are pruned.
 
+use crate::state::ObjectId;
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind};
-use serde_json::Value;
 
 /// A kind that we apply.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,7 +29,7 @@ pub(super) enum Scope {
     Cluster,
 }
 
-/// What happens to objects of ours that nothing wants any more.
+/// What happens to managed objects that are no longer wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Leftovers {
     /// They are removed.
@@ -85,18 +85,28 @@ pub(super) const KINDS: [Kind; 17] = [
 ];
 
 impl Kind {
-    /// Returns a kind by the name that its objects carry.
-    pub fn named(name: &str) -> Option<&'static Kind> {
-        KINDS.iter().find(|k| k.kind == name)
+    /// Returns the kind of an object.
+    pub(super) fn of(object: &ObjectId) -> Option<&'static Kind> {
+        KINDS.iter().find(|k| k.kind == object.kind && k.group == object.group)
+    }
+
+    /// Returns a kind of the core group by name.
+    pub(super) fn core(name: &str) -> Option<&'static Kind> {
+        KINDS.iter().find(|k| k.kind == name && k.group.is_empty())
+    }
+
+    /// Returns what one of its objects is called.
+    pub(super) fn object(&self, namespace: String, name: String) -> ObjectId {
+        ObjectId { group: self.group.to_owned(), kind: self.kind.to_owned(), namespace, name }
     }
 
     /// Returns `Kind.group`, as in ApplySet annotations.
-    pub fn group_kind(&self) -> String {
+    pub(super) fn group_kind(&self) -> String {
         if self.group.is_empty() { self.kind.to_owned() } else { format!("{}.{}", self.kind, self.group) }
     }
 
     /// Returns its API, in a namespace where it has one.
-    pub fn api(&self, client: &kube::Client, namespace: &str) -> Api<DynamicObject> {
+    pub(super) fn api(&self, client: &kube::Client, namespace: &str) -> Api<DynamicObject> {
         let resource = ApiResource::from_gvk_with_plural(
             &GroupVersionKind::gvk(self.group, self.version, self.kind),
             self.plural,
@@ -114,43 +124,4 @@ impl Kind {
 pub(super) fn node_api(client: &kube::Client) -> Api<DynamicObject> {
     let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk("", "v1", "Node"), "nodes");
     Api::all_with(client.clone(), &resource)
-}
-
-/// What an object is called.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct Place {
-    /// Its kind.
-    pub kind: String,
-    /// Its namespace, or nothing.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-}
-
-impl Place {
-    /// Reads it from a manifest.
-    pub fn of(manifest: &Value) -> Self {
-        let text =
-            |pointer: &str| manifest.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
-        Self { kind: text("/kind"), namespace: text("/metadata/namespace"), name: text("/metadata/name") }
-    }
-
-    /// Reads it from `Kind/namespace/name` or `Kind/name`.
-    pub fn from_id(id: &str) -> Option<Self> {
-        let (kind, namespace, name) = match id.split('/').collect::<Vec<_>>()[..] {
-            [kind, namespace, name] => (kind, namespace, name),
-            [kind, name] => (kind, "", name),
-            _ => return None,
-        };
-        Some(Self { kind: kind.to_owned(), namespace: namespace.to_owned(), name: name.to_owned() })
-    }
-
-    /// Returns `Kind/namespace/name` or `Kind/name`.
-    pub fn id(&self) -> String {
-        if self.namespace.is_empty() {
-            format!("{}/{}", self.kind, self.name)
-        } else {
-            format!("{}/{}/{}", self.kind, self.namespace, self.name)
-        }
-    }
 }

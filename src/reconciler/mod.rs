@@ -1,7 +1,7 @@
-//! The cluster as a `Target`: join tokens, nodes, server-side apply, pruning, readiness, drain, a question to the model.
-//! Speaks the Kubernetes API only, through whatever stream it is given.
+//! The cluster as a `Target`: join tokens, nodes, server-side apply, pruning, readiness, drain, chat checks of models.
+//! Speaks only the Kubernetes API, over a stream that it is given.
 //!
-//! [`ClusterTarget`] is the target; [`nodes()`] is what the inventory wants of nodes; [`ask()`] puts a question to a model
+//! [`ClusterTarget`] is the target; [`nodes()`] is the desired state of nodes; [`chat_completion()`] sends a prompt to a model
 //! through its tenant's gateway.
 
 mod access;
@@ -13,7 +13,6 @@ mod devices;
 mod differ;
 mod drain;
 mod errors;
-mod etcd;
 mod kinds;
 mod lease;
 mod nodes;
@@ -22,10 +21,9 @@ mod retire;
 mod service;
 mod survey;
 mod target;
-mod tokens;
 
-pub use access::{Access, Answer};
-pub use chat::ask;
+pub use access::Access;
+pub use chat::chat_completion;
 pub use lease::Holder;
 pub use nodes::nodes;
 pub use retire::Retired;

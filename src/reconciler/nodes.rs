@@ -1,6 +1,5 @@
-//! Nodes: what the inventory wants of each, compared with what the API says, and how the difference is closed. Only the
-//! labels and taints that the inventory names are ours; which those are is kept in an annotation, so that one that is
-//! named no more is taken off again and everybody else's stay.
+//! Nodes: desired state compared with the API, and the changes in between. Only the labels and taints in the inventory
+//! are managed; an annotation records them, so that one that is no longer wanted is removed and others stay.
 
 use super::devices::SHORT;
 use super::errors::phrase;
@@ -14,9 +13,9 @@ use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// Which labels and taints of a node are ours.
+/// The managed labels and taints of a node.
 pub(super) const MANAGED: &str = "provision.dev/managed";
-/// Why we cordoned a node: `maintenance`, `drain`, or `short` of devices. A cordon without it is somebody else's and stays.
+/// Why provision cordoned a node: `maintenance`, `drain`, or `short` of devices. Cordons without it are left alone.
 pub(super) const CORDONED: &str = "provision.dev/cordoned";
 /// Until a node is as wanted once its host is done, in seconds: the device plugin's image is pulled.
 const NODE_DEADLINE_S: u64 = 900;
@@ -59,7 +58,7 @@ pub fn nodes(inventory: &Inventory) -> Vec<Resource> {
         .collect()
 }
 
-/// A taint. Kubernetes tells taints apart by key and effect.
+/// A taint. Kubernetes identifies taints by key and effect.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Taint {
     key: String,
@@ -80,7 +79,7 @@ impl Taint {
         Self { key: text("key"), effect: text("effect"), value: text("value") }
     }
 
-    /// Returns what tells it from others.
+    /// Returns what identifies it.
     fn slot(&self) -> String {
         format!("{}:{}", self.key, self.effect)
     }
@@ -102,7 +101,8 @@ fn starting(node: &Value) -> bool {
     taints(node).iter().any(|t| t["key"] == STARTING_TAINT_KEY)
 }
 
-fn ready(node: &Value) -> Result<(), String> {
+/// Returns whether a node is ready, or why not.
+pub(super) fn ready(node: &Value) -> Result<(), String> {
     let conditions = node["status"]["conditions"].as_array();
     let condition = conditions.into_iter().flatten().find(|c| c["type"] == "Ready");
     match condition {
@@ -143,7 +143,7 @@ pub(super) fn short_of<'a>(want: &'a Node, live: &Value) -> Option<&'a str> {
         .map(|(name, _)| name.as_str())
 }
 
-/// The keys that are ours.
+/// The managed keys.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 struct Ours {
     labels: BTreeSet<String>,
@@ -173,7 +173,7 @@ impl Ours {
     }
 }
 
-/// Compares a node with what is wanted of it. `draining` leaves a cordon of ours alone.
+/// Compares a node with its desired state. `draining` leaves our own cordon alone.
 pub(super) fn observe(want: &Node, live: Option<&Value>, draining: bool) -> Observation {
     let cordon = |node: &Value| node["metadata"]["annotations"][CORDONED].as_str().map(str::to_owned);
     let Some(live) = live else {

@@ -1,4 +1,4 @@
-//! What readiness means for an object, and why it is not there yet, in words for a person.
+//! Whether an object is ready, and why not.
 
 use crate::state::Ready;
 use serde_json::Value;
@@ -11,7 +11,7 @@ fn condition<'a>(object: &'a Value, name: &str) -> Option<&'a Value> {
 /// Returns why an object is not ready yet; `None` if it is.
 pub(super) fn unready(object: &Value, ready: Ready) -> Option<String> {
     let number = |key: &str| object["status"][key].as_u64().unwrap_or(0);
-    // A status from before the last change says nothing about it.
+    // A status from before the last change does not count.
     let seen = || number("observedGeneration") >= object["metadata"]["generation"].as_u64().unwrap_or(0);
     match (ready, object["kind"].as_str()) {
         (Ready::Accepted, _) => None,
@@ -89,7 +89,7 @@ fn pod_reason(pod: &Value) -> Option<String> {
     })
 }
 
-/// Says why pods are not ready, most frequent reason first.
+/// Returns why pods are not ready, most frequent reason first.
 pub(super) fn pods_say(pods: &[Value]) -> Option<String> {
     let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
     for reason in pods.iter().filter_map(pod_reason) {

@@ -1,15 +1,15 @@
-//! Hosts that are retired: their node is drained and deleted, and their member leaves etcd. Nothing is done on the host
-//! itself, which may be gone already.
+//! Retired hosts: the node is drained and deleted, and the member leaves etcd. The host itself, which may no longer exist,
+//! is not contacted.
 
 use super::errors::{failure, is_missing};
-use super::etcd;
 use super::kinds::node_api;
 use super::target::{ClusterTarget, Pause};
 use crate::event::Event;
-use crate::state::{Failure, FailureKind, HostName, Managed, Spec, Step};
+use crate::k0s::{self, etcd};
+use crate::state::{Failure, FailureKind, Hazard, HostName, NODE_DEAD, Orphan, ResourceId, Spec, Step};
 use crate::template::quote;
-use kube::api::DeleteParams;
-use serde_json::Value;
+use kube::api::{DeleteParams, Patch, PatchParams};
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -22,69 +22,41 @@ pub struct Retired {
     pub member: Option<String>,
     /// How long pods may take to leave its node.
     pub drain: Duration,
+    /// Somebody confirmed that its machine is off for good: nothing of its pods runs.
+    pub lost: bool,
 }
 
-/// What a retired host leaves in the cluster.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Leftover {
-    Node,
-    Member,
-}
-
-impl Leftover {
-    const ALL: [Self; 2] = [Self::Node, Self::Member];
-
-    /// As in resource ids.
-    fn kind(self) -> &'static str {
-        match self {
-            Self::Node => "node",
-            Self::Member => "etcd-member",
-        }
-    }
-
-    /// Reads the id of a step that removes one.
-    fn of(resource: &str) -> Option<(Self, &str)> {
-        let (kind, host) = resource.split_once('/')?;
-        Self::ALL.into_iter().find(|l| l.kind() == kind).map(|l| (l, host))
-    }
-
-    fn managed(self, host: &HostName) -> Managed {
-        let kind = self.kind();
-        Managed {
-            kind: kind.to_owned(),
-            id: format!("{kind}/{host}"),
-            hash: String::new(),
-            undo: None,
-            adopted: false,
-        }
-    }
-}
+/// Tells Kubernetes that a node's machine is off, so that volumes of its pods are detached
+/// (<https://kubernetes.io/docs/concepts/cluster-administration/node-shutdown/#non-graceful-node-shutdown>).
+const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
 impl ClusterTarget {
-    /// Returns what retired hosts have left in the cluster, and what could not be told.
-    pub(super) async fn retired(&self, nodes: &BTreeMap<String, Value>) -> (Vec<Managed>, Vec<String>) {
+    /// Returns what retired hosts have left in the cluster, and what is unknown.
+    pub(super) async fn retired(&self, nodes: &BTreeMap<String, Value>) -> (Vec<Orphan>, Vec<String>) {
         let (mut left, mut warnings) = (Vec::new(), Vec::new());
         let hosts = &self.setup.retired;
         // Removals go from the end: a node leaves before its member does.
         if hosts.iter().any(|r| r.member.is_some()) {
-            let answers = self.setup.access.ask_controllers(etcd::QUESTION).await;
+            let answers = self.setup.access.run_on_controllers(&etcd::question()).await;
             match etcd::members(&answers) {
                 Some(members) => left.extend(hosts.iter().filter_map(|r| {
                     etcd::find(&members, &r.host, r.member.as_deref()?)?;
-                    Some(Leftover::Member.managed(&r.host))
+                    let id = ResourceId::EtcdMember(r.host.clone());
+                    Some(Orphan { id, hazards: vec![Hazard::Quorum] })
                 })),
-                None => warnings.push(
-                    "no controller answers for etcd: whether retired members are in it is not known"
-                        .to_owned(),
-                ),
+                None => {
+                    warnings.push("no controller reports etcd members: retired members may remain".to_owned())
+                }
             }
         }
-        left.extend(
-            hosts
-                .iter()
-                .filter(|r| nodes.contains_key(r.host.as_str()))
-                .map(|r| Leftover::Node.managed(&r.host)),
-        );
+        left.extend(hosts.iter().filter_map(|r| {
+            let live = nodes.get(r.host.as_str())?;
+            let hazard = match r.lost && super::nodes::ready(live).is_err() {
+                true => Hazard::ForceDelete(r.host.to_string()),
+                false => Hazard::Drain,
+            };
+            Some(Orphan { id: ResourceId::Node(r.host.clone()), hazards: vec![hazard] })
+        }));
         (left, warnings)
     }
 
@@ -102,8 +74,8 @@ impl ClusterTarget {
             .filter(|(name, node)| ours(node) && !wanted.contains(*name) && !retired(name))
             .map(|(name, _)| {
                 format!(
-                    "node {name} was brought in by provision and is not in the inventory; `{name}: {{state: retired}}` \
-                     in its pool has it drained and deleted"
+                    "node {name} was added by provision and is not in the inventory; to drain and delete it, add \
+                     `{name}: {{state: retired}}` to its pool"
                 )
             })
             .collect()
@@ -111,17 +83,40 @@ impl ClusterTarget {
 
     /// Takes what a retired host left out of the cluster; `None` if the step is about something else.
     pub(super) async fn forget(&self, client: &kube::Client, step: &Step) -> Option<Result<(), Failure>> {
-        let (leftover, host) = Leftover::of(step.resource.as_str())?;
-        Some(match leftover {
-            Leftover::Node => self.forget_node(client, host).await,
-            Leftover::Member => self.forget_member(&HostName::new(host)).await,
-        })
+        match &step.resource {
+            ResourceId::Node(host) => {
+                let may_lose = step.hazards.iter().filter_map(|h| h.pod().map(str::to_owned)).collect();
+                Some(self.forget_node(client, host.as_str(), &may_lose).await)
+            }
+            ResourceId::EtcdMember(host) => Some(self.forget_member(host).await),
+            _ => None,
+        }
     }
 
-    async fn forget_node(&self, client: &kube::Client, host: &str) -> Result<(), Failure> {
-        let deadline =
-            self.setup.retired.iter().find(|r| r.host.as_str() == host).map_or(Duration::ZERO, |r| r.drain);
-        self.drain(host, deadline).await?;
+    async fn forget_node(
+        &self,
+        client: &kube::Client,
+        host: &str,
+        may_lose: &BTreeSet<String>,
+    ) -> Result<(), Failure> {
+        let retired = self.setup.retired.iter().find(|r| r.host.as_str() == host);
+        let (deadline, lost) = retired.map_or((Duration::ZERO, false), |r| (r.drain, r.lost));
+        match self.drain(host, deadline, Some(may_lose)).await {
+            Err(dead) if dead.code == NODE_DEAD && lost => {
+                let taint = json!({"spec": {"taints": [{"key": OUT_OF_SERVICE, "value": "nodeshutdown", "effect": "NoExecute"}]}});
+                let tainted =
+                    node_api(client).patch(host, &PatchParams::default(), &Patch::Strategic(taint)).await;
+                tainted.map_err(|error| failure(&format!("tainting node {host}"), &error))?;
+                self.delete_pods(host).await?;
+            }
+            Err(dead) if dead.code == NODE_DEAD => {
+                return Err(dead.hint(format!(
+                    "If its machine is off for good, run `provision apply --lost {host}`; else repair it, or run \
+                     `k0s stop` on it and reboot it"
+                )));
+            }
+            ended => ended?,
+        }
         let deleted = node_api(client).delete(host, &DeleteParams::default()).await;
         self.draining().remove(host);
         match deleted {
@@ -136,8 +131,8 @@ impl ClusterTarget {
         let mut pause = Pause::new(etcd::ETCD_DEADLINE);
         let (mut said, mut answer) = (String::new(), String::new());
         loop {
-            let answers = self.setup.access.ask_controllers(etcd::QUESTION).await;
-            let mut why = "no controller answers for etcd".to_owned();
+            let answers = self.setup.access.run_on_controllers(&etcd::question()).await;
+            let mut why = "no controller reports etcd members".to_owned();
             if let Some(members) = etcd::members(&answers) {
                 let Some(address) = etcd::find(&members, host, known.as_deref().unwrap_or_default()) else {
                     return Ok(());
@@ -145,12 +140,12 @@ impl ClusterTarget {
                 match etcd::without(&answers, host, &address) {
                     Some(hindrance) => why = hindrance,
                     None => {
-                        // Whether it has left is told by the next list of members, not by this.
+                        // The next list of members shows whether it has left, not this output.
                         let program =
-                            format!("/usr/local/bin/k0s etcd leave --peer-address {} 2>&1", quote(&address));
+                            format!("{} etcd leave --peer-address {} 2>&1", k0s::BINARY, quote(&address));
                         let asked = self.setup.access.on_controller(&program).await;
                         let said = asked.unwrap_or_else(|failure| failure.message);
-                        why = if answer.is_empty() { "it is leaving".to_owned() } else { answer };
+                        why = if answer.is_empty() { "leaving".to_owned() } else { answer };
                         answer = said.lines().last().unwrap_or_default().to_owned();
                     }
                 }
@@ -159,13 +154,15 @@ impl ClusterTarget {
                 self.setup.events.emit(Event::Waiting { target: host.to_string(), reason: why.clone() });
                 said.clone_from(&why);
             }
-            if !pause.more().await {
+            if !self.more(&mut pause).await? {
                 return Err(Failure::new(
                     FailureKind::Step,
                     "E-ETCD",
-                    format!("{host} is still a member of etcd: {why}"),
+                    format!("{host} is still an etcd member: {why}"),
                 )
-                .hint("on a controller: k0s etcd member-list; mend the members that are not healthy, then apply again"));
+                .hint(
+                    "Run `k0s etcd member-list` on a controller, repair unhealthy members, then apply again",
+                ));
             }
         }
     }

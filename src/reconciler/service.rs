@@ -1,26 +1,42 @@
-//! The cluster as a run needs it: nodes out of service and back, etcd, the lease.
+//! The operations of a run on the cluster: draining and uncordoning nodes, etcd, the lease.
 
 use super::errors::failure;
-use super::etcd;
+use super::kinds::node_api;
+use super::nodes::ready;
 use super::target::{ClusterTarget, Pause};
 use crate::event::Event;
-use crate::state::{Cluster, Failure, FailureKind, HostName, Spec};
+use crate::k0s::etcd;
+use crate::state::{BarePods, Cluster, Failure, FailureKind, HostName, Nodes, Spec};
 use async_trait::async_trait;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::api::Api;
+use serde_json::Value;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-/// How long a node may take to be ready with all its devices after its host is: the device plugin's pod starts anew.
+/// How long a node may take to be ready with all its devices after its host is: the device plugin's pod restarts.
 const RETURN_DEADLINE: Duration = Duration::from_secs(900);
+/// Where kubelets renew the leases of their nodes, every 10 s by default (KubeletConfiguration, nodeLeaseDurationSeconds).
+const NODE_LEASES: &str = "kube-node-lease";
+/// A kubelet that has not renewed its lease by then does not run.
+const LEASE_DEADLINE: Duration = Duration::from_secs(60);
 /// A lease renewed so short a time ago is not renewed again: nodes are brought in side by side, and each asks.
 const FRESH: Duration = Duration::from_secs(10);
 
 #[async_trait]
 impl Cluster for ClusterTarget {
-    async fn nodes(&self) -> Result<Option<BTreeSet<HostName>>, Failure> {
+    async fn nodes(&self) -> Result<Option<Nodes>, Failure> {
         let Some(link) = self.link().await? else { return Ok(None) };
         let what = "listing the nodes";
         match self.all_nodes(&link.client).await {
-            Ok(nodes) => Ok(Some(nodes.into_keys().map(HostName::new).collect())),
+            Ok(live) => {
+                let out = |node: &Value| node["spec"]["unschedulable"] == true || ready(node).is_err();
+                let out_of_service = live.iter().filter(|(_, node)| out(node));
+                Ok(Some(Nodes {
+                    out_of_service: out_of_service.map(|(name, _)| HostName::new(name.clone())).collect(),
+                    all: live.into_keys().map(HostName::new).collect(),
+                }))
+            }
             Err(error) => {
                 let mut failure = failure(what, &error);
                 failure.kind = FailureKind::Unobserved;
@@ -29,8 +45,21 @@ impl Cluster for ClusterTarget {
         }
     }
 
-    async fn drain(&self, node: &HostName, deadline: Duration) -> Result<(), Failure> {
-        ClusterTarget::drain(self, node.as_str(), deadline).await
+    async fn bare_pods(&self, nodes: &BTreeSet<HostName>) -> Result<BarePods, Failure> {
+        ClusterTarget::bare_pods(self, nodes).await
+    }
+
+    async fn drain(
+        &self,
+        node: &HostName,
+        deadline: Duration,
+        may_lose: &BTreeSet<String>,
+    ) -> Result<(), Failure> {
+        ClusterTarget::drain(self, node.as_str(), deadline, Some(may_lose)).await
+    }
+
+    async fn delete_pods(&self, node: &HostName) -> Result<(), Failure> {
+        ClusterTarget::delete_pods(self, node.as_str()).await
     }
 
     async fn give_back(&self, node: &HostName) -> Result<(), Failure> {
@@ -39,6 +68,7 @@ impl Cluster for ClusterTarget {
 
     async fn uncordon(&self, node: &HostName) -> Result<(), Failure> {
         self.await_service(node.as_str(), RETURN_DEADLINE).await?;
+        self.await_lease(node.as_str()).await?;
         ClusterTarget::uncordon(self, node.as_str()).await
     }
 
@@ -46,7 +76,7 @@ impl Cluster for ClusterTarget {
         let mut pause = Pause::new(etcd::ETCD_DEADLINE);
         let mut said = String::new();
         loop {
-            let answers = self.setup.access.ask_controllers(etcd::QUESTION).await;
+            let answers = self.setup.access.run_on_controllers(&etcd::question()).await;
             let Some(why) = etcd::hindrance(&answers, controller) else { return Ok(()) };
             if why != said {
                 let target = controller.to_string();
@@ -65,9 +95,9 @@ impl Cluster for ClusterTarget {
         if renewed.is_some_and(|at| at.elapsed() < FRESH) {
             return Ok(());
         }
-        match self.take_lease(me).await {
+        match self.take_lease(me, renewed.is_some()).await {
             Err(failure) if failure.kind == FailureKind::Locked => Err(failure),
-            // An API that is down is what this run may be there to mend; each host has a lock of its own.
+            // This run may be there to fix an API that is down; each host has its own lock.
             Err(_) => Ok(()),
             Ok(taken) => {
                 *renewed = taken.then(Instant::now);
@@ -78,6 +108,34 @@ impl Cluster for ClusterTarget {
 }
 
 impl ClusterTarget {
+    /// Waits until the kubelet of a node renews its lease: the API calls a node Ready for 40 s after its kubelet has died.
+    /// Only changes are looked at, no clocks are compared.
+    async fn await_lease(&self, node: &str) -> Result<(), Failure> {
+        let Some(link) = self.link().await? else { return Ok(()) };
+        if node_api(&link.client).get_opt(node).await.is_ok_and(|node| node.is_none()) {
+            return Ok(());
+        }
+        let leases: Api<Lease> = Api::namespaced(link.client.clone(), NODE_LEASES);
+        let read = || async {
+            let lease = leases.get_opt(node).await.ok()??;
+            lease.spec?.renew_time
+        };
+        let before = read().await;
+        let mut pause = Pause::new(LEASE_DEADLINE);
+        loop {
+            let now = read().await;
+            if now.is_some() && now != before {
+                return Ok(());
+            }
+            if !self.more(&mut pause).await? {
+                let seconds = LEASE_DEADLINE.as_secs();
+                let message = format!("the kubelet of node {node} has not renewed its lease in {seconds} s");
+                return Err(Failure::new(FailureKind::Step, "E-NOT-SERVING", message)
+                    .hint("Look at the host with `journalctl -u k0sworker`, then apply again"));
+            }
+        }
+    }
+
     /// Waits until a node is ready with all the devices that are wanted of it. One that the cluster does not have, or
     /// that nothing wants, need not be.
     pub async fn await_service(&self, node: &str, deadline: Duration) -> Result<(), Failure> {

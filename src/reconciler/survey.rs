@@ -1,5 +1,5 @@
-//! The cluster as it is, for a person who asks: nodes, and how many replicas of each model answer. Reads, changes nothing.
-//! And the admin kubeconfig as it is lent to other tools.
+//! The state of the cluster for `status`: nodes, and the ready replicas of each model. Read-only. Also the admin kubeconfig
+//! for other tools.
 
 use super::connect;
 use super::errors::failure;
@@ -18,7 +18,7 @@ const PAGE: u32 = 500;
 /// All answers arrive within this time, or the cluster counts as not answering.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// What the API says.
+/// What the API reports.
 #[derive(Clone, PartialEq, Serialize, Debug, Default)]
 pub struct Survey {
     /// Nodes by name.
@@ -30,7 +30,7 @@ pub struct Survey {
 /// One node.
 #[derive(Clone, PartialEq, Eq, Serialize, Debug, Default)]
 pub struct NodeSeen {
-    /// Its kubelet says that it is ready.
+    /// Its kubelet reports it as ready.
     pub ready: bool,
     /// Why it is not.
     pub reason: Option<String>,
@@ -38,7 +38,7 @@ pub struct NodeSeen {
     pub cordoned: bool,
     /// The kubelet's version.
     pub version: String,
-    /// Extended resources that can be had, such as `nvidia.com/gpu`: devices that are healthy.
+    /// Allocatable extended resources, such as `nvidia.com/gpu`: healthy devices.
     pub allocatable: BTreeMap<String, u64>,
 }
 
@@ -60,8 +60,8 @@ fn node_seen(node: &Node) -> NodeSeen {
     let reason = match ready {
         None => Some("its kubelet has not reported yet".to_owned()),
         Some(c) if c.status == "True" => None,
-        // What a kubelet that fell silent last said is no reason.
-        Some(c) if c.status == "Unknown" => Some("its kubelet has fallen silent".to_owned()),
+        // The last report of a kubelet that stopped reporting is not the reason.
+        Some(c) if c.status == "Unknown" => Some("its kubelet stopped reporting".to_owned()),
         Some(c) => Some(c.message.clone().or(c.reason.clone()).unwrap_or_else(|| "not ready".to_owned())),
     };
     let extended = |(name, quantity): (&String, &k8s_openapi::apimachinery::pkg::api::resource::Quantity)| {
@@ -96,7 +96,7 @@ where
 }
 
 impl ClusterTarget {
-    /// Returns what the API says of nodes, and of the Deployments of a namespace; `None` where there is no cluster yet.
+    /// Returns the nodes, and the Deployments of a namespace, from the API; `None` if there is no cluster yet.
     pub async fn survey(&self, namespace: &str) -> Result<Option<Survey>, Failure> {
         let Some(link) = self.link().await? else { return Ok(None) };
         let ask = async {
@@ -130,9 +130,9 @@ impl ClusterTarget {
             Err(_) => Err(Failure::new(
                 FailureKind::Unobserved,
                 "E-K8S-TIMEOUT",
-                format!("the Kubernetes API did not answer within {} s", DEADLINE.as_secs()),
+                format!("the Kubernetes API timed out after {} s", DEADLINE.as_secs()),
             )
-            .hint("on a controller: k0s status; k0s kubectl get --raw=/readyz?verbose")),
+            .hint("On a controller, run `k0s status` and `k0s kubectl get --raw=/readyz?verbose`")),
         }
     }
 }
@@ -140,12 +140,8 @@ impl ClusterTarget {
 /// Returns an admin kubeconfig that leads to `port` on this machine's loopback instead of the controller's own.
 pub fn lent_kubeconfig(admin: &[u8], port: u16) -> Result<String, Failure> {
     let failed = |why: String| {
-        Failure::new(
-            FailureKind::Unobserved,
-            "E-K8S-CONFIG",
-            format!("the admin kubeconfig cannot be used: {why}"),
-        )
-        .hint("on a controller: k0s kubeconfig admin")
+        Failure::new(FailureKind::Unobserved, "E-K8S-CONFIG", format!("invalid admin kubeconfig: {why}"))
+            .hint("On a controller, run `k0s kubeconfig admin`")
     };
     let mut config = kube::config::Kubeconfig::from_yaml(&String::from_utf8_lossy(admin))
         .map_err(|e| failed(e.to_string()))?;
@@ -161,7 +157,7 @@ pub fn lent_kubeconfig(admin: &[u8], port: u16) -> Result<String, Failure> {
 /// Returns the admin kubeconfig behind an access, or why there is none.
 pub async fn admin_kubeconfig(access: &dyn Access) -> Result<Vec<u8>, Failure> {
     access.kubeconfig().await?.ok_or_else(|| {
-        Failure::new(FailureKind::Preflight, "E-NO-CLUSTER", "no controller has a cluster yet")
-            .hint("provision apply makes one")
+        Failure::new(FailureKind::Preflight, "E-NO-CLUSTER", "no cluster on any controller yet")
+            .hint("Create the cluster with `provision apply`")
     })
 }

@@ -1,4 +1,4 @@
-//! The cluster as a `Target`: observes by reading and dry-run, enacts step by step, waits with deadlines of its own.
+//! The cluster as a `Target`: observes by reading and dry-run, enacts step by step, waits with its own deadlines.
 
 use super::apply::AT_ONCE;
 use super::applyset::{ApplySet, MANAGER};
@@ -6,10 +6,12 @@ use super::connect::{self, Link};
 use super::devices::PATIENCE;
 use super::errors::{failure, is_missing, is_unreachable, phrase};
 use super::kinds::{Kind, node_api};
-use super::{Access, Holder, Retired, ask, chat, nodes, tokens};
+use super::{Access, Holder, Retired, chat, chat_completion, nodes};
 use crate::event::{Event, Events};
+use crate::k0s::token;
 use crate::state::*;
 use async_trait::async_trait;
+use backon::{BackoffBuilder, ExponentialBuilder};
 use futures::StreamExt;
 use futures::future::{BoxFuture, join_all};
 use kube::api::{DeleteParams, DynamicObject, ListParams, PostParams};
@@ -20,7 +22,11 @@ use std::time::{Duration, Instant};
 
 /// Between two looks at something that is awaited, at first and at most: a lab is ready in no time, an engine loads for
 /// an hour.
-const POLL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
+const POLL: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(100))
+    .with_factor(1.5)
+    .with_max_delay(Duration::from_secs(3))
+    .without_max_times();
 /// An answer of a model that takes longer is none: observing only wants to know that there is one.
 const CHAT_DEADLINE: Duration = Duration::from_secs(20);
 /// Tokens of a completion whose only purpose is that it comes.
@@ -51,6 +57,8 @@ pub struct ClusterTarget {
     link: tokio::sync::Mutex<Option<Link>>,
     tokens: Mutex<Vec<String>>,
     draining: Mutex<BTreeSet<String>>,
+    /// The operator wants nothing more to begin.
+    stopped: tokio::sync::watch::Sender<bool>,
     pub(super) holder: Option<Holder>,
     /// When the lease was last renewed.
     pub(super) renewed: tokio::sync::Mutex<Option<Instant>>,
@@ -65,24 +73,30 @@ pub struct ClusterTarget {
 pub(super) struct Pause {
     began: Instant,
     deadline: Duration,
-    next: Duration,
+    pauses: <ExponentialBuilder as BackoffBuilder>::Backoff,
 }
 
 impl Pause {
     /// Begins to count.
-    pub fn new(deadline: Duration) -> Self {
-        Self { began: Instant::now(), deadline, next: POLL.0 }
+    pub(super) fn new(deadline: Duration) -> Self {
+        Self { began: Instant::now(), deadline, pauses: POLL.build() }
     }
 
     /// Waits a little; `false` when the time is over.
-    pub async fn more(&mut self) -> bool {
-        if self.began.elapsed() + self.next > self.deadline {
-            return false;
+    pub(super) async fn more(&mut self) -> bool {
+        match self.pauses.next() {
+            Some(next) if self.began.elapsed() + next <= self.deadline => {
+                tokio::time::sleep(next).await;
+                true
+            }
+            _ => false,
         }
-        tokio::time::sleep(self.next).await;
-        self.next = (self.next * 3 / 2).min(POLL.1);
-        true
     }
+}
+
+fn interrupted() -> Failure {
+    Failure::new(FailureKind::Interrupted, "E-INTERRUPTED", "stopped while waiting for the cluster")
+        .hint("Run the same command again; completed steps are skipped")
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -102,6 +116,7 @@ impl ClusterTarget {
             link: tokio::sync::Mutex::new(None),
             tokens: Mutex::default(),
             draining: Mutex::default(),
+            stopped: tokio::sync::watch::Sender::new(false),
             holder: None,
             renewed: tokio::sync::Mutex::new(None),
             partial: false,
@@ -122,7 +137,7 @@ impl ClusterTarget {
         self
     }
 
-    /// Says that what is wanted is only a part, so that everything else is left alone and never pruned.
+    /// Marks the desired state as partial, so that everything else is left alone and never pruned.
     pub fn partial(mut self) -> Self {
         self.partial = true;
         self
@@ -140,7 +155,7 @@ impl ClusterTarget {
         Ok(Some(link))
     }
 
-    /// Nodes that a drain of ours is at.
+    /// Nodes that are being drained.
     pub(super) fn draining(&self) -> MutexGuard<'_, BTreeSet<String>> {
         locked(&self.draining)
     }
@@ -154,6 +169,21 @@ impl ClusterTarget {
         });
     }
 
+    /// Waits for something, unless the operator stops the run.
+    async fn unless_stopped<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
+        let mut stopped = self.stopped.subscribe();
+        tokio::select! {
+            biased;
+            _ = stopped.wait_for(|stopped| *stopped) => Err(interrupted()),
+            value = work => Ok(value),
+        }
+    }
+
+    /// Waits a little; `false` when the time is over, an error when the operator stops the run.
+    pub(super) async fn more(&self, pause: &mut Pause) -> Result<bool, Failure> {
+        self.unless_stopped(pause.more()).await
+    }
+
     /// Tries until it works or the time is over, saying what it waits for whenever that changes.
     pub(super) async fn until<'a, T>(
         &self,
@@ -164,7 +194,8 @@ impl ClusterTarget {
         let mut pause = Pause::new(deadline);
         let mut said = String::new();
         loop {
-            let why = match attempt().await {
+            // What it asks may take as long as a model thinks, or a dead controller does not answer.
+            let why = match self.unless_stopped(attempt()).await? {
                 Ok(value) => return Ok(value),
                 Err(why) => why,
             };
@@ -172,10 +203,11 @@ impl ClusterTarget {
                 self.progress(step, why.clone());
                 said.clone_from(&why);
             }
-            if !pause.more().await {
-                let message = format!("{}: not done after {} s: {why}", step.what, deadline.as_secs());
-                return Err(Failure::new(FailureKind::Step, "E-K8S-DEADLINE", message)
-                    .hint("on a controller: k0s kubectl describe it, and look at its pods and events"));
+            if !self.more(&mut pause).await? {
+                let message = format!("{}: timed out after {} s: {why}", step.what, deadline.as_secs());
+                return Err(Failure::new(FailureKind::Step, "E-K8S-DEADLINE", message).hint(
+                    "Run `k0s kubectl describe` for it on a controller, and check its pods and events",
+                ));
             }
         }
     }
@@ -243,12 +275,12 @@ impl ClusterTarget {
         }
     }
 
-    /// Asks a model through a tenant's gateway; returns what it said.
+    /// Sends a prompt to a model through a tenant's gateway; returns its response.
     pub async fn chat(&self, chat: &Chat, question: &str, most_tokens: u32) -> Result<String, Failure> {
-        let asked = ask(self.setup.access.as_ref(), chat, question, most_tokens);
+        let asked = chat_completion(self.setup.access.as_ref(), chat, question, most_tokens);
         tokio::time::timeout(CHAT_DEADLINE, asked).await.unwrap_or_else(|_| {
             let message = format!(
-                "tenant {}, model {}: no answer within {} s",
+                "tenant {}, model {}: no response within {} s",
                 chat.tenant,
                 chat.model,
                 CHAT_DEADLINE.as_secs()
@@ -258,14 +290,14 @@ impl ClusterTarget {
     }
 
     async fn make_token(&self, link: &Link, role: JoinRole) -> Result<SecretText, Failure> {
-        let what = format!("making a {} token", role.as_str());
+        let what = format!("creating a {} token", role.as_str());
         let failed = |why: String| Failure::new(FailureKind::Step, "E-TOKEN", format!("{what}: {why}"));
         let token =
-            tokens::make(role, &link.authority, &self.setup.address).map_err(|e| failed(e.to_string()))?;
+            token::make(role, &link.authority, &self.setup.address).map_err(|e| failed(e.to_string()))?;
         // Not the error's text: it could quote what could not be read.
         let object: DynamicObject =
             serde_json::from_value(token.secret).map_err(|_| failed("its Secret is malformed".to_owned()))?;
-        let Some(kind) = Kind::named("Secret") else { return Err(failed("no Secret API".to_owned())) };
+        let Some(kind) = Kind::core("Secret") else { return Err(failed("no Secret API".to_owned())) };
         let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
         kind.api(&link.client, "kube-system")
             .create(&params, &object)
@@ -276,10 +308,9 @@ impl ClusterTarget {
     }
 
     /// Carries out a step up to where the API has accepted it.
-    async fn begin(&self, link: &Link, step: &Step, lates: &mut Lates) -> Result<(), Failure> {
-        let roles = [JoinRole::Worker, JoinRole::Controller];
-        if let Some(role) = roles.into_iter().find(|r| r.late().as_str() == step.resource.as_str()) {
-            lates.insert(role.late(), self.make_token(link, role).await?);
+    async fn begin(&self, link: &Link, step: &Step, outputs: &mut StepOutputs) -> Result<(), Failure> {
+        if let ResourceId::JoinToken(role) = step.resource {
+            outputs.insert(StepOutput::JoinToken(role), self.make_token(link, role).await?);
             return Ok(());
         }
         if step.change.verb == Verb::Remove {
@@ -289,8 +320,8 @@ impl ClusterTarget {
             };
         }
         let Some(resource) = self.setup.desired.iter().find(|r| r.id == step.resource) else {
-            let message = format!("{} is not wanted by this inventory: the plan is of another", step.what);
-            return Err(Failure::new(FailureKind::Step, "E-PLAN", message).hint("plan again"));
+            let message = format!("{} is not in this inventory: the plan belongs to another one", step.what);
+            return Err(Failure::new(FailureKind::Step, "E-PLAN", message).hint("Plan again"));
         };
         match &resource.spec {
             Spec::Object(object) => self.accept(&link.client, step, resource, object).await,
@@ -327,7 +358,7 @@ impl ClusterTarget {
         });
     }
 
-    /// Says how a step ended.
+    /// Reports how a step ended.
     fn ended(&self, step: &Step, began: Instant, result: Result<(), Failure>) -> Result<(), Failure> {
         let (target, id) = (TargetId::Cluster.to_string(), step.resource.to_string());
         let elapsed = began.elapsed();
@@ -342,6 +373,7 @@ impl ClusterTarget {
                 self.setup.events.emit(Event::StepDone {
                     target,
                     step: id,
+                    kind: step.resource.kind(),
                     what: step.what.clone(),
                     change: change.to_owned(),
                     elapsed,
@@ -402,12 +434,12 @@ impl Target for ClusterTarget {
             // The kubeconfig may be of a cluster that is no more: read again next time.
             *self.link.lock().await = None;
             if !is_unreachable(&error) {
-                let mut failure = failure("asking the Kubernetes API", &error);
+                let mut failure = failure("querying the Kubernetes API", &error);
                 failure.kind = FailureKind::Unobserved;
                 return Err(failure);
             }
-            // There is a controller, and its API is down: a stopped k0s, say, which the host's own plan starts.
-            let why = format!("the Kubernetes API does not answer: {}", phrase(&error));
+            // There is a controller, but its API is down, such as a stopped k0s that the host's own plan starts.
+            let why = format!("the Kubernetes API does not respond: {}", phrase(&error));
             observed.warnings.push(why.clone());
             observed.seen = every(Observation::Deferred(why));
             return Ok(observed);
@@ -437,27 +469,32 @@ impl Target for ClusterTarget {
                 }
             }
             Err(why) if !self.setup.retired.is_empty() => {
-                observed
-                    .warnings
-                    .push(format!("whether nodes of retired hosts are left is not known: {why}"));
+                observed.warnings.push(format!("nodes of retired hosts may remain: {why}"));
             }
             Err(_) => {}
         }
         Ok(observed)
     }
 
-    async fn enact(&self, steps: &[Step], _: &Lates) -> Result<Lates, Failure> {
-        let mut made = Lates::new();
+    async fn enact(&self, steps: &[Step], _: &StepOutputs) -> Result<StepOutputs, Failure> {
+        let mut made = StepOutputs::new();
         let no_cluster =
             || Failure::new(FailureKind::Step, "E-NO-CLUSTER", "no controller has an admin kubeconfig yet");
         let link = self.link().await?.ok_or_else(no_cluster)?;
         // The first controller may have made the cluster a moment ago.
         self.hold().await?;
         let mut waiting: Vec<(&Step, Instant)> = Vec::new();
+        // What a retired host left goes independently: etcd does not wait for pods, nor one node for another.
+        let mut first: Option<Failure> = None;
         for step in steps {
             // Objects that are awaited may be applied together; everything else comes after what is before it.
             if self.awaited(step).is_none() {
                 self.settle(&link, &mut waiting).await?;
+            }
+            if *self.stopped.borrow() {
+                // Report the progress of what was applied before.
+                self.settle(&link, &mut waiting).await?;
+                return Err(interrupted());
             }
             self.started(step);
             let began = Instant::now();
@@ -465,7 +502,11 @@ impl Target for ClusterTarget {
                 Ok(()) if self.awaited(step).is_some() => waiting.push((step, began)),
                 result => {
                     if let Err(failure) = self.ended(step, began, result) {
-                        // What was applied before is still waited for, so that it is told how it ended.
+                        if is_leftover(step) && failure.kind != FailureKind::Interrupted {
+                            first.get_or_insert(failure);
+                            continue;
+                        }
+                        // Still wait for what was applied before, to report how it ended.
                         let _ = self.settle(&link, &mut waiting).await;
                         return Err(failure);
                     }
@@ -473,7 +514,11 @@ impl Target for ClusterTarget {
             }
         }
         self.settle(&link, &mut waiting).await?;
-        Ok(made)
+        first.map_or(Ok(made), Err)
+    }
+
+    fn stop(&self) {
+        self.stopped.send_replace(true);
     }
 
     async fn finish(&self) -> Result<(), Failure> {
@@ -486,6 +531,12 @@ impl Target for ClusterTarget {
     }
 }
 
+/// Returns whether a step takes away what a retired host left.
+fn is_leftover(step: &Step) -> bool {
+    step.change.verb == Verb::Remove
+        && matches!(step.resource, ResourceId::Node(_) | ResourceId::EtcdMember(_))
+}
+
 impl ClusterTarget {
     /// Invalidates the join tokens of this run.
     async fn end_tokens(&self) -> Result<(), Failure> {
@@ -493,7 +544,7 @@ impl ClusterTarget {
         if names.is_empty() {
             return Ok(());
         }
-        let (Some(link), Some(kind)) = (self.link().await?, Kind::named("Secret")) else { return Ok(()) };
+        let (Some(link), Some(kind)) = (self.link().await?, Kind::core("Secret")) else { return Ok(()) };
         let api = kind.api(&link.client, "kube-system");
         let mut failed = None;
         for name in names {
@@ -501,7 +552,7 @@ impl ClusterTarget {
                 && !is_missing(&error)
             {
                 locked(&self.tokens).push(name);
-                failed = Some(failure("invalidating a join token", &error));
+                failed = Some(failure("revoking a join token", &error));
             }
         }
         failed.map_or(Ok(()), Err)

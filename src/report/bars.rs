@@ -1,8 +1,9 @@
-//! Bars on a terminal: a line for each of the targets that work, one for all others, one for the whole run. A fixed set
-//! of lines that targets take turns on, so that nothing jumps; all of them go at the end, the summary stays.
+//! Progress bars on a terminal: a line for each active target, one for all others, one for the whole run. Targets share a
+//! fixed set of lines, so that the display does not jump; the bars are removed at the end, the summary stays.
 
 use super::words::{count, say};
 use crate::event::Event;
+use crate::state::{plain, plain_line};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -44,7 +45,7 @@ struct Line {
 }
 
 /// The bars of a run.
-pub struct Bars {
+pub(super) struct Bars {
     all: MultiProgress,
     total: ProgressBar,
     others: ProgressBar,
@@ -78,13 +79,13 @@ fn fit(name: &str, width: usize) -> String {
     chars[..head].iter().chain(&['…']).chain(&chars[chars.len() - tail..]).collect()
 }
 
-/// Returns how long is left: from earlier runs, else from the pace so far; nothing before that can be told.
+/// Returns the remaining time: from earlier runs, else from the pace so far; `None` if neither is known yet.
 fn left(about_s: Option<u64>, position: u64, length: u64, elapsed: Duration) -> Option<u64> {
     let (position, length) = (position.min(length), length.max(1));
     match about_s {
         _ if position >= length => None,
         Some(about) if elapsed.as_secs() <= about => {
-            // The steps say how far it is, the clock how long it takes; the later of both is the safer word.
+            // Both the steps done and the time elapsed give an estimate; the longer one is safer.
             let by_steps = about * (length - position) / length;
             Some(by_steps.max(1))
         }
@@ -115,7 +116,7 @@ fn size() -> (usize, usize) {
 
 impl Bars {
     /// Returns the bars; nothing is drawn before the first event.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::on(ProgressDrawTarget::stderr_with_hz(5), size())
     }
 
@@ -136,7 +137,7 @@ impl Bars {
     }
 
     fn say(&self, text: &str) {
-        let _ = self.all.println(text);
+        let _ = self.all.println(plain(text));
     }
 
     fn begin(&mut self, steps: usize, about_s: Option<u64>) {
@@ -195,10 +196,10 @@ impl Bars {
         line.target = Some(name.to_owned());
         let style = if target.state == State::Working { &self.styles.working } else { &self.styles.plain };
         line.bar.set_style(style.clone());
-        line.bar.set_prefix(fit(name, self.name_width));
+        line.bar.set_prefix(fit(&plain_line(name), self.name_width));
         line.bar.set_length(target.steps.max(1) as u64);
         line.bar.set_position(target.done as u64);
-        line.bar.set_message(target.text.clone());
+        line.bar.set_message(plain_line(&target.text).into_owned());
         if fresh || began {
             line.bar.reset_elapsed();
             line.bar.enable_steady_tick(TICK);
@@ -226,14 +227,14 @@ impl Bars {
     }
 
     /// Shows an event.
-    pub fn event(&mut self, event: &Event) {
+    pub(super) fn event(&mut self, event: &Event) {
         match event {
             Event::RunStarted { run, steps, lab, about_s, .. } => {
                 if *lab {
                     self.say(super::LAB);
                 }
                 self.say(&format!(
-                    "Applying {} · run {run} · Ctrl-C stops new work, twice detaches (then: provision attach)",
+                    "Applying {} · run {run} · Ctrl-C stops new steps, twice detaches (`provision attach` reconnects)",
                     count(*steps, "step")
                 ));
                 self.begin(*steps, *about_s);
@@ -259,7 +260,7 @@ impl Bars {
                 self.update(target, State::Working, None);
             }
             Event::Waiting { target, reason } => {
-                self.update(target, State::Waiting, Some(format!("waiting: {reason}")));
+                self.update(target, State::Waiting, Some(reason.clone()));
             }
             Event::StepDone { target, .. } | Event::StepSkipped { target, .. } => {
                 self.total.inc(1);
@@ -272,6 +273,9 @@ impl Bars {
                 self.say(&format!("{target} failed at {step}: [{code}] {message}"));
             }
             Event::TargetDone { target, .. } => self.update(target, State::Done, Some("done".to_owned())),
+            Event::TargetFailed { target, code, .. } if code == "E-INTERRUPTED" => {
+                self.update(target, State::Done, Some("stopped".to_owned()));
+            }
             Event::TargetFailed { target, code, message } => {
                 self.update(target, State::Failed, Some(format!("failed: [{code}] {message}")));
             }
@@ -285,7 +289,7 @@ impl Bars {
     }
 
     /// Takes all bars off the screen.
-    pub fn end(self) {
+    pub(super) fn end(self) {
         for line in &self.lines {
             line.bar.finish_and_clear();
         }
@@ -339,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_counted_when_all_have_a_line() {
+    fn no_target_is_counted_when_all_have_a_line() {
         let shown = screen(100, 2, &[started(1), started(2)]);
         assert!(shown.contains("h-001") && !shown.contains("more:"), "{shown}");
     }
@@ -352,13 +356,24 @@ mod tests {
     }
 
     #[test]
+    fn what_a_host_says_does_not_steer_the_terminal() {
+        let hostile = "x\u{1b}[2J\u{1b}]0;T\u{7}\r\ny".to_owned();
+        let events = [
+            Event::StepStarted { target: "h-001".into(), step: "a".into(), what: hostile.clone() },
+            Event::Warning { target: Some("h-001".into()), message: hostile },
+        ];
+        let shown = screen(100, 2, &events);
+        assert!(shown.contains("x␛[2J␛]0;T␇") && !shown.contains('\u{7}'), "{shown}");
+    }
+
+    #[test]
     fn long_names_keep_both_ends() {
         assert_eq!(fit("rack-17-node-003.ams.example.net", 20), "rack-17-no…ample.net");
         assert_eq!(fit("h-1", 5), "h-1  ");
     }
 
     #[test]
-    fn time_left_is_told_when_it_can_be() {
+    fn remaining_time_is_shown_when_known() {
         let minute = Duration::from_secs(60);
         assert_eq!(left(Some(600), 50, 100, minute), Some(300));
         assert_eq!(left(None, 5, 100, minute), None, "too early");

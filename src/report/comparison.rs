@@ -1,7 +1,9 @@
 //! Two inventories compared, as text and as a pull request comment.
 
+use super::markdown::escaped;
 use super::words::{count, names};
 use crate::plan::{FieldChange, InventoryDiff, PoolChange};
+use crate::state::plain_line;
 use handlebars::Handlebars;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -11,7 +13,7 @@ const MARKDOWN: &str = include_str!("../../templates/reports/comparison.md.hbs")
 /// Different changes of hosts that are shown one by one; JSON has them all.
 const MOST_CHANGES: usize = 50;
 
-/// Returns in what waves a pool is drained, as the end of a phrase: `, in 11 waves of up to 6`.
+/// Returns in what waves a pool is drained, as the end of a phrase: `, in 12 waves of up to 6`.
 fn waves(pool: &PoolChange) -> String {
     let waves = pool.waves.filter(|(waves, _)| *waves > 1);
     waves.map(|(n, of)| format!(", in {n} waves of up to {of}")).unwrap_or_default()
@@ -49,20 +51,29 @@ fn host_changes(diff: &InventoryDiff) -> Vec<(String, &[FieldChange])> {
 }
 
 fn field((name, before, after): &FieldChange, arrow: &str) -> String {
-    format!("{name}: {before} {arrow} {after}")
+    format!("{}: {} {arrow} {}", plain_line(name), plain_line(before), plain_line(after))
 }
 
 /// Returns the comparison as text.
 pub fn comparison_text(diff: &InventoryDiff) -> String {
     if diff.is_empty() {
-        return format!("{}: the inventories say the same\n", diff.name);
+        return format!("{}: no differences\n", diff.name);
     }
     let mut text = format!("{}: {}; no host was contacted\n", diff.name, diff.headline());
+    for (what, lines) in [("error", &diff.errors), ("warning", &diff.warnings)] {
+        text += &lines.iter().map(|line| format!("  {what}{line}\n")).collect::<String>();
+    }
     for change in &diff.site {
         text += &format!("  ~ {}\n", field(change, "->"));
     }
+    for port in &diff.ports {
+        text += &format!("  ! {port}\n");
+    }
     for role in &diff.roles {
-        text += &format!("  ~ role {role}: its files differ; only lab run or plan tell what that comes to\n");
+        text += &format!(
+            "  ~ role {}: its files differ; run `provision plan` to see the effect\n",
+            plain_line(role)
+        );
     }
     for pool in &diff.pools {
         text += &format!("\n{} ({})\n", pool.pool, count(pool.hosts, "host"));
@@ -79,12 +90,11 @@ pub fn comparison_text(diff: &InventoryDiff) -> String {
         }
         if let Some((all, least)) = pool.capacity {
             let percent = least * 100 / all.max(1);
-            text +=
-                &format!("  capacity while it runs: at least {least} of {all} {} ({percent} %)\n", pool.unit);
+            text += &format!("  minimum capacity during apply: {least}/{all} {} ({percent} %)\n", pool.unit);
         }
         for (model, down, all) in &pool.replicas {
             text += &format!(
-                "  model {model} loses up to {down} of {} for a time\n",
+                "  model {model}: up to {down} of {} down at a time\n",
                 count(*all as usize, "replica")
             );
         }
@@ -108,8 +118,7 @@ pub fn comparison_text(diff: &InventoryDiff) -> String {
         text += &format!("  ~ {hosts}  {}\n", fields.join(", "));
     }
     if changes.len() > MOST_CHANGES {
-        text +=
-            &format!("  … {} more changes of hosts; --output json has all\n", changes.len() - MOST_CHANGES);
+        text += &format!("  … {} more host changes; --output json lists all\n", changes.len() - MOST_CHANGES);
     }
     let restarted = restarts(&diff.restarts);
     text + &format!(
@@ -131,7 +140,7 @@ fn context(diff: &InventoryDiff) -> Value {
         .iter()
         .filter_map(|p| {
             let (all, least) = p.capacity?;
-            let of = if several { format!(" of `{}`", p.pool) } else { String::new() };
+            let of = if several { p.pool.as_str() } else { "" };
             let percent = least * 100 / all.max(1);
             Some(json!({"of": of, "all": all, "unit": p.unit, "least": least, "percent": percent}))
         })
@@ -162,6 +171,7 @@ fn context(diff: &InventoryDiff) -> Value {
     let services: Vec<String> =
         diff.restarts.iter().map(|(service, hosts)| format!("{hosts} {service}")).collect();
     json!({
+        "errors": diff.errors, "warnings": diff.warnings, "ports": diff.ports,
         "name": diff.name, "empty": diff.is_empty(), "headline": diff.headline(), "capacities": capacities,
         "drains": diff.drains, "reboots": diff.reboots, "restarts": if diff.restarts.is_empty() { "0".to_owned() } else { services.join(", ") },
         "added": diff.added.len(), "removed": diff.removed.len(), "changed": diff.changed.len(),
@@ -176,9 +186,9 @@ fn context(diff: &InventoryDiff) -> Value {
 pub fn comparison_markdown(diff: &InventoryDiff) -> String {
     let mut engine = Handlebars::new();
     engine.set_strict_mode(true);
-    // A cell ends at a bar, and a pull request renders HTML: what an inventory says must do neither.
-    engine.register_escape_fn(|text| text.replace('&', "&amp;").replace('|', "\\|").replace('<', "&lt;"));
+    // Escape every value: the comment may be on a pull request from a stranger.
+    engine.register_escape_fn(escaped);
     engine
         .render_template(MARKDOWN, &context(diff))
-        .unwrap_or_else(|error| format!("the comparison cannot be shown: {error}\n"))
+        .unwrap_or_else(|error| format!("cannot render the comparison: {error}\n"))
 }

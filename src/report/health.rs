@@ -2,8 +2,8 @@
 
 use crate::role::health::{Health, Verdict};
 
-/// Returns a host's health: a line with its numbers, and one for each thing that is wrong or could not be told; `verbose`
-/// adds what is well.
+/// Returns a host's health: a line with its numbers, and one for each unhealthy or unknown finding; `verbose`
+/// adds healthy findings.
 pub fn health_lines(host: &str, health: &Health, verbose: bool) -> String {
     let word = match health.verdict {
         Verdict::Healthy => "healthy",

@@ -1,11 +1,14 @@
-//! Events as they come: bars on a terminal, timestamped lines in a pipe, JSON lines for machines.
+//! Live events: bars on a terminal, timestamped lines in a pipe, JSON lines for machines.
 
 use super::bars::Bars;
 use super::summary::elapsed;
-use super::words::say;
+use super::waits::{SILENCE, Waits};
+use super::words::{count, say};
 use crate::event::Event;
+use crate::state::{plain_json, plain_line};
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::time::Instant;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 
@@ -34,7 +37,7 @@ pub struct Shown {
     pub changed: BTreeMap<String, usize>,
 }
 
-/// Shows events until their senders are gone, or `stop` says that no more matter; what was emitted before that is shown.
+/// Shows events until their senders are gone or `stop` fires; events emitted before that are still shown.
 /// Each event goes to `tap` first.
 pub async fn show(
     mut events: UnboundedReceiver<Event>,
@@ -45,6 +48,11 @@ pub async fn show(
     let mut shown = Shown::default();
     let mut bars = (mode == Mode::Bars).then(Bars::new);
     let mut open = true;
+    // Bars show what is waited for all the time.
+    let says_waits = matches!(mode, Mode::Json | Mode::Lines { .. });
+    let mut waits = Waits::default();
+    let mut silent = tokio::time::interval(SILENCE);
+    silent.reset();
     loop {
         let event = tokio::select! {
             biased;
@@ -54,37 +62,52 @@ pub async fn show(
                 events.close();
                 continue;
             }
+            _ = silent.tick(), if says_waits => {
+                for event in waits.events(Instant::now()) {
+                    print(&event, mode);
+                }
+                continue;
+            }
         };
         let Some(event) = event else { break };
         tap(&event);
-        if let Event::StepDone { step, .. } = &event {
-            shown.steps += 1;
-            let kind = step.split_once('/').map_or(step.as_str(), |(kind, _)| kind);
-            *shown.changed.entry(kind.to_owned()).or_default() += 1;
+        if says_waits {
+            waits.take(&event, Instant::now());
         }
-        match mode {
-            Mode::Quiet => {}
-            Mode::Json => {
-                let mut value = serde_json::to_value(&event).unwrap_or_default();
-                value["time"] = now().into();
-                let _ = writeln!(std::io::stdout(), "{value}");
-            }
-            Mode::Lines { verbose } => {
-                if let Some(line) = line(&event, verbose) {
-                    let _ = writeln!(std::io::stderr(), "{} {line}", now());
-                }
-            }
-            Mode::Bars => {
-                if let Some(bars) = &mut bars {
-                    bars.event(&event);
-                }
-            }
+        if let Event::StepDone { kind, .. } = &event {
+            shown.steps += 1;
+            *shown.changed.entry(kind.clone()).or_default() += 1;
+        }
+        match &mut bars {
+            Some(bars) => bars.event(&event),
+            None if print(&event, mode) => silent.reset(),
+            None => {}
         }
     }
     if let Some(bars) = bars {
         bars.end();
     }
     shown
+}
+
+/// Prints an event where it is not shown by bars; returns whether it is one that is printed.
+fn print(event: &Event, mode: Mode) -> bool {
+    match mode {
+        Mode::Quiet | Mode::Bars => false,
+        Mode::Json => {
+            let mut value = serde_json::to_value(event).unwrap_or_default();
+            value["time"] = now().into();
+            let _ = writeln!(std::io::stdout(), "{}", plain_json(&value.to_string()));
+            true
+        }
+        Mode::Lines { verbose } => match line(event, verbose) {
+            Some(line) => {
+                let _ = writeln!(std::io::stderr(), "{} {}", now(), plain_line(&line));
+                true
+            }
+            None => false,
+        },
+    }
 }
 
 fn now() -> String {
@@ -97,7 +120,11 @@ fn line(event: &Event, verbose: bool) -> Option<String> {
         Event::RunStarted { run, inventory, hosts, steps, lab, about_s } => {
             let lab = if *lab { "LAB " } else { "" };
             let about = about_s.map(|s| format!(", about {}", say(s))).unwrap_or_default();
-            format!("{lab}run {run} of {inventory}: {steps} steps on {hosts} hosts and the cluster{about}")
+            format!(
+                "{lab}run {run} of {inventory}: {} on {} and the cluster{about}",
+                count(*steps, "step"),
+                count(*hosts, "host")
+            )
         }
         Event::TargetPlanned { .. } => return None,
         Event::Observing { .. } | Event::StepStarted { .. } if !verbose => return None,
@@ -107,8 +134,8 @@ fn line(event: &Event, verbose: bool) -> Option<String> {
         }
         Event::Observed { .. } => return None,
         Event::Unobserved { target, code, message } => format!("{target} not observed: [{code}] {message}"),
-        Event::Waiting { target, reason } => format!("{target} waiting: {reason}"),
-        Event::StepStarted { target, what, .. } => format!("{target} {what} begins"),
+        Event::Waiting { target, reason } => format!("{target} {reason}"),
+        Event::StepStarted { target, what, .. } => format!("{target} {what} started"),
         Event::StepProgress { target, step, note } if verbose => format!("{target} {step} {note}"),
         Event::StepProgress { .. } => return None,
         Event::StepDone { target, step, change, elapsed: took, .. } => {
@@ -121,7 +148,7 @@ fn line(event: &Event, verbose: bool) -> Option<String> {
         Event::Output { target, line, .. } if verbose => format!("{target} | {line}"),
         Event::Output { .. } => return None,
         Event::TargetDone { target, changed, elapsed: took } => {
-            format!("{target} converged: {changed} steps in {}", elapsed(*took))
+            format!("{target} converged: {} in {}", count(*changed, "step"), elapsed(*took))
         }
         Event::TargetFailed { target, code, message } => format!("{target} stopped: [{code}] {message}"),
         Event::Warning { target: Some(target), message } => format!("{target} warning: {message}"),

@@ -1,9 +1,9 @@
-//! A plan as text: the same change on many hosts is one line, a pool is a heading with its hazards, the outlook closes it.
+//! A plan as text: the same change on many hosts is one line, a pool is a heading with its hazards, followed by the impact.
 
 use super::summary::{elapsed, failure};
 use super::words::{count, names, say};
-use crate::plan::{Kind, Plan, PoolOutlook, TargetPlan, Turns, kinds};
-use crate::state::{FieldDiff, TargetId, Verb};
+use crate::plan::{Kind, Plan, PoolImpact, RolloutOrder, TargetPlan, kinds};
+use crate::state::{FieldDiff, TargetId, Verb, plain_line};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -37,12 +37,12 @@ fn sign(verb: Verb) -> char {
     }
 }
 
-/// Fields that say no more than the name of what is made.
+/// Fields that add nothing to the name of a new resource.
 const PLAIN: [&str; 6] = ["mode", "owner", "content", "state", "type", "needed"];
 
-/// Returns why something is run: what its guard says of the host now.
+/// Returns why a command runs: the output of its guard.
 fn because(field: &FieldDiff) -> Option<String> {
-    /// More than a line of a screen says less, in characters.
+    /// Longer text would not fit on a line, in characters.
     const MOST: usize = 110;
     let now = field.from.as_deref().filter(|_| matches!(field.name.as_str(), "needed" | "state"))?;
     let now = now.strip_prefix("yes: ").unwrap_or(now);
@@ -55,15 +55,19 @@ fn made(field: &FieldDiff) -> Option<String> {
     let to = field.to.as_deref()?;
     match (field.name.as_str(), to) {
         (name, _) if PLAIN.contains(&name) => None,
-        (_, "no" | "false" | "any") => None,
+        (_, "no" | "false" | "any" | "as wanted") => None,
         (name, "yes" | "true") => Some(name.to_owned()),
         ("version" | "line", value) => Some(value.to_owned()),
         (name, value) => Some(format!("{name} {value}")),
     }
 }
 
-/// Returns what differs, in one line.
+/// Returns what differs, on one line even if a host's output has several.
 fn detail(kind: &Kind<'_>) -> String {
+    plain_line(&differs(kind)).into_owned()
+}
+
+fn differs(kind: &Kind<'_>) -> String {
     if let Some(why) = &kind.step.deferred {
         return format!("deferred: {why}");
     }
@@ -75,11 +79,13 @@ fn detail(kind: &Kind<'_>) -> String {
         }
         Verb::Update => {
             let one = |f: &FieldDiff| {
-                let (from, to) = (f.from.as_deref().unwrap_or("(none)"), f.to.as_deref().unwrap_or("(none)"));
-                let name = if fields.len() == 1 && f.name == "version" { "" } else { f.name.as_str() };
-                format!("{name} {from} -> {to}").trim_start().to_owned()
+                let shown = f.shown();
+                match shown.strip_prefix("version ").filter(|_| fields.len() == 1) {
+                    Some(change) => change.to_owned(),
+                    None => shown,
+                }
             };
-            // The diff below says what a digest cannot.
+            // The diff below is more useful than a digest.
             let told = kind.change.text.is_some();
             let shown = fields.iter().filter(|f| !told || f.name != "content");
             shown.map(one).collect::<Vec<_>>().join(", ")
@@ -89,7 +95,7 @@ fn detail(kind: &Kind<'_>) -> String {
 }
 
 /// Returns a pool's heading: its hazards, and in what order its hosts change.
-fn heading(title: &str, pool: Option<&PoolOutlook>) -> String {
+fn heading(title: &str, pool: Option<&PoolImpact>) -> String {
     let Some(pool) = pool else { return title.to_owned() };
     let mut parts: Vec<String> = Vec::new();
     // Drain, then reboot, then the rest.
@@ -104,22 +110,28 @@ fn heading(title: &str, pool: Option<&PoolOutlook>) -> String {
             format!("{} new", pool.joining)
         });
     }
-    match pool.turns {
-        Turns::OneByOne => parts.push("one at a time, gated on etcd".to_owned()),
-        Turns::Waves { waves: 1, of } if of == pool.hosts => {}
-        Turns::Waves { waves, of } => parts.push(format!("{} of up to {of}", count(waves, "wave"))),
-        Turns::AtOnce => {}
+    match pool.order {
+        RolloutOrder::OneByOne => parts.push("one at a time, gated on etcd".to_owned()),
+        RolloutOrder::Waves { waves: 0, .. } => {
+            parts.push("not possible: no host may leave service (disruption.maxUnavailable)".to_owned());
+        }
+        RolloutOrder::Waves { waves: 1, of } if of == pool.hosts => {}
+        RolloutOrder::Waves { waves, of } => parts.push(format!("{} of up to {of}", count(waves, "wave"))),
+        RolloutOrder::AtOnce => {}
     }
-    format!("{title:<HEADING$} {}", parts.join(" · ")).trim_end().to_owned()
+    // Units and pods are named by hosts and by the cluster.
+    plain_line(format!("{title:<HEADING$} {}", parts.join(" · ")).trim_end()).into_owned()
 }
 
-/// Says on which hosts a kind of change is done; nothing where that is plain.
+/// Returns the hosts of a kind of change; empty if that is obvious.
 type Whom<'a> = &'a dyn Fn(&Kind<'_>) -> String;
 
 fn lines(kinds: Vec<Kind<'_>>, whom: Whom<'_>, view: &PlanView, text: &mut String) {
     let (deferred, kinds): (Vec<_>, Vec<_>) = kinds.into_iter().partition(|k| k.step.deferred.is_some());
-    let rows: Vec<(String, String, &Kind<'_>)> =
-        kinds.iter().map(|k| (format!("{} {}", sign(k.change.verb), k.step.what), detail(k), k)).collect();
+    let rows: Vec<(String, String, &Kind<'_>)> = kinds
+        .iter()
+        .map(|k| (format!("{} {}", sign(k.change.verb), plain_line(&k.step.what)), detail(k), k))
+        .collect();
     let widest = |texts: &mut dyn Iterator<Item = &String>, most: usize| {
         texts.map(|t| t.chars().count()).filter(|n| *n <= most).max().unwrap_or(0)
     };
@@ -135,7 +147,7 @@ fn lines(kinds: Vec<Kind<'_>>, whom: Whom<'_>, view: &PlanView, text: &mut Strin
             line += &format!("  {hosts:<8}");
         }
         if !why.is_empty() {
-            line += &format!("  {why}");
+            line += &format!("  {}", plain_line(why));
         }
         *text += line.trim_end();
         *text += "\n";
@@ -154,46 +166,54 @@ fn lines(kinds: Vec<Kind<'_>>, whom: Whom<'_>, view: &PlanView, text: &mut Strin
         let hosts = whom(&kind);
         let on = if hosts.is_empty() { hosts } else { format!(" of {hosts}") };
         let why = kind.step.deferred.as_deref().unwrap_or_default();
-        *text += &format!("  deferred: {}{on} ({why})\n", kind.step.what);
+        *text += &format!("  deferred: {}{on} ({})\n", plain_line(&kind.step.what), plain_line(why));
     }
 }
 
-/// Returns the closing lines: kinds, steps, time, capacity, and how to go on.
-fn outlook(plan: &Plan, view: &PlanView) -> String {
-    let outlook = &plan.outlook;
-    let about = match outlook.about_s {
+/// Returns the closing lines: number of changes, time, capacity, and the next commands.
+fn impact(plan: &Plan, view: &PlanView) -> String {
+    let impact = &plan.impact;
+    let about = match impact.about_s {
         Some(s) => format!(
             "about {} (from the last {})",
             say(s),
-            match outlook.past_runs {
+            match impact.past_runs {
                 1 => "run".to_owned(),
                 runs => format!("{runs} runs"),
             }
         ),
-        None => "how long is not known yet: no run recorded here did most of this".to_owned(),
+        None => "unknown (no comparable run)".to_owned(),
     };
-    let kinds = if outlook.kinds == 1 { "1 kind".to_owned() } else { format!("{} kinds", outlook.kinds) };
-    let busy = plan.targets.iter().filter(|t| !t.steps.is_empty()).count();
-    let steps = format!("{} on {}", count(outlook.steps, "step"), count(busy, "target"));
-    let mut text = format!("\n  {kinds} of change, {steps}, {about}\n");
-    let capacities = outlook.pools.iter().filter_map(|p| {
+    let distinct = match impact.kinds {
+        kinds if kinds == impact.steps => String::new(),
+        kinds => format!(" ({kinds} distinct)"),
+    };
+    let changed = || plan.targets.iter().filter(|t| !t.steps.is_empty());
+    let on = match (changed().filter(|t| t.target.host().is_some()).count(), changed().count()) {
+        (0, _) => "the cluster".to_owned(),
+        (hosts, all) if hosts == all => count(hosts, "host"),
+        (hosts, _) => format!("{} and the cluster", count(hosts, "host")),
+    };
+    let mut text = format!("\n  Plan: {}{distinct} on {on}\n", count(impact.steps, "change"));
+    text += &format!("  Estimated time: {about}\n");
+    let capacities = impact.pools.iter().filter_map(|p| {
         let c = p.capacity.as_ref()?;
-        Some(format!("{} % of {} ({} of {} {})", c.percent(), p.pool, c.least, c.all, c.unit))
+        Some(format!("{} {}/{} {}", p.pool, c.least, c.all, c.unit))
     });
     let capacities: Vec<String> = capacities.collect();
     if !capacities.is_empty() {
-        text += &format!("  capacity never below {}\n", capacities.join(", "));
+        text += &format!("  Minimum capacity during apply: {}\n", capacities.join(", "));
     }
-    if outlook.deferred > 0 {
+    if impact.deferred > 0 {
         text += &format!(
-            "  {} cannot be previewed yet; a hazard that is not shown here stops there\n",
-            count(outlook.deferred, "step")
+            "  {} cannot be previewed yet; apply stops before any hazard that is not listed here\n",
+            count(impact.deferred, "change")
         );
     }
     if !view.place.is_empty() {
         text += &format!(
-            "  To carry out exactly this: provision apply {0}\n  or later, and only if nothing moved: provision plan {0} -o plan.json, then provision apply plan.json {0}\n",
-            view.place
+            "  To apply: provision apply {place}\n  To apply exactly this plan later: provision plan {place} -o plan.json, then provision apply plan.json {place}\n",
+            place = view.place
         );
     }
     text
@@ -203,7 +223,7 @@ fn host<'a>(target: &&'a TargetPlan) -> &'a str {
     target.target.host().map(|h| h.as_str()).unwrap_or_default()
 }
 
-fn nobody(_: &Kind<'_>) -> String {
+fn no_hosts(_: &Kind<'_>) -> String {
     String::new()
 }
 
@@ -256,7 +276,7 @@ pub fn plan_text(plan: &Plan, view: &PlanView) -> String {
     let (several, mut own) = if open { Default::default() } else { shared(&pools) };
     if !several.is_empty() {
         let hosts = pools.values().map(Vec::len).sum::<usize>();
-        text += &format!("\nseveral pools ({})\n", count(hosts, "host"));
+        text += &format!("\nmultiple pools ({})\n", count(hosts, "host"));
         let pool_of: HashMap<&str, &str> =
             pools.iter().flat_map(|(pool, targets)| targets.iter().map(|t| (host(t), *pool))).collect();
         let whom = |kind: &Kind<'_>| match kind.hosts.len() {
@@ -269,7 +289,7 @@ pub fn plan_text(plan: &Plan, view: &PlanView) -> String {
         lines(several, &whom, view, &mut text);
     }
     for (pool, targets) in &pools {
-        let about = plan.outlook.pools.iter().find(|p| p.pool == *pool);
+        let about = plan.impact.pools.iter().find(|p| p.pool == *pool);
         let size = about.map_or(targets.len(), |p| p.size);
         let of = if size > targets.len() { format!("{} of ", targets.len()) } else { String::new() };
         let title = format!("{pool} ({of}{})", count(size, "host"));
@@ -277,7 +297,7 @@ pub fn plan_text(plan: &Plan, view: &PlanView) -> String {
         if open {
             for target in targets {
                 text += &format!(" {}\n", target.target);
-                lines(kinds(&[target]), &nobody, view, &mut text);
+                lines(kinds(&[target]), &no_hosts, view, &mut text);
             }
             continue;
         }
@@ -295,7 +315,7 @@ pub fn plan_text(plan: &Plan, view: &PlanView) -> String {
         }
         let hazards: Vec<String> = hazards.iter().map(|(name, n)| format!("{name} {n}")).collect();
         text += &format!("\n{}\n", format!("{:<HEADING$} {}", "cluster", hazards.join(" · ")).trim_end());
-        lines(kinds(&[target]), &nobody, view, &mut text);
+        lines(kinds(&[target]), &no_hosts, view, &mut text);
     }
     for (target, why) in &unobserved {
         text += "\n";
@@ -303,7 +323,7 @@ pub fn plan_text(plan: &Plan, view: &PlanView) -> String {
     }
     for target in &plan.targets {
         for what in &target.unknown {
-            text += &format!("\nunknown: {}: {what}", target.target);
+            text += &format!("\nunknown: {}: {}", target.target, plain_line(what));
         }
     }
     // The same warning of many hosts is one line.
@@ -315,16 +335,16 @@ pub fn plan_text(plan: &Plan, view: &PlanView) -> String {
     }
     for (warning, targets) in warnings {
         let targets: Vec<&str> = targets.iter().map(String::as_str).collect();
-        text += &format!("\nwarning: {}: {warning}", names(&targets));
+        text += &format!("\nwarning: {}: {}", names(&targets), plain_line(warning));
     }
     for (host, reason) in &plan.skipped {
-        text += &format!("\nskipped: {host} ({reason})");
+        text += &format!("\nskipped: {host} ({})", plain_line(reason));
     }
     if !text.ends_with('\n') {
         text.push('\n');
     }
     if plan.steps() > 0 {
-        text += &outlook(plan, view);
+        text += &impact(plan, view);
     }
     text
 }

@@ -1,12 +1,12 @@
-//! A cluster as it is, as text and as data.
+//! The state of a cluster, as text and as JSON.
 
 use super::health::health_lines;
-use super::words::{count, names};
+use super::words::{count, names, say};
 use crate::role::health::{Health, Verdict};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// Everything that `status` says.
+/// The result of `status`.
 #[derive(Clone, PartialEq, Serialize, Debug, Default)]
 pub struct StatusView {
     /// The inventory's name.
@@ -52,7 +52,7 @@ pub struct Problem {
 pub struct ControllerView {
     /// Its host.
     pub host: String,
-    /// The k0s version that runs; `None` if none does or it cannot be told.
+    /// The running k0s version; `None` if none runs or it is unknown.
     pub k0s: Option<String>,
     /// Its API server answers.
     pub ready: bool,
@@ -82,12 +82,108 @@ pub struct NodesView {
 pub struct AcceleratorView {
     /// The pool.
     pub pool: String,
-    /// Healthy ones that pods can have.
-    pub healthy: u64,
-    /// All that its active hosts should have.
+    /// Allocatable devices, as reported by the device plugin, healthy or not.
+    pub allocatable: u64,
+    /// All devices that its active hosts should have.
     pub all: u64,
-    /// Hosts that offer fewer, and how many.
+    /// Hosts with fewer allocatable devices, and how many.
     pub short: Vec<(String, u64, u64)>,
+    /// The latest health of its hosts.
+    pub health: PoolHealth,
+}
+
+/// The latest health of a pool's active hosts.
+#[derive(Clone, PartialEq, Eq, Serialize, Debug, Default)]
+pub struct PoolHealth {
+    /// The worst verdict of its hosts; `None` if none was tested.
+    pub verdict: Option<Verdict>,
+    /// The age of the oldest of these results, in seconds.
+    pub age_s: Option<u64>,
+    /// The command of that result: `verify`, `apply`, or this `status`.
+    pub by: Option<String>,
+    /// Hosts that were healthy.
+    pub healthy: usize,
+    /// Hosts that were unhealthy or unknown.
+    pub troubled: Vec<HostHealth>,
+    /// Hosts without results.
+    pub not_tested: Vec<String>,
+}
+
+/// A host that was unhealthy or unknown.
+#[derive(Clone, PartialEq, Eq, Serialize, Debug)]
+pub struct HostHealth {
+    /// The host.
+    pub host: String,
+    /// Unhealthy or unknown.
+    pub verdict: Verdict,
+    /// The code of the worst finding.
+    pub code: String,
+    /// What was found.
+    pub detail: String,
+    /// How long ago, in seconds.
+    pub age_s: u64,
+    /// The command of the result.
+    pub by: String,
+}
+
+impl PoolHealth {
+    /// Adds what was found of a host.
+    pub fn add(&mut self, host: String, health: &Health, age_s: u64, by: &str) {
+        self.verdict = self.verdict.max(Some(health.verdict));
+        if self.age_s.is_none_or(|oldest| oldest < age_s) {
+            (self.age_s, self.by) = (Some(age_s), Some(by.to_owned()));
+        }
+        if health.verdict == Verdict::Healthy {
+            self.healthy += 1;
+            return;
+        }
+        let worst = health.findings.first();
+        let (code, detail) = worst.map(|f| (f.code.clone(), f.detail.clone())).unwrap_or_default();
+        self.troubled.push(HostHealth {
+            host,
+            verdict: health.verdict,
+            code,
+            detail,
+            age_s,
+            by: by.to_owned(),
+        });
+    }
+
+    fn with(&self, verdict: Verdict) -> impl Iterator<Item = &HostHealth> {
+        self.troubled.iter().filter(move |h| h.verdict == verdict)
+    }
+}
+
+/// Returns the time of a result: `verify 5 min ago`, or `now` for this command.
+fn ago(by: &str, age_s: u64) -> String {
+    if by == "status" { "now".to_owned() } else { format!("{by} {} ago", say(age_s)) }
+}
+
+/// Returns a pool's health in a few words: `1 host unhealthy (verify 5 min ago): h-1`.
+fn health_words(health: &PoolHealth) -> String {
+    let hosts = health.healthy + health.troubled.len() + health.not_tested.len();
+    let mut said = Vec::new();
+    for (verdict, word) in [(Verdict::Unhealthy, "unhealthy"), (Verdict::Unknown, "unknown")] {
+        let found: Vec<&HostHealth> = health.with(verdict).collect();
+        let Some(oldest) = found.iter().max_by_key(|h| h.age_s) else { continue };
+        let list: Vec<&str> = found.iter().map(|h| h.host.as_str()).collect();
+        let when = ago(&oldest.by, oldest.age_s);
+        said.push(format!("{} {word} ({when}): {}", count(found.len(), "host"), names(&list)));
+    }
+    if let (true, Some(by), Some(age_s)) = (said.is_empty(), &health.by, health.age_s) {
+        let healthy = if health.healthy == hosts {
+            "healthy".to_owned()
+        } else {
+            format!("{}/{hosts} hosts healthy", health.healthy)
+        };
+        said.push(format!("{healthy} ({})", ago(by, age_s)));
+    }
+    match health.not_tested.len() {
+        0 => {}
+        n if n == hosts => said.push("not tested".to_owned()),
+        n => said.push(format!("{} not tested", count(n, "host"))),
+    }
+    said.join(", ")
 }
 
 /// A certificate.
@@ -114,27 +210,30 @@ pub struct RouteView {
     pub model: String,
     /// Its part of the traffic, in percent.
     pub weight: u32,
-    /// Replicas that answer; `None` if the model is not there or cannot be asked for.
+    /// Ready replicas; `None` if the model is missing or unknown.
     pub ready: Option<u64>,
     /// Replicas wanted.
     pub wanted: u64,
-    /// Where the tenant's gateway answers.
+    /// The address of the tenant's gateway.
     pub address: String,
-    /// What holds replicas up.
+    /// Why replicas are not ready.
     pub why: Option<String>,
 }
 
-/// Days before which the end of a certificate is worth a warning: k0s renews when a controller starts, and a year passes.
+/// Warn about certificates that expire within this many days: k0s renews them only when a controller starts.
 const EXPIRES_SOON: i64 = 30;
 
 impl StatusView {
-    /// Returns whether anything is wrong or could not be told.
+    /// Returns whether anything is wrong or unknown.
     pub fn is_troubled(&self) -> bool {
         self.api.is_some()
             || !self.unreachable.is_empty()
             || self.controllers.iter().any(|c| c.problem.is_some())
             || self.nodes.as_ref().is_some_and(|n| !n.failed.is_empty())
-            || self.accelerators.iter().any(|a| !a.short.is_empty())
+            || self
+                .accelerators
+                .iter()
+                .any(|a| !a.short.is_empty() || a.health.verdict == Some(Verdict::Unhealthy))
             || self.routes.iter().any(|r| r.ready.is_none_or(|n| n < r.wanted))
             || self.certificate.as_ref().is_some_and(|c| c.days < EXPIRES_SOON)
             || self.health.iter().flat_map(BTreeMap::values).any(|h| h.verdict != Verdict::Healthy)
@@ -203,7 +302,7 @@ fn table(routes: &[RouteView], text: &mut String) {
             row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
         *text += cells.join("  ").trim_end();
         *text += "\n";
-        // What holds a model up is said under its first line.
+        // What blocks a model is shown below its first line.
         let route = at.checked_sub(1).and_then(|n| routes.get(n));
         if let Some((route, why)) = route.and_then(|r| Some((r, r.why.as_ref()?)))
             && !routes[..at - 1].iter().any(|r| r.model == route.model)
@@ -222,7 +321,9 @@ pub fn status_text(view: &StatusView) -> String {
     text += &head(view);
     let mut second = Vec::new();
     if !view.accelerators.is_empty() {
-        let said = view.accelerators.iter().map(|a| format!("{} {} of {} healthy", a.pool, a.healthy, a.all));
+        let said = view.accelerators.iter().map(|a| {
+            format!("{} {}/{} allocatable, {}", a.pool, a.allocatable, a.all, health_words(&a.health))
+        });
         second.push(format!("accelerators  {}", said.collect::<Vec<_>>().join(" · ")));
     }
     if let Some(certificate) = &view.certificate {
@@ -257,26 +358,35 @@ pub fn status_text(view: &StatusView) -> String {
     }
     let cordoned: Vec<&str> = view.nodes.iter().flat_map(|n| &n.cordoned).map(String::as_str).collect();
     if !cordoned.is_empty() {
-        text += &format!("cordoned, taking no new pods: {}\n", names(&cordoned));
+        text += &format!("cordoned: {}\n", names(&cordoned));
     }
     for (host, has, all) in view.accelerators.iter().flat_map(|a| &a.short) {
         text += &format!(
-            "accelerators of {host}: {has} of {all}; provision support {host} collects what their tools say\n"
+            "accelerators of {host}: {has}/{all} allocatable; run `provision support {host}` to collect diagnostics\n"
         );
     }
     if view.certificate.as_ref().is_some_and(|c| c.days < EXPIRES_SOON) {
-        text += "  = next: restart k0scontroller on one controller after the other; k0s renews its certificates at start\n";
+        text += "  = next: Restart k0scontroller on one controller at a time; k0s renews its certificates at start\n";
+    }
+    for h in view.accelerators.iter().flat_map(|a| &a.health.troubled).filter(|_| view.health.is_none()) {
+        let word = if h.verdict == Verdict::Unhealthy { "unhealthy" } else { "unknown" };
+        text +=
+            &format!("health of {}: {word} ({}): [{}] {}\n", h.host, ago(&h.by, h.age_s), h.code, h.detail);
+        text += &format!(
+            "  = next: Run `provision verify --limit {}` to test again, or add --last for details\n",
+            h.host
+        );
     }
     if let Some(problem) = &view.api {
-        text += &format!("the Kubernetes API could not be asked: [{}] {}\n", problem.code, problem.message);
+        text += &format!("the Kubernetes API is not available: [{}] {}\n", problem.code, problem.message);
         text += &problem.next.as_ref().map(|n| format!("  = next: {n}\n")).unwrap_or_default();
     }
     for (host, problem) in &view.unreachable {
-        text += &format!("{host} does not answer: [{}] {}\n", problem.code, problem.message);
+        text += &format!("{host} is unreachable: [{}] {}\n", problem.code, problem.message);
         text += &problem.next.as_ref().map(|n| format!("  = next: {n}\n")).unwrap_or_default();
     }
     for (host, whose) in &view.working {
-        text += &format!("{host} is being worked on by {whose}; provision attach follows it\n");
+        text += &format!("{host}: batch of {whose} is running; follow it with `provision attach`\n");
     }
     if let Some(health) = &view.health {
         text += "health\n";

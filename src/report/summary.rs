@@ -1,14 +1,14 @@
 //! The end of a run: what failed with its last lines, what changed, what to do next.
 
 use super::words::{count, names};
-use crate::state::{Failure, FailureKind, TargetId};
+use crate::state::{Failure, FailureKind, TargetId, plain, plain_line};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Kinds of resource that the summary counts by name.
 const KINDS_SHOWN: usize = 5;
 
-/// Returns a duration as a person says it: `0.9 s`, `48 s`, `2m10s`.
+/// Returns a duration for people: `0.9 s`, `48 s`, `2m10s`.
 pub fn elapsed(d: Duration) -> String {
     match d.as_secs() {
         0..10 => format!("{:.1} s", d.as_secs_f64()),
@@ -17,30 +17,35 @@ pub fn elapsed(d: Duration) -> String {
     }
 }
 
-/// Returns a failure with its last lines, cause and what to do next. `beside` says what became of the others.
-pub(super) fn failure(target: &str, verb: &str, failure: &Failure, beside: &str) -> String {
-    let at = failure.step.as_ref().map(|s| s.as_str().split_once(':').map_or(s.as_str(), |(_, r)| r));
+/// Returns a failure with its last lines, cause and hint. `effects` describes the effect on other targets.
+pub(super) fn failure(target: &str, verb: &str, failure: &Failure, effects: &str) -> String {
+    let at = failure.step.as_ref().and_then(|step| step.resource());
     let at = at.map(|step| format!(" at {step}")).unwrap_or_default();
     let exit = match (failure.exit, failure.after) {
         (Some(exit), Some(after)) => format!(" (exit {exit} after {})", elapsed(after)),
         (Some(exit), None) => format!(" (exit {exit})"),
         _ => String::new(),
     };
-    let beside = if beside.is_empty() { String::new() } else { format!("; {beside}") };
-    // The step and its exit say it already; a message of its own is said too.
+    let effects = if effects.is_empty() { String::new() } else { format!("; {effects}") };
+    // A message that only repeats the step and its exit status is left out.
     let plain = failure.exit.is_some() && failure.message.contains("failed (exit");
-    let said = if plain { String::new() } else { format!(": {}", failure.message) };
-    let mut text = format!("{target} {verb}{at}{exit} [{}]{said}{beside}\n", failure.code);
+    let said = if plain { String::new() } else { format!(": {}", within(&failure.message)) };
+    let mut text = format!("{target} {verb}{at}{exit} [{}]{said}{effects}\n", failure.code);
     for line in &failure.tail {
-        text += &format!("  | {line}\n");
+        text += &format!("  | {}\n", plain_line(line));
     }
     if let Some(cause) = &failure.cause {
-        text += &format!("  = cause: {cause}\n");
+        text += &format!("  = cause: {}\n", within(cause));
     }
     if let Some(hint) = &failure.hint {
-        text += &format!("  = next: {hint}\n");
+        text += &format!("  = next: {}\n", within(hint));
     }
     text
+}
+
+/// Returns a text with its continuation lines indented, so that none looks like a line of provision.
+pub fn within(text: &str) -> String {
+    plain(text.trim_end()).replace('\n', "\n      ")
 }
 
 /// One target that failed, and what that means for its pool.
@@ -51,7 +56,7 @@ pub struct Failed<'a> {
     pub failure: &'a Failure,
     /// Its pool's name, the failures there, and how many are allowed.
     pub budget: Option<(&'a str, usize, usize)>,
-    /// Others of its pool that take part in the run and did not fail.
+    /// Other hosts of its pool in this run that did not fail.
     pub others: usize,
 }
 
@@ -63,7 +68,7 @@ pub struct Ended<'a> {
     pub targets: usize,
     /// Those that failed.
     pub failures: Vec<Failed<'a>>,
-    /// Those that were stopped before their end, or went on alone.
+    /// Those that were stopped before their end, or detached.
     pub stopped: Vec<&'a TargetId>,
     /// Steps carried out.
     pub steps: usize,
@@ -77,11 +82,11 @@ pub struct Ended<'a> {
     pub lab: bool,
     /// How the inventory was named on the command line: `-i site.yaml`.
     pub inventory: String,
-    /// The same with what else was said: `-i site.yaml --limit h-001 --lab`; `None` where nothing is left to go on with.
+    /// The same with the other arguments: `-i site.yaml --limit h-001 --lab`; `None` if there is nothing to continue with.
     pub place: Option<String>,
 }
 
-/// Returns how many of each kind were done, most first: `64 packages, 3 files, 7 others`.
+/// Returns the number of changes by kind, most first: `64 packages, 3 files, 7 others`.
 fn changes(changed: &BTreeMap<String, usize>) -> String {
     let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
     for (kind, n) in changed {
@@ -97,7 +102,7 @@ fn changes(changed: &BTreeMap<String, usize>) -> String {
         "line-in-file" => count(n, "line"),
         "kernel-module" => count(n, "kernel module"),
         "swap" => format!("{n} swap off"),
-        "chat" => count(n, "question"),
+        "chat" => count(n, "chat check"),
         kind => count(n, kind),
     };
     let others: usize = kinds.iter().skip(KINDS_SHOWN).map(|(_, n)| n).sum();
@@ -119,27 +124,25 @@ fn failures(ended: &Ended<'_>) -> String {
             blocked.entry(key).or_default().push(failed.target.to_string());
             continue;
         }
-        let mut beside = Vec::new();
+        let mut effects = Vec::new();
         if failed.others > 0 {
-            beside.push(format!(
-                "{} of its pool {} on",
-                failed.others,
-                if failed.others == 1 { "goes" } else { "go" }
-            ));
+            let verb = if failed.others == 1 { "continues" } else { "continue" };
+            effects.push(format!("{} in its pool {verb}", count(failed.others, "other host")));
         }
         if let Some((_, used, allowed)) = failed.budget {
-            beside.push(format!("{used} of {} used", count(allowed, "allowed failure")));
+            effects.push(format!("failure budget used: {used}/{allowed}"));
         }
         let target = failed.target.to_string();
-        text += &failure(&target, "failed", why, &beside.join(", "));
+        text += &failure(&target, "failed", why, &effects.join(", "));
         text += &format!(
-            "  = whole output: provision history show {} {target} {}\n\n",
-            ended.run, ended.inventory
+            "  = full output: provision history show {run} {target} {place}\n\n",
+            run = ended.run,
+            place = ended.inventory
         );
     }
     for ((code, message, hint), targets) in blocked {
         let list: Vec<&str> = targets.iter().map(String::as_str).collect();
-        text += &format!("{} not done [{code}]: {message}\n", names(&list));
+        text += &format!("{} skipped [{code}]: {message}\n", names(&list));
         if let Some(hint) = hint {
             text += &format!("  = next: {hint}\n");
         }
@@ -157,9 +160,9 @@ pub fn run_summary(ended: &Ended<'_>) -> String {
     text += &failures(ended);
     let (failed, stopped) = (ended.failures.len(), ended.stopped.len());
     let part = |n: usize, word: &str| if n == 0 { String::new() } else { format!(", {n} {word}") };
-    let of = part(failed, "failed or not done") + &part(stopped, "stopped");
+    let of = part(failed, "failed or skipped") + &part(stopped, "stopped");
     text += &format!(
-        "{} of {} targets converged in {}{of} · run {} recorded\n",
+        "{}/{} targets converged in {}{of} · run {} recorded\n",
         ended.targets - failed - stopped,
         ended.targets,
         elapsed(ended.took),
@@ -172,11 +175,13 @@ pub fn run_summary(ended: &Ended<'_>) -> String {
     text += &match () {
         () if ended.interrupted => {
             format!(
-                "stopped by you; the same command goes on from here, provision attach {place} follows what still runs\n"
+                "Interrupted. Run the same command to continue; `provision attach {place}` follows running steps\n"
             )
         }
         () if failed > 0 => {
-            format!("next: mend what failed, then provision apply {place}; what is done stays done\n")
+            format!(
+                "next: Fix the failures and re-run `provision apply {place}`; completed steps are skipped\n"
+            )
         }
         () => format!("next: provision status {place}\n"),
     };

@@ -1,4 +1,4 @@
-//! How numbers, durations and lists of names are said, the same on every screen.
+//! Formats numbers, durations and lists of names consistently.
 
 /// Returns a number with its noun: `1 host`, `64 hosts`.
 pub fn count(n: usize, word: &str) -> String {
@@ -9,7 +9,7 @@ pub fn count(n: usize, word: &str) -> String {
     }
 }
 
-/// Returns seconds as an estimate is said: `40 s`, `38 min`, `2 h 10 min`.
+/// Returns seconds as an estimate: `40 s`, `38 min`, `2 h 10 min`.
 pub fn say(seconds: u64) -> String {
     match seconds {
         0..90 => format!("{} s", seconds.max(1)),
@@ -21,7 +21,7 @@ pub fn say(seconds: u64) -> String {
 /// Splits a name into what is before its last digits, the digits, and what follows.
 fn parts(name: &str) -> Option<(&str, &str, &str)> {
     let end = name.rfind(|c: char| c.is_ascii_digit())? + 1;
-    let start = name[..end].rfind(|c: char| !c.is_ascii_digit()).map_or(0, |i| i + 1);
+    let start = name[..end].trim_end_matches(|c: char| c.is_ascii_digit()).len();
     Some((&name[..start], &name[start..end], &name[end..]))
 }
 

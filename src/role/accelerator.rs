@@ -1,5 +1,5 @@
-//! What the accelerator roles need to know beyond a template: repositories by operating system, package names by driver
-//! branch, fabric daemons by what is on the bus.
+//! Template values of the accelerator roles: repositories by operating system, package names by driver
+//! branch, fabric daemons by the devices on the bus.
 
 use super::context::{address, download};
 use super::desired::RoleInput;
@@ -122,6 +122,7 @@ pub(super) fn nvidia(input: &RoleInput<'_>) -> Value {
         "health_gate": quick(QuickInput { wait: true, ..look }),
         "standard": standard(input, look),
         "driver": driver,
+        "dkms": dkms(&NVIDIA_DKMS, driver),
         "branch": branch,
         "open": open,
         "other_packages": other_packages(input, system, &driver_packages),
@@ -137,6 +138,17 @@ pub(super) fn nvidia(input: &RoleInput<'_>) -> Value {
         "arch": product.arch,
         "reboot_deadline_s": product.reboot_deadline_s,
     })
+}
+
+/// The names that packages of NVIDIA's module have in dkms; others (`nvidia-fs`, `nvidia-peermem`) are other modules.
+const NVIDIA_DKMS: [&str; 6] =
+    ["nvidia", "nvidia-open", "nvidia-current", "nvidia-current-open", "nvidia-srv", "nvidia-srv-open"];
+
+/// Returns a pattern of `grep -E` for the lines of `dkms status` that show this version of a module as installed:
+/// `NAME/VERSION, KERNEL, ARCH: installed`, with `NAME, VERSION` before dkms 3.
+fn dkms(names: &[&str], version: &str) -> String {
+    let version = version.replace('.', "[.]").replace('*', "[^,]*");
+    format!("^({})[/,] ?{version}, .*: installed", names.join("|"))
 }
 
 /// Returns the driver packages of other branches and of the other flavour: two of them refuse each other, or leave a module
@@ -200,11 +212,12 @@ pub(super) fn neuron(input: &RoleInput<'_>) -> Value {
     let tested = row.kernels.get(system);
     let newer = tested.filter(|tested| version_cmp(release, tested) == Ordering::Greater);
     let kernel_note =
-        newer.map(|tested| format!("kernel {release} is newer than {tested}, the newest it was tested on"));
+        newer.map(|tested| format!("kernel {release} is newer than {tested}, the newest tested kernel"));
     json!({
         "kernel_note": kernel_note,
         "sdk": sdk,
         "driver": driver,
+        "dkms": dkms(&["aws-neuronx"], driver),
         "tools": row.tools,
         "health": quick(look),
         "health_gate": quick(QuickInput { wait: true, ..look }),

@@ -1,9 +1,10 @@
-//! What role files and templates can name: the host, its pool, its facts, and what follows from them.
+//! The variables of role files and templates: the host, its pool, its facts, and derived values.
 
 use super::desired::RoleInput;
 use super::preflight::stop;
 use super::{accelerator, k0s, network, rdma};
 use crate::inventory::Host;
+use crate::k0s::DATA_DIR;
 use crate::state::{Facts, Failure, PackageManager};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -46,7 +47,9 @@ pub(super) fn own_address(input: &RoleInput<'_>) -> String {
 /// Returns a locked artifact as a download to `path`.
 pub(super) fn download(input: &RoleInput<'_>, name: &str, path: &str, mode: u32) -> Result<Value, Failure> {
     let locked = input.lock.get(name).ok_or_else(|| {
-        stop("E-LOCK", format!("provision.lock does not have {name}")).hint("provision lock")
+        stop("E-LOCK", format!("{name} is missing from provision.lock")).hint(
+            "Run `provision lock`; if the catalog's hostArch excludes it, add your own row for the product",
+        )
     })?;
     Ok(json!({"path": path, "urls": locked.urls, "sha256": locked.sha256, "mode": mode}))
 }
@@ -72,7 +75,7 @@ fn sysctls(input: &RoleInput<'_>) -> Vec<Value> {
         .collect()
 }
 
-/// Returns the uuid that marks a filesystem as ours: always the same for a host and a path, so that a plan can name it
+/// Returns the uuid that marks a managed filesystem: always the same for a host and a path, so that a plan can name it
 /// before it is made (RFC 9562, version 8).
 fn uuid(input: &RoleInput<'_>, path: &str) -> String {
     let seed = format!("provision {} {} {path}", input.inventory.name, input.host.name);
@@ -87,7 +90,7 @@ fn uuid(input: &RoleInput<'_>, path: &str) -> String {
 /// Returns the filesystems to be made and the mounts, before k0s first starts.
 fn storage(input: &RoleInput<'_>) -> Value {
     let pool = input.inventory.pool_of(input.host);
-    let paths = [("/var/lib/k0s", &pool.data_disk), (pool.models_path.as_str(), &pool.models_disk)];
+    let paths = [(DATA_DIR, &pool.data_disk), (pool.models_path.as_str(), &pool.models_disk)];
     let (mut made, mut mounts) = (Vec::new(), Vec::new());
     for (path, disk) in paths {
         let Some(disk) = disk else { continue };
@@ -111,6 +114,31 @@ fn storage(input: &RoleInput<'_>) -> Value {
     let xfs = made.iter().any(|m| m["filesystem"]["kind"] == "xfs");
     json!({"made": made, "mounts": mounts, "xfs": xfs, "data": pool.data_disk.is_some()})
 }
+
+/// All that roles may name, and the fields of what has always the same ones.
+pub(super) const NAMES: [(&str, &[&str]); 21] = [
+    ("inventory", &["name"]),
+    ("cluster", &[]),
+    ("pool", &[]),
+    ("host", &["name", "address", "rack", "labels"]),
+    ("facts", &[]),
+    ("os", &[]),
+    ("os_slug", &[]),
+    ("apt", &[]),
+    ("repository", &[]),
+    ("chrony", &[]),
+    ("names", &[]),
+    ("network", &[]),
+    ("storage", &[]),
+    ("sysctls", &[]),
+    ("product", &[]),
+    ("kernel", &[]),
+    ("keys", &[]),
+    ("nvidia", &[]),
+    ("neuron", &[]),
+    ("rdma", &[]),
+    ("k0s", &[]),
+];
 
 /// Returns everything that roles may name.
 pub(super) fn context(input: &RoleInput<'_>) -> Result<Value, Failure> {
@@ -141,4 +169,37 @@ pub(super) fn context(input: &RoleInput<'_>) -> Result<Value, Failure> {
         "rdma": rdma::rdma(input)?,
         "k0s": k0s::k0s(input)?,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::artifact::Lock;
+    use crate::catalog::Catalog;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    #[test]
+    fn the_names_are_those_of_the_context() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let text = "apiVersion: provision/v1\nkind: Inventory\nmetadata: {name: x}\n\
+            cluster: {k0s: {version: v1.35.7+k0s.0}}\npools: {c: {role: single, hosts: {a: {address: 10.1.0.1}}}}\n";
+        let path = dir.path().join("site.yaml");
+        std::fs::write(&path, text).expect("written");
+        let catalog = Catalog::builtin().expect("the catalog");
+        let inventory = crate::inventory::load(&path, &catalog).unwrap_or_else(|d| panic!("{d}")).inventory;
+        let lock = Lock::unresolved(&crate::role::artifacts(&inventory, &catalog));
+        let (host, secrets) = (&inventory.hosts["a"], BTreeMap::new());
+        let facts = Facts { arch: "x86_64".to_owned(), ..Facts::default() };
+        let (inventory, catalog, lock, facts) = (&inventory, &catalog, &lock, &facts);
+        let input = RoleInput { inventory, catalog, lock, host, facts, secrets: &secrets };
+        let context = context(&input).unwrap_or_else(|failure| panic!("{failure}"));
+        let keys = |value: &Value| -> BTreeSet<String> {
+            value.as_object().expect("a mapping").keys().cloned().collect()
+        };
+        let named = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+        assert_eq!(keys(&context), named(&NAMES.map(|(name, _)| name)));
+        for (name, fields) in NAMES.iter().filter(|(_, fields)| !fields.is_empty()) {
+            assert_eq!(keys(&context[name]), named(fields), "{name}");
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! Which roles a host gets, and what they come to for it.
+//! The roles of a host, and the resulting resources.
 
 use super::entry::{self, Entry};
 use super::findings::Finding;
@@ -9,8 +9,7 @@ use crate::inventory::{Accelerator, Host, Inventory};
 use crate::state::{Facts, Failure, FailureKind, Resource, ResourceId, SecretText};
 use crate::template::Scope;
 use include_dir::{Dir, include_dir};
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
 
 static BUILTIN: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/roles");
 
@@ -25,52 +24,42 @@ pub struct RoleInput<'a> {
     pub lock: &'a Lock,
     /// The host.
     pub host: &'a Host,
-    /// What it says of itself.
+    /// Its own description.
     pub facts: &'a Facts,
     /// Secrets that files of roles hold, by name.
     pub secrets: &'a BTreeMap<String, SecretText>,
 }
 
-/// Returns a file of a role and what errors call it: the user's if there is one, else the built-in.
-fn source(mine: Option<&Path>, path: &str) -> Result<(String, String), String> {
-    if let Some(file) = mine.map(|dir| dir.join(path)).filter(|file| file.exists()) {
-        let name = file.display().to_string();
-        return match std::fs::read_to_string(&file) {
-            Ok(text) => Ok((name, text)),
-            Err(e) => Err(format!("{name}: {e}")),
-        };
+/// Returns a file of a role and what errors call it: the inventory's own if there is one, else the built-in.
+pub(super) fn source(inventory: &Inventory, path: &str) -> Result<(String, String), String> {
+    if let Some(text) = inventory.roles.get(path) {
+        return Ok((inventory.root.join("roles").join(path).display().to_string(), text.clone()));
     }
     match BUILTIN.get_file(path).and_then(|f| f.contents_utf8()) {
         Some(text) => Ok((format!("roles/{path}"), text.to_owned())),
-        None => Err(format!("there is no roles/{path}")),
+        None => Err(format!("roles/{path} does not exist")),
     }
 }
 
-/// Refuses folders beside the inventory that no host would ever get: a role that nothing lists is never ignored.
-fn foreign(dir: &Path) -> Result<(), String> {
-    let entries = std::fs::read_dir(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
-    let mut names: Vec<String> = entries
-        .flatten()
-        .filter(|e| e.path().is_dir())
-        .map(|e| e.file_name().to_string_lossy().into_owned())
-        .filter(|name| !name.starts_with('.') && BUILTIN.get_dir(name).is_none())
-        .collect();
-    names.sort();
-    match names.first() {
-        None => Ok(()),
-        Some(name) => {
-            let known: Vec<String> = BUILTIN.dirs().map(|d| d.path().display().to_string()).collect();
-            Err(format!(
-                "{}: roles of your own are not supported yet; a folder here takes the place of one of {}",
-                dir.join(name).display(),
-                known.join(", ")
-            ))
-        }
-    }
+/// Returns the role folders next to the inventory that no host would use, in words: a role that nothing lists is never
+/// ignored.
+pub(super) fn foreign(inventory: &Inventory) -> Vec<String> {
+    let names = inventory.roles.keys().filter_map(|path| Some(path.split_once('/')?.0));
+    let unknown: BTreeSet<&str> = names.filter(|name| BUILTIN.get_dir(name).is_none()).collect();
+    let known: Vec<String> = BUILTIN.dirs().map(|d| d.path().display().to_string()).collect();
+    let say = |name: &str| {
+        let folder = inventory.root.join("roles").join(name);
+        let known = known.join(", ");
+        format!(
+            "{}: custom roles are not supported yet; a folder here overrides one of {known}",
+            folder.display()
+        )
+    };
+    unknown.into_iter().map(say).collect()
 }
 
 fn stop(why: String) -> Vec<Failure> {
-    let hint = "provision render --host NAME shows what roles come to";
+    let hint = "Run `provision render --host NAME` to see the result of roles";
     vec![Failure::new(FailureKind::Preflight, "E-ROLE", why).hint(hint)]
 }
 
@@ -88,8 +77,9 @@ pub fn desired(input: &RoleInput<'_>) -> Result<Vec<Resource>, Vec<Failure>> {
 
 /// Returns the resources that a host should have, in order, whether or not it can have them.
 pub fn resources(input: &RoleInput<'_>) -> Result<Vec<Resource>, Vec<Failure>> {
-    let mine = input.inventory.roles_dir.as_deref();
-    mine.map_or(Ok(()), foreign).map_err(stop)?;
+    if let Some(why) = foreign(input.inventory).into_iter().next() {
+        return Err(stop(why));
+    }
     let mut roles = vec!["base"];
     match &input.inventory.pool_of(input.host).accelerator {
         Some(Accelerator::Nvidia { .. }) => roles.push("nvidia"),
@@ -100,27 +90,32 @@ pub fn resources(input: &RoleInput<'_>) -> Result<Vec<Resource>, Vec<Failure>> {
         roles.push("rdma");
     }
     roles.push("k0s");
-    // Last: the node has joined, and nobody runs on it before this and what the cluster waits for are over.
+    // Last: the node has joined, and no workload runs on it before this has passed.
     if input.inventory.pool_of(input.host).accelerator.is_some() {
         roles.push("health");
     }
     let scope = Scope::new(context::context(input).map_err(|f| vec![f])?);
     let mut resources: Vec<Resource> = Vec::new();
-    let mut places: BTreeMap<ResourceId, String> = BTreeMap::new();
+    let mut locations: BTreeMap<ResourceId, String> = BTreeMap::new();
     for role in roles {
-        let (name, text) = source(mine, &format!("{role}/role.yaml")).map_err(stop)?;
+        let (name, text) = source(input.inventory, &format!("{role}/role.yaml")).map_err(stop)?;
         let template = |file: &str, scope: &Scope| {
-            let (name, text) = source(mine, &format!("{role}/templates/{file}"))?;
+            let (name, text) = source(input.inventory, &format!("{role}/templates/{file}"))?;
             scope.render(&name, &text).map_err(|e| e.to_string())
         };
-        let entries: Vec<Entry> = entry::parse(&name, &text).map_err(stop)?;
+        let entries: Vec<Entry> =
+            entry::parse(&name, &text).map_err(|mistake| stop(mistake.in_file(&name)))?;
         for entry in entries {
             for resource in entry.resources(role, &scope, &template).map_err(stop)? {
                 let resource = repository::mirrored(resource, input.inventory);
                 let resource = secret::reveal(resource, input.secrets)
-                    .map_err(|why| stop(format!("{}: {why}", entry.place())))?;
-                if let Some(other) = places.insert(resource.id.clone(), entry.place().to_owned()) {
-                    return Err(stop(format!("{}: {} is already in {other}", entry.place(), resource.id)));
+                    .map_err(|why| stop(format!("{}: {why}", entry.location())))?;
+                if let Some(other) = locations.insert(resource.id.clone(), entry.location().to_owned()) {
+                    return Err(stop(format!(
+                        "{}: {} is already defined in {other}",
+                        entry.location(),
+                        resource.id
+                    )));
                 }
                 resources.push(resource);
             }

@@ -1,20 +1,23 @@
-//! What a host's facts alone say against it, and what a person should know of it. Nothing is switched off or changed.
+//! Preflight checks and warnings from a host's facts alone. Nothing is turned off or changed.
 
 use super::context::{interface_address, own_address};
 use super::desired::RoleInput;
 use super::findings::{Finding, stop, warn};
+use super::ports::is_new;
+use crate::catalog::K0sStep;
 use crate::inventory::{Inventory, NodeRole};
-use crate::state::Facts;
+use crate::k0s;
+use crate::state::{Facts, HostKind, ResourceId};
 
 /// Older kernels lack what containerd and drivers need: RHEL 8's is the oldest that vendors still build for.
 const OLDEST_KERNEL: (u32, u32) = (4, 18);
 /// cgroup v2 is complete from here on (Kubernetes documentation, "About cgroup v2").
 const CGROUP_V2_KERNEL: (u32, u32) = (5, 8);
-/// From this Kubernetes on the kubelet's failCgroupV1 is true unless said (KEP-5573; k0s 1.35's pre-flight too).
+/// From this Kubernetes on the kubelet's failCgroupV1 defaults to true (KEP-5573; k0s 1.35's pre-flight too).
 const CGROUP_V2_ONLY: (u32, u32) = (1, 35);
 /// Clocks further apart break certificates and tokens, in seconds.
 pub(super) const MOST_SKEW_S: i64 = 300;
-/// Clocks further apart are told, in seconds; observing takes about this long at the worst.
+/// Larger clock differences are reported, in seconds; observing takes about this long at worst.
 pub(super) const SEEN_SKEW_S: i64 = 5;
 /// k0s unpacks what it embeds: its data takes about its own size once more, and images come on top (k0s's own sysinfo
 /// wants 1.8 GiB free).
@@ -41,7 +44,7 @@ fn allows_cgroup_v1(inventory: &Inventory) -> bool {
     profiles.is_some_and(|all| all.iter().any(|p| p.pointer("/values/failCgroupV1") == Some(&false.into())))
 }
 
-/// Returns everything that the facts say; what stops the host first.
+/// Returns all findings of the facts, failures first.
 pub fn check(input: &RoleInput<'_>) -> Vec<Finding> {
     let mut found = Vec::new();
     kernel(input, &mut found);
@@ -49,32 +52,106 @@ pub fn check(input: &RoleInput<'_>) -> Vec<Finding> {
     clock(input.facts, &mut found);
     others(input.facts, &mut found);
     interface(input, &mut found);
+    found.extend(k0s(input));
+    found.extend(earlier_cluster(input));
+    found.extend(node_name(input));
     found.sort_by_key(|f| !f.stops());
     found
 }
 
+/// Whether the host's k0s can become the one that is wanted. What a host that is no node yet has lying about is replaced.
+fn k0s(input: &RoleInput<'_>) -> Option<Finding> {
+    let (from, to) = (input.facts.k0s_version.as_ref()?, &input.inventory.cluster.k0s_version);
+    if is_new(input.facts) {
+        return None;
+    }
+    let step = K0sStep::between(from, to)?;
+    let hint = "Change cluster.k0s.version by one minor version at a time (check with: k0s version)";
+    match step.refusal() {
+        Some(why) => Some(stop("E-K0S-SKEW", format!("k0s {from} -> {to} {why}"), hint)),
+        None if step == K0sStep::PatchDown => {
+            let message = format!("k0s {from} -> {to} is a downgrade to an earlier patch release");
+            Some(warn("W-K0S-DOWNGRADE", message, "read Read the release notes of both: fixes are reverted"))
+        }
+        None => None,
+    }
+}
+
+/// What another cluster left on a host: a k0s that finds its own data starts as a member of that cluster, needs no token,
+/// and a CNI configuration that comes first by name connects every pod.
+fn earlier_cluster(input: &RoleInput<'_>) -> Option<Finding> {
+    let facts = input.facts;
+    if k0s::is_ours(facts) {
+        return None;
+    }
+    let provider = input.inventory.cluster.k0s_config.pointer("/spec/network/provider");
+    let own = match provider.and_then(|p| p.as_str()) {
+        Some("custom") => None,
+        Some(name) => Some(format!("10-{name}.conflist")),
+        None => Some("10-kuberouter.conflist".to_owned()),
+    };
+    let speaks = |path: &str| match path.strip_prefix(k0s::CNI_DIR) {
+        Some(file) => {
+            let file = file.trim_start_matches('/');
+            let read = [".conf", ".conflist", ".json"].iter().any(|ending| file.ends_with(ending));
+            let worker = input.inventory.pool_of(input.host).role.is_worker();
+            worker && read && own.as_deref().is_some_and(|own| file < own)
+        }
+        None => true,
+    };
+    let files: Vec<&str> = facts.cluster_files.iter().map(String::as_str).filter(|p| speaks(p)).collect();
+    if files.is_empty() {
+        return None;
+    }
+    let data: Vec<&str> = files.iter().filter(|p| p.starts_with(k0s::DATA_DIR)).copied().collect();
+    let hint = match data.is_empty() {
+        false => format!(
+            "If nothing needs that cluster any more, run `k0s stop; k0s reset` and reboot, then remove what is left of: {}",
+            files.join(" ")
+        ),
+        true => format!("If nothing needs them any more, remove: {}", files.join(" ")),
+    };
+    let message =
+        format!("the host has files of a cluster that provision did not set up: {}", files.join(", "));
+    Some(stop("E-EARLIER-CLUSTER", message, hint))
+}
+
+/// A kubelet registers its node by the host's name, in lower case, and a node of another name is not found.
+fn node_name(input: &RoleInput<'_>) -> Option<Finding> {
+    let (name, hostname) = (&input.host.name, input.facts.hostname.to_lowercase());
+    let worker = input.inventory.pool_of(input.host).role.is_worker();
+    if input.inventory.os.manage_hostname || !worker || hostname.is_empty() || hostname == name.as_str() {
+        return None;
+    }
+    let message = format!(
+        "the kubelet would register node {hostname}, but the inventory has {name} (os.hostname: keep)"
+    );
+    let hint = format!("Run `hostnamectl set-hostname {name}`, or remove os.hostname (check with: hostname)");
+    Some(stop("E-NODE-NAME", message, hint))
+}
+
 fn kernel(input: &RoleInput<'_>, found: &mut Vec<Finding>) {
     let facts = input.facts;
-    let hint = "by hand: uname -r; install a newer kernel of the distribution and reboot";
+    let hint = "Install a newer kernel of the distribution and reboot (check with: uname -r)";
     match version(&facts.kernel) {
         Some(kernel) if kernel < OLDEST_KERNEL => {
             let (a, b) = OLDEST_KERNEL;
-            found.push(stop("E-KERNEL", format!("its kernel is {}, older than {a}.{b}", facts.kernel), hint));
+            found.push(stop("E-KERNEL", format!("kernel {} is older than {a}.{b}", facts.kernel), hint));
         }
         Some(kernel) if kernel < CGROUP_V2_KERNEL && facts.cgroup == Some(2) => {
-            let message = format!("its kernel is {}; cgroup v2 is complete from 5.8 on", facts.kernel);
+            let message = format!("kernel {}: cgroup v2 is complete from 5.8", facts.kernel);
             found.push(warn("W-KERNEL", message, hint));
         }
         _ => {}
     }
     let slug = facts.os_slug();
     if !slug.is_empty() && !TRIED.contains(&slug.as_str()) {
-        let message = format!("no test of this version was run on {slug}");
-        found.push(warn("W-OS", message, "apply to one host first: --limit"));
+        let message = format!("this version has not been tested on {slug}");
+        found.push(warn("W-OS", message, "Apply to one host first, with --limit"));
     }
     let worker = input.inventory.pool_of(input.host).role.is_worker();
     if worker && facts.cgroup == Some(1) {
-        let hint = "by hand: stat -fc %T /sys/fs/cgroup; boot with systemd.unified_cgroup_hierarchy=1, or set \
+        let hint = "Boot with systemd.unified_cgroup_hierarchy=1 (check with: stat -fc %T /sys/fs/cgroup), or set \
                     failCgroupV1: false in a worker profile of cluster.k0s.config";
         let wanted = &input.inventory.cluster.k0s_version;
         let only_v2 = version(wanted).is_some_and(|v| v >= CGROUP_V2_ONLY);
@@ -82,41 +159,39 @@ fn kernel(input: &RoleInput<'_>, found: &mut Vec<Finding>) {
             true => {
                 stop("E-CGROUP", format!("cgroup v1; the kubelet of k0s {wanted} does not start on it"), hint)
             }
-            false => warn("W-CGROUP", "cgroup v1, which Kubernetes gives up", hint),
+            false => warn("W-CGROUP", "cgroup v1 is deprecated in Kubernetes", hint),
         });
     }
 }
 
-/// Room for what the lock file says is to come, and no mount on which it could not run.
+/// Checks disk space for the pinned downloads, and that their mounts allow executables.
 fn space(input: &RoleInput<'_>, found: &mut Vec<Finding>) {
     let facts = input.facts;
     let binary = input.lock.get(&format!("k0s-{}", facts.arch)).map_or(0, |l| l.size.div_ceil(1024));
-    let there = |id: &str| facts.managed.iter().any(|m| m.id == id);
     let mut wanted = Vec::new();
-    if !there("download//usr/local/bin/k0s") {
-        wanted.push(("/usr/local/bin", binary, "the k0s binary of the lock file"));
+    if !facts.owns(&ResourceId::host(HostKind::Download, k0s::BINARY)) {
+        wanted.push(("/usr/local/bin", binary, "the k0s binary"));
     }
-    if !there("command/k0s-ready") {
+    if !k0s::has_joined(facts) {
         wanted.push((
-            "/var/lib/k0s",
+            k0s::DATA_DIR,
             binary.max(1) + if binary > 1024 { K0S_DATA_KIB } else { 0 },
             "k0s and its images",
         ));
     }
     for (path, needed, what) in wanted {
         if let Some(free) = free(facts, path).filter(|free| *free < needed) {
-            let message = format!("{path} has {} MiB free, {what} take {} MiB", free >> 10, needed >> 10);
-            found.push(stop("E-NO-SPACE", message, format!("by hand: df -h {path}")));
+            let message = format!("{path} has {} MiB free, {what} need {} MiB", free >> 10, needed >> 10);
+            found.push(stop("E-NO-SPACE", message, format!("Free up space (df -h {path})")));
         }
     }
-    for path in ["/usr/local/bin", "/var/lib/k0s", "/opt"] {
+    for path in ["/usr/local/bin", k0s::DATA_DIR, "/opt"] {
         let on = |mount: &str| mount == "/" || path == mount || path.starts_with(&format!("{mount}/"));
         let mount = facts.mounts.iter().filter(|m| on(&m.path)).max_by_key(|m| m.path.len());
         if let Some(mount) = mount.filter(|m| m.options.split(',').any(|o| o == "noexec")) {
-            let message =
-                format!("{path} is on {}, which is mounted noexec: nothing could run from there", mount.path);
+            let message = format!("{path} is on {}, which is mounted noexec", mount.path);
             let hint = format!(
-                "by hand: findmnt -T {path}; mount -o remount,exec {0}, and its line in /etc/fstab",
+                "Run `mount -o remount,exec {0}` and fix its line in /etc/fstab (check with: findmnt -T {path})",
                 mount.path
             );
             found.push(stop("E-NOEXEC", message, hint));
@@ -127,7 +202,7 @@ fn space(input: &RoleInput<'_>, found: &mut Vec<Finding>) {
 fn clock(facts: &Facts, found: &mut Vec<Finding>) {
     let skew = facts.skew_s;
     let way = if skew < 0 { "behind" } else { "ahead of" };
-    let hint = "by hand: date -u, here and there; timedatectl set-ntp true, or chronyc makestep";
+    let hint = "Compare `date -u` on both machines; run `timedatectl set-ntp true` or `chronyc makestep`";
     let message = format!("its clock is {} s {way} this machine's", skew.abs());
     match skew.abs() {
         s if s > MOST_SKEW_S => found.push(stop("E-CLOCK", message, hint)),
@@ -139,42 +214,43 @@ fn clock(facts: &Facts, found: &mut Vec<Finding>) {
 /// What else lives there.
 fn others(facts: &Facts, found: &mut Vec<Finding>) {
     for service in &facts.services {
-        let by_hand = format!("by hand: systemctl status {service}");
+        let by_hand = format!("Check with: systemctl status {service}");
         let name = service.trim_end_matches(".service");
         found.push(match name {
             "k3s" | "k3s-agent" | "rke2-server" | "rke2-agent" | "kubelet" | "snap.microk8s.daemon-kubelite" => {
-                let hint = format!("{by_hand}; take it away: two cannot share ports, CNI and cgroups");
-                stop("E-FOREIGN-KUBERNETES", format!("{name} runs there"), hint)
+                let hint = format!("{by_hand}. Remove it: two cannot share ports, CNI and cgroups");
+                stop("E-FOREIGN-KUBERNETES", format!("{name} is running"), hint)
             }
             "docker" | "containerd" | "crio" => {
-                let hint = format!("{by_hand}; take it away if nothing needs it: k0s brings its own");
-                warn("W-FOREIGN-RUNTIME", format!("{name} runs beside k0s's containerd"), hint)
+                let hint = format!("{by_hand}. Remove it if nothing needs it: k0s has its own");
+                warn("W-FOREIGN-RUNTIME", format!("{name} is running besides the containerd of k0s"), hint)
             }
             "fapolicyd" => {
                 let hint = "fapolicyd-cli --file add /usr/local/bin/k0s; fapolicyd-cli --file add /var/lib/k0s/bin/; \
                             fapolicyd-cli --update";
-                warn("W-FAPOLICYD", "fapolicyd runs and refuses programs that no package brought; it is left as it is", hint)
+                warn("W-FAPOLICYD", "fapolicyd is running and blocks programs that no package installed; it is not changed", hint)
             }
             _ => warn(
                 "W-FIREWALL",
-                format!("{name} runs; it is left as it is"),
-                "open the ports of docs/reference/errors.md; provision preflight tries them",
+                format!("{name} is running; it is not changed"),
+                "Open the ports listed in docs/reference/errors.md; `provision preflight` tests them",
             ),
         });
     }
     if facts.selinux.as_deref() == Some("enforcing") {
-        let hint = "by hand: getenforce; install container-selinux, then restorecon -v /usr/local/bin/k0s";
-        found.push(warn("W-SELINUX", "SELinux enforces; it is left as it is", hint));
+        let hint =
+            "Install container-selinux, then run `restorecon -v /usr/local/bin/k0s` (check with: getenforce)";
+        found.push(warn("W-SELINUX", "SELinux is enforcing; it is not changed", hint));
     }
     if facts.apparmor {
-        let hint = "by hand: aa-status; nothing to do unless a profile of yours confines containers";
-        found.push(warn("W-APPARMOR", "AppArmor is on; it is left as it is", hint));
+        let hint = "Nothing to do, unless one of your profiles confines containers (check with: aa-status)";
+        found.push(warn("W-APPARMOR", "AppArmor is enabled; it is not changed", hint));
     }
     if facts.cloud_init.as_deref() == Some("running") {
         found.push(warn(
             "W-CLOUD-INIT",
-            "cloud-init still runs",
-            "by hand: cloud-init status --wait; packages wait for it",
+            "cloud-init is still running",
+            "Wait with: cloud-init status --wait; package steps wait for it too",
         ));
     }
 }
@@ -184,18 +260,18 @@ fn interface(input: &RoleInput<'_>, found: &mut Vec<Finding>) {
     let pool = input.inventory.pool_of(input.host);
     let Some(interface) = &pool.cluster_interface else { return };
     let there: Vec<String> = input.facts.addresses.iter().map(|(i, a)| format!("{i} {a}")).collect();
-    let there = if there.is_empty() { "no addresses were told".to_owned() } else { there.join(", ") };
+    let there = if there.is_empty() { "no addresses reported".to_owned() } else { there.join(", ") };
     match interface_address(input.facts, interface) {
         None => {
-            let message = format!("it has no interface {interface} with an IPv4 address ({there})");
-            found.push(stop("E-INTERFACE", message, "by hand: ip -br addr"));
+            let message = format!("no interface {interface} with an IPv4 address ({there})");
+            found.push(stop("E-INTERFACE", message, "Check with: ip -br addr"));
         }
         Some(_) if input.host.node_ip || pool.role != NodeRole::Worker => {
             let wanted = own_address(input);
             let carries = |(i, a): &&(String, String)| i == interface && a.split('/').next() == Some(&wanted);
             if !input.facts.addresses.iter().any(|a| carries(&a)) {
-                let message = format!("{interface} does not carry the cluster address {wanted} ({there})");
-                found.push(stop("E-INTERFACE", message, "by hand: ip -br addr"));
+                let message = format!("{interface} does not have the cluster address {wanted} ({there})");
+                found.push(stop("E-INTERFACE", message, "Check with: ip -br addr"));
             }
         }
         Some(_) => {}

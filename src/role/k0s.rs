@@ -1,57 +1,38 @@
-//! What the k0s role needs to know beyond a template: flags as k0s writes them into its unit, its configuration, and
-//! who joins with which token.
+//! Template values of the k0s role: flags as k0s writes them into its unit, its configuration, and the join token of each
+//! host.
 
 use super::context::{download, own_address};
 use super::desired::RoleInput;
 use super::{network, secret};
 use crate::catalog::{ACCELERATOR_LABEL, POOL_LABEL, STARTING_TAINT};
 use crate::inventory::{Accelerator, Endpoint, NodeRole};
+use crate::k0s::{self, Install};
 use crate::state::{Failure, JoinRole};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-const BINARY: &str = "/usr/local/bin/k0s";
-
-/// Returns ` --name=value …` exactly as k0s writes it into its unit: sorted by name, and labels sorted too, because k0s
-/// keeps them in a map (k0s cmd/install/util.go, pkg/config/cli.go). In any other order the unit would never be as
-/// wanted.
-///
-/// Only what stays the same for the life of a node is here, as any change restarts k0s: further labels and taints are
-/// kept through the API, which a kubelet's own flags would not change after it has registered.
-fn flags(input: &RoleInput<'_>, token: Option<JoinRole>) -> String {
+/// Returns how k0s is installed on the host.
+fn install(input: &RoleInput<'_>, token: Option<JoinRole>) -> Install {
     let pool = input.inventory.pool_of(input.host);
-    let mut flags: Vec<(&str, String)> = vec![("data-dir", "/var/lib/k0s".to_owned())];
-    if pool.role.is_controller() {
-        flags.push(("config", "/etc/k0s/k0s.yaml".to_owned()));
-    }
-    match pool.role {
-        NodeRole::ControllerWorker => {
-            flags.extend([("enable-worker", "true".to_owned()), ("no-taints", "true".to_owned())])
-        }
-        NodeRole::Single => flags.push(("single", "true".to_owned())),
-        NodeRole::Controller | NodeRole::Worker => {}
-    }
-    if pool.role.is_worker() {
+    let labels = pool.role.is_worker().then(|| {
         let mut labels = vec![format!("{POOL_LABEL}={}", pool.name)];
         match &pool.accelerator {
             Some(Accelerator::Nvidia { .. }) => labels.push(format!("{ACCELERATOR_LABEL}=nvidia")),
             Some(Accelerator::Neuron { .. }) => labels.push(format!("{ACCELERATOR_LABEL}=neuron")),
             None => {}
         }
-        labels.sort();
-        if input.host.node_ip || pool.cluster_interface.is_some() {
-            flags.push(("kubelet-extra-args", format!("--node-ip={}", own_address(input))));
-        }
-        // Device plugins, exporters and CSI drivers expect the kubelet there; it can only be said at the first start.
-        flags.push(("kubelet-root-dir", "/var/lib/kubelet".to_owned()));
-        flags.push(("labels", labels.join(",")));
-        flags.push(("taints", STARTING_TAINT.to_owned()));
+        labels
+    });
+    let own_address = (input.host.node_ip || pool.cluster_interface.is_some()).then(|| own_address(input));
+    Install {
+        controller: pool.role.is_controller(),
+        enable_worker: pool.role == NodeRole::ControllerWorker,
+        single: pool.role == NodeRole::Single,
+        labels,
+        taint: STARTING_TAINT.to_owned(),
+        node_ip: own_address,
+        token: token.is_some(),
     }
-    if token.is_some() {
-        flags.push(("token-file", "/etc/k0s/k0stoken".to_owned()));
-    }
-    flags.sort();
-    flags.iter().map(|(name, value)| format!(" --{name}={value}")).collect()
 }
 
 /// Returns `k0s`.
@@ -60,19 +41,20 @@ pub(super) fn k0s(input: &RoleInput<'_>) -> Result<Value, Failure> {
     let pool = inventory.pool_of(host);
     let controller = pool.role.is_controller();
     let first = inventory.controllers().next().is_some_and(|h| h.name == host.name);
-    let role = if controller { "controller" } else { "worker" };
     let token = match (controller, first) {
         (true, true) => None,
         (true, false) => Some(JoinRole::Controller),
         (false, _) => Some(JoinRole::Worker),
     };
-    let flags = flags(input, token);
+    let install = install(input, token);
+    let flags = install.flags();
     let config = controller.then(|| config(input));
     let name = format!("k0s-{}", facts.arch);
     let environment = network::k0s_drop_in(input);
     let pool = inventory.pool_of(input.host);
     let memlock = pool.is_linked();
-    let binary = download(input, &name, BINARY, 0o755)?;
+    let mut binary = download(input, &name, k0s::BINARY, 0o755)?;
+    binary["version"] = json!(lock.get(&name).map(|locked| &locked.version));
     // What a running k0s was started with; anything else on disk wants a restart.
     let mut started = Sha256::new();
     for part in [
@@ -94,7 +76,10 @@ pub(super) fn k0s(input: &RoleInput<'_>) -> Result<Value, Failure> {
     let registries: Vec<Value> = inventory
         .registries
         .iter()
-        .filter_map(|(h, r)| Some(json!({"host": h, "mirror": r.mirror.as_ref()?})))
+        .filter_map(|(host, registry)| {
+            let mirror = registry.mirror.as_ref()?;
+            Some(json!({"host": host, "mirror": mirror, "override_path": is_api_root(mirror)}))
+        })
         .collect();
     // containerd asks for credentials by the host that it talks to (containerd docs/cri/registry.md); docker.io is
     // served by registry-1.docker.io.
@@ -118,14 +103,21 @@ pub(super) fn k0s(input: &RoleInput<'_>) -> Result<Value, Failure> {
         .iter()
         .map(|(name, text)| json!({"name": name, "text": format!("{}\n", text.trim_end())}))
         .collect();
+    // As `k0s etcd member-list` prints a member: its name, and its peer address.
+    let several = controller && inventory.controllers().nth(1).is_some();
+    let member = several.then(|| {
+        let address = own_address(input);
+        let address = if address.contains(':') { format!("[{address}]") } else { address };
+        json!({"name": format!("\"{}\":", host.name), "address": format!("//{address}:{}", k0s::ETCD_PEER_PORT)})
+    });
     Ok(json!({
         "version": inventory.cluster.k0s_version,
-        "role": role,
+        "role": install.role(),
         "controller": controller,
-        "unit": format!("k0s{role}.service"),
+        "unit": k0s::unit(controller),
         "binary": binary,
         // Written when the host has become part of the cluster.
-        "joined_file": if controller { "/var/lib/k0s/pki/admin.conf" } else { "/var/lib/k0s/kubelet.conf" },
+        "joined_file": k0s::joined_file(controller),
         "containerd": catalog.k0s_line(&inventory.cluster.k0s_version).map_or(1, |l| l.containerd),
         "drop_ins": if pool.role.is_worker() { drop_ins } else { Vec::new() },
         "environment": environment,
@@ -137,9 +129,18 @@ pub(super) fn k0s(input: &RoleInput<'_>) -> Result<Value, Failure> {
         "config": config,
         "token": token.map(JoinRole::as_str),
         "flags": flags,
-        "exec_start": format!("ExecStart={BINARY} {role}{flags}"),
+        "exec_start": install.exec_start(),
+        "member": member,
         "started": started,
     }))
+}
+
+/// Returns whether a mirror's URL is that of its API for a project, such as `https://harbor.example.com/v2/proxy`: containerd
+/// appends `/v2` to any path that does not end in it (containerd docs/hosts.md, `override_path`).
+fn is_api_root(mirror: &str) -> bool {
+    let path = mirror.split("://").nth(1).and_then(|rest| rest.split_once('/'));
+    let mut segments = path.map_or("", |(_, path)| path).split('/').filter(|s| !s.is_empty()).rev();
+    segments.next().is_some_and(|last| last != "v2") && segments.any(|segment| segment == "v2")
 }
 
 /// Returns the k0s configuration as JSON text, which is YAML too.
@@ -173,7 +174,7 @@ fn config(input: &RoleInput<'_>) -> String {
         "telemetry": {"enabled": false},
     });
     if let Endpoint::Vip { address, interface } = &inventory.cluster.endpoint {
-        // VRRP sends this in the clear: it tells clusters on one network apart and keeps nobody out (k0s docs/cplb.md).
+        // VRRP sends this in the clear: it separates clusters on one network but is no access control (k0s docs/cplb.md).
         let pass: String = Sha256::digest(format!("{}{address}", inventory.name).as_bytes())
             .iter()
             .take(4)

@@ -1,5 +1,5 @@
-//! The MIG layout of a host's GPUs: how it is told, and how it is made. Instances do not outlive a reboot (MIG user guide),
-//! so the program that makes them is a file on the host that a unit runs at boot; a step runs the same one.
+//! The MIG layout of a host's GPUs: how it is read, and how it is created. Instances do not survive a reboot (MIG user guide),
+//! so the program that creates them is a file on the host that a unit runs at boot; a step runs the same program.
 
 use crate::catalog::MigRow;
 use crate::template::quote;

@@ -1,16 +1,19 @@
 //! Roles: inventory, catalog, lock file and a host's facts -> the resources that the host should have. A role is a
-//! folder `roles/<name>/` with a `role.yaml` (the form is in `entry`) and `templates/`; a user's file of the same path in
-//! a `roles/` folder beside the inventory takes the place of a built-in one.
+//! folder `roles/<name>/` with a `role.yaml` (its format is in `entry`) and `templates/`; a user's file of the same path in
+//! a `roles/` folder next to the inventory overrides a built-in one.
 
 mod accelerator;
 mod context;
 mod desired;
 mod entry;
+mod fields;
 mod findings;
 pub mod health;
 mod host;
 mod k0s;
 mod mig;
+mod mistakes;
+mod needs;
 mod network;
 mod ports;
 mod preflight;
@@ -21,5 +24,7 @@ mod secret;
 pub use desired::{RoleInput, desired, resources};
 pub use findings::{Finding, TABLE};
 pub use host::check;
-pub use ports::{PORTS, Port, Try, among, findings, is_new, program, tries};
+pub use mistakes::mistakes;
+pub use needs::artifacts;
+pub use ports::{Try, among, findings, is_new, program, tries};
 pub use repository::repositories;

@@ -1,11 +1,11 @@
-//! The way out of a host: proxy and certificates for apt, dnf, downloads and k0s.
+//! Outbound access of hosts: proxy and certificates for apt, dnf, downloads and k0s.
 
 use super::desired::RoleInput;
 use crate::state::PackageManager;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-/// Returns what bypasses the proxy: what the inventory says, and what never leaves the cluster. Not the hosts one by one:
+/// Returns proxy exceptions: those of the inventory, and what never leaves the cluster. Not each host:
 /// with them in it, adding a host would restart k0s on all; `validate` wants them covered by the inventory's own list.
 fn no_proxy(input: &RoleInput<'_>) -> Vec<String> {
     let cluster = &input.inventory.cluster;

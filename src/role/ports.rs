@@ -1,11 +1,11 @@
-//! Ports between hosts, tried from those that need them; and what only the target k0s itself can tell. One exec a host,
-//! beside the observing one, and only before a host's first start of k0s or on demand. It changes nothing: no listener is
-//! put up, so a port on which nothing listens yet counts as open when the other side refuses, and as blocked when
-//! nothing comes back.
+//! Tests ports between hosts, from those that need them, and runs `k0s sysinfo`. One exec per host besides the observing
+//! one, and only before a host's first start of k0s or on demand. It changes nothing: no listener is started, so a port
+//! without a listener counts as open if the connection is refused, and as blocked if it times out.
 
 use super::findings::{Finding, stop, warn};
 use super::host::{MOST_SKEW_S, SEEN_SKEW_S};
 use crate::inventory::{Endpoint, Host, HostState, Inventory};
+use crate::k0s::{self, API_PORT, BGP_PORT, BINARY, CONTROLLER_UNIT, PORTS, WORKER_UNIT};
 use crate::state::{Facts, HostName};
 use crate::template::quote;
 use std::collections::BTreeSet;
@@ -13,32 +13,12 @@ use std::net::IpAddr;
 
 /// Peers that a host tries a port of, at the most; between pairs of workers a firewall rule is one for all.
 const MOST_PEERS: usize = 16;
-/// A silent port is given up, in seconds.
-const PATIENCE_S: u32 = 3;
-/// Connections tried at once.
-const AT_ONCE: usize = 32;
-
-/// A port, who needs it of whom, and what for (k0s docs/networking.md).
-pub struct Port {
-    /// The TCP port.
-    pub port: u16,
-    /// Needed by controllers, by workers.
-    pub from: (bool, bool),
-    /// Of controllers, of workers.
-    pub to: (bool, bool),
-    /// What for.
-    pub what: &'static str,
-}
-
-/// The table. kube-router's 179 and Calico's 4789 (UDP, which cannot be tried) are the CNI's.
-pub const PORTS: [Port; 6] = [
-    Port { port: 6443, from: (true, true), to: (true, false), what: "Kubernetes API" },
-    Port { port: 9443, from: (true, false), to: (true, false), what: "k0s join API" },
-    Port { port: 8132, from: (false, true), to: (true, false), what: "konnectivity" },
-    Port { port: 2380, from: (true, false), to: (true, false), what: "etcd" },
-    Port { port: 10250, from: (true, false), to: (false, true), what: "kubelet" },
-    Port { port: 179, from: (false, true), to: (false, true), what: "kube-router BGP" },
-];
+/// A port that is silent for this long is tried once more, in seconds: a packet may be lost, and a host may be busy.
+const FIRST_TRY_S: u32 = 3;
+/// A port that is silent for this long in its second try is given up, in seconds.
+const SECOND_TRY_S: u32 = 9;
+/// Connections tried at once. Each costs a host three processes.
+const AT_ONCE: usize = 16;
 
 /// What is named as a peer where it is no host of the inventory.
 const PROXY: &str = "the proxy";
@@ -78,7 +58,7 @@ pub fn tries(inventory: &Inventory, host: &Host, repositories: &[String]) -> Vec
     let kube_router = !inventory.cluster.k0s_config.to_string().contains("\"provider\":\"calico\"");
     let mut all = Vec::new();
     for port in &PORTS {
-        if port.port == 179 && !kube_router {
+        if port.port == BGP_PORT && !kube_router {
             continue;
         }
         let serves = (role.is_controller() && port.to.0) || (role.is_worker() && port.to.1);
@@ -99,7 +79,7 @@ pub fn tries(inventory: &Inventory, host: &Host, repositories: &[String]) -> Vec
                 (r.is_controller() && port.to.0) || (r.is_worker() && port.to.1)
             })
             .collect();
-        // Those after it in the order of names, then from the start: so all are tried by somebody.
+        // Those after it in the order of names, then from the start, so that every host is tested by some other.
         let from = peers.iter().position(|h| h.name > host.name).unwrap_or(0);
         for peer in peers.iter().cycle().skip(from).take(peers.len().min(MOST_PEERS)) {
             let (name, address) = (peer.name.to_string(), reached(peer));
@@ -110,7 +90,7 @@ pub fn tries(inventory: &Inventory, host: &Host, repositories: &[String]) -> Vec
         && let Endpoint::External { address } = &inventory.cluster.endpoint
     {
         let (peer, address) = ("the load balancer".to_owned(), address.clone());
-        all.push(Try { peer, address, port: 6443, what: "Kubernetes API", free: false });
+        all.push(Try { peer, address, port: API_PORT, what: "Kubernetes API", free: false });
     }
     if let Some((address, port)) = inventory.network.proxy.as_deref().and_then(authority) {
         all.push(Try { peer: PROXY.to_owned(), address, port, what: "network.proxy", free: false });
@@ -145,10 +125,12 @@ pub fn program(inventory: &Inventory, host: &Host, repositories: &[String]) -> S
         "f() {{ printf '{SECTION}%s\\n' \"$1\"; }}\n\
          t() {{ s=$1; shift; timeout -k 1 \"$s\" /bin/sh -c '\"$@\"; exit $?' t \"$@\" 2>/dev/null; }}\n\
          f tool; c=; if command -v bash >/dev/null 2>&1; then c=bash; elif command -v nc >/dev/null 2>&1; then c=nc; fi; echo \"$c\"\n\
-         f running; systemctl is-active k0scontroller.service k0sworker.service 2>/dev/null | grep -x active\n\
+         f running; systemctl is-active {CONTROLLER_UNIT} {WORKER_UNIT} 2>/dev/null | grep -x active\n\
          f tries\n\
-         try() {{ case $c in bash) o=$(timeout -k 1 {PATIENCE_S} bash -c 'exec 3<>\"/dev/tcp/$0/$1\"' \"$2\" \"$3\" 2>&1);; \
-         nc) o=$(nc -z -w {PATIENCE_S} \"$2\" \"$3\" 2>&1);; *) return;; esac; r=$?; \
+         try() {{ for s in {FIRST_TRY_S} {SECOND_TRY_S}; do \
+         case $c in bash) o=$(timeout -k 1 $s bash -c 'exec 3<>\"/dev/tcp/$0/$1\"' \"$2\" \"$3\" 2>&1);; \
+         nc) o=$(timeout -k 1 $s nc -z -w 60 \"$2\" \"$3\" 2>&1);; *) return;; esac; r=$?; \
+         case $r in 124|137) ;; *) break;; esac; done; \
          o=$(printf '%s' \"$o\" | tr '\\n' ' '); printf '%s|%s|%s\\n' \"$1\" $r \"$o\"; }}\n"
     );
     for (n, try_) in tries(inventory, host, repositories).iter().enumerate() {
@@ -158,8 +140,8 @@ pub fn program(inventory: &Inventory, host: &Host, repositories: &[String]) -> S
         }
     }
     p += &format!(
-        "wait\nf version; [ -x /usr/local/bin/k0s ] && t 10 /usr/local/bin/k0s version\n\
-         f sysinfo; [ -x /usr/local/bin/k0s ] && t 20 /usr/local/bin/k0s sysinfo -o json --controller={} --worker={}\n",
+        "wait\nf version; [ -x {BINARY} ] && t 10 {BINARY} version\n\
+         f sysinfo; [ -x {BINARY} ] && t 20 {BINARY} sysinfo -o json --controller={} --worker={}\n",
         role.is_controller(),
         role.is_worker()
     );
@@ -178,11 +160,11 @@ pub fn findings(inventory: &Inventory, host: &Host, repositories: &[String], ans
     let tries = tries(inventory, host, repositories);
     let running = first("running") == "active";
     if first("tool").is_empty() && !tries.is_empty() {
-        let message = "no port can be tried: neither bash nor nc is on this host";
+        let message = "ports cannot be tested: neither bash nor nc is installed";
         found.push(warn(
             "W-PORTS-UNTRIED",
             message,
-            "install one of them, or open the ports of the table in docs/reference/errors.md",
+            "Install one of them, or open the ports listed in docs/reference/errors.md",
         ));
     }
     for line in lines("tries") {
@@ -195,39 +177,46 @@ pub fn findings(inventory: &Inventory, host: &Host, repositories: &[String], ans
             if rc == "0" && !running {
                 found.push(stop(
                     "E-PORT-TAKEN",
-                    format!("something listens on {}:{}, which k0s needs for {}", t.address, t.port, t.what),
-                    format!("by hand: ss -lntp 'sport = :{}'; end what listens there", t.port),
+                    format!(
+                        "another process listens on {}:{}, which k0s needs for {}",
+                        t.address, t.port, t.what
+                    ),
+                    format!("Stop the process found by: ss -lntp 'sport = :{}'", t.port),
                 ));
             }
             continue;
         }
-        // Those two are there already; a port of the cluster may well have nobody behind it yet.
+        // Those two exist already; a port of the cluster may have no listener yet.
         let outside = [PROXY, REPOSITORY].contains(&t.peer.as_str());
         if rc == "0" || (refused && !outside) {
             continue;
         }
         let unknown = ["name resolution", "not known", "No address associated"];
         let why = match (rc, said) {
-            ("124" | "137", _) => format!("no answer in {PATIENCE_S} s"),
-            (_, said) if unknown.iter().any(|u| said.contains(u)) => "its name cannot be resolved".to_owned(),
+            ("124" | "137", _) => format!("no response within {SECOND_TRY_S} s"),
+            (_, said) if unknown.iter().any(|u| said.contains(u)) => "name resolution failed".to_owned(),
             (_, said) if refused || said.contains("refused") => "refused".to_owned(),
             (_, said) => said.rsplit(": ").next().unwrap_or(said).trim().to_owned(),
         };
         let (code, next) = match t.peer.as_str() {
-            PROXY => {
-                ("E-PROXY-UNREACHABLE", "open it in the firewall of the proxy and on the way".to_owned())
-            }
+            PROXY => (
+                "E-PROXY-UNREACHABLE",
+                "open the port in the firewall of the proxy and on the path".to_owned(),
+            ),
             REPOSITORY => (
                 "E-REPOSITORY-UNREACHABLE",
-                format!("open it, or name a mirror (repositories.{}.mirror) or network.proxy", t.address),
+                format!(
+                    "open the port, or set a mirror (repositories.{}.mirror) or network.proxy",
+                    t.address
+                ),
             ),
-            peer => ("E-PORT-BLOCKED", format!("open it in the firewall of {peer} and on the way")),
+            peer => ("E-PORT-BLOCKED", format!("open the port in the firewall of {peer} and on the path")),
         };
         found.push(stop(
             code,
             format!("{} -> {} ({}:{}, {}): {why}", host.name, t.peer, t.address, t.port, t.what),
             format!(
-                "by hand on {}: timeout 3 bash -c '</dev/tcp/{}/{}'; {next}",
+                "On {}, test with: timeout {SECOND_TRY_S} bash -c '</dev/tcp/{}/{}'; then {next}",
                 host.name, t.address, t.port
             ),
         ));
@@ -236,36 +225,28 @@ pub fn findings(inventory: &Inventory, host: &Host, repositories: &[String], ans
     found
 }
 
-/// What the target binary says of the host; an older one's word is not asked for.
+/// The verdict of the target binary on the host; older binaries are not run.
 fn sysinfo(inventory: &Inventory, version: &str, text: &str) -> Vec<Finding> {
     if version.trim() != inventory.cluster.k0s_version || text.trim().is_empty() {
         return Vec::new();
     }
-    let hint = "by hand: k0s sysinfo";
-    let Ok(items) = serde_json::from_str::<Vec<serde_json::Value>>(text) else {
-        return vec![warn("W-K0S-SYSINFO", "k0s sysinfo gave no answer that could be read", hint)];
+    let hint = "Check with: k0s sysinfo";
+    let Some(items) = k0s::sysinfo(text) else {
+        return vec![warn("W-K0S-SYSINFO", "cannot parse the output of k0s sysinfo", hint)];
     };
-    let of = |item: &serde_json::Value, key: &str| item[key].as_str().unwrap_or_default().to_owned();
-    items
-        .iter()
-        .filter_map(|item| {
-            let said = format!("{}: {} {}", of(item, "displayName"), of(item, "prop"), of(item, "message"));
-            let said = format!("k0s sysinfo: {}", said.trim());
-            match item["category"].as_str() {
-                Some("rejected" | "error") => Some(stop("E-K0S-SYSINFO", said, hint)),
-                Some("warning") => Some(warn("W-K0S-SYSINFO", said, hint)),
-                _ => None,
-            }
-        })
-        .collect()
+    let finding = |item: k0s::SysinfoItem| {
+        let said = format!("k0s sysinfo: {}", item.text);
+        if item.stops { stop("E-K0S-SYSINFO", said, hint) } else { warn("W-K0S-SYSINFO", said, hint) }
+    };
+    items.into_iter().map(finding).collect()
 }
 
-/// Returns whether a host has yet to start k0s: it owns no record of one that was seen up.
+/// Returns whether a host has yet to start k0s.
 pub fn is_new(facts: &Facts) -> bool {
-    !facts.managed.iter().any(|m| m.id == "command/k0s-ready")
+    !k0s::has_joined(facts)
 }
 
-/// Returns how far clocks are off what most of the hosts say, in seconds, by place in the list. `None` where no half of
+/// Returns how far clocks differ from the majority of hosts, in seconds, by position in the list. `None` if no half of
 /// them agrees, so that none can be called right.
 fn off(skews: &[i64]) -> Option<Vec<i64>> {
     let mut sorted = skews.to_vec();
@@ -281,7 +262,7 @@ fn off(skews: &[i64]) -> Option<Vec<i64>> {
 /// Clocks against one another. This machine's may be the wrong one, and etcd, tokens and certificates are among the hosts.
 fn clocks(all: &[(HostName, &Facts)], found: &mut Vec<(HostName, Finding)>) {
     let skews: Vec<i64> = all.iter().map(|(_, facts)| facts.skew_s).collect();
-    let hint = "by hand: date -u, on both; timedatectl set-ntp true, or chronyc makestep";
+    let hint = "Compare `date -u` on both hosts; run `timedatectl set-ntp true` or `chronyc makestep`";
     let mut tell = |name: &HostName, by: i64, than: &str| {
         let way = if by < 0 { "behind" } else { "ahead of" };
         let message = format!("its clock is {} s {way} {than}", by.abs());
@@ -295,15 +276,11 @@ fn clocks(all: &[(HostName, &Facts)], found: &mut Vec<(HostName, Finding)>) {
         all.iter().zip(off).for_each(|((name, _), by)| tell(name, by, "most other hosts'"));
         return;
     }
-    // No measure: each is told against the one that it differs from most.
+    // No majority: each is compared with the one that it differs from most.
     for (name, facts) in all {
         let apart = |other: &&(HostName, &Facts)| (facts.skew_s - other.1.skew_s).abs();
         if let Some((other, theirs)) = all.iter().max_by_key(apart) {
-            tell(
-                name,
-                facts.skew_s - theirs.skew_s,
-                &format!("{other}'s, and which is right cannot be told"),
-            );
+            tell(name, facts.skew_s - theirs.skew_s, &format!("{other}'s; it is unknown which one is right"));
         }
     }
 }
@@ -325,16 +302,16 @@ pub fn among(inventory: &Inventory, all: &[(HostName, &Facts)]) -> Vec<(HostName
         if !twins.is_empty() {
             found.push((name.clone(), stop(
                 "E-MACHINE-ID",
-                format!("it has the machine id of {}", twins.join(", ")),
-                "by hand: cat /etc/machine-id; for a cloned image: tr -d - </proc/sys/kernel/random/uuid >/etc/machine-id, and reboot",
+                format!("same machine id as {}", twins.join(", ")),
+                "On a cloned image, run `tr -d - </proc/sys/kernel/random/uuid >/etc/machine-id` and reboot (check with: cat /etc/machine-id)",
             )));
         }
         let uuids = same(&|f: &Facts| &f.product_uuid);
         if !uuids.is_empty() {
             found.push((name.clone(), warn(
                 "W-PRODUCT-UUID",
-                format!("it has the product uuid of {}", uuids.join(", ")),
-                "by hand: cat /sys/class/dmi/id/product_uuid; harmless unless something tells hosts apart by it",
+                format!("same product UUID as {}", uuids.join(", ")),
+                "Harmless unless other software identifies hosts by it (check with: cat /sys/class/dmi/id/product_uuid)",
             )));
         }
         // Named like another host of the inventory: the addresses are swapped, or one is the other's clone.
@@ -343,8 +320,8 @@ pub fn among(inventory: &Inventory, all: &[(HostName, &Facts)]) -> Vec<(HostName
         if let Some(other) = another.map(|h| h.name.as_str()).or(kept.first().copied()) {
             found.push((name.clone(), stop(
                 "E-HOSTNAME",
-                format!("it calls itself {}, as {other} does", facts.hostname),
-                "by hand: hostname; are the addresses in the inventory swapped, or is it a clone? then: hostnamectl set-hostname",
+                format!("hostname {} collides with host {other}", facts.hostname),
+                "Check for swapped addresses in the inventory or a cloned host; fix with `hostnamectl set-hostname`",
             )));
         }
         for (_, address) in &facts.addresses {
@@ -359,8 +336,8 @@ pub fn among(inventory: &Inventory, all: &[(HostName, &Facts)]) -> Vec<(HostName
                     name.clone(),
                     stop(
                         "E-ADDRESS-TAKEN",
-                        format!("it carries {plain}, the cluster address of {}", owner.name),
-                        "by hand: ip -br addr; take it off one of the two",
+                        format!("it has {plain}, the cluster address of {}", owner.name),
+                        "Remove the address from one of the two (check with: ip -br addr)",
                     ),
                 ));
             }

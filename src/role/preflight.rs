@@ -1,9 +1,10 @@
-//! Why a host cannot be what the inventory says, told from its facts before anything is changed.
+//! Preflight checks of a host, from its facts, before anything is changed.
 
 use super::accelerator::{REPOSITORIES, repository};
 use super::desired::RoleInput;
 use crate::catalog::version_cmp;
 use crate::inventory::{Accelerator, DMA_BUF_KERNEL};
+use crate::k0s;
 use crate::state::{Content, Failure, FailureKind, File, Headers, Resource, Spec};
 
 /// Returns a reason not to begin.
@@ -15,7 +16,7 @@ pub(super) fn stop(code: &str, message: impl Into<String>) -> Failure {
 fn found(input: &RoleInput<'_>) -> Vec<(String, u32)> {
     let mut counts: Vec<(String, u32)> = Vec::new();
     for function in &input.facts.pci {
-        // 0300 and 0302 are GPUs; an NVSwitch is a bridge and an audio function is 0403. Neuron devices are told by id.
+        // 0300 and 0302 are GPUs; an NVSwitch is a bridge and an audio function is 0403. Neuron devices are recognised by id.
         let gpu = function.vendor == "10de"
             && (function.class.starts_with("0300") || function.class.starts_with("0302"));
         let product = input.catalog.by_pci(
@@ -38,19 +39,19 @@ fn found(input: &RoleInput<'_>) -> Vec<(String, u32)> {
     counts
 }
 
-/// Returns every reason why this host cannot be what the inventory says.
+/// Returns every failed preflight check of this host.
 pub(super) fn problems(input: &RoleInput<'_>) -> Vec<Failure> {
     let mut problems = Vec::new();
     if !matches!(input.facts.arch.as_str(), "x86_64" | "aarch64") {
         problems.push(
             stop("E-ARCH", format!("the processor is {}, not x86_64 or aarch64", input.facts.arch))
-                .hint("by hand: uname -m"),
+                .hint("Check with: uname -m"),
         );
     }
     if input.facts.package_manager.is_none() {
         problems.push(
-            stop("E-OS", format!("neither apt nor dnf is on this host ({})", input.facts.os_slug()))
-                .hint("by hand: command -v apt-get dnf"),
+            stop("E-OS", format!("neither apt nor dnf is installed ({})", input.facts.os_slug()))
+                .hint("Check with: command -v apt-get dnf"),
         );
     }
     let Some(accelerator) = &input.inventory.pool_of(input.host).accelerator else { return problems };
@@ -58,7 +59,7 @@ pub(super) fn problems(input: &RoleInput<'_>) -> Vec<Failure> {
     let (product, count) = (accelerator.product(), accelerator.count());
     let shown: Vec<String> = found.iter().map(|(name, count)| format!("{count} x {name}")).collect();
     let shown = if shown.is_empty() { "none".to_owned() } else { shown.join(", ") };
-    let by_hand = "by hand: grep -l -e 0x10de -e 0x1d0f /sys/bus/pci/devices/*/vendor";
+    let by_hand = "Check with: grep -l -e 0x10de -e 0x1d0f /sys/bus/pci/devices/*/vendor";
     match found.as_slice() {
         [(name, n)] if name == product && *n == count => {}
         [(name, n)] if name == product && *n < count => {
@@ -66,7 +67,7 @@ pub(super) fn problems(input: &RoleInput<'_>) -> Vec<Failure> {
             let message = format!("{count} x {product} declared, {n} found on the PCI bus");
             problems.push(
                 stop("E-ACCEL-COUNT", message)
-                    .cause("a device is gone from the bus: power, riser, or the device itself")
+                    .cause("a device is missing from the bus: check power, riser and the device itself")
                     .hint(format!("{by_hand}{bmc}")),
             );
         }
@@ -80,12 +81,12 @@ pub(super) fn problems(input: &RoleInput<'_>) -> Vec<Failure> {
             stop(
                 "E-OS",
                 format!(
-                    "driver packages are known for {}, and this is {}",
+                    "there are driver packages for {}, but this is {}",
                     REPOSITORIES.join(", "),
                     input.facts.os_slug()
                 ),
             )
-            .hint("a roles/ folder beside the inventory can bring another nvidia or neuron role"),
+            .hint("Override the nvidia or neuron role in a roles/ folder next to the inventory"),
         );
     }
     let module = match accelerator {
@@ -100,14 +101,14 @@ pub(super) fn problems(input: &RoleInput<'_>) -> Vec<Failure> {
     for foreign in &input.facts.foreign_drivers {
         problems.push(
             stop("E-NV-FOREIGN", format!("the host has {foreign}"))
-                .cause("two owners of one driver mix versions until no GPU is seen (deepops#1257)")
-                .hint("take it off by hand, then apply again; exactly one owner may install drivers"),
+                .cause("two installers of one driver mix versions until no GPU is detected (deepops#1257)")
+                .hint("Remove it, then apply again; only one installer may own the driver"),
         );
     }
     problems
 }
 
-/// Returns why a host cannot have the network between hosts that the inventory says.
+/// Returns failed checks of the network between hosts.
 fn fabric(input: &RoleInput<'_>) -> Vec<Failure> {
     let (facts, pool) = (input.facts, input.inventory.pool_of(input.host));
     let mut problems = Vec::new();
@@ -120,13 +121,13 @@ fn fabric(input: &RoleInput<'_>) -> Vec<Failure> {
     let efa = count("1d0f", "efa");
     if let Some(wanted) = pool.efa.filter(|wanted| u64::from(*wanted) != efa) {
         let cause = match efa {
-            0 => "it is no EC2 instance with EFA interfaces",
-            _ => "each EFA is a network interface that was attached when the instance was made",
+            0 => "not an EC2 instance with EFA interfaces",
+            _ => "Attach EFA network interfaces when the instance is created",
         };
         problems.push(
             stop("E-EFA-COUNT", format!("{wanted} EFA devices declared, {efa} found on the PCI bus"))
                 .cause(cause)
-                .hint("by hand: grep -l 0xefa /sys/bus/pci/devices/*/device; efa.count in the pool"),
+                .hint("Check efa.count of the pool against: grep -l 0xefa /sys/bus/pci/devices/*/device"),
         );
     }
     let mlx5 = count("15b3", "");
@@ -136,18 +137,18 @@ fn fabric(input: &RoleInput<'_>) -> Vec<Failure> {
                 "E-RDMA-COUNT",
                 format!("{wanted} links declared, {mlx5} mlx5 devices found on the PCI bus"),
             )
-            .hint("by hand: grep -l 0x15b3 /sys/bus/pci/devices/*/vendor; rdma.count in the pool"),
+            .hint("Check rdma.count of the pool against: grep -l 0x15b3 /sys/bus/pci/devices/*/vendor"),
         );
     }
     let gpus = matches!(pool.accelerator, Some(Accelerator::Nvidia { .. }));
     let old = version_cmp(&facts.kernel, DMA_BUF_KERNEL) == std::cmp::Ordering::Less;
     // One that the inventory asks for was judged with it.
     if gpus && pool.is_linked() && pool.kernel.is_none() && old {
-        let message = format!("its kernel is {}, older than {DMA_BUF_KERNEL}", facts.kernel);
+        let message = format!("kernel {} is older than {DMA_BUF_KERNEL}", facts.kernel);
         problems.push(
             stop("E-RDMA-KERNEL", message)
-                .cause("GPU memory reaches the network by DMA-BUF, which older kernels do not have")
-                .hint("by hand: uname -r; kernel: a newer release of the distribution"),
+                .cause("GPUDirect needs DMA-BUF, which older kernels do not support")
+                .hint("Set `kernel` to a newer release of the distribution (check with: uname -r)"),
         );
     }
     problems
@@ -158,11 +159,10 @@ fn unbuildable(input: &RoleInput<'_>) -> Vec<Failure> {
     let facts = input.facts;
     let mut problems = Vec::new();
     if facts.secure_boot == Some(true) {
-        let message = "Secure Boot is on, and a DKMS module's key can only be enrolled at the console";
-        problems.push(
-            stop("E-SECURE-BOOT", message)
-                .hint("switch it off in the firmware, or enrol the key by hand: mokutil --sb-state"),
-        );
+        let message = "Secure Boot is on, and the key of a DKMS module can only be enrolled at the console";
+        problems.push(stop("E-SECURE-BOOT", message).hint(
+            "Turn it off in the firmware, or enroll the key with mokutil (check with: mokutil --sb-state)",
+        ));
     }
     // Another kernel that the inventory asks for brings its own headers, or its package fails by name.
     if facts.headers == Some(Headers::Gone) && input.inventory.pool_of(input.host).kernel.is_none() {
@@ -170,20 +170,18 @@ fn unbuildable(input: &RoleInput<'_>) -> Vec<Failure> {
         problems.push(
             stop(
                 "E-HEADERS",
-                format!("no repository of the host has headers of its running kernel {kernel}"),
+                format!("no repository of the host has headers for its running kernel {kernel}"),
             )
-            .cause("modules are built against them; repositories drop those of old kernels")
-            .hint(
-                "os.kernel: a release whose headers there are; the host then changes to it, with one reboot",
-            ),
+            .cause("modules are built against them, and repositories drop those of old kernels")
+            .hint("Set os.kernel to a release whose headers are available; the host then reboots into it"),
         );
     }
     // Building and linking the driver broke a root of 4 GB (amazon-linux-2023#1054).
     const LEAST_FREE_KIB: u64 = 10 << 20;
     for path in ["/", "/var/lib"] {
         if let Some(free) = facts.free_kib.get(path).filter(|free| **free < LEAST_FREE_KIB) {
-            let message = format!("{} GiB are free on {path}, a driver build wants 10", free >> 20);
-            problems.push(stop("E-SPACE", message).hint("by hand: df -h / /var/lib"));
+            let message = format!("{path} has {} GiB free, a driver build needs 10", free >> 20);
+            problems.push(stop("E-SPACE", message).hint("Free up space (df -h / /var/lib)"));
             break;
         }
     }
@@ -195,7 +193,7 @@ pub(super) fn drop_ins(input: &RoleInput<'_>, resources: &[Resource]) -> Vec<Fai
     let Some(line) = input.catalog.k0s_line(&input.inventory.cluster.k0s_version) else { return Vec::new() };
     let refused = resources.iter().filter_map(|r| match &r.spec {
         Spec::File(File { path, content: Content::Text(text), .. })
-            if path.starts_with("/etc/k0s/containerd.d/") =>
+            if path.starts_with(k0s::CONTAINERD_DROP_INS) =>
         {
             Some((path, line.refuses(text)?))
         }
@@ -203,8 +201,9 @@ pub(super) fn drop_ins(input: &RoleInput<'_>, resources: &[Resource]) -> Vec<Fai
     });
     refused
         .map(|(path, why)| {
-            stop("E-CONTAINERD-DROPIN", format!("{path} {why}"))
-                .hint("a role or template beside the inventory makes it: k0s would not start with it")
+            stop("E-CONTAINERD-DROPIN", format!("{path} {why}")).hint(
+                "Fix the role or template next to the inventory that creates it: k0s would not start with it",
+            )
         })
         .collect()
 }

@@ -1,4 +1,4 @@
-//! What the role of networks between hosts needs to know: EFA's installer, and which modules drive the links.
+//! Template values of the rdma role: the EFA installer, and the modules of the links.
 
 use super::context::download;
 use super::desired::RoleInput;

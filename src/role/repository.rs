@@ -1,4 +1,4 @@
-//! Where hosts have packages from: repositories as roles name them, or the inventory's mirrors of them.
+//! Package repositories of hosts: as in roles, or the inventory's mirrors of them.
 
 use crate::inventory::Inventory;
 use crate::state::{Resource, Spec};

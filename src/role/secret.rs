@@ -1,5 +1,5 @@
-//! Secrets in what roles write. A template never sees one: it sees a mark, and only a file may carry marks to the end,
-//! where they become a secret content. So no error of a template and no command can hold a secret.
+//! Secrets in the files of roles. A template sees only a placeholder, and only a file may contain placeholders, which then
+//! become secret content. So no template error and no command can contain a secret.
 
 use crate::state::{Content, Resource, SecretText, Spec};
 use base64::Engine;
@@ -18,7 +18,7 @@ fn fill(text: &str, secrets: &BTreeMap<String, SecretText>) -> Result<String, St
     let mut out = String::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once(MARK.0) {
-        let (name, behind) = after.split_once(MARK.1).ok_or("a mark of a secret is cut")?;
+        let (name, behind) = after.split_once(MARK.1).ok_or("incomplete secret placeholder")?;
         let secret = secrets.get(name).ok_or_else(|| format!("secret `{name}` was not read"))?;
         if !secret.expose().contains(':') {
             return Err(format!("secret `{name}` is not of the form user:password"));
@@ -43,7 +43,7 @@ pub(super) fn reveal(
         return Ok(resource);
     }
     match serde_json::to_string(&resource.spec).unwrap_or_default().contains("\\u0002") {
-        true => Err("a secret may stand in a file's content only".to_owned()),
+        true => Err("secrets are allowed only in the content of files".to_owned()),
         false => Ok(resource),
     }
 }
@@ -83,6 +83,6 @@ mod tests {
             when_changed: Vec::new(),
         };
         let refused = reveal(Resource::new("test", Spec::Command(command)), &secrets);
-        assert!(refused.is_err_and(|e| e.contains("file's content only")));
+        assert!(refused.is_err_and(|e| e.contains("only in the content of files")));
     }
 }

@@ -1,10 +1,10 @@
-//! The graph: every batch of every target as soon as what it needs is done. One bad host stops itself and what waits for
-//! it, nothing else.
+//! The graph: each batch of each target runs as soon as its dependencies are done. A failing host stops only itself and what
+//! depends on it.
 
-use super::board::{Board, Cancel};
 use super::journal::{Journal, Transition};
 use super::report::{Outcome, RunReport};
-use super::target::{Course, Homes, ends_of_hosts, homes};
+use super::state::{Cancel, RunState};
+use super::target::{Placements, TargetRun, hosts_of, placements};
 use crate::event::{Event, Events};
 use crate::inventory::Inventory;
 use crate::plan::{Plan, TargetPlan};
@@ -21,7 +21,7 @@ const RENEW: Duration = Duration::from_secs(30);
 pub struct RunInput<'a> {
     /// The plan.
     pub plan: &'a Plan,
-    /// Everything it acts on.
+    /// All targets.
     pub targets: BTreeMap<TargetId, Arc<dyn Target>>,
     /// The cluster, where nodes are drained and the run is announced.
     pub cluster: Option<Arc<dyn Cluster>>,
@@ -33,12 +33,14 @@ pub struct RunInput<'a> {
     pub journal: Arc<Journal>,
     /// Where events go.
     pub events: Events,
-    /// The operator's wish.
+    /// The operator's request to stop.
     pub cancel: Cancel,
+    /// Between two renewals of the lock of a host that waits, say for its wave: less than a lock lasts.
+    pub renew_locks: Duration,
 }
 
-/// Returns what a run has to do with. A cluster that nothing is wanted of is looked at all the same when nodes leave
-/// service: what runs on them has to be as wanted again afterwards.
+/// Returns the targets of a run. The cluster is included whenever nodes leave service, even without changes of its own:
+/// its workloads must be verified afterwards.
 fn work(plan: &Plan) -> Vec<TargetPlan> {
     let drains = plan.targets.iter().any(TargetPlan::drains);
     let wanted = |t: &&TargetPlan| t.has_work() || (drains && t.target == TargetId::Cluster);
@@ -48,40 +50,45 @@ fn work(plan: &Plan) -> Vec<TargetPlan> {
 /// Carries out a plan.
 pub async fn execute(input: RunInput<'_>) -> RunReport {
     let began = Instant::now();
-    let RunInput { plan, targets, cluster, inventory, run, journal, events, cancel } = input;
+    let RunInput { plan, targets, cluster, inventory, run, journal, events, cancel, renew_locks } = input;
     let work = work(plan);
-    let board = Board::new(&work, inventory, journal, events.clone(), cancel.clone(), cluster.clone());
+    let mut state =
+        RunState::new(plan, &work, inventory, journal, events.clone(), cancel.clone(), cluster.clone());
+    state.renew_locks = renew_locks;
     events.emit(Event::RunStarted {
         run: run.clone(),
         inventory: plan.inventory.clone(),
         hosts: work.iter().filter(|t| t.target.host().is_some()).count(),
         steps: plan.steps(),
         lab: plan.lab,
-        about_s: plan.outlook.about_s,
+        about_s: plan.impact.about_s,
     });
     for target in &work {
         let steps = target.steps.len();
         events.emit(Event::TargetPlanned { target: target.target.to_string(), steps });
     }
-    board.record(Transition::Begun, &TargetId::Cluster, 0, &format!("{} steps", plan.steps()));
+    state.record(Transition::Begun, &TargetId::Cluster, 0, &format!("{} steps", plan.steps()));
     let mut renewal = JoinSet::new();
     if let Some(cluster) = &cluster {
-        match cluster.hold().await {
-            Ok(()) => drop(renewal.spawn(renew(cluster.clone(), board.clone()))),
-            Err(failure) => board.halt(failure),
+        // Another run's lease may take minutes to judge; a run that is stopped meanwhile starts nothing.
+        let mut stop = cancel.clone();
+        let held = tokio::select! { held = cluster.hold() => held, () = stop.reached(1) => Ok(()) };
+        match held {
+            Ok(()) => drop(renewal.spawn(renew(cluster.clone(), state.clone()))),
+            Err(failure) => state.halt(failure),
         }
     }
 
-    let hosts = Arc::new((ends_of_hosts(&work), homes(inventory)));
+    let hosts = Arc::new((hosts_of(&work), placements(inventory)));
     let mut tasks = JoinSet::new();
     let mut outcomes = BTreeMap::new();
     let mut under_way = HashMap::new();
     for target_plan in work {
         let target = targets.get(&target_plan.target).cloned();
-        let (board, hosts, plan) = (board.clone(), hosts.clone(), target_plan.clone());
-        // Until it says how it ended: it may go on without us.
+        let (state, hosts, plan) = (state.clone(), hosts.clone(), target_plan.clone());
+        // Until it reports how it ended: it may continue without us.
         outcomes.insert(target_plan.target.clone(), Outcome::Detached);
-        let task = tasks.spawn(async move { one(&board, target, &plan, &hosts).await });
+        let task = tasks.spawn(async move { one(&state, target, &plan, &hosts).await });
         under_way.insert(task.id(), target_plan);
     }
     let mut detach = cancel.clone();
@@ -97,9 +104,9 @@ pub async fn execute(input: RunInput<'_>) -> RunReport {
         };
         let Some(ended) = under_way.remove(&task) else { continue };
         let outcome = outcome.unwrap_or_else(|error| {
-            // A mistake in this program: others must not wait for its end for ever.
-            let failure = Failure::new(FailureKind::Step, "E-PANIC", format!("its task broke off: {error}"));
-            board.fail(&ended, &failure);
+            // A bug in this program: others must not wait for it forever.
+            let failure = Failure::new(FailureKind::Step, "E-PANIC", format!("internal error: {error}"));
+            state.fail(&ended, &failure);
             Outcome::Failed(Box::new(failure))
         });
         outcomes.insert(ended.target, outcome);
@@ -108,24 +115,24 @@ pub async fn execute(input: RunInput<'_>) -> RunReport {
     if cancel.level() < 2 {
         tidy(targets, &events).await;
     }
-    // Who could not begin for want of the lease is not what failed.
-    if let Some(failure) = board.halted() {
+    // Targets that never started because the lease was lost did not fail themselves.
+    if let Some(failure) = state.halted() {
         outcomes.insert(TargetId::Cluster, Outcome::Failed(Box::new(failure)));
     }
     let report = RunReport { outcomes, elapsed: began.elapsed(), interrupted: cancel.level() > 0 };
     let (converged, failed, stopped) = report.counts();
     let note = format!("{converged} converged, {failed} failed, {stopped} stopped");
-    board.record(Transition::Finished, &TargetId::Cluster, 0, &note);
+    state.record(Transition::Finished, &TargetId::Cluster, 0, &note);
     events.emit(Event::RunFinished { run, converged, failed, elapsed: report.elapsed });
     report
 }
 
-/// Takes one target its way, and says how it ended.
+/// Runs one target and returns how it ended.
 async fn one(
-    board: &Board,
+    state: &RunState,
     target: Option<Arc<dyn Target>>,
     plan: &TargetPlan,
-    (hosts, homes): &(BTreeSet<crate::state::StepId>, Homes),
+    (hosts, placements): &(BTreeSet<TargetId>, Placements),
 ) -> Outcome {
     let id = &plan.target;
     let began = Instant::now();
@@ -133,15 +140,17 @@ async fn one(
     let after = if *id == TargetId::Cluster { hosts } else { &none };
     let result = match (&plan.unobserved, &target) {
         (Some(failure), _) => Err(failure.clone()),
-        (None, Some(target)) => Course { board, target: target.as_ref(), plan, after, homes }.run().await,
+        (None, Some(target)) => {
+            TargetRun { state, target: target.as_ref(), plan, after, placements }.run().await
+        }
         (None, None) => {
-            Err(Failure::new(FailureKind::Step, "E-PLAN", "it is no target of this run").hint("plan again"))
+            Err(Failure::new(FailureKind::Step, "E-PLAN", "not a target of this run").hint("Plan again"))
         }
     };
     match result {
         Ok(changed) => {
-            board.finish(plan);
-            board.events.emit(Event::TargetDone {
+            state.finish(plan);
+            state.events.emit(Event::TargetDone {
                 target: id.to_string(),
                 changed,
                 elapsed: began.elapsed(),
@@ -149,16 +158,16 @@ async fn one(
             Outcome::Converged(changed)
         }
         Err(failure) => {
-            board.fail(plan, &failure);
+            state.fail(plan, &failure);
             if *id == TargetId::Cluster && failure.kind == FailureKind::Locked {
-                board.halt(failure.clone());
+                state.halt(failure.clone());
             }
-            board.events.emit(Event::TargetFailed {
+            state.events.emit(Event::TargetFailed {
                 target: id.to_string(),
                 code: failure.code.clone(),
                 message: failure.message.clone(),
             });
-            let halted = board.halted().is_some_and(|h| h == failure);
+            let halted = state.halted().is_some_and(|h| h == failure);
             if halted || failure.kind == FailureKind::Interrupted {
                 Outcome::Stopped
             } else {
@@ -168,12 +177,12 @@ async fn one(
     }
 }
 
-/// Keeps the lease of the cluster while the run goes on. A run that lost it begins nothing more.
-async fn renew(cluster: Arc<dyn Cluster>, board: Board) {
+/// Renews the lease of the cluster during the run. A run that lost it starts no further steps.
+async fn renew(cluster: Arc<dyn Cluster>, state: RunState) {
     loop {
         tokio::time::sleep(RENEW).await;
         if let Err(failure) = cluster.hold().await {
-            return board.halt(failure);
+            return state.halt(failure);
         }
     }
 }
@@ -185,9 +194,11 @@ async fn tidy(targets: BTreeMap<TargetId, Arc<dyn Target>>, events: &Events) {
         ends.spawn(async move { (target.id(), target.finish().await) });
     }
     while let Some(joined) = ends.join_next().await {
-        if let Ok((id, Err(failure))) = joined {
-            let message = format!("could not be tidied up: {}", failure.message);
-            events.emit(Event::Warning { target: Some(id.to_string()), message });
-        }
+        let (target, why) = match joined {
+            Ok((_, Ok(()))) => continue,
+            Ok((id, Err(failure))) => (Some(id.to_string()), failure.message),
+            Err(error) => (None, format!("internal error: {error}")),
+        };
+        events.emit(Event::Warning { target, message: format!("cleanup failed: {why}") });
     }
 }

@@ -1,13 +1,14 @@
-//! The journal: a typed intent log, appended and synced before and after each batch. A cache, not the truth: without it
-//! a run converges as well.
+//! The journal: a typed intent log, appended and synced before and after each batch. Only a cache: a run
+//! also converges without it.
 
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-/// What is recorded of a batch, or of the run.
+/// What a record says about a batch, or about the run.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
 #[serde(rename_all = "kebab-case")]
 pub enum Transition {
@@ -15,7 +16,7 @@ pub enum Transition {
     Begun,
     /// A batch is about to be started.
     Started,
-    /// A batch ended well.
+    /// A batch succeeded.
     Done,
     /// A batch failed.
     Failed,
@@ -42,15 +43,15 @@ pub struct Record {
     pub batch: usize,
     /// When, seconds since 1970.
     pub at_s: i64,
-    /// A line for a person.
+    /// A line for people.
     pub note: String,
 }
 
-/// Why a journal could not be kept or read.
+/// Why a journal could not be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     /// The file.
-    #[error("cannot keep the journal {path}")]
+    #[error("cannot write the journal {path}")]
     File {
         /// Which.
         path: PathBuf,
@@ -59,13 +60,13 @@ pub enum JournalError {
         source: std::io::Error,
     },
     /// A record that cannot follow those before it.
-    #[error("line {line} of {path}: {what} cannot follow what is before it")]
+    #[error("line {line} of {path}: {what} is not valid after the records before it")]
     Illegal {
         /// Which file.
         path: PathBuf,
         /// Which line.
         line: usize,
-        /// What it says.
+        /// Its text.
         what: String,
     },
 }
@@ -106,7 +107,9 @@ impl Journal {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(failed)?;
         }
-        let file = OpenOptions::new().create(true).append(true).open(path).map_err(failed)?;
+        let flags = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
+        let open = OpenOptions::new().create(true).append(true).mode(0o600).custom_flags(flags).open(path);
+        let file = open.map_err(failed)?;
         Ok(Self { path: path.to_owned(), state: Mutex::new((file, 0)), kill_at })
     }
 
@@ -127,17 +130,22 @@ impl Journal {
         state.0.sync_data().map_err(failed)?;
         state.1 += 1;
         if [KillAt::Record(state.1), KillAt::Transition(transition)].map(Some).contains(&self.kill_at) {
-            // As a power cut would: nothing of this process runs on.
+            // Like a power loss: nothing of this process continues.
             let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
         }
         Ok(())
     }
 }
 
-/// Reads a journal; a torn last line is what a kill leaves, and is dropped. Anything illegal is an error.
+/// Reads a journal; a truncated last line, as left by a kill, is dropped. Any invalid record is an error.
 pub fn replay(path: &Path) -> Result<Vec<Record>, JournalError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| JournalError::File { path: path.to_owned(), source })?;
+    records(path, &text)
+}
+
+/// Reads the records of a journal's text; a truncated last line is left out.
+pub fn records(path: &Path, text: &str) -> Result<Vec<Record>, JournalError> {
     let mut records: Vec<Record> = Vec::new();
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     for (index, line) in whole.lines().enumerate() {
@@ -163,7 +171,7 @@ fn legal(before: &[Record], next: &Record) -> bool {
         Transition::Failed => matches!(last, Some(Transition::Started | Transition::Draining)),
         Transition::Draining => last.is_none() && !before.is_empty(),
         Transition::Drained => last == Some(Transition::Draining),
-        // Given up before anything was done, or back in service afterwards.
+        // Cancelled before anything was changed, or back in service afterwards.
         Transition::Uncordoned => {
             matches!(last, Some(Transition::Draining | Transition::Drained | Transition::Failed))
         }
@@ -171,7 +179,7 @@ fn legal(before: &[Record], next: &Record) -> bool {
     }
 }
 
-/// A run that was.
+/// A past run.
 #[derive(Clone, PartialEq, Eq, Serialize, Debug)]
 pub struct History {
     /// Its id.
@@ -206,7 +214,7 @@ pub fn history(folder: &Path) -> Vec<History> {
                 took_s: end.map(|r| r.at_s - began_s),
                 done: count(Transition::Done),
                 failed: count(Transition::Failed),
-                note: end.map_or_else(|| "did not end; apply again".to_owned(), |r| r.note.clone()),
+                note: end.map_or_else(|| "interrupted; apply again".to_owned(), |r| r.note.clone()),
             })
         })
         .collect();

@@ -1,14 +1,16 @@
-//! What a run leaves on this machine beside its journal: every target's steps with their output, and a summary with what
-//! steps took. A cache, as the journal is: nothing is decided by it, estimates come from it.
+//! What a run leaves on this machine besides its journal: every target's steps with their output, and a summary with what
+//! steps took. A cache like the journal: it is used only for estimates.
 //!
 //! `RUN.jsonl` is the journal, `RUN/TARGET.jsonl` the events of one target, `RUN/summary.json` the summary.
 
+use super::journal::replay;
 use crate::event::Event;
 use crate::plan::Past;
+use crate::state::ResourceId;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,14 +18,14 @@ use std::time::Duration;
 pub const KEPT_RUNS: usize = 50;
 /// Runs that estimates come from, the newest.
 const PAST_RUNS: usize = 5;
-/// What one target may leave unwritten in memory.
+/// The most buffered records per target.
 const BUFFER: usize = 64 << 10;
 
 /// Why a record cannot be shown.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
     /// There is none.
-    #[error("no run {run} is recorded in {folder}")]
+    #[error("run {run} is not recorded in {folder}")]
     NoRun {
         /// The run.
         run: String,
@@ -49,16 +51,16 @@ pub enum RecordError {
     },
 }
 
-/// How often something was done, and how long that took in all.
+/// How often something was done, and its total duration.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug, Default)]
 pub struct Took {
     /// Times.
     pub times: u64,
-    /// Milliseconds in all.
+    /// Total milliseconds.
     pub ms: u64,
 }
 
-/// A run in short.
+/// The summary of a run.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug, Default)]
 pub struct Summary {
     /// Its id.
@@ -91,14 +93,9 @@ pub struct Recorded {
     pub event: Event,
 }
 
-/// Returns the kind of a resource id: `package` of `package/chrony`.
-pub fn kind(resource: &str) -> &str {
-    resource.split_once('/').map_or(resource, |(kind, _)| kind)
-}
-
-/// Keeps the record of a run. It begins with `RunStarted`; what comes before belongs to no run.
+/// Writes the record of a run. It starts with `RunStarted`; earlier events belong to no run.
 pub struct Recorder {
-    root: PathBuf,
+    folder: PathBuf,
     open: Option<Open>,
 }
 
@@ -109,16 +106,15 @@ struct Open {
 }
 
 impl Recorder {
-    /// Returns a recorder that writes below `root`, a folder per inventory.
-    pub fn new(root: PathBuf) -> Self {
-        Self { root, open: None }
+    /// Returns a recorder that writes to a folder of journals.
+    pub fn new(folder: PathBuf) -> Self {
+        Self { folder, open: None }
     }
 
-    /// Takes an event. A record that cannot be kept must not stop a run, so errors end the recording only.
+    /// Records an event. A record that cannot be written must not stop a run, so errors only end the recording.
     pub fn take(&mut self, event: &Event) {
         if let Event::RunStarted { run, inventory, lab, .. } = event {
-            let folder = self.root.join(inventory);
-            prune(&folder, run);
+            prune(&self.folder, run);
             let summary = Summary {
                 run: run.clone(),
                 inventory: inventory.clone(),
@@ -126,8 +122,11 @@ impl Recorder {
                 began_s: jiff::Timestamp::now().as_second(),
                 ..Summary::default()
             };
-            let folder = folder.join(run);
+            let folder = self.folder.join(run);
             let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
+            // A umask may have removed bits of the owner too.
+            let made =
+                made.and_then(|()| std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o700)));
             self.open = made.is_ok().then(|| Open { folder, summary, buffers: BTreeMap::new() });
             return;
         }
@@ -145,9 +144,9 @@ impl Open {
             Event::Output { target, .. } | Event::StepSkipped { target, .. } => (target, false),
             Event::Waiting { target, .. } => (target, false),
             Event::Warning { target: Some(target), .. } => (target, false),
-            Event::StepDone { target, step, elapsed, .. } => {
-                *self.summary.changed.entry(kind(step).to_owned()).or_default() += 1;
-                let took = self.summary.steps.entry(shared(step)).or_default();
+            Event::StepDone { target, step, kind, elapsed, .. } => {
+                *self.summary.changed.entry(kind.clone()).or_default() += 1;
+                let took = self.summary.steps.entry(shared(kind, step)).or_default();
                 took.times += 1;
                 took.ms += elapsed.as_millis() as u64;
                 (target, false)
@@ -181,21 +180,27 @@ impl Open {
     }
 }
 
-/// Returns a resource under the name by which other hosts and runs know it too: a line of one host's neighbours is one of
-/// many alike.
-fn shared(resource: &str) -> String {
-    match kind(resource) {
-        own @ ("node" | "line-in-file" | "hostname") => own.to_owned(),
-        _ => resource.to_owned(),
+/// Returns a resource's name without host-specific parts, so that it is comparable across hosts and runs.
+fn shared(kind: &str, step: &str) -> String {
+    match kind {
+        "node" | "line-in-file" | "hostname" => kind.to_owned(),
+        _ => step.to_owned(),
     }
 }
 
+/// Returns the kind of what a summary counts.
+fn kind(recorded: &str) -> String {
+    recorded.parse().map_or_else(|_| recorded.to_owned(), |id: ResourceId| id.kind())
+}
+
 fn append(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let file = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+    let flags = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
+    let file =
+        std::fs::OpenOptions::new().create(true).append(true).mode(0o600).custom_flags(flags).open(path);
     file?.write_all(bytes)
 }
 
-/// Removes the oldest runs, so that with the one that begins no more than [`KEPT_RUNS`] stay.
+/// Removes the oldest runs, so that no more than [`KEPT_RUNS`] remain including the new one.
 fn prune(folder: &Path, begins: &str) {
     let mut runs: Vec<(std::time::SystemTime, String)> = std::fs::read_dir(folder)
         .into_iter()
@@ -230,7 +235,14 @@ pub fn recorded_targets(folder: &Path, run: &str) -> Result<Vec<String>, RecordE
     Ok(targets)
 }
 
-/// Returns what a run did on a target, in order. A line that a kill cut is left out.
+/// Returns the hosts that the journals of a folder tell of.
+pub fn recorded_hosts(folder: &Path) -> BTreeSet<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let journals = entries.filter(|path| path.extension().is_some_and(|e| e == "jsonl"));
+    journals.filter_map(|path| replay(&path).ok()).flatten().map(|record| record.target).collect()
+}
+
+/// Returns what a run did on a target, in order. A truncated line is left out.
 pub fn recorded(folder: &Path, run: &str, target: &str) -> Result<Vec<Recorded>, RecordError> {
     if !recorded_targets(folder, run)?.iter().any(|t| t == target) {
         return Err(RecordError::NoTarget { run: run.to_owned(), target: target.to_owned() });
@@ -251,10 +263,9 @@ pub fn past(folder: &Path, lab: bool) -> Past {
     let mut by_resource: BTreeMap<String, Took> = BTreeMap::new();
     let mut by_kind: BTreeMap<String, Took> = BTreeMap::new();
     for (resource, took) in all.iter().flat_map(|s| &s.steps) {
-        for sum in [
-            by_resource.entry(resource.clone()).or_default(),
-            by_kind.entry(kind(resource).to_owned()).or_default(),
-        ] {
+        for sum in
+            [by_resource.entry(resource.clone()).or_default(), by_kind.entry(kind(resource)).or_default()]
+        {
             sum.times += took.times;
             sum.ms += took.ms;
         }
@@ -270,7 +281,7 @@ mod tests {
     use super::*;
 
     fn run(root: &Path, name: &str, lab: bool, ms: u64) {
-        let mut recorder = Recorder::new(root.to_owned());
+        let mut recorder = Recorder::new(root.join("ams"));
         std::fs::create_dir_all(root.join("ams")).expect("made");
         std::fs::write(root.join("ams").join(format!("{name}.jsonl")), "").expect("written");
         let target = "h-1".to_owned();
@@ -289,6 +300,7 @@ mod tests {
             Event::StepDone {
                 target: target.clone(),
                 step,
+                kind: "package".into(),
                 what: "package chrony".into(),
                 change: "installed".into(),
                 elapsed: Duration::from_millis(ms),

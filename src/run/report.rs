@@ -7,20 +7,20 @@ use std::time::Duration;
 /// How a target ended.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Outcome {
-    /// Observed to be as wanted; so many steps were carried out.
+    /// Verified in sync, with the number of steps carried out.
     Converged(usize),
     /// It failed.
     Failed(Box<Failure>),
-    /// The run was stopped before it came to its end; what was done stays done.
+    /// The run was stopped before its end; completed steps stay in place.
     Stopped,
-    /// Nobody waited for its end: what ran there goes on.
+    /// Detached: running steps continue there.
     Detached,
 }
 
 /// How a run ended.
 #[derive(Clone, PartialEq, Debug)]
 pub struct RunReport {
-    /// Per target that had something to do or could not be observed.
+    /// Per target with steps, or that could not be observed.
     pub outcomes: BTreeMap<TargetId, Outcome>,
     /// How long it took.
     pub elapsed: Duration,
@@ -37,7 +37,7 @@ impl RunReport {
         })
     }
 
-    /// Returns the targets that were stopped, or went on alone.
+    /// Returns the targets that were stopped or detached.
     pub fn stopped(&self) -> impl Iterator<Item = (&TargetId, &Outcome)> {
         self.outcomes.iter().filter(|(_, o)| matches!(o, Outcome::Stopped | Outcome::Detached))
     }
@@ -48,7 +48,7 @@ impl RunReport {
         (self.outcomes.len() - failed - stopped, failed, stopped)
     }
 
-    /// Returns every exit code that holds, the one to end with first: 130, 3, 4, 1 in this order; 0 where none does.
+    /// Returns all applicable exit codes, the one to return first: 130, 3, 4, 1 in this order; 0 if there is none.
     pub fn exit_codes(&self) -> Vec<u8> {
         let any = |kind| self.failures().any(|(_, f)| f.kind == kind);
         let (converged, failed, _) = self.counts();

@@ -1,115 +1,97 @@
-//! The way of one target: its batches in order, out of service and back where that is needed, and the proof by a fresh
+//! The run of one target: its batches in order, out of service and back where needed, and verification by a fresh
 //! observation.
 
-use super::board::{Begun, Board};
 use super::journal::Transition;
+use super::state::{Begun, RunState};
 use crate::event::Event;
 use crate::inventory::Inventory;
-use crate::plan::{Batch, TargetPlan, again, batches, unknown, verified};
-use crate::state::{Failure, FailureKind, Hazard, HostName, ResourceId, Step, StepId, Target, TargetId};
+use crate::plan::{Batch, TargetPlan, again, unknown};
+use crate::state::{
+    Cluster, Failure, FailureKind, Hazard, HostName, NODE_DEAD, ObjectId, ResourceId, Step, StepOutputs,
+    Target, TargetId,
+};
 use futures::future::join_all;
 use std::collections::{BTreeMap, BTreeSet};
-use tokio::sync::OwnedSemaphorePermit;
 
 /// How often a target is planned again for steps that could not be previewed.
 const MOST_ROUNDS: usize = 3;
 
-/// A node that is out of service, from its drain until it takes pods again. What it holds is held for so long.
-struct Absence {
-    node: HostName,
-    place: Option<OwnedSemaphorePermit>,
-    _turn: Option<OwnedSemaphorePermit>,
-}
-
-/// One target under way.
-pub(super) struct Course<'a> {
-    pub board: &'a Board,
+/// The run of one target.
+pub(super) struct TargetRun<'a> {
+    pub state: &'a RunState,
     pub target: &'a dyn Target,
     pub plan: &'a TargetPlan,
-    /// What the target was verified to be only when all of these have ended: on the cluster, the hosts.
-    pub after: &'a BTreeSet<StepId>,
-    /// Which nodes could carry what a resource of the cluster asks for; what is not here asks for none in particular.
-    pub homes: &'a Homes,
+    /// Targets that must have ended before this one is verified: for the cluster, all hosts.
+    pub after: &'a BTreeSet<TargetId>,
+    /// Which nodes can run a resource of the cluster; a resource that is not listed can run anywhere.
+    pub placements: &'a Placements,
 }
 
-/// The nodes that could carry a resource, by resource.
-pub(super) type Homes = BTreeMap<ResourceId, BTreeSet<ResourceId>>;
+/// The nodes that can run a resource, by resource.
+pub(super) type Placements = BTreeMap<ResourceId, BTreeSet<ResourceId>>;
 
-fn needs(batches: &[Batch]) -> BTreeSet<StepId> {
-    let own: BTreeSet<&StepId> = batches.iter().flat_map(|b| &b.steps).map(|s| &s.id).collect();
-    let all = batches.iter().flat_map(|b| &b.steps).flat_map(|s| &s.needs);
-    all.filter(|n| !own.contains(*n)).cloned().collect()
-}
-
-/// Returns whether a batch stops or starts k0s on a controller, or takes a member of etcd down.
-fn touches_control_plane(plan: &TargetPlan, batch: &Batch) -> bool {
-    let starts = |s: &Step| s.late.iter().any(|l| l.as_str() == "token/controller");
-    batch.steps.iter().any(|s| s.hazards.contains(&Hazard::Quorum) || starts(s))
-        || (plan.is_member && batch.steps.iter().any(|s| s.role == "k0s"))
-}
-
-impl Course<'_> {
-    /// Brings the target to what is wanted, and proves it. Returns how many steps were carried out.
-    pub async fn run(&self) -> Result<usize, Failure> {
-        let mut absence = None;
-        let result = self.rounds(&mut absence).await;
-        if let Some(absence) = absence {
-            self.board.stays_down(self.plan, absence.place);
-            self.board.events.emit(Event::Warning {
+impl TargetRun<'_> {
+    /// Brings the target in sync and verifies it. Returns the number of steps carried out.
+    pub(super) async fn run(&self) -> Result<usize, Failure> {
+        self.state.may_ever(self.plan)?;
+        let mut begun = Begun::No;
+        let result = self.rounds(&mut begun).await;
+        if begun == Begun::Drained {
+            self.state.events.emit(Event::Warning {
                 target: Some(self.plan.target.to_string()),
-                message: format!("node {} stays cordoned until an apply has mended its host", absence.node),
+                message: format!(
+                    "node {} stays cordoned until an apply succeeds on its host",
+                    self.plan.target
+                ),
             });
         }
         result
     }
 
-    async fn rounds(&self, absence: &mut Option<Absence>) -> Result<usize, Failure> {
-        let (board, id) = (self.board, &self.plan.target);
+    async fn rounds(&self, begun: &mut Begun) -> Result<usize, Failure> {
+        let (state, id) = (self.state, &self.plan.target);
         let approved: BTreeSet<Hazard> = self.plan.steps.iter().flat_map(|s| s.hazards.clone()).collect();
         let mut current = self.plan.clone();
         let (mut changed, mut number) = (0, 0);
         let mut left_out = BTreeSet::new();
         for round in 0..MOST_ROUNDS {
-            changed += self.batches(&current, &mut number, absence, &mut left_out).await?;
-            // What hosts do to the cluster is over before it is looked at.
-            for end in board.ended(self.after).await {
-                let node = end.as_str().trim_end_matches(":verified");
-                left_out.insert(ResourceId::new(format!("node/{node}")));
-            }
+            changed += self.batches(&current, &mut number, begun, &mut left_out).await?;
+            // The cluster is observed after all hosts have finished changing it.
+            let failed = state.ended(self.after).await;
+            left_out.extend(failed.iter().filter_map(|t| t.host().cloned().map(ResourceId::Node)));
             let observed = self.target.observe().await?;
-            // What cannot be told is not "as wanted".
+            // An unknown state is not "in sync".
             if let Some(what) = unknown(&observed).first() {
                 return Err(Failure::new(
                     FailureKind::Unobserved,
                     "E-UNKNOWN",
-                    format!("it cannot be verified: {what}"),
+                    format!("cannot verify {what}"),
                 )
-                .hint("provision plan --limit shows whether it can be told now"));
+                .hint("Run `provision plan --limit HOST` to check again"));
             }
-            let mut steps = again(&observed, self.plan);
-            steps.retain(|s| !left_out.contains(&s.resource));
-            if steps.is_empty() {
-                board.record(Transition::Verified, id, round + 1, "");
-                self.back(absence).await?;
+            current = again(&observed, self.plan, &left_out);
+            if current.steps.is_empty() {
+                state.record(Transition::Verified, id, round + 1, "");
+                self.back(begun).await?;
                 return Ok(changed);
             }
-            if let Some(hazard) = steps.iter().flat_map(|s| &s.hazards).find(|h| !approved.contains(*h)) {
+            let hazards = current.steps.iter().flat_map(|s| &s.hazards);
+            if let Some(hazard) = hazards.into_iter().find(|h| !approved.contains(*h)) {
                 return Err(Failure::new(
                     FailureKind::Refused,
                     "E-HAZARD",
-                    format!("what was deferred turns out to need {hazard}, which was not approved"),
+                    format!("a deferred step needs {hazard}, which was not approved"),
                 )
-                .hint("plan again: it shows it now"));
+                .hint("Plan again to review it"));
             }
-            current.steps = steps;
         }
         let left: Vec<&str> = current.steps.iter().map(|s| s.what.as_str()).take(5).collect();
         Err(Failure::new(
             FailureKind::Step,
             "E-NOT-CONVERGED",
-            format!("it is not as wanted after {MOST_ROUNDS} rounds: {}", left.join(", ")),
+            format!("not converged after {MOST_ROUNDS} rounds: {}", left.join(", ")),
         )
-        .hint("provision plan --limit names what differs"))
+        .hint("Run `provision plan --limit HOST` to see the differences"))
     }
 
     /// Carries out the batches of one round.
@@ -117,111 +99,152 @@ impl Course<'_> {
         &self,
         current: &TargetPlan,
         number: &mut usize,
-        absence: &mut Option<Absence>,
+        begun: &mut Begun,
         left_out: &mut BTreeSet<ResourceId>,
     ) -> Result<usize, Failure> {
-        let all = batches(current);
         let mut changed = 0;
-        let mut rest = all.as_slice();
+        let mut rest = current.batches.as_slice();
         while let Some(batch) = rest.first() {
             // Nodes wait for their hosts, each for its own; a failed host takes its own node with it, not the cluster.
-            let nodes = rest.iter().take_while(|b| b.is_node()).count();
+            let is_node = |b: &&Batch| matches!(current.steps_of(b), [one] if self.brings_node(one));
+            let nodes = rest.iter().take_while(is_node).count();
             if nodes > 0 {
                 let (together, others) = rest.split_at(nodes);
                 let first = *number + 1;
                 *number += nodes;
-                let ways = together.iter().enumerate().map(|(n, b)| self.node(b, first + n));
+                let ways = together.iter().enumerate().map(|(n, b)| self.node(current, b, first + n));
                 for (batch, way) in together.iter().zip(join_all(ways).await) {
                     if way? {
                         changed += 1;
                     } else {
-                        left_out.extend(batch.steps.iter().map(|s| s.resource.clone()));
+                        left_out.extend(current.steps_of(batch).iter().map(|s| s.resource.clone()));
                     }
                 }
                 rest = others;
                 continue;
             }
-            let whole;
-            let mut batch = batch;
-            if !left_out.is_empty() {
-                whole = self.without_homeless(batch, left_out);
-                batch = &whole;
-            }
-            if batch.steps.is_empty() {
-                rest = &rest[1..];
+            rest = &rest[1..];
+            let steps = self.without_unplaceable(current.steps_of(batch), left_out);
+            if steps.is_empty() {
                 continue;
             }
-            let mut turn = None;
-            if batch.drains() && absence.is_none() {
-                // Nothing is waited for any more once a place is held: who holds one holds up nobody but its pool.
-                self.board.wait(self.plan, &needs(rest), Begun::No).await?;
-                *absence = Some(self.leave(batch).await?);
-            } else if touches_control_plane(self.plan, batch) && absence.is_none() {
-                self.board.wait(self.plan, &needs(rest), Begun::No).await?;
-                turn = self.board.turn().await?;
-                self.spare().await?;
-            }
-            let begun = if absence.is_some() { Begun::Drained } else { Begun::No };
             *number += 1;
-            self.enact(batch, *number, begun).await?;
-            changed += batch.steps.len();
-            drop(turn);
-            rest = &rest[1..];
+            self.batch(current, batch, &steps, *number, begun).await?;
+            changed += steps.len();
         }
         Ok(changed)
     }
 
-    /// Leaves out what none of its nodes came in for: waiting for an engine that has nowhere to run would take its whole
-    /// deadline.
-    fn without_homeless(&self, batch: &Batch, left_out: &mut BTreeSet<ResourceId>) -> Batch {
-        let homeless = |s: &Step| {
-            self.homes.get(&s.resource).is_some_and(|homes| homes.iter().all(|home| left_out.contains(home)))
+    fn brings_node(&self, step: &Step) -> bool {
+        self.plan.target == TargetId::Cluster && step.resource.node().is_some()
+    }
+
+    /// Carries out one batch, once it may begin; a node leaves service for it.
+    async fn batch(
+        &self,
+        current: &TargetPlan,
+        batch: &Batch,
+        steps: &[Step],
+        number: usize,
+        begun: &mut Begun,
+    ) -> Result<(), Failure> {
+        let state = self.state;
+        let outputs = {
+            let begin = state.begin(current, batch, *begun);
+            tokio::pin!(begin);
+            loop {
+                tokio::select! {
+                    outputs = &mut begin => break outputs?,
+                    () = tokio::time::sleep(state.renew_locks) => {
+                        // A host that cannot be reached now says so when it is its turn.
+                        let _ = self.target.renew_lock().await;
+                    }
+                }
+            }
         };
-        let (out, steps): (Vec<Step>, Vec<Step>) = batch.steps.iter().cloned().partition(homeless);
+        if *begun == Begun::No && (batch.drains || batch.control_plane) {
+            if let Err(failure) = self.prepare(batch).await {
+                state.back(&current.target);
+                return Err(failure);
+            }
+            if batch.drains {
+                *begun = Begun::Drained;
+            }
+        }
+        let ended = self.enact(steps, &outputs, number).await;
+        state.batch_ended(&current.target);
+        ended
+    }
+
+    /// Leaves out resources whose nodes all failed to join: waiting for an engine that has nowhere to run would take its whole
+    /// deadline.
+    fn without_unplaceable(&self, steps: &[Step], left_out: &mut BTreeSet<ResourceId>) -> Vec<Step> {
+        let unplaceable = |s: &Step| {
+            self.placements
+                .get(&s.resource)
+                .is_some_and(|nodes| nodes.iter().all(|node| left_out.contains(node)))
+        };
+        let (out, steps): (Vec<Step>, Vec<Step>) = steps.iter().cloned().partition(unplaceable);
         for step in out {
-            self.board.events.emit(Event::Warning {
+            self.state.events.emit(Event::Warning {
                 target: Some(self.plan.target.to_string()),
-                message: format!("{} is left out: no host that it could run on came in", step.what),
+                message: format!("{} is skipped: none of the hosts that it can run on has joined", step.what),
             });
             left_out.insert(step.resource);
         }
-        Batch { target: batch.target.clone(), steps }
+        steps
     }
 
-    /// Carries out one batch, once what it needs is done.
-    async fn enact(&self, batch: &Batch, number: usize, begun: Begun) -> Result<(), Failure> {
-        let (board, id) = (self.board, &self.plan.target);
-        let lates = board.wait(self.plan, &needs(std::slice::from_ref(batch)), begun).await?;
-        let note = match &batch.steps[..] {
+    /// Has the target carry out steps.
+    async fn enact(&self, steps: &[Step], outputs: &StepOutputs, number: usize) -> Result<(), Failure> {
+        let (state, id) = (self.state, &self.plan.target);
+        let note = match steps {
             [one] => one.what.clone(),
             [first, others @ ..] => format!("{} and {} more", first.what, others.len()),
             [] => String::new(),
         };
-        board.record(Transition::Started, id, number, &note);
-        match self.target.enact(&batch.steps, &lates).await {
-            Ok(lates) => {
-                board.record(Transition::Done, id, number, "");
-                board.succeed(batch, lates);
+        state.record(Transition::Started, id, number, &note);
+        let enacted = {
+            let mut cancel = state.cancel.clone();
+            let enact = self.target.enact(steps, outputs);
+            tokio::pin!(enact);
+            tokio::select! {
+                ended = &mut enact => ended,
+                () = cancel.reached(1) => {
+                    self.target.stop();
+                    enact.await
+                }
+            }
+        };
+        match enacted {
+            Ok(outputs) => {
+                state.record(Transition::Done, id, number, "");
+                state.succeed(steps, outputs);
                 Ok(())
             }
             Err(failure) => {
-                board.record(Transition::Failed, id, number, &failure.message);
+                state.record(Transition::Failed, id, number, &failure.message);
                 Err(failure)
             }
         }
     }
 
-    /// Brings one node to what is wanted; `false` if its host failed, so that it is left out.
-    async fn node(&self, batch: &Batch, number: usize) -> Result<bool, Failure> {
-        match self.enact(batch, number, Begun::No).await {
+    /// Brings one node in sync; `false` if its host failed, so that it is skipped.
+    async fn node(&self, current: &TargetPlan, batch: &Batch, number: usize) -> Result<bool, Failure> {
+        let steps = current.steps_of(batch);
+        let ended = match self.state.begin(current, batch, Begun::No).await {
+            Ok(outputs) => self.enact(steps, &outputs, number).await,
+            Err(failure) => Err(failure),
+        };
+        match ended {
             Ok(()) => Ok(true),
             Err(failure) if failure.kind == FailureKind::Blocked => {
-                let what = batch.steps.first().map_or("", |s| s.what.as_str());
-                self.board.events.emit(Event::Warning {
+                let what = steps.first().map_or("", |s| s.what.as_str());
+                self.state.events.emit(Event::Warning {
                     target: Some(self.plan.target.to_string()),
-                    message: format!("{what} is left out: {}", failure.message),
+                    message: format!("{what} is skipped: {}", failure.message),
                 });
-                self.board.leave_out(batch, &failure);
+                self.state.leave_out(steps, &failure);
                 Ok(false)
             }
             Err(failure) => Err(failure),
@@ -230,42 +253,49 @@ impl Course<'_> {
 
     /// Waits until etcd can spare this controller.
     async fn spare(&self) -> Result<(), Failure> {
-        match (&self.board.cluster, self.plan.target.host()) {
-            (Some(cluster), Some(host)) => self.board.unless_stopped(cluster.spare(host)).await,
+        match (&self.state.cluster, self.plan.target.host()) {
+            (Some(cluster), Some(host)) => self.state.unless_stopped(cluster.spare(host)).await,
             _ => Ok(()),
         }
     }
 
-    /// Takes the host's node out of service: a place in its pool, etcd's leave if it is a controller, then the drain. If
-    /// it comes to nothing the node is given back, as nothing was done to its host.
-    async fn leave(&self, batch: &Batch) -> Result<Absence, Failure> {
-        let (board, id) = (self.board, &self.plan.target);
+    /// Makes ready for a batch that has its places: waits until etcd can spare the controller, then drains the node. If it
+    /// fails, the node is uncordoned, as nothing was changed on its host.
+    async fn prepare(&self, batch: &Batch) -> Result<(), Failure> {
+        let (state, id) = (self.state, &self.plan.target);
+        if batch.control_plane {
+            self.spare().await?;
+        }
+        if !batch.drains {
+            return Ok(());
+        }
         let missing = || {
             Failure::new(
                 FailureKind::Step,
                 "E-NO-CLUSTER",
-                "it has to be drained, and no controller can be asked",
+                "it has to be drained, and no controller responds",
             )
-            .hint("provision status shows the controllers")
+            .hint("Check the controllers with `provision status`")
         };
-        let (Some(cluster), Some(node)) = (&board.cluster, id.host()) else { return Err(missing()) };
-        let place = board.place(self.plan).await?;
-        let mut turn = None;
-        if touches_control_plane(self.plan, batch) {
-            turn = board.turn().await?;
-            self.spare().await?;
-        }
-        board.record(Transition::Draining, id, 0, node.as_str());
-        board.waiting(id, format!("draining node {node}"));
-        match board.unless_stopped(cluster.drain(node, board.patience(self.plan))).await {
+        let (Some(cluster), Some(node)) = (&state.cluster, id.host()) else { return Err(missing()) };
+        state.record(Transition::Draining, id, 0, node.as_str());
+        state.waiting(id, format!("draining node {node}"));
+        let hazards = self.plan.steps.iter().flat_map(|s| &s.hazards);
+        let may_lose = hazards.filter_map(|h| h.pod().map(str::to_owned)).collect();
+        let drain = cluster.drain(node, state.patience(self.plan), &may_lose);
+        let drained = match state.unless_stopped(drain).await {
+            Err(dead) if dead.code == NODE_DEAD => self.stop_dead_node(cluster.as_ref(), node, &dead).await,
+            drained => drained,
+        };
+        match drained {
             Ok(()) => {
-                board.record(Transition::Drained, id, 0, "");
-                Ok(Absence { node: node.clone(), place, _turn: turn })
+                state.record(Transition::Drained, id, 0, "");
+                Ok(())
             }
             Err(mut failure) => {
-                board.record(Transition::Failed, id, 0, &failure.message);
+                state.record(Transition::Failed, id, 0, &failure.message);
                 match cluster.give_back(node).await {
-                    Ok(()) => board.record(Transition::Uncordoned, id, 0, "nothing was done to its host"),
+                    Ok(()) => state.record(Transition::Uncordoned, id, 0, "nothing was changed on its host"),
                     Err(why) => failure.tail.push(format!("node {node} stays cordoned: {}", why.message)),
                 }
                 Err(failure)
@@ -273,37 +303,64 @@ impl Course<'_> {
         }
     }
 
+    /// Ends the pods of a node whose kubelet does not answer, on its host, and then deletes them.
+    async fn stop_dead_node(
+        &self,
+        cluster: &dyn Cluster,
+        node: &HostName,
+        dead: &Failure,
+    ) -> Result<(), Failure> {
+        let (state, id) = (self.state, &self.plan.target);
+        state.events.emit(Event::Warning {
+            target: Some(id.to_string()),
+            message: format!("{}; k0s and the pods are stopped on the host", dead.message),
+        });
+        if self.plan.is_member {
+            self.spare().await?;
+        }
+        self.target.stop_pods().await?;
+        cluster.delete_pods(node).await
+    }
+
     /// Brings the node back into service, now that its host was verified.
-    async fn back(&self, absence: &mut Option<Absence>) -> Result<(), Failure> {
-        let (Some(out), Some(cluster)) = (absence.as_ref(), &self.board.cluster) else { return Ok(()) };
-        self.board.waiting(&self.plan.target, format!("node {} comes back into service", out.node));
-        cluster.uncordon(&out.node).await?;
-        self.board.record(Transition::Uncordoned, &self.plan.target, 0, "");
-        *absence = None;
+    async fn back(&self, begun: &mut Begun) -> Result<(), Failure> {
+        let (state, id) = (self.state, &self.plan.target);
+        let (Begun::Drained, Some(cluster), Some(node)) = (*begun, &state.cluster, id.host()) else {
+            return Ok(());
+        };
+        state.waiting(id, format!("waiting until k0s stays up on {node}"));
+        state.unless_stopped(self.target.serves()).await?;
+        state.waiting(id, format!("uncordoning node {node}"));
+        cluster.uncordon(node).await?;
+        state.record(Transition::Uncordoned, id, 0, "");
+        *begun = Begun::No;
+        state.back(id);
         Ok(())
     }
 }
 
-/// Returns which nodes could carry engines, and with them the questions to their models.
-pub(super) fn homes(inventory: &Inventory) -> Homes {
+/// Returns which nodes can run each engine, and with it the chat checks of its model.
+pub(super) fn placements(inventory: &Inventory) -> Placements {
     let of = |model: &str| -> BTreeSet<ResourceId> {
         let pool = inventory.models.get(model).map(|m| &m.pool);
         let hosts = pool.into_iter().flat_map(|p| inventory.hosts_of(p));
-        hosts.map(|h| ResourceId::new(format!("node/{}", h.name))).collect()
+        hosts.map(|h| ResourceId::Node(h.name.clone())).collect()
     };
-    let engines = inventory.models.keys().map(|m| (format!("Deployment/models/{m}"), of(m)));
+    let engine = |model: &String| {
+        let [group, kind, namespace, name] = ["apps", "Deployment", "models", model].map(str::to_owned);
+        (ResourceId::Object(ObjectId { group, kind, namespace, name }), of(model))
+    };
+    let engines = inventory.models.keys().map(engine);
     let chats = inventory.tenants.values().flat_map(|tenant| {
         tenant.routes.iter().map(|(served, to)| {
-            let homes = to.keys().flat_map(|model| of(model)).collect();
-            (format!("chat/{}/{served}", tenant.name), homes)
+            let nodes = to.keys().flat_map(|model| of(model)).collect();
+            (ResourceId::Chat { tenant: tenant.name.to_string(), model: served.to_string() }, nodes)
         })
     });
-    let all = engines.chain(chats).filter(|(_, homes): &(String, BTreeSet<ResourceId>)| !homes.is_empty());
-    all.map(|(id, homes)| (ResourceId::new(id), homes)).collect()
+    engines.chain(chats).filter(|(_, nodes): &(ResourceId, BTreeSet<ResourceId>)| !nodes.is_empty()).collect()
 }
 
-/// Returns what the cluster is looked at after: the ends of all hosts that this run has to do with.
-pub(super) fn ends_of_hosts(work: &[TargetPlan]) -> BTreeSet<StepId> {
-    let hosts = work.iter().filter(|t| t.target != TargetId::Cluster);
-    hosts.map(|t| verified(&t.target)).collect()
+/// Returns the targets after which the cluster is observed: all hosts of this run.
+pub(super) fn hosts_of(work: &[TargetPlan]) -> BTreeSet<TargetId> {
+    work.iter().map(|t| &t.target).filter(|t| **t != TargetId::Cluster).cloned().collect()
 }

@@ -1,4 +1,4 @@
-//! What serving wants in the cluster: definitions, device plugins, router, engines, gateways and routes.
+//! The desired objects of serving: CRDs, device plugins, router, engines, gateways and routes.
 
 use super::manifests::{self, DCGM, ENGINE, NEURON, NEURON_MONITOR, NVIDIA, Template, definition, resource};
 use super::{engine, routes};
@@ -46,7 +46,7 @@ pub enum ServingError {
     #[error(transparent)]
     Template(#[from] template::TemplateError),
     /// What a template made is no YAML.
-    #[error("{name}, as rendered: {why}")]
+    #[error("{name}, rendered: {why}")]
     Yaml {
         /// The template.
         name: &'static str,
@@ -54,7 +54,7 @@ pub enum ServingError {
         why: String,
     },
     /// The catalog lacks something.
-    #[error("the catalog has no {what}")]
+    #[error("no {what} in the catalog")]
     Catalog {
         /// What it lacks.
         what: String,
@@ -71,7 +71,7 @@ fn tolerations(inventory: &Inventory, vendor: impl Fn(&Accelerator) -> bool) -> 
     Some(std::iter::once(starting).chain(taints.into_iter().map(engine::toleration)).collect())
 }
 
-/// Returns what tells one text from another, short enough for a person.
+/// Returns a short digest of a text for people.
 fn digest(text: &str) -> String {
     Sha256::digest(text).iter().take(6).map(|b| format!("{b:02x}")).collect()
 }
@@ -153,14 +153,14 @@ pub fn desired(input: &ServingInput<'_>) -> Result<Vec<Resource>, ServingError> 
     Ok(all)
 }
 
-/// Says of Secrets without data why they have none.
+/// Records why Secrets without data have none.
 fn unresolved(input: &ServingInput<'_>, all: &mut [Resource]) {
     for resource in all {
         let Spec::Object(object) = &resource.spec else { continue };
         if object.manifest["kind"] == "Secret" && object.manifest["data"].is_null() {
             let model = input.inventory.models.get(&resource.role);
             let secret = model.and_then(engine::secret).unwrap_or("of this model");
-            resource.why = Some(format!("secret {secret} has no value here"));
+            resource.why = Some(format!("secret {secret} has no value on this machine"));
         }
     }
 }

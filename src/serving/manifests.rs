@@ -1,4 +1,4 @@
-//! Templates, and the manifests that they make. Owns no values.
+//! Templates, and the manifests rendered from them. Owns no values.
 
 use super::desired::ServingError;
 use crate::state::{Object, Ready, Resource, Spec, Stage};
@@ -52,7 +52,7 @@ pub(super) fn kthena(version: &str) -> Option<Kthena> {
 
 impl Template {
     /// Renders the template and reads the documents that it makes.
-    pub fn documents(&self, context: &Value) -> Result<Vec<Value>, ServingError> {
+    pub(super) fn documents(&self, context: &Value) -> Result<Vec<Value>, ServingError> {
         let text = template::render(self.name, self.source, context)?;
         let yaml = |e: serde_saphyr::Error| ServingError::Yaml { name: self.name, why: e.to_string() };
         let documents: Vec<Option<Value>> = serde_saphyr::from_multiple(&text).map_err(yaml)?;

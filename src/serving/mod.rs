@@ -1,7 +1,7 @@
 //! Serving: models, tenants and router of the inventory -> the Kubernetes objects that should be there. Templates are
 //! data in `templates/manifests/`, a folder per component and upstream version.
 //!
-//! [`desired()`] makes the objects, in the order in which they are applied; [`chats()`] the questions that prove them.
+//! [`desired()`] returns the objects in the order in which they are applied; [`chats()`] the chat checks that verify them.
 
 mod desired;
 mod engine;

@@ -1,4 +1,4 @@
-//! A tenant's routes: which names lead to which models.
+//! A tenant's routes: served names and their models.
 
 use crate::inventory::Inventory;
 use serde_json::{Value, json};

@@ -1,7 +1,7 @@
-//! Proving who we are: identities (plain, encrypted, with certificates), then the agent, then a password if one is
-//! given, in chains where the server wants several. Owns the order of tries and the error that lists them.
+//! Authentication: identities (plain, encrypted, with certificates), then the agent, then a password if one is set, in
+//! sequence if the server requires several. Owns the order of attempts and the error that lists them.
 
-use super::handshake::{Checker, Learned, Place};
+use super::handshake::{Checker, Destination, Learned};
 use super::keyring::{Agent, Keyring, LocalSigner, Named, Offer};
 use super::{SshError, SshErrorKind};
 use crate::state::SecretText;
@@ -21,7 +21,7 @@ const MOST_ROUNDS: usize = 4;
 /// What may be tried.
 #[derive(Clone, Debug, Default)]
 pub struct Credentials {
-    /// Private key files, tried first, in order. `KEY-cert.pub` beside one is offered before it.
+    /// Private key files, tried first, in order. A `KEY-cert.pub` next to one is offered before it.
     pub identities: Vec<PathBuf>,
     /// Opens encrypted ones.
     pub passphrase: Option<SecretText>,
@@ -53,14 +53,14 @@ struct Login<'a> {
     accepted: Vec<String>,
     spent: HashSet<(KeyData, bool)>,
     unusable: Vec<String>,
-    /// What the server would still take, as far as it has said.
+    /// The methods that the server still accepts, if it has listed them.
     accepts: Option<MethodSet>,
 }
 
-/// Authenticates `user`, or says what was tried and how to check it by hand.
+/// Authenticates `user`; the error lists what was tried and how to check it manually.
 pub(super) async fn authenticate(
     handle: &mut Handle<Checker>,
-    at: &Place<'_>,
+    at: &Destination<'_>,
     user: &str,
     first: &[PathBuf],
     keyring: &Keyring,
@@ -111,7 +111,7 @@ impl Login<'_> {
                 }
             }
             if round == 0 && self.tried.is_empty() {
-                // Nothing to offer: asking with nothing is how the server is made to say what it takes.
+                // No credentials: an empty attempt makes the server list the methods that it accepts.
                 let asked = self.handle.authenticate_none(self.user).await?;
                 if asked.success() {
                     return Ok(true);
@@ -189,10 +189,10 @@ impl Login<'_> {
         }
     }
 
-    /// The hash for RSA signatures. Waits up to a second for what the server has to say on it, so only for RSA keys.
+    /// The hash for RSA signatures. Waits up to a second for the server's extension info, so use it only for RSA keys.
     async fn rsa_hash(&mut self) -> Result<Option<HashAlg>, russh::Error> {
         if self.rsa_hash.is_none() {
-            // A server that says nothing is taken for one that knows SHA-2; SHA-1 only where it is all there is.
+            // Without extension info, SHA-2 is assumed; SHA-1 is used only if the server supports nothing else.
             let said = self.handle.best_supported_rsa_hash().await?;
             self.rsa_hash = Some(said.unwrap_or(Some(HashAlg::Sha512)));
         }
@@ -249,10 +249,8 @@ impl Login<'_> {
             let mut responses = Vec::new();
             for prompt in &prompts {
                 if prompt.echo || !prompt.prompt.to_lowercase().contains("password") {
-                    self.unusable.push(format!(
-                        "the server asks {:?}, which only a person can answer",
-                        prompt.prompt.trim()
-                    ));
+                    self.unusable
+                        .push(format!("the server prompts {:?}, which needs a person", prompt.prompt.trim()));
                     return Ok(Tried::Refused);
                 }
                 responses.push(password.expose().to_owned());
@@ -262,26 +260,27 @@ impl Login<'_> {
         Ok(Tried::Refused)
     }
 
-    /// Says what was tried, what the server takes, and how to check it by hand.
-    fn failure(&self, at: &Place<'_>, farewell: &str, error: Option<russh::Error>) -> SshError {
+    /// Describes what was tried, what the server accepts, and how to check it manually.
+    fn failure(&self, at: &Destination<'_>, farewell: &str, error: Option<russh::Error>) -> SshError {
         let (name, user) = (at.name, self.user);
         let too_many = farewell.contains("Too many authentication");
         if let Some(error) = error.filter(|_| !too_many) {
             let why = if farewell.is_empty() { error.to_string() } else { farewell.to_owned() };
             return SshError {
                 kind: SshErrorKind::Lost,
-                message: format!("connection to {name} ended while logging in as {user}: {why}"),
+                message: format!("connection to {name} closed while logging in as {user}: {why}"),
                 hint: at.by_hand.clone(),
             };
         }
-        let mut message = format!("{name} refuses to let {user} log in");
+        let mut message = format!("{name} rejects the login of {user}");
         if self.tried.is_empty() {
-            message.push_str("; there was no key to try");
+            message.push_str("; no key to try");
         } else {
             message.push_str(&format!("; tried {}", self.tried.join(", ")));
         }
         if !self.accepted.is_empty() {
-            message.push_str(&format!("; it took {} and wants more", self.accepted.join(", ")));
+            message
+                .push_str(&format!("; it accepted {} and requires another method", self.accepted.join(", ")));
         }
         let accepts =
             self.accepts.iter().flat_map(|a| a.iter()).map(<&str>::from).collect::<Vec<_>>().join(", ");
@@ -289,7 +288,7 @@ impl Login<'_> {
             message.push_str(&format!("; the server accepts {accepts}"));
         }
         if too_many {
-            message.push_str("; it gave up after too many tries (MaxAuthTries): name the right key first");
+            message.push_str("; too many attempts (MaxAuthTries): list the right key first");
         }
         for problem in &self.unusable {
             message.push_str(&format!("; {problem}"));

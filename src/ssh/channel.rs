@@ -1,8 +1,8 @@
-//! Channels of a connection: a program with its streams, a tunnel. Owns russh's traps: every channel is drained by a task
-//! of its own from the moment it opens (one undrained channel blocks them all), reading goes on until the channel is
-//! closed since the order of messages is not fixed, and a write that waits for window ends when the channel does.
+//! Channels of a connection: a program with its streams, or a tunnel. Works around russh's pitfalls: each channel has its
+//! own task that drains it from the moment it opens (one undrained channel blocks them all), reads until the channel is
+//! closed since the order of messages is not fixed, and ends a write that waits for window when the channel closes.
 
-use super::connection::{Link, Seat};
+use super::connection::{Link, SessionPermit};
 use super::{Chunk, Session, SshError, SshErrorKind};
 use async_trait::async_trait;
 use bytes::{Buf, Bytes};
@@ -19,9 +19,9 @@ type Write = ChannelWriteHalf<client::Msg>;
 /// What reader and owner of a channel share.
 #[derive(Default)]
 struct Shared {
-    /// A program said how it ended.
+    /// A program reported its exit status.
     exited: AtomicBool,
-    /// Output was given up because nobody read it.
+    /// Output was dropped because it was not read.
     overflowed: AtomicBool,
 }
 
@@ -90,11 +90,11 @@ pub(super) fn program(
     link: &Arc<Link>,
     read: ChannelReadHalf,
     write: Arc<Write>,
-    seat: Seat,
+    permit: SessionPermit,
 ) -> (ChannelSession, Started) {
     let (outlet, inlet) = pair(link.limits.unread_bytes, false);
     let (started, wait) = oneshot::channel();
-    link.spawn(drain(read, write.clone(), outlet, Some(seat), Some(started)));
+    link.spawn(drain(read, write.clone(), outlet, Some(permit), Some(started)));
     (ChannelSession { link: link.clone(), write, inlet }, wait)
 }
 
@@ -112,7 +112,7 @@ async fn drain(
     mut read: ChannelReadHalf,
     write: Arc<Write>,
     outlet: Outlet,
-    seat: Option<Seat>,
+    permit: Option<SessionPermit>,
     mut started: Option<oneshot::Sender<bool>>,
 ) {
     let Outlet { chunks, unread, mut owned, open, shared, eof_ends } = outlet;
@@ -169,7 +169,7 @@ async fn drain(
             && !eof_ends
             && let Some(chunks) = &chunks
         {
-            let note = "provision: more output than is kept unread; the rest was given up\n";
+            let note = "provision: too much unread output; the rest is dropped\n";
             let _ = chunks.send(Chunk::Stderr(Bytes::from_static(note.as_bytes())));
         }
         chunks = None;
@@ -183,7 +183,7 @@ async fn drain(
     }
     drop(chunks);
     drop(open);
-    drop(seat);
+    drop(permit);
 }
 
 /// Returns the status that a shell would report for a program ended by a signal: 128 and its number on Linux.
@@ -231,10 +231,10 @@ impl ChannelSession {
             return Err(SshError {
                 kind: SshErrorKind::Lost,
                 message: format!(
-                    "a program on {} said more than {} bytes that nobody read",
+                    "a program on {} printed more than {} unread bytes",
                     self.link.name, self.link.limits.unread_bytes
                 ),
-                hint: "let it say less".to_owned(),
+                hint: "Reduce its output".to_owned(),
             });
         }
         Err(self.link.lost("the channel closed"))
@@ -294,7 +294,7 @@ impl AsyncRead for Tunnel {
                 Some(_) => {}
                 None if self.inlet.shared.overflowed.load(Ordering::Acquire) => {
                     return Poll::Ready(Err(std::io::Error::other(
-                        "more data came through the tunnel than was read in time",
+                        "the tunnel received data faster than it was read",
                     )));
                 }
                 None => return Poll::Ready(Ok(())),

@@ -1,5 +1,5 @@
-//! The user's own `~/.ssh/config`, as OpenSSH reads it: `ssh -G HOST` answers Include, Match and tokens better than any
-//! parser could. Asked only for what the inventory leaves open, once a name, a few at a time.
+//! The user's own `~/.ssh/config`, as OpenSSH reads it: `ssh -G HOST` handles Include, Match and tokens better than any
+//! parser could. Used only for settings that the inventory leaves open, once per name, a few at a time.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -42,15 +42,15 @@ struct Asked {
 static ASKED: LazyLock<Asked> =
     LazyLock::new(|| Asked { hosts: Mutex::default(), processes: Semaphore::new(MOST_AT_ONCE) });
 
-/// Returns what `ssh -G` says of a host, or OpenSSH's defaults where there is no ssh or no configuration.
+/// Returns the settings of a host from `ssh -G`, or OpenSSH's defaults without ssh or without configuration.
 pub async fn user_config(host: &str) -> UserConfig {
     let cell = match ASKED.hosts.lock() {
         Ok(mut hosts) => hosts.entry(host.to_owned()).or_default().clone(),
         Err(_) => Arc::default(),
     };
     cell.get_or_init(|| async {
-        let _turn = ASKED.processes.acquire().await;
-        let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+        let _permit = ASKED.processes.acquire().await;
+        let home = std::env::home_dir().filter(|h| h.is_absolute()).unwrap_or_else(|| "/".into());
         let files = [home.join(".ssh/config"), "/etc/ssh/ssh_config".into(), "/etc/ssh/ssh_config.d".into()];
         if files.iter().any(|file| file.exists()) {
             ask(Path::new("ssh"), host, &home).await
@@ -73,9 +73,9 @@ async fn ask(ssh: &Path, host: &str, home: &Path) -> UserConfig {
             return parse(&String::from_utf8_lossy(&output.stdout), home);
         }
         Ok(Ok(output)) => String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; "),
-        // No ssh here: then nobody relies on its configuration.
+        // No ssh here, so its configuration is not in use.
         Ok(Err(_)) => return defaults(home),
-        Err(_) => format!("no answer in {} s (a Match exec that hangs?)", DEADLINE.as_secs()),
+        Err(_) => format!("no response within {} s (is a Match exec hanging?)", DEADLINE.as_secs()),
     };
     UserConfig { problem: Some(format!("ssh -G {host}: {problem}")), ..defaults(home) }
 }

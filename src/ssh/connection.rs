@@ -1,8 +1,9 @@
-//! One live SSH connection: sessions within the server's limits, tunnels, and what their refusal means.
+//! One live SSH connection: sessions within the server's limits, tunnels, and the meaning of refusals.
 
 use super::channel::{self, Tunnel};
 use super::handshake::Checker;
-use super::{BoxStream, Limits, Session, SshError, SshErrorKind, Transport};
+use super::{Limits, Session, SshError, SshErrorKind, Transport};
+use crate::state::BoxStream;
 use async_trait::async_trait;
 use russh::ChannelOpenFailure;
 use russh::client::Handle;
@@ -32,18 +33,18 @@ pub(super) struct Link {
 
 impl Link {
     /// Starts a task that ends with the connection.
-    pub fn spawn(&self, reader: impl Future<Output = ()> + Send + 'static) {
+    pub(super) fn spawn(&self, reader: impl Future<Output = ()> + Send + 'static) {
         if let Ok(mut readers) = self.readers.lock() {
             while readers.try_join_next().is_some() {}
             readers.spawn(reader);
         }
     }
 
-    pub fn lost(&self, why: impl std::fmt::Display) -> SshError {
+    pub(super) fn lost(&self, why: impl std::fmt::Display) -> SshError {
         SshError {
             kind: SshErrorKind::Lost,
-            message: format!("connection to {} ended: {why}", self.name),
-            hint: "run the same command again: what was done stays done".to_owned(),
+            message: format!("connection to {} closed: {why}", self.name),
+            hint: "Run the same command again; completed steps are skipped".to_owned(),
         }
     }
 
@@ -52,7 +53,7 @@ impl Link {
     }
 
     fn no_answer(&self, to: &str) -> SshError {
-        self.lost(format!("no answer to {to} in {} s", self.limits.answer.as_secs()))
+        self.lost(format!("no response to {to} within {} s", self.limits.answer.as_secs()))
     }
 }
 
@@ -100,12 +101,12 @@ impl Connection {
             Err(russh::Error::ChannelOpenFailure(ChannelOpenFailure::ConnectFailed)) => Err(SshError {
                 kind: SshErrorKind::Unreachable,
                 message: format!("{} cannot connect to {host}:{port}", link.name),
-                hint: format!("on {}: nc -vz {host} {port}", link.name),
+                hint: format!("On {}, check with: nc -vz {host} {port}", link.name),
             }),
             Err(russh::Error::ChannelOpenFailure(_)) => Err(link.refused(
-                format!("{} does not forward connections (here to {host}:{port})", link.name),
+                format!("{} does not forward connections (to {host}:{port})", link.name),
                 format!(
-                    "sshd_config on {}: AllowTcpForwarding yes or local, PermitOpen any or {host}:{port}, \
+                    "In sshd_config on {}, set AllowTcpForwarding yes or local, PermitOpen any or {host}:{port}, \
                      DisableForwarding no",
                     link.name
                 ),
@@ -114,15 +115,15 @@ impl Connection {
         }
     }
 
-    /// Opens a session channel; waits for one of ours to end where the server allows fewer than we thought.
-    async fn session(&self) -> Result<(russh::Channel<russh::client::Msg>, Seat), SshError> {
+    /// Opens a session channel; waits for an open one to end if the server allows fewer than expected.
+    async fn session(&self) -> Result<(russh::Channel<russh::client::Msg>, SessionPermit), SshError> {
         let link = &self.link;
         let permit = link.sessions.clone().acquire_owned().await.map_err(|e| link.lost(e))?;
         let give_up = Instant::now() + link.limits.answer;
         let mut alone_since = None;
         loop {
             let failure = match link.handle.channel_open_session().await {
-                Ok(channel) => return Ok((channel, Seat::take(permit, &link.live))),
+                Ok(channel) => return Ok((channel, SessionPermit::take(permit, &link.live))),
                 Err(russh::Error::ChannelOpenFailure(failure)) => failure,
                 Err(error) => return Err(link.lost(error)),
             };
@@ -132,8 +133,8 @@ impl Connection {
             let alone = alone_since.is_some_and(|since| now - since >= SERVER_LAG_MOST);
             if alone || now >= give_up {
                 return Err(link.refused(
-                    format!("{} opens no session ({failure:?}) beside {ours} of ours", link.name),
-                    format!("sshd_config on {}: MaxSessions 10", link.name),
+                    format!("{} refuses another session ({failure:?}); {ours} open already", link.name),
+                    format!("In sshd_config on {}, set MaxSessions 10", link.name),
                 ));
             }
             tokio::time::sleep(SERVER_LAG).await;
@@ -142,19 +143,19 @@ impl Connection {
 }
 
 /// The right to a session, and its place in the count.
-pub(super) struct Seat {
+pub(super) struct SessionPermit {
     live: Arc<AtomicUsize>,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Seat {
+impl SessionPermit {
     fn take(permit: OwnedSemaphorePermit, live: &Arc<AtomicUsize>) -> Self {
         live.fetch_add(1, Ordering::AcqRel);
         Self { live: live.clone(), _permit: permit }
     }
 }
 
-impl Drop for Seat {
+impl Drop for SessionPermit {
     fn drop(&mut self) {
         self.live.fetch_sub(1, Ordering::AcqRel);
     }
@@ -164,11 +165,11 @@ impl Drop for Seat {
 impl Transport for Connection {
     async fn open(&self, command: &str) -> Result<Box<dyn Session>, SshError> {
         let link = &self.link;
-        let (channel, seat) = self.session().await?;
+        let (channel, permit) = self.session().await?;
         let (read, write) = channel.split();
         let write = Arc::new(write);
         // The reader runs before anything is asked for.
-        let (session, started) = channel::program(link, read, write.clone(), seat);
+        let (session, started) = channel::program(link, read, write.clone(), permit);
         let answer = async {
             write.exec(true, command).await.map_err(|e| link.lost(e))?;
             started.await.map_err(|_| link.lost("the channel closed"))
@@ -176,9 +177,9 @@ impl Transport for Connection {
         match tokio::time::timeout(link.limits.answer, answer).await {
             Ok(Ok(true)) => Ok(Box::new(session)),
             Ok(Ok(false)) => Err(link.refused(
-                format!("{} runs no programs for this login", link.name),
+                format!("{} does not run commands for this login", link.name),
                 format!(
-                    "on {}: the login's shell, and ForceCommand or ChrootDirectory in sshd_config",
+                    "On {}, check the login shell, and ForceCommand or ChrootDirectory in sshd_config",
                     link.name
                 ),
             )),
@@ -193,11 +194,11 @@ impl Transport for Connection {
             Err(SshError {
                 kind: SshErrorKind::Unreachable,
                 message: format!(
-                    "{} does not reach {host}:{port} in {} s",
+                    "{} cannot connect to {host}:{port} within {} s",
                     self.link.name,
                     self.link.limits.answer.as_secs()
                 ),
-                hint: format!("on {}: nc -vz {host} {port}", self.link.name),
+                hint: format!("On {}, check with: nc -vz {host} {port}", self.link.name),
             })
         })?;
         Ok(Box::new(tunnel))

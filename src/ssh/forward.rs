@@ -1,4 +1,4 @@
-//! A local port that leads through SSH: what `provision tunnel` lends to kubectl.
+//! Local port forwarding over SSH, for `provision tunnel`.
 
 use super::{Dial, SshError};
 use crate::event::{Event, Events};
@@ -22,7 +22,7 @@ impl Forward {
 }
 
 /// Listens on `local` (port 0 takes any) and leads each connection to `host:port` as seen from the far end of `dial`. A
-/// lost SSH connection is made anew for the next one; what fails is told to `events`.
+/// lost SSH connection is reopened for the next one; failures go to `events`.
 pub async fn listen(
     local: SocketAddr,
     dial: Arc<dyn Dial>,

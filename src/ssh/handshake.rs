@@ -1,4 +1,4 @@
-//! The handshake: which algorithms are asked for, who the server may be, and what its refusal means. Owns no sockets.
+//! The handshake: requested algorithms, verification of the server, and the meaning of its errors. Owns no sockets.
 
 use super::known_hosts::{HostKeys, Verdict, lookup_name};
 use super::{Limits, SshError, SshErrorKind};
@@ -21,11 +21,11 @@ const REKEY_EVERY: Duration = Duration::from_secs(3600);
 pub(super) struct Learned {
     /// The key that was presented (a certificate's subject key).
     pub key: Option<PublicKey>,
-    /// What known_hosts says of it.
+    /// The known_hosts entries for it.
     pub verdict: Option<Verdict>,
     /// Why the server hung up, in its own words.
     pub farewell: Option<String>,
-    /// The server hung up before it said who it is, as sshd does at random to those beyond MaxStartups.
+    /// The server closed the connection before it identified itself, as sshd does at random beyond MaxStartups.
     pub dropped: bool,
 }
 
@@ -91,7 +91,7 @@ impl client::Handler for Checker {
 pub(super) fn settings(keys: &HostKeys, limits: &Limits) -> client::Config {
     let default = Preferred::default();
     let known = keys.algorithms();
-    // An RSA key in known_hosts says nothing of the hash; both modern ones are asked for.
+    // An RSA key in known_hosts does not determine the hash; both modern ones are requested.
     let is_known = |offered: &Algorithm| {
         known.iter().any(|k| match (k, offered) {
             (Algorithm::Rsa { .. }, Algorithm::Rsa { hash }) => hash.is_some(),
@@ -121,38 +121,38 @@ pub(super) fn settings(keys: &HostKeys, limits: &Limits) -> client::Config {
 }
 
 /// Turns a failed handshake into what a person needs.
-pub(super) fn handshake_error(at: &Place<'_>, learned: &Learned, error: &russh::Error) -> SshError {
-    let Place { name, host, port, by_hand } = at;
+pub(super) fn handshake_error(at: &Destination<'_>, learned: &Learned, error: &russh::Error) -> SshError {
+    let Destination { name, host, port, by_hand } = at;
     let place = lookup_name(host, *port);
     let fingerprint =
         learned.key.as_ref().map(|k| k.fingerprint(HashAlg::Sha256).to_string()).unwrap_or_default();
     match &learned.verdict {
         Some(Verdict::Unknown) => SshError {
             kind: SshErrorKind::HostKeyUnknown,
-            message: format!("host key of {name} ({place}) is not known; it presents {fingerprint}"),
-            hint: "compare the fingerprint at the host's console, then: provision trust".to_owned(),
+            message: format!("unknown host key of {name} ({place}): {fingerprint}"),
+            hint: "Compare the fingerprint at the host's console, then run `provision trust`".to_owned(),
         },
         Some(Verdict::Changed { place: known_at, fingerprint: known }) => SshError {
             kind: SshErrorKind::HostKeyChanged,
             message: format!(
-                "host key of {name} ({place}) is {fingerprint}, but {known} is known ({known_at})"
+                "host key of {name} ({place}) has changed: {fingerprint}, recorded is {known} ({known_at})"
             ),
-            hint: "if the host was installed anew: provision trust --replace; if not, someone is in between"
+            hint: "If the host was reinstalled, run `provision trust --replace`; otherwise suspect a man-in-the-middle attack"
                 .to_owned(),
         },
         Some(Verdict::Revoked(known_at)) => SshError {
             kind: SshErrorKind::HostKeyChanged,
             message: format!("host key {fingerprint} of {name} ({place}) is revoked ({known_at})"),
-            hint: "give the host a new key".to_owned(),
+            hint: "Generate a new host key on the host".to_owned(),
         },
         Some(Verdict::BadCertificate(why)) => SshError {
             kind: SshErrorKind::HostKeyChanged,
-            message: format!("host certificate of {name} ({place}) does not hold: {why}"),
-            hint: format!("the certificate as it is: ssh-keyscan -c -p {port} {host} | ssh-keygen -L -f -"),
+            message: format!("invalid host certificate of {name} ({place}): {why}"),
+            hint: format!("Inspect the certificate: ssh-keyscan -c -p {port} {host} | ssh-keygen -L -f -"),
         },
         Some(Verdict::Trusted) | None => SshError {
             kind: SshErrorKind::Unreachable,
-            message: format!("no SSH handshake with {name} ({place}): {}", plainly(error, learned)),
+            message: format!("SSH handshake with {name} ({place}) failed: {}", plainly(error, learned)),
             hint: by_hand.clone(),
         },
     }
@@ -170,20 +170,20 @@ pub(super) fn hung_up(error: &russh::Error) -> bool {
     }
 }
 
-/// Says in plain words how a handshake broke.
+/// Describes why a handshake failed.
 fn plainly(error: &russh::Error, learned: &Learned) -> String {
     match error {
         russh::Error::Disconnect | russh::Error::HUP => match &learned.farewell {
-            Some(farewell) if !farewell.is_empty() => format!("the server hung up: {farewell}"),
-            _ => "the server hung up (too many connections at once, MaxStartups? no SSH server?)".to_owned(),
+            Some(farewell) if !farewell.is_empty() => format!("the server closed the connection: {farewell}"),
+            _ => "the server closed the connection (MaxStartups exceeded, or not an SSH server?)".to_owned(),
         },
-        russh::Error::Version => "what answers there speaks no SSH".to_owned(),
+        russh::Error::Version => "the server does not speak SSH".to_owned(),
         other => other.to_string(),
     }
 }
 
 /// Where a connection goes, for errors.
-pub(super) struct Place<'a> {
+pub(super) struct Destination<'a> {
     /// The host's name.
     pub name: &'a str,
     /// Its address.

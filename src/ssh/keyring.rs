@@ -1,5 +1,5 @@
-//! What can be offered: private keys and certificates from files, and what the agent holds. Each file is read, and each
-//! passphrase worked through, once a command: an encrypted key costs a tenth of a second, and 2,000 hosts use the same.
+//! Credentials: private keys and certificates from files, and the keys of the agent. Each file is read and decrypted once
+//! per command: decrypting a key takes a tenth of a second, and 2,000 hosts use the same one.
 
 use super::auth::Credentials;
 use super::known_hosts::day;
@@ -23,7 +23,7 @@ const AGENT_DEADLINE: Duration = Duration::from_secs(10);
 pub(super) enum Offer {
     /// A private key from a file.
     Key(Arc<PrivateKey>),
-    /// A certificate beside a private key.
+    /// A certificate next to a private key.
     Certificate(Arc<PrivateKey>, Box<Certificate>),
     /// A key of the agent.
     AgentKey(Box<russh::keys::PublicKey>),
@@ -32,8 +32,8 @@ pub(super) enum Offer {
 }
 
 impl Offer {
-    /// Returns what tells it from others: its public key, and whether a certificate comes with it.
-    pub fn identity(&self) -> (KeyData, bool) {
+    /// Returns what identifies it: its public key, and whether it has a certificate.
+    pub(super) fn identity(&self) -> (KeyData, bool) {
         match self {
             Offer::Key(key) => (key.public_key().key_data().clone(), false),
             Offer::Certificate(key, _) => (key.public_key().key_data().clone(), true),
@@ -43,7 +43,7 @@ impl Offer {
     }
 
     /// Returns whether its signatures need a hash to be chosen.
-    pub fn is_rsa(&self) -> bool {
+    pub(super) fn is_rsa(&self) -> bool {
         match self {
             Offer::Key(key) | Offer::Certificate(key, _) => key.algorithm().is_rsa(),
             Offer::AgentKey(key) => key.algorithm().is_rsa(),
@@ -74,21 +74,21 @@ pub(super) struct Keyring {
 pub(super) type Agent = AgentClient<Box<dyn AgentStream + Send + Unpin>>;
 
 impl Keyring {
-    pub fn new(credentials: Credentials) -> Self {
+    pub(super) fn new(credentials: Credentials) -> Self {
         Self { credentials, files: Mutex::default() }
     }
 
-    pub fn password(&self) -> Option<&SecretText> {
+    pub(super) fn password(&self) -> Option<&SecretText> {
         self.credentials.password.as_ref()
     }
 
     /// Returns whether key files of its own were named.
-    pub fn names_identities(&self) -> bool {
+    pub(super) fn names_identities(&self) -> bool {
         !self.credentials.identities.is_empty()
     }
 
-    /// Returns offers from files, `first` ahead of the common ones; what cannot be used is told to `unusable`.
-    pub async fn in_files(&self, first: &[PathBuf], unusable: &mut Vec<String>) -> Vec<Named> {
+    /// Returns offers from files, `first` ahead of the common ones; what cannot be used is added to `unusable`.
+    pub(super) async fn in_files(&self, first: &[PathBuf], unusable: &mut Vec<String>) -> Vec<Named> {
         let mut offers = Vec::new();
         let mut seen: Vec<&Path> = Vec::new();
         for path in first.iter().chain(&self.credentials.identities) {
@@ -131,8 +131,8 @@ impl Keyring {
         cell.get_or_init(read).await.clone()
     }
 
-    /// Returns the agent and what it holds, if it is to be asked; why not is told to `unusable`.
-    pub async fn in_agent(&self, unusable: &mut Vec<String>) -> Option<(Agent, Vec<Named>)> {
+    /// Returns the agent and its keys, if it is enabled; reasons for failure are added to `unusable`.
+    pub(super) async fn in_agent(&self, unusable: &mut Vec<String>) -> Option<(Agent, Vec<Named>)> {
         if !self.credentials.agent {
             return None;
         }
@@ -158,7 +158,7 @@ impl Keyring {
             }
             Err(_) => {
                 unusable.push(format!(
-                    "agent at {}: no answer in {} s",
+                    "agent at {}: no response within {} s",
                     socket.display(),
                     AGENT_DEADLINE.as_secs()
                 ));
@@ -191,10 +191,12 @@ fn certificate_path(key: &Path) -> PathBuf {
 
 fn read_file(path: &Path, passphrase: Option<&SecretText>) -> FromFile {
     let key = read_key(path, passphrase).map(Arc::new);
-    let beside = certificate_path(path);
-    let certificate = match std::fs::read_to_string(&beside) {
+    let certificate_file = certificate_path(path);
+    let certificate = match std::fs::read_to_string(&certificate_file) {
         Err(_) => None,
-        Ok(text) => Some(usable_certificate(&text).map_err(|why| format!("{}: {why}", beside.display()))),
+        Ok(text) => {
+            Some(usable_certificate(&text).map_err(|why| format!("{}: {why}", certificate_file.display())))
+        }
     };
     FromFile { key, certificate: certificate.map(|c| c.map(Box::new)) }
 }
@@ -215,17 +217,17 @@ fn usable_certificate(text: &str) -> Result<Certificate, String> {
     Ok(certificate)
 }
 
-/// Reads a private key; the error says what a person can do.
+/// Reads a private key; the error includes what to do.
 fn read_key(path: &Path, passphrase: Option<&SecretText>) -> Result<PrivateKey, String> {
     use russh::keys::Error;
     load_secret_key(path, passphrase.map(SecretText::expose)).map_err(|error| {
         let at = path.display();
         match error {
             Error::KeyIsEncrypted => format!(
-                "{at} is encrypted and no passphrase is given (ssh.passphrase: {{secret: NAME}}, or ssh-add {at})"
+                "{at} is encrypted and has no passphrase (set ssh.passphrase: {{secret: NAME}}, or run ssh-add {at})"
             ),
-            Error::SshKey(_) if passphrase.is_some() => format!("{at}: the passphrase does not open it"),
-            Error::CouldNotReadKey => format!("{at} is no private key"),
+            Error::SshKey(_) if passphrase.is_some() => format!("{at}: wrong passphrase"),
+            Error::CouldNotReadKey => format!("{at} is not a private key"),
             Error::IO(error) => format!("{at}: {error}"),
             other => format!("{at}: {other}"),
         }

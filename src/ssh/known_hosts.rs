@@ -1,10 +1,16 @@
-//! known_hosts: who a host may claim to be. Owns matching (names, patterns, negation, hashes, ports, `@cert-authority`,
-//! `@revoked`) and writing. russh's own checker knows no patterns, markers or tabs, and stops at the first bad line.
+//! known_hosts: verification of host keys. Owns matching (names, patterns, negation, hashes, ports, `@cert-authority`,
+//! `@revoked`) and writing. russh's own checker does not support patterns, markers or tabs, and stops at the first bad line.
 
+use crate::state::read_regular;
 use russh::keys::ssh_key::known_hosts::{Entry, HostPatterns, Marker};
 use russh::keys::{Algorithm, Certificate, HashAlg, PublicKey};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// The largest known_hosts file that is read, in bytes: 10,000 hosts with three keys each have 8 MB.
+const MOST_FILE: u64 = 64 << 20;
+/// Lines that could not be read and are named.
+const MOST_BAD_LINES: usize = 20;
 
 /// One usable line of a known_hosts file.
 #[derive(Debug)]
@@ -28,7 +34,7 @@ pub struct KnownHosts {
     pub bad_lines: Vec<String>,
 }
 
-/// What the files say of a presented key.
+/// The verdict of the files on a presented key.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Verdict {
     /// It is known.
@@ -58,7 +64,7 @@ impl KnownHosts {
     pub fn read(files: &[PathBuf]) -> Self {
         let mut known = Self::default();
         for file in files {
-            match std::fs::read(file) {
+            match read_regular(file, MOST_FILE) {
                 // One comment in Latin-1 must not hide the rest.
                 Ok(bytes) => known.add(file, &String::from_utf8_lossy(&bytes)),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -68,7 +74,8 @@ impl KnownHosts {
         known
     }
 
-    fn add(&mut self, file: &Path, text: &str) {
+    /// Adds the entries of a file's text.
+    pub fn add(&mut self, file: &Path, text: &str) {
         for (index, line) in text.lines().enumerate() {
             let line = single_spaced(line);
             if line.is_empty() || line.starts_with('#') {
@@ -78,8 +85,13 @@ impl KnownHosts {
                 Ok(entry) => {
                     self.entries.push(Arc::new(Known { file: file.to_owned(), line: index + 1, entry }));
                 }
+                Err(_) if self.bad_lines.len() >= MOST_BAD_LINES => {}
                 Err(_) => {
-                    self.bad_lines.push(format!("{}:{} is no known_hosts line", file.display(), index + 1));
+                    self.bad_lines.push(format!(
+                        "{}:{} is not a known_hosts line",
+                        file.display(),
+                        index + 1
+                    ));
                 }
             }
         }
@@ -146,7 +158,7 @@ impl HostKeys {
         if vouched.into_iter().any(|k| k.entry.public_key().key_data() == key.key_data()) {
             return Verdict::Trusted;
         }
-        // Of several known keys the one of the same type says most.
+        // Of several known keys, the one of the same type is the most useful to show.
         let same_type = self.plain().find(|k| k.entry.public_key().algorithm() == key.algorithm());
         match same_type.or_else(|| self.plain().next()) {
             Some(other) => Verdict::Changed {
@@ -184,7 +196,7 @@ impl HostKeys {
             return bad(format!("it expired {}", day(certificate.valid_before())));
         }
         if let Some((option, _)) = certificate.critical_options().iter().next() {
-            return bad(format!("it has the critical option {option}, and host certificates have none"));
+            return bad(format!("unsupported critical option {option}"));
         }
         let authorities: Vec<_> =
             self.authorities().map(|k| k.entry.public_key().fingerprint(HashAlg::Sha256)).collect();
@@ -264,8 +276,9 @@ fn wildcard(pattern: &str, name: &str) -> bool {
 pub fn write(file: &Path, keys: &[(String, PublicKey)], replace: bool) -> std::io::Result<()> {
     // A link stays one.
     let file = &std::fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
-    let old = match std::fs::read_to_string(file) {
-        Ok(text) => text,
+    // Whatever else the inventory may name (`/dev/null`) is not replaced by a file.
+    let old = match read_regular(file, MOST_FILE) {
+        Ok(bytes) => String::from_utf8(bytes).map_err(std::io::Error::other)?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
         Err(error) => return Err(error),
     };
@@ -351,7 +364,7 @@ mod tests {
         assert_eq!(judge(&k, "h2", 22, A), Verdict::Unknown);
         assert_eq!(judge(&k, "X.LAB", 22, A), Verdict::Trusted);
         assert_eq!(judge(&k, "bad.lab", 22, A), Verdict::Unknown);
-        assert_eq!(k.bad_lines, ["kh:6 is no known_hosts line"]);
+        assert_eq!(k.bad_lines, ["kh:6 is not a known_hosts line"]);
         assert!(matches!(judge(&k, "h1", 22, B), Verdict::Changed { place, .. } if place == "kh:3"));
     }
 
@@ -426,7 +439,7 @@ mod tests {
         write(&file, &[("h3".to_owned(), key(A)), ("h2".to_owned(), key(B))], false).expect("written");
         write(&file, &[("h3".to_owned(), key(A)), ("a.x".to_owned(), key(A))], false).expect("written");
         assert_eq!(read(), format!("# mine\n*.x {A}\nh1,h2 {B} both\nh3 {A}\n"));
-        // Not told to replace: the old key stays, and so the change stays visible.
+        // Without `replace` the old key stays, so the change stays visible.
         write(&file, &[("h2".to_owned(), key(A))], true).expect("written");
         assert_eq!(read(), format!("# mine\n*.x {A}\nh1 {B} both\nh3 {A}\nh2 {A}\n"));
         write(&file, &[("h3".to_owned(), key(B))], true).expect("written");

@@ -1,4 +1,4 @@
-//! The numbers of this room, and the limit on open files.
+//! Timeouts and limits of this module, and the limit on open files.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ pub struct Limits {
     pub bastion_handshakes: usize,
     /// Sessions of one connection. sshd's MaxSessions is 10; the rest is left to a person who looks in meanwhile.
     pub sessions: usize,
-    /// Output of one program or tunnel that is kept while nobody reads it; beyond that its channel is given up, since
+    /// Unread output of one program or tunnel that is buffered; beyond that its channel is closed, since
     /// the alternative blocks every other channel of the connection (russh pull request 730).
     pub unread_bytes: usize,
     /// Waiting for a free session where the server allows fewer than `sessions`, and for its answer to a request.
@@ -40,7 +40,7 @@ impl Default for Limits {
 /// Enough for 20,000 hosts with a socket, a pipe and a log each. Not the hard limit itself: at 2^30 of some
 /// distributions, programs that close every possible descriptor before they start would take minutes.
 const WANTED_FILES: u64 = 65_536;
-/// What macOS grants, whatever its hard limit says (`OPEN_MAX`).
+/// What macOS grants, regardless of its hard limit (`OPEN_MAX`).
 const MODEST_FILES: u64 = 10_240;
 
 /// Raises the soft limit on open files: 2,000 hosts are 2,000 sockets, and shells start with 256 to 1,024.

@@ -1,7 +1,7 @@
-//! SSH: connections, host keys, authentication, bastions, sessions and tunnels. Knows nothing of what is run.
+//! SSH: connections, host keys, authentication, bastions, sessions and tunnels. Knows nothing about the programs that run.
 //!
-//! [`Pool::host`] gives a [`Dial`], its connection is a [`Transport`], its programs are [`Session`]s. russh is seen by
-//! this room alone: its API changes with nearly each of its thirty releases a year.
+//! [`Pool::host`] returns a [`Dial`], its connection is a [`Transport`], its programs are [`Session`]s. Only this module
+//! uses russh: its API changes with nearly each of its thirty releases a year.
 
 mod auth;
 mod channel;
@@ -21,4 +21,4 @@ pub use config::{UserConfig, user_config};
 pub use connection::Connection;
 pub use limits::{Limits, raise_file_limit};
 pub use pool::{Endpoint, Pool, PoolOptions, SshHost};
-pub use transport::{BoxStream, Chunk, Dial, Session, SshError, SshErrorKind, Stream, Transport};
+pub use transport::{Chunk, Dial, Session, SshError, SshErrorKind, Transport};

@@ -1,14 +1,16 @@
-//! Connections to hosts, made when needed and kept: one a host, one a bastion whatever the number of hosts behind it.
-//! Owns deadlines, limits on handshakes under way, and who is reached through whom.
+//! Connections to hosts, opened on demand and kept: one per host, and one per bastion for all hosts behind it. Owns
+//! deadlines, limits on concurrent handshakes, and the routing through bastions.
 
 use super::auth::{Credentials, authenticate};
 use super::config::{UserConfig, user_config};
 use super::connection::Connection;
-use super::handshake::{Checker, Learned, Place, Purpose, handshake_error, hung_up, settings};
+use super::handshake::{Checker, Destination, Learned, Purpose, handshake_error, hung_up, settings};
 use super::keyring::Keyring;
 use super::known_hosts::{HostKeys, KnownHosts, lookup_name};
-use super::{BoxStream, Dial, Limits, SshError, SshErrorKind, Transport};
+use super::{Dial, Limits, SshError, SshErrorKind, Transport};
+use crate::state::BoxStream;
 use async_trait::async_trait;
+use backon::{BackoffBuilder, ExponentialBuilder};
 use russh::client::Handle;
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -18,9 +20,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
-/// Pauses before a server that hung up at once is asked again, each half as long to half as long again.
-const AFTER_A_DROP: [Duration; 3] =
-    [Duration::from_millis(300), Duration::from_millis(900), Duration::from_millis(2000)];
+/// Pauses before a server that hung up at once is asked again. Not all that were dropped together come back together.
+const AFTER_A_DROP: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(200))
+    .with_factor(3.0)
+    .with_max_delay(Duration::from_millis(1500))
+    .with_max_times(3)
+    .with_jitter();
 
 /// Where and how a host is reached.
 #[derive(Clone, Debug, Default)]
@@ -52,7 +58,7 @@ pub struct PoolOptions {
     pub connect_deadline: Duration,
     /// Handshake and login within this time.
     pub login_deadline: Duration,
-    /// Ask `ssh -G` for what is not said of bastions.
+    /// Query `ssh -G` for settings of bastions that the inventory does not have.
     pub use_ssh_config: bool,
     /// How much at once.
     pub limits: Limits,
@@ -77,7 +83,7 @@ struct Slot {
     current: AsyncMutex<Current>,
     /// Attempts begun.
     begun: AtomicU64,
-    /// The last attempt that came to an end.
+    /// The last attempt that has ended.
     ended: AtomicU64,
 }
 
@@ -235,7 +241,7 @@ impl Pool {
     }
 
     /// Opens a stream to an endpoint's SSH port.
-    pub(super) async fn stream(&self, at: &Place<'_>, way: &Way) -> Result<BoxStream, SshError> {
+    pub(super) async fn stream(&self, at: &Destination<'_>, way: &Way) -> Result<BoxStream, SshError> {
         let deadline = self.options.connect_deadline;
         let connect = async {
             match way {
@@ -264,20 +270,20 @@ impl Pool {
             .unwrap_or_else(|_| Err(late(at, "TCP connection", deadline)))
     }
 
-    /// Takes part in the limits on handshakes under way. Bastions on the way are connected before, so that nobody who
-    /// holds a permit waits for somebody who needs one.
-    pub(super) async fn turn<'a>(&'a self, way: &'a Way) -> Turn<'a> {
+    /// Acquires the permits for a handshake. Bastions are connected before, so that a task which holds a permit never
+    /// waits for one that needs a permit.
+    pub(super) async fn handshake_permit<'a>(&'a self, way: &'a Way) -> HandshakePermit<'a> {
         let behind = match way {
             Way::Direct => None,
             Way::Through(bastion, _) => bastion.handshakes.acquire().await.ok(),
         };
-        Turn { _behind: behind, _all: self.handshakes.acquire().await.ok() }
+        HandshakePermit { _behind: behind, _all: self.handshakes.acquire().await.ok() }
     }
 
     /// Connects and logs in. A server that hangs up at once is asked again: beyond MaxStartups sshd does so at random,
-    /// whoever it is that keeps it busy.
+    /// whatever the cause of its load.
     async fn connect(&self, endpoint: &Endpoint, through: &[String]) -> Result<Connection, SshError> {
-        let mut pauses = AFTER_A_DROP.iter();
+        let mut pauses = AFTER_A_DROP.build();
         loop {
             let mut dropped = false;
             let error = match self.connect_once(endpoint, through, &mut dropped).await {
@@ -285,10 +291,7 @@ impl Pool {
                 Err(error) => error,
             };
             match pauses.next() {
-                // Not all that were dropped together come back together.
-                Some(pause) if dropped => {
-                    tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.5))).await
-                }
+                Some(pause) if dropped => tokio::time::sleep(pause).await,
                 _ => return Err(error),
             }
         }
@@ -302,8 +305,8 @@ impl Pool {
     ) -> Result<Connection, SshError> {
         let Endpoint { name, address, port, user, identities, .. } = endpoint;
         let way = self.way(user, through).await?;
-        let at = Place { name, host: address, port: *port, by_hand: by_hand(endpoint, through) };
-        let _turn = self.turn(&way).await;
+        let at = Destination { name, host: address, port: *port, by_hand: by_hand(endpoint, through) };
+        let _permit = self.handshake_permit(&way).await;
         let stream = self.stream(&at, &way).await?;
         let keys = self.known(endpoint);
         let config = Arc::new(settings(&keys, self.limits()));
@@ -329,14 +332,14 @@ impl Pool {
 }
 
 /// Permits for a handshake.
-pub(super) struct Turn<'a> {
+pub(super) struct HandshakePermit<'a> {
     _behind: Option<tokio::sync::SemaphorePermit<'a>>,
     _all: Option<tokio::sync::SemaphorePermit<'a>>,
 }
 
 /// Shakes hands over a stream.
 pub(super) async fn shake(
-    at: &Place<'_>,
+    at: &Destination<'_>,
     config: Arc<russh::client::Config>,
     stream: BoxStream,
     checker: Checker,
@@ -357,7 +360,7 @@ pub(super) fn by_hand(endpoint: &Endpoint, through: &[String]) -> String {
     format!("ssh -v -p {}{jump} {}@{}", endpoint.port, endpoint.user, endpoint.address)
 }
 
-fn late(at: &Place<'_>, what: &str, after: Duration) -> SshError {
+fn late(at: &Destination<'_>, what: &str, after: Duration) -> SshError {
     SshError {
         kind: SshErrorKind::Unreachable,
         message: format!(
@@ -370,7 +373,7 @@ fn late(at: &Place<'_>, what: &str, after: Duration) -> SshError {
     }
 }
 
-fn unreachable(at: &Place<'_>, error: &std::io::Error) -> SshError {
+fn unreachable(at: &Destination<'_>, error: &std::io::Error) -> SshError {
     SshError {
         kind: SshErrorKind::Unreachable,
         message: format!("cannot reach {} ({}): {error}", at.name, lookup_name(at.host, at.port)),
@@ -391,8 +394,8 @@ impl Hop {
     fn parse(text: &str) -> Result<Self, SshError> {
         let wrong = || SshError {
             kind: SshErrorKind::Setup,
-            message: format!("{text:?} is no bastion"),
-            hint: "write [user@]host[:port], an IPv6 address with a port as [::1]:22".to_owned(),
+            message: format!("{text:?} is not a bastion address"),
+            hint: "Use [user@]host[:port], with brackets around an IPv6 address: [::1]:22".to_owned(),
         };
         let text = text.strip_prefix("ssh://").unwrap_or(text).trim();
         let (user, rest) = match text.rsplit_once('@') {

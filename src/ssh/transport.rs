@@ -1,9 +1,9 @@
-//! The seam between SSH and everything above it: a way to run a program on a host with its streams, and to reach a port
-//! from there. Tests run the same programs through a local shell.
+//! The interface between SSH and the layers above: run a program on a host with its streams, and connect to a port from
+//! there. Tests run the same programs through a local shell.
 
+use crate::state::{BoxStream, Failure, FailureKind};
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncWrite};
 
 /// A host that programs can be run on.
 #[async_trait]
@@ -29,7 +29,7 @@ pub trait Session: Send {
     async fn next(&mut self) -> Option<Chunk>;
 }
 
-/// A piece of what a program says.
+/// A piece of a program's output.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Chunk {
     /// Standard output.
@@ -39,13 +39,6 @@ pub enum Chunk {
     /// Its exit status; 128 + signal when a signal ended it.
     Exit(i32),
 }
-
-/// A byte stream in both directions.
-pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
-
-/// A boxed byte stream.
-pub type BoxStream = Box<dyn Stream>;
 
 /// Why SSH did not work; each with its own code and hint.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -90,6 +83,12 @@ impl SshErrorKind {
             SshErrorKind::Refused => "E-SSH-REFUSED",
             SshErrorKind::Setup => "E-SSH-SETUP",
         }
+    }
+}
+
+impl From<SshError> for Failure {
+    fn from(error: SshError) -> Self {
+        Failure::new(FailureKind::Unobserved, error.kind.code(), error.message).hint(error.hint)
     }
 }
 

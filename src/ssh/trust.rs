@@ -1,6 +1,6 @@
-//! `provision trust`: looks at host keys without logging in to the hosts, and says which are new, known or changed.
+//! `provision trust`: reads host keys without logging in to the hosts, and reports which are new, known or changed.
 
-use super::handshake::{Checker, Learned, Place, Purpose, settings};
+use super::handshake::{Checker, Destination, Learned, Purpose, settings};
 use super::known_hosts::{Verdict, lookup_name};
 use super::pool::{Endpoint, Pool, by_hand, shake};
 use super::{SshError, SshErrorKind};
@@ -22,7 +22,7 @@ pub struct Scanned {
     pub known_as: String,
     /// The key it presents, or why none was seen.
     pub key: Result<PublicKey, String>,
-    /// What known_hosts says of it; `Unknown` for a host that did not answer.
+    /// The verdict of known_hosts; `Unknown` for a host that did not respond.
     pub verdict: Verdict,
 }
 
@@ -40,7 +40,7 @@ pub async fn scan(pool: &Arc<Pool>, endpoints: Vec<Endpoint>) -> Vec<Scanned> {
     let mut bastions = Vec::new();
     for endpoint in &endpoints {
         for (depth, text) in endpoint.bastions.iter().enumerate() {
-            // A name that cannot be read is told with the hosts behind it.
+            // A bastion with an invalid address is reported with the hosts behind it.
             let Ok(bastion) = pool.bastion(text, &endpoint.user).await else { continue };
             let at = Endpoint { bastions: endpoint.bastions[..depth].to_vec(), ..bastion.endpoint.clone() };
             if seen.insert((at.address.clone(), at.port)) {
@@ -75,9 +75,9 @@ async fn look(pool: &Pool, endpoint: Endpoint) -> Scanned {
 /// Shakes hands up to the host key; whatever it is, the server is left alone then.
 async fn handshake(pool: &Pool, endpoint: &Endpoint, learned: &Arc<Mutex<Learned>>) -> Result<(), SshError> {
     let Endpoint { name, address, port, user, bastions, .. } = endpoint;
-    let at = Place { name, host: address, port: *port, by_hand: by_hand(endpoint, bastions) };
+    let at = Destination { name, host: address, port: *port, by_hand: by_hand(endpoint, bastions) };
     let way = pool.way(user, bastions).await?;
-    let _turn = pool.turn(&way).await;
+    let _permit = pool.handshake_permit(&way).await;
     let stream = pool.stream(&at, &way).await?;
     let keys = pool.known(endpoint);
     let config = Arc::new(settings(&keys, pool.limits()));
@@ -87,7 +87,7 @@ async fn handshake(pool: &Pool, endpoint: &Endpoint, learned: &Arc<Mutex<Learned
         Ok(done) => done.map(drop),
         Err(_) => Err(SshError {
             kind: SshErrorKind::Unreachable,
-            message: format!("no answer within {} s", deadline.as_secs_f32()),
+            message: format!("no response within {} s", deadline.as_secs_f32()),
             hint: at.by_hand.clone(),
         }),
     }

@@ -1,6 +1,6 @@
-//! Observed state and what differs from it. Owns the types; diffing is the kinds' business.
+//! Observed state and what differs from it. Owns the types; each kind has its own diff.
 
-use super::{Facts, LateName, Managed, Resource, ResourceId, StepId, TargetId};
+use super::{Facts, Hazard, Resource, ResourceId, StepId, StepOutput, TargetId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -15,9 +15,9 @@ pub enum Observation {
     Absent,
     /// It exists like this.
     Present(Seen),
-    /// It could not be told; the reason. Never taken for absent.
+    /// Unknown, with the reason. Never treated as absent.
     Unknown(String),
-    /// It cannot be told before something else is done; the reason.
+    /// Unknown until something else is done; the reason.
     Deferred(String),
 }
 
@@ -35,7 +35,7 @@ pub struct Seen {
     pub text: Option<String>,
 }
 
-/// Everything that one observation of a target found, beside what is wanted there.
+/// The result of one observation of a target, next to its desired state.
 #[derive(Clone, PartialEq, Serialize, Deserialize, Debug)]
 pub struct Observed {
     /// The target.
@@ -46,10 +46,19 @@ pub struct Observed {
     pub desired: Vec<Resource>,
     /// What was seen, by resource id; a missing entry reads as unknown.
     pub seen: BTreeMap<ResourceId, Observation>,
-    /// What we own there and nothing wants any more, already without what is in `desired`.
-    pub orphans: Vec<Managed>,
+    /// What we own there and nothing wants any more, in the order in which it was made; removed in the reverse.
+    pub orphans: Vec<Orphan>,
     /// Facts that a person should know; each a phrase.
     pub warnings: Vec<String>,
+}
+
+/// Something of ours that nothing wants any more.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct Orphan {
+    /// Which resource.
+    pub id: ResourceId,
+    /// Hazards of removing it.
+    pub hazards: Vec<Hazard>,
 }
 
 /// What a step does to its resource.
@@ -77,6 +86,23 @@ pub struct FieldDiff {
     pub to: Option<String>,
 }
 
+impl FieldDiff {
+    /// Returns the difference for people: `runtime 0 -> 1`. The names and values themselves stay as they are, since saved
+    /// plans are compared by them.
+    pub fn shown(&self) -> String {
+        let (from, to) = (self.from.as_deref().unwrap_or("(none)"), self.to.as_deref().unwrap_or("(none)"));
+        match (self.name.as_str(), from.strip_prefix("by us: ")) {
+            ("cordoned", Some(why)) if to == "no" => format!("uncordon ({why} ended)"),
+            // A switch is yes or no; a setting that has no value is unset.
+            ("at boot", _) if from == "no" && to != "yes" => format!("persisted unset -> {to}"),
+            ("at boot", _) => format!("persisted {from} -> {to}"),
+            ("live", _) => format!("runtime {from} -> {to}"),
+            ("fstab", _) if from == "1 lines" => format!("fstab 1 line -> {to}"),
+            (name, _) => format!("{name} {from} -> {to}"),
+        }
+    }
+}
+
 /// How a resource differs from what is wanted.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
 pub struct Change {
@@ -89,31 +115,11 @@ pub struct Change {
     pub text: Option<String>,
 }
 
-/// What an operator must know before allowing a step.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Debug)]
-#[serde(rename_all = "kebab-case")]
-pub enum Hazard {
-    /// The host reboots.
-    Reboot,
-    /// The node is drained first.
-    Drain,
-    /// A unit restarts.
-    Restart(String),
-    /// Data goes.
-    DataLoss(String),
-    /// etcd quorum is at stake.
-    Quorum,
-}
-
-impl std::fmt::Display for Hazard {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Hazard::Reboot => f.write_str("reboot"),
-            Hazard::Drain => f.write_str("drain"),
-            Hazard::Restart(unit) => write!(f, "restart:{unit}"),
-            Hazard::DataLoss(what) => write!(f, "data-loss:{what}"),
-            Hazard::Quorum => f.write_str("quorum"),
-        }
+impl Change {
+    /// Returns the change that removes a resource.
+    pub fn removal(id: &ResourceId) -> Self {
+        let managed = FieldDiff { name: "managed".to_owned(), from: Some(id.text()), to: None };
+        Self { verb: Verb::Remove, fields: vec![managed], text: None }
     }
 }
 
@@ -135,12 +141,16 @@ pub struct Step {
     pub why: Option<String>,
     /// What differs.
     pub change: Change,
+    /// Of all that carrying it out does, 16 hex digits: two changes that look alike may be made by different commands.
+    #[serde(default)]
+    pub digest: String,
     /// What to know before allowing it.
     pub hazards: Vec<Hazard>,
     /// Steps that must be done first, beyond the order on its own host.
     pub needs: Vec<StepId>,
-    /// Values that it takes from other steps.
-    pub late: Vec<LateName>,
+    /// Outputs of other steps that it takes.
+    #[serde(rename = "late")]
+    pub inputs: Vec<StepOutput>,
     /// It cannot be previewed yet; why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deferred: Option<String>,

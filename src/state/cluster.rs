@@ -1,20 +1,46 @@
-//! What a run asks of the cluster beyond its resources: nodes leave service and return to it, etcd is asked before a
-//! controller is touched, and one run at a time works there.
+//! Operations of a run on the cluster besides its resources: draining and uncordoning nodes, the etcd check before a
+//! controller changes, and the lock for one run at a time.
 
 use super::{Failure, HostName};
 use async_trait::async_trait;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+
+/// The nodes of a cluster.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Nodes {
+    /// All of them.
+    pub all: BTreeSet<HostName>,
+    /// Those that take no pods: cordoned, or not ready.
+    pub out_of_service: BTreeSet<HostName>,
+}
+
+/// Pods that no controller would make again, as `namespace/name`, by node.
+pub type BarePods = BTreeMap<HostName, BTreeSet<String>>;
 
 /// The cluster as a run needs it. Everything here is safe to ask for again.
 #[async_trait]
 pub trait Cluster: Send + Sync {
-    /// Returns the nodes that it has; `None` where there is no cluster yet. Fails when it cannot be told.
-    async fn nodes(&self) -> Result<Option<BTreeSet<HostName>>, Failure>;
+    /// Returns its nodes; `None` if there is no cluster yet. Fails if they are unknown.
+    async fn nodes(&self) -> Result<Option<Nodes>, Failure>;
+
+    /// Returns the pods of these nodes that no controller would make again, as `namespace/name`, by node.
+    async fn bare_pods(&self, nodes: &BTreeSet<HostName>) -> Result<BarePods, Failure>;
 
     /// Cordons a node and evicts its pods as their disruption budgets allow; returns when none is left, or fails naming
-    /// the pod that will not go when the time is over. Where there is no such node there is nothing to do.
-    async fn drain(&self, node: &HostName, deadline: Duration) -> Result<(), Failure>;
+    /// the pod that will not go when the time is over. Where there is no such node there is nothing to do. Fails with
+    /// [`super::NODE_DEAD`] where the node's kubelet does not answer.
+    /// Of the pods that no controller would make again, only those in `may_lose` are evicted; any other fails it.
+    async fn drain(
+        &self,
+        node: &HostName,
+        deadline: Duration,
+        may_lose: &BTreeSet<String>,
+    ) -> Result<(), Failure>;
+
+    /// Deletes the pods of a cordoned node of which nothing runs any more: they would stay for ever, as no kubelet reports
+    /// their end.
+    async fn delete_pods(&self, node: &HostName) -> Result<(), Failure>;
 
     /// Lifts our own cordon at once: the drain was given up before anything was done to the host.
     async fn give_back(&self, node: &HostName) -> Result<(), Failure>;

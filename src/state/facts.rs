@@ -1,6 +1,6 @@
-//! What one host says of itself, gathered by the first section of the observing exec. Owns no parsing.
+//! Facts of one host, gathered by the first section of the observing exec. Owns no parsing.
 
-use super::RunId;
+use super::{Hazard, ResourceId, RunId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -56,21 +56,25 @@ pub struct Facts {
     pub pci: Vec<PciFunction>,
     /// Loaded kernel modules, by name, with `/sys/module/<name>/version` where there is one.
     pub modules: BTreeMap<String, String>,
-    /// EFI Secure Boot, where it can be told.
+    /// EFI Secure Boot, if known.
     pub secure_boot: Option<bool>,
-    /// Whether modules can be built for the running kernel; told only where there are accelerators.
+    /// Whether modules can be built for the running kernel; only on hosts with accelerators.
     pub headers: Option<Headers>,
-    /// Drivers of other makers than the packages of ours; told only where there are accelerators.
+    /// Drivers from other installers than our packages; only on hosts with accelerators.
     pub foreign_drivers: Vec<String>,
     /// cgroup version, 1 or 2.
     pub cgroup: Option<u8>,
+    /// The version of the k0s binary on the host, if there is one.
+    pub k0s_version: Option<String>,
+    /// Files of a Kubernetes node or control plane on the host, whoever made them: what k0s keeps, and CNI configurations.
+    pub cluster_files: Vec<String>,
     /// cloud-init's status word, where it is installed.
     pub cloud_init: Option<String>,
     /// What we own on the host, from `/var/lib/provision/managed.json`.
     pub managed: Vec<Managed>,
     /// The lock record, from `/var/lib/provision/lock`.
     pub lock: Option<LockRecord>,
-    /// Batches of ours that have not ended: their run folders without `rc`.
+    /// Batches that have not ended: run folders without `rc`.
     pub open_batches: Vec<OpenBatch>,
 }
 
@@ -95,7 +99,7 @@ pub enum PackageManager {
     Dnf,
 }
 
-/// Whether the headers of the running kernel can be had.
+/// Whether the headers of the running kernel are available.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
 #[serde(rename_all = "kebab-case")]
 pub enum Headers {
@@ -127,18 +131,20 @@ pub struct PciFunction {
 /// Something that we created on the host.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Debug)]
 pub struct Managed {
-    /// The resource's kind.
-    pub kind: String,
-    /// The resource's id.
-    pub id: String,
+    /// Which resource.
+    pub id: ResourceId,
     /// sha256 of the spec that made it.
     pub hash: String,
-    /// Shell that removes it, recorded when it was made, where the id alone does not say how.
+    /// Shell that removes it, recorded when it was made, if the id alone is not enough.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undo: Option<String>,
     /// It was there before us: adopted, never removed.
     #[serde(default)]
     pub adopted: bool,
+    /// Hazards of removing it, as its role declared them when it was made: what changing it disturbs, removing it does
+    /// too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hazards: Vec<Hazard>,
 }
 
 /// Who works on a host.
@@ -167,6 +173,11 @@ pub struct OpenBatch {
 }
 
 impl Facts {
+    /// Returns whether we made or adopted a resource on the host.
+    pub fn owns(&self, resource: &ResourceId) -> bool {
+        self.managed.iter().any(|m| m.id == *resource)
+    }
+
     /// Returns os-release's ID and VERSION_ID joined, such as `ubuntu2404`, `debian12`, `rhel9`, `amzn2023`.
     pub fn os_slug(&self) -> String {
         let id = self.os.get("ID").map(String::as_str).unwrap_or("");

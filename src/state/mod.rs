@@ -1,18 +1,28 @@
-//! The shared vocabulary: what is wanted (`Resource`), what was seen (`Observation`), what differs (`Change`), what is
-//! done about it (`Step`), and on what (`Target`). Types only; every room above speaks them.
+//! The shared vocabulary: desired state (`Resource`), observed state (`Observation`), the difference (`Change`), the action
+//! (`Step`), and what it acts on (`Target`). Types only; every module above uses them.
 
 mod change;
 mod cluster;
 mod facts;
+mod hazard;
+mod id;
 mod names;
+mod plain;
+mod regular;
 mod resource;
 mod secret;
+mod stream;
 mod target;
 
-pub use change::{Change, FieldDiff, Fields, Hazard, Observation, Observed, Seen, Step, Verb};
-pub use cluster::Cluster;
+pub use change::{Change, FieldDiff, Fields, Observation, Observed, Orphan, Seen, Step, Verb};
+pub use cluster::{BarePods, Cluster, Nodes};
 pub use facts::{Facts, Headers, LockRecord, Managed, Mounted, OpenBatch, PackageManager, PciFunction};
-pub use names::{HostName, LateName, PoolName, ResourceId, RunId, StepId, TargetId};
+pub use hazard::Hazard;
+pub use id::{HostKind, InvalidId, JoinRole, ObjectId, ResourceId, StepId, StepOutput};
+pub use names::{HostName, PoolName, RunId, TargetId};
+pub use plain::{is_steering, plain, plain_in_place, plain_json, plain_line, shortened};
+pub use regular::{put, read_regular};
 pub use resource::*;
 pub use secret::{REDACTED, SecretText};
-pub use target::{Failure, FailureKind, Lates, Target};
+pub use stream::{BoxStream, Stream};
+pub use target::{Failure, FailureKind, NODE_DEAD, StepOutputs, Target};

@@ -61,19 +61,6 @@ name! {
     /// One run of `apply`, as shown to a person: five characters such as `8XKQ2`.
     RunId
 }
-name! {
-    /// A resource on one target, `kind/name`, such as `file//etc/hosts` or `package/chrony`; unique on its target.
-    ResourceId
-}
-name! {
-    /// A step of a plan, `target:resource`, such as `h-001:package/chrony`; unique in its plan.
-    StepId
-}
-name! {
-    /// A value that another step makes during the run, such as `token/worker`.
-    LateName
-}
-
 /// What a step acts on: one host, or the cluster behind the Kubernetes API.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Debug)]
 #[serde(rename_all = "kebab-case")]
@@ -91,11 +78,6 @@ impl TargetId {
             TargetId::Host(name) => Some(name),
             TargetId::Cluster => None,
         }
-    }
-
-    /// Returns the id of the step that acts on `resource` of this target.
-    pub fn step(&self, resource: &ResourceId) -> StepId {
-        StepId::new(format!("{self}:{resource}"))
     }
 }
 

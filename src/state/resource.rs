@@ -1,21 +1,21 @@
-//! Desired state: what one host or the cluster should have, as data. Owns the vocabulary of resource kinds; how a kind
-//! is observed, compared and enacted lives in `executor/` (hosts) and `reconciler/` (cluster).
+//! Desired state of a host or the cluster, as data. Owns the types of resource kinds; how a kind is observed, compared and
+//! enacted is in `executor/` (hosts) and `reconciler/` (cluster).
 
-use super::{Hazard, LateName, ResourceId, SecretText};
+use super::{Hazard, HostKind, HostName, JoinRole, ObjectId, ResourceId, SecretText, StepOutput};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// One thing that should be so on a target. The resources of a target are a list, enacted in its order.
 #[derive(Clone, PartialEq, Serialize, Deserialize, Debug)]
 pub struct Resource {
-    /// `kind/name`, unique on the target.
+    /// What it is, unique on the target.
     pub id: ResourceId,
     /// The role, model, tenant or component that wants it; printed as the step's origin.
     pub role: String,
     /// Why it is wanted, if that is not plain from the resource itself; a phrase without a full stop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
-    /// What is wanted.
+    /// Desired state.
     pub spec: Spec,
     /// Units to restart in the same batch when this changed (only if they are running).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -23,18 +23,18 @@ pub struct Resource {
     /// Hazards of changing it, beyond `restarts`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hazards: Vec<Hazard>,
-    /// Values made by other steps that enacting it needs; a resource with one starts a batch of its own.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub late: Vec<LateName>,
+    /// Outputs of other steps that enacting it needs; a resource with one starts a batch of its own.
+    #[serde(default, rename = "late", skip_serializing_if = "Vec::is_empty")]
+    pub inputs: Vec<StepOutput>,
     /// How long enacting it may take, in seconds.
     pub deadline_s: u64,
 }
 
-/// How long a resource may take to enact when its role says nothing, in seconds.
+/// The default deadline of a resource, in seconds.
 pub const DEFAULT_DEADLINE_S: u64 = 300;
 
 impl Resource {
-    /// Returns a resource with no hazards, no late values and the default deadline.
+    /// Returns a resource with no hazards, no step outputs and the default deadline.
     pub fn new(role: impl Into<String>, spec: Spec) -> Self {
         Self {
             id: spec.id(),
@@ -43,7 +43,7 @@ impl Resource {
             spec,
             restarts: Vec::new(),
             hazards: Vec::new(),
-            late: Vec::new(),
+            inputs: Vec::new(),
             deadline_s: DEFAULT_DEADLINE_S,
         }
     }
@@ -69,7 +69,7 @@ pub enum Spec {
     Download(Download),
     /// A systemd unit's state.
     Unit(Unit),
-    /// A kernel module, loaded now and at boot, or kept out.
+    /// A kernel module, loaded now and at boot, or blocked.
     KernelModule(KernelModule),
     /// A kernel setting, live and at boot.
     Sysctl(Sysctl),
@@ -96,58 +96,31 @@ pub enum Spec {
 }
 
 impl Spec {
-    /// Returns the kind's name in kebab case, as in resource ids and role files.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Spec::Package(_) => "package",
-            Spec::PackageRepository(_) => "package-repository",
-            Spec::File(_) => "file",
-            Spec::Directory(_) => "directory",
-            Spec::LineInFile(_) => "line-in-file",
-            Spec::Symlink(_) => "symlink",
-            Spec::Download(_) => "download",
-            Spec::Unit(_) => "unit",
-            Spec::KernelModule(_) => "kernel-module",
-            Spec::Sysctl(_) => "sysctl",
-            Spec::Filesystem(_) => "filesystem",
-            Spec::Mount(_) => "mount",
-            Spec::Swap(_) => "swap",
-            Spec::Hostname(_) => "hostname",
-            Spec::Command(_) => "command",
-            Spec::Reboot(_) => "reboot",
-            Spec::Object(_) => "object",
-            Spec::Node(_) => "node",
-            Spec::JoinToken(_) => "token",
-            Spec::Chat(_) => "chat",
-        }
-    }
-
-    /// Returns `kind/name`.
+    /// Returns what it is, unique on its target.
     pub fn id(&self) -> ResourceId {
-        let kind = self.kind();
-        let name = match self {
-            Spec::Package(p) => p.name.clone(),
-            Spec::PackageRepository(r) => r.name.clone(),
-            Spec::File(f) => f.path.clone(),
-            Spec::Directory(d) => d.path.clone(),
-            Spec::LineInFile(l) => format!("{}#{}", l.path, l.name),
-            Spec::Symlink(l) => l.path.clone(),
-            Spec::Download(d) => d.path.clone(),
-            Spec::Unit(u) => u.name.clone(),
-            Spec::KernelModule(m) => m.name.clone(),
-            Spec::Sysctl(s) => s.key.clone(),
-            Spec::Filesystem(f) => f.device.clone(),
-            Spec::Mount(m) => m.path.clone(),
-            Spec::Swap(_) => "all".to_owned(),
-            Spec::Hostname(_) => "self".to_owned(),
-            Spec::Command(c) => c.name.clone(),
-            Spec::Reboot(r) => r.name.clone(),
-            Spec::Object(o) => return ResourceId::new(o.display_name()),
-            Spec::Node(n) => n.name.clone(),
-            Spec::JoinToken(t) => t.role.as_str().to_owned(),
-            Spec::Chat(c) => format!("{}/{}", c.tenant, c.model),
-        };
-        ResourceId::new(format!("{kind}/{name}"))
+        let host = |kind, name: &str| ResourceId::host(kind, name);
+        match self {
+            Spec::Package(p) => host(HostKind::Package, &p.name),
+            Spec::PackageRepository(r) => host(HostKind::PackageRepository, &r.name),
+            Spec::File(f) => host(HostKind::File, &f.path),
+            Spec::Directory(d) => host(HostKind::Directory, &d.path),
+            Spec::LineInFile(l) => ResourceId::host(HostKind::LineInFile, format!("{}#{}", l.path, l.name)),
+            Spec::Symlink(l) => host(HostKind::Symlink, &l.path),
+            Spec::Download(d) => host(HostKind::Download, &d.path),
+            Spec::Unit(u) => host(HostKind::Unit, &u.name),
+            Spec::KernelModule(m) => host(HostKind::KernelModule, &m.name),
+            Spec::Sysctl(s) => host(HostKind::Sysctl, &s.key),
+            Spec::Filesystem(f) => host(HostKind::Filesystem, &f.device),
+            Spec::Mount(m) => host(HostKind::Mount, &m.path),
+            Spec::Swap(_) => host(HostKind::Swap, "all"),
+            Spec::Hostname(_) => host(HostKind::Hostname, "self"),
+            Spec::Command(c) => host(HostKind::Command, &c.name),
+            Spec::Reboot(r) => host(HostKind::Reboot, &r.name),
+            Spec::Object(o) => ResourceId::Object(ObjectId::of(&o.manifest)),
+            Spec::Node(n) => ResourceId::Node(HostName::new(n.name.clone())),
+            Spec::JoinToken(t) => ResourceId::JoinToken(t.role),
+            Spec::Chat(c) => ResourceId::Chat { tenant: c.tenant.clone(), model: c.model.clone() },
+        }
     }
 }
 
@@ -253,12 +226,15 @@ pub struct Symlink {
 pub struct Download {
     /// Absolute path on the host.
     pub path: String,
-    /// Where it can be had, tried in order.
+    /// Its URLs, tried in order.
     pub urls: Vec<String>,
     /// Lower-case hex sha256 of the content.
     pub sha256: String,
     /// Octal permission bits.
     pub mode: u32,
+    /// Its version, if the file can print it: a plan then shows versions instead of sums.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
 }
 
 /// A systemd unit.
@@ -309,7 +285,7 @@ pub struct Filesystem {
     pub device: String,
     /// `ext4` or `xfs`.
     pub kind: String,
-    /// The uuid by which it is ours.
+    /// The uuid that marks it as managed.
     pub uuid: String,
     /// What may be on the disk and goes, such as `ext4`, `gpt` or `LVM2_member`; anything else is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -348,7 +324,7 @@ pub struct Command {
     /// POSIX shell that changes nothing: exit 0 if all is as it should be, 1 if `apply` is needed. What it prints (one
     /// line at most) is shown as the present state.
     pub guard: String,
-    /// POSIX shell that brings it about; the guard must hold afterwards. A late value `token/worker` arrives as the
+    /// POSIX shell that brings it about; the guard must hold afterwards. The output `token/worker` arrives as the
     /// path of a 0600 file in `$LATE_token_worker`, unlinked when the command ends.
     pub apply: String,
     /// POSIX shell that takes it back when no role wants it any more.
@@ -415,22 +391,7 @@ pub enum Ready {
     Available,
 }
 
-impl Object {
-    fn text(&self, pointer: &str) -> &str {
-        self.manifest.pointer(pointer).and_then(|v| v.as_str()).unwrap_or("")
-    }
-
-    /// Returns `Kind/namespace/name`, or `Kind/name` for a cluster-scoped object.
-    pub fn display_name(&self) -> String {
-        let (kind, name) = (self.text("/kind"), self.text("/metadata/name"));
-        match self.text("/metadata/namespace") {
-            "" => format!("{kind}/{name}"),
-            namespace => format!("{kind}/{namespace}/{name}"),
-        }
-    }
-}
-
-/// A node, as the cluster should see it. Only the keys named here are ours.
+/// A node, as the cluster should see it. Only the keys named here are managed.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
 pub struct Node {
     /// The node's name.
@@ -443,31 +404,6 @@ pub struct Node {
     pub cordoned: bool,
     /// Extended resources that must be allocatable before the startup taint goes, such as `nvidia.com/gpu: 8`.
     pub allocatable: BTreeMap<String, u64>,
-}
-
-/// Which kind of node a token lets join.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Debug)]
-#[serde(rename_all = "kebab-case")]
-pub enum JoinRole {
-    /// A worker, at the Kubernetes API.
-    Worker,
-    /// A controller, at the k0s join API.
-    Controller,
-}
-
-impl JoinRole {
-    /// Returns the word that `k0s token create --role` takes.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            JoinRole::Worker => "worker",
-            JoinRole::Controller => "controller",
-        }
-    }
-
-    /// Returns the late value that carries a token of this role: `token/worker` or `token/controller`.
-    pub fn late(self) -> LateName {
-        LateName::new(format!("token/{}", self.as_str()))
-    }
 }
 
 /// A join token.

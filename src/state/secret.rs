@@ -7,10 +7,10 @@ use std::collections::BTreeSet;
 use std::fmt;
 use zeroize::Zeroizing;
 
-/// What stands in the place of a secret wherever one would be shown or stored.
+/// Replaces a secret wherever one would be shown or stored.
 pub const REDACTED: &str = "<secret>";
 
-/// A secret shorter than this cannot be told from ordinary text, in bytes.
+/// A shorter secret cannot be distinguished from ordinary text, in bytes.
 const SHORTEST: usize = 4;
 
 /// A secret value, such as a token or a password.
@@ -30,7 +30,7 @@ impl SecretText {
 
     /// Returns the texts by which the secret would be known in one line of output: each of its own lines, and both whole
     /// and by line in base64 and percent-encoded, as URLs and manifests carry it. Longest first, so that no part is left.
-    /// What is too short to be told from ordinary text is left out.
+    /// Secrets too short to be distinguished from ordinary text are left out.
     pub fn forms(&self) -> Vec<Zeroizing<String>> {
         let standard = base64::engine::general_purpose::STANDARD;
         let whole = self.0.as_str();

@@ -1,10 +1,13 @@
 //! The one interface through which `run/` reaches hosts and cluster.
 
-use super::{LateName, Observed, SecretText, Step, StepId, TargetId};
+use super::{Observed, SecretText, Step, StepId, StepOutput, TargetId};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
+
+/// The code of a drain that was given up because the node's kubelet does not answer: nothing ends its pods.
+pub const NODE_DEAD: &str = "E-NODE-DEAD";
 
 /// Something that can be observed and changed: a host over SSH, or the cluster over its API.
 #[async_trait]
@@ -16,15 +19,35 @@ pub trait Target: Send + Sync {
     async fn observe(&self) -> Result<Observed, Failure>;
 
     /// Carries out steps that the last `observe` led to, in order, stopping at the first that fails. Emits an event per
-    /// step. Late values that the steps need are in `lates`; those that they make are returned.
-    async fn enact(&self, steps: &[Step], lates: &Lates) -> Result<Lates, Failure>;
+    /// step. What they take from other steps is in `outputs`; what they make themselves is returned.
+    async fn enact(&self, steps: &[Step], outputs: &StepOutputs) -> Result<StepOutputs, Failure>;
+
+    /// Stops k0s and everything that pods run on a host whose kubelet does not answer; succeeds only where nothing of them
+    /// is left.
+    async fn stop_pods(&self) -> Result<(), Failure> {
+        Err(Failure::new(FailureKind::Step, NODE_DEAD, format!("{} runs no pods", self.id())))
+    }
+
+    /// Keeps the lock of this run, if it has one here, for as long again: a host may wait for hours between two batches.
+    async fn renew_lock(&self) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// Waits until the host's k0s stays up, with the kubelet that it started: before that its node is not back in service.
+    async fn serves(&self) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// Begins nothing more and ends every wait: what `enact` has not done yet fails as interrupted. What runs on a host is
+    /// not cut off, so hosts have nothing to do here.
+    fn stop(&self) {}
 
     /// Ends a run on this target: releases its lock, invalidates tokens. Called once, also after a failure.
     async fn finish(&self) -> Result<(), Failure>;
 }
 
-/// Values made by steps during a run.
-pub type Lates = BTreeMap<LateName, SecretText>;
+/// Outputs of steps, which other steps of the run take.
+pub type StepOutputs = BTreeMap<StepOutput, SecretText>;
 
 /// Why a target stopped, with all that a person needs to go on.
 #[derive(Clone, PartialEq, Serialize, Deserialize, Debug)]

@@ -1,7 +1,7 @@
-//! Templates for whatever a machine reads, and quoting for the shell.
+//! Templates for text that machines read, and shell quoting.
 
 mod quote;
 mod render;
 
 pub use quote::quote;
-pub use render::{Scope, TemplateError, render};
+pub use render::{Scope, TemplateError, names, names_in_expression, render};

@@ -1,7 +1,8 @@
-//! The one minijinja environment: strict, bounded, no escaping (machines read what it makes).
+//! The one minijinja environment: strict, bounded, no escaping (machines read its output).
 
 use minijinja::{Environment, UndefinedBehavior, Value, syntax::SyntaxConfig, value::Serde};
 use serde::Serialize;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::LazyLock;
 
 /// Instructions a template may take; far more than any of ours, far less than a loop that never ends.
@@ -51,6 +52,34 @@ pub fn render(name: &str, source: &str, context: impl Serialize) -> Result<Strin
     Scope::new(context).render(name, source)
 }
 
+/// Returns the expression that a text consists of.
+fn whole(text: &str) -> Option<&str> {
+    let expression = text.trim().strip_prefix("{{")?.strip_suffix("}}")?;
+    (!expression.contains("{{") && !expression.contains("}}")).then_some(expression)
+}
+
+/// Returns what a text that is filled in looks up, such as `host.name`, or what is wrong with its syntax. Names that the
+/// environment itself has are left out.
+pub fn names(name: &str, text: &str) -> Result<BTreeSet<String>, TemplateError> {
+    if let Some(expression) = whole(text) {
+        return names_in_expression(name, expression);
+    }
+    let template = ENVIRONMENT.template_from_named_str(name, text).map_err(|e| error(name, &e))?;
+    Ok(own(template.undeclared_variables(true)))
+}
+
+/// Returns the same of an expression.
+pub fn names_in_expression(name: &str, expression: &str) -> Result<BTreeSet<String>, TemplateError> {
+    let compiled = ENVIRONMENT
+        .compile_expression(expression)
+        .map_err(|e| TemplateError { line: 1, ..error(name, &e) })?;
+    Ok(own(compiled.undeclared_variables(true)))
+}
+
+fn own(names: HashSet<String>) -> BTreeSet<String> {
+    names.into_iter().filter(|name| !ENVIRONMENT.globals().any(|(global, _)| global == name)).collect()
+}
+
 /// What templates can name, converted once however many templates use it.
 #[derive(Clone, Debug)]
 pub struct Scope(Value);
@@ -72,7 +101,7 @@ impl Scope {
         ENVIRONMENT.render_named_str(name, source, self.0.clone()).map_err(|e| error(name, &e))
     }
 
-    /// Evaluates an expression. One that comes to nothing defined is an error, as in a template.
+    /// Evaluates an expression. An undefined result is an error, as in a template.
     fn evaluate(&self, name: &str, expression: &str) -> Result<Value, TemplateError> {
         let compiled = ENVIRONMENT.compile_expression_owned(expression.to_owned());
         let value = compiled
@@ -93,17 +122,16 @@ impl Scope {
     /// Fills in a text. One that is nothing but `{{ expression }}` becomes that expression's value, whatever its type,
     /// so that numbers, lists and mappings need no detour over text.
     pub fn fill(&self, name: &str, text: &str) -> Result<serde_json::Value, TemplateError> {
-        let whole = text.trim().strip_prefix("{{").and_then(|rest| rest.strip_suffix("}}"));
-        match whole {
-            Some(expression) if !expression.contains("{{") && !expression.contains("}}") => {
+        match whole(text) {
+            Some(expression) => {
                 let value = self.evaluate(name, expression)?;
                 serde_json::to_value(&value).map_err(|_| TemplateError {
                     name: name.to_owned(),
                     line: 1,
-                    message: "a value that is no data".to_owned(),
+                    message: "a value that is not data".to_owned(),
                 })
             }
-            _ => self.render(name, text).map(serde_json::Value::String),
+            None => self.render(name, text).map(serde_json::Value::String),
         }
     }
 }

@@ -5,9 +5,9 @@ use super::contract::rest::Rest;
 use super::servers::ControlPlane;
 use async_trait::async_trait;
 use provision::event::Events;
+use provision::k0s::ControllerOutput;
 use provision::plan::steps_of;
-use provision::reconciler::{Access, Answer, ClusterSetup, ClusterTarget};
-use provision::ssh::{BoxStream, SshError, SshErrorKind};
+use provision::reconciler::{Access, ClusterSetup, ClusterTarget};
 use provision::state::*;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -19,13 +19,13 @@ struct Loopback {
     admin: String,
 }
 
-fn refused(what: String) -> SshError {
-    SshError { kind: SshErrorKind::Refused, message: what, hint: String::new() }
+fn refused(what: String) -> Failure {
+    Failure::new(FailureKind::Unobserved, "E-SSH-REFUSED", what)
 }
 
 #[async_trait]
 impl Access for Loopback {
-    async fn controller(&self, port: u16) -> Result<BoxStream, SshError> {
+    async fn controller(&self, port: u16) -> Result<BoxStream, Failure> {
         assert_eq!(port, 6443, "nothing else is asked for");
         let stream =
             TcpStream::connect(("127.0.0.1", self.port)).await.map_err(|e| refused(e.to_string()))?;
@@ -33,7 +33,7 @@ impl Access for Loopback {
         Ok(Box::new(stream))
     }
 
-    async fn worker(&self, port: u16) -> Result<BoxStream, SshError> {
+    async fn worker(&self, port: u16) -> Result<BoxStream, Failure> {
         Err(refused(format!("node port {port}: no node runs anything here")))
     }
 
@@ -41,7 +41,7 @@ impl Access for Loopback {
         Ok(Some(self.admin.clone().into_bytes()))
     }
 
-    async fn ask_controllers(&self, _: &str) -> Vec<Answer> {
+    async fn run_on_controllers(&self, _: &str) -> Vec<ControllerOutput> {
         // No host is behind this API, and no k0s.
         Vec::new()
     }
@@ -123,11 +123,11 @@ pub async fn steps(target: &ClusterTarget) -> Vec<Step> {
 /// Brings the cluster to what is wanted, and asserts that nothing is left to do.
 pub async fn converge(target: &ClusterTarget) {
     let todo = steps(target).await;
-    target.enact(&todo, &Lates::new()).await.expect("enacted");
+    target.enact(&todo, &StepOutputs::new()).await.expect("enacted");
     assert_eq!(steps(target).await, [], "the second plan is empty");
 }
 
-/// Returns the resources that steps are about.
-pub fn names(steps: &[Step]) -> Vec<&str> {
-    steps.iter().map(|s| s.resource.as_str()).collect()
+/// Returns the resources that steps are about: `Deployment/models/a`.
+pub fn names(steps: &[Step]) -> Vec<String> {
+    steps.iter().map(|s| s.resource.what().replacen(' ', "/", 1)).collect()
 }

@@ -2,9 +2,13 @@
 //! controlplane`, with parts of names to run only those cases. One control plane serves all of them, one after the other;
 //! the last line is `tier controlplane: N passed, M failed`. Exit code 77: there is no control plane to test against.
 
+// Functions around tests fail as tests do.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod assets;
 mod contract;
 mod kit;
+mod lab;
 mod manifests;
 mod nodes;
 mod pki;
@@ -29,7 +33,7 @@ type Test = (&'static str, Run);
 type Run = for<'a> fn(&'a ControlPlane) -> BoxFuture<'a, ()>;
 
 macro_rules! contract_tests {
-    ($($room:ident: [$($case:ident),* $(,)?],)*) => {
+    ($($module:ident: [$($case:ident),* $(,)?],)*) => {
         [$($((
             concat!("contract::", stringify!($case)),
             (|plane| Box::pin(contract::run(plane, stringify!($case)))) as Run,
@@ -39,10 +43,10 @@ macro_rules! contract_tests {
 
 /// Lists tests of a module by the names of its functions.
 macro_rules! tests {
-    ($room:ident: $($case:ident),* $(,)?) => {
+    ($module:ident: $($case:ident),* $(,)?) => {
         [$((
-            concat!(stringify!($room), "::", stringify!($case)),
-            (|plane| Box::pin(crate::$room::$case(plane))) as crate::Run,
+            concat!(stringify!($module), "::", stringify!($case)),
+            (|plane| Box::pin(crate::$module::$case(plane))) as crate::Run,
         ),)*]
     };
 }
@@ -53,6 +57,7 @@ fn all() -> Vec<Test> {
     all.extend(reconciler::tests());
     all.extend(nodes::tests());
     all.extend(manifests::tests());
+    all.extend(lab::tests());
     all
 }
 

@@ -181,7 +181,7 @@ pub async fn the_lab_inventory_is_brought_up_whole(plane: &ControlPlane) {
     let kubelet = Kubelet::start(&rest, &names, starting).await;
     let cluster = target(plane, &inventory.name, all.clone(), Events::none());
     let todo = steps(&cluster).await;
-    let enacting = async { cluster.enact(&todo, &Lates::new()).await };
+    let enacting = async { cluster.enact(&todo, &StepOutputs::new()).await };
     // Device plugins report when their pods run, which the real controllers make and the real scheduler places.
     let plugging = async {
         let mut left: BTreeMap<String, (String, u64)> = BTreeMap::new();

@@ -126,16 +126,16 @@ pub async fn a_field_that_another_controller_sets_is_a_conflict_with_names(plane
     let path = format!("{}?fieldManager=other-controller", bench.rest.core("configmaps/a"));
     bench.rest.merge(&path, &json!({"data": {"key": "theirs"}})).await.expect(200);
     let todo = steps(&target).await;
-    let failure = target.enact(&todo, &Lates::new()).await.expect_err("refused");
+    let failure = target.enact(&todo, &StepOutputs::new()).await.expect_err("refused");
     assert_eq!(failure.code, "E-K8S-CONFLICT", "{failure:?}");
-    assert!(failure.message.ends_with(".data.key belongs to other-controller"), "{}", failure.message);
+    assert!(failure.message.ends_with(".data.key is owned by other-controller"), "{}", failure.message);
     assert_eq!(bench.core("configmaps/a").await["data"]["key"], "theirs");
     // The same with another's server-side apply.
     let theirs = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"key": "applied"}});
     bench.rest.apply(&bench.rest.core("configmaps/a"), "argocd", "&force=true", &theirs).await.expect(200);
     let todo = steps(&target).await;
-    let failure = target.enact(&todo, &Lates::new()).await.expect_err("refused");
-    assert!(failure.message.ends_with(".data.key belongs to argocd"), "{}", failure.message);
+    let failure = target.enact(&todo, &StepOutputs::new()).await.expect_err("refused");
+    assert!(failure.message.ends_with(".data.key is owned by argocd"), "{}", failure.message);
 }
 
 pub async fn what_nothing_wants_any_more_goes_and_what_was_there_before_us_stays(plane: &ControlPlane) {
@@ -157,8 +157,8 @@ pub async fn what_nothing_wants_any_more_goes_and_what_was_there_before_us_stays
 
     let fewer = bench.target(vec![bench.config("stays", "wanted")]);
     let todo = steps(&fewer).await;
-    let mut removed = names(&todo);
-    removed.retain(|n| todo.iter().any(|s| s.resource.as_str() == *n && s.change.verb == Verb::Remove));
+    let removals: Vec<Step> = todo.iter().filter(|s| s.change.verb == Verb::Remove).cloned().collect();
+    let removed = names(&removals);
     let of = |kind: &str| format!("{kind}/{ns}/a");
     let expected = [
         of("Deployment"),
@@ -213,7 +213,7 @@ pub async fn an_unknown_field_is_refused_and_named(plane: &ControlPlane) {
         "spec": {"ports": [{"port": 80, "nodePrt": 30080}]}}),
     )]);
     let todo = steps(&target).await;
-    let failure = target.enact(&todo, &Lates::new()).await.expect_err("refused");
+    let failure = target.enact(&todo, &StepOutputs::new()).await.expect_err("refused");
     assert_eq!(failure.code, "E-K8S-INVALID", "{failure:?}");
     assert!(failure.message.contains("nodePrt"), "{}", failure.message);
 }
@@ -225,7 +225,7 @@ pub async fn an_invalid_object_is_refused_and_named(plane: &ControlPlane) {
     inner.manifest["metadata"]["labels"] = json!({"k": "not a value"});
     let target = bench.target(vec![bad]);
     let todo = steps(&target).await;
-    let failure = target.enact(&todo, &Lates::new()).await.expect_err("refused");
+    let failure = target.enact(&todo, &StepOutputs::new()).await.expect_err("refused");
     assert_eq!(failure.code, "E-K8S-INVALID", "{failure:?}");
     assert!(failure.message.contains("metadata.labels"), "{}", failure.message);
 }
@@ -244,7 +244,7 @@ pub async fn a_change_that_is_not_allowed_is_shown_by_the_plan(plane: &ControlPl
     let todo = steps(&target).await;
     let said = todo[0].deferred.clone().unwrap_or_default();
     assert!(said.contains("field is immutable"), "{todo:?}");
-    let failure = target.enact(&todo, &Lates::new()).await.expect_err("refused");
+    let failure = target.enact(&todo, &StepOutputs::new()).await.expect_err("refused");
     assert_eq!(failure.code, "E-K8S-INVALID", "{failure:?}");
 }
 
@@ -275,13 +275,13 @@ pub async fn a_definition_is_waited_for_used_and_upgraded(plane: &ControlPlane) 
     let target = bench.target(vec![crd(json!({})), pool(json!({"selector": selector}))]);
     let todo = steps(&target).await;
     let object = format!("InferencePool/{}/p", bench.rest.ns);
-    assert!(names(&todo).contains(&object.as_str()), "its kind is not served, so it is not there: {todo:?}");
+    assert!(names(&todo).contains(&object), "its kind is not served, so it is not there: {todo:?}");
     converge(&target).await;
     // An object with a field of the next version is refused until the definition has it.
     let newer = json!({"selector": selector, "port": 8000});
     let early = bench.target(vec![crd(json!({})), pool(newer.clone())]);
     let todo = steps(&early).await;
-    let failure = early.enact(&todo, &Lates::new()).await.expect_err("refused");
+    let failure = early.enact(&todo, &StepOutputs::new()).await.expect_err("refused");
     assert_eq!(failure.code, "E-K8S-INVALID", "{failure:?}");
     let upgraded = bench.target(vec![
         crd(json!({"port": {"type": "integer"}, "weight": {"type": "integer", "default": 1}})),
@@ -314,26 +314,28 @@ pub async fn a_token_lets_in_until_the_run_ends(plane: &ControlPlane) {
         .map(|role| Resource::new("k0s", Spec::JoinToken(JoinToken { role })));
     let target = bench.target(tokens.to_vec());
     let step = |role: JoinRole| Step {
-        id: StepId::new(format!("cluster:token/{}", role.as_str())),
+        id: TargetId::Cluster.step(&ResourceId::JoinToken(role)),
         target: TargetId::Cluster,
-        resource: ResourceId::new(format!("token/{}", role.as_str())),
+        resource: ResourceId::JoinToken(role),
         role: "k0s".into(),
         what: "token".into(),
         why: None,
         change: Change { verb: Verb::Run, fields: Vec::new(), text: None },
+        digest: String::new(),
         hazards: Vec::new(),
         needs: Vec::new(),
-        late: Vec::new(),
+        inputs: Vec::new(),
         deferred: None,
         deadline_s: 30,
     };
     let made = target
-        .enact(&[step(JoinRole::Worker), step(JoinRole::Controller)], &Lates::new())
+        .enact(&[step(JoinRole::Worker), step(JoinRole::Controller)], &StepOutputs::new())
         .await
         .expect("made");
     let token = |role: JoinRole| {
-        let packed =
-            base64::engine::general_purpose::STANDARD.decode(made[&role.late()].expose()).expect("base64");
+        let packed = base64::engine::general_purpose::STANDARD
+            .decode(made[&StepOutput::JoinToken(role)].expose())
+            .expect("base64");
         let mut text = String::new();
         flate2::read::GzDecoder::new(packed.as_slice()).read_to_string(&mut text).expect("gzip");
         let config: Value = serde_saphyr::from_str(&text).expect("a kubeconfig");
@@ -386,7 +388,7 @@ pub async fn a_secret_is_compared_and_never_shown(plane: &ControlPlane) {
     // What the API says of a bad one does not quote it.
     let bad = bench.target(vec![secret("canary-not-base64!")]);
     let todo = steps(&bad).await;
-    let failure = bad.enact(&todo, &Lates::new()).await.expect_err("refused");
+    let failure = bad.enact(&todo, &StepOutputs::new()).await.expect_err("refused");
     let told = format!("{failure:?} {todo:?}");
     assert!(!told.contains("canary-not-base64"), "{told}");
 }
@@ -452,7 +454,7 @@ pub async fn a_webhook_that_does_not_answer_is_waited_for_and_one_that_refuses_i
     let (events, mut seen) = Events::channel();
     let target = bench.target_with(vec![bench.config("a", "1")], events);
     let todo = steps(&target).await;
-    let enacting = async { target.enact(&todo, &Lates::new()).await };
+    let enacting = async { target.enact(&todo, &StepOutputs::new()).await };
     let starting = async {
         // Up once the run said that it waits.
         loop {
@@ -473,7 +475,7 @@ pub async fn a_webhook_that_does_not_answer_is_waited_for_and_one_that_refuses_i
     assert_eq!(steps(&target).await, []);
     let refused = bench.target(vec![bench.config("refused", "1")]);
     let todo = steps(&refused).await;
-    let failure = refused.enact(&todo, &Lates::new()).await.expect_err("refused");
+    let failure = refused.enact(&todo, &StepOutputs::new()).await.expect_err("refused");
     assert_eq!(failure.code, "E-K8S-INVALID", "{failure:?}");
     assert!(failure.message.contains("not on my watch"), "{}", failure.message);
     bench.rest.delete(&format!("{hooks}/{ns}"), &Value::Null).await.expect(200);
@@ -485,7 +487,7 @@ pub async fn an_api_that_restarts_in_the_middle_is_waited_for(plane: &ControlPla
     let (events, mut seen) = Events::channel();
     let target = bench.target_with(all.clone(), events);
     let todo = steps(&target).await;
-    let enacting = async { target.enact(&todo, &Lates::new()).await };
+    let enacting = async { target.enact(&todo, &StepOutputs::new()).await };
     let restarting = async {
         // In the middle: some are there, some are not.
         let mut done = 0;

@@ -1,4 +1,4 @@
-//! Data tests of accelerator hosts: what paper refuses, and what roles come to for every class of product on every system.
+//! Data tests of accelerator hosts: rejected inventories, and the resources of roles for every class of product and system.
 
 use provision::artifact::{Lock, Locked};
 use provision::catalog::Catalog;
@@ -14,9 +14,9 @@ fn data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(name)
 }
 
-/// Each inventory is refused for one reason, with its own code and source; its twin differs in one line and passes.
+/// Each inventory is refused for one reason, with its own code and source; its valid counterpart differs in one line and passes.
 #[test]
-fn each_refusal_has_its_code_and_source_and_a_twin_that_passes() {
+fn each_refusal_has_its_code_and_source_and_a_valid_counterpart_passes() {
     let catalog = Catalog::builtin().expect("the catalog");
     let cases = [
         ("b300-branch-570", "E-NV-BRANCH", "open-gpu-kernel-modules@595.45.04 README + first tag 580.82.07"),
@@ -28,12 +28,12 @@ fn each_refusal_has_its_code_and_source_and_a_twin_that_passes() {
         ("rdma-closed-module", "E-RDMA-MODULE", "GPU Operator documents, GPUDirect RDMA"),
         ("rdma-volta", "E-RDMA-MODULE", "GPU Operator documents, GPUDirect RDMA"),
         ("efa-kernel-5.10", "E-RDMA-KERNEL", "GPU Operator documents, GPUDirect RDMA"),
-        ("rdma-neuron", "E-RDMA-POOL", "AWS's instances have EFA"),
+        ("rdma-neuron", "E-RDMA-POOL", "AWS instances have EFA"),
         ("k0s-1.36-drop-in-v2", "E-CONTAINERD-DROPIN", "k0s docs/runtime.md"),
     ];
     for (name, code, source) in cases {
         let refused = data(&format!("inventories/refused/{name}.yaml"));
-        let twin = data(&format!("inventories/refused/{name}.twin.yaml"));
+        let valid = data(&format!("inventories/refused/{name}.valid.yaml"));
         let found = load(&refused, &catalog).map(|l| l.inventory.name).expect_err(name);
         let errors: Vec<_> = found.all.iter().filter(|d| d.severity == Severity::Error).collect();
         assert_eq!(errors.iter().map(|d| d.code).collect::<Vec<_>>(), [code], "{name}: {found}");
@@ -42,15 +42,15 @@ fn each_refusal_has_its_code_and_source_and_a_twin_that_passes() {
             "{name}: {:?}",
             errors[0].source
         );
-        assert!(errors[0].place.is_some() && errors[0].hint.is_some(), "{name}: it has a place and a hint");
-        load(&twin, &catalog).unwrap_or_else(|d| panic!("{name}: the twin passes\n{d}"));
+        assert!(errors[0].span.is_some() && errors[0].hint.is_some(), "{name}: it has a location and a hint");
+        load(&valid, &catalog).unwrap_or_else(|d| panic!("{name}: the valid passes\n{d}"));
         let read = |path: &Path| std::fs::read_to_string(path).expect("an inventory");
-        let (a, b) = (read(&refused), read(&twin));
+        let (a, b) = (read(&refused), read(&valid));
         let differing = a.lines().zip(b.lines()).filter(|(a, b)| a != b).count();
         assert_eq!(
             (differing, a.lines().count()),
             (1, b.lines().count()),
-            "{name}: the twin differs in one field"
+            "{name}: the counterpart differs in one field"
         );
     }
 }

@@ -6,8 +6,19 @@ fn builtin() -> Catalog {
     Catalog::builtin().expect("the built-in catalog is sound")
 }
 
+/// Returns the built-in catalog with the rows of the files in a folder.
+fn with_rows(folder: &std::path::Path) -> Result<Catalog, CatalogError> {
+    let mut paths: Vec<_> =
+        std::fs::read_dir(folder).expect("a folder").flatten().map(|e| e.path()).collect();
+    paths.sort();
+    Catalog::extended(paths.into_iter().map(|path| {
+        let text = std::fs::read_to_string(&path).expect("a file");
+        (path, text)
+    }))
+}
+
 #[test]
-fn one_device_id_that_is_two_products_is_told_apart_by_its_subsystem() {
+fn a_device_id_of_two_products_is_resolved_by_its_subsystem() {
     let catalog = builtin();
     assert_eq!(catalog.by_pci("10de", "25b6", "10de", "14a9").map(|p| p.slug.as_str()), Some("a16"));
     assert_eq!(catalog.by_pci("10de", "25b6", "10de", "157e").map(|p| p.slug.as_str()), Some("a2"));
@@ -58,27 +69,25 @@ fn a_users_file_adds_and_replaces_rows_and_contradictions_are_found() {
     };
     let file = dir.path().join("mine.yaml");
     std::fs::write(&file, row("h100-sxm5-80gb", "2330", 570)).expect("written");
-    let catalog = Catalog::load(Some(dir.path())).expect("loads");
+    let catalog = with_rows(dir.path()).expect("loads");
     assert_eq!(catalog.product("h100-sxm5-80gb").and_then(|p| p.max_branch), Some(580));
 
     std::fs::write(&file, row("mine", "2330", 570)).expect("written");
-    assert!(
-        matches!(Catalog::load(Some(dir.path())), Err(CatalogError::Contradiction(m)) if m.contains("10de:2330"))
-    );
+    assert!(matches!(with_rows(dir.path()), Err(CatalogError::Contradiction(m)) if m.contains("10de:2330")));
 
     std::fs::write(&file, row("mine", "ffff", 595)).expect("written");
     assert!(
-        matches!(Catalog::load(Some(dir.path())), Err(CatalogError::Contradiction(m)) if m.contains("mine needs branch 595"))
+        matches!(with_rows(dir.path()), Err(CatalogError::Contradiction(m)) if m.contains("mine needs branch 595"))
     );
 
     std::fs::write(&file, "produkts: []\n").expect("written");
     assert!(
-        matches!(Catalog::load(Some(dir.path())), Err(CatalogError::Parse { message, .. }) if message.contains("produkts"))
+        matches!(with_rows(dir.path()), Err(CatalogError::Parse { message, .. }) if message.contains("produkts"))
     );
 }
 
 #[test]
-fn a_gpu_that_nobody_knows_gets_the_newest_branch_and_open_modules() {
+fn an_unknown_gpu_gets_the_newest_branch_and_open_modules() {
     let catalog = builtin();
     let unknown = catalog.product("10de:3021").expect("assumed");
     assert_eq!((unknown.min_branch, unknown.open_module), (Some(610), OpenModule::Required));
@@ -130,7 +139,7 @@ fn an_xid_has_one_action_and_a_file_of_ones_own_can_change_it() {
     let dir = tempfile::tempdir().expect("a folder");
     std::fs::write(dir.path().join("x.yaml"), "xids: [{action: isolate, xids: [79], source: ours}]\n")
         .expect("written");
-    let mine = Catalog::load(Some(dir.path())).expect("loads");
+    let mine = with_rows(dir.path()).expect("loads");
     assert_eq!((mine.xid(79), mine.xid(151)), (Some(Action::Isolate), Some(Action::Reboot)));
 }
 
@@ -143,16 +152,16 @@ fn catalog_check_names_every_contradiction() {
         ),
         (
             "branches: [{branch: 640, kind: best, latest: \"640.1.1\", source: x}]",
-            "`best` is no kind of branch",
+            "`best` is not a kind of branch",
         ),
         (
             "floors: [{test: all-reduce, products: [h101], floor: 1, unit: GB/s, source: x}]",
             "unknown product h101",
         ),
-        ("engineImages: [{image: x, cuda: 99, source: x}]", "needs CUDA 99, which has no row"),
+        ("engineImages: [{image: x, cuda: 99, source: x}]", "needs CUDA 99, which is not in the catalog"),
         (
             "neuronSdks: [{sdk: \"3.0.0\", driver: \"3.1.0.0\", products: [inferentia1], source: x}]",
-            "Neuron SDK 3.0.0 has driver 3.1.0.0, inferentia1 has the bound 2.24",
+            "Neuron SDK 3.0.0 has driver 3.1.0.0, outside the bound 2.24 of inferentia1",
         ),
         (
             "xids: [{action: reset, xids: [79], source: x}, {action: reboot, xids: [79], source: x}]",
@@ -162,9 +171,30 @@ fn catalog_check_names_every_contradiction() {
     for (text, expected) in cases {
         let dir = tempfile::tempdir().expect("a folder");
         std::fs::write(dir.path().join("x.yaml"), format!("{text}\n")).expect("written");
-        match Catalog::load(Some(dir.path())) {
+        match with_rows(dir.path()) {
             Err(CatalogError::Contradiction(found)) => assert!(found.contains(expected), "{text}: {found}"),
             other => panic!("{text}: {:?}", other.map(|_| ())),
         }
+    }
+}
+
+#[test]
+fn a_step_of_k0s_is_one_minor_up_at_most() {
+    use provision::catalog::K0sStep::{self, *};
+    for (from, to, step) in [
+        ("v1.35.7+k0s.0", "v1.35.7+k0s.0", Some(Fine)),
+        ("v1.35.7+k0s.0", "v1.36.3+k0s.2", Some(Fine)),
+        ("v1.35.7+k0s.0", "v1.35.10+k0s.0", Some(Fine)),
+        ("v1.35.10+k0s.0", "v1.35.7+k0s.0", Some(PatchDown)),
+        ("v1.35.7+k0s.1", "v1.35.7+k0s.0", Some(PatchDown)),
+        ("v1.34.10+k0s.0", "v1.36.3+k0s.2", Some(SkipsMinor)),
+        ("v1.9.0+k0s.0", "v1.10.0+k0s.0", Some(Fine)),
+        ("v1.36.0+k0s.0", "v1.35.9+k0s.0", Some(MinorDown)),
+        ("v2.0.0+k0s.0", "v1.36.0+k0s.0", Some(MinorDown)),
+        ("v1.36.0-rc.1+k0s.0", "v1.36.0+k0s.0", Some(Fine)),
+        ("unknown", "v1.36.0+k0s.0", None),
+        ("v1.36", "v1.36.0+k0s.0", None),
+    ] {
+        assert_eq!(K0sStep::between(from, to), step, "{from} -> {to}");
     }
 }

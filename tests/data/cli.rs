@@ -1,4 +1,4 @@
-//! The command line as a reference: every command explains itself, and the page in `docs/` says the same.
+//! The command reference: every command has help, the page in `docs/` matches it, and commands in messages parse.
 
 use std::path::Path;
 
@@ -33,4 +33,103 @@ fn every_command_has_examples_and_a_word_for_each_argument() {
             assert!(!argument || said, "{name}: `{word}` is not explained");
         }
     }
+}
+
+/// Returns the string literals of a source text outside comments and tests, continued lines joined.
+fn literals(text: &str) -> Vec<String> {
+    let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+    let mut found = Vec::new();
+    let mut at = 0;
+    while let Some(next) = text.get(at..).unwrap_or_default().find(['/', '"', '\'']).map(|n| at + n) {
+        let rest = &text[next..];
+        at = next + 1;
+        if rest.starts_with("//") {
+            at = rest.find('\n').map_or(text.len(), |end| next + end);
+        } else if rest.starts_with("'\"'") {
+            at = next + 3;
+        } else if rest.starts_with('"') && text[..next].ends_with("r#") {
+            at = rest.find("\"#").map_or(text.len(), |end| next + end + 2);
+            found.push(rest[1..at - next].trim_end_matches("\"#").to_owned());
+        } else if let Some(literal) = rest.strip_prefix('"') {
+            let mut escaped = false;
+            let end = literal.find(|c| {
+                let ends = c == '"' && !escaped;
+                escaped = c == '\\' && !escaped;
+                ends
+            });
+            let end = end.unwrap_or(literal.len());
+            let lines = literal[..end].split("\\\n").enumerate();
+            let joined: String =
+                lines.map(|(n, line)| if n == 0 { line } else { line.trim_start() }).collect();
+            found.push(joined.replace("\\n", "\n").replace("\\\"", "\""));
+            at = next + end + 2;
+        }
+    }
+    found
+}
+
+/// Returns the commands of provision that a text for people names, placeholders filled in. A command ends with its
+/// backtick; without backticks it ends at a redirection, a gap before a comment, `, then`, `;` or the end of the line.
+fn commands(text: &str, names: &[&str]) -> Vec<String> {
+    const ENDS: [&str; 4] = ["   ", ", then", "; ", " | "];
+    let mut found = Vec::new();
+    for line in text.lines() {
+        for (at, _) in line.match_indices("provision ") {
+            let (before, rest) = line.split_at(at);
+            let word = &rest["provision ".len()..];
+            let name = word.split(|c: char| !c.is_ascii_lowercase()).next().unwrap_or_default();
+            if !names.contains(&name) || before.ends_with(|c: char| c.is_alphanumeric() || "-.$".contains(c))
+            {
+                continue;
+            }
+            let command = match before.ends_with('`') {
+                true => rest.split('`').next().unwrap_or_default(),
+                false => ENDS.iter().fold(rest, |rest, end| rest.split(end).next().unwrap_or(rest)),
+            };
+            let command = command.split(" > ").next().unwrap_or_default();
+            let mut filled = command.replace("{place}", "-i x");
+            while let Some((before, rest)) = filled.split_once('{') {
+                filled = format!("{before}x{}", rest.split_once('}').map_or("", |(_, after)| after));
+            }
+            found.push(filled.trim_end_matches(['.', ')', ',']).to_owned());
+        }
+    }
+    found
+}
+
+/// A hint that cannot be typed as it stands costs its reader a search.
+#[test]
+fn every_command_in_a_text_parses() {
+    fn sources(dir: &Path, found: &mut Vec<std::path::PathBuf>) {
+        for entry in std::fs::read_dir(dir).expect("src is readable").map(|e| e.expect("entry").path()) {
+            match entry.is_dir() {
+                true if entry.ends_with("src/lab") => {}
+                true => sources(&entry, found),
+                false => found.push(entry),
+            }
+        }
+    }
+    let reference = provision::cli::reference();
+    let names: Vec<&str> = reference
+        .lines()
+        .filter_map(|l| l.strip_prefix("## provision "))
+        .filter(|name| !name.contains(' '))
+        .collect();
+    assert!(names.len() > 20, "{names:?}");
+    let mut files = Vec::new();
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
+    let (mut count, mut wrong) = (0, Vec::new());
+    for file in files {
+        for literal in literals(&std::fs::read_to_string(&file).expect("a source")) {
+            for command in commands(&literal, &names) {
+                count += 1;
+                if let Err(why) = provision::cli::parses(command.split_whitespace()) {
+                    let why = why.lines().next().unwrap_or_default().to_owned();
+                    wrong.push(format!("{}: {command}: {why}", file.display()));
+                }
+            }
+        }
+    }
+    assert!(count > 50, "hints and examples were found: {count}");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -1,10 +1,11 @@
-//! Data tests of `executor`: a resource and what a host answered go in; what was seen, what differs and the shell that
-//! mends it come out (`tests/resources/<kind>/<case>.yaml`, the golden text beside it). In an answer `^` at the start of
-//! a line stands for the mark of a frame.
+//! Data tests of `executor`: a resource and the output of a host in; observation, diff and the shell that changes it out
+//! (`tests/resources/<kind>/<case>.yaml`, with the golden text next to it). In an output, `^` at the start of a line stands
+//! for a frame mark.
 
-use provision::executor::{diff, enact_program, launch_program, observations, observe_program, removal};
+use provision::executor::{diff, enact_program, launch_program, observations, observe_program};
 use provision::state::*;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
@@ -26,7 +27,7 @@ fn cases() -> Vec<PathBuf> {
     cases
 }
 
-fn step(resource: &ResourceId, change: Change) -> Step {
+pub(crate) fn step(resource: &ResourceId, change: Change) -> Step {
     let target = TargetId::Host("h-1".into());
     Step {
         id: target.step(resource),
@@ -36,16 +37,17 @@ fn step(resource: &ResourceId, change: Change) -> Step {
         what: resource.to_string(),
         why: None,
         change,
+        digest: String::new(),
         hazards: Vec::new(),
         needs: Vec::new(),
-        late: Vec::new(),
+        inputs: Vec::new(),
         deferred: None,
         deadline_s: 60,
     }
 }
 
 /// The shell of the one step of a program.
-fn shell(program: &str) -> &str {
+pub(crate) fn shell(program: &str) -> &str {
     let from = program.find("( set -e\n").expect("a step") + "( set -e\n".len();
     &program[from..from + program[from..].find("); r=$?").expect("its end")]
 }
@@ -94,14 +96,14 @@ fn golden(case: &Case) -> String {
     if let Some(managed) = record(&program) {
         let _ = writeln!(text, "record: {}", if managed.adopted { "adopted" } else { "ours" });
         let facts = Facts { managed: vec![managed.clone()], ..facts };
-        let program = enact_program(&[step(&resource.id, removal(&managed))], &[], &facts);
+        let program = enact_program(&[step(&resource.id, Change::removal(&resource.id))], &[], &facts);
         let _ = write!(text, "remove\n{}", shell(&program));
     }
     text
 }
 
 #[test]
-fn each_kind_sees_compares_and_mends_as_written_down() {
+fn each_kind_observes_compares_and_repairs_as_in_its_cases() {
     let cases = cases();
     assert!(cases.len() > 50, "the cases were found");
     let mut settings = insta::Settings::clone_current();
@@ -112,7 +114,7 @@ fn each_kind_sees_compares_and_mends_as_written_down() {
         let case: Case = serde_saphyr::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         assert_eq!(
             path.parent().and_then(Path::file_name).and_then(|n| n.to_str()),
-            Some(case.resource.kind()),
+            Some(case.resource.id().kind().as_str()),
             "{} is in the folder of its kind",
             path.display()
         );
@@ -120,6 +122,48 @@ fn each_kind_sees_compares_and_mends_as_written_down() {
         let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
         settings.bind(|| insta::assert_snapshot!(name, golden(&case)));
     }
+}
+
+/// Swap is found and commented out as fstab(5) and swapon read it.
+#[test]
+fn swap_is_read_from_fstab_as_its_manual_says() {
+    let swaps = [
+        "/swap.img\tnone\tswap\tsw\t0\t0",
+        "UUID=0a none swap",
+        "  /swapfile none swap sw 0 0",
+        "\t/dev/sdb1\t none  swap\tdefaults",
+        "/dev/mapper/vg-swap swap swap defaults 0 0",
+        "LABEL=my\\040swap none swap sw,pri=5 0 0",
+        "/data/swap#1 none swap sw 0 0 # the second",
+    ];
+    let others = [
+        "#/old none swap sw 0 0",
+        "  # /old none swap sw 0 0",
+        "/dev/sda1 / ext4 defaults 0 1",
+        "/dev/sdc1 /swap swapfs defaults 0 0",
+        "/dev/sdd1 /mnt\\040swap xfs defaults 0 0",
+        "",
+    ];
+    let resource = Resource::new("test", Spec::Swap(Swap {}));
+    let dir = tempfile::tempdir().expect("a folder");
+    let fstab = dir.path().join("fstab");
+    let here = fstab.display().to_string();
+    std::fs::write(&fstab, swaps.join("\n") + "\n" + &others.join("\n") + "\n").expect("written");
+    let run = |program: &str| {
+        let program = program.replace("/etc/fstab", &here);
+        let output = std::process::Command::new("sh").args(["-c", &program]).output().expect("sh runs");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let query = observe_program(std::slice::from_ref(&resource));
+    let query = query.lines().find(|l| l.contains("/etc/fstab")).expect("reads it").to_owned();
+    assert_eq!(run(&query).lines().collect::<Vec<_>>(), swaps);
+    let change = Change { verb: Verb::Update, ..Change::removal(&resource.id) };
+    let program = enact_program(&[step(&resource.id, change)], &[resource], &Facts::default());
+    run(&shell(&program).replace("swapoff -a", ""));
+    let text = std::fs::read_to_string(&fstab).expect("there");
+    let off = swaps.map(|line| format!("# provision: swap off: {line}"));
+    assert_eq!(text, off.join("\n") + "\n" + &others.join("\n") + "\n");
+    assert_eq!(run(&query), "");
 }
 
 #[test]
@@ -193,10 +237,11 @@ fn no_program_that_is_shown_or_stored_holds_a_secret() {
 }
 
 #[test]
-fn a_step_for_a_resource_that_nobody_wants_fails_and_says_so() {
+fn a_step_for_an_unwanted_resource_fails_with_a_message() {
     let create = Change { verb: Verb::Create, fields: Vec::new(), text: None };
-    let program = enact_program(&[step(&"file//etc/x".into(), create)], &[], &Facts::default());
-    assert!(shell(&program).contains("nothing wants file//etc/x on this host"), "{program}");
+    let program =
+        enact_program(&[step(&ResourceId::host(HostKind::File, "/etc/x"), create)], &[], &Facts::default());
+    assert!(shell(&program).contains("file//etc/x is not wanted on this host"), "{program}");
     assert!(shell(&program).contains("exit 1"));
 }
 
@@ -382,5 +427,70 @@ fn every_shell_reads_a_kernel_setting_whole() {
         let steps = observe(shell, std::slice::from_ref(&resource));
         let seen = steps[0].change.fields.iter().find(|f| f.name == "live").and_then(|f| f.from.clone());
         assert_eq!(seen.as_ref(), Some(&live), "{shell}");
+    }
+}
+
+/// What was recorded when a resource was made says what removing it disturbs: the same as changing it.
+#[test]
+fn a_removal_disturbs_what_a_change_would() {
+    let spec = Spec::File(File {
+        path: "/etc/k0s/containerd.d/nvidia.toml".into(),
+        content: Content::Text("x".into()),
+        mode: 0o644,
+        owner: "root:root".into(),
+        validate: None,
+    });
+    let mut resource = Resource::new("nvidia", spec);
+    resource.restarts = vec!["k0sworker.service".into()];
+    resource.hazards = vec![Hazard::Drain];
+    let create = diff(&resource, &Observation::Absent).expect("to be made");
+    let program =
+        enact_program(&[step(&resource.id, create)], std::slice::from_ref(&resource), &Facts::default());
+    let managed = record(&program).expect("a record");
+    assert_eq!(managed.hazards, [Hazard::Drain, Hazard::Restart("k0sworker.service".into())]);
+    // Nothing wants it any more.
+    let observed = Observed {
+        target: TargetId::Host("w-1".into()),
+        facts: Facts { managed: vec![managed.clone()], ..Facts::default() },
+        desired: Vec::new(),
+        seen: BTreeMap::new(),
+        orphans: vec![Orphan { id: managed.id.clone(), hazards: managed.hazards.clone() }],
+        warnings: Vec::new(),
+    };
+    let (steps, _) = provision::plan::steps_of(&observed);
+    assert_eq!(steps[0].hazards, managed.hazards);
+    let program = enact_program(&steps, &[], &observed.facts);
+    let restart = program.find("pend 'k0sworker.service'").or_else(|| program.find("pend k0sworker.service"));
+    assert!(restart.is_some_and(|at| at < program.rfind("again\n").expect("the end")), "{program}");
+    // A record of an earlier version says nothing of it.
+    let old = r#"{"kind":"file","id":"file//etc/x","hash":"","adopted":false}"#;
+    let old: Managed = serde_json::from_str(old).expect("understood");
+    assert_eq!((old.id.what(), old.hazards), ("file /etc/x".to_owned(), Vec::new()));
+}
+
+/// A process costs a host more than all that a shell reads by itself: `cat`, `uname`, `id` and a watchdog for each tool were
+/// 31. Counted in a pid namespace of its own, where pids are given out in order.
+#[test]
+fn facts_of_a_plain_host_take_few_processes() {
+    const MOST: u32 = 10;
+    let program = observe_program(&[]);
+    let facts = &program[..program.find("\nstate() {").expect("facts come first")];
+    for shell in shells() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| dir.path().join(name).display().to_string();
+        std::fs::write(path("facts"), facts).expect("written");
+        // The namespace's first process starts the shell, then one that says which it is.
+        let count = format!("{shell} -s <{} >{}; sh -c 'echo $$'", path("facts"), path("answer"));
+        let output = std::process::Command::new("unshare")
+            .args(["--map-root-user", "--pid", "--fork", "sh", "-c", &count])
+            .output()
+            .expect("unshare runs");
+        let text = String::from_utf8_lossy(&output.stdout);
+        let last: u32 = text.trim().parse().unwrap_or_else(|_| panic!("{output:?}"));
+        let answer = std::fs::read_to_string(path("answer")).expect("an answer");
+        assert!(answer.ends_with("\u{1e}end 0\n"), "{shell}: {answer}");
+        let taken = last - 3;
+        // cloud-init and k0s are not on a plain host, and have a watchdog each.
+        assert!((1..=MOST).contains(&taken), "{shell}: {taken} processes");
     }
 }

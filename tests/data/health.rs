@@ -1,9 +1,9 @@
-//! Data tests of `role::health`: what tools print, and what is made of it. What cannot be read is never healthy.
+//! Data tests of `role::health`: output of tools and the resulting findings. Unreadable output is never healthy.
 
 use provision::catalog::Catalog;
 use provision::role::health::{
-    Health, Level, Links, QuickInput, Verdict, gate, isolate, judge, judging, kept, median_findings,
-    needs_reboot, program, quick, restart_app,
+    Health, Level, Links, Purpose, QuickInput, Verdict, gate, isolate, judge, judge_kept, judging, kept,
+    median_findings, needs_reboot, program, quick, restart_app,
 };
 use std::collections::BTreeMap;
 
@@ -36,12 +36,12 @@ fn with<T>(slug: &str, then: impl FnOnce(&QuickInput<'_>) -> T) -> T {
     })
 }
 
-/// Judges a text as the gate on a host does: its exit status, and what it says.
-fn gated(slug: &str, text: &str) -> (Option<i32>, String) {
+/// Judges a text as a host does: its exit status, and what it says.
+fn on_host(slug: &str, text: &str, purpose: Purpose) -> (Option<i32>, String) {
     let dir = tempfile::tempdir().expect("a folder");
     let file = dir.path().join("standard");
     std::fs::write(&file, text).expect("written");
-    let shell = with(slug, judging);
+    let shell = with(slug, |input| judging(input, purpose));
     let output = std::process::Command::new("sh")
         .args(["-e", "-c", &shell])
         .env("K", &file)
@@ -51,8 +51,23 @@ fn gated(slug: &str, text: &str) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+fn gated(slug: &str, text: &str) -> (Option<i32>, String) {
+    on_host(slug, text, Purpose::Gate)
+}
+
+/// Frames what a host judged, as its program does.
+fn framed(slug: &str, text: &str, purpose: Purpose) -> String {
+    let (code, said) = on_host(slug, text, purpose);
+    format!("@@ judged\n{said}@@rc judged {}\n", code.expect("an exit status"))
+}
+
 fn h100(text: &str, level: Level) -> Health {
-    with("h100-sxm5-80gb", |input| judge(text, level, input))
+    let slug = "h100-sxm5-80gb";
+    let text = match level {
+        Level::Quick => text.to_owned(),
+        Level::Standard | Level::Burnin => framed(slug, text, Purpose::Verify) + text,
+    };
+    with(slug, |input| judge(&text, level, input))
 }
 
 fn worst(text: &str, level: Level) -> (Verdict, String) {
@@ -83,18 +98,18 @@ fn a_host_whose_tools_all_say_so_is_healthy() {
 fn what_cannot_be_read_is_unknown_and_what_is_wrong_is_named() {
     let standard = |more: &str| [QUICK, more].concat();
     let cases = [
-        (String::new(), Level::Quick, Verdict::Unknown, "E-HEALTH: the quick look was cut off"),
+        (String::new(), Level::Quick, Verdict::Unknown, "E-HEALTH: the quick test was interrupted"),
         (
             "@@ quick\nok: x\n".to_owned(),
             Level::Quick,
             Verdict::Unknown,
-            "E-HEALTH: the quick look was cut off",
+            "E-HEALTH: the quick test was interrupted",
         ),
         (
             "@@ quick\n@@rc quick 0\n".to_owned(),
             Level::Quick,
             Verdict::Unknown,
-            "E-HEALTH: the quick look said nothing",
+            "E-HEALTH: the quick test printed nothing",
         ),
         (
             "@@ quick\nE-NV-HUNG: unknown: nvidia-smi did not answer\nok: x\n@@rc quick 125\n".to_owned(),
@@ -108,7 +123,7 @@ fn what_cannot_be_read_is_unknown_and_what_is_wrong_is_named() {
             Verdict::Unhealthy,
             "E-NV-ECC: GPU 0 has 3",
         ),
-        (standard(NCCL), Level::Standard, Verdict::Unknown, "E-HEALTH-DCGMI: dcgmi was cut off"),
+        (standard(NCCL), Level::Standard, Verdict::Unknown, "E-HEALTH-DCGMI: dcgmi was interrupted"),
         (
             standard(&format!("@@ dcgmi\n@@rc dcgmi missing\n{NCCL}")),
             Level::Standard,
@@ -119,13 +134,19 @@ fn what_cannot_be_read_is_unknown_and_what_is_wrong_is_named() {
             standard(&format!("@@ dcgmi\n@@rc dcgmi 124\n{NCCL}")),
             Level::Standard,
             Verdict::Unknown,
-            "E-HEALTH-DCGMI: dcgmi did not end in time",
+            "E-HEALTH-DCGMI: dcgmi timed out",
         ),
         (
             standard(&format!("@@ dcgmi\n{{\"a\": 1}}\n@@rc dcgmi 0\n{NCCL}")),
             Level::Standard,
             Verdict::Unknown,
-            "E-HEALTH-DCGMI: dcgmi's JSON has another shape than those of DCGM 3 and 4 (exit 0)",
+            "E-HEALTH-DCGMI: the JSON of dcgmi is not in the format of DCGM 3 or 4 (exit 0)",
+        ),
+        (
+            standard(&DCGMI.replace("]}]}}", "]}")) + NCCL,
+            Level::Standard,
+            Verdict::Unknown,
+            "E-HEALTH-DCGMI: the JSON of dcgmi is cut off (exit 205)",
         ),
         (
             standard(&DCGMI.replace("Pass", "Fail")) + NCCL,
@@ -155,7 +176,7 @@ fn what_cannot_be_read_is_unknown_and_what_is_wrong_is_named() {
             standard("@@busy 2\n"),
             Level::Standard,
             Verdict::Unknown,
-            "E-HEALTH-DCGMI: left out: 2 processes use the accelerators; drain the host first",
+            "E-HEALTH-DCGMI: skipped: 2 processes use the accelerators; drain the host first",
         ),
     ];
     for (text, level, verdict, first) in cases {
@@ -163,12 +184,12 @@ fn what_cannot_be_read_is_unknown_and_what_is_wrong_is_named() {
         if level != Level::Standard {
             continue;
         }
-        // The gate on the host comes to the same, but for a tool that is not there.
+        // The gate comes to the same, but for a tool that is not there.
         let (code, said) = gated("h100-sxm5-80gb", &text);
         let first = first.split_once(": ").expect("a code");
         let (expected, line) = match verdict {
             _ if first.1.ends_with("is not installed") => (0, format!("ok: {}, so it was not run", first.1)),
-            Verdict::Unhealthy => (1, format!("{}: {}", first.0, first.1.replace("212.5", "212"))),
+            Verdict::Unhealthy => (1, format!("{}: {}", first.0, first.1)),
             _ => (125, format!("{}: unknown: {}", first.0, first.1)),
         };
         assert_eq!((code, said.contains(&line)), (Some(expected), true), "{line}\nin {said}\nof {text}");
@@ -178,7 +199,7 @@ fn what_cannot_be_read_is_unknown_and_what_is_wrong_is_named() {
 
 /// DCGM 4 has another first key than DCGM 3, and a summary per test.
 #[test]
-fn both_shapes_of_dcgmi_are_read_on_both_sides() {
+fn both_shapes_of_dcgmi_are_read() {
     let four = DCGMI.replace("DCGM GPU Diagnostic", "DCGM Diagnostic").replace(
         "\"results\": [{\"status\": \"Pass\"}]",
         "\"results\": [{\"entity_id\": 0, \"status\": \"Pass\"}], \
@@ -205,7 +226,7 @@ fn neuron_is_gated_by_its_collective() {
     let nccom =
         "@@ nccom-test\n  size(B)\n  33554432\nAvg bus bandwidth:      40.7000GB/s\n@@rc nccom-test 0\n";
     let cases = [
-        (nccom.to_owned(), 0, "ok: nccom-test 40 GB/s"),
+        (nccom.to_owned(), 0, "ok: nccom-test 40.7000 GB/s"),
         (
             nccom.replace("0\n", "1\n"),
             1,
@@ -216,14 +237,35 @@ fn neuron_is_gated_by_its_collective() {
             1,
             "E-HEALTH-NCCOM-TEST: 33554432  Failure",
         ),
-        (nccom.replace("Avg", "no"), 125, "E-HEALTH-NCCOM-TEST: unknown: nccom-test gives no bandwidth"),
+        (nccom.replace("Avg", "no"), 125, "E-HEALTH-NCCOM-TEST: unknown: nccom-test printed no bandwidth"),
         ("@@rc nccom-test missing\n".to_owned(), 0, "ok: nccom-test is not installed"),
-        (String::new(), 125, "E-HEALTH-NCCOM-TEST: unknown: nccom-test was cut off"),
+        (String::new(), 125, "E-HEALTH-NCCOM-TEST: unknown: nccom-test was interrupted"),
     ];
     for (text, code, line) in cases {
         let (rc, said) = gated("trainium2", &[QUICK, &text].concat());
         assert_eq!((rc, said.contains(line)), (Some(code), true), "{line}\nin {said}\nof {text}");
     }
+}
+
+/// What the gate left on a host is read again with the quick test of now; a tool that it passed without is no reason to
+/// doubt the host.
+#[test]
+fn what_the_gate_left_is_read_again() {
+    let slug = "h100-sxm5-80gb";
+    let left = ["@@standard 1700000000\n", "@@ quick\nE-NV-ECC: of then\n@@rc quick 1\n", DCGMI].concat();
+    let left = left + "@@rc all-reduce missing\n";
+    let text = [QUICK, "@@standard 1700000000\n", &framed(slug, &left, Purpose::Kept)].concat();
+    let health = with(slug, |input| judge_kept(&text, input));
+    assert_eq!((health.verdict, health.level), (Verdict::Healthy, Level::Standard), "{health:?}");
+    assert_eq!(health.tested_s, Some(1_700_000_000));
+    assert!(health.findings.iter().any(|f| f.detail == "all-reduce is not installed, so it was not run"));
+    // Nothing was left: the quick test of now is all there is.
+    let health = with(slug, |input| judge_kept(QUICK, input));
+    assert_eq!((health.verdict, health.level, health.tested_s), (Verdict::Healthy, Level::Quick, None));
+    // The connection was lost while the host judged.
+    let health =
+        with(slug, |input| judge_kept(&[QUICK, "@@standard 17\n@@ judged\nok: x\n"].concat(), input));
+    assert_eq!(health.verdict, Verdict::Unknown, "{health:?}");
 }
 
 /// The shell of the gate compares whole numbers.
@@ -264,13 +306,23 @@ struct Log(tempfile::TempDir);
 
 impl Log {
     fn of(text: &str) -> Self {
+        Self(tempfile::tempdir().expect("a folder")).with("dmesg", text)
+    }
+
+    /// Adds a tool that prints a text.
+    fn with(self, tool: &str, text: &str) -> Self {
         use std::os::unix::fs::PermissionsExt;
-        let dir = tempfile::tempdir().expect("a folder");
-        std::fs::write(dir.path().join("log"), text).expect("written");
-        let tool = dir.path().join("dmesg");
-        std::fs::write(&tool, format!("#!/bin/sh\ncat {}/log\n", dir.path().display())).expect("written");
-        std::fs::set_permissions(&tool, std::fs::Permissions::from_mode(0o755)).expect("made runnable");
-        Self(dir)
+        let (said, program) = (self.0.path().join(format!("{tool}.out")), self.0.path().join(tool));
+        std::fs::write(&said, text).expect("written");
+        std::fs::write(&program, format!("#!/bin/sh\ncat {}\n", said.display())).expect("written");
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("made runnable");
+        self
+    }
+
+    /// The lines of the quick test that contain a text; there are no GPUs.
+    fn quick(&self, about: &str) -> Vec<String> {
+        let (_, said) = self.run(&with("h100-sxm5-80gb", |input| quick(*input)));
+        said.lines().filter(|l| l.contains(about)).map(str::to_owned).collect()
     }
 
     fn run(&self, shell: &str) -> (Option<i32>, String) {
@@ -311,6 +363,184 @@ fn an_xid_comes_to_the_step_that_its_action_is() {
     }
 }
 
+/// A field that should have a value and has none is unknown; one of a feature that a GPU lacks is fine.
+#[test]
+fn a_field_without_its_value_is_unknown() {
+    let found = |fields: &str| {
+        let line = format!("0, 00000000:3B:00.0, {fields}\n");
+        Log::of("").with("nvidia-smi", &line).quick("GPU 0 (")
+    };
+    let fine =
+        ["0, Completed, Success, No, No", "[N/A], [N/A], [N/A], [N/A], [N/A]", "N/A, N/A, N/A, N/A, N/A"];
+    for fields in fine {
+        assert_eq!(found(&format!("580.178.04, {fields}")), [""; 0], "{fields}");
+    }
+    let hidden = ["[Unknown Error]", "[GPU requires reset]", "[Insufficient Permissions]", "ERR!", ""];
+    let codes = ["E-NV-MISMATCH", "E-NV-ECC", "E-NV-FABRIC", "E-NV-FABRIC", "E-NV-REMAP", "E-NV-REMAP"];
+    for value in hidden {
+        for (field, code) in codes.iter().enumerate() {
+            let mut fields = ["580.178.04", "0", "Completed", "Success", "No", "No"];
+            fields[field] = value;
+            let found = found(&fields.join(", "));
+            assert!(
+                matches!(&found[..], [one] if one.starts_with(&format!("{code}: unknown: GPU 0 (00000000:3B:00.0) reports"))),
+                "{fields:?}: {found:?}"
+            );
+        }
+    }
+    let wrong = found("580.178.04, 3, In Progress, Success, Yes, Yes");
+    assert!(wrong.len() == 4 && !wrong.iter().any(|l| l.contains("unknown")), "{wrong:?}");
+}
+
+/// What a kernel log says of Xids: what the quick test makes of it, and the reason of the reboot.
+#[test]
+fn what_an_xid_asks_for_is_read_from_its_whole_line() {
+    let catalog = Catalog::builtin().expect("the catalog");
+    let guard = needs_reboot(&catalog);
+    let line = |text: &str| format!("[ 991.25] NVRM: Xid (PCI:0000:3b:00): {text}\n");
+    let from = |to: &str| line(&format!("154, GPU recovery action changed from 0x0 (None) to {to}"));
+    let nvlink = |xid: u32, how: &str| {
+        line(&format!(
+            "{xid}, RLW_RXPIPE {how} XC0 i0 Link 13 (0x0409a0c2 0x00000008 0x00000001 0x0 0x0 0x4)"
+        ))
+    };
+    let sxid = |text: &str| format!("[ 12.1] nvidia-nvswitch3: SXid (PCI:0000:06:00.0): 20034, {text}\n");
+    let (bad, unknown) = ("E-NV-XID: ", "E-NV-XID: unknown: ");
+    let reset = "Xid 95 on 0000:3b:00";
+    let mut cases: Vec<(String, Option<&str>, String)> = Vec::new();
+    // A GPU that is split, and other prefixes of lines.
+    for field in
+        ["0000:3b:00", "0000:3b:00 GPU-I:05", "0000:3b:00 GPU-I:05 GPU-CI:00", "0000:3b:00.0, GPU-I:1"]
+    {
+        for prefix in [
+            "[ 991.2] ",
+            "kern  :err   : [  991.2] ",
+            "[ 991.2][ T1234] ",
+            "Oct 01 13:00:00 h-1 kernel: ",
+            "",
+        ] {
+            let text = format!(
+                "{prefix}NVRM: Xid (PCI:{field}): 95, pid=42, name=python3, Uncontained: FBHUB. RST: Yes\n"
+            );
+            cases.push((
+                text,
+                Some(reset),
+                format!("{bad}{reset} asks for a reset of the GPU: a reboot does it"),
+            ));
+        }
+    }
+    cases.extend([
+        (nvlink(145, "Nonfatal"), None, "ok: Xid 145 on 0000:3b:00 is nonfatal and asks for nothing".into()),
+        (nvlink(149, "Non-fatal"), None, "ok: Xid 149 on 0000:3b:00 is nonfatal and asks for nothing".into()),
+        (
+            nvlink(145, "Fatal   "),
+            Some("Xid 145 on 0000:3b:00"),
+            format!("{bad}Xid 145 on 0000:3b:00 asks for a reboot"),
+        ),
+        (
+            nvlink(145, "Nonfatal") + &nvlink(145, "Fatal"),
+            Some("Xid 145 on 0000:3b:00"),
+            format!("{bad}Xid 145 on 0000:3b:00 asks for a reboot"),
+        ),
+        (
+            nvlink(145, "Nonfatal") + &from("0x1 (GPU Reset Required)"),
+            Some("Xid 154 on 0000:3b:00 (GPU Reset Required)"),
+            format!("{bad}Xid 154 on 0000:3b:00 (GPU Reset Required) asks for a reset"),
+        ),
+        (
+            from("0x2 (Node Reboot Required)"),
+            Some("Xid 154 on 0000:3b:00 (Node Reboot Required)"),
+            format!("{bad}Xid 154 on 0000:3b:00 (Node Reboot Required) asks for a reboot"),
+        ),
+        (
+            from("0x4 (Drain and Reset)"),
+            Some("Xid 154 on 0000:3b:00 (Drain and Reset)"),
+            format!("{bad}Xid 154 on 0000:3b:00 (Drain and Reset) asks for a reset"),
+        ),
+        (
+            nvlink(145, "Fatal") + &from("0x3 (Drain P2P)"),
+            None,
+            format!("{bad}Xid 154 on 0000:3b:00 (Drain P2P) asks for the node to be drained"),
+        ),
+        (
+            nvlink(145, "Fatal") + &from("0x0 (None)"),
+            None,
+            "ok: Xid 145 on 0000:3b:00: the Xid 154 after it decides".into(),
+        ),
+        // What comes after the last Xid 154, or is of another GPU, is not decided by it.
+        (
+            from("0x0 (None)") + &nvlink(145, "Fatal"),
+            Some("Xid 145 on 0000:3b:00"),
+            format!("{bad}Xid 145 on 0000:3b:00 asks for a reboot"),
+        ),
+        (
+            nvlink(145, "Fatal") + &from("0x0 (None)").replace("3b:00", "5e:00"),
+            Some("Xid 145 on 0000:3b:00"),
+            format!("{bad}Xid 145 on 0000:3b:00 asks for a reboot"),
+        ),
+        (
+            from("0x9 (Something New)"),
+            None,
+            format!(
+                "{unknown}cannot read what the kernel log says about Xid 154 on 0000:3b:00 (Something New)"
+            ),
+        ),
+        // A memory error alone, and one that was contained.
+        (
+            line("48, pid=42, name=python3, channel 0x00000008"),
+            Some("Xid 48 on 0000:3b:00"),
+            format!("{bad}Xid 48 on 0000:3b:00 asks for a reboot"),
+        ),
+        (
+            line("48, pid=42, name=python3, channel 0x00000008")
+                + &line("94, pid=42, name=python3, Contained: SM (0x1). RST: No"),
+            None,
+            "ok: Xid 48 on 0000:3b:00 is contained and asks for nothing".into(),
+        ),
+        (
+            line("171, GDDR Uncorrectable DRAM error at FBPA 0")
+                + &line("48, x")
+                + &line("63, Row Remapper: New row")
+                + &from("0x4 (Drain and Reset)"),
+            Some("Xid 154 on 0000:3b:00 (Drain and Reset)"),
+            "ok: Xid 171 on 0000:3b:00 asks for nothing".into(),
+        ),
+        // NVSwitches: three lines for each event.
+        (
+            sxid("Non-fatal, Link 31 egress non-posted PRIV error (First)")
+                + &sxid("Severity 0 Engine instance 31")
+                + &sxid("Data {0x1}"),
+            None,
+            "ok: SXid 20034 on 0000:06:00 is nonfatal and asks for nothing".into(),
+        ),
+        (
+            sxid("Fatal, Link 31 LTSSM Fault Up")
+                + &sxid("Severity 1 Engine instance 31")
+                + &sxid("Data {0x1}"),
+            Some("SXid 20034 on 0000:06:00"),
+            format!("{bad}SXid 20034 on 0000:06:00 asks for a reboot"),
+        ),
+        (sxid("Link 31"), None, format!("{unknown}cannot read what the kernel log says about SXid 20034")),
+        (
+            "[ 1.0] NVRM: Xid (somewhere) broke\n".into(),
+            None,
+            format!("{unknown}cannot read what the kernel log says about the line \"[ 1.0] NVRM"),
+        ),
+    ]);
+    for (text, reboot, expected) in cases {
+        let log = Log::of(&text);
+        let said = reboot.map_or((Some(0), String::new()), |why| (Some(1), why.to_owned()));
+        assert_eq!(log.run(&guard), said, "{text}");
+        let found = log.quick("id ");
+        assert!(found.iter().any(|l| l.starts_with(&expected)), "{expected}\nin {found:?}\nof {text}");
+        assert_eq!(
+            reboot.is_none(),
+            !found.iter().any(|l| l.contains("reboot does it") || l.ends_with("a reboot")),
+            "{found:?}"
+        );
+    }
+}
+
 /// Only the program that hit the Xid is ended: not one that began later, nor one that has got its number.
 #[test]
 fn a_program_that_hit_an_xid_is_ended_and_no_other() {
@@ -333,7 +563,11 @@ fn a_program_that_hit_an_xid_is_ended_and_no_other() {
     }
     let log = Log::of(&line(now + 1, 31, "sleep"));
     let found = format!("process {pid} sleep runs on after Xid 31");
-    assert_eq!(log.run(&guard), (Some(1), found));
+    assert_eq!(log.run(&guard), (Some(1), found.clone()));
+    let text = line(now + 1, 31, "sleep").replace("0c:00)", "0c:00 GPU-I:05 GPU-CI:00)");
+    for text in [format!("kern  :err   : {text}"), text.replace("] ", "][ T42] ")] {
+        assert_eq!(Log::of(&text).run(&guard), (Some(1), found.clone()), "{text}");
+    }
     // Reaped as its parent would, so that it is gone when it ended.
     let reaper = std::thread::spawn(move || child.wait().expect("waited for"));
     let (code, said) = log.run(&apply);

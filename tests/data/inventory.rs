@@ -1,7 +1,7 @@
-//! Data tests of `inventory`: the examples load, every mistake is found at its place, each beside a twin that passes.
+//! Data tests of `inventory`: the examples load, and every error is reported with its location, next to a valid counterpart.
 
 use provision::catalog::Catalog;
-use provision::inventory::{Diagnostics, Inventory, Share, explain, load, select};
+use provision::inventory::{Diagnostics, Disk, Inventory, Share, explain, load, select};
 use std::path::{Path, PathBuf};
 
 pub fn catalog() -> Catalog {
@@ -54,6 +54,43 @@ fn codes(from: &str, to: &str) -> Vec<&'static str> {
 }
 
 #[test]
+fn a_tenant_keeps_its_node_port_when_others_are_added_or_removed() {
+    let tenant = |name: &str, gateway: &str| {
+        format!("  {name}: {{gateway: {{{gateway}}}, routes: {{served: {{to: {{m: 100}}}}}}}}\n")
+    };
+    let port = |more: &str| {
+        try_text(&GOOD.replacen("tenants:\n", &format!("tenants:\n{more}"), 1)).expect("good").tenants["t"]
+            .node_port
+    };
+    assert_eq!(port(""), 30081);
+    assert_eq!(port(&tenant("a", "port: 8090")), 30081);
+    assert_eq!(port(&(tenant("b", "port: 1024") + &tenant("z", "port: 65535"))), 30081);
+    let of = |from: &str, to: &str| {
+        let text = GOOD.replacen(from, to, 1);
+        try_text(&text).unwrap_or_else(|d| panic!("{d}")).tenants["t"].node_port
+    };
+    assert_eq!(of("port: 8081}", "port: 8081, nodePort: 31000}"), 31000);
+    assert_eq!(of("port: 8081}", "port: 65535}"), 32175);
+    assert_eq!(of("port: 8081}", "port: 1024}"), 31328);
+    let base = "{kthena: {version: v1.0.0}, expose: {nodePort: {base: 32767}}}";
+    assert_eq!(of("{kthena: {version: v1.0.0}}", base), 30000, "past the end it begins again");
+}
+
+/// 1,500 tenants are checked as fast as they are read.
+#[test]
+fn many_tenants_each_have_a_port() {
+    let all: String = (8600..10_101)
+        .filter(|n| *n != 9090)
+        .map(|n| format!("  n{n}: {{gateway: {{port: {n}}}, routes: {{served: {{to: {{m: 100}}}}}}}}\n"))
+        .collect();
+    let inventory = try_text(&GOOD.replacen("tenants:\n", &format!("tenants:\n{all}"), 1))
+        .unwrap_or_else(|d| panic!("{d}"));
+    let ports: std::collections::BTreeSet<u16> = inventory.tenants.values().map(|t| t.node_port).collect();
+    assert_eq!(ports.len(), 1501);
+    assert!(ports.iter().all(|p| (30000..=32767).contains(p)));
+}
+
+#[test]
 fn the_examples_validate() {
     for name in ["lab", "three-nodes", "h100-rack", "trn2-ultraserver", "mixed"] {
         let loaded = load(&example(name), &catalog()).unwrap_or_else(|d| panic!("{name}:\n{d}"));
@@ -73,7 +110,7 @@ fn the_examples_validate() {
 }
 
 #[test]
-fn each_mistake_has_its_code_and_its_twin_passes() {
+fn each_mistake_has_its_code_and_its_valid_counterpart_passes() {
     try_text(GOOD).unwrap_or_else(|d| panic!("{d}"));
     for (from, to, code) in [
         ("role: controller", "rol: controller", "E-UNKNOWN-KEY"),
@@ -163,7 +200,12 @@ fn layers_merge_and_explain_says_where_from() {
     assert!(!inventory.pools.contains_key("g"));
     assert_eq!(inventory.pools["n"].labels["a"], "b");
     assert_eq!(inventory.secrets.len(), 2);
-    let shown = explain(&dir.path().join("site.yaml"), "ssh").expect("explained");
+    let shown = explain(
+        &Disk::of(&dir.path().join("site.yaml"), &[]).expect("there"),
+        &dir.path().join("site.yaml"),
+        "ssh",
+    )
+    .expect("explained");
     assert!(shown.contains("ssh.user = \"alice\"") && shown.contains("site.yaml:2"), "{shown}");
     write("loop.yaml", "extends: loop.yaml\n");
     assert!(
@@ -191,4 +233,112 @@ fn hosts_come_from_csv_too_and_its_mistakes_have_lines() {
     std::fs::write(&csv, "name,address,colour\nh-1,10.1.1.1,red\nh-2\n").expect("written");
     let found = load(&dir.path().join("site.yaml"), &catalog()).expect_err("bad csv").to_string();
     assert!(found.contains("unknown column `colour`") && found.contains("h.csv:3"), "{found}");
+}
+
+#[test]
+fn an_address_that_overrides_a_ranges_is_the_cluster_address_too() {
+    let one = "cp-1: {address: 10.1.0.1}";
+    let host = |more: &str, range: &str| {
+        let hosts = format!("\"cp-[1-3]\": {{address: \"10.1.0.[11-13]\"{range}}}, cp-2: {{{more}}}");
+        let inventory = try_text(&GOOD.replacen(one, &hosts, 1)).unwrap_or_else(|d| panic!("{d}"));
+        let host = &inventory.hosts["cp-2"];
+        (host.address.clone(), host.cluster_address.map(|a| a.to_string()).unwrap_or_default(), host.node_ip)
+    };
+    let of = |address: &str, cluster: &str, given| (address.to_owned(), cluster.to_owned(), given);
+    assert_eq!(host("address: 10.1.0.99", ""), of("10.1.0.99", "10.1.0.99", false));
+    assert_eq!(host("rack: r1", ""), of("10.1.0.12", "10.1.0.12", false));
+    let named = ", clusterAddress: 10.2.0.12";
+    assert_eq!(host(&format!("address: cp-2.example{named}"), ""), of("cp-2.example", "10.2.0.12", true));
+    let given = ", clusterAddress: \"10.2.0.[11-13]\"";
+    assert_eq!(host("address: 10.1.0.99", given), of("10.1.0.99", "10.2.0.12", true));
+    let both = "address: 10.1.0.99, clusterAddress: 10.2.0.99";
+    assert_eq!(host(both, given), of("10.1.0.99", "10.2.0.99", true));
+    let only = "\"cp-[1-3]\": {address: \"10.1.0.[11-13]\"}, cp-2: {address: cp-2.example}";
+    assert_eq!(codes(one, only), ["E-CLUSTER-ADDRESS"], "a name has no address yet");
+    let taken = "\"cp-[1-3]\": {address: \"10.1.0.[11-13]\"}, cp-2: {address: 10.1.0.11}";
+    assert!(codes(one, taken).contains(&"E-DUPLICATE-ADDRESS"));
+}
+
+/// Etcd and the API of a controller have IP addresses; a worker may be known by its name alone.
+#[test]
+fn a_controller_known_by_name_needs_its_cluster_address() {
+    let one = "cp-1: {address: 10.1.0.1}";
+    for role in ["controller", "controller+worker", "single"] {
+        let text = GOOD.replacen("role: controller,", &format!("role: {role},"), 1);
+        let with = |host: &str| {
+            let text = text.replacen(one, &format!("cp-1: {{{host}}}"), 1);
+            let found = try_text(&text).err().map(|d| d.render(false)).unwrap_or_default();
+            found.contains("E-CLUSTER-ADDRESS").then_some(found)
+        };
+        for address in ["gpu-cp1", "cp-1.dc1.example.com"] {
+            let said = with(&format!("address: {address}")).expect("refused");
+            assert!(
+                said.contains(address) && said.contains("Set `clusterAddress` to its IP address"),
+                "{said}"
+            );
+            assert_eq!(with(&format!("address: {address}, clusterAddress: 10.1.0.1")), None);
+            assert_eq!(with(&format!("address: {address}, state: retired")), None);
+        }
+        assert_eq!(with("address: \"fd00::11\""), None);
+    }
+    try_text(&GOOD.replacen("address: 10.1.0.2", "address: w-1.example", 1))
+        .unwrap_or_else(|d| panic!("{d}"));
+}
+
+#[test]
+fn a_text_without_quotes_stays_as_it_is_written() {
+    for written in [
+        "1.10",
+        "00123",
+        "-010",
+        "1e3",
+        "1.0",
+        "0x1F",
+        "0o17",
+        "1_000",
+        "+5",
+        ".5",
+        "1E999",
+        "123e4567",
+        "99999999999999999999999",
+        "580.10",
+        "12",
+    ] {
+        let host = format!("10.1.0.2, rack: {written}, serial: &a {written}, until: *a }}");
+        let sysctls = format!("os: {{sysctls: {{vm.x: {written} }}}}\nsecrets:");
+        let text = GOOD.replacen("10.1.0.2}", &host, 1).replacen("secrets:", &sysctls, 1);
+        let inventory = try_text(&text).unwrap_or_else(|d| panic!("{written}: {d}"));
+        assert_eq!(inventory.os.sysctls["vm.x"], written);
+        let host = &inventory.hosts["w-1"];
+        assert_eq!([&host.rack, &host.serial, &host.until].map(Option::as_deref), [Some(written); 3]);
+    }
+    for written in ["1.10", "00123", "1e3", "True"] {
+        let labels = format!("    role: worker\n    labels: {{l: {written}, {written}: k}}\n");
+        let text = GOOD.replacen("    role: worker\n", &labels, 1);
+        let labels = &try_text(&text).unwrap_or_else(|d| panic!("{written}: {d}")).pools["n"].labels;
+        assert_eq!((labels["l"].as_str(), labels[written].as_str()), (written, "k"));
+    }
+    let serial = |written: &str| {
+        let text = GOOD.replacen("10.1.0.2}", &format!("10.1.0.2, serial: {written}, rack: {written}}}"), 1);
+        let inventory = try_text(&text).unwrap_or_else(|d| panic!("{written}: {d}"));
+        let host = &inventory.hosts["w-1"];
+        assert_eq!(host.serial, host.rack);
+        (host.serial.clone().unwrap_or_default(), inventory.digest)
+    };
+    let (first, second) = (serial("1.10"), serial("1.1"));
+    assert_eq!((first.0.as_str(), second.0.as_str()), ("1.10", "1.1"));
+    assert_ne!(first.1, second.1, "two texts are two inventories");
+}
+
+#[test]
+fn numbers_and_what_is_passed_on_are_still_numbers() {
+    let text = GOOD.replacen("port: 8081", "port: 0x1F91", 1).replacen(
+        "{version: v1.35.7+k0s.0}",
+        "{version: v1.35.7+k0s.0, config: {spec: {a: 1e3, b: 0x10, c: 1.10, d: true, e: \"1.10\"}}}",
+        1,
+    );
+    let inventory = try_text(&text).unwrap_or_else(|d| panic!("{d}"));
+    assert_eq!(inventory.tenants["t"].port, 8081);
+    let wanted = serde_json::json!({"spec": {"a": 1000, "b": 16, "c": 1.1, "d": true, "e": "1.10"}});
+    assert_eq!(inventory.cluster.k0s_config, wanted);
 }

@@ -1,5 +1,5 @@
-//! Data tests of every mistake that an inventory can hold: a good one, one piece of it replaced, and what is shown. The
-//! golden text is `snapshots/data__mistakes__*.snap`; each finding has a code, a place with a caret, and a hint.
+//! Data tests of all errors in inventories: a valid inventory with one part replaced, and the output. The golden text is
+//! `snapshots/data__mistakes__*.snap`; each finding has a code, a location with a caret, and a hint.
 
 use crate::inventory::{GOOD, catalog};
 use provision::inventory::{Severity, load};
@@ -110,6 +110,17 @@ const MEANING: &[Case] = &[
         "{kthena: {version: v1.0.0}}",
         "{kthena: {version: v1.0.0}, expose: {nodePort: {base: 20000}}}",
     ),
+    ("a node port of its own outside the range", "port: 8081}", "port: 8081, nodePort: 443}"),
+    (
+        "two tenants on one node port",
+        "tenants:\n",
+        "tenants:\n  a: {gateway: {port: 9081, nodePort: 30081}, routes: {served: {to: {m: 100}}}}\n",
+    ),
+    (
+        "two tenants on one node port past the end of the range",
+        "tenants:\n",
+        "tenants:\n  a: {gateway: {port: 10849}, routes: {served: {to: {m: 100}}}}\n",
+    ),
     ("weights of nothing", "{m: 100}", "{m: 0}"),
     ("a weight too large", "{m: 100}", "{m: 101}"),
     ("no controller", "role: controller,", "role: worker,"),
@@ -189,6 +200,11 @@ const MEANING: &[Case] = &[
         "{role: worker, hosts",
         "{role: worker, storage: {data: {disk: /dev/disk/by-id/a}, models: {path: /m, disk: /dev/disk/by-id/a}}, hosts",
     ),
+    (
+        "a canary larger than what may be unavailable",
+        "{role: worker, hosts",
+        "{role: worker, disruption: {maxUnavailable: 2, canary: 3}, hosts",
+    ),
     ("a tenant with a bad name", "  t: {", "  T_1: {"),
     ("a cluster with a bad name", "{name: x}", "{name: X_1}"),
 ];
@@ -208,7 +224,7 @@ fn shown(cases: &[Case]) -> String {
         let found = load(&path, &catalog()).expect_err(what);
         assert!(found.errors() > 0, "{what}");
         for d in &found.all {
-            assert!(d.place.is_some(), "{what}: {} has a place", d.code);
+            assert!(d.span.is_some(), "{what}: {} has a location", d.code);
             assert!(d.hint.as_deref().is_some_and(|h| !h.is_empty()), "{what}: {} has a hint", d.code);
             assert!(
                 !d.message.ends_with('.')
@@ -303,7 +319,7 @@ fn rows(path: &str, schema: &serde_json::Value, page: &mut String) {
             _ => "anything".to_owned(),
         };
         let need = schema["required"].as_array().is_some_and(|r| r.iter().any(|n| n == name.as_str()));
-        let need = if need { ", needed" } else { "" };
+        let need = if need { ", required" } else { "" };
         *page +=
             &format!("| `{here}` | {kind}{need} | {} |\n", value["description"].as_str().unwrap_or_default());
         rows(&here, value, page);
@@ -317,15 +333,15 @@ fn rows(path: &str, schema: &serde_json::Value, page: &mut String) {
 #[test]
 fn the_reference_page_of_inventories_is_the_schema() {
     let mut page = String::from(
-        "# Inventory\n\nEvery key, as `provision schema` prints it; this page is made from it. A file, or a folder whose files merge; maps merge\n\
-         deep, lists replace, `null` deletes. Ranges such as `h-[001-064]` stand for many names, and in `address`,\n\
-         `clusterAddress` and `bmc` for as many values. A key marked \"not supported yet\" is refused, never ignored.\n\n\
-         Storage: a disk is named below `/dev/disk/by-id` and made only if it carries nothing. `keep: true` uses what is on it,\n\
-         `erase: ext4` lets exactly that go. Mounts are systemd mount units; k0s does not start without its own.\n\n\
-         Network: `proxy` reaches apt, dnf, downloads and k0s with its containerd; `noProxy` must cover every host. `caBundle` goes\n\
-         into each host's own store. A registry's `credentials` are a secret `user:password`, written into a file that only root\n\
-         reads. `clusterInterface` gives workers their address; controllers need `clusterAddress` too.\n\n\
-         | key | type | what it is |\n|---|---|---|\n",
+        "# Inventory\n\nAll keys, generated from `provision schema`. An inventory is a file, or a folder whose files are merged: maps are merged\n\
+         deeply, lists are replaced, `null` deletes. Ranges such as `h-[001-064]` expand to many names, and in `address`,\n\
+         `clusterAddress` and `bmc` to as many values. Keys marked \"not supported yet\" are rejected, never ignored.\n\n\
+         Storage: name disks by their path below `/dev/disk/by-id`. Only empty disks are formatted: `keep: true` uses an existing\n\
+         filesystem, `erase: ext4` allows wiping exactly that type. Mounts are systemd mount units; k0s does not start without its own.\n\n\
+         Network: apt, dnf, downloads, k0s and containerd use `proxy`; `noProxy` must cover every host. `caBundle` is added to the trust\n\
+         store of each host. The `credentials` of a registry are a secret `user:password`, stored in a file that only root can read.\n\
+         `clusterInterface` selects the address of workers; controllers also need `clusterAddress`.\n\n\
+         | key | type | description |\n|---|---|---|\n",
     );
     rows("", &provision::inventory::schema(), &mut page);
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference/inventory.md");

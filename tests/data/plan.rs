@@ -1,4 +1,4 @@
-//! Data tests of `plan`: inventories compared, with no host touched.
+//! Data tests of `plan`: comparing inventories without contacting hosts.
 
 use provision::catalog::Catalog;
 use provision::inventory::{Inventory, load};
@@ -30,7 +30,7 @@ fn a_driver_upgrade_shows_its_blast_radius() {
     assert!(
         text.contains("580.178.04 -> 595.91.07")
             && text.contains(
-                "64 drained, 64 rebooted, 64 with nvidia-fabricmanager restarted, in 11 waves of up to 6"
+                "64 drained, 64 rebooted, 64 with nvidia-fabricmanager restarted, in 12 waves of up to 6"
             ),
         "{text}"
     );
@@ -39,7 +39,30 @@ fn a_driver_upgrade_shows_its_blast_radius() {
         markdown.contains("| drains / reboots / restarts | | 64 / 64 / 64 nvidia-fabricmanager |"),
         "{markdown}"
     );
-    assert!(markdown.contains("| capacity while it runs | 512 GPUs | at least 464 (90 %) |"), "{markdown}");
+    assert!(markdown.contains("| minimum capacity during apply | 512 GPUs | 464 (90 %) |"), "{markdown}");
+}
+
+#[test]
+fn a_tenants_node_port_that_moves_is_a_breaking_change() {
+    let moved = |t: String| t.replace("nodePort: 30081", "nodePort: 30090");
+    let diff = compare(&rack(|t| t), &rack(moved), &catalog());
+    let text = comparison_text(&diff);
+    let said = "breaking change of tenant ads: its node port moves from 30081 to 30090; \
+                set tenants.ads.gateway.nodePort: 30081 to keep it";
+    assert!(
+        text.contains(&format!("  ! {said}\n")) && text.contains("breaking: node port of 1 tenant moved"),
+        "{text}"
+    );
+    let markdown = comparison_markdown(&diff);
+    assert!(
+        markdown.contains(
+            "of tenant ads: its node port moves from 30081 to 30090; set tenants.ads.gateway.nodePort: 30081"
+        ),
+        "{markdown}"
+    );
+    let json = serde_json::to_value(&diff).expect("JSON");
+    assert_eq!(json["ports"][0]["keep"], "tenants.ads.gateway.nodePort: 30081");
+    assert_eq!((&json["ports"][0]["before"], &json["ports"][0]["after"]), (&30081.into(), &30090.into()));
 }
 
 /// What a pool's hosts are drained, rebooted and restarted for, as their roles have it.
@@ -96,6 +119,8 @@ fn an_unknown_resource_is_not_in_sync() {
         };
         let observed = vec![(target.clone(), Ok(observed))];
         build(PlanInput {
+            out_of_service: Default::default(),
+            bare_pods: Default::default(),
             inventory: &inventory,
             lock_digest: String::new(),
             lab: false,
@@ -121,4 +146,34 @@ fn an_unknown_resource_is_not_in_sync() {
     let told = plan(Some(Observation::Present(Seen { fields, ..Seen::default() })));
     assert!(!told.is_blind() && told.targets[0].in_sync == 1);
     assert!(plan_text(&told, &view).starts_with("in sync: 1 host"));
+}
+
+#[test]
+fn a_k0s_that_cannot_be_reached_is_an_error_of_the_comparison() {
+    // Whether the catalog knows the versions is another question.
+    let at = |version: &str| {
+        let mut inventory = rack(|t| t);
+        inventory.cluster.k0s_version = version.to_owned();
+        inventory
+    };
+    let of = |from: &str, to: &str| compare(&at(from), &at(to), &catalog());
+    let skips = of("v1.34.10+k0s.0", "v1.36.3+k0s.2");
+    let expected = "[E-K0S-SKEW] k0s v1.34.10+k0s.0 -> v1.36.3+k0s.2 skips a minor version; upgrade Kubernetes one minor version at a time";
+    assert_eq!(skips.errors, [expected]);
+    assert!(comparison_text(&skips).contains(&format!("  error{expected}\n")), "{}", comparison_text(&skips));
+    let markdown = comparison_markdown(&skips);
+    assert!(
+        markdown.contains("**error** ") && markdown.contains("skips a minor version; upgrade Kubernetes"),
+        "{markdown}"
+    );
+    let back = of("v1.35.7+k0s.0", "v1.34.10+k0s.0");
+    assert!(back.errors[0].contains("goes back a minor"), "{:?}", back.errors);
+    let patch = of("v1.35.7+k0s.0", "v1.35.6+k0s.0");
+    assert!(
+        patch.errors.is_empty()
+            && patch.warnings[0].starts_with("[W-K0S-DOWNGRADE] k0s v1.35.7+k0s.0 -> v1.35.6")
+    );
+    assert!(comparison_text(&patch).contains("  warning[W-K0S-DOWNGRADE]"));
+    let up = of("v1.35.7+k0s.0", "v1.36.3+k0s.2");
+    assert!(up.errors.is_empty() && up.warnings.is_empty());
 }

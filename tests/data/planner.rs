@@ -1,11 +1,11 @@
-//! Properties of the planner, on any fleet: what is in place needs no plan, a plan that was carried out leaves none, order
-//! does not depend on chance, and the graph can be walked to its end.
+//! Properties of the planner on arbitrary fleets: a fleet in sync needs no plan, a plan that was carried out leaves none, order
+//! is deterministic, and the graph has no deadlock.
 
 use proptest::prelude::*;
 use provision::catalog::Catalog;
 use provision::executor::diff;
 use provision::inventory::{Inventory, load};
-use provision::plan::{Past, Plan, PlanInput, batches, build, verified};
+use provision::plan::{Past, Plan, PlanInput, Scheduler, TargetPlan, build, nodes_to_drain, stale, wider};
 use provision::state::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -22,7 +22,7 @@ struct Model {
     target: TargetId,
     desired: Vec<Resource>,
     state: BTreeMap<ResourceId, Observation>,
-    orphans: Vec<Managed>,
+    orphans: Vec<Orphan>,
 }
 
 impl Model {
@@ -41,7 +41,7 @@ impl Model {
     /// Carries out one step as a host would: what it says becomes so, and nothing else.
     fn carry_out(&mut self, step: &Step) {
         if step.change.verb == Verb::Remove {
-            self.orphans.retain(|m| m.id != step.resource.as_str());
+            self.orphans.retain(|o| o.id != step.resource);
             return;
         }
         // What is run because something else changed has then done what it is for, whatever was known of it before.
@@ -67,6 +67,8 @@ impl Model {
 fn plan(models: &[Model]) -> Plan {
     let observed = models.iter().map(Model::observed).collect();
     build(PlanInput {
+        out_of_service: Default::default(),
+        bare_pods: Default::default(),
         inventory: &SITE,
         lock_digest: String::new(),
         lab: false,
@@ -124,13 +126,13 @@ fn specs() -> impl Strategy<Value = Spec> {
             apply: "true".into(),
             undo: None,
             wanted: "done".into(),
-            when_changed: vec!["file//etc/r0".into()],
+            when_changed: vec![ResourceId::host(HostKind::File, "/etc/r0")],
         })),
         Just(Spec::Swap(Swap {})),
         Just(Spec::Reboot(Reboot {
             name: "needed".into(),
             guard: "true".into(),
-            when_changed: vec!["package/r1".into()],
+            when_changed: vec![ResourceId::host(HostKind::Package, "r1")],
         })),
     ]
 }
@@ -162,7 +164,7 @@ fn model(host: HostName) -> impl Strategy<Value = Model> {
         for (spec, k0s, token) in wanted {
             let mut resource = Resource::new(if k0s { "k0s" } else { "base" }, spec);
             if k0s && token == 0 {
-                resource.late = vec!["token/worker".into()];
+                resource.inputs = vec![StepOutput::JoinToken(JoinRole::Worker)];
             }
             if matches!(resource.spec, Spec::Reboot(_)) {
                 resource.hazards = vec![Hazard::Reboot];
@@ -171,14 +173,11 @@ fn model(host: HostName) -> impl Strategy<Value = Model> {
                 desired.push(resource);
             }
         }
-        let managed = |n: u8| Managed {
-            kind: "file".into(),
-            id: format!("file//orphan/{n}"),
-            hash: String::new(),
-            undo: None,
-            adopted: false,
+        let orphan = |n: u8| Orphan {
+            id: ResourceId::host(HostKind::File, format!("/orphan/{n}")),
+            hazards: Vec::new(),
         };
-        let orphans: Vec<Managed> = orphans.into_iter().map(managed).collect();
+        let orphans: Vec<Orphan> = orphans.into_iter().map(orphan).collect();
         let states: Vec<_> = desired.iter().map(state).collect();
         let target = TargetId::Host(host.clone());
         states.prop_map(move |states| Model {
@@ -199,7 +198,7 @@ fn fleet() -> impl Strategy<Value = Vec<Model>> {
         for resource in
             models.iter_mut().filter(|m| Some(&m.target) == first.as_ref()).flat_map(|m| &mut m.desired)
         {
-            resource.late.clear();
+            resource.inputs.clear();
         }
         models.push(Model {
             target: TargetId::Cluster,
@@ -256,7 +255,7 @@ proptest! {
             let model = models.iter().find(|m| m.target == target.target).expect("planned for it");
             let place = |step: &Step| match step.change.verb {
                 Verb::Remove => {
-                    let from_last = model.orphans.iter().rev().position(|m| m.id == step.resource.as_str());
+                    let from_last = model.orphans.iter().rev().position(|o| o.id == step.resource);
                     model.desired.len() + from_last.expect("an orphan")
                 }
                 _ => model.desired.iter().position(|r| r.id == step.resource).expect("wanted"),
@@ -280,7 +279,7 @@ proptest! {
                     steps.pop();
                     moved = true;
                 }
-                moved |= steps.is_empty() && done.insert(verified(&target.target));
+                moved |= steps.is_empty() && done.insert(StepId::Verified(target.target.clone()));
             }
             if !moved {
                 break;
@@ -293,20 +292,445 @@ proptest! {
     #[test]
     fn batches_are_all_steps_in_order_and_end_at_a_reboot(models in fleet()) {
         for target in &plan(&models).targets {
-            let batches = batches(target);
-            let steps: Vec<&Step> = batches.iter().flat_map(|b| &b.steps).collect();
+            let batches: Vec<&[Step]> = target.batches.iter().map(|b| target.steps_of(b)).collect();
+            let steps: Vec<&Step> = batches.iter().copied().flatten().collect();
             prop_assert_eq!(steps, target.steps.iter().collect::<Vec<_>>());
             for batch in &batches {
-                prop_assert!(!batch.steps.is_empty());
-                let (_, before) = batch.steps.split_last().expect("not empty");
+                prop_assert!(!batch.is_empty());
+                let (_, before) = batch.split_last().expect("not empty");
                 prop_assert!(before.iter().all(|s| !s.hazards.contains(&Hazard::Reboot)));
-                let (_, after) = batch.steps.split_first().expect("not empty");
+                let (_, after) = batch.split_first().expect("not empty");
                 // What the first of a batch waits for has come when the rest is carried out.
-                prop_assert!(after.iter().all(|s| s.late.is_empty()));
+                prop_assert!(after.iter().all(|s| s.inputs.is_empty()));
                 prop_assert!(target.target == TargetId::Cluster || after.iter().all(|s| {
                     s.needs.iter().all(|n| target.steps.iter().take_while(|t| t.id != s.id).any(|t| t.needs.contains(n)))
                 }), "{batch:?}");
             }
         }
     }
+
+    /// Whatever is quick, slow or fails: no more of a pool are out of service than may be, the canary goes alone, a wave
+    /// waits for all of the one before, controllers go one at a time, and everything comes to its end.
+    #[test]
+    fn no_wave_exceeds_its_budget(
+        workers in 1..30usize,
+        at_once in 1..5u32,
+        canary in 0..3u32,
+        turns in proptest::collection::vec((any::<proptest::sample::Index>(), 0..8u8), 400),
+    ) {
+        let inventory = wide(workers, at_once, canary.min(at_once));
+        let plan = all_reboot(&inventory);
+        let waves = plan.waves["w"].clone();
+        let order: Vec<&HostName> = waves.waves.iter().flatten().collect();
+        prop_assert_eq!(order.len(), workers);
+        prop_assert!(waves.waves.iter().all(|w| w.len() <= at_once as usize));
+        let mut scheduler = Scheduler::new(&plan.targets, &plan.waves);
+        // Per target: its next batch, whether that runs, and whether it has ended.
+        let mut actors = vec![(0usize, false, false); plan.targets.len()];
+        let mut turns = turns.into_iter().cycle();
+        let (mut out, mut down) = (BTreeSet::new(), BTreeSet::new());
+        for _ in 0..20_000 {
+            if actors.iter().all(|(.., ended)| *ended) {
+                break;
+            }
+            let (index, luck) = turns.next().expect("a cycle");
+            let i = index.index(actors.len());
+            let target = &plan.targets[i];
+            let (next, running, ended) = actors[i];
+            if ended {
+                continue;
+            }
+            let batch = &target.batches[next];
+            if !running {
+                if scheduler.may_begin(target, batch).is_ok() {
+                    scheduler.begin(&target.target, batch);
+                    actors[i].1 = true;
+                    if batch.drains {
+                        out.insert(i);
+                        prop_assert!(out.len() <= at_once as usize, "{out:?}");
+                        let host = target.target.host().expect("a host");
+                        let wave = waves.waves.iter().position(|w| w.contains(host)).expect("it has one");
+                        let before = waves.waves[..wave].iter().flatten();
+                        for earlier in before {
+                            let at = plan.targets.iter().position(|t| t.target.host() == Some(earlier));
+                            prop_assert!(actors[at.expect("planned")].2, "{host} before {earlier}");
+                        }
+                    }
+                } else if down.len() >= at_once as usize && batch.drains {
+                    // As a run does: nobody will make place.
+                    scheduler.ended(&target.target);
+                    actors[i].2 = true;
+                }
+                continue;
+            }
+            // One in eight fails, and stays down if it was out of service.
+            let fails = luck == 0;
+            for step in target.steps_of(batch) {
+                scheduler.done(&step.id);
+            }
+            scheduler.batch_ended(&target.target);
+            actors[i] = (next + 1, false, false);
+            if fails || next + 1 == target.batches.len() {
+                scheduler.done(&StepId::Verified(target.target.clone()));
+                if fails && out.contains(&i) {
+                    down.insert(i);
+                } else {
+                    out.remove(&i);
+                    scheduler.back(&target.target);
+                }
+                scheduler.ended(&target.target);
+                actors[i].2 = true;
+            }
+        }
+        prop_assert!(actors.iter().all(|(.., ended)| *ended), "stuck: {actors:?}");
+    }
+}
+
+/// One controller and many workers.
+fn wide(workers: usize, at_once: u32, canary: u32) -> Inventory {
+    let dir = tempfile::tempdir().expect("a folder");
+    let text = format!(
+        "apiVersion: provision/v1\nkind: Inventory\nmetadata: {{name: t}}\ncluster:\n  k0s: {{version: v1.35.7+k0s.0}}\n  \
+         network: {{podCIDR: 10.240.0.0/16, serviceCIDR: 10.96.0.0/16}}\npools:\n  control:\n    role: controller\n    \
+         hosts: {{cp-1: {{address: 10.0.0.1}}}}\n  w:\n    role: worker\n    \
+         disruption: {{maxUnavailable: {at_once}, canary: {canary}}}\n    \
+         hosts: {{\"w-[1-{workers}]\": {{address: \"10.0.1.[1-{workers}]\"}}}}\n"
+    );
+    std::fs::write(dir.path().join("site.yaml"), text).expect("written");
+    let catalog = Catalog::builtin().expect("the catalog");
+    load(&dir.path().join("site.yaml"), &catalog).unwrap_or_else(|d| panic!("{d}")).inventory
+}
+
+/// A plan in which each host changes a package, reboots, and changes a file.
+fn all_reboot(inventory: &Inventory) -> Plan {
+    let package =
+        Spec::Package(Package { name: "a".into(), version: None, ensure: Ensure::Present, hold: false });
+    let reboot = Spec::Reboot(Reboot { name: "r".into(), guard: "true".into(), when_changed: Vec::new() });
+    let link = Spec::Symlink(Symlink { path: "/l".into(), target: "/t".into() });
+    let observed = inventory.hosts.keys().map(|host| {
+        let mut desired: Vec<Resource> =
+            [&package, &reboot, &link].map(|spec| Resource::new("base", spec.clone())).into();
+        desired[1].hazards = vec![Hazard::Reboot];
+        let target = TargetId::Host(host.clone());
+        let model = Model {
+            target: target.clone(),
+            state: desired.iter().map(|r| (r.id.clone(), Observation::Absent)).collect(),
+            desired,
+            orphans: Vec::new(),
+        };
+        model.observed()
+    });
+    build(PlanInput {
+        out_of_service: Default::default(),
+        bare_pods: Default::default(),
+        inventory,
+        lock_digest: String::new(),
+        lab: false,
+        observed: observed.collect(),
+        nodes: Some(inventory.hosts_of(&"w".into()).map(|h| h.name.clone()).collect()),
+        past: Past::default(),
+    })
+}
+
+/// The hosts of a pool of workers that would all reboot, of which some take no pods already.
+fn with_down(pool: &str, hosts: &[&str], down: &[&str]) -> Plan {
+    let (at_once, canary) = pool.split_once('/').expect("two numbers");
+    let inventory = wide(6, at_once.parse().expect("a number"), canary.parse().expect("a number"));
+    let mut plan = all_reboot(&inventory);
+    plan.targets.retain(|t| t.target.host().is_some_and(|h| hosts.contains(&h.as_str())));
+    plan.out_of_service = down.iter().map(|h| HostName::from(*h)).collect();
+    plan.reschedule(&inventory);
+    plan.impact = provision::plan::impact(&plan, &inventory, &Past::default());
+    plan
+}
+
+/// A host that failed in an earlier run stays cordoned; together with a new wave, more were down than may be.
+#[test]
+fn hosts_that_are_out_of_service_already_count() {
+    let all = ["w-1", "w-2", "w-3", "w-4", "w-5", "w-6"];
+    let waves = |plan: &Plan| -> Vec<String> {
+        let named = |wave: &Vec<HostName>| wave.iter().map(|h| h.as_str()[2..].to_owned()).collect();
+        plan.waves["w"].waves.iter().map(named).map(|w: Vec<String>| w.join("+")).collect()
+    };
+    // One that is not worked on leaves room for one less.
+    let plan = with_down("2/1", &["w-3", "w-4", "w-5"], &["w-2"]);
+    assert_eq!(waves(&plan), ["3", "4", "5"]);
+    let capacity = plan.impact.pools[0].capacity.as_ref().expect("some serve");
+    assert_eq!((capacity.all, capacity.least), (5, 4), "never fewer than four of six");
+    // One that is worked on goes first, and its place is free afterwards.
+    let plan = with_down("2/1", &all, &["w-4"]);
+    assert_eq!(waves(&plan), ["4", "1+2", "3+5", "6"]);
+    let mut scheduler = Scheduler::new(&plan.targets, &plan.waves);
+    let target = |host: &str| plan.targets.iter().find(|t| t.target.to_string() == host).expect("planned");
+    let may = |s: &Scheduler, host: &str| s.may_begin(target(host), &target(host).batches[0]).is_ok();
+    assert!(may(&scheduler, "w-4") && !may(&scheduler, "w-1"));
+    scheduler.begin(&target("w-4").target, &target("w-4").batches[0]);
+    scheduler.ended(&target("w-4").target);
+    assert!(may(&scheduler, "w-1"), "w-4 stays down: one place is left of two");
+    scheduler.begin(&target("w-1").target, &target("w-1").batches[0]);
+    assert!(!may(&scheduler, "w-2"), "and it is taken");
+    // As many as may be are down: no other goes, those that are may be repaired.
+    let plan = with_down("2/1", &["w-1", "w-2", "w-3"], &["w-2", "w-6", "w-5"]);
+    assert_eq!(waves(&plan), ["2"]);
+    assert!(!Scheduler::new(&plan.targets, &plan.waves).may_leave(&TargetId::Host("w-1".into())));
+}
+
+#[test]
+fn a_saved_plan_is_out_of_date_when_more_would_be_disturbed_than_it_says() {
+    let saved = all_reboot(&wide(8, 2, 1));
+    assert_eq!(wider(&saved, &saved), Vec::<PoolName>::new());
+    for (at_once, canary) in [(3, 1), (2, 0), (2, 2)] {
+        let fresh = all_reboot(&wide(8, at_once, canary));
+        assert_eq!(wider(&saved, &fresh), ["w".into()], "{at_once} at once after {canary}");
+    }
+    let narrower = all_reboot(&wide(8, 1, 1));
+    assert_eq!(wider(&saved, &narrower), Vec::<PoolName>::new(), "what disturbs less was approved too");
+    // The same change, which now needs a restart as well.
+    let mut fresh = saved.clone();
+    let step = &mut fresh.targets[1].steps[0];
+    step.hazards.push(Hazard::Restart("k0sworker.service".into()));
+    let moved = stale(&saved, &fresh);
+    assert_eq!(moved.len(), 1);
+    assert_eq!(
+        (moved[0].resource.what().as_str(), moved[0].what),
+        ("package a", "has a hazard that the saved plan does not show")
+    );
+    assert!(stale(&fresh, &saved).is_empty(), "less than was approved");
+    // The same change by another command.
+    let mut fresh = saved.clone();
+    fresh.targets[1].steps[0].digest = "0".repeat(16);
+    assert_eq!(stale(&saved, &fresh)[0].what, "would be carried out in another way");
+    assert_eq!(saved.targets[1].steps[0].digest.len(), 16);
+}
+
+/// A host that was a worker and is to be a controller runs pods until it is drained.
+#[test]
+fn a_host_is_drained_for_what_it_is_in_the_cluster_and_not_for_what_it_is_to_be() {
+    let inventory = wide(1, 1, 0);
+    let mut input: Vec<_> = Vec::new();
+    for host in ["cp-1", "w-1"] {
+        let reboot =
+            Spec::Reboot(Reboot { name: "r".into(), guard: "true".into(), when_changed: Vec::new() });
+        let mut reboot = Resource::new("base", reboot);
+        reboot.hazards = vec![Hazard::Reboot];
+        let target = TargetId::Host(host.into());
+        let state = [(reboot.id.clone(), Observation::Absent)].into();
+        input.push(Model { target, desired: vec![reboot], state, orphans: Vec::new() }.observed());
+    }
+    let plan = build(PlanInput {
+        out_of_service: Default::default(),
+        bare_pods: Default::default(),
+        inventory: &inventory,
+        lock_digest: String::new(),
+        lab: false,
+        observed: input,
+        nodes: Some(["cp-1".into()].into()),
+        past: Past::default(),
+    });
+    let drains: Vec<bool> = plan.targets.iter().map(TargetPlan::drains).collect();
+    assert_eq!(drains, [true, false], "the controller is a node of the cluster, the worker is none");
+}
+
+/// What a k0s host of three controllers and a worker wants, as far as order is concerned.
+fn k0s_host(host: &str, state: &[(ResourceId, Observation)]) -> (TargetId, Result<Observed, Failure>) {
+    let unit = if host.starts_with("cp") { "k0scontroller.service" } else { "k0sworker.service" };
+    let binary = Spec::Download(Download {
+        path: "/usr/local/bin/k0s".into(),
+        urls: vec!["https://example.net/k0s".into()],
+        sha256: "0".repeat(64),
+        mode: 0o755,
+        version: Some("v1.36.1+k0s.0".into()),
+    });
+    let config = Spec::File(File {
+        path: "/etc/k0s/k0s.yaml".into(),
+        content: Content::Text("x".into()),
+        mode: 0o600,
+        owner: "root:root".into(),
+        validate: None,
+    });
+    let unit = Spec::Unit(Unit { name: unit.into(), enabled: Some(true), active: Some(true), masked: false });
+    let ready = Spec::Command(Command {
+        name: "k0s-ready".into(),
+        guard: "false".into(),
+        apply: "true".into(),
+        undo: None,
+        wanted: "up".into(),
+        when_changed: Vec::new(),
+    });
+    let desired: Vec<Resource> = [binary, config, unit, ready].map(|s| Resource::new("k0s", s)).into();
+    let joined = Managed {
+        id: ResourceId::host(HostKind::Command, "k0s-ready"),
+        hash: String::new(),
+        undo: None,
+        adopted: false,
+        hazards: Vec::new(),
+    };
+    let mut seen: BTreeMap<ResourceId, Observation> =
+        desired.iter().map(|r| (r.id.clone(), as_wanted(r))).collect();
+    seen.extend(state.iter().cloned());
+    let observed = Observed {
+        target: TargetId::Host(host.into()),
+        facts: Facts { managed: vec![joined], ..Facts::default() },
+        desired,
+        seen,
+        orphans: Vec::new(),
+        warnings: Vec::new(),
+    };
+    (observed.target.clone(), Ok(observed))
+}
+
+fn plan_of(observed: Vec<(TargetId, Result<Observed, Failure>)>) -> Plan {
+    let dir = tempfile::tempdir().expect("a folder");
+    let text = "apiVersion: provision/v1\nkind: Inventory\nmetadata: {name: t}\ncluster:\n  k0s: {version: v1.35.7+k0s.0}\n  \
+                network: {podCIDR: 10.240.0.0/16, serviceCIDR: 10.96.0.0/16}\npools:\n  control:\n    role: controller\n    \
+                hosts: {\"cp-[1-3]\": {address: \"10.0.0.[1-3]\"}}\n  w:\n    role: worker\n    hosts: {w-1: {address: 10.0.1.1}}\n";
+    std::fs::write(dir.path().join("site.yaml"), text).expect("written");
+    let catalog = Catalog::builtin().expect("the catalog");
+    let inventory = load(&dir.path().join("site.yaml"), &catalog).unwrap_or_else(|d| panic!("{d}")).inventory;
+    build(PlanInput {
+        out_of_service: Default::default(),
+        bare_pods: Default::default(),
+        inventory: &inventory,
+        lock_digest: String::new(),
+        lab: false,
+        observed,
+        nodes: Some(["w-1".into()].into()),
+        past: Past::default(),
+    })
+}
+
+fn field(resource: ResourceId, name: &str, value: &str) -> (ResourceId, Observation) {
+    let fields = [(name.to_owned(), value.to_owned())].into();
+    (resource, Observation::Present(Seen { fields, ..Seen::default() }))
+}
+
+/// The order in which targets come to their first step, each carried out whole as soon as it may.
+fn order(plan: &Plan) -> Vec<String> {
+    let mut scheduler = Scheduler::new(&plan.targets, &plan.waves);
+    let mut order = Vec::new();
+    loop {
+        let may = |t: &&TargetPlan| {
+            !order.contains(&t.target.to_string())
+                && !t.batches.is_empty()
+                && t.batches.iter().all(|b| scheduler.may_begin(t, b).is_ok())
+        };
+        let Some(target) = plan.targets.iter().find(may) else { return order };
+        for step in &target.steps {
+            scheduler.done(&step.id);
+        }
+        scheduler.done(&StepId::Verified(target.target.clone()));
+        order.push(target.target.to_string());
+    }
+}
+
+/// A real k0s waited in a circle: cp-3, stopped, for cp-2, that for cp-1, and that for etcd of cp-3.
+#[test]
+fn a_member_that_is_down_is_started_before_healthy_ones_are_touched() {
+    let config = || field(ResourceId::host(HostKind::File, "/etc/k0s/k0s.yaml"), "sha256", "old");
+    let stopped = field(ResourceId::host(HostKind::Unit, "k0scontroller.service"), "active", "no");
+    let never_up = field(ResourceId::host(HostKind::Command, "k0s-ready"), "state", "not seen");
+    for down in [stopped, never_up] {
+        let hosts = vec![
+            k0s_host("cp-1", &[config()]),
+            k0s_host("cp-2", &[config()]),
+            k0s_host("cp-3", &[config(), down.clone()]),
+        ];
+        assert_eq!(order(&plan_of(hosts)), ["cp-3", "cp-1", "cp-2"], "{down:?}");
+    }
+    let hosts = ["cp-1", "cp-2", "cp-3"].map(|host| k0s_host(host, &[config()]));
+    assert_eq!(order(&plan_of(hosts.into())), ["cp-1", "cp-2", "cp-3"]);
+}
+
+/// A real worker got the new k0s while two controllers had the old one.
+#[test]
+fn a_worker_gets_its_k0s_after_every_controller() {
+    let old =
+        || field(ResourceId::host(HostKind::Download, "/usr/local/bin/k0s"), "version", "v1.35.7+k0s.0");
+    let all = || ["w-1", "cp-1", "cp-2", "cp-3"].map(|host| k0s_host(host, &[old()]));
+    assert_eq!(order(&plan_of(all().into())), ["cp-1", "cp-2", "cp-3", "w-1"]);
+    // One that cannot be looked at may have the old minor: the worker waits for it, and with it fails.
+    let unseen = Failure::new(FailureKind::Unobserved, "E-SSH", "no route");
+    let mut hosts = vec![k0s_host("w-1", &[old()]), k0s_host("cp-1", &[])];
+    hosts.push((TargetId::Host("cp-2".into()), Err(unseen.clone())));
+    let plan = plan_of(hosts);
+    let worker = plan.targets.iter().find(|t| t.target == TargetId::Host("w-1".into())).expect("planned");
+    assert_eq!(worker.steps[0].needs, [StepId::Verified(TargetId::Host("cp-2".into()))]);
+    // A patch of the same minor does not depend on it: one bad host stops itself.
+    let patch = field(ResourceId::host(HostKind::Download, "/usr/local/bin/k0s"), "version", "v1.36.0+k0s.0");
+    let hosts = vec![k0s_host("w-1", &[patch]), (TargetId::Host("cp-2".into()), Err(unseen))];
+    assert!(plan_of(hosts).targets.iter().all(|t| t.steps.iter().all(|s| s.needs.is_empty())));
+}
+
+#[test]
+fn a_drain_says_which_pods_it_loses() {
+    let inventory = wide(2, 1, 0);
+    let plan = |pods: BarePods| {
+        let reboot =
+            Spec::Reboot(Reboot { name: "r".into(), guard: "true".into(), when_changed: Vec::new() });
+        let mut reboot = Resource::new("base", reboot);
+        reboot.hazards = vec![Hazard::Reboot];
+        let observed = ["w-1", "w-2"].map(|host| {
+            let state = [(reboot.id.clone(), Observation::Absent)].into();
+            let (target, desired) = (TargetId::Host(host.into()), vec![reboot.clone()]);
+            Model { target, desired, state, orphans: Vec::new() }.observed()
+        });
+        let nodes: BTreeSet<HostName> = ["w-1".into(), "w-2".into()].into();
+        assert_eq!(nodes_to_drain(&observed, &nodes), nodes);
+        assert_eq!(nodes_to_drain(&observed, &BTreeSet::new()), BTreeSet::new(), "no node, no pods");
+        build(PlanInput {
+            out_of_service: Default::default(),
+            bare_pods: pods,
+            inventory: &inventory,
+            lock_digest: String::new(),
+            lab: false,
+            observed: observed.into(),
+            nodes: Some(nodes),
+            past: Past::default(),
+        })
+    };
+    let saved = plan(BarePods::new());
+    let fresh = plan([("w-2".into(), ["default/debug".to_owned()].into())].into());
+    let hazards: Vec<_> = fresh.targets.iter().map(|t| t.steps[0].hazards.clone()).collect();
+    let lost = Hazard::lost_pod("default/debug");
+    assert_eq!(hazards, [vec![Hazard::Reboot, Hazard::Drain], vec![Hazard::Reboot, Hazard::Drain, lost]]);
+    assert!(
+        fresh.targets[1].warnings[0].contains("loses pod default/debug"),
+        "{:?}",
+        fresh.targets[1].warnings
+    );
+    assert_eq!(fresh.impact.pools[0].hazards["data loss (pods)"], 1);
+    assert_eq!(stale(&saved, &fresh).len(), 1, "a saved plan that does not show it is out of date");
+}
+
+/// A host that was retired and is active again: k0s runs on it, and would never register by itself.
+#[test]
+fn a_worker_whose_node_was_deleted_starts_its_k0s_again() {
+    let planned = |node: &str| {
+        let (target, observed) = k0s_host("w-1", &[]);
+        let mut observed = observed.expect("observed");
+        let start = Spec::Command(Command {
+            name: "k0s-started".into(),
+            guard: "true".into(),
+            apply: "systemctl try-restart k0sworker".into(),
+            undo: None,
+            wanted: "started".into(),
+            when_changed: Vec::new(),
+        });
+        let start = Resource::new("k0s", start);
+        observed.seen.insert(start.id.clone(), as_wanted(&start));
+        observed.desired.insert(2, start);
+        let plan = build(PlanInput {
+            out_of_service: BTreeSet::new(),
+            bare_pods: BarePods::new(),
+            inventory: &wide(1, 1, 0),
+            lock_digest: String::new(),
+            lab: false,
+            observed: vec![(target, Ok(observed))],
+            nodes: Some([node.into()].into()),
+            past: Past::default(),
+        });
+        plan.targets[0].steps.iter().map(|s| s.what.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(planned("w-1"), Vec::<String>::new(), "it has its node");
+    assert_eq!(planned("w-2"), ["command k0s-started"]);
 }

@@ -2,15 +2,15 @@
 
 use crate::role::{Case, file};
 use provision::role::{Finding, TABLE, among, findings, tries};
-use provision::state::{Content, Facts, HostName, Mounted, Resource, Spec};
+use provision::state::{Content, Facts, HostKind, HostName, Managed, Mounted, Resource, ResourceId, Spec};
 use std::path::Path;
 
 fn certificate(n: u32) -> String {
     format!("-----BEGIN CERTIFICATE-----\nMIIB{n}AAA\nBBBB\n-----END CERTIFICATE-----\n")
 }
 
-fn ids(resources: &[Resource]) -> Vec<&str> {
-    resources.iter().map(|r| r.id.as_str()).collect()
+fn ids(resources: &[Resource]) -> Vec<String> {
+    resources.iter().map(|r| r.id.text()).collect()
 }
 
 /// The file of that path, secret or not.
@@ -112,7 +112,10 @@ fn registry_credentials_are_secret_content_by_the_host_that_is_asked() {
         assert_eq!(mode, Some(0o600));
         let hosts = file(&k0s, "/etc/k0s/certs.d/docker.io/hosts.toml");
         assert!(hosts.contains("[host.\"https://hub.example.net:8443/proxy\"]"), "{hosts}");
-        assert!(!ids(&k0s).contains(&"file//etc/k0s/certs.d/quay.io/hosts.toml"), "no mirror, no file");
+        assert!(
+            !ids(&k0s).iter().any(|id| id == "file//etc/k0s/certs.d/quay.io/hosts.toml"),
+            "no mirror, no file"
+        );
     }
 }
 
@@ -144,11 +147,7 @@ fn the_clusters_interface_gives_the_nodes_address() {
     let mut case = Case::new("debian12");
     case.text =
         case.text.replacen("general: {role: worker,", "general: {role: worker, clusterInterface: bond0,", 1);
-    assert!(
-        case.failure("w-1").contains("[E-INTERFACE] it has no interface bond0"),
-        "{}",
-        case.failure("w-1")
-    );
+    assert!(case.failure("w-1").contains("[E-INTERFACE] no interface bond0"), "{}", case.failure("w-1"));
     case.facts.addresses = vec![
         ("eth0".into(), "10.20.0.21/24".into()),
         ("bond0".into(), "fd00::1/64".into()),
@@ -186,7 +185,7 @@ fn disks_are_made_and_mounted_before_k0s_by_a_uuid_that_a_plan_can_name() {
         "unit/k0sworker.service",
     ];
     assert!(order.map(at).is_sorted(), "{places:?}");
-    assert!(!places.contains(&"filesystem//dev/disk/by-id/nvme-B"), "it is kept as it is");
+    assert!(!places.iter().any(|id| id == "filesystem//dev/disk/by-id/nvme-B"), "it is kept as it is");
     let made = &all[at("filesystem//dev/disk/by-id/nvme-A")];
     assert_eq!(
         made.hazards.iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -238,6 +237,73 @@ fn facts_alone_tell_all_their_reasons_at_once() {
     assert!(!case.failure("w-1").contains("E-CGROUP"));
 }
 
+/// Files of a cluster that managed.json does not know stop a host, before a k0s that finds them joins nothing.
+#[test]
+fn what_another_cluster_left_stops_a_host() {
+    let refused = |files: &[&str], host: &str, provider: &str, ours: Option<ResourceId>| {
+        let mut case = Case::new("debian12");
+        case.text = case.text.replace("provider: calico", &format!("provider: {provider}"));
+        case.facts.cluster_files = files.iter().map(|f| (*f).to_owned()).collect();
+        case.facts.managed = ours
+            .map(|id| Managed { id, hash: String::new(), undo: None, adopted: true, hazards: Vec::new() })
+            .into_iter()
+            .collect();
+        let failures = case.wanted(host).err().unwrap_or_default();
+        let one = failures.iter().find(|f| f.code == "E-EARLIER-CLUSTER").map(|f| format!("{f:?}"));
+        assert_eq!(one.is_some(), !failures.is_empty(), "{failures:?}");
+        one
+    };
+    let (kubelet, cni) = ("/var/lib/k0s/kubelet.conf", "/etc/cni/net.d/05-cilium.conflist");
+    for files in [&[kubelet][..], &["/var/lib/k0s/pki"], &["/var/lib/k0s/etcd"], &["/var/lib/k0s/db"], &[cni]]
+    {
+        for host in ["w-1", "m-1"] {
+            let said = refused(files, host, "calico", None).unwrap_or_else(|| panic!("{host}: {files:?}"));
+            assert!(said.contains(files[0]), "{said}");
+        }
+    }
+    let both = refused(&[kubelet, cni], "w-1", "calico", None).expect("stopped");
+    assert!(both.contains(kubelet) && both.contains(cni) && both.contains("k0s reset"), "{both}");
+    // What comes after the cluster's own by name, what is no configuration, and what other tools look for is no reason.
+    let harmless = [
+        "/etc/cni/net.d/87-podman-bridge.conflist",
+        "/etc/cni/net.d/05-cilium.conf.bak",
+        "/etc/cni/net.d/calico-kubeconfig",
+    ];
+    assert_eq!(refused(&harmless, "w-1", "calico", None), None);
+    assert_eq!(refused(&[cni], "cp-1", "calico", None), None, "pods do not run there");
+    assert_eq!(refused(&[cni], "w-1", "custom", None), None, "whose network it is, is not known");
+    // What we installed is ours: joined, or interrupted before it was seen up.
+    let command = |name: &str| ResourceId::host(HostKind::Command, name);
+    let unit = ResourceId::host(HostKind::Unit, "k0sworker.service");
+    for ours in [command("k0s-ready"), command("k0s-started"), command("k0s-install"), unit] {
+        assert_eq!(refused(&[kubelet, cni], "w-1", "calico", Some(ours)), None);
+    }
+    let binary = ResourceId::host(HostKind::Download, "/usr/local/bin/k0s");
+    assert!(refused(&[kubelet], "w-1", "calico", Some(binary)).is_some(), "a binary is no cluster");
+}
+
+/// A kept hostname is the node's name, so it is compared with the inventory's.
+#[test]
+fn a_kept_hostname_must_be_the_nodes_name() {
+    let failure = |host: &str, hostname: &str, keep: bool| {
+        let mut case = Case::new("debian12");
+        if keep {
+            case.text = case.text.replacen("os:\n", "os:\n  hostname: keep\n", 1);
+        }
+        case.facts.hostname = hostname.to_owned();
+        case.wanted(host).err().map(|all| all.iter().map(|f| format!("{f:?}")).collect::<String>())
+    };
+    for hostname in ["w-1.dc1.example.com", "ip-10-0-0-5"] {
+        let said = failure("w-1", hostname, true).expect("stopped");
+        let names = format!("register node {hostname}, but the inventory has w-1");
+        assert!(said.contains("E-NODE-NAME") && said.contains(&names), "{said}");
+        assert!(said.contains("hostnamectl set-hostname w-1"), "{said}");
+        assert_eq!(failure("w-1", hostname, false), None, "it gets its name");
+        assert_eq!(failure("cp-1", hostname, true), None, "it has no kubelet");
+    }
+    assert_eq!(failure("w-1", "W-1", true), None, "the kubelet takes lower case");
+}
+
 #[test]
 fn ports_are_tried_in_the_direction_in_which_they_are_needed() {
     let case = Case::new("debian12");
@@ -278,7 +344,7 @@ fn ports_are_tried_in_the_direction_in_which_they_are_needed() {
     let blocked = read(&answer(&format!("{api}|1|bash: connect: No route to host \n")));
     assert_eq!(codes(&blocked), ["E-PORT-BLOCKED"]);
     assert_eq!(blocked[0].message, "w-1 -> cp-1 (10.20.0.11:6443, Kubernetes API): No route to host");
-    assert!(read(&answer(&format!("{api}|124|\n")))[0].message.ends_with("no answer in 3 s"));
+    assert!(read(&answer(&format!("{api}|124|\n")))[0].message.ends_with("no response within 9 s"));
     assert_eq!(codes(&read(&answer(&format!("{own}|0|\n")))), ["E-PORT-TAKEN"]);
     let running = answer(&format!("{own}|0|\n")).replace("#section running\n", "#section running\nactive\n");
     assert_eq!(codes(&read(&running)), [] as [&str; 0], "k0s holds it itself");
@@ -322,7 +388,7 @@ fn repositories_are_tried_where_a_host_has_to_reach_them_itself() {
     assert_eq!(
         said,
         [
-            "w-1 -> a package repository (packages.example.net:443, packages): its name cannot be resolved",
+            "w-1 -> a package repository (packages.example.net:443, packages): name resolution failed",
             "w-1 -> a package repository (10.0.0.9:8080, packages): refused"
         ]
     );
@@ -370,7 +436,7 @@ fn what_hosts_tell_together() {
 }
 
 #[test]
-fn clocks_are_told_against_those_of_most_hosts() {
+fn clocks_are_compared_with_the_majority_of_hosts() {
     let case = Case::new("debian12");
     let inventory = case.inventory();
     let told = |skews: &[i64]| -> Vec<String> {
@@ -388,8 +454,8 @@ fn clocks_are_told_against_those_of_most_hosts() {
     assert_eq!(
         told(&[-200, 200]),
         [
-            "cp-1 E-CLOCK: its clock is 400 s behind cp-2's, and which is right cannot be told",
-            "cp-2 E-CLOCK: its clock is 400 s ahead of cp-1's, and which is right cannot be told"
+            "cp-1 E-CLOCK: its clock is 400 s behind cp-2's; it is unknown which one is right",
+            "cp-2 E-CLOCK: its clock is 400 s ahead of cp-1's; it is unknown which one is right"
         ]
     );
     assert_eq!(told(&[0, 0, 900, 900]).len(), 4, "two against two");
@@ -418,19 +484,19 @@ fn every_code_is_in_the_table_and_the_page_is_the_table() {
         }
     }
     let mut page = String::from(
-        "# What preflight finds\n\n`provision preflight` gives all of these at once; `apply` stops a host at those that begin with `E-`. Each message\nalso names the command to check by hand. This page is made from the table in `src/role/findings.rs`.\n\n\
-         | code | what it means | what to do |\n|---|---|---|\n",
+        "# Preflight checks\n\n`provision preflight` reports all of these at once; `apply` stops a host at codes that start with `E-`. Most messages\ninclude a command to check the cause. This page is generated from the table in `src/role/findings.rs`.\n\n\
+         | code | meaning | what to do |\n|---|---|---|\n",
     );
     for (code, what, next) in TABLE {
         page += &format!("| `{code}` | {what} | {next} |\n");
     }
-    page += "\n## Ports\n\nTried from the hosts that need them, with the direction in the message. Before k0s runs nothing listens: a refused\nconnection counts as open, silence or \"no route\" as blocked. A firewall that answers with a reset looks like a closed port\nand is not told. Each host tries at most 16 others of a kind. UDP (Calico's 4789) and VRRP cannot be tried.\n\n| port | from | to | for |\n|---|---|---|---|\n";
+    page += "\n## Ports\n\nPorts are tested from the hosts that need them; messages show the direction. Before k0s runs, nothing listens: a refused\nconnection counts as open, a timeout or \"no route\" as blocked. A firewall that sends a reset cannot be told from a closed port\nand is not detected. Each host tests at most 16 others of a kind. UDP (Calico's 4789) and VRRP cannot be tested.\n\n| port | from | to | for |\n|---|---|---|---|\n";
     let side = |(controllers, workers): (bool, bool)| match (controllers, workers) {
         (true, true) => "controllers, workers",
         (true, false) => "controllers",
         _ => "workers",
     };
-    for port in &provision::role::PORTS {
+    for port in &provision::k0s::PORTS {
         page += &format!("| {}/tcp | {} | {} | {} |\n", port.port, side(port.from), side(port.to), port.what);
     }
     let path = root.join("docs/reference/errors.md");

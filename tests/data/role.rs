@@ -1,9 +1,9 @@
-//! Data tests of `role`: inventory and facts in, what a host should have out.
+//! Data tests of `role`: inventory and facts in, desired resources of a host out.
 
 use provision::artifact::{Lock, Locked};
 use provision::catalog::Catalog;
 use provision::inventory::{Inventory, load};
-use provision::role::{RoleInput, desired};
+use provision::role::{RoleInput, check, desired};
 use provision::state::{Content, Facts, Failure, Hazard, PciFunction, Resource, Spec};
 use std::path::{Path, PathBuf};
 
@@ -131,8 +131,8 @@ pub fn file(resources: &[Resource], path: &str) -> String {
         .unwrap_or_else(|| panic!("{path} is wanted"))
 }
 
-fn ids(resources: &[Resource]) -> Vec<&str> {
-    resources.iter().map(|r| r.id.as_str()).collect()
+fn ids(resources: &[Resource]) -> Vec<String> {
+    resources.iter().map(|r| r.id.text()).collect()
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn nvidia_with_a_mig_layout() {
         "driver: \"580.178.04\", mig: {1g.10gb: 4, 3g.40gb: 1}}",
         1,
     );
-    let split = |r: &Resource| r.id.as_str().contains("mig") || r.id.as_str() == "reboot/nvidia";
+    let split = |r: &Resource| r.id.text().contains("mig") || r.id.text() == "reboot/nvidia";
     let resources: Vec<Resource> = case.role("h-1", "nvidia").into_iter().filter(split).collect();
     golden("nvidia-mig", &resources);
     let program = file(&resources, "/usr/local/bin/provision-mig");
@@ -173,7 +173,11 @@ fn health_before_a_node_takes_work() {
     golden("health-neuron", &Case::trn2("debian12").role("t-1", "health"));
     assert!(Case::new("debian12").role("w-1", "health").is_empty());
     let all = Case::h100("debian12").wanted("h-1").unwrap_or_else(|f| panic!("{f:?}"));
-    assert_eq!(all.last().map(|r| r.id.as_str()), Some("command/accelerator-standard"), "after the join");
+    assert_eq!(
+        all.last().map(|r| r.id.text()).as_deref(),
+        Some("command/accelerator-standard"),
+        "after the join"
+    );
 }
 
 #[test]
@@ -190,6 +194,46 @@ fn neuron_on_each_system() {
     }
 }
 
+/// A module counts as built by its exact name and version: `nvidia-fs` is another one.
+#[test]
+fn dkms_is_asked_for_the_module_itself() {
+    let guard = |resources: &[Resource], id: &str| {
+        let of = resources.iter().find(|r| r.id.text() == id).unwrap_or_else(|| panic!("{id}"));
+        let Spec::Command(command) = &of.spec else { panic!("a command") };
+        command.guard.clone()
+    };
+    let nvidia = guard(&Case::h100("debian12").role("h-1", "nvidia"), "command/nvidia-dkms");
+    let neuron = guard(&Case::trn2("debian12").role("t-1", "neuron"), "command/neuron-dkms");
+    let driver = "2.30.2.0";
+    assert!(neuron.contains(&driver.replace('.', "[.]")), "{neuron}");
+    let built = |name: &str| format!("{name}, 6.8.0-60-generic, x86_64: installed\n");
+    let cases = [
+        (&nvidia, "nvidia/580.178.04: added\n".to_owned() + &built("nvidia-fs/2.26.6"), false),
+        (&nvidia, built("nvidia-fs/580.178.04"), false),
+        (&nvidia, built("nvidia/580.126.09"), false),
+        (&nvidia, built("nvidia/580.178.041"), false),
+        (&nvidia, built("nvidia/580x178.04"), false),
+        (&nvidia, "nvidia/580.178.04, 6.8.0-60-generic, x86_64: built\n".into(), false),
+        (&nvidia, String::new(), false),
+        (&nvidia, built("nvidia-fs/2.26.6") + &built("nvidia/580.178.04"), true),
+        (&nvidia, built("nvidia, 580.178.04"), true),
+        (&nvidia, built("nvidia-open/580.178.04"), true),
+        (
+            &nvidia,
+            built("nvidia-srv/580.178.04").replace("installed", "installed (original_module exists)"),
+            true,
+        ),
+        (&neuron, built("aws-neuronx/2.30.2.0"), true),
+        (&neuron, built("aws-neuronx/2.29.2.0"), false),
+        (&neuron, built("aws-neuronx-gdr/2.30.2.0"), false),
+    ];
+    for (guard, status, yes) in cases {
+        let tool = format!("dkms() {{ printf '%s' '{status}'; }}\n{guard}");
+        let output = std::process::Command::new("sh").args(["-ec", &tool]).output().expect("sh runs");
+        assert_eq!(output.status.success(), yes, "{status}");
+    }
+}
+
 #[test]
 fn nvidia_by_product() {
     // Fourth generation of NVSwitch, and a branch whose packages have lost it from their names.
@@ -197,7 +241,7 @@ fn nvidia_by_product() {
     golden("nvidia-b200", &b200.role("b-1", "nvidia"));
     // Volta: the closed flavour, and no NVSwitch on the bus.
     let v100 = Case::new("debian12").with("10de", "1db5", "030200", 2).role("v-1", "nvidia");
-    assert!(ids(&v100).contains(&"package/cuda-drivers-580"), "{:?}", ids(&v100));
+    assert!(ids(&v100).iter().any(|id| id == "package/cuda-drivers-580"), "{:?}", ids(&v100));
     // A board without switches wants no Fabric Manager: its unit would fail.
     let pair = Case::new("debian12").with("10de", "2330", "030200", 2).role("h-1", "nvidia");
     assert!(!ids(&pair).iter().any(|id| id.contains("fabric")), "{:?}", ids(&pair));
@@ -233,6 +277,33 @@ fn the_containerd_drop_in_follows_the_k0s_line() {
     }
 }
 
+/// containerd appends `/v2` to a path that does not end in it, unless it is told not to.
+#[test]
+fn a_mirror_below_a_path_is_asked_below_it() {
+    let plain = "  capabilities = [\"pull\", \"resolve\"]\n";
+    let below = format!("{plain}  override_path = true\n");
+    let cases = [
+        ("https://hub.example.net", plain),
+        ("https://hub.example.net:5000/", plain),
+        ("https://hub.example.net/v2", plain),
+        ("https://hub.example.net/v2/", plain),
+        ("https://nexus.example.net/repository/docker-proxy", plain),
+        ("https://nexus.example.net/repository/docker-proxy/v2", plain),
+        ("https://harbor.example.com/v2/dockerhub-proxy", &below),
+        ("https://harbor.example.com/v2/dockerhub-proxy/", &below),
+        ("http://harbor.example.com:8080/registry/v2/a/b", &below),
+        ("https://v2.example.com/dockerhub", plain),
+    ];
+    for (mirror, rest) in cases {
+        let mut case = Case::new("debian12");
+        let before = case.text.lines().find(|l| l.contains("mirror:")).expect("a mirror").to_owned();
+        let old = before.split('"').nth(1).expect("its URL");
+        case.text = case.text.replace(old, mirror);
+        let text = file(&case.role("w-1", "k0s"), "/etc/k0s/certs.d/docker.io/hosts.toml");
+        assert_eq!(text, format!("[host.\"{mirror}\"]\n{rest}"), "{mirror}");
+    }
+}
+
 #[test]
 fn the_drop_in_comes_before_the_unit_and_the_driver_before_k0s() {
     let resources = Case::h100("debian12").wanted("h-1").expect("wanted");
@@ -254,7 +325,7 @@ fn the_drop_in_comes_before_the_unit_and_the_driver_before_k0s() {
     ];
     let places: Vec<usize> = order.iter().map(|id| at(id)).collect();
     assert!(places.is_sorted(), "{places:?}");
-    assert_eq!(resources[at("command/k0s-token")].late[0].as_str(), "token/worker");
+    assert_eq!(resources[at("command/k0s-token")].inputs[0].text(), "token/worker");
 }
 
 #[test]
@@ -312,7 +383,7 @@ fn every_reason_against_a_host_is_given_at_once() {
         assert!(failure.contains(code), "{code}: {failure}");
     }
     assert!(
-        failure.contains("debian12, ubuntu2204, ubuntu2404, rhel9, amzn2023, and this is debian13"),
+        failure.contains("debian12, ubuntu2204, ubuntu2404, rhel9, amzn2023, but this is debian13"),
         "{failure}"
     );
     let mut case = Case::new("debian12");
@@ -320,11 +391,48 @@ fn every_reason_against_a_host_is_given_at_once() {
     assert!(case.failure("w-1").contains("[E-OS] neither apt nor dnf"), "{}", case.failure("w-1"));
     let mut case = Case::new("debian12");
     case.lock.artifacts.remove("k0s-x86_64");
-    assert_eq!(case.failure("w-1"), "[E-LOCK] provision.lock does not have k0s-x86_64");
+    assert_eq!(case.failure("w-1"), "[E-LOCK] k0s-x86_64 is missing from provision.lock");
 }
 
 #[test]
-fn a_role_beside_the_inventory_takes_the_place_of_a_built_in_one() {
+fn a_k0s_that_skips_a_minor_or_goes_back_one_is_refused_on_hosts_that_are_nodes() {
+    let at = |version: &str, joined: bool| {
+        let mut case = Case::new("debian12");
+        case.facts.k0s_version = Some(version.into());
+        let id = if joined { "command/k0s-ready" } else { "command/other" };
+        let managed = format!(r#"{{"kind": "command", "id": "{id}", "hash": ""}}"#);
+        case.facts.managed.push(serde_json::from_str(&managed).expect("a record"));
+        case
+    };
+    let failure = at("v1.33.4+k0s.0", true).failure("w-1");
+    assert_eq!(
+        failure,
+        format!(
+            "[E-K0S-SKEW] k0s v1.33.4+k0s.0 -> {K0S} skips a minor version; upgrade Kubernetes one minor version at a time"
+        )
+    );
+    assert!(at("v1.36.3+k0s.2", true).failure("w-1").contains("goes back a minor"));
+    for version in ["v1.34.10+k0s.0", K0S, "v1.35.9+k0s.0", "not a version"] {
+        assert!(at(version, true).wanted("w-1").is_ok(), "{version}");
+    }
+    // What a host that is no node yet has lying about is replaced.
+    assert!(at("v1.30.0+k0s.0", false).wanted("w-1").is_ok());
+    let case = at("v1.35.9+k0s.0", true);
+    let inventory = case.inventory();
+    let found = check(&RoleInput {
+        inventory: &inventory,
+        catalog: &case.catalog,
+        lock: &case.lock,
+        host: &inventory.hosts["w-1"],
+        facts: &case.facts,
+        secrets: &case.secrets,
+    });
+    let codes: Vec<&str> = found.iter().map(|f| f.code).collect();
+    assert!(codes.contains(&"W-K0S-DOWNGRADE"), "{codes:?}");
+}
+
+#[test]
+fn a_role_next_to_the_inventory_overrides_a_built_in_one() {
     let case = Case::new("debian12");
     let text = "# of our own\n- file: {path: /etc/motd, template: motd.j2}\n- file: {path: \"/etc/{{ item }}\", content: \"{{ item }}\"}\n  each: \"['a', 'b']\"\n  when: item == 'b'\n";
     case.role_file("base/role.yaml", text);
@@ -354,7 +462,7 @@ fn a_role_that_no_host_would_get_is_refused() {
     case.role_file("monitoring/role.yaml", "[]\n");
     let failure = case.failure("w-1");
     assert!(
-        failure.starts_with("[E-ROLE] ") && failure.contains("roles/monitoring: roles of your own"),
+        failure.starts_with("[E-ROLE] ") && failure.contains("roles/monitoring: custom roles"),
         "{failure}"
     );
     assert!(failure.ends_with("one of base, health, k0s, neuron, nvidia, rdma"), "{failure}");
@@ -370,10 +478,10 @@ fn mistakes_in_a_role_are_shown_with_file_and_line() {
         ("- package: {version: \"1\"}\n", ":1: package: missing field `name`"),
         ("- package: {name: x}\n  unit: {name: y}\n", ":1: an entry is both package and unit"),
         ("- why: because\n", ":1: an entry without a kind"),
-        ("- file: {path: /a}\n", ":1: file /a takes either content or template"),
-        ("- file: {path: /a, template: nope.j2}\n", ":1: there is no roles/base/templates/nope.j2"),
-        ("- package: {name: x}\n- package: {name: x}\n", ":2: package/x is already in"),
-        ("- package: {name: x}\n  each: host.name\n", ":1: each does not come to a list"),
+        ("- file: {path: /a}\n", ":1: file /a needs either content or template"),
+        ("- file: {path: /a, template: nope.j2}\n", ":1: roles/base/templates/nope.j2 does not exist"),
+        ("- package: {name: x}\n- package: {name: x}\n", ":2: package/x is already defined in"),
+        ("- package: {name: x}\n  each: host.name\n", ":1: `each` does not evaluate to a list"),
         ("- package: {name: x}\n- package: {name: x, name: y}\n", ":2: "),
         ("- node: {name: x}\n", ":1: unknown key `node`"),
     ];
@@ -422,4 +530,106 @@ fn repositories_have_mirrors() {
     let mut case = Case::trn2("debian12");
     case.text += "repositories: {apt.repos.neuron.amazonaws.com: {mirror: \"http://10.0.0.9/neuron\"}}\n";
     assert_eq!(provision::role::repositories(&case.role("t-1", "neuron")), ["http://10.0.0.9/neuron/"]);
+}
+
+/// The lines and messages of what is found without any host.
+fn mistakes(case: &Case) -> Vec<String> {
+    let found = provision::role::mistakes(&case.inventory());
+    let line = |d: &provision::inventory::Diagnostic| {
+        let span = d.span.as_ref().expect("a place");
+        let name = span.source.name.rsplit_once("/roles/").expect("a role's file").1;
+        format!("{name}:{}: {}", span.line, d.message)
+    };
+    found.iter().map(line).collect()
+}
+
+#[test]
+fn mistakes_in_a_role_are_found_once_and_without_a_host() {
+    let base = |line: usize, message: &str| format!("base/role.yaml:{line}: {message}");
+    for (text, line, message) in [
+        (
+            "- swap: {}\n- file: {path: /a, content: \"{{ host.nope }}\"}\n",
+            2,
+            "undefined value: `host.nope` is",
+        ),
+        ("- file: {path: /a, content: \"{{ item }}\"}\n", 1, "undefined value: `item` is undefined"),
+        ("- swap: {}\n  when: hots.name == 'a'\n", 1, "undefined value: `hots.name` is undefined"),
+        ("- swap: {}\n  when: host.name ==\n", 1, "syntax error"),
+        ("- swap: {}\n  when: 7\n", 1, "`when` must be an expression"),
+        ("- package: {name: x}\n  each: [a]\n", 1, "`each` must be an expression"),
+        ("- swap: {}\n\n- pakage: {name: x}\n", 3, "unknown key `pakage`, expected one of package,"),
+        ("- package: {name: x, verion: \"1\"}\n", 1, "package: unknown field `verion`"),
+        ("- package: {name: \"{{ host.name }}\", verion: \"1\"}\n", 1, "package: unknown field `verion`"),
+        ("- file: {path: \"/{{ host.name }}\", contents: x}\n", 1, "file: unknown field `contents`"),
+        ("- package: {version: \"1\"}\n", 1, "package: missing field `name`"),
+        ("- package: {name: x, version: 1.10}\n", 1, "package: invalid type: floating point"),
+        ("- package: {name: x}\n  unit: {name: y}\n", 1, "an entry is both package and unit"),
+        ("- package: {name: x}\n  hazards: [rebot]\n", 1, "unknown variant `rebot`"),
+        ("- why: because\n", 1, "an entry without a kind"),
+        ("- file: {path: /a}\n", 1, "file /a needs either content or template"),
+        ("- file: {path: /a, template: nope.j2}\n", 1, "roles/base/templates/nope.j2 does not exist"),
+        ("- package: {name: x}\n- package: {name: x, name: y}\n", 2, ""),
+        ("- node: {name: x}\n", 1, "unknown key `node`"),
+        ("package: {name: x}\n", 1, ""),
+    ] {
+        let case = Case::new("debian12");
+        case.role_file("base/role.yaml", text);
+        let found = mistakes(&case);
+        assert!(found.iter().any(|f| f.starts_with(&base(line, message))), "{text}: {found:?}");
+        assert!(found.iter().all(|f| f.starts_with(&base(line, ""))), "{text}: {found:?}");
+    }
+    // All at once, in templates too, and none that only a host's facts can show.
+    let case = Case::new("debian12");
+    let text = "- swap: {}\n  when: facts.nothing.known[3]\n- pakage: {}\n- unit: {name: a, enabeld: true}\n";
+    case.role_file("base/role.yaml", text);
+    case.role_file(
+        "base/templates/limits.conf.j2",
+        "# one\n{% for x in names %}{{ x }}{{ loop.index }}{% endfor %}\n{{ nope }}\n",
+    );
+    case.role_file("k0s/templates/more.j2", "{{ item }}\n{% if apt %}\n");
+    let found = mistakes(&case);
+    let starts = [
+        "base/role.yaml:3: unknown key `pakage`",
+        "base/role.yaml:4: unit: unknown field `enabeld`",
+        "base/templates/limits.conf.j2:3: undefined value: `nope`",
+        "k0s/templates/more.j2:",
+    ];
+    assert_eq!(found.len(), starts.len(), "{found:?}");
+    assert!(found.iter().zip(starts).all(|(f, start)| f.starts_with(start)), "{found:?}");
+}
+
+#[test]
+fn the_built_in_roles_have_no_mistakes() {
+    fn copy(from: &Path, to: &Path) {
+        std::fs::create_dir_all(to).expect("made");
+        for entry in std::fs::read_dir(from).expect("read").flatten() {
+            match entry.path().is_dir() {
+                true => copy(&entry.path(), &to.join(entry.file_name())),
+                false => drop(std::fs::copy(entry.path(), to.join(entry.file_name())).expect("copied")),
+            }
+        }
+    }
+    let case = Case::new("debian12");
+    copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("roles"), &case.dir.path().join("roles"));
+    assert_eq!(mistakes(&case), Vec::<String>::new());
+}
+
+/// Whatever loads an inventory refuses it: no host is asked, and no mistake is told once for each of them.
+#[test]
+fn a_role_with_mistakes_is_refused_like_an_inventory_with_mistakes() {
+    let case = Case::new("debian12");
+    case.role_file("base/role.yaml", "- swap: {}\n- pakage: {name: x}\n");
+    case.role_file("monitoring/role.yaml", "[]\n");
+    case.inventory();
+    let path = case.dir.path().join("site.yaml");
+    let command = std::process::Command::new(env!("CARGO_BIN_EXE_provision"))
+        .args(["validate", "-i"])
+        .arg(&path)
+        .env("XDG_STATE_HOME", case.dir.path())
+        .output()
+        .expect("runs");
+    assert_eq!(command.status.code(), Some(1));
+    let said =
+        String::from_utf8_lossy(&command.stderr).replace(&case.dir.path().display().to_string(), "DIR");
+    insta::assert_snapshot!(said);
 }

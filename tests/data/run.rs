@@ -1,15 +1,15 @@
-//! Data tests of `run`: a plan carried out on targets that only remember, so that order, waves and endings can be seen.
+//! Data tests of `run`: a plan carried out on recording targets, to check order, waves and outcomes.
 
 use async_trait::async_trait;
 use provision::catalog::Catalog;
 use provision::event::{Event, Events};
 use provision::inventory::{Inventory, load};
-use provision::plan::{Plan, PlanInput, TargetPlan, batches, build};
+use provision::plan::{Plan, PlanInput, TargetPlan, build};
 use provision::run::{Cancel, Journal, Outcome, RunInput, RunReport, Transition, execute, replay};
 use provision::state::{
-    Cluster, Command, Facts, Failure, FailureKind, Hazard, HostName, JoinRole, JoinToken, LateName, Lates,
-    Managed, Node, Object, Observation, Observed, Ready, Reboot, Resource, ResourceId, SecretText, Seen,
-    Spec, Step, Target, TargetId,
+    BarePods, Cluster, Command, Facts, Failure, FailureKind, Hazard, HostKind, HostName, JoinRole, JoinToken,
+    Managed, Node, Nodes, Object, Observation, Observed, Ready, Reboot, Resource, ResourceId, SecretText,
+    Seen, Spec, Step, StepOutput, StepOutputs, Target, TargetId,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -88,6 +88,8 @@ struct Fake {
     /// Goes on only when this is in the log; if it never comes, after 30 seconds.
     until: Option<&'static str>,
     joined: bool,
+    /// Its pods cannot be stopped.
+    hangs: bool,
 }
 
 impl Fake {
@@ -103,6 +105,7 @@ impl Fake {
             takes: Duration::from_millis(20),
             until: None,
             joined: true,
+            hangs: false,
         }
     }
 
@@ -111,7 +114,7 @@ impl Fake {
     }
 
     fn failing(mut self, resource: &str, kind: FailureKind) -> Self {
-        self.fails.insert(resource.into(), kind);
+        self.fails.insert(resource.parse().expect("an id"), kind);
         self
     }
 }
@@ -138,11 +141,11 @@ impl Target for Fake {
             (_, false) => Observation::Absent,
         };
         let managed = |id: &str| Managed {
-            kind: "command".into(),
-            id: id.into(),
+            id: id.parse().expect("an id"),
             hash: String::new(),
             undo: None,
             adopted: true,
+            hazards: Vec::new(),
         };
         Ok(Observed {
             target: self.id.clone(),
@@ -157,10 +160,10 @@ impl Target for Fake {
         })
     }
 
-    async fn enact(&self, steps: &[Step], _: &Lates) -> Result<Lates, Failure> {
-        let mut lates = Lates::new();
+    async fn enact(&self, steps: &[Step], _: &StepOutputs) -> Result<StepOutputs, Failure> {
+        let mut outputs = StepOutputs::new();
         for step in steps {
-            self.log.add(format!("begin {} {}", self.id, step.resource));
+            self.log.add(format!("begin {} {}", self.id, step.resource.text()));
             tokio::time::sleep(self.takes).await;
             for _ in 0..3000 {
                 if self.until.is_none_or(|line| self.log.all().iter().any(|l| l == line)) {
@@ -172,13 +175,27 @@ impl Target for Fake {
                 return Err(Failure::new(*kind, "E-TEST", "as told"));
             }
             self.done.lock().expect("no panic").insert(step.resource.clone());
-            if step.resource.as_str().starts_with("token/") {
-                lates.insert(LateName::new(step.resource.as_str()), SecretText::new("a token"));
+            if let ResourceId::JoinToken(role) = step.resource {
+                outputs.insert(StepOutput::JoinToken(role), SecretText::new("a token"));
             }
-            self.log.add(format!("end {} {}", self.id, step.resource));
+            self.log.add(format!("end {} {}", self.id, step.resource.text()));
         }
         self.desired.lock().expect("no panic").append(&mut self.later.lock().expect("no panic"));
-        Ok(lates)
+        Ok(outputs)
+    }
+
+    async fn renew_lock(&self) -> Result<(), Failure> {
+        self.log.add(format!("renew {}", self.id));
+        Ok(())
+    }
+
+    async fn stop_pods(&self) -> Result<(), Failure> {
+        self.log.add(format!("stop-pods {}", self.id));
+        if self.hangs {
+            Err(Failure::new(FailureKind::Step, "E-NODE-DEAD", "process 7 stays"))
+        } else {
+            Ok(())
+        }
     }
 
     async fn finish(&self) -> Result<(), Failure> {
@@ -191,24 +208,38 @@ struct FakeCluster {
     log: Log,
     /// Pods of this node do not go.
     stuck: Option<HostName>,
+    /// Nodes without a kubelet.
+    dead: BTreeSet<HostName>,
     taken: Option<Failure>,
 }
 
 #[async_trait]
 impl Cluster for FakeCluster {
-    async fn nodes(&self) -> Result<Option<BTreeSet<HostName>>, Failure> {
+    async fn nodes(&self) -> Result<Option<Nodes>, Failure> {
         Ok(None)
     }
 
-    async fn drain(&self, node: &HostName, _: Duration) -> Result<(), Failure> {
+    async fn bare_pods(&self, _: &BTreeSet<HostName>) -> Result<BarePods, Failure> {
+        Ok(BarePods::new())
+    }
+
+    async fn drain(&self, node: &HostName, _: Duration, _: &BTreeSet<String>) -> Result<(), Failure> {
         self.log.add(format!("drain {node}"));
         match &self.stuck {
+            _ if self.dead.contains(node) => {
+                Err(Failure::new(FailureKind::Step, "E-NODE-DEAD", "its kubelet does not answer"))
+            }
             Some(stuck) if stuck == node => {
                 tokio::time::sleep(Duration::from_millis(300)).await;
                 Err(Failure::new(FailureKind::Step, "E-DRAIN", "pod models/a will not go"))
             }
             _ => Ok(()),
         }
+    }
+
+    async fn delete_pods(&self, node: &HostName) -> Result<(), Failure> {
+        self.log.add(format!("delete-pods {node}"));
+        Ok(())
     }
 
     async fn give_back(&self, node: &HostName) -> Result<(), Failure> {
@@ -238,6 +269,7 @@ struct Play {
     log: Log,
     fakes: Vec<Fake>,
     stuck: Option<HostName>,
+    dead: BTreeSet<HostName>,
     taken: Option<Failure>,
     nodes: Option<BTreeSet<HostName>>,
     events: Events,
@@ -248,7 +280,8 @@ impl Play {
     fn new(inventory: Inventory, log: Log, fakes: Vec<Fake>) -> Self {
         let (stuck, taken) = (None, None);
         let dir = tempfile::tempdir().expect("a folder");
-        Self { inventory, log, fakes, stuck, taken, nodes: None, events: Events::none(), dir }
+        let dead = BTreeSet::new();
+        Self { inventory, log, fakes, stuck, dead, taken, nodes: None, events: Events::none(), dir }
     }
 
     async fn plan(&self) -> Plan {
@@ -257,6 +290,8 @@ impl Play {
             observed.push((fake.id.clone(), fake.observe().await));
         }
         build(PlanInput {
+            out_of_service: Default::default(),
+            bare_pods: Default::default(),
             past: Default::default(),
             inventory: &self.inventory,
             lock_digest: String::new(),
@@ -279,8 +314,12 @@ impl Play {
         let path = self.dir.path().join("R.jsonl");
         let journal = Arc::new(Journal::create(&path, None).expect("a journal"));
         let (sender, cancel) = Cancel::new();
-        let cluster =
-            FakeCluster { log: self.log.clone(), stuck: self.stuck.clone(), taken: self.taken.clone() };
+        let cluster = FakeCluster {
+            log: self.log.clone(),
+            stuck: self.stuck.clone(),
+            dead: self.dead.clone(),
+            taken: self.taken.clone(),
+        };
         let targets =
             self.fakes.into_iter().map(|f| (f.id.clone(), Arc::new(f) as Arc<dyn Target>)).collect();
         let run = execute(RunInput {
@@ -292,6 +331,7 @@ impl Play {
             journal,
             events: self.events.clone(),
             cancel,
+            renew_locks: Duration::from_millis(100),
         });
         let stopped = async {
             let level = stop(self.log.clone()).await;
@@ -328,7 +368,14 @@ async fn nodes_leave_service_in_waves_and_are_back_before_others_go() {
             waves.push(wave.to_owned());
         }
     }
-    assert_eq!(waves, ["wave 2 of 4", "wave 2 of 4", "wave 3 of 4", "wave 3 of 4", "wave 4 of 4"]);
+    waves.sort();
+    assert_eq!(
+        waves,
+        ["wave 2 of 4", "wave 2 of 4", "wave 3 of 4", "wave 3 of 4", "wave 4 of 4", "wave 4 of 4"]
+            .map(|w| format!("waiting for {w}"))
+    );
+    assert!(log.at("uncordon w-1") < log.at("drain w-2"), "the canary goes alone: {:?}", log.all());
+    assert!(log.at("uncordon w-2") < log.at("drain w-4") && log.at("uncordon w-3") < log.at("drain w-4"));
     let mut out: BTreeSet<String> = BTreeSet::new();
     let mut most = 0;
     for line in log.all() {
@@ -350,7 +397,7 @@ async fn nodes_leave_service_in_waves_and_are_back_before_others_go() {
 }
 
 #[tokio::test]
-async fn a_host_that_is_no_node_yet_is_not_drained_and_waits_for_nobody() {
+async fn a_host_that_is_not_a_node_yet_is_not_drained_and_does_not_wait() {
     let log = Log::default();
     let mut fakes = workers(4, &log);
     for fake in &mut fakes {
@@ -386,7 +433,8 @@ async fn the_plan_shows_a_drain_only_where_there_is_a_node_to_drain() {
 #[tokio::test]
 async fn a_pod_that_will_not_go_fails_its_host_alone_and_the_node_is_given_back() {
     let log = Log::default();
-    let mut play = Play::new(site(1, 2, "{maxUnavailable: 1, maxFailed: 1}"), log.clone(), workers(2, &log));
+    let pool = "{maxUnavailable: 1, maxFailed: 1, canary: 0}";
+    let mut play = Play::new(site(1, 2, pool), log.clone(), workers(2, &log));
     play.stuck = Some("w-1".into());
     let (report, journal) = play.run().await;
     assert_eq!((report.exit_code(), report.counts()), (1, (1, 1, 0)));
@@ -403,7 +451,7 @@ async fn a_host_that_fails_out_of_service_keeps_its_place() {
     let mut fakes = workers(3, &log);
     let first = fakes.remove(0).failing("reboot/driver", FailureKind::Step);
     fakes.insert(0, first);
-    let play = Play::new(site(1, 3, "{maxUnavailable: 1, maxFailed: 3}"), log.clone(), fakes);
+    let play = Play::new(site(1, 3, "{maxUnavailable: 1, maxFailed: 3, canary: 0}"), log.clone(), fakes);
     let (report, _) = play.run().await;
     let drained: Vec<String> = log.all().into_iter().filter(|l| l.starts_with("drain")).collect();
     let before: Vec<String> = log.all().into_iter().filter(|l| l.starts_with("uncordon")).collect();
@@ -412,6 +460,82 @@ async fn a_host_that_fails_out_of_service_keeps_its_place() {
         assert!(failure.message.contains("failed while out of service"), "{failure}");
     }
     assert_eq!(report.exit_code(), 1);
+}
+
+/// A lock lasts an hour; a wave may take longer.
+#[tokio::test]
+async fn the_lock_of_a_host_that_waits_for_its_wave_is_renewed() {
+    let log = Log::default();
+    let mut fakes = workers(2, &log);
+    fakes[0].takes = Duration::from_millis(550);
+    let (report, _) = Play::new(site(1, 2, "{maxUnavailable: 1}"), log.clone(), fakes).run().await;
+    assert_eq!(report.exit_code(), 0);
+    let renewed = log.of("w-2").iter().filter(|l| l.starts_with("renew")).count();
+    assert!((2..=6).contains(&renewed), "every 100 ms of 550: {:?}", log.all());
+    assert!(!log.of("w-1").iter().any(|l| l.starts_with("renew")), "it waits for nothing");
+}
+
+/// On a real k0s the pods of a dead node stayed ending, so that the good binary was never installed.
+#[tokio::test]
+async fn a_dead_node_is_repaired_once_its_pods_are_stopped_on_its_host() {
+    let log = Log::default();
+    let mut fakes = workers(2, &log);
+    fakes[1].hangs = true;
+    let mut play = Play::new(site(1, 2, "{maxFailed: 2, canary: 0, maxUnavailable: 1}"), log.clone(), fakes);
+    play.dead = ["w-1", "w-2"].map(HostName::from).into();
+    let (report, _) = play.run().await;
+    assert_eq!(
+        log.of("w-1"),
+        [
+            "drain w-1",
+            "stop-pods w-1",
+            "delete-pods w-1",
+            "begin w-1 reboot/driver",
+            "end w-1 reboot/driver",
+            "uncordon w-1"
+        ]
+    );
+    assert_eq!(
+        log.of("w-2"),
+        ["drain w-2", "stop-pods w-2", "give-back w-2"],
+        "not while something runs there"
+    );
+    let (_, failure) = report.failures().next().expect("w-2");
+    assert_eq!((failure.code.as_str(), report.counts()), ("E-NODE-DEAD", (1, 1, 0)));
+}
+
+#[tokio::test]
+async fn a_canary_that_fails_stops_its_pool_and_no_other() {
+    let log = Log::default();
+    let mut fakes = workers(4, &log);
+    let first = fakes.remove(0).failing("reboot/driver", FailureKind::Step);
+    fakes.insert(0, first);
+    // Nothing of it leaves service.
+    fakes.push(Fake::host("cp-1", vec![command("base", "x")], &log));
+    let play = Play::new(site(1, 4, "{maxUnavailable: 2, maxFailed: 4}"), log.clone(), fakes);
+    let (report, _) = play.run().await;
+    let drained: Vec<String> = log.all().into_iter().filter(|l| l.starts_with("drain")).collect();
+    assert_eq!(drained, ["drain w-1"]);
+    let codes: Vec<&str> = report.failures().map(|(_, f)| f.code.as_str()).collect();
+    assert_eq!(codes, ["E-TEST", "E-CANARY", "E-CANARY", "E-CANARY"]);
+    assert_eq!(report.outcomes[&TargetId::Host("cp-1".into())], Outcome::Converged(1));
+}
+
+#[tokio::test]
+async fn a_pool_of_which_none_may_be_unavailable_is_not_touched() {
+    for none in ["0", "0%"] {
+        let log = Log::default();
+        let fakes = [vec![command("base", "first"), reboot()], vec![command("base", "only")]];
+        let fakes =
+            fakes.into_iter().zip(["w-1", "w-2"]).map(|(of, host)| Fake::host(host, of, &log)).collect();
+        let play = Play::new(site(1, 2, &format!("{{maxUnavailable: {none}}}")), log.clone(), fakes);
+        let (report, _) = play.run().await;
+        let (target, failure) = report.failures().next().expect("a failure");
+        assert_eq!((target.to_string().as_str(), failure.code.as_str()), ("w-1", "E-BUDGET"));
+        assert!(failure.message.contains("disruption.maxUnavailable is 0"), "{failure}");
+        assert_eq!(log.of("w-1"), Vec::<String>::new(), "nothing was begun on it");
+        assert_eq!(report.outcomes[&TargetId::Host("w-2".into())], Outcome::Converged(1));
+    }
 }
 
 #[tokio::test]
@@ -426,7 +550,7 @@ async fn a_pool_stops_when_more_failed_than_it_allows_and_others_go_on() {
         })
         .collect();
     for fake in &mut fakes[..2] {
-        fake.fails.insert("command/a".into(), FailureKind::Step);
+        fake.fails.insert(ResourceId::host(HostKind::Command, "a"), FailureKind::Step);
     }
     let mut controller = Fake::host("cp-1", vec![command("base", "a"), reboot(), command("base", "b")], &log);
     controller.joined = false;
@@ -504,7 +628,7 @@ async fn a_node_comes_after_its_host_and_a_failed_host_leaves_out_its_own_alone(
     let play = Play::new(site(1, 3, "{maxFailed: 1}"), log.clone(), vec![slow, quick, bad, all]);
     let plan = play.plan().await;
     let cluster = plan.targets.iter().find(|t| t.target == TargetId::Cluster).expect("there");
-    let sizes: Vec<usize> = batches(cluster).iter().map(|b| b.steps.len()).collect();
+    let sizes: Vec<usize> = cluster.batches.iter().map(|b| b.steps.len()).collect();
     assert_eq!(sizes, [1, 1, 1, 2], "nodes alone, objects together");
     let (report, _) = play.run().await;
     assert_eq!((report.exit_code(), report.counts()), (1, (3, 1, 0)), "{report:?}");
@@ -521,7 +645,7 @@ async fn the_cluster_is_looked_at_again_when_nodes_left_service() {
     let mut all = cluster(&log, &["a"], &[]);
     let in_sync = Resource::new("applyset", Spec::JoinToken(JoinToken { role: JoinRole::Worker }));
     all.desired = Mutex::new(vec![in_sync]);
-    all.done = Mutex::new(BTreeSet::from(["token/worker".into()]));
+    all.done = Mutex::new(BTreeSet::from([ResourceId::JoinToken(JoinRole::Worker)]));
     let play = Play::new(site(1, 1, "{}"), log.clone(), vec![node, all]);
     let (report, _) = play.run().await;
     assert_eq!(report.counts().0, 2, "the cluster was verified too: {:?}", report.outcomes);
@@ -592,7 +716,7 @@ async fn stopped_in_a_drain_the_node_is_given_back() {
 }
 
 #[tokio::test]
-async fn stopped_twice_nobody_waits_any_more() {
+async fn stopping_twice_ends_all_waits() {
     let log = Log::default();
     let mut slow = Fake::host("w-1", vec![command("base", "a")], &log);
     slow.takes = Duration::from_secs(600);
@@ -639,10 +763,10 @@ async fn hosts_that_others_hold_are_exit_4_only_if_none_could_be_had() {
 }
 
 #[tokio::test]
-async fn a_step_that_waits_for_what_nobody_does_is_blocked_and_waits_not_for_ever() {
+async fn a_step_that_depends_on_a_missing_step_is_blocked_and_does_not_hang() {
     let log = Log::default();
     let mut joins = command("k0s", "k0s-token");
-    joins.late = vec!["token/worker".into()];
+    joins.inputs = vec![StepOutput::JoinToken(JoinRole::Worker)];
     let host = Fake::host("w-1", vec![joins], &log);
     let (report, _) = Play::new(site(1, 1, "{}"), log.clone(), vec![host]).run().await;
     let (_, failure) = report.failures().next().expect("a failure");
@@ -682,5 +806,5 @@ async fn an_engine_without_a_host_is_left_out_and_not_waited_for() {
     let (report, _) = play.run().await;
     assert_eq!((report.exit_code(), report.counts()), (1, (1, 2, 0)), "{report:?}");
     let enacted: Vec<String> = log.of("cluster").into_iter().filter(|l| l.starts_with("begin")).collect();
-    assert_eq!(enacted, ["begin cluster Deployment/models/b"]);
+    assert_eq!(enacted, ["begin cluster Deployment.apps/models/b"]);
 }

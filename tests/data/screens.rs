@@ -1,12 +1,13 @@
-//! Golden screens: what a person sees, as files that were read by a person.
+//! Golden files of screens, each reviewed by a person.
 
 use provision::catalog::Catalog;
 use provision::inventory::{Inventory, load};
-use provision::plan::{Past, Plan, TargetPlan, Turns, outlook};
+use provision::plan::{Past, Plan, RolloutOrder, TargetPlan, impact};
 use provision::report::{
-    AcceleratorView, CertificateView, ControllerView, Ended, Failed, NodesView, PlanView, Problem, RouteView,
-    StatusView, plan_text, run_summary, status_text,
+    AcceleratorView, CertificateView, ControllerView, Ended, Failed, NodesView, PlanView, PoolHealth,
+    Problem, RouteView, StatusView, plan_text, run_summary, status_text,
 };
+use provision::role::health::{Finding, Health, Verdict};
 use provision::state::*;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -23,7 +24,7 @@ fn field(name: &str, from: &str, to: &str) -> FieldDiff {
 }
 
 fn step(target: &TargetId, id: &str, verb: Verb, fields: Vec<FieldDiff>) -> Step {
-    let resource = ResourceId::new(id);
+    let resource: ResourceId = id.parse().expect("an id");
     Step {
         id: target.step(&resource),
         target: target.clone(),
@@ -32,9 +33,10 @@ fn step(target: &TargetId, id: &str, verb: Verb, fields: Vec<FieldDiff>) -> Step
         role: if id.contains("k0s") { "k0s" } else { "nvidia" }.into(),
         why: None,
         change: Change { verb, fields, text: None },
+        digest: String::new(),
         hazards: Vec::new(),
         needs: Vec::new(),
-        late: Vec::new(),
+        inputs: Vec::new(),
         deferred: None,
         deadline_s: 600,
     }
@@ -53,7 +55,7 @@ fn upgrade(inventory: &Inventory, past: &Past) -> Plan {
                 let mut driver = step(&target, "package/nvidia-open-580", Verb::Update, version());
                 driver.hazards = vec![Hazard::Drain];
                 let mut fabric = step(&target, "package/nvidia-fabricmanager", Verb::Update, version());
-                fabric.why = Some("in lockstep with the driver".into());
+                fabric.why = Some("must match the driver version".into());
                 let mut reboot = step(&target, "reboot/nvidia", Verb::Run, Vec::new());
                 reboot.hazards = vec![Hazard::Reboot];
                 let mut check = step(&target, "command/allocatable", Verb::Run, Vec::new());
@@ -86,6 +88,7 @@ fn upgrade(inventory: &Inventory, past: &Past) -> Plan {
             is_node: worker,
             is_member: !worker,
             steps,
+            batches: vec![],
             in_sync: 40,
             unobserved: None,
             unknown: vec![],
@@ -100,6 +103,7 @@ fn upgrade(inventory: &Inventory, past: &Past) -> Plan {
         is_node: false,
         is_member: false,
         steps: vec![route],
+        batches: vec![],
         in_sync: 90,
         unobserved: None,
         unknown: vec![],
@@ -113,9 +117,12 @@ fn upgrade(inventory: &Inventory, past: &Past) -> Plan {
         lab: false,
         targets,
         skipped: BTreeMap::from([("h-063".into(), "RMA 4711".to_owned())]),
-        outlook: Default::default(),
+        out_of_service: Default::default(),
+        waves: BTreeMap::new(),
+        impact: Default::default(),
     };
-    plan.outlook = outlook(&plan, inventory, past);
+    plan.reschedule(inventory);
+    plan.impact = impact(&plan, inventory, past);
     plan
 }
 
@@ -140,13 +147,13 @@ fn a_plan_says_what_changes_how_and_for_how_long() {
     let inventory = rack();
     let plan = upgrade(&inventory, &past());
     insta::assert_snapshot!("plan", plan_text(&plan, &view(false, false)));
-    let outlook = &plan.outlook;
-    // 64 hosts, 10 % of them at once: 11 turns of two packages and a reboot, 7 minutes each.
-    assert_eq!(outlook.about_s, Some(11 * 7 * 60));
-    let capacity = outlook.pools.iter().find_map(|p| p.capacity.as_ref()).expect("the pool serves");
+    let impact = &plan.impact;
+    // 64 hosts: one, then 10 % of them at once, 12 waves of two packages and a reboot, 7 minutes each.
+    assert_eq!(impact.about_s, Some(12 * 7 * 60));
+    let capacity = impact.pools.iter().find_map(|p| p.capacity.as_ref()).expect("the pool serves");
     assert_eq!((capacity.all, capacity.least), (512, 464));
     let json = serde_json::to_value(&plan).expect("plain data");
-    assert_eq!(json["outlook"]["pools"][1]["turns"]["waves"]["waves"], 11, "JSON has it too");
+    assert_eq!(json["outlook"]["pools"][1]["turns"]["waves"]["waves"], 12, "JSON has it too");
     let saved: Plan = serde_json::from_value(json).expect("read back");
     assert_eq!(saved, plan);
 }
@@ -155,8 +162,8 @@ fn a_plan_says_what_changes_how_and_for_how_long() {
 fn a_plan_that_was_never_done_says_so() {
     let inventory = rack();
     let plan = upgrade(&inventory, &Past::default());
-    assert_eq!(plan.outlook.about_s, None);
-    assert!(plan_text(&plan, &view(false, false)).contains("how long is not known yet"));
+    assert_eq!(plan.impact.about_s, None);
+    assert!(plan_text(&plan, &view(false, false)).contains("Estimated time: unknown (no comparable run)"));
 }
 
 #[test]
@@ -167,10 +174,11 @@ fn hosts_that_join_risk_no_capacity() {
         target.is_node = false;
         target.steps.iter_mut().for_each(|s| s.hazards.retain(|h| *h != Hazard::Drain));
     }
-    let outlook = outlook(&plan, &inventory, &past());
-    let pool = outlook.pools.iter().find(|p| p.pool == "h100").expect("the pool");
-    assert_eq!((pool.joining, pool.capacity.as_ref(), pool.turns), (64, None, Turns::AtOnce));
-    assert_eq!(outlook.about_s, Some(7 * 60), "all at once, as nothing of theirs serves yet");
+    plan.reschedule(&inventory);
+    let impact = impact(&plan, &inventory, &past());
+    let pool = impact.pools.iter().find(|p| p.pool == "h100").expect("the pool");
+    assert_eq!((pool.joining, pool.capacity.as_ref(), pool.order), (64, None, RolloutOrder::AtOnce));
+    assert_eq!(impact.about_s, Some(7 * 60), "all at once, as nothing of theirs serves yet");
 }
 
 #[test]
@@ -178,7 +186,8 @@ fn a_plan_by_host_shows_each_and_verbose_says_why() {
     let inventory = rack();
     let mut plan = upgrade(&inventory, &past());
     plan.targets.retain(|t| ["cp-1", "h-017"].contains(&t.target.to_string().as_str()));
-    plan.outlook = outlook(&plan, &inventory, &past());
+    plan.reschedule(&inventory);
+    plan.impact = impact(&plan, &inventory, &past());
     insta::assert_snapshot!("plan-hosts", plan_text(&plan, &view(true, true)));
 }
 
@@ -187,14 +196,15 @@ fn a_failure_is_shown_with_its_cause_its_budget_and_what_to_do() {
     let target = TargetId::Host("h-031".into());
     let mut failure =
         Failure::new(FailureKind::Step, "E-HEADERS", "package nvidia-open-580 failed (exit 100)");
-    failure.step = Some("h-031:package/nvidia-open-580".into());
+    failure.step =
+        Some(StepId::Step(TargetId::Host("h-031".into()), "package/nvidia-open-580".parse().expect("an id")));
     (failure.exit, failure.after) = (Some(100), Some(Duration::from_secs(12)));
     failure.tail = vec!["dpkg: error processing package nvidia-dkms-open (--configure):".into()];
-    failure.cause = Some("no headers for the running kernel (known: E-HEADERS)".into());
-    failure.hint = Some("install linux-headers-6.8.0-60-generic, then apply again".into());
+    failure.cause = Some("the headers of the running kernel are not installed (known: E-HEADERS)".into());
+    failure.hint = Some("Install linux-headers-6.8.0-60-generic, then apply again".into());
     let blocked =
         Failure::new(FailureKind::Blocked, "E-BUDGET", "pool h100 stopped: more than 3 of its hosts failed")
-            .hint("mend the failed hosts, or raise disruption.maxFailed");
+            .hint("Fix the failed hosts, or raise disruption.maxFailed");
     let left: Vec<TargetId> = (40..=64).map(|n| TargetId::Host(format!("h-{n:03}").into())).collect();
     let budget = Some(("h100", 1, 3));
     let mut failures = vec![Failed { target: &target, failure: &failure, budget, others: 63 }];
@@ -215,6 +225,25 @@ fn a_failure_is_shown_with_its_cause_its_budget_and_what_to_do() {
         place: Some("-i inventories/ams".into()),
     };
     insta::assert_snapshot!("summary", run_summary(&ended));
+}
+
+fn unhealthy() -> Health {
+    let code = "E-NV-XID".to_owned();
+    let detail = "Xid 79 on 0000:0c:00 asks for a reboot".to_owned();
+    Health::of(Finding { verdict: Verdict::Unhealthy, code, detail })
+}
+
+fn pool_health() -> PoolHealth {
+    let mut health = PoolHealth { not_tested: vec!["h-063".into(), "h-064".into()], ..PoolHealth::default() };
+    health.healthy = 60;
+    health.add("h-001".into(), &unhealthy(), 300, "verify");
+    health.add(
+        "h-002".into(),
+        &Health::of(Finding::unknown("E-NV-HUNG", "nvidia-smi did not answer in 10 s")),
+        7200,
+        "apply",
+    );
+    health
 }
 
 /// A cluster with one of everything that can be wrong.
@@ -259,14 +288,15 @@ fn troubled() -> StatusView {
             all: 68,
             ready: 66,
             maintenance: vec![("h-017".into(), "RMA 4711".into())],
-            failed: vec![("h-031".into(), "its kubelet has fallen silent".into())],
+            failed: vec![("h-031".into(), "its kubelet stopped reporting".into())],
             cordoned: ["h-001", "h-002", "h-003"].map(str::to_owned).into(),
         }),
         accelerators: vec![AcceleratorView {
             pool: "h100".into(),
-            healthy: 503,
+            allocatable: 503,
             all: 512,
             short: vec![("h-005".into(), 7, 8)],
+            health: pool_health(),
         }],
         certificate: Some(CertificateView {
             host: "cp-2".into(),
@@ -292,13 +322,30 @@ fn a_status_says_what_is_wrong_and_what_to_do() {
 }
 
 #[test]
+fn what_pods_can_have_is_not_called_healthy() {
+    let mut view = troubled();
+    assert!(!status_text(&view).contains("/512 healthy"));
+    let health = &mut view.accelerators[0].health;
+    *health = PoolHealth { not_tested: vec!["h-001".into(), "h-002".into()], ..PoolHealth::default() };
+    assert!(status_text(&view).contains("h100 503/512 allocatable, not tested"), "{}", status_text(&view));
+    let health = &mut view.accelerators[0].health;
+    health.add("h-003".into(), &Health { verdict: Verdict::Healthy, ..unhealthy() }, 300, "verify");
+    let text = status_text(&view);
+    assert!(text.contains("allocatable, 1/3 hosts healthy (verify 5 min ago), 2 hosts not tested"), "{text}");
+}
+
+#[test]
 fn a_status_of_a_healthy_cluster_is_short() {
     let mut view = troubled();
     view.controllers.truncate(2);
     view.unreachable.clear();
     view.working.clear();
     view.accelerators[0].short.clear();
-    view.accelerators[0].healthy = 512;
+    view.accelerators[0].allocatable = 512;
+    let health = &mut view.accelerators[0].health;
+    (health.verdict, health.healthy) = (Some(Verdict::Healthy), 64);
+    health.troubled.clear();
+    health.not_tested.clear();
     view.certificate.as_mut().expect("one").days = 341;
     for route in &mut view.routes {
         (route.ready, route.why) = (Some(2), None);
@@ -368,5 +415,18 @@ fn a_revision_is_compared_with_the_working_tree() {
     let none = diff(&["v9:ams/site.yaml", "ams/site.yaml"]);
     let said = String::from_utf8_lossy(&none.stderr).into_owned();
     assert_eq!(none.status.code(), Some(1));
-    assert!(said.contains("error[E-GIT]") && said.contains("= next: git fetch it"), "{said}");
+    assert!(said.contains("error[E-GIT]") && said.contains("= next: Run `git fetch`"), "{said}");
+}
+
+/// Hazards of removals come from the records of hosts.
+#[test]
+fn a_hazard_that_a_host_names_writes_nothing_to_the_terminal() {
+    let inventory = rack();
+    let mut plan = upgrade(&inventory, &past());
+    let hostile = Hazard::Restart("x\u{1b}]0;owned\u{7}\u{202e}.service".into());
+    plan.targets[3].steps[0].hazards.push(hostile);
+    plan.reschedule(&inventory);
+    plan.impact = impact(&plan, &inventory, &past());
+    let text = plan_text(&plan, &view(false, false));
+    assert!(text.contains("owned") && !text.contains(['\u{1b}', '\u{7}', '\u{202e}']), "{text:?}");
 }

@@ -1,4 +1,4 @@
-//! Data tests of secrets: each source gives its text, and no error holds what was read.
+//! Data tests of secrets: each source returns its text, and no error contains it.
 
 use crate::inventory::{GOOD, catalog};
 use provision::inventory::{Secrets, load};
@@ -12,7 +12,7 @@ fn secrets(dir: &Path, source: &str) -> Secrets {
     let path = dir.join("site.yaml");
     std::fs::write(&path, GOOD.replacen("{hf: {env: HF}}", &format!("{{hf: {source}}}"), 1))
         .expect("written");
-    Secrets::new(&load(&path, &catalog()).unwrap_or_else(|d| panic!("{d}")).inventory)
+    Secrets::of_site(&load(&path, &catalog()).unwrap_or_else(|d| panic!("{d}")).inventory)
 }
 
 /// Resolves the one secret; an error must not hold what a tool printed.
@@ -107,11 +107,13 @@ fn a_key_of_a_sops_file_through_its_binary() {
     };
     // With its secret it goes on to the host, where nobody listens.
     assert!(!plan(&path).contains("cannot read secret"));
+    // Without, it says so and goes on: sudo may want no password.
     let without = plan("/nowhere");
     assert!(without.contains("cannot read secret `hf`") && without.contains("cannot run sops"), "{without}");
+    assert!(without.contains("warning: ") && without.contains("cp-1: "), "{without}");
     program(&bin.join("sops"), &script.replace("token", "another"));
     let refused = plan(&path);
-    assert!(refused.contains("sops ended with exit status: 128"), "{refused}");
+    assert!(refused.contains("sops failed (exit status: 128"), "{refused}");
 }
 
 #[tokio::test]
@@ -123,6 +125,66 @@ async fn the_output_of_a_command() {
     );
     assert_eq!(read(dir.path(), "{exec: [./vault, get]}").await.as_deref(), Ok(CANARY));
     let error = read(dir.path(), "{exec: [./vault, put]}").await.expect_err("refused");
-    assert!(error.contains("./vault ended with exit status: 3"), "{error}");
+    assert!(error.contains("./vault failed (exit status: 3"), "{error}");
     assert!(read(dir.path(), "{exec: [./nowhere]}").await.is_err_and(|e| e.contains("cannot run ./nowhere")));
+}
+
+/// Sources of simulated hosts leave no trace: not even a file that is not there is missed.
+#[tokio::test]
+async fn stand_ins_for_simulated_hosts_look_at_no_source() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let proof = dir.path().join("proof");
+    for source in [
+        "{env: PROVISION_TEST_NOT_SET}",
+        "{file: nowhere}",
+        "{age: {file: nowhere}}",
+        "{sops: {file: nowhere, key: a}}",
+        &format!("{{exec: [touch, {}]}}", proof.display()),
+    ] {
+        let path = dir.path().join("site.yaml");
+        let text = GOOD.replacen("{hf: {env: HF}}", &format!("{{hf: {source}, hub: {source}}}"), 1)
+            + "registries: {docker.io: {credentials: {secret: hub}}}\n";
+        std::fs::write(&path, text).expect("written");
+        let inventory = load(&path, &catalog()).unwrap_or_else(|d| panic!("{d}")).inventory;
+        let secrets = Secrets::of_lab(&inventory);
+        let read = async |name: &str| secrets.resolve(name).await.map(|s| s.expose().to_owned());
+        assert_eq!(read("hf").await.expect("a stand-in"), "lab-stand-in-hf", "{source}");
+        assert_eq!(read("hub").await.expect("a stand-in"), "lab:lab-stand-in-hub", "{source}");
+        assert!(read("other").await.is_err(), "only what the inventory names");
+    }
+    assert!(!proof.exists());
+}
+
+/// Nothing is planned, so neither a registry's credentials nor a model's token are asked for.
+#[test]
+fn commands_that_only_look_need_no_secret() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let text = GOOD.replacen("{hf: {env: HF}}", "{hf: {env: PROVISION_TEST_NOT_SET}}", 1).replacen(
+        "ssh: {user: root}",
+        "ssh: {user: root, password: {secret: hf}, passphrase: {secret: hf}}",
+        1,
+    ) + "registries: {docker.io: {credentials: {secret: hf}}}\n";
+    std::fs::write(dir.path().join("site.yaml"), text).expect("written");
+    let run = |command: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_provision"))
+            .args(command)
+            .args(["--limit", "cp-1", "-i"])
+            .arg(dir.path().join("site.yaml"))
+            .env("HOME", dir.path())
+            .env("XDG_STATE_HOME", dir.path())
+            .output()
+            .expect("runs");
+        String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout)
+    };
+    for command in [&["facts"][..], &["status"], &["preflight"], &["attach"], &["trust", "--yes"]] {
+        let said = run(command);
+        assert!(said.contains("warning: cannot read secret `hf`"), "{command:?}: {said}");
+        assert!(!said.contains("error[E-SECRET]") && said.contains("cp-1"), "{command:?}: {said}");
+    }
+    let (path, catalog) = (dir.path().join("site.yaml"), crate::inventory::catalog());
+    let inventory = provision::inventory::load(&path, &catalog).expect("an inventory").inventory;
+    let lock = provision::artifact::Lock::unresolved(&provision::role::artifacts(&inventory, &catalog));
+    lock.save(&dir.path().join("provision.lock")).expect("written");
+    let planned = run(&["plan"]);
+    assert!(planned.contains("error[E-SECRET]"), "what is planned needs it: {planned}");
 }

@@ -1,4 +1,4 @@
-//! Data tests of `serving`: the manifests of every example, and that Kubernetes knows every field of them.
+//! Data tests of `serving`: the manifests of every example, with only fields that Kubernetes has.
 
 use k8s_openapi::api::{
     apps::v1::{DaemonSet, Deployment},
@@ -41,7 +41,7 @@ fn object(resource: &Resource) -> &Object {
 }
 
 fn find<'a>(all: &'a [Resource], id: &str) -> &'a Resource {
-    all.iter().find(|r| r.id.as_str() == id).unwrap_or_else(|| panic!("no {id}"))
+    all.iter().find(|r| r.id.what() == id.replacen('/', " ", 1)).unwrap_or_else(|| panic!("no {id}"))
 }
 
 const EXAMPLES: [&str; 5] = ["lab", "three-nodes", "h100-rack", "trn2-ultraserver", "mixed"];
@@ -82,7 +82,11 @@ models:
     let all = with(&inventory, Vec::new(), &[]);
     let plugin = &object(find(&all, "DaemonSet/kube-system/nvidia-device-plugin")).manifest;
     let container = &plugin["spec"]["template"]["spec"]["containers"][0];
-    assert_eq!(container["env"], json!([{"name": "MIG_STRATEGY", "value": "mixed"}]));
+    assert_eq!(
+        container["env"],
+        json!([{"name": "MIG_STRATEGY", "value": "mixed"}, {"name": "NVIDIA_MIG_MONITOR_DEVICES", "value": "all"}])
+    );
+    assert_eq!(container["securityContext"], json!({"capabilities": {"add": ["SYS_ADMIN"]}}));
     let engine = &object(find(&all, "Deployment/models/small")).manifest;
     let limits = &engine["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"];
     assert_eq!(limits["nvidia.com/mig-1g.10gb"], json!("1"), "{limits}");
@@ -152,7 +156,11 @@ fn ids_are_unique_and_what_is_needed_comes_first() {
         let all = with(&example(name), Vec::new(), &[]);
         let ids: BTreeSet<_> = all.iter().map(|r| r.id.clone()).collect();
         assert_eq!(ids.len(), all.len(), "{name}");
-        let at = |id: &str| all.iter().position(|r| r.id.as_str() == id).unwrap_or_else(|| panic!("no {id}"));
+        let at = |id: &str| {
+            all.iter()
+                .position(|r| r.id.what() == id.replacen('/', " ", 1))
+                .unwrap_or_else(|| panic!("no {id}"))
+        };
         for (n, resource) in all.iter().enumerate() {
             if let Some(namespace) = object(resource).manifest["metadata"]["namespace"].as_str()
                 && namespace != "kube-system"
@@ -270,12 +278,12 @@ fn a_token_is_in_its_secret_alone_and_without_a_value_the_secret_is_left_as_it_i
     for resource in &all {
         let shown = serde_json::to_string(resource).expect("json");
         assert!(!shown.contains(CANARY), "{}", resource.id);
-        assert_eq!(shown.contains(&encoded), resource.id.as_str() == "Secret/models/m-hf", "{}", resource.id);
+        assert_eq!(shown.contains(&encoded), resource.id.text() == "Secret/models/m-hf", "{}", resource.id);
     }
     let without = with(&inventory, Vec::new(), &[]);
     let secret = find(&without, "Secret/models/m-hf");
     assert!(object(secret).manifest["data"].is_null());
-    assert_eq!(secret.why.as_deref(), Some("secret hf has no value here"));
+    assert_eq!(secret.why.as_deref(), Some("secret hf has no value on this machine"));
     let engine = |all: &[Resource]| object(find(all, "Deployment/models/m")).manifest.clone();
     assert_eq!(
         engine(&all),

@@ -4,3 +4,4 @@ mod hosts;
 mod logins;
 mod server;
 mod sessions;
+mod taken;

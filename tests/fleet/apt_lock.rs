@@ -1,4 +1,4 @@
-//! apt's locks, held by others. First by name, as one of these takes two minutes that the rest need not wait for.
+//! apt's locks, held by other processes. First by name, as one of these tests takes two minutes.
 
 use crate::kit::{Host, Setup, Site, fleet, until};
 
@@ -38,7 +38,7 @@ fn one_held_for_two_minutes_is_waited_for() {
 }
 
 #[test]
-fn package_lists_that_somebody_else_brings_up_to_date_are_waited_for() {
+fn package_lists_updated_by_another_process_are_waited_for() {
     let hosts = fleet().boot([Setup::new("h-1")]);
     let site = Site::only(&hosts, WIDGET);
     // The lock of the lists is another one than dpkg's; apt-daily holds it for as long as a mirror is slow.

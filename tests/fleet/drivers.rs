@@ -1,4 +1,4 @@
-//! The built-in nvidia role, whole, on hosts whose PCI bus shows an HGX H100 board: detection, plan, apply, reboot, gate.
+//! The complete built-in nvidia role on hosts with an HGX H100 board on their PCI bus: detection, plan, apply, reboot, gate.
 //! Packages have the real names and versions and come signed over TLS from the vendors' names; the driver, its tools and
 //! the board are stand-ins (`kit/standins`).
 

@@ -1,10 +1,11 @@
-//! What is cut off: the laptop, the link, the operator; and what a slow and lossy link does not change.
+//! Interruptions: of the client, of the link, by the operator; and runs over a slow and lossy link.
 
 use crate::kit::{Host, Setup, Site, fleet, until};
 use rustix::process::Signal;
 
-/// A step that takes its time and shows that it ran once, and one after it.
-const SLOW: &str = "- command: {name: slow, wanted: done, guard: '[ -e /etc/slow ]', apply: 'echo begun; sleep 5; echo once >>/etc/slow; echo ended'}\n\
+/// A step that takes its time, so that the next run begins before it ends on a busy machine too, and shows that it ran once;
+/// and one after it.
+const SLOW: &str = "- command: {name: slow, wanted: done, guard: '[ -e /etc/slow ]', apply: 'echo begun; sleep 12; echo once >>/etc/slow; echo ended'}\n\
                     - file: {path: /etc/after, content: \"x\\n\"}\n";
 
 fn once(host: &Host) {
@@ -20,7 +21,7 @@ fn a_laptop_that_dies_leaves_the_batch_running_and_the_next_run_finds_it() {
     apply.signal(Signal::KILL);
     assert_eq!(apply.end().code, None);
     let text = site.expect(0, &["apply", "--yes"]);
-    assert!(text.contains("an earlier run's batch"), "{text}");
+    assert!(text.contains("waiting for batch"), "{text}");
     once(&hosts[0]);
     site.converge();
 }
@@ -64,13 +65,14 @@ fn ctrl_c_twice_detaches_and_attach_follows_to_the_end() {
     let apply = site.start(&["apply", "--yes", "-v"]);
     apply.wait_for("begun");
     apply.signal(Signal::INT);
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    // Two signals that are both pending are one.
+    apply.wait_for("topping: ");
     apply.signal(Signal::INT);
     let ran = apply.end();
     assert_eq!(ran.code, Some(130), "{}", ran.text);
     assert!(!hosts[0].try_sh("ls /etc/after").status.success(), "it detached before the end: {}", ran.text);
     let text = site.expect(0, &["attach"]);
-    assert!(text.contains("1 batches were running"), "{text}");
+    assert!(text.contains("1 batch finished"), "{text}");
     once(&hosts[0]);
     site.converge();
 }
@@ -99,6 +101,7 @@ fn a_cable_pulled_out_is_found_again() {
     apply.wait_for("begun");
     let link = hosts[0].link();
     link.unplug();
+    // Longer than the step, as above.
     std::thread::sleep(std::time::Duration::from_secs(8));
     link.plug();
     let ran = apply.end();

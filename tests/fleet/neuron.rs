@@ -1,5 +1,5 @@
-//! The built-in neuron role, whole, on a host whose PCI bus shows sixteen Trainium2. Packages have the real names and come
-//! signed from a mirror that the inventory names in the place of AWS's host; the driver and its tools are stand-ins (`kit/standins`).
+//! The complete built-in neuron role on a host with sixteen Trainium2 on its PCI bus. Packages have the real names and come
+//! signed from a mirror in the inventory that replaces AWS's host; the driver and its tools are stand-ins (`kit/standins`).
 
 use crate::kit::{Host, Setup, Site, fleet};
 

@@ -1,4 +1,4 @@
-//! Packages of a real apt, and what stands in its way: locks, half-done work, full disks, a first boot not yet over.
+//! Packages with a real apt, and its obstacles: locks, interrupted operations, full disks, a first boot in progress.
 
 use crate::kit::{MIRROR, Setup, Site, fleet};
 
@@ -33,6 +33,37 @@ fn a_package_is_installed_held_upgraded_and_removed() {
         host.sh("apt-mark showhold; dpkg-query -W -f '${db:Status-Abbrev}' widget 2>/dev/null || true"),
         ""
     );
+}
+
+#[test]
+fn nothing_goes_that_the_plan_does_not_name() {
+    let hosts = fleet().boot([Setup::new("h-1")]);
+    let host = &hosts[0];
+    // Somebody's own: one that widget cannot be beside, and one that needs it.
+    host.sh("cd /tmp; for p in 'rival Conflicts:widget' 'rival-tools Depends:rival' 'gadget Depends:widget'; do set -- $p; mkdir -p $1/DEBIAN
+             printf 'Package: %s\\nVersion: 1\\nArchitecture: all\\nMaintainer: x <x@example.com>\\nDescription: x\\n%s: %s\\n' $1 ${2%:*} ${2#*:} >$1/DEBIAN/control
+             dpkg-deb -b $1 >/dev/null; done; dpkg -i rival.deb rival-tools.deb");
+    let there = || {
+        let all = host.sh("dpkg-query -W -f '${db:Status-Abbrev}${Package}\\n' rival rival-tools gadget widget 2>/dev/null || true");
+        all.lines().filter(|line| !line.starts_with("un ")).collect::<Vec<_>>().join(", ")
+    };
+    let site = Site::only(&hosts, WIDGET);
+    let text = site.expect(1, &["apply", "--yes"]);
+    assert!(
+        text.contains("[E-PACKAGE-REMOVES]") && text.contains("would also remove rival-tools rival,"),
+        "{text}"
+    );
+    assert_eq!(there(), "ii rival, ii rival-tools");
+    // What the role declares absent may go.
+    let absent = |name: &str| format!("- package: {{name: {name}, ensure: absent}}\n");
+    site.role("base", &format!("{WIDGET}{}{}", absent("rival"), absent("rival-tools")));
+    site.converge();
+    // The plan takes widget away, and gadget would go with it.
+    host.sh("dpkg -i /tmp/gadget.deb");
+    site.role("base", "[]\n");
+    let text = site.expect(1, &["apply", "--yes"]);
+    assert!(text.contains("removing widget would also remove gadget,"), "{text}");
+    assert_eq!((there().as_str(), host.sh("apt-mark showhold").as_str()), ("ii gadget, hi widget", "widget"));
 }
 
 #[test]
@@ -84,7 +115,7 @@ fn a_repository_is_added_used_and_removed() {
 }
 
 #[test]
-fn a_package_whose_script_fails_is_told_with_its_last_words() {
+fn a_package_whose_script_fails_is_reported_with_its_last_lines() {
     let hosts = fleet().boot([Setup::new("h-1")]);
     let site = Site::only(&hosts, "- package: {name: broken}\n- file: {path: /etc/after, content: x}\n");
     let text = site.expect(1, &["apply", "--yes"]);
@@ -122,7 +153,7 @@ fn cloud_init_that_still_runs_is_waited_for() {
     let text = site.expect(2, &["plan"]);
     assert!(text.contains("cloud-init is still running"), "{text}");
     let apply = site.start(&["apply", "--yes"]);
-    apply.wait_for("cloud-init still runs");
+    apply.wait_for("waiting for cloud-init");
     let host = &hosts[0];
     assert!(!host.try_sh("dpkg-query -W widget").status.success(), "nothing is installed beside it");
     host.sh(": >/run/cloud-init-done");
@@ -138,7 +169,7 @@ fn a_full_disk(setup: Setup, full: &str) {
     let site = Site::only(&hosts, "- file: {path: /var/lib/x/y, content: \"x\\n\"}\n");
     host.sh(&format!("head -c 1500M /dev/zero >{full}/ballast"));
     let text = site.expect(1, &["plan"]);
-    assert!(text.contains("E-NO-SPACE") && text.contains("by hand: df -h"), "{text}");
+    assert!(text.contains("E-NO-SPACE") && text.contains("df -h"), "{text}");
     // What fills up while a run is under way.
     host.sh(&format!("rm {full}/ballast"));
     site.role(
@@ -159,11 +190,11 @@ fn a_full_disk(setup: Setup, full: &str) {
 }
 
 #[test]
-fn a_full_root_is_told_before_and_during() {
+fn a_full_root_is_reported_before_and_during() {
     a_full_disk(Setup::new("h-1").disk("3g"), "");
 }
 
 #[test]
-fn a_full_var_is_told_before_and_during() {
+fn a_full_var_is_reported_before_and_during() {
     a_full_disk(Setup::new("h-1").var("3g"), "/var");
 }

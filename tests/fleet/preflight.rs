@@ -1,5 +1,5 @@
-//! Every message of preflight, provoked on hosts that were booted with what it is about, and what it says to do next.
-//! Facts that a container shares with its machine (kernel, clock, devices) are told by stand-ins on the host: a `uname`, a
+//! Every message of preflight with its hint, triggered on hosts that have the problem. Facts that a container shares with its
+//! machine (kernel, clock, devices) come from stand-ins on the host: a `uname`, a
 //! `date`, files mounted over `/sys`.
 
 use crate::kit::{Host, K0S, K0S_NEXT, PASSWORD, Setup, Site, fleet};
@@ -11,13 +11,13 @@ type Wanted = (&'static str, &'static str, &'static str, &'static str);
 const SYSTEM: &[Wanted] = &[
     ("cp-1", "W-OS", "debian11", "--limit"),
     ("cp-1", "E-NOEXEC", "/opt is on /opt", "mount -o remount,exec /opt"),
-    ("cp-1", "E-FOREIGN-KUBERNETES", "kubelet runs there", "systemctl status kubelet"),
-    ("cp-1", "W-FOREIGN-RUNTIME", "docker runs beside", "take it away if nothing needs it"),
-    ("cp-1", "W-FAPOLICYD", "fapolicyd runs", "fapolicyd-cli --file add /usr/local/bin/k0s"),
-    ("cp-1", "W-FIREWALL", "firewalld runs; it is left as it is", "open the ports"),
-    ("cp-1", "W-CLOUD-INIT", "cloud-init still runs", "cloud-init status --wait"),
-    ("cp-1", "W-SELINUX", "SELinux enforces", "restorecon -v /usr/local/bin/k0s"),
-    ("cp-1", "W-APPARMOR", "AppArmor is on", "aa-status"),
+    ("cp-1", "E-FOREIGN-KUBERNETES", "kubelet is running", "systemctl status kubelet"),
+    ("cp-1", "W-FOREIGN-RUNTIME", "docker is running besides", "Remove it if nothing needs it"),
+    ("cp-1", "W-FAPOLICYD", "fapolicyd is running", "fapolicyd-cli --file add /usr/local/bin/k0s"),
+    ("cp-1", "W-FIREWALL", "firewalld is running; it is not changed", "Open the ports"),
+    ("cp-1", "W-CLOUD-INIT", "cloud-init is still running", "cloud-init status --wait"),
+    ("cp-1", "W-SELINUX", "SELinux is enforcing", "restorecon -v /usr/local/bin/k0s"),
+    ("cp-1", "W-APPARMOR", "AppArmor is enabled", "aa-status"),
     ("cp-1", "W-CLOCK", "s ahead of this machine's", "chronyc makestep"),
     ("cp-1", "E-PORT-TAKEN", ":6443, which k0s needs for Kubernetes API", "ss -lntp 'sport = :6443'"),
     (
@@ -26,74 +26,62 @@ const SYSTEM: &[Wanted] = &[
         "cp-1 -> the proxy (10.77.0.1:9, network.proxy): ",
         "/dev/tcp/10.77.0.1/9",
     ),
-    ("cp-1", "W-PRODUCT-UUID", "it has the product uuid of cp-2", "/sys/class/dmi/id/product_uuid"),
-    (
-        "cp-1",
-        "E-MACHINE-ID",
-        "it has the machine id of cp-2",
-        "/proc/sys/kernel/random/uuid >/etc/machine-id",
-    ),
-    (
-        "cp-2",
-        "E-MACHINE-ID",
-        "it has the machine id of cp-1",
-        "/proc/sys/kernel/random/uuid >/etc/machine-id",
-    ),
-    ("cp-2", "E-HOSTNAME", "it calls itself cp-3, as cp-3 does", "hostnamectl set-hostname"),
-    ("cp-2", "E-KERNEL", "its kernel is 4.4.0-210-generic, older than 4.18", "uname -r"),
+    ("cp-1", "W-PRODUCT-UUID", "same product UUID as cp-2", "/sys/class/dmi/id/product_uuid"),
+    ("cp-1", "E-MACHINE-ID", "same machine id as cp-2", "/proc/sys/kernel/random/uuid >/etc/machine-id"),
+    ("cp-2", "E-MACHINE-ID", "same machine id as cp-1", "/proc/sys/kernel/random/uuid >/etc/machine-id"),
+    ("cp-2", "E-HOSTNAME", "hostname cp-3 collides with host cp-3", "hostnamectl set-hostname"),
+    ("cp-2", "E-KERNEL", "kernel 4.4.0-210-generic is older than 4.18", "uname -r"),
     ("cp-2", "E-CLOCK", "s ahead of this machine's", "timedatectl set-ntp true"),
-    ("cp-2", "E-ADDRESS-TAKEN", "it carries 10.77.210.1, the cluster address of cp-3", "ip -br addr"),
-    ("cp-2", "E-PORT-BLOCKED", "cp-2 -> cp-1 (", "open it in the firewall of cp-1"),
+    ("cp-2", "E-ADDRESS-TAKEN", "it has 10.77.210.1, the cluster address of cp-3", "ip -br addr"),
+    ("cp-2", "E-PORT-BLOCKED", "cp-2 -> cp-1 (", "open the port in the firewall of cp-1"),
     ("cp-2", "E-K0S-SYSINFO", "Linux kernel: 3.1 too old", "k0s sysinfo"),
     ("cp-2", "W-K0S-SYSINFO", "AppArmor: unavailable", "k0s sysinfo"),
-    ("cp-3", "W-KERNEL", "its kernel is 5.4.0-1-amd64", "uname -r"),
+    ("cp-3", "W-KERNEL", "kernel 5.4.0-1-amd64", "uname -r"),
     ("cp-3", "E-NO-SPACE", "/var/lib/k0s has ", "df -h /var/lib/k0s"),
-    ("cp-3", "W-PORTS-UNTRIED", "neither bash nor nc", "install one of them"),
+    ("cp-3", "W-PORTS-UNTRIED", "neither bash nor nc", "Install one of them"),
     ("n-1", "E-NOT-ROOT", "runs as uid 1000", "sudo -n id -u"),
     ("n-1", "E-NO-SYSTEMD", "not booted with systemd", "ls -d /run/systemd/system"),
-    ("x-1", "E-NOT-LINUX", "it runs FreeBSD, not Linux", "uname -s"),
-    ("i-1", "E-INTERFACE", "it has no interface eth9", "ip -br addr"),
+    ("x-1", "E-NOT-LINUX", "the host runs FreeBSD, not Linux", "uname -s"),
+    ("i-1", "E-INTERFACE", "no interface eth9", "ip -br addr"),
+    ("i-1", "W-K0S-DOWNGRADE", "is a downgrade", "release notes"),
 ];
 
 const ACCELERATORS: &[Wanted] = &[
+    ("cp-1", "E-K0S-SKEW", "skips a minor", "k0s version"),
     ("g-1", "E-ACCEL-COUNT", "4 x t4 declared, 1 found on the PCI bus", "/sys/bus/pci/devices/*/vendor"),
-    ("g-1", "E-HEADERS", "has headers of its running kernel", "os.kernel"),
-    ("g-1", "E-NV-FOREIGN", "NVIDIA's .run installer", "take it off by hand"),
-    ("g-1", "E-SPACE", "GiB are free on /, a driver build wants 10", "df -h /"),
+    ("g-1", "E-HEADERS", "has headers for its running kernel", "os.kernel"),
+    ("g-1", "E-NV-FOREIGN", "NVIDIA's .run installer", "Remove it, then apply again"),
+    ("g-1", "E-SPACE", "GiB free, a driver build needs 10", "df -h /"),
     ("g-1", "E-SECURE-BOOT", "Secure Boot is on", "mokutil --sb-state"),
-    (
-        "g-1",
-        "E-REPOSITORY-UNREACHABLE",
-        "its name cannot be resolved",
-        "repositories.packages.example.com.mirror",
-    ),
+    ("g-1", "E-REPOSITORY-UNREACHABLE", "name resolution failed", "repositories.packages.example.com.mirror"),
     ("m-1", "E-ACCEL-MISMATCH", "8 x h100-sxm5-80gb declared, 1 x t4 found", "/sys/bus/pci/devices/*/vendor"),
     ("g-1", "E-RDMA-COUNT", "2 links declared, 0 mlx5 devices found", "rdma.count"),
     ("m-1", "E-EFA-COUNT", "2 EFA devices declared, 1 found on the PCI bus", "/sys/bus/pci/devices/*/device"),
     ("m-1", "E-RDMA-COUNT", "2 links declared, 0 mlx5 devices found", "/sys/bus/pci/devices/*/vendor"),
-    ("m-1", "E-RDMA-KERNEL", "its kernel is 5.4.0-1-amd64, older than 5.12", "uname -r"),
+    ("m-1", "E-RDMA-KERNEL", "kernel 5.4.0-1-amd64 is older than 5.12", "uname -r"),
     ("m-1", "E-OS", "neither apt nor dnf", "command -v apt-get dnf"),
     ("m-1", "E-ARCH", "the processor is riscv64", "uname -m"),
 ];
 
 const LOGINS: &[Wanted] = &[
     ("unreachable", "E-SSH-UNREACHABLE", "10.77.254.1", "10.77.254.1"),
-    ("unknown", "E-SSH-HOSTKEY-UNKNOWN", "is not known; it presents SHA256:", "provision trust"),
-    ("changed", "E-SSH-HOSTKEY-CHANGED", "but SHA256:", "provision trust --replace"),
-    ("ghost", "E-SSH-AUTH", "refuses to let ghost log in", "ssh"),
+    ("unknown", "E-SSH-HOSTKEY-UNKNOWN", "unknown host key of", "provision trust"),
+    ("changed", "E-SSH-HOSTKEY-CHANGED", "recorded is SHA256:", "provision trust --replace"),
+    ("ghost", "E-SSH-AUTH", "rejects the login of ghost", "ssh"),
     ("narrow", "E-SSH-REFUSED", "session", "MaxSessions"),
-    ("drops", "E-SSH-LOST", "connection to drops ", "run the same command again"),
-    ("ends", "E-SHELL", "ended with 3", "sudo -n /bin/sh -c true"),
-    ("hangs", "E-TIMEOUT", "in time", "something on the host hangs"),
-    ("facts", "E-FACTS", "managed.json cannot be read", ""),
-    ("word", "E-SUDO-PASSWORD", "sudo refuses the password", "ssh.sudoPassword"),
-    ("eve", "E-SUDO-REFUSED", "sudo refuses this login", "sudo -l"),
-    ("needtty", "E-SUDO-TTY", "insists on a terminal", "requiretty"),
+    ("drops", "E-SSH-LOST", "connection to drops ", "Run the same command again"),
+    ("ends", "E-SHELL", "exited with 3", "sudo -n /bin/sh -c true"),
+    ("hangs", "E-TIMEOUT", "timed out", "hung processes"),
+    ("facts", "E-FACTS", "cannot read managed.json", ""),
+    ("word", "E-SUDO-PASSWORD", "sudo rejects the password", "ssh.sudoPassword"),
+    ("eve", "E-SUDO-REFUSED", "sudo is not allowed for this login", "sudo -l"),
+    ("needtty", "E-SUDO-TTY", "requires a terminal", "requiretty"),
     ("bare", "E-SUDO-MISSING", "sudo is not installed", "ssh.user: root"),
 ];
 
 /// Where a worker needs what only it has.
-const WORKERS: &[&str] = &["E-CGROUP", "W-CGROUP", "E-DISK", "E-CONTAINERD-DROPIN"];
+const WORKERS: &[&str] =
+    &["E-CGROUP", "W-CGROUP", "E-DISK", "E-CONTAINERD-DROPIN", "E-EARLIER-CLUSTER", "E-NODE-NAME"];
 
 /// No host says it: it is about the inventory's own text.
 const OF_NO_HOST: &[&str] = &["E-SSH-SETUP"];
@@ -149,6 +137,17 @@ fn ahead(setup: Setup, seconds: u32) -> Setup {
     stand_in(setup, "date", &format!("+%s) echo $(($(/usr/bin/date +%s)+{seconds})); exit;;"))
 }
 
+/// A host that joined with this k0s at some time.
+fn joined(setup: Setup, version: &str) -> Setup {
+    let managed =
+        "[\n{\"kind\":\"command\",\"id\":\"command/k0s-ready\",\"hash\":\"\",\"adopted\":false},\n{}]\n";
+    setup.file("/usr/local/bin/k0s", "755", &format!("#!/bin/sh\necho {version}\n")).file(
+        "/var/lib/provision/managed.json",
+        "600",
+        managed,
+    )
+}
+
 /// An inventory whose roles want nothing, of these pools.
 fn site(hosts: &[Host], pools: &str) -> Site {
     let mut site = Site::only(hosts, "[]\n");
@@ -172,17 +171,25 @@ fn what_a_system_is_lacks_and_shares() {
     let first = first.file("/usr/bin/cloud-init", "755", "#!/bin/sh\necho 'status: running'\n");
     let sysinfo = r#"[{"displayName":"Linux kernel","prop":"3.1","message":"too old","category":"rejected"},{"displayName":"AppArmor","prop":"unavailable","message":"","category":"warning"}]"#;
     let k0s = format!("#!/bin/sh\ncase $1 in version) echo {K0S};; sysinfo) echo '{sysinfo}';; esac\n");
-    let second = stand_in(Setup::new("cp-2").prepare(id), "uname", "-r) echo 4.4.0-210-generic; exit;;");
+    let second = stand_in(
+        Setup::new("cp-2").prepare(id),
+        "uname",
+        "-snrm) echo Linux cp-2 4.4.0-210-generic x86_64; exit;;",
+    );
     let second = second.file("/usr/local/bin/k0s", "755", &k0s);
-    let third = stand_in(Setup::new("cp-3").disk("1g"), "uname", "-r) echo 5.4.0-1-amd64; exit;;");
-    let no_root = stand_in(Setup::new("n-1"), "id", "-u) echo 1000; exit;;");
+    let third = stand_in(
+        Setup::new("cp-3").disk("1g"),
+        "uname",
+        "-snrm) echo Linux cp-3 5.4.0-1-amd64 x86_64; exit;;",
+    );
+    let no_root = stand_in(Setup::new("n-1"), "sudo", "-n) shift 2; exec \"$@\";;");
     let hosts = fleet().boot([
         ahead(first, 60),
         ahead(second, 400),
         third.prepare("mv /usr/bin/bash /usr/bin/away"),
         no_root,
-        stand_in(Setup::new("x-1"), "uname", "-s) echo FreeBSD; exit;;"),
-        Setup::new("i-1"),
+        stand_in(Setup::new("x-1"), "uname", "-snrm) echo FreeBSD x-1 14.1 amd64; exit;;"),
+        joined(Setup::new("i-1"), "v1.35.99+k0s.0"),
     ]);
     let [one, two, three, no_root, _, narrow] = &hosts[..] else { panic!("six hosts") };
     let uuid = "mount -t tmpfs none /sys/class; mkdir -p /sys/class/dmi/id; echo 4c4c4544 >/sys/class/dmi/id/product_uuid";
@@ -219,9 +226,13 @@ fn what_a_system_is_lacks_and_shares() {
 #[test]
 fn accelerators_and_what_their_drivers_need() {
     let hosts = fleet().boot([
-        Setup::new("cp-1"),
+        joined(Setup::new("cp-1"), "v1.30.1+k0s.0"),
         Setup::new("g-1").file("/usr/bin/nvidia-uninstall", "755", "#!/bin/sh\n"),
-        stand_in(Setup::new("m-1"), "uname", "-m) echo riscv64; exit;; -r) echo 5.4.0-1-amd64; exit;;"),
+        stand_in(
+            Setup::new("m-1"),
+            "uname",
+            "-snrm) echo Linux m-1 5.4.0-1-amd64 riscv64; exit;; -r) echo 5.4.0-1-amd64; exit;;",
+        ),
     ]);
     let card = "mount -t tmpfs none /sys/bus; d=/sys/bus/pci/devices/0000:01:00.0; mkdir -p $d; echo 0x10de >$d/vendor
                 echo 0x1eb8 >$d/device; echo 0x030200 >$d/class; echo 0x10de >$d/subsystem_vendor; echo 0x12a2 >$d/subsystem_device";
@@ -322,12 +333,12 @@ fn what_a_worker_must_have_before_its_k0s_starts() {
     check(
         &found,
         &[
-            ("w-1", "E-DISK", "/dev/disk/by-id/nvme-gone is not there", "ls -l /dev/disk/by-id/nvme-gone"),
+            ("w-1", "E-DISK", "/dev/disk/by-id/nvme-gone does not exist", "ls -l /dev/disk/by-id/nvme-gone"),
             (
                 "w-2",
                 "E-DISK",
-                "carries ext4 labelled theirs; it is not overwritten",
-                "erase: ext4 makes it anew",
+                "contains ext4 labelled theirs; it is not overwritten",
+                "erase: ext4 to wipe it",
             ),
         ],
     );
@@ -341,6 +352,26 @@ fn what_a_worker_must_have_before_its_k0s_starts() {
         check(&preflight(&site), &[wanted]);
         std::fs::write(&path, text).expect("written");
     }
+    // What another cluster left, and a hostname that is kept.
+    hosts[1].sh("mkdir -p /var/lib/k0s /etc/cni/net.d; echo x >/var/lib/k0s/kubelet.conf; echo {} >/etc/cni/net.d/05-cilium.conflist");
+    hosts[2].sh("hostnamectl set-hostname w-2.dc1.example.com");
+    let os = std::mem::replace(&mut site.os, "{ntp: [], hostname: keep}".to_owned());
+    site.write();
+    let left = "/var/lib/k0s/kubelet.conf, /etc/cni/net.d/05-cilium.conflist";
+    check(
+        &preflight(&site),
+        &[
+            ("w-1", "E-EARLIER-CLUSTER", left, "k0s reset"),
+            (
+                "w-2",
+                "E-NODE-NAME",
+                "register node w-2.dc1.example.com, but the inventory has w-2",
+                "set-hostname w-2",
+            ),
+        ],
+    );
+    hosts[1].sh("rm -r /var/lib/k0s /etc/cni/net.d");
+    site.os = os;
     // What would keep this k0s from starting comes from a role of the inventory's own: 1.36 refuses the older form.
     site.k0s = K0S_NEXT.to_owned();
     site.write();

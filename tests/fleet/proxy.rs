@@ -1,4 +1,4 @@
-//! A site whose hosts reach nothing but their proxy: packages and k0s come through it, and k0s inherits it.
+//! A site whose hosts can reach only their proxy: packages and k0s are downloaded through it, and k0s inherits it.
 
 use crate::kit::{HUB, MIRROR, Setup, Site, fleet};
 use std::io::{BufRead, BufReader, Read, Write};

@@ -85,7 +85,7 @@ fn a_broken_host_is_stopped_before_anything_is_done_to_it() {
     let (code, text) = twin.on(&["plan"], &["--limit", "h100"]);
     assert_eq!(code, 1, "{text}");
     for expected in [
-        "h-2 could not be observed [E-HEADERS]: no repository of the host has headers of its running kernel",
+        "h-2 could not be observed [E-HEADERS]: no repository of the host has headers for its running kernel",
         "h-3 could not be observed [E-ACCEL-COUNT]: 8 x h100-sxm5-80gb declared, 7 found on the PCI bus",
         "h-4 could not be observed [E-SECURE-BOOT]",
         "h-5 could not be observed [E-NO-SPACE]",

@@ -31,7 +31,7 @@ fn what_runs_can_be_seen_reached_and_collected() {
     story.up();
     let before = story.run(&["status", "-i", &at]);
     assert_eq!(before.status.code(), Some(1), "{}", text(&before));
-    assert!(stdout(&before).contains("[E-NO-CLUSTER] no controller has a cluster yet"), "{}", text(&before));
+    assert!(stdout(&before).contains("[E-NO-CLUSTER] no cluster on any controller yet"), "{}", text(&before));
     let applied = story.apply(&[]);
     assert_eq!(applied.status.code(), Some(0), "{}", text(&applied));
 
@@ -39,7 +39,7 @@ fn what_runs_can_be_seen_reached_and_collected() {
     let shown = stdout(&status);
     assert_eq!(status.status.code(), Some(0), "{}", text(&status));
     assert!(shown.contains("1/1 controllers, etcd healthy · 4 nodes: 4 ready"), "{shown}");
-    assert!(shown.contains("h100 8 of 8 healthy"), "{shown}");
+    assert!(shown.contains("h100 8/8 allocatable, healthy (apply "), "{shown}");
     assert!(shown.contains("certificates 364 days"), "a year of a leaf, read from its PEM: {shown}");
     let rows =
         |name: &str| shown.lines().any(|l| l.starts_with(name) && l.contains("  1/1  ") && l.contains("/v1"));
@@ -57,7 +57,7 @@ fn what_runs_can_be_seen_reached_and_collected() {
     let shown = stdout(&status);
     assert_eq!(status.status.code(), Some(1), "{shown}");
     assert!(shown.contains("3 ready, 1 failed (h-1)"), "{shown}");
-    assert!(shown.contains("node h-1: its kubelet has fallen silent"), "{shown}");
+    assert!(shown.contains("node h-1: its kubelet stopped reporting"), "{shown}");
 
     let all = story.run(&["exec", "-i", &at, "--limit", "w-1,t-1", "--", "id -un; exit 3"]);
     assert_eq!(all.status.code(), Some(1));
@@ -70,10 +70,35 @@ fn what_runs_can_be_seen_reached_and_collected() {
     let ssh = story.run(&["ssh", "-i", &at, "w-1", "--print", "--", "uptime"]);
     let line = stdout(&ssh);
     assert!(line.starts_with("ssh -T -o ") && line.trim_end().ends_with(" uptime"), "{line}");
-    assert!(line.contains("StrictHostKeyChecking=yes") && line.contains("/.lab/known_hosts"), "{line}");
+    assert!(
+        line.contains("StrictHostKeyChecking=yes")
+            && line.contains("/provision/lab/")
+            && line.contains("/known_hosts"),
+        "{line}"
+    );
 
     let archive = story.dir.path().join("t-1.tar.gz");
     std::fs::write(story.file("t-1", "/etc/k0s/k0s.yaml"), "password: hunter2-canary\n").expect("written");
+    // What batches left, the newest last, and one whose output is in memory because of what it was given.
+    let runs = story.file("t-1", "/var/lib/provision/runs");
+    for (batch, rc) in [("OLD-1-00000001", "0"), ("NEW-1-00000002", "5"), ("MEMORY-1-00000003", "0")] {
+        let folder = runs.join(batch);
+        std::fs::create_dir_all(&folder).expect("made");
+        std::fs::write(folder.join("rc"), rc).expect("written");
+        std::fs::write(
+            folder.join("program"),
+            format!("echo program of {batch}\nbase64 -d >\"$new\" <<'PUT_END'\naHVudGVyMi1jYW5hcnk=\nPUT_END\necho rest\n"),
+        )
+        .expect("written");
+        let output =
+            format!("\u{1e}step package/{batch}\nE: it failed, password: hunter2-canary\n\u{1e}rc {rc}\n");
+        if batch.starts_with("MEMORY") {
+            std::fs::write(story.file("t-1", "/dev/shm/output"), output).expect("written");
+            std::os::unix::fs::symlink("/dev/shm/output", folder.join("output")).expect("linked");
+        } else {
+            std::fs::write(folder.join("output"), output).expect("written");
+        }
+    }
     let support = story.run(&["support", "-i", &at, "t-1", "-o", &archive.display().to_string()]);
     assert_eq!(support.status.code(), Some(0), "{}", text(&support));
     let parts = unpacked(&archive);
@@ -84,6 +109,24 @@ fn what_runs_can_be_seen_reached_and_collected() {
     assert!(part("MANIFEST.txt").contains("neuron-ls"), "{}", part("MANIFEST.txt"));
     assert!(part("neuron.txt").contains("\"neuron_device\":15"), "{}", part("neuron.txt"));
     assert!(part("provision.txt").contains("managed.json"));
+    let batches = part("batches.txt");
+    for wanted in [
+        "## NEW-1-00000002: rc 5",
+        "step package/NEW-1-00000002\nE: it failed, password: <secret>",
+        "echo program of NEW-1-00000002\nbase64 -d >\"$new\" <<'PUT_END'\n(content)\nPUT_END\necho rest\n",
+    ] {
+        assert!(batches.contains(wanted), "{wanted}: {batches}");
+    }
+    assert!(
+        batches.contains("not collected: commands got secrets") && !batches.contains("step package/MEMORY"),
+        "{batches}"
+    );
+    // The applies of this lab as well: a step that it ran, with its status.
+    assert!(batches.contains("\ndone "), "{batches}");
+    assert!(
+        parts.iter().all(|(_, text)| !text.contains("aHVudGVyMi1jYW5hcnk")),
+        "no content of files in another form"
+    );
     assert!(part("k0s-config.txt").contains("password: <secret>"), "{}", part("k0s-config.txt"));
     assert!(parts.iter().all(|(_, text)| !text.contains("hunter2-canary")), "no secret leaves the host");
 }

@@ -1,7 +1,7 @@
 //! The contract suite against the API stand-in; `tests/controlplane` runs the same cases against a real kube-apiserver.
 
 use async_trait::async_trait;
-use provision::lab::api::{Api, Authority, Credential, Identity, Store, housekeeping, kubeconfig};
+use provision::lab::api::{Api, Authority, Identity, Store, housekeeping, kubeconfig};
 use serde_json::json;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -42,7 +42,7 @@ impl StandIn {
             "local",
             "Default",
             "user",
-            &Credential::Certificate(pair),
+            &pair,
         );
         let api = Api { store, authority, version: "v1.35.7+k0s".into(), tls };
         let this = Self { api, address, admin, serving: Mutex::default(), _housekeeping: housekeeping };
@@ -72,7 +72,7 @@ impl suite::Site for StandIn {
 }
 
 macro_rules! against_the_stand_in {
-    ($($room:ident: [$($case:ident),* $(,)?],)*) => {
+    ($($module:ident: [$($case:ident),* $(,)?],)*) => {
         $($(
             #[tokio::test]
             async fn $case() {

@@ -27,7 +27,7 @@ fn text(text: &str) -> Content {
     Content::Text(text.into())
 }
 
-fn step(target: &TargetId, id: &ResourceId, late: &[LateName], change: Change) -> Step {
+fn step(target: &TargetId, id: &ResourceId, inputs: &[StepOutput], change: Change) -> Step {
     Step {
         id: target.step(id),
         target: target.clone(),
@@ -36,9 +36,10 @@ fn step(target: &TargetId, id: &ResourceId, late: &[LateName], change: Change) -
         what: id.to_string(),
         why: None,
         change,
+        digest: String::new(),
         hazards: Vec::new(),
         needs: Vec::new(),
-        late: late.to_vec(),
+        inputs: inputs.to_vec(),
         deferred: None,
         deadline_s: 60,
     }
@@ -47,17 +48,14 @@ fn step(target: &TargetId, id: &ResourceId, late: &[LateName], change: Change) -
 fn steps(observed: &Observed) -> Vec<Step> {
     let changed = observed.desired.iter().filter_map(|r| {
         let change = executor::diff(r, observed.seen.get(&r.id)?)?;
-        Some(step(&observed.target, &r.id, &r.late, change))
+        Some(step(&observed.target, &r.id, &r.inputs, change))
     });
-    let orphans = observed
-        .orphans
-        .iter()
-        .map(|m| step(&observed.target, &m.id.as_str().into(), &[], executor::removal(m)));
+    let orphans = observed.orphans.iter().map(|o| step(&observed.target, &o.id, &[], Change::removal(&o.id)));
     changed.chain(orphans).collect()
 }
 
-fn ids(steps: &[Step]) -> Vec<&str> {
-    steps.iter().map(|s| s.resource.as_str()).collect()
+fn ids(steps: &[Step]) -> Vec<String> {
+    steps.iter().map(|s| s.resource.text()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -71,7 +69,7 @@ async fn a_guard_that_hangs_is_unknown_and_the_rest_still_arrives() {
         file("/etc/x", text("x")),
     ];
     let observed = kit.target("a", resources).observe().await.expect("observed");
-    let seen = |id: &str| observed.seen[id].clone();
+    let seen = |id: &str| observed.seen[&id.parse::<ResourceId>().expect("an id")].clone();
     assert_eq!(seen("command/hangs"), Observation::Unknown("timed out".into()));
     let state = |id: &str| match seen(id) {
         Observation::Present(seen) => seen.fields["state"].clone(),
@@ -108,14 +106,15 @@ async fn secrets_reach_their_file_and_nothing_else_on_the_host() {
         "[ -e /etc/joined ]",
         "[ \"$(wc -c <\"$LATE_token_worker\")\" = 11 ] && : >/etc/joined",
     );
-    join.late = vec!["token/worker".into()];
+    join.inputs = vec![StepOutput::JoinToken(JoinRole::Worker)];
     let resources = vec![file("/etc/token", Content::Secret(SecretText::new("canary-file"))), join];
     let (events, mut receiver) = Events::channel();
-    let sudo = Sudo::Ask(Some(SecretText::new("canary-sudo")));
+    let sudo = Sudo::Required(Some(SecretText::new("canary-sudo")));
     let target = kit.target_with("a", resources, sudo, events);
     let plan = steps(&target.observe().await.expect("observed"));
-    let lates = Lates::from([("token/worker".into(), SecretText::new("canary-late"))]);
-    target.enact(&plan, &lates).await.expect("enacted");
+    let outputs =
+        StepOutputs::from([(StepOutput::JoinToken(JoinRole::Worker), SecretText::new("canary-late"))]);
+    target.enact(&plan, &outputs).await.expect("enacted");
     let after = target.observe().await.expect("observed");
     assert_eq!(steps(&after), []);
     target.finish().await.expect("finished");
@@ -151,7 +150,7 @@ async fn a_batch_outlives_its_client_and_another_attaches() {
     let target = kit.target("a", vec![slow.clone()]);
     let plan = steps(&target.observe().await.expect("observed"));
     let mut client = tokio::task::JoinSet::new();
-    client.spawn(async move { target.enact(&plan, &Lates::new()).await });
+    client.spawn(async move { target.enact(&plan, &StepOutputs::new()).await });
     while !exists(&kit.file("a", "/etc/begun")) {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
@@ -159,7 +158,7 @@ async fn a_batch_outlives_its_client_and_another_attaches() {
     client.shutdown().await;
 
     let (events, mut receiver) = Events::channel();
-    let second = kit.target_with("a", vec![slow], Sudo::Ask(None), events);
+    let second = kit.target_with("a", vec![slow], Sudo::Required(None), events);
     let observed = second.observe().await.expect("observed");
     assert_eq!(observed.facts.open_batches.iter().filter(|b| b.alive).count(), 1, "it still runs");
     let mut attaching = tokio::task::JoinSet::new();
@@ -190,7 +189,7 @@ async fn a_host_that_another_works_on_is_left_alone() {
     let record = r#"{"owner":"eva@desk","run":"OTHER","boot_id":"b","expires_s":99999999999}"#;
     std::fs::create_dir_all(kit.file("a", "/var/lib/provision")).expect("made");
     std::fs::write(kit.file("a", "/var/lib/provision/lock"), record).expect("written");
-    let failure = target.enact(&plan, &Lates::new()).await.expect_err("refused");
+    let failure = target.enact(&plan, &StepOutputs::new()).await.expect_err("refused");
     assert_eq!((failure.kind, failure.code.as_str()), (FailureKind::Locked, "E-LOCKED"));
     assert!(failure.message.contains("eva@desk"), "{failure}");
     assert!(!exists(&kit.file("a", "/etc/x")), "nothing was done");
@@ -219,17 +218,21 @@ async fn a_failed_step_leaves_no_temporary_file_and_its_restart_is_not_forgotten
         |last: Resource| vec![Resource::new("test", Spec::Package(chrony.clone())), conf.clone(), last];
     let target = kit.target("a", want(invalid));
     let plan = steps(&target.observe().await.expect("observed"));
-    let failure = target.enact(&plan, &Lates::new()).await.expect_err("the check refuses it");
-    assert_eq!(failure.step.as_ref().map(StepId::as_str), Some("a:file//etc/checked"), "{failure:?}");
+    let failure = target.enact(&plan, &StepOutputs::new()).await.expect_err("the check refuses it");
+    assert_eq!(
+        failure.step.as_ref().and_then(StepId::resource),
+        Some(&ResourceId::host(HostKind::File, "/etc/checked")),
+        "{failure:?}"
+    );
     assert!(!exists(&kit.file("a", "/etc/checked")) && !exists(&kit.file("a", "/etc/checked.provision-new")));
     let observed = target.observe().await.expect("observed");
     assert_eq!(ids(&steps(&observed)), ["file//etc/checked"], "what was done is done");
     assert!(observed.warnings.iter().any(|w| w.contains("chrony.service")), "{:?}", observed.warnings);
 
     let (events, mut receiver) = Events::channel();
-    let again = kit.target_with("a", want(file("/etc/checked", text("ok\n"))), Sudo::Ask(None), events);
+    let again = kit.target_with("a", want(file("/etc/checked", text("ok\n"))), Sudo::Required(None), events);
     let plan = steps(&again.observe().await.expect("observed"));
-    again.enact(&plan, &Lates::new()).await.expect("enacted");
+    again.enact(&plan, &StepOutputs::new()).await.expect("enacted");
     let after = again.observe().await.expect("observed");
     assert_eq!((steps(&after), after.warnings), (vec![], vec![]));
     drop(again);
@@ -261,7 +264,7 @@ async fn what_was_there_is_adopted_and_what_is_ours_goes_whole() {
     ];
     let target = kit.target("a", all.clone());
     let plan = steps(&target.observe().await.expect("observed"));
-    target.enact(&plan, &Lates::new()).await.expect("enacted");
+    target.enact(&plan, &StepOutputs::new()).await.expect("enacted");
     assert_eq!(steps(&target.observe().await.expect("observed")), []);
     let hosts = kit.read("a", "/etc/hosts");
     assert!(
@@ -274,7 +277,7 @@ async fn what_was_there_is_adopted_and_what_is_ours_goes_whole() {
     let mut gone = ids(&plan);
     gone.sort_unstable();
     assert_eq!(gone, ["file//etc/ours", "kernel-module/nouveau", "line-in-file//etc/hosts#self"]);
-    fewer.enact(&plan, &Lates::new()).await.expect("removed");
+    fewer.enact(&plan, &StepOutputs::new()).await.expect("removed");
     assert_eq!(steps(&fewer.observe().await.expect("observed")), []);
     assert_eq!(kit.read("a", "/etc/theirs"), "changed\n", "what was there before us stays");
     assert!(!exists(&kit.file("a", "/etc/ours")));
@@ -305,7 +308,8 @@ async fn a_large_download_is_believed_by_its_stamp_until_it_is_touched() {
             use std::os::unix::fs::PermissionsExt;
             path.metadata().expect("metadata").permissions().mode() & 0o7777
         };
-        let spec = Download { path: "/opt/big".into(), urls: vec![], sha256: sum.into(), mode };
+        let spec =
+            Download { path: "/opt/big".into(), urls: vec![], sha256: sum.into(), mode, version: None };
         vec![Resource::new("test", Spec::Download(spec))]
     };
     // The stamp is believed: the sum it names is not the file's, and only a stamp can say otherwise.
@@ -325,5 +329,30 @@ async fn a_large_download_is_believed_by_its_stamp_until_it_is_touched() {
     hash.update([0u8]);
     let sum: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
     assert_eq!(steps(&kit.target("a", download(&sum)).observe().await.expect("observed")), []);
+    kit.lab.down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_is_renewed_by_its_run_and_by_no_other() {
+    let kit = Kit::up(&["a"], |_| {}).await;
+    let target = kit.target("a", vec![file("/etc/x", text("x"))]);
+    let plan = steps(&target.observe().await.expect("observed"));
+    target.enact(&plan, &StepOutputs::new()).await.expect("enacted");
+    let expires = || {
+        let record: serde_json::Value =
+            serde_json::from_str(&kit.read("a", "/var/lib/provision/lock")).expect("a record");
+        record["expires_s"].as_i64().expect("a time")
+    };
+    let set = |run: &str| {
+        let record =
+            format!("{{\"owner\":\"test@here\",\"run\":\"{run}\",\"boot_id\":\"b\",\"expires_s\":17}}\n");
+        std::fs::write(kit.file("a", "/var/lib/provision/lock"), record).expect("written");
+    };
+    set("OTHER");
+    target.renew_lock().await.expect("nothing to do");
+    assert_eq!(expires(), 17, "another run's is left alone");
+    set("TEST1");
+    target.renew_lock().await.expect("renewed");
+    assert!(expires() > 1_700_000_000, "{}", expires());
     kit.lab.down().await;
 }

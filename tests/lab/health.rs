@@ -53,7 +53,7 @@ fn a_host_that_fails_its_standard_level_keeps_its_taint_and_says_why() {
     }
     // Kept with the run, one entry a host; and read again from the hosts.
     let kept = json(&story, &["verify", "-i", &at, "--last"]);
-    let runs = story.dir.path().join("state/provision/health/gated");
+    let runs = story.kept("health");
     assert!(runs.join(format!("{}.json", kept["run"].as_str().expect("a run"))).exists());
     let status = json(&story, &["status", "-i", &at, "--health"]);
     for (from, hosts) in [("kept", &kept["hosts"]), ("status", &status["health"])] {
@@ -107,7 +107,7 @@ fn a_host_far_below_its_pool_is_warned_of() {
     let output = story.apply(&[]);
     let said = text(&output);
     assert_eq!(output.status.code(), Some(0), "{said}");
-    let slow = "[E-HEALTH-MEDIAN] all-reduce 445 GB/s is more than 5 % below the pool's median of 477";
+    let slow = "[E-HEALTH-MEDIAN] all-reduce 445 GB/s is more than 5 % below the pool median of 477";
     let warned: Vec<&str> = said.lines().filter(|l| l.contains("E-HEALTH-MEDIAN")).collect();
     assert!(warned.len() == 1 && warned[0].contains("h-2") && warned[0].contains(slow), "{said}");
     let kept = json(&story, &["verify", "-i", &at, "--last"]);
@@ -129,7 +129,7 @@ fn a_first_host_alone_is_told_that_nothing_brings_its_device_plugin() {
         said.contains("h-1 converged") && said.contains("[E-DEVICE-PLUGIN] node h-1 has joined"),
         "{said}"
     );
-    assert!(said.contains("provision apply without --limit deploys it"), "{said}");
+    assert!(said.contains("Run `provision apply` without --limit to deploy it"), "{said}");
     assert!(starts(&story, "h-1"), "it takes no pods yet");
     story.applied();
     assert!(!starts(&story, "h-1"));
@@ -188,9 +188,13 @@ fn a_driver_change_is_refused_while_pods_may_not_be_evicted() {
     let output = story.apply(&["--limit", "h-1"]);
     let said = text(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
-    for line in
-        ["[E-DRAIN]", "after 3 s pod models/qwen", "needs 1 healthy pods", "nothing was changed on the host"]
-    {
+    for line in [
+        "[E-DRAIN]",
+        "pod models/qwen",
+        "was not evicted within 3 s",
+        "needs 1 healthy pods",
+        "nothing was changed on the host",
+    ] {
         assert!(said.contains(line), "{line}\n{said}");
     }
     let changed: Vec<_> =
@@ -217,7 +221,7 @@ fn a_mig_layout_is_made_changed_and_taken_back() {
     assert_eq!((offered("nvidia.com/mig-1g.10gb"), offered("nvidia.com/gpu")), (56, 0));
     let at = story.at();
     let status = json(&story, &["status", "-i", &at, "--health"]);
-    assert_eq!(status["accelerators"][0]["healthy"], 112, "{status}");
+    assert_eq!(status["accelerators"][0]["allocatable"], 112, "{status}");
     assert_eq!(status["health"]["h-1"]["verdict"], "healthy", "{status}");
 
     layout("mig: {1g.10gb: 7}", "mig: {3g.40gb: 1, 1g.10gb: 4}");
@@ -239,4 +243,38 @@ fn a_mig_layout_is_made_changed_and_taken_back() {
     layout("mig: {3g.40gb: 1, 1g.10gb: 4}", "mig: {}");
     story.applied();
     assert_eq!((offered("nvidia.com/gpu"), offered("nvidia.com/mig-3g.40gb")), (8, 0));
+}
+
+/// What pods can have is not what is healthy: `status` says what `verify` found, until it is looked at again.
+#[test]
+fn status_says_what_was_last_found_of_a_host() {
+    let story = Story::of(SITE);
+    let at = story.at();
+    story.up();
+    let none = json(&story, &["status", "-i", &at]);
+    assert_eq!(none["accelerators"], serde_json::json!([]), "no cluster yet: {none}");
+    story.applied();
+    let shown = text(&story.run(&["status", "-i", &at]));
+    assert!(shown.contains("h100 16/16 allocatable, healthy (apply "), "{shown}");
+
+    let fault = story.run(&["lab", "fault", &at, "h-1=xid:79"]);
+    assert!(fault.status.success(), "{}", text(&fault));
+    let verify = story.run(&["verify", "-i", &at, "--limit", "h-1"]);
+    assert_eq!(verify.status.code(), Some(1), "{}", text(&verify));
+    let status = story.run(&["status", "-i", &at]);
+    let shown = text(&status);
+    assert_eq!(status.status.code(), Some(1), "{shown}");
+    assert!(shown.contains("h100 16/16 allocatable, 1 host unhealthy (verify "), "{shown}");
+    assert!(shown.contains("ago): h-1") && shown.contains("health of h-1: unhealthy (verify "), "{shown}");
+    assert!(shown.contains("[E-NV-XID] Xid 79 on "), "{shown}");
+    let view = json(&story, &["status", "-i", &at]);
+    let gpus = &view["accelerators"][0];
+    assert_eq!(
+        (&gpus["allocatable"], &gpus["health"]["verdict"]),
+        (&16.into(), &"unhealthy".into()),
+        "{view}"
+    );
+    assert_eq!(gpus["health"]["troubled"][0]["code"], "E-NV-XID", "{view}");
+    assert!(gpus["health"]["age_s"].is_u64() && gpus["health"]["healthy"] == 1, "{view}");
+    assert_eq!(view["accelerators"][1]["health"]["verdict"], "healthy", "the other pool is: {view}");
 }

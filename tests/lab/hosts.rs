@@ -25,9 +25,10 @@ fn steps(observed: &Observed) -> Vec<Step> {
         what: resource.id.to_string(),
         why: None,
         change,
+        digest: String::new(),
         hazards: Vec::new(),
         needs: Vec::new(),
-        late: resource.late.clone(),
+        inputs: resource.inputs.clone(),
         deferred: None,
         deadline_s: 60,
     };
@@ -106,7 +107,7 @@ async fn every_kind_is_brought_about_once_and_drift_is_named_and_mended() {
     assert_eq!(before.facts.pci.len(), 12, "8 GPUs and 4 switches");
     let plan = steps(&before);
     assert_eq!(plan.len(), everything().len(), "all is to be done: {plan:#?}");
-    target.enact(&plan, &Lates::new()).await.expect("enacted");
+    target.enact(&plan, &StepOutputs::new()).await.expect("enacted");
     let after = target.observe().await.expect("observed");
     assert_eq!(steps(&after), [], "the second plan is empty");
     assert_eq!(kit.read("h-1", "/etc/one.conf"), "it's \"one\" $HOME `x` \\n\n");
@@ -116,20 +117,20 @@ async fn every_kind_is_brought_about_once_and_drift_is_named_and_mended() {
     std::fs::write(kit.file("h-1", "/etc/one.conf"), "edited\n").expect("written");
     std::fs::remove_file(kit.file("h-1", "/etc/link")).expect("removed");
     let drifted = steps(&target.observe().await.expect("observed"));
-    let ids: Vec<_> = drifted.iter().map(|s| s.resource.as_str()).collect();
+    let ids: Vec<_> = drifted.iter().map(|s| s.resource.text()).collect();
     assert_eq!(ids, ["file//etc/one.conf", "symlink//etc/link"]);
     assert!(drifted[0].change.text.as_deref().is_some_and(|t| t.contains("-edited")), "{drifted:#?}");
-    target.enact(&drifted, &Lates::new()).await.expect("mended");
+    target.enact(&drifted, &StepOutputs::new()).await.expect("mended");
     assert_eq!(steps(&target.observe().await.expect("observed")), []);
 
     // A role that no longer wants a thing gives it up.
     let fewer = kit.target("h-1", everything().into_iter().skip(1).collect());
     let observed = fewer.observe().await.expect("observed");
-    let orphans: Vec<_> = observed.orphans.iter().map(|m| m.id.as_str()).collect();
+    let orphans: Vec<_> = observed.orphans.iter().map(|o| o.id.text()).collect();
     assert_eq!(orphans, ["file//etc/one.conf"]);
     let mut removal = steps(&drift_of(&observed));
     removal.push(removal_step(&observed));
-    fewer.enact(&removal, &Lates::new()).await.expect("removed");
+    fewer.enact(&removal, &StepOutputs::new()).await.expect("removed");
     assert!(!exists(&kit.file("h-1", "/etc/one.conf")));
     assert_eq!(fewer.observe().await.expect("observed").orphans, []);
     fewer.finish().await.expect("finished");
@@ -142,18 +143,19 @@ fn drift_of(observed: &Observed) -> Observed {
 }
 
 fn removal_step(observed: &Observed) -> Step {
-    let managed = &observed.orphans[0];
+    let resource = observed.orphans[0].id.clone();
     Step {
-        id: "h-1:x".into(),
+        id: observed.target.step(&resource),
         target: observed.target.clone(),
-        resource: managed.id.as_str().into(),
         role: "test".into(),
-        what: managed.id.clone(),
+        what: resource.what(),
         why: None,
-        change: executor::removal(managed),
+        change: Change::removal(&resource),
+        resource,
+        digest: String::new(),
         hazards: Vec::new(),
         needs: Vec::new(),
-        late: Vec::new(),
+        inputs: Vec::new(),
         deferred: None,
         deadline_s: 60,
     }
@@ -186,7 +188,8 @@ async fn a_program_cannot_write_to_the_machine() {
         when_changed: Vec::new(),
     });
     let observed = kit.target("a", vec![Resource::new("test", command)]).observe().await.expect("observed");
-    let Some(Observation::Present(seen)) = observed.seen.get("command/probe") else {
+    let Some(Observation::Present(seen)) = observed.seen.get(&ResourceId::host(HostKind::Command, "probe"))
+    else {
         panic!("{:?}", observed.seen)
     };
     assert!(!seen.fields["state"].contains("wrote"), "{:?}", seen.fields);
@@ -206,9 +209,9 @@ async fn a_cut_link_loses_nothing() {
         when_changed: Vec::new(),
     });
     let (events, mut seen) = Events::channel();
-    let target = kit.target_with("a", vec![Resource::new("test", noise)], Sudo::Ask(None), events);
+    let target = kit.target_with("a", vec![Resource::new("test", noise)], Sudo::Required(None), events);
     let plan = steps(&target.observe().await.expect("observed"));
-    target.enact(&plan, &Lates::new()).await.expect("enacted over a new connection");
+    target.enact(&plan, &StepOutputs::new()).await.expect("enacted over a new connection");
     assert_eq!(steps(&target.observe().await.expect("observed")), []);
     assert!(kit.lab.counters()["a"].connections > 1, "the link was cut");
     drop(target);
@@ -252,7 +255,7 @@ async fn what_fails_says_why() {
     };
     let target = kit.target("pkg", chrony());
     let plan = steps(&target.observe().await.expect("observed"));
-    let failure = target.enact(&plan, &Lates::new()).await.expect_err("the package fails");
+    let failure = target.enact(&plan, &StepOutputs::new()).await.expect_err("the package fails");
     assert_eq!((failure.exit, failure.kind), (Some(100), FailureKind::Step), "{failure:?}");
     assert!(failure.tail.iter().any(|l| l.contains("maintainer script")), "{failure:?}");
 
@@ -262,11 +265,90 @@ async fn what_fails_says_why() {
     assert_eq!(code("away").await, "E-SSH-UNREACHABLE");
     assert_eq!(code("pw").await, "E-SUDO-PASSWORD");
     let with = |password: &str| {
-        kit.target_with("pw", chrony(), Sudo::Ask(Some(SecretText::new(password))), Events::none())
+        kit.target_with("pw", chrony(), Sudo::Required(Some(SecretText::new(password))), Events::none())
     };
     assert_eq!(with("wrong").observe().await.expect_err("refused").code, "E-SUDO-PASSWORD");
     with("canary-pw").observe().await.expect("the right one works");
     kit.lab.down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sudo_is_judged_by_what_it_does_in_any_language() {
+    use std::os::unix::fs::PermissionsExt;
+    // What it does with `-n`, and with a line of input: sudo-rs before it had `-A`, one that only speaks German, one that wants a
+    // terminal, one that lets nobody in, and a shell that ends although sudo lets it in.
+    const READS: &str = "while IFS= read -r w; do echo try >>/root/tries; [ \"$w\" = canary-pw ] && while :; do \
+                         [ \"$1\" = -- ] && shift && exec \"$@\"; shift; done; done";
+    let sudos = [
+        (
+            "rs",
+            format!(
+                "case $* in *-A*) echo 'sudo: unrecognized option' >&2; exit 1;; -S*) {READS};; esac\n\
+                        echo 'sudo: interactive authentication is required' >&2; exit 1"
+            ),
+        ),
+        (
+            "de",
+            format!(
+                "case $1 in -S) {READS}; echo 'sudo: 1 Fehlversuch bei der Passwort-Eingabe' >&2; exit 1;; esac\n\
+                        echo 'sudo: Ein Passwort ist notwendig' >&2; exit 1"
+            ),
+        ),
+        ("tty", "echo 'sudo: sorry, you must have a tty to run sudo' >&2; exit 1".to_owned()),
+        (
+            "shut",
+            "[ $1 = -n ] || read -r w; echo 'Sorry, user ubuntu may not run sudo on shut.' >&2; exit 1"
+                .to_owned(),
+        ),
+        (
+            "ends",
+            "case $* in *-s*) echo 'sudo: a password is required' >&2; exit 5;; esac; shift 2; exec \"$@\""
+                .to_owned(),
+        ),
+    ];
+    let kit = Kit::up(&sudos.each_ref().map(|(name, _)| *name), |_| {}).await;
+    for (name, script) in &sudos {
+        let path = kit.spec.host_dir(name).join("usr-local/bin/sudo");
+        std::fs::remove_file(&path).expect("the stand-in");
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("written");
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("executable");
+    }
+    let with = |host: &str, password: Option<&str>| {
+        let password = password.map(SecretText::new);
+        kit.target_with(host, file_list(), Sudo::Required(password), Events::none())
+    };
+    for host in ["rs", "de"] {
+        let target = with(host, Some("wrong"));
+        for _ in 0..2 {
+            let failure = target.observe().await.expect_err("refused");
+            assert_eq!(
+                (failure.code.as_str(), failure.message.as_str()),
+                ("E-SUDO-PASSWORD", "sudo rejects the password"),
+                "{host}: {failure:?}"
+            );
+        }
+        assert_eq!(kit.read(host, "/root/tries"), "try\n", "{host}: a wrong password is tried once");
+        let target = with(host, Some("canary-pw"));
+        let plan = steps(&target.observe().await.expect("the right one works"));
+        target.enact(&plan, &StepOutputs::new()).await.expect("enacted");
+        assert_eq!(kit.read(host, "/etc/greeting"), "hello\n");
+    }
+    let failure = async |host: &str, password: Option<&str>| {
+        let failure = with(host, password).observe().await.expect_err("refused");
+        (failure.code, failure.message)
+    };
+    assert_eq!(failure("rs", None).await.1, "sudo requires a password and none is configured");
+    for password in [None, Some("canary-pw")] {
+        assert_eq!(failure("tty", password).await.0, "E-SUDO-TTY");
+        assert_eq!(failure("shut", password).await.0, "E-SUDO-REFUSED");
+        let (code, message) = failure("ends", password).await;
+        assert!(code == "E-SHELL" && message.contains("exited with 5"), "{code}: {message}");
+    }
+    kit.lab.down().await;
+}
+
+fn file_list() -> Vec<Resource> {
+    vec![file("/etc/greeting", "hello\n")]
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -288,7 +370,7 @@ async fn a_reboot_is_proved_by_the_boot_id() {
     std::fs::write(kit.file("a", "/run/reboot-required"), "").expect("written");
     let target = kit.target("a", vec![Resource::new("t", clear), Resource::new("t", reboot)]);
     let before = target.observe().await.expect("observed");
-    target.enact(&steps(&before), &Lates::new()).await.expect("rebooted");
+    target.enact(&steps(&before), &StepOutputs::new()).await.expect("rebooted");
     let after = target.observe().await.expect("observed");
     assert_ne!(before.facts.boot_id, after.facts.boot_id);
     kit.lab.down().await;

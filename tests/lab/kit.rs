@@ -57,6 +57,7 @@ impl Kit {
             k0s_version: "v1.35.7+k0s.0".into(),
             hosts: names.iter().enumerate().map(host).collect(),
             faults: Vec::new(),
+            control_plane: None,
         };
         change(&mut spec);
         let lab = Lab::up(spec.clone(), Events::none()).await.expect("the lab comes up");
@@ -65,7 +66,7 @@ impl Kit {
 
     /// Returns a target on a host that wants these resources.
     pub fn target(&self, host: &str, desired: Vec<Resource>) -> HostTarget {
-        self.target_with(host, desired, Sudo::Ask(None), Events::none())
+        self.target_with(host, desired, Sudo::Required(None), Events::none())
     }
 
     pub fn target_with(&self, host: &str, desired: Vec<Resource>, sudo: Sudo, events: Events) -> HostTarget {
@@ -93,6 +94,7 @@ impl Kit {
             run: "TEST1".into(),
             owner: "test@here".into(),
             state_dir: STATE_DIR.into(),
+            steady_s: 1,
             reboot_deadline: Duration::from_secs(30),
             bmc: None,
             redact: vec![SecretText::new("canary-in-redact-list")],

@@ -1,14 +1,20 @@
 //! Tier 2: the lab. Real SSH, real shell programs, simulated machines.
 
+// Functions around tests fail as tests do.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod accelerators;
 mod commands;
 mod contract;
 mod executor;
 mod fabric;
 mod health;
+mod hostile;
 mod hosts;
 mod killed;
 mod kit;
+mod library;
+mod machine;
 mod preflight;
 mod reconciler;
 mod retired;
@@ -16,6 +22,9 @@ mod runs;
 mod scale;
 mod scripts;
 mod secrets;
+mod state;
 mod storage;
 mod story;
+mod stuck;
+mod tenants;
 mod twin;

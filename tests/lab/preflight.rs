@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 /// Puts a program before the real one of that name.
 fn stand_in(story: &Story, host: &str, name: &str, script: &str) {
-    let path = story.inventory.join(".lab/hosts").join(host).join("usr-local/bin").join(name);
+    let path = story.lab().join("hosts").join(host).join("usr-local/bin").join(name);
     let _ = std::fs::remove_file(&path);
     std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("written");
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("executable");
@@ -46,7 +46,7 @@ fn a_fresh_fleet_passes_and_nothing_is_changed() {
     let before = story.plan().1;
     let (code, shown) = preflight(&story);
     assert_eq!(code, 0, "{shown}");
-    assert!(shown.contains("5 of 5 hosts can be what the inventory says"), "{shown}");
+    assert!(shown.contains("5/5 hosts passed preflight"), "{shown}");
     let steps = |text: &str| text.lines().find(|l| l.contains(" steps")).map(str::to_owned);
     assert_eq!(steps(&before), steps(&story.plan().1));
 }
@@ -55,7 +55,12 @@ fn a_fresh_fleet_passes_and_nothing_is_changed() {
 fn what_the_operating_system_lacks_is_said_with_what_to_do() {
     let story = Story::new();
     story.up();
-    stand_in(&story, "w-1", "uname", "case $1 in -s) echo Darwin;; *) exec /usr/bin/uname \"$@\";; esac");
+    stand_in(
+        &story,
+        "w-1",
+        "uname",
+        "case $1 in -s*) echo Darwin w-1 24.0.0 arm64;; *) exec /opt/lab/tool uname \"$@\";; esac",
+    );
     std::fs::remove_dir(story.file("h-1", "/run/systemd/system")).expect("removed");
     stand_in(&story, "b-1", "date", "case $* in +%s) echo 1000000000;; *) exec /usr/bin/date \"$@\";; esac");
     stand_in(
@@ -90,7 +95,7 @@ fn what_the_operating_system_lacks_is_said_with_what_to_do() {
     ] {
         check(&shown, "t-1", code, next);
     }
-    assert!(shown.contains("0 of 5 hosts"), "{shown}");
+    assert!(shown.contains("0/5 hosts"), "{shown}");
 }
 
 #[test]
@@ -101,7 +106,7 @@ fn kernel_cgroup_and_mounts_are_judged_against_the_inventory() {
         &story,
         "w-1",
         "uname",
-        "case $1 in -r) echo 3.10.0-1160;; *) exec /usr/bin/uname \"$@\";; esac",
+        "case $1 in -snrm) echo Linux w-1 3.10.0-1160 x86_64;; *) exec /opt/lab/tool uname \"$@\";; esac",
     );
     std::fs::remove_file(story.file("h-1", "/sys/fs/cgroup/cgroup.controllers")).expect("removed");
     stand_in(
@@ -116,7 +121,7 @@ fn kernel_cgroup_and_mounts_are_judged_against_the_inventory() {
     check(&shown, "h-1", "E-CGROUP", "systemd.unified_cgroup_hierarchy=1");
     check(&shown, "b-1", "E-NOEXEC", "findmnt -T /var/lib/k0s");
     assert!(shown.contains("t-1: ok") || shown.contains("t-1:\n"), "{shown}");
-    assert!(shown.contains("2 of 5 hosts"), "{shown}");
+    assert!(shown.contains("2/5 hosts"), "{shown}");
 }
 
 #[test]
@@ -129,7 +134,7 @@ fn hosts_that_are_one_machine_or_bear_anothers_name_do_not_go_on_and_the_rest_do
     let (code, shown) = preflight(&story);
     assert_eq!(code, 1, "{shown}");
     check(&shown, "h-1", "E-MACHINE-ID", "/proc/sys/kernel/random/uuid");
-    check(&shown, "b-1", "E-MACHINE-ID", "machine id of h-1");
+    check(&shown, "b-1", "E-MACHINE-ID", "same machine id as h-1");
     check(&shown, "t-1", "E-HOSTNAME", "hostnamectl");
     let applied = story.apply(&["--limit", "cp-1,w-1,t-1"]);
     let said = text(&applied);
@@ -146,7 +151,7 @@ fn a_host_that_cannot_be_reached_or_trusted_or_entered_stops_itself() {
         story.run(&["lab", "up", &story.at(), "--fault", "h-1=unreachable", "--fault", "b-1=wrong-host-key"]);
     assert!(up.status.success(), "{}", text(&up));
     // Its key is not known any more.
-    let known = story.inventory.join(".lab/known_hosts");
+    let known = story.lab().join("known_hosts");
     let lines = std::fs::read_to_string(&known).expect("readable");
     let site = std::fs::read_to_string(story.inventory.join("inventory.yaml")).expect("readable");
     let address = site.split("t-1: {address: ").nth(1).and_then(|r| r.split('}').next()).expect("an address");
@@ -166,7 +171,7 @@ fn a_host_that_cannot_be_reached_or_trusted_or_entered_stops_itself() {
     check(&shown, "b-1", "E-SSH-HOSTKEY-CHANGED", "next: ");
     check(&shown, "t-1", "E-SSH-HOSTKEY-UNKNOWN", "provision trust");
     check(&shown, "w-1", "E-SUDO-PASSWORD", "sudo");
-    assert!(shown.contains("1 of 5 hosts"), "{shown}");
+    assert!(shown.contains("1/5 hosts"), "{shown}");
     assert!(shown.contains("cp-1: ok") || shown.contains("cp-1:\n  warning"), "{shown}");
 }
 
@@ -193,14 +198,14 @@ fn a_login_that_is_refused_says_so() {
         std::fs::read_to_string(&path).expect("readable").replace(".lab/known_hosts", "known"),
     )
     .expect("written");
-    std::fs::copy(story.inventory.join(".lab/known_hosts"), story.inventory.join("known")).expect("copied");
-    std::fs::copy(story.inventory.join(".lab/provision.lock"), story.inventory.join("provision.lock"))
+    std::fs::copy(story.lab().join("known_hosts"), story.inventory.join("known")).expect("copied");
+    std::fs::copy(story.lab().join("provision.lock"), story.inventory.join("provision.lock"))
         .expect("copied");
     let (code, shown) = preflight(&story);
     std::fs::write(&path, site).expect("written");
     assert_eq!(code, 1, "{shown}");
     check(&shown, "w-1", "E-SSH-AUTH", "next: ");
-    assert!(shown.contains("0 of 5 hosts"), "{shown}");
+    assert!(shown.contains("0/5 hosts"), "{shown}");
 }
 
 #[test]
@@ -211,12 +216,15 @@ fn a_port_that_something_else_holds_and_one_that_nobody_answers_on_are_named_wit
     let address =
         site.split("cp-1: {address: ").nth(1).and_then(|r| r.split('}').next()).expect("an address");
     let squatter = std::net::TcpListener::bind((address, 2380)).expect("bound");
-    // A firewall that drops: the connection is simply never answered.
+    // A firewall that drops: the connection is never answered. A host that is busy answers the second time.
     stand_in(
         &story,
         "w-1",
         "bash",
-        &format!("case $* in *'{address} 8132'*) exec sleep 60;; *) exec /usr/bin/bash \"$@\";; esac"),
+        &format!(
+            "case $* in *'{address} 8132'*) exec sleep 60;; *'{address} 6443'*) mkdir /tmp/tried && exec sleep 60;; esac\n\
+             exec /usr/bin/bash \"$@\""
+        ),
     );
     let (code, shown) = preflight(&story);
     drop(squatter);
@@ -226,7 +234,7 @@ fn a_port_that_something_else_holds_and_one_that_nobody_answers_on_are_named_wit
         &shown,
         "w-1",
         "E-PORT-BLOCKED",
-        &format!("w-1 -> cp-1 ({address}:8132, konnectivity): no answer in 3 s"),
+        &format!("w-1 -> cp-1 ({address}:8132, konnectivity): no response within 9 s"),
     );
     check(&shown, "w-1", "E-PORT-BLOCKED", &format!("</dev/tcp/{address}/8132"));
     assert!(of(&shown, "w-1").matches("error[").count() == 1, "6443 is merely closed: {shown}");
@@ -242,4 +250,38 @@ fn json_carries_the_same() {
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(json["h-1"]["failures"][0]["code"], "E-NO-SYSTEMD");
     assert_eq!(json["cp-1"]["failures"], serde_json::json!([]));
+}
+
+/// Which k0s is there is asked of the host: a plan shows versions, and stops what Kubernetes could not do.
+#[test]
+fn a_change_of_k0s_shows_versions_and_a_skipped_minor_stops_the_host() {
+    let story = Story::new();
+    story.up();
+    let output = story.apply(&["--limit", "cp-1"]);
+    assert!(output.status.success(), "{}", text(&output));
+    let plan_from = |version: &str| {
+        let script = format!("K0S_LAB_VERSION={version} exec /opt/lab/tool k0s \"$@\"");
+        stand_in(&story, "cp-1", "k0s", &script);
+        let output = story.run(&["plan", "-i", &story.at(), "--limit", "cp-1"]);
+        (output.status.code().unwrap_or(-1), text(&output))
+    };
+    let (code, plan) = plan_from("v1.34.10+k0s.0");
+    assert_eq!(code, 2, "{plan}");
+    let change =
+        plan.lines().find(|l| l.contains("download /usr/local/bin/k0s")).unwrap_or_else(|| panic!("{plan}"));
+    assert!(plan.contains("v1.34.10+k0s.0 -> v1.35.7+k0s.0"), "{plan}");
+    assert!(!change.contains("sha256") && !plan.contains("W-K0S-DOWNGRADE"), "{plan}");
+    let (code, plan) = plan_from("v1.33.1+k0s.0");
+    assert_eq!(code, 1, "{plan}");
+    assert!(plan.contains("[E-K0S-SKEW]: k0s v1.33.1+k0s.0 -> v1.35.7+k0s.0 skips a minor"), "{plan}");
+    let (code, plan) = plan_from("v1.35.9+k0s.0");
+    assert_eq!(code, 2, "{plan}");
+    assert!(plan.contains("[W-K0S-DOWNGRADE]"), "{plan}");
+    // The lab serves the version that it came up with: another one is never called in sync.
+    let file = story.inventory.join("inventory.yaml");
+    let text_before = std::fs::read_to_string(&file).expect("read");
+    std::fs::write(&file, text_before.replace("v1.35.7+k0s.0", "v1.36.3+k0s.2")).expect("written");
+    let (code, plan) = plan_from("v1.35.7+k0s.0");
+    assert_eq!(code, 1, "{plan}");
+    assert!(plan.contains("E-LOCK-VERSION") && plan.contains("provision lab down"), "{plan}");
 }

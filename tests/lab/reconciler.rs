@@ -2,16 +2,15 @@
 
 use async_trait::async_trait;
 use provision::event::{Event, Events};
-use provision::lab::api::{self, Api, Authority, Credential, Identity, Options, Store, kubeconfig};
-use provision::lab::cluster::{
-    Accelerators, Cluster, ClusterSpec, ControllerStart, HostSpec, Vendor, WorkerStart,
-};
+use provision::k0s::ControllerOutput;
+use provision::lab::api::{self, Api, Authority, Identity, Options, Store, kubeconfig};
+use provision::lab::cluster::{Cluster, ClusterSpec, ControllerStart, HostSpec, WorkerStart};
 use provision::plan::steps_of;
-use provision::reconciler::{Access, Answer, ClusterSetup, ClusterTarget};
-use provision::ssh::{BoxStream, SshError, SshErrorKind};
+use provision::reconciler::{Access, ClusterSetup, ClusterTarget, Holder, Retired};
+use provision::state::Cluster as _;
 use provision::state::*;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -20,8 +19,8 @@ fn provider() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
-fn refused(what: &str) -> SshError {
-    SshError { kind: SshErrorKind::Refused, message: format!("{what} is closed"), hint: String::new() }
+fn refused(what: &str) -> Failure {
+    Failure::new(FailureKind::Unobserved, "E-SSH-REFUSED", format!("{what} is closed"))
 }
 
 /// A store behind TLS, with nothing running on it but what a control plane does by itself.
@@ -41,7 +40,7 @@ struct OneApi {
 
 #[async_trait]
 impl Access for OneApi {
-    async fn controller(&self, port: u16) -> Result<BoxStream, SshError> {
+    async fn controller(&self, port: u16) -> Result<BoxStream, Failure> {
         if port != 6443 || !*self.up.lock().expect("no panic") {
             return Err(refused("the API"));
         }
@@ -51,7 +50,7 @@ impl Access for OneApi {
         Ok(Box::new(near))
     }
 
-    async fn worker(&self, _: u16) -> Result<BoxStream, SshError> {
+    async fn worker(&self, _: u16) -> Result<BoxStream, Failure> {
         Err(refused("the node port"))
     }
 
@@ -59,7 +58,7 @@ impl Access for OneApi {
         Ok(Some(self.admin.clone().into_bytes()))
     }
 
-    async fn ask_controllers(&self, _: &str) -> Vec<Answer> {
+    async fn run_on_controllers(&self, _: &str) -> Vec<ControllerOutput> {
         Vec::new()
     }
 
@@ -80,14 +79,7 @@ impl Bench {
         }
         let pair = authority.client(&Identity::admin()).expect("a certificate");
         let ca = authority.certificate().to_owned();
-        let admin = kubeconfig(
-            &ca,
-            "https://localhost:6443",
-            "local",
-            "Default",
-            "user",
-            &Credential::Certificate(pair),
-        );
+        let admin = kubeconfig(&ca, "https://localhost:6443", "local", "Default", "user", &pair);
         let mut tasks = JoinSet::new();
         tasks.spawn(api::housekeeping::run(store.clone()));
         let api = Api { store: store.clone(), authority, version: "v1.35.7+k0s".into(), tls };
@@ -115,6 +107,16 @@ impl Bench {
 
     fn make(&self, kind: &str, body: Value) {
         self.store.ensure(kind, body, "somebody").expect("accepted");
+    }
+
+    /// A node whose kubelet says this of it.
+    fn node(&self, name: &str, ready: &str) {
+        self.make("nodes", json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}));
+        let says = |o: &mut Value| {
+            o["status"] =
+                json!({"conditions": [{"type": "Ready", "status": ready, "reason": "NodeStatusUnknown"}]})
+        };
+        self.store.edit("nodes", "", name, &Options::status_by("kubelet"), says).expect("accepted");
     }
 
     fn edit(&self, kind: &str, namespace: &str, name: &str, by: &str, change: impl Fn(&mut Value)) {
@@ -145,12 +147,12 @@ async fn steps(target: &ClusterTarget) -> Vec<Step> {
 /// Brings the cluster to what is wanted, and asserts that nothing is left to do.
 async fn converge(target: &ClusterTarget) {
     let todo = steps(target).await;
-    target.enact(&todo, &Lates::new()).await.expect("enacted");
+    target.enact(&todo, &StepOutputs::new()).await.expect("enacted");
     assert_eq!(steps(target).await, [], "the second plan is empty");
 }
 
-fn names(steps: &[Step]) -> Vec<&str> {
-    steps.iter().map(|s| s.resource.as_str()).collect()
+fn names(steps: &[Step]) -> Vec<String> {
+    steps.iter().map(|s| s.resource.text()).collect()
 }
 
 #[tokio::test]
@@ -175,9 +177,9 @@ async fn a_field_that_another_controller_sets_is_a_conflict_with_names() {
     converge(&target).await;
     bench.edit("configmaps", "default", "a", "other-controller", |o| o["data"]["key"] = json!("theirs"));
     let todo = steps(&target).await;
-    let failure = target.enact(&todo, &Lates::new()).await.expect_err("refused");
+    let failure = target.enact(&todo, &StepOutputs::new()).await.expect_err("refused");
     assert_eq!(failure.code, "E-K8S-CONFLICT", "{failure:?}");
-    assert!(failure.message.contains(".data.key belongs to other-controller"), "{}", failure.message);
+    assert!(failure.message.contains(".data.key is owned by other-controller"), "{}", failure.message);
     assert_eq!(bench.store.get("configmaps", "default", "a").expect("there")["data"]["key"], "theirs");
 }
 
@@ -211,8 +213,8 @@ async fn what_nothing_wants_any_more_goes_and_what_was_there_before_us_stays() {
 
     let fewer = bench.target(vec![config("stays", "wanted")]);
     let todo = steps(&fewer).await;
-    let removals: Vec<&str> =
-        todo.iter().filter(|s| s.change.verb == Verb::Remove).map(|s| s.resource.as_str()).collect();
+    let removals: Vec<String> =
+        todo.iter().filter(|s| s.change.verb == Verb::Remove).map(|s| s.resource.text()).collect();
     assert_eq!(removals, ["Service/default/s", "ConfigMap/default/ours"], "what came last goes first");
     converge(&fewer).await;
     let left = |name: &str| bench.store.get("configmaps", "default", name).is_some();
@@ -225,7 +227,7 @@ async fn an_unknown_field_is_refused_not_dropped() {
     let target = bench.target(vec![object(json!({"apiVersion": "v1", "kind": "Service",
         "metadata": {"name": "s", "namespace": "default"}, "spec": {"ports": [{"port": 80, "nodePrt": 30080}]}}))]);
     let todo = steps(&target).await;
-    let failure = target.enact(&todo, &Lates::new()).await.expect_err("refused");
+    let failure = target.enact(&todo, &StepOutputs::new()).await.expect_err("refused");
     assert_eq!(failure.code, "E-K8S-INVALID", "{failure:?}");
     assert!(failure.message.contains("nodePrt"), "{}", failure.message);
 }
@@ -264,7 +266,7 @@ async fn a_secret_is_applied_compared_and_never_shown() {
     let target = bench.target(vec![unknown]);
     let todo = steps(&target).await;
     assert!(todo[0].deferred.is_some(), "{todo:?}");
-    assert_eq!(target.enact(&todo, &Lates::new()).await.expect_err("it has no value").code, "E-SECRET");
+    assert_eq!(target.enact(&todo, &StepOutputs::new()).await.expect_err("it has no value").code, "E-SECRET");
 }
 
 #[tokio::test]
@@ -289,7 +291,7 @@ fn pod(name: &str, labels: Value) -> Value {
 #[tokio::test]
 async fn a_drain_honours_budgets_leaves_daemons_and_is_undone() {
     let bench = Bench::new();
-    bench.make("nodes", json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n-1"}}));
+    bench.node("n-1", "True");
     bench.make(
         "daemonsets.apps",
         json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "ds", "namespace": "default"},
@@ -328,7 +330,8 @@ async fn a_drain_honours_budgets_leaves_daemons_and_is_undone() {
     });
     let (events, mut seen) = Events::channel();
     let target = bench.target_with(Vec::new(), events);
-    let failure = target.drain("n-1", Duration::from_millis(500)).await.expect_err("the budget holds it");
+    let failure =
+        target.drain("n-1", Duration::from_millis(500), None).await.expect_err("the budget holds it");
     assert_eq!(failure.code, "E-DRAIN");
     assert!(
         failure.tail.len() == 1 && failure.tail[0].starts_with("default/guarded: "),
@@ -343,7 +346,7 @@ async fn a_drain_honours_budgets_leaves_daemons_and_is_undone() {
     bench.edit("poddisruptionbudgets.policy", "default", "b", "kubectl", |o| {
         o["spec"]["minAvailable"] = json!(0)
     });
-    target.drain("n-1", Duration::from_secs(20)).await.expect("drained");
+    target.drain("n-1", Duration::from_secs(20), None).await.expect("drained");
     assert!(!exists("guarded") && exists("daemon"));
     target.uncordon("n-1").await.expect("uncordoned");
     assert!(node()["spec"]["unschedulable"].is_null(), "{}", node());
@@ -353,9 +356,110 @@ async fn a_drain_honours_budgets_leaves_daemons_and_is_undone() {
 
     // Somebody else's cordon is not ours to lift.
     bench.edit("nodes", "", "n-1", "kubectl", |o| o["spec"]["unschedulable"] = json!(true));
-    target.drain("n-1", Duration::from_secs(20)).await.expect("drained");
+    target.drain("n-1", Duration::from_secs(20), None).await.expect("drained");
     target.uncordon("n-1").await.expect("nothing to do");
     assert_eq!(node()["spec"]["unschedulable"], true);
+}
+
+/// What nothing would make again is named before, and never evicted unasked.
+#[tokio::test]
+async fn a_pod_of_no_controller_is_evicted_only_if_it_may_be_lost() {
+    let bench = Bench::new();
+    bench.node("n-1", "True");
+    bench.make("pods", pod("debug", json!({})));
+    let mut owned = pod("engine", json!({}));
+    owned["metadata"]["ownerReferences"] =
+        json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "1", "controller": true}]);
+    bench.make("pods", owned);
+    let target = bench.target(Vec::new());
+    let bare = target.bare_pods(&["n-1".into(), "n-2".into()].into()).await.expect("listed");
+    let debug = BTreeSet::from(["default/debug".to_owned()]);
+    assert_eq!(bare, BTreeMap::from([("n-1".into(), debug.clone())]));
+    let none = BTreeSet::new();
+    let failure = target.drain("n-1", Duration::from_secs(5), Some(&none)).await.expect_err("refused");
+    assert_eq!((failure.code.as_str(), failure.kind), ("E-HAZARD", FailureKind::Refused));
+    assert!(failure.message.contains("pod default/debug belongs to no controller"), "{failure}");
+    let debug_pod = bench.store.get("pods", "default", "debug").expect("it is there");
+    assert!(debug_pod["metadata"]["deletionTimestamp"].is_null());
+    let evicts = async { target.drain("n-1", Duration::from_secs(5), Some(&debug)).await };
+    let ends = async {
+        while bench
+            .store
+            .get("pods", "default", "debug")
+            .is_some_and(|p| p["metadata"]["deletionTimestamp"].is_null())
+        {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        bench.store.erase("pods", "default", "debug");
+        bench.store.erase("pods", "default", "engine");
+    };
+    let (drained, ()) = tokio::join!(evicts, ends);
+    drained.expect("approved");
+}
+
+/// A pod of a node that has no kubelet stays ending for ever.
+fn held_by_a_dead_kubelet(bench: &Bench, name: &str) {
+    let mut owned = pod(name, json!({}));
+    owned["metadata"]["ownerReferences"] =
+        json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "1", "controller": true}]);
+    bench.make("pods", owned);
+    let running = |o: &mut Value| {
+        o["status"] = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "False"}]});
+    };
+    bench.store.edit("pods", "default", name, &Options::status_by("kubelet"), running).expect("accepted");
+}
+
+#[tokio::test]
+async fn a_drain_of_a_dead_node_says_so_and_its_pods_can_be_deleted_without_it() {
+    let bench = Bench::new();
+    bench.node("n-1", "Unknown");
+    held_by_a_dead_kubelet(&bench, "engine");
+    let target = bench.target(Vec::new()).with_patience(Duration::from_millis(300));
+    let failure = target.drain("n-1", Duration::from_secs(60), None).await.expect_err("nothing ends its pod");
+    assert_eq!(failure.code, "E-NODE-DEAD", "{failure}");
+    assert!(failure.message.contains("not ready: NodeStatusUnknown"), "{failure}");
+    let held = bench.store.get("pods", "default", "engine").expect("it is still there");
+    assert!(held["metadata"]["deletionTimestamp"].is_string(), "{held}");
+    target.delete_pods("n-1").await.expect("deleted");
+    assert!(bench.store.get("pods", "default", "engine").is_none());
+    target.drain("n-1", Duration::from_secs(60), None).await.expect("nothing is left to drain");
+}
+
+/// A retired host whose machine is gone: nothing of it goes until somebody says that it is off for good.
+#[tokio::test]
+async fn a_lost_node_is_forgotten_once_its_loss_is_confirmed() {
+    let bench = Bench::new();
+    let target = |lost: bool| {
+        ClusterTarget::new(ClusterSetup {
+            desired: Vec::new(),
+            access: bench.access.clone(),
+            address: "10.0.0.1".into(),
+            name: "test".into(),
+            retired: vec![Retired { host: "n-1".into(), member: None, drain: Duration::from_secs(60), lost }],
+            events: Events::none(),
+        })
+        .with_patience(Duration::from_millis(300))
+    };
+    bench.node("n-1", "Unknown");
+    held_by_a_dead_kubelet(&bench, "engine");
+    let unsure = target(false);
+    let todo = steps(&unsure).await;
+    assert_eq!(todo[0].hazards, [Hazard::Drain]);
+    let failure = unsure.enact(&todo, &StepOutputs::new()).await.expect_err("it may still run");
+    assert_eq!(failure.code, "E-NODE-DEAD");
+    assert!(failure.hint.as_deref().is_some_and(|h| h.contains("--lost n-1")), "{failure:?}");
+    assert!(bench.store.get("nodes", "", "n-1").is_some());
+    let sure = target(true);
+    let todo = steps(&sure).await;
+    assert_eq!(todo[0].hazards, [Hazard::ForceDelete("n-1".into())], "a hazard of its own");
+    sure.enact(&todo, &StepOutputs::new()).await.expect("forgotten");
+    assert!(
+        bench.store.get("nodes", "", "n-1").is_none()
+            && bench.store.get("pods", "default", "engine").is_none()
+    );
+    // One that answers is drained, whatever was said of it.
+    bench.node("n-1", "True");
+    assert_eq!(steps(&target(true)).await[0].hazards, [Hazard::Drain]);
 }
 
 #[tokio::test]
@@ -377,7 +481,7 @@ async fn a_drain_that_was_cut_off_is_undone_by_the_next_run_and_not_by_its_own()
     };
     let target = bench.target(wanted());
     converge(&target).await;
-    target.drain("n-1", Duration::from_secs(20)).await.expect("drained");
+    target.drain("n-1", Duration::from_secs(20), None).await.expect("drained");
     assert_eq!(steps(&target).await, [], "its own drain is under way");
     let next = bench.target(wanted());
     assert_eq!(names(&steps(&next).await), ["node/n-1"]);
@@ -453,7 +557,7 @@ async fn a_plugin_that_reports_too_few_devices_is_started_anew() {
     }
     let short = "waiting for the device plugin: 7/8 nvidia.com/gpu allocatable";
     assert!(notes.contains(&short.to_owned()), "{notes:?}");
-    assert!(notes.contains(&format!("{short}: nvidia-device-plugin of n-1 is started anew")), "{notes:?}");
+    assert!(notes.contains(&format!("{short}: restarting nvidia-device-plugin on n-1")), "{notes:?}");
 }
 
 /// Starting it anew did not help: the node takes no pods, and says so, until its devices are there.
@@ -465,7 +569,7 @@ async fn a_node_that_stays_short_of_devices_is_cordoned_until_they_are_there() {
     let patient = || bench.target(eight_gpus()).with_patience(Duration::from_millis(300));
     let target = patient();
     let todo = steps(&target).await;
-    let failure = target.enact(&todo, &Lates::new()).await.expect_err("7 are not 8");
+    let failure = target.enact(&todo, &StepOutputs::new()).await.expect_err("7 are not 8");
     assert_eq!(failure.code, "E-ALLOCATABLE");
     assert!(failure.message.contains("7/8 nvidia.com/gpu allocatable; the node is cordoned"), "{failure}");
     let hint = failure.hint.unwrap_or_default();
@@ -480,7 +584,7 @@ async fn a_node_that_stays_short_of_devices_is_cordoned_until_they_are_there() {
     let next = patient();
     let todo = steps(&next).await;
     assert!(todo[0].change.fields.iter().any(|f| f.from.as_deref() == Some("by us: short")), "{todo:?}");
-    assert_eq!(next.enact(&todo, &Lates::new()).await.expect_err("still 7").code, "E-ALLOCATABLE");
+    assert_eq!(next.enact(&todo, &StepOutputs::new()).await.expect_err("still 7").code, "E-ALLOCATABLE");
     assert_eq!(node()["spec"]["unschedulable"], true);
     kubelet.abort_all();
     let _whole = plugin(&bench, &[8]);
@@ -514,7 +618,7 @@ async fn waiting_says_why() {
     let (events, mut seen) = Events::channel();
     let target = bench.target_with(vec![engine], events);
     let todo = steps(&target).await;
-    let failure = target.enact(&todo, &Lates::new()).await.expect_err("never available");
+    let failure = target.enact(&todo, &StepOutputs::new()).await.expect_err("never available");
     assert_eq!(failure.code, "E-K8S-DEADLINE");
     assert!(
         failure.message.contains("0/1 ready: not scheduled: 0/3 nodes are available"),
@@ -539,12 +643,12 @@ struct Twin {
 
 #[async_trait]
 impl Access for Twin {
-    async fn controller(&self, port: u16) -> Result<BoxStream, SshError> {
+    async fn controller(&self, port: u16) -> Result<BoxStream, Failure> {
         let stream = self.cluster.dial("cp-1", port).await.ok_or_else(|| refused("the API"))?;
         Ok(Box::new(stream))
     }
 
-    async fn worker(&self, port: u16) -> Result<BoxStream, SshError> {
+    async fn worker(&self, port: u16) -> Result<BoxStream, Failure> {
         let stream = self.cluster.dial("w-1", port).await.ok_or_else(|| refused("the node port"))?;
         Ok(Box::new(stream))
     }
@@ -553,7 +657,7 @@ impl Access for Twin {
         Ok(self.admin.lock().expect("no panic").clone().map(String::into_bytes))
     }
 
-    async fn ask_controllers(&self, _: &str) -> Vec<Answer> {
+    async fn run_on_controllers(&self, _: &str) -> Vec<ControllerOutput> {
         Vec::new()
     }
 
@@ -567,7 +671,7 @@ async fn a_host_joins_with_a_token_that_ends_with_the_run_and_gets_its_label_and
     provider();
     let host = |n: u8| HostSpec { addresses: vec![format!("10.0.0.{n}")], ..HostSpec::default() };
     let mut gpu = host(3);
-    gpu.accelerators = Some(Accelerators { vendor: Vendor::Nvidia, count: 8, cores_per_device: 1 });
+    gpu.accelerators = Some(8);
     let hosts = BTreeMap::from([("cp-1".into(), host(1)), ("w-1".into(), host(2)), ("h-1".into(), gpu)]);
     let cluster = Arc::new(Cluster::new(ClusterSpec { hosts, ..ClusterSpec::default() }, Events::none()));
     let twin = Arc::new(Twin { cluster: cluster.clone(), admin: Mutex::new(None) });
@@ -596,24 +700,24 @@ async fn a_host_joins_with_a_token_that_ends_with_the_run_and_gets_its_label_and
     assert!(observed.seen.values().all(|s| *s == Observation::Absent), "no cluster: {:?}", observed.seen);
 
     let files = cluster.start_controller("cp-1", ControllerStart::default()).await.expect("a controller");
-    *twin.admin.lock().expect("no panic") = Some(files.admin_conf);
+    *twin.admin.lock().expect("no panic") = files.get("/var/lib/k0s/pki/admin.conf").cloned();
     let mut todo = steps(&target).await;
     let step = Step {
-        id: "cluster:token/worker".into(),
-        resource: "token/worker".into(),
+        id: TargetId::Cluster.step(&ResourceId::JoinToken(JoinRole::Worker)),
+        resource: ResourceId::JoinToken(JoinRole::Worker),
         change: Change { verb: Verb::Run, fields: Vec::new(), text: None },
         ..todo[0].clone()
     };
-    let lates = target.enact(&[step], &Lates::new()).await.expect("a token");
-    let token = lates[&JoinRole::Worker.late()].expose().to_owned();
+    let outputs = target.enact(&[step], &StepOutputs::new()).await.expect("a token");
+    let token = outputs[&StepOutput::JoinToken(JoinRole::Worker)].expose().to_owned();
     let start = |token: &str| WorkerStart {
         token: Some(token.to_owned()),
         taints: vec!["provision.dev/starting=true:NoSchedule".into()],
         ..WorkerStart::default()
     };
     cluster.start_worker("h-1", start(&token)).await.expect("it joins");
-    todo.retain(|s| s.resource.as_str() != "token/worker");
-    target.enact(&todo, &Lates::new()).await.expect("enacted");
+    todo.retain(|s| s.resource != ResourceId::JoinToken(JoinRole::Worker));
+    target.enact(&todo, &StepOutputs::new()).await.expect("enacted");
     assert_eq!(steps(&target).await, [], "label on, devices allocatable, startup taint off");
     target.finish().await.expect("finished");
     let late = cluster.start_worker("w-1", start(&token)).await.expect_err("the run is over");
@@ -647,7 +751,74 @@ async fn pods_that_no_node_has_room_for_are_given_up_long_before_the_deadline() 
         "qwen-2",
         json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": why}),
     );
-    let failure = target.enact(&steps(&target).await, &Lates::new()).await.expect_err("there is no room");
+    let failure =
+        target.enact(&steps(&target).await, &StepOutputs::new()).await.expect_err("there is no room");
     assert_eq!(failure.code, "E-UNSCHEDULABLE", "{failure:?}");
     assert!(failure.message.contains("1 Insufficient nvidia.com/gpu"), "{}", failure.message);
+}
+
+/// Two runs of one owner, with one name, as two machines with one host name would have them.
+fn run_of(bench: &Bench) -> (ClusterTarget, Holder, tokio::sync::mpsc::UnboundedReceiver<Event>) {
+    let (events, seen) = Events::channel();
+    let holder = Holder::new("root@builder".into(), "AAAAA");
+    (bench.target_with(Vec::new(), events).held_by(holder.clone()), holder, seen)
+}
+
+fn waited(seen: &mut tokio::sync::mpsc::UnboundedReceiver<Event>) -> Option<String> {
+    std::iter::from_fn(|| seen.try_recv().ok()).find_map(|event| match event {
+        Event::Waiting { reason, .. } => Some(reason),
+        _ => None,
+    })
+}
+
+const LEASE: [&str; 3] = ["leases.coordination.k8s.io", "kube-system", "provision-test"];
+
+fn set_lease(bench: &Bench, field: &str, value: Value) {
+    let [kind, namespace, name] = LEASE;
+    bench.edit(kind, namespace, name, "another", |lease| lease["spec"][field] = value.clone());
+}
+
+#[tokio::test]
+async fn another_runs_lease_is_judged_by_the_renewals_that_are_seen() {
+    let bench = Bench::new();
+    let (first, _, mut seen) = run_of(&bench);
+    first.hold().await.expect("free");
+    assert_eq!(waited(&mut seen), None, "a free one is taken at once");
+    set_lease(&bench, "leaseDurationSeconds", json!(2));
+
+    // It renews, by a clock that is years behind: it is alive.
+    let (second, _, mut seen) = run_of(&bench);
+    set_lease(&bench, "renewTime", json!("2001-01-01T00:00:00.000000Z"));
+    let (held, ()) = tokio::join!(second.hold(), async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        set_lease(&bench, "renewTime", json!("2001-01-01T00:00:30.000000Z"));
+    });
+    let refused = held.expect_err("another run of the same owner and name");
+    assert_eq!((refused.kind, refused.code.as_str()), (FailureKind::Locked, "E-LEASE"));
+    assert!(refused.message.contains("root@builder (run AAAAA)"), "{refused}");
+    assert!(waited(&mut seen).is_some_and(|why| why.contains("root@builder") && why.contains("2 s")));
+
+    // It renews no more, by a clock that is years ahead: it is dead.
+    set_lease(&bench, "renewTime", json!("2099-01-01T00:00:00.000000Z"));
+    second.hold().await.expect("taken over");
+    first.finish().await.expect("nothing of its own is left");
+    let holder = |bench: &Bench| {
+        let [kind, namespace, name] = LEASE;
+        let lease = bench.store.get(kind, namespace, name);
+        lease.map(|l| l["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned())
+    };
+    assert!(holder(&bench).is_some(), "a run that lost its lease does not give back that of another");
+    second.finish().await.expect("given back");
+    assert_eq!(holder(&bench), None);
+}
+
+#[tokio::test]
+async fn the_lease_of_a_run_that_is_known_to_be_over_is_not_waited_for() {
+    let bench = Bench::new();
+    let (killed, holder, _) = run_of(&bench);
+    killed.hold().await.expect("free");
+    let (next, me, mut seen) = run_of(&bench);
+    me.have_ended(&[holder.identity]);
+    next.hold().await.expect("at once");
+    assert_eq!(waited(&mut seen), None);
 }

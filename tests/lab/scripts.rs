@@ -3,7 +3,8 @@
 //! and read the change. A step is heard of a little after it began, so scripts give a fault that begins with one time.
 //!
 //! A script's first line names its site (`# site: faults.yaml`); a line beginning with `$ ` is run and shown with its
-//! output and exit status; `provision` is the binary under test and `SITE` its inventory. Other lines are shown as they are.
+//! output and exit status; `provision` is the binary under test, `SITE` its inventory and `TWIN` the folder of its lab. Other
+//! lines are shown as they are.
 
 use crate::story::Story;
 use regex::Regex;
@@ -31,7 +32,11 @@ static MASKS: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
 });
 
 fn masked(text: &str, story: &Story) -> String {
-    let mut text = text.replace(&story.at(), "SITE").replace(&story.dir.path().display().to_string(), "HOME");
+    let twin = story.lab().display().to_string();
+    let mut text = text
+        .replace(&twin, "TWIN")
+        .replace(&story.at(), "SITE")
+        .replace(&story.dir.path().display().to_string(), "HOME");
     for (pattern, mask) in MASKS.iter() {
         text = pattern.replace_all(&text, *mask).into_owned();
     }
@@ -53,7 +58,11 @@ fn play(name: &str) -> String {
             "provision() {{ timeout 120 {} \"$@\"; }}\nexec 2>&1\n{command}\n",
             env!("CARGO_BIN_EXE_provision")
         );
-        let output = story.shell(&text.replace("SITE", &story.at())).output().expect("a shell");
+        let mut text = text.replace("SITE", &story.at());
+        if text.contains("TWIN") {
+            text = text.replace("TWIN", &story.lab().display().to_string());
+        }
+        let output = story.shell(&text).output().expect("a shell");
         shown += &String::from_utf8_lossy(&output.stdout);
         match output.status.code() {
             Some(0) => {}

@@ -1,6 +1,7 @@
 //! Canary secrets: a sudo password, an SSH key's passphrase, a model token and join tokens are found in no output, argument
-//! list, environment on a host, saved plan, journal or file on a host. A text that nobody declared to be secret goes the
-//! same way through the same search, which must find it in each of those places.
+//! list, environment of the lab, saved plan, journal or file on a host; neither the stand-ins that the lab uses, nor what the
+//! inventory's sources hold here. A text that nobody declared to be secret goes the same way through the same search, which
+//! must find it in each of those places.
 
 use crate::kit::Kit;
 use crate::story::{Story, text};
@@ -8,7 +9,7 @@ use base64::Engine;
 use provision::event::{Event, Events};
 use provision::executor::Sudo;
 use provision::plan::steps_of;
-use provision::state::{Command as Guarded, Content, File, Lates, Resource, SecretText, Spec, Target};
+use provision::state::{Command as Guarded, Content, File, Resource, SecretText, Spec, StepOutputs, Target};
 use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -121,7 +122,7 @@ fn files(folder: &Path, forms: &[Vec<u8>], found: &mut Vec<PathBuf>) {
     }
 }
 
-/// What was seen of running processes: every argument list on the machine, and every environment on the lab's hosts.
+/// What was seen of running processes: every argument list on the machine, and every environment of the lab and its hosts.
 #[derive(Default)]
 struct Seen {
     arguments: BTreeSet<Vec<u8>>,
@@ -166,8 +167,8 @@ fn look(lab: u32, into: &Mutex<Seen>) {
     };
     for pid in pids.filter(|pid| *pid != me) {
         let arguments = read(pid, "cmdline");
-        let on_a_host = std::iter::successors(parent(pid), |up| parent(*up)).any(|up| up == lab);
-        let environment = if on_a_host { read(pid, "environ") } else { Vec::new() };
+        let of_the_lab = std::iter::successors(Some(pid), |up| parent(*up)).any(|up| up == lab);
+        let environment = if of_the_lab { read(pid, "environ") } else { Vec::new() };
         let mut seen = into.lock().expect("a lock");
         seen.arguments.insert(arguments);
         seen.environments.insert(environment);
@@ -202,10 +203,13 @@ impl Traces<'_> {
             let inside = path.strip_prefix(self.story.dir.path()).expect("inside").display().to_string();
             places.insert(match inside.as_str() {
                 // Where the secrets of this test come from, and where the lab keeps the tokens that it saw.
-                "site/sudo-password" | "site/.lab/tokens.seen" | "site/roles/base/role.yaml" => continue,
+                "site/sudo-password" | "site/roles/base/role.yaml" => continue,
+                lab if lab.ends_with("/tokens.seen") => continue,
                 "plan.json" => "saved plan".to_owned(),
                 journal if journal.contains("provision/runs/") => "journal".to_owned(),
-                host if host.starts_with("site/.lab/hosts/") => "file on a host".to_owned(),
+                host if host.starts_with("state/provision/lab/") && host.contains("/hosts/") => {
+                    "file on a host".to_owned()
+                }
                 other => format!("file {other}"),
             });
         }
@@ -227,6 +231,7 @@ fn canary_secrets_are_found_nowhere_and_a_planted_one_everywhere() {
     let story = Story::of(SITE);
     let (sudo, token, passphrase) =
         ("sudo canary/4711+x", "hf_canary-4711+do/not=print", "passphrase canary & 4711/x");
+    let stand_in = "lab-stand-in-key";
     std::fs::write(story.inventory.join("sudo-password"), format!("{sudo}\n")).expect("written");
     let roles = story.inventory.join("roles/base");
     std::fs::create_dir_all(&roles).expect("made");
@@ -241,10 +246,8 @@ fn canary_secrets_are_found_nowhere_and_a_planted_one_everywhere() {
     let at = story.at();
     let up = run(&["lab", "up", &at]);
     assert!(up.status.success(), "{}", text(&up));
-    lock_the_key(&story.inventory.join(".lab/id_ed25519"), passphrase);
-    let card = std::fs::read_to_string(story.inventory.join(".lab/lab.json")).expect("the lab's card");
-    let card: serde_json::Value = serde_json::from_str(&card).expect("JSON");
-    let watch = Watch::start(card["pid"].as_u64().expect("a pid") as u32);
+    lock_the_key(&story.lab().join("id_ed25519"), stand_in);
+    let watch = Watch::start(story.control().pid());
 
     let saved = story.dir.path().join("plan.json").display().to_string();
     let mut outputs = Vec::new();
@@ -267,11 +270,17 @@ fn canary_secrets_are_found_nowhere_and_a_planted_one_everywhere() {
     outputs.push(("status", [status.stdout, status.stderr].concat()));
     let traces = Traces { story: &story, outputs, seen: watch.end() };
 
-    for (name, secret) in [("sudo", sudo), ("token", token), ("passphrase", passphrase)] {
+    for (name, secret) in [
+        ("sudo", sudo),
+        ("token", token),
+        ("passphrase", passphrase),
+        ("stand-in of sudo", "lab-stand-in-sudo"),
+        ("stand-in of the token", "lab-stand-in-hf"),
+        ("stand-in of the passphrase", stand_in),
+    ] {
         assert_eq!(traces.of(secret), BTreeSet::new(), "{name}");
     }
-    let tokens =
-        std::fs::read_to_string(story.inventory.join(".lab/tokens.seen")).expect("tokens were given");
+    let tokens = std::fs::read_to_string(story.lab().join("tokens.seen")).expect("tokens were given");
     assert_eq!(tokens.lines().count(), 4, "two controllers and two workers joined");
     for token in tokens.lines() {
         assert_eq!(traces.of(token), BTreeSet::new(), "a join token");
@@ -345,9 +354,9 @@ async fn what_a_command_prints_of_a_secret_reaches_neither_screen_nor_disk() {
     let resources =
         vec![Resource::new("test", Spec::File(file)), Resource::new("test", Spec::Command(chatty))];
     let (events, mut receiver) = Events::channel();
-    let target = kit.target_with("a", resources, Sudo::Ask(None), events);
+    let target = kit.target_with("a", resources, Sudo::Required(None), events);
     let (steps, _) = steps_of(&target.observe().await.expect("observed"));
-    target.enact(&steps, &Lates::new()).await.expect("enacted");
+    target.enact(&steps, &StepOutputs::new()).await.expect("enacted");
     let found = |below: &str| {
         let mut found = Vec::new();
         files(&kit.file("a", below), &forms(secret), &mut found);

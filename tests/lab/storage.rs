@@ -2,7 +2,7 @@
 
 use crate::kit::Kit;
 use provision::plan::steps_of;
-use provision::state::{Filesystem, Lates, Mount, Resource, Spec, Target};
+use provision::state::{Filesystem, Mount, Resource, Spec, StepOutputs, Target};
 
 const DISK: &str = "/dev/disk/by-id/lab-disk";
 const UUID: &str = "0f9c2c1e-7a51-8d33-9b1e-2f6d8f0a1b2c";
@@ -44,7 +44,7 @@ async fn an_empty_disk_becomes_a_mounted_filesystem_once() {
     let target = kit.target("h", wanted(None));
     let (steps, _) = steps_of(&target.observe().await.expect("observed"));
     assert_eq!(steps.len(), 2, "{steps:#?}");
-    target.enact(&steps, &Lates::new()).await.expect("made and mounted");
+    target.enact(&steps, &StepOutputs::new()).await.expect("made and mounted");
     assert!(carries(&path).contains(&format!("UUID={UUID}")), "{}", carries(&path));
     let unit = kit.read("h", "/etc/systemd/system/data-my\\x2dmodels.mount");
     assert!(unit.contains(&format!("What=/dev/disk/by-uuid/{UUID}\nWhere=/data/my-models\n")), "{unit}");
@@ -53,7 +53,7 @@ async fn an_empty_disk_becomes_a_mounted_filesystem_once() {
     // Given up, the mount goes and what is on the disk stays.
     let fewer = kit.target("h", Vec::new());
     let (removal, _) = steps_of(&fewer.observe().await.expect("observed"));
-    fewer.enact(&removal, &Lates::new()).await.expect("removed");
+    fewer.enact(&removal, &StepOutputs::new()).await.expect("removed");
     assert_eq!(kit.read("h", "/etc/systemd/system/data-my\\x2dmodels.mount"), "");
     assert!(carries(&path).contains("TYPE=ext4"));
     kit.lab.down().await;
@@ -69,7 +69,7 @@ async fn a_disk_that_carries_something_is_refused_unless_that_is_listed() {
     let before = carries(&path);
     let refused = kit.target("h", wanted(None)).observe().await.expect_err("refused");
     assert_eq!(refused.code, "E-DISK");
-    assert!(refused.message.contains("carries ext4 labelled payroll; it is not overwritten"), "{refused}");
+    assert!(refused.message.contains("contains ext4 labelled payroll; it is not overwritten"), "{refused}");
     assert!(refused.hint.as_deref().is_some_and(|h| h.contains("blkid -p") && h.contains("erase: ext4")));
     assert_eq!(
         kit.target("h", wanted(Some("gpt"))).observe().await.expect_err("another is listed").code,
@@ -83,7 +83,7 @@ async fn a_disk_that_carries_something_is_refused_unless_that_is_listed() {
     std::fs::write(&path, vec![0u8; 16 << 20]).expect("zeroed");
     let swap = std::process::Command::new("mkswap").arg(&path).output();
     if swap.is_ok_and(|o| o.status.success()) {
-        let failure = target.enact(&steps, &Lates::new()).await.expect_err("looked at once more");
+        let failure = target.enact(&steps, &StepOutputs::new()).await.expect_err("looked at once more");
         assert!(
             failure.tail.iter().any(|l| l.contains("carries swap; it is not overwritten")),
             "{failure:?}"
@@ -99,7 +99,7 @@ async fn a_disk_that_carries_something_is_refused_unless_that_is_listed() {
             .is_ok_and(|s| s.success())
     );
     let (steps, _) = steps_of(&target.observe().await.expect("observed"));
-    target.enact(&steps, &Lates::new()).await.expect("erased, as listed");
+    target.enact(&steps, &StepOutputs::new()).await.expect("erased, as listed");
     assert_eq!(steps_of(&target.observe().await.expect("observed")).0, []);
     kit.lab.down().await;
 }
@@ -108,13 +108,13 @@ async fn a_disk_that_carries_something_is_refused_unless_that_is_listed() {
 async fn a_disk_that_is_not_there_and_a_folder_in_use_are_said() {
     let kit = Kit::up(&["h"], |_| {}).await;
     let refused = kit.target("h", wanted(None)).observe().await.expect_err("refused");
-    assert!(refused.code == "E-DISK" && refused.message.contains("is not there"), "{refused}");
+    assert!(refused.code == "E-DISK" && refused.message.contains("does not exist"), "{refused}");
     disk(&kit);
     std::fs::create_dir_all(kit.file("h", "/data/my-models")).expect("made");
     std::fs::write(kit.file("h", "/data/my-models/weights"), "x").expect("written");
     let target = kit.target("h", wanted(None));
     let (steps, _) = steps_of(&target.observe().await.expect("observed"));
-    let failure = target.enact(&steps, &Lates::new()).await.expect_err("it would hide them");
+    let failure = target.enact(&steps, &StepOutputs::new()).await.expect_err("it would hide them");
     assert!(failure.tail.iter().any(|l| l.contains("holds files that the mount would hide")), "{failure:?}");
     kit.lab.down().await;
 }

@@ -90,7 +90,27 @@ impl Story {
     }
 
     pub fn file(&self, host: &str, path: &str) -> PathBuf {
-        self.inventory.join(".lab/hosts").join(host).join("root").join(path.trim_start_matches('/'))
+        self.lab().join("hosts").join(host).join("root").join(path.trim_start_matches('/'))
+    }
+
+    /// Returns the folder of its lab, which has been up.
+    pub fn lab(&self) -> PathBuf {
+        let all = std::fs::read_dir(self.dir.path().join("state/provision/lab")).expect("a lab was up");
+        let all: Vec<PathBuf> = all.flatten().map(|e| e.path()).collect();
+        assert_eq!(all.len(), 1, "one lab: {all:?}");
+        all[0].clone()
+    }
+
+    /// Returns the folder of what is kept of one kind for its inventory, the only one; its parent where there is none.
+    pub fn kept(&self, kind: &str) -> PathBuf {
+        let all = self.dir.path().join("state/provision").join(kind);
+        let own = std::fs::read_dir(&all).into_iter().flatten().flatten().next();
+        own.map_or(all, |entry| entry.path())
+    }
+
+    /// Returns the lab's process, which is up.
+    pub fn control(&self) -> provision::lab::Control {
+        provision::lab::Control::open(&self.lab()).expect("it answers").expect("the lab is up")
     }
 }
 
@@ -123,7 +143,7 @@ fn lab_run_needs_no_secret_of_the_site() {
         story.command(&["lab", "run", &story.at()]).env_remove("CANARY_TOKEN").output().expect("runs");
     let text = text(&output);
     assert!(output.status.success(), "{text}");
-    assert!(text.contains("LAB: ") && text.contains("a stand-in is used"), "{text}");
+    assert_eq!(text.matches("secrets are placeholders").count(), 1, "said once: {text}");
 }
 
 #[test]
@@ -144,7 +164,7 @@ fn apply_converges_drift_is_named_and_only_that_is_mended() {
         assert_eq!(code, 2);
         assert!(shown.contains("+ file /etc/security/limits.d/90-provision.conf"), "{shown}");
         assert!(shown.contains("~ unit chrony.service") && shown.contains("active no -> yes"), "{shown}");
-        assert!(shown.contains("2 steps on 2 targets"), "exactly that: {shown}");
+        assert!(shown.contains("Plan: 2 changes on 2 hosts"), "exactly that: {shown}");
     }
     let mended = story.apply(&[]);
     assert_eq!(mended.status.code(), Some(0), "{}", text(&mended));
@@ -166,7 +186,7 @@ fn a_stale_plan_is_refused_naming_file_and_host() {
     assert!(text(&refused).contains("file//opt/aws/neuron/logical_nc_config on t-1"), "{}", text(&refused));
     let rest = story.apply(&[&saved, "--skip-stale"]);
     assert_eq!(rest.status.code(), Some(1), "{}", text(&rest));
-    assert!(story.plan().1.contains("1 step on 1 target"), "the rest was done");
+    assert!(story.plan().1.contains("Plan: 1 change on "), "the rest was done");
 }
 
 #[test]
@@ -179,8 +199,7 @@ fn one_bad_host_stops_itself_and_the_rest_serve() {
     assert!(text.contains("  | ") && text.contains("maintainer script"), "its last lines are shown: {text}");
     assert!(text.contains("LAB echo from qwen-gpu-"), "the others go on: {text}");
     // The command that the failure names shows all that was printed there.
-    let named =
-        text.lines().find_map(|l| l.trim().strip_prefix("= whole output: provision ")).expect("named");
+    let named = text.lines().find_map(|l| l.trim().strip_prefix("= full output: provision ")).expect("named");
     let shown = story.run(&named.split_whitespace().collect::<Vec<_>>());
     let whole = String::from_utf8_lossy(&shown.stdout).into_owned();
     assert!(

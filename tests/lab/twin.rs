@@ -96,19 +96,18 @@ impl Story {
     }
 
     pub async fn transport(&self, host: &str) -> Arc<dyn Transport> {
-        let lab = self.inventory.join(".lab");
-        let card = std::fs::read_to_string(lab.join("lab.json")).expect("the lab is up");
-        let card: Value = serde_json::from_str(&card).expect("json");
+        let lab = self.lab();
+        let status = self.control().status().expect("it answers");
         let pool = Pool::new(PoolOptions {
             known_hosts: vec![lab.join("known_hosts")],
             credentials: Credentials { identities: vec![lab.join("id_ed25519")], ..Credentials::default() },
             ..PoolOptions::default()
         });
-        let at = &card["hosts"][host];
+        let at = &status.hosts[host];
         let dial = pool.host(Endpoint {
             name: host.into(),
-            address: at[0].as_str().expect("an address").into(),
-            port: at[1].as_u64().expect("a port") as u16,
+            address: at.address.to_string(),
+            port: at.port,
             user: "ubuntu".into(),
             ..Endpoint::default()
         });
@@ -187,7 +186,7 @@ impl Story {
     /// Returns every regular file of all hosts by its hash, `/etc/hosts` by its text, but what the lab and the run keep for themselves.
     pub fn tree(&self) -> BTreeMap<PathBuf, String> {
         let mut all = BTreeMap::new();
-        walk(&self.inventory.join(".lab/hosts"), &mut |path| {
+        walk(&self.lab().join("hosts"), &mut |path| {
             let text = path.to_string_lossy();
             let own = ["/var/lib/provision/", "/var/lib/lab/", "/proc", "/dev/", "/run/", "/sys/"];
             if !own.iter().any(|o| text.contains(o)) {
@@ -206,7 +205,7 @@ impl Story {
 
     /// Returns the files that provision manages as a whole on all hosts.
     pub fn managed(&self) -> BTreeSet<PathBuf> {
-        let hosts = self.inventory.join(".lab/hosts");
+        let hosts = self.lab().join("hosts");
         let mut all = BTreeSet::new();
         for host in std::fs::read_dir(&hosts).expect("hosts").flatten() {
             let record = host.path().join("root/var/lib/provision/managed.json");
@@ -227,7 +226,7 @@ impl Story {
     /// Asserts that nothing temporary is left on any host.
     pub fn is_tidy(&self) {
         let mut left = Vec::new();
-        walk(&self.inventory.join(".lab/hosts"), &mut |path| {
+        walk(&self.lab().join("hosts"), &mut |path| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let in_memory = ["/dev/shm/provision-", "/root/run/provision-"];
             if name.ends_with(".new")
@@ -242,8 +241,7 @@ impl Story {
 
     /// Returns how many records the newest journal has.
     pub fn records(&self) -> usize {
-        let folder = self.dir.path().join("state/provision/runs/runs");
-        let journals = std::fs::read_dir(folder).expect("journals").flatten();
+        let journals = std::fs::read_dir(self.kept("runs")).expect("journals").flatten();
         let journals = journals.filter(|e| e.path().extension().is_some_and(|x| x == "jsonl"));
         let newest =
             journals.max_by_key(|e| e.metadata().and_then(|m| m.modified()).ok()).expect("a journal");
@@ -252,8 +250,7 @@ impl Story {
 
     /// Returns the last record of the newest journal.
     pub fn last_record(&self) -> Option<String> {
-        let folder = self.dir.path().join("state/provision/runs/runs");
-        let newest = std::fs::read_dir(folder)
+        let newest = std::fs::read_dir(self.kept("runs"))
             .ok()?
             .flatten()
             .filter(|e| e.path().extension().is_some_and(|x| x == "jsonl"));

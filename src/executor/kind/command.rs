@@ -1,16 +1,16 @@
-//! Guarded command: for what no other kind covers. Its guard is the truth, before and after.
+//! Guarded command, for what no other kind covers. Its guard decides whether it is needed, and verifies it.
 
-use super::{Answer, Ask, Context, Kind, fields, present};
+use super::{Context, HostQuery, Kind, QueryResult, fields, present};
 use crate::state::{Command, Fields, Observation, Verb};
 use crate::template::quote;
 
 impl Kind for Command {
-    fn ask(&self, id: &str, ask: &mut Ask) {
-        ask.guards.insert(id.to_owned(), self.guard.clone());
+    fn query(&self, id: &str, query: &mut HostQuery) {
+        query.guards.insert(id.to_owned(), self.guard.clone());
     }
 
-    fn observe(&self, id: &str, answer: &Answer) -> Observation {
-        match answer.guard(id) {
+    fn observe(&self, id: &str, result: &QueryResult) -> Observation {
+        match result.guard(id) {
             Ok(guard) if guard.rc == 0 => present([("state", self.wanted.clone())]),
             Ok(guard) if guard.line.is_empty() => Observation::Absent,
             // A guard that fails while it prints what is wanted must still read as different.

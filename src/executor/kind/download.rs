@@ -1,37 +1,42 @@
-//! Download: the host fetches a file itself, from the first source that gives the right bytes.
+//! Download: the host fetches a file itself, from the first source with the right content.
 
-use super::{Answer, Ask, Context, How, Kind, Sum, fields, present};
-use crate::state::{Download, Fields, Observation};
+use super::{Context, HostQuery, How, Kind, QueryResult, Sum, fields, present};
+use crate::k0s;
+use crate::state::{Download, Facts, Fields, Observation, Resource, ResourceId, Spec};
 use crate::template::quote;
+use std::collections::BTreeMap;
+
+/// The text for a file with different content.
+const OTHER: &str = "another content";
 
 /// A source that sends next to nothing for this long is given up, in seconds.
 const STALLED_SECONDS: u32 = 60;
 
 impl Kind for Download {
-    fn ask(&self, _: &str, ask: &mut Ask) {
-        ask.paths.insert(self.path.clone());
-        ask.sums.insert(self.path.clone(), Sum { sha256: self.sha256.clone(), how: How::Stamped });
+    fn query(&self, _: &str, query: &mut HostQuery) {
+        query.paths.insert(self.path.clone());
+        query.sums.insert(self.path.clone(), Sum { sha256: self.sha256.clone(), how: How::Stamped });
     }
 
-    fn observe(&self, _: &str, answer: &Answer) -> Observation {
-        let stat = match answer.stat(&self.path) {
+    fn observe(&self, _: &str, result: &QueryResult) -> Observation {
+        let stat = match result.stat(&self.path) {
             Ok(Some(stat)) => stat,
             Ok(None) => return Observation::Absent,
             Err(why) => return Observation::Unknown(why),
         };
         if !stat.is_file() {
-            return present([("sha256", format!("({})", stat.file_type)), ("mode", stat.mode.clone())]);
+            return present([(field(self), format!("({})", stat.file_type)), ("mode", stat.mode.clone())]);
         }
-        let sum = match answer.sums.get(&self.path) {
-            Some(true) => short(&self.sha256),
-            Some(false) => "another content".to_owned(),
+        let sum = match result.sums.get(&self.path) {
+            Some(true) => content(self),
+            Some(false) => OTHER.to_owned(),
             None => return Observation::Unknown(format!("{} could not be read", self.path)),
         };
-        present([("sha256", sum), ("mode", stat.mode.clone())])
+        present([(field(self), sum), ("mode", stat.mode.clone())])
     }
 
     fn wanted(&self) -> Fields {
-        fields([("sha256", short(&self.sha256)), ("mode", format!("{:o}", self.mode))])
+        fields([(field(self), content(self)), ("mode", format!("{:o}", self.mode))])
     }
 
     fn enact(&self, _: &Context) -> String {
@@ -40,6 +45,35 @@ impl Kind for Download {
 
     fn remove(&self, _: &Context) -> Option<String> {
         Some(format!("rm -f -- {}\n", quote(&self.path)))
+    }
+}
+
+/// Returns the name of the field for the content.
+fn field(download: &Download) -> &'static str {
+    if download.version.is_some() { "version" } else { "sha256" }
+}
+
+/// Returns what is shown of the content that is wanted.
+fn content(download: &Download) -> String {
+    download.version.clone().unwrap_or_else(|| short(&download.sha256))
+}
+
+/// Names the version of what is there instead, where the facts tell it.
+pub(crate) fn name_versions(
+    desired: &[Resource],
+    facts: &Facts,
+    seen: &mut BTreeMap<ResourceId, Observation>,
+) {
+    let Some(there) = &facts.k0s_version else { return };
+    for resource in desired {
+        let Spec::Download(Download { path, version: Some(wanted), .. }) = &resource.spec else { continue };
+        if path == k0s::BINARY
+            && let Some(Observation::Present(seen)) = seen.get_mut(&resource.id)
+            && let Some(version) = seen.fields.get_mut("version").filter(|version| *version == OTHER)
+        {
+            // The same version with other bytes is still not what is locked.
+            *version = if there == wanted { format!("{there} ({OTHER})") } else { there.clone() };
+        }
     }
 }
 

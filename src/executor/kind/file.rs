@@ -1,6 +1,6 @@
 //! File: replaced as a whole and atomically; compared by sha256; secrets by digest and never shown.
 
-use super::{Answer, Ask, Context, How, Kind, Sum, fields, present};
+use super::{Context, HostQuery, How, Kind, QueryResult, Sum, fields, present};
 use crate::state::{Content, Fields, File, Observation, REDACTED, SecretText};
 use crate::template::quote;
 use base64::Engine;
@@ -30,14 +30,14 @@ impl File {
 }
 
 impl Kind for File {
-    fn ask(&self, _: &str, ask: &mut Ask) {
-        ask.paths.insert(self.path.clone());
+    fn query(&self, _: &str, query: &mut HostQuery) {
+        query.paths.insert(self.path.clone());
         let how = if self.secret() { How::Secret } else { How::Shown };
-        ask.sums.insert(self.path.clone(), Sum { sha256: sha256(self.bytes()), how });
+        query.sums.insert(self.path.clone(), Sum { sha256: sha256(self.bytes()), how });
     }
 
-    fn observe(&self, _: &str, answer: &Answer) -> Observation {
-        let stat = match answer.stat(&self.path) {
+    fn observe(&self, _: &str, result: &QueryResult) -> Observation {
+        let stat = match result.stat(&self.path) {
             Ok(Some(stat)) => stat,
             Ok(None) => return Observation::Absent,
             Err(why) => return Observation::Unknown(why),
@@ -45,10 +45,10 @@ impl Kind for File {
         if !stat.is_file() {
             return present([("content", format!("({})", stat.file_type)), ("mode", stat.mode.clone())]);
         }
-        let content = match answer.sums.get(&self.path) {
+        let content = match result.sums.get(&self.path) {
             Some(true) => self.shown_content(),
             Some(false) if self.secret() => "<another secret>".to_owned(),
-            Some(false) => match answer.texts.get(&self.path) {
+            Some(false) => match result.texts.get(&self.path) {
                 Some(text) => format!("sha256:{}", &sha256(text.as_bytes())[..12]),
                 None => "differs".to_owned(),
             },
@@ -60,7 +60,7 @@ impl Kind for File {
             ("owner", stat.owner_like(&self.owner)),
         ]);
         if let Observation::Present(seen) = &mut seen {
-            seen.text = answer.texts.get(&self.path).cloned();
+            seen.text = result.texts.get(&self.path).cloned();
         }
         seen
     }
@@ -115,7 +115,7 @@ pub(super) fn put(path: &str, bytes: &[u8], mode: u32, owner: &str) -> String {
     replace(path, &inline(bytes), mode, owner, ":")
 }
 
-/// Returns shell that replaces a file: written beside it, checked, synced, renamed. A reader sees the old or the new one;
+/// Returns shell that replaces a file: written next to it, checked, synced, renamed. A reader sees the old or the new one;
 /// a failure takes the new one away, and what a killed run leaves is overwritten by the next.
 fn replace(path: &str, source: &str, mode: u32, owner: &str, validate: &str) -> String {
     format!(

@@ -1,6 +1,6 @@
-//! Filesystem: made once, on a disk that carries nothing, or exactly what the inventory says may go.
+//! Filesystem: created once, on an empty disk or on one with exactly the content that the inventory allows to wipe.
 
-use super::{Answer, Ask, Context, Kind, fields, present};
+use super::{Context, HostQuery, Kind, QueryResult, fields, present};
 use crate::state::{Failure, FailureKind, Fields, Filesystem, Observation, Verb};
 use crate::template::quote;
 
@@ -11,12 +11,12 @@ impl Filesystem {
 }
 
 impl Kind for Filesystem {
-    fn ask(&self, _: &str, ask: &mut Ask) {
-        ask.disks.insert(self.device.clone());
+    fn query(&self, _: &str, query: &mut HostQuery) {
+        query.disks.insert(self.device.clone());
     }
 
-    fn observe(&self, _: &str, answer: &Answer) -> Observation {
-        match answer.disk(&self.device) {
+    fn observe(&self, _: &str, result: &QueryResult) -> Observation {
+        match result.disk(&self.device) {
             Err(why) => Observation::Unknown(why),
             Ok(on) if on.kind.is_empty() => Observation::Absent,
             Ok(on) => present([("type", on.kind.clone()), ("uuid", on.uuid.clone())]),
@@ -27,21 +27,21 @@ impl Kind for Filesystem {
         fields([("type", self.kind.clone()), ("uuid", self.uuid.clone())])
     }
 
-    fn refusal(&self, answer: &Answer) -> Option<Failure> {
+    fn refusal(&self, result: &QueryResult) -> Option<Failure> {
         let refuse = |message: String, hint: String| {
             Some(Failure::new(FailureKind::Preflight, "E-DISK", message).hint(hint))
         };
         let device = &self.device;
-        match answer.disk(device) {
-            Err(why) => refuse(why, format!("by hand: ls -l {device}; blkid -p {device}")),
+        match result.disk(device) {
+            Err(why) => refuse(why, format!("Check with: ls -l {device}; blkid -p {device}")),
             Ok(on) if on.kind.is_empty() || self.is_ours(on) || self.erase.as_ref() == Some(&on.kind) => None,
             Ok(on) => {
                 let label =
                     if on.label.is_empty() { String::new() } else { format!(" labelled {}", on.label) };
                 refuse(
-                    format!("{device} carries {}{label}; it is not overwritten", on.kind),
+                    format!("{device} contains {}{label}; it is not overwritten", on.kind),
                     format!(
-                        "by hand: blkid -p {device}; in its `storage`, keep: true uses it as it is, erase: {} makes it anew",
+                        "In `storage`, set keep: true to use it as it is, or erase: {} to wipe it (check with: blkid -p {device})",
                         on.kind
                     ),
                 )
@@ -54,7 +54,7 @@ impl Kind for Filesystem {
             "xfs" => format!("mkfs.xfs -q -f -m uuid={} -- \"$d\"", quote(&self.uuid)),
             _ => format!("mkfs.ext4 -q -F -U {} -- \"$d\"", quote(&self.uuid)),
         };
-        // Looked at once more, right before: between the plan and now somebody may have put something there.
+        // Checked again right before: the disk may have been used since the plan.
         format!(
             "d={device}; [ -e \"$d\" ] || {{ echo \"$d is not there\" >&2; exit 1; }}\n\
              r=0; s=$(blkid -p -o export -- \"$d\") || r=$?\n\
@@ -64,7 +64,7 @@ impl Kind for Filesystem {
              {make}\n\
              udevadm settle --timeout=10 2>/dev/null || true\n",
             device = quote(&self.device),
-            erase = quote(self.erase.as_deref().unwrap_or("nothing that may go")),
+            erase = quote(self.erase.as_deref().unwrap_or("nothing that may be wiped")),
         )
     }
 

@@ -1,16 +1,16 @@
-//! Hostname: static and live.
+//! Hostname: static and transient.
 
-use super::{Answer, Ask, Context, Kind, fields, present};
+use super::{Context, HostQuery, Kind, QueryResult, fields, present};
 use crate::state::{Fields, Hostname, Observation};
 use crate::template::quote;
 
 impl Kind for Hostname {
-    fn ask(&self, _: &str, ask: &mut Ask) {
-        ask.hostname = true;
+    fn query(&self, _: &str, query: &mut HostQuery) {
+        query.hostname = true;
     }
 
-    fn observe(&self, _: &str, answer: &Answer) -> Observation {
-        let (live, fixed) = &answer.hostname;
+    fn observe(&self, _: &str, result: &QueryResult) -> Observation {
+        let (live, fixed) = &result.hostname;
         present([("live", live.clone()), ("static", fixed.clone())])
     }
 

@@ -1,6 +1,6 @@
-//! One line of ours in a file that others own too, found again by its mark.
+//! One managed line in a shared file, identified by its mark.
 
-use super::{Answer, Ask, Context, Kind, fields, present};
+use super::{Context, HostQuery, Kind, QueryResult, fields, present};
 use crate::state::{Fields, LineInFile, Observation};
 use crate::template::quote;
 
@@ -20,12 +20,12 @@ impl LineInFile {
 }
 
 impl Kind for LineInFile {
-    fn ask(&self, _: &str, ask: &mut Ask) {
-        ask.lines.insert(self.path.clone());
+    fn query(&self, _: &str, query: &mut HostQuery) {
+        query.lines.insert(self.path.clone());
     }
 
-    fn observe(&self, _: &str, answer: &Answer) -> Observation {
-        match answer.lines.get(&(self.path.clone(), self.name.clone())) {
+    fn observe(&self, _: &str, result: &QueryResult) -> Observation {
+        match result.lines.get(&(self.path.clone(), self.name.clone())) {
             Some(line) => present([("line", line.clone())]),
             None => Observation::Absent,
         }

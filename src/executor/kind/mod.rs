@@ -1,8 +1,6 @@
-//! Resource kinds: for each, what is asked of the host, how the answer is read, what differs, and the shell that changes
-//! it. One file a kind. What several kinds ask is asked once: `Ask` gathers, `answer` reads.
+//! Resource kinds: for each the query, how its result is read, what differs, and the shell that changes
+//! it. One file per kind. Kinds share one query per host: `HostQuery` collects it, `QueryResult` reads what comes back.
 
-mod answer;
-mod ask;
 mod command;
 mod download;
 mod file;
@@ -13,29 +11,33 @@ mod module;
 mod mount;
 mod package;
 mod path;
+mod query;
+mod query_result;
 mod reboot;
 mod repository;
 mod swap;
 mod sysctl;
 mod unit;
 
-pub(super) use answer::{Answer, Signature};
-pub(super) use ask::{Ask, How, Sum};
+pub(super) use download::name_versions;
 pub(super) use file::sha256;
+pub(super) use package::PACKAGES;
+pub(super) use query::{HostQuery, How, Sum};
+pub(super) use query_result::{QueryResult, Signature};
+pub(super) use unit::UNITS;
 
 use crate::state::{
-    Change, Failure, FieldDiff, Fields, Managed, Observation, PackageManager, Resource, SecretText, Seen,
-    Spec, Verb,
+    Change, Failure, FieldDiff, Fields, Observation, PackageManager, Resource, SecretText, Seen, Spec, Verb,
 };
 
 /// What a kind knows.
 pub(super) trait Kind {
-    /// Adds what must be asked of the host to observe it.
-    fn ask(&self, id: &str, ask: &mut Ask);
+    /// Adds what observing it needs to the query.
+    fn query(&self, id: &str, query: &mut HostQuery);
     /// Reads what was seen.
-    fn observe(&self, id: &str, answer: &Answer) -> Observation;
+    fn observe(&self, id: &str, result: &QueryResult) -> Observation;
     /// Returns why nothing may be begun on a host on which this was seen.
-    fn refusal(&self, _: &Answer) -> Option<Failure> {
+    fn refusal(&self, _: &QueryResult) -> Option<Failure> {
         None
     }
     /// Returns the fields as they should be. Only these are compared.
@@ -97,7 +99,7 @@ pub(super) fn present<const N: usize>(pairs: [(&str, String); N]) -> Observation
     Observation::Present(Seen { fields: fields(pairs), wanted: None, text: None })
 }
 
-/// Compares what is wanted with what was seen. `None`: nothing to do, or nothing can be told (see `Observation`).
+/// Compares what is wanted with what was seen. `None`: nothing to do, or state unknown (see `Observation`).
 pub fn diff(resource: &Resource, observation: &Observation) -> Option<Change> {
     let kind = of(&resource.spec)?;
     let wanted = kind.wanted();
@@ -122,13 +124,4 @@ pub fn diff(resource: &Resource, observation: &Observation) -> Option<Change> {
         _ => None,
     };
     Some(Change { verb: kind.verb(seen.is_some()), fields: differing, text })
-}
-
-/// Returns the change that takes something of ours away.
-pub fn removal(managed: &Managed) -> Change {
-    Change {
-        verb: Verb::Remove,
-        fields: vec![FieldDiff { name: "managed".to_owned(), from: Some(managed.id.clone()), to: None }],
-        text: None,
-    }
 }

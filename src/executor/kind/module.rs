@@ -1,7 +1,7 @@
-//! Kernel module: loaded now and at boot, with the version it must report; or kept out.
+//! Kernel module: loaded now and at boot, with the version it must report; or blocked.
 
 use super::file::{put, sha256};
-use super::{Answer, Ask, Context, How, Kind, Sum, fields};
+use super::{Context, HostQuery, How, Kind, QueryResult, Sum, fields};
 use crate::state::{Ensure, Fields, KernelModule, Observation, Seen};
 use crate::template::quote;
 
@@ -31,18 +31,18 @@ impl KernelModule {
 }
 
 impl Kind for KernelModule {
-    fn ask(&self, _: &str, ask: &mut Ask) {
+    fn query(&self, _: &str, query: &mut HostQuery) {
         let (path, text) = self.file();
-        ask.modules.insert(self.name.clone());
-        ask.paths.insert(path.clone());
-        ask.sums.insert(path, Sum { sha256: sha256(text.as_bytes()), how: How::Shown });
+        query.modules.insert(self.name.clone());
+        query.paths.insert(path.clone());
+        query.sums.insert(path, Sum { sha256: sha256(text.as_bytes()), how: How::Shown });
     }
 
-    fn observe(&self, _: &str, answer: &Answer) -> Observation {
-        let Some((loaded, version)) = answer.modules.get(&self.name) else {
-            return Observation::Unknown("the list of modules gave no answer".to_owned());
+    fn observe(&self, _: &str, result: &QueryResult) -> Observation {
+        let Some((loaded, version)) = result.modules.get(&self.name) else {
+            return Observation::Unknown("the list of modules is missing from the output".to_owned());
         };
-        let at_boot = answer.sums.get(&self.file().0) == Some(&true);
+        let at_boot = result.sums.get(&self.file().0) == Some(&true);
         if !loaded && !at_boot && self.ensure == Ensure::Present {
             return Observation::Absent;
         }

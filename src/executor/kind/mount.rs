@@ -1,7 +1,7 @@
 //! Mount: a systemd mount unit, so that what needs the path can name it and a lost disk does not stop the boot.
 
 use super::file::{put, sha256};
-use super::{Answer, Ask, Context, How, Kind, Sum, fields, present};
+use super::{Context, HostQuery, How, Kind, QueryResult, Sum, fields, present};
 use crate::state::{Fields, Mount, Observation};
 use crate::template::quote;
 
@@ -42,24 +42,24 @@ impl Mount {
 }
 
 impl Kind for Mount {
-    fn ask(&self, _: &str, ask: &mut Ask) {
-        ask.paths.insert(self.file());
+    fn query(&self, _: &str, query: &mut HostQuery) {
+        query.paths.insert(self.file());
         // Nothing of it is brought back: its name may hold backslashes, which the shell that shows texts does not undo.
-        ask.sums.insert(self.file(), Sum { sha256: sha256(self.text().as_bytes()), how: How::Secret });
-        ask.units.insert(self.unit());
+        query.sums.insert(self.file(), Sum { sha256: sha256(self.text().as_bytes()), how: How::Secret });
+        query.units.insert(self.unit());
     }
 
-    fn observe(&self, _: &str, answer: &Answer) -> Observation {
-        match answer.stat(&self.file()) {
+    fn observe(&self, _: &str, result: &QueryResult) -> Observation {
+        match result.stat(&self.file()) {
             Ok(None) => return Observation::Absent,
             Ok(Some(_)) => {}
             Err(why) => return Observation::Unknown(why),
         }
-        let Some(unit) = answer.units.get(&self.unit()) else {
-            return Observation::Unknown("systemctl gave no answer for the mount".to_owned());
+        let Some(unit) = result.units.get(&self.unit()) else {
+            return Observation::Unknown("systemctl printed nothing for the mount".to_owned());
         };
         let value = |key: &str| unit.get(key).map(String::as_str).unwrap_or_default();
-        let definition = if answer.sums.get(&self.file()) == Some(&true) { "as wanted" } else { "differs" };
+        let definition = if result.sums.get(&self.file()) == Some(&true) { "as wanted" } else { "differs" };
         present([
             ("definition", definition.to_owned()),
             ("at boot", if value("UnitFileState") == "enabled" { "yes" } else { "no" }.to_owned()),
@@ -84,7 +84,7 @@ impl Kind for Mount {
              elif ! mountpoint -q -- \"$w\" && [ -n \"$(ls -A -- \"$w\")\" ]; then echo \"$w holds files that the mount would hide: move them away\" >&2; exit 1; fi\n\
              ( {put} )\n\
              systemctl daemon-reload; systemctl enable -q -- {unit}\n\
-             systemctl start -- {unit} || {{ r=$?; systemctl status --no-pager -n 20 -- {unit} 2>&1 || true; exit $r; }}\n",
+             systemctl start -- {unit} || {{ r=$?; fallen {unit}; exit $r; }}\n",
             put = put(&self.file(), self.text().as_bytes(), 0o644, "root:root"),
         )
     }

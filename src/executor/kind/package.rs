@@ -1,6 +1,6 @@
-//! Package: an exact version from apt or dnf, held if asked. The package manager waits for its locks by itself.
+//! Package: an exact version from apt or dnf, held on request. The package manager waits for its own locks.
 
-use super::{Answer, Ask, Context, Kind, fields, present};
+use super::{Context, HostQuery, Kind, QueryResult, fields, present};
 use crate::state::{Ensure, Fields, Observation, Package, PackageManager};
 use crate::template::quote;
 
@@ -19,13 +19,41 @@ impl Package {
         }
     }
 
+    /// Returns the start of an apt command line. What nothing needs any more stays, whatever the host's apt.conf says.
     fn apt(&self, word: &str) -> String {
         format!(
-            "apt-get {word} -y -o DPkg::Lock::Timeout={LOCK_SECONDS} -o Dpkg::Options::=--force-confold \
-             -o Dpkg::Options::=--force-confdef"
+            "apt-get {word} -y -o DPkg::Lock::Timeout={LOCK_SECONDS} -o APT::Get::AutomaticRemove=false \
+             -o Dpkg::Options::=--force-confold -o Dpkg::Options::=--force-confdef"
         )
     }
 }
+
+/// Shell functions of package steps. `$D` names the packages that may go: those that the plan removes (`$G`), or installs
+/// later (`$W`).
+/// - `turn NAME` begins the package's own step.
+/// - `spare DOING NAME PACKAGE…` ends the step if the packages are neither NAME nor in `$D`.
+/// - `apt_removes APT…` prints what this apt command would remove.
+/// - `dnf_removes DNF…` prints what this dnf command would remove or replace. dnf 5 also says of the older version of a package that
+///   it is replaced.
+/// - `rpm_needs NAME` prints what needs the package, other than what is in `$D`. dnf would print what nothing needs any more, too.
+pub(crate) const PACKAGES: &str = r#"turn() { D=; for p in $W; do [ "$p" = "$1" ] || D="$D $p"; done; W=$D; D=$G$W; }
+spare() {
+d=$1; n=$2; shift 2; m=; for p in "$@"; do case "$D $n " in *" ${p%%:*} "*) ;; *) m="$m $p";; esac; done
+[ -z "$m" ] || { echo "E-PACKAGE-REMOVES: $d $n would also remove$m, which the plan does not name: remove them first, or declare them absent"; exit 1; }
+}
+apt_removes() { "$@" -s 2>/dev/null | sed -n -e 's/^Remv \([^ ]*\).*/\1/p' -e 's/^Purg \([^ ]*\).*/\1/p'; }
+dnf_removes() {
+"$@" --assumeno 2>/dev/null | { s=; q=; while read -r a n _; do case $a in
+replacing) case ${n##*.} in x86_64|aarch64|noarch|i686) n=${n%.*};; esac; [ "$n" = "$q" ] || echo "$n";;
+=*|x86_64|aarch64|noarch|i686) ;;
+Removing*) s=yes;;
+Transaction|Installing*|Upgrading*|Downgrading*|Reinstalling*|Skipping*) s=;;
+?*) q=$a; [ -z "$s" ] || echo "$a";; esac; done; }
+}
+rpm_needs() {
+r=; for p in "$1" $D; do ! rpm -q "$p" >/dev/null 2>&1 || r="$r $p"; done
+rpm -e --test --allmatches $r 2>&1 | sed -n 's/.* is needed by (installed) //p' | sort -u
+}"#;
 
 /// Returns shell that brings apt's lists up to date: its output is in `$o` and passed on, its status in `$u`. apt waits
 /// for dpkg's lock, but not for that of the lists, which apt-daily holds for as long as a mirror is slow.
@@ -37,13 +65,13 @@ pub(super) fn update(options: &str) -> String {
 }
 
 impl Kind for Package {
-    fn ask(&self, _: &str, ask: &mut Ask) {
-        ask.packages.insert(self.name.clone());
-        ask.holds |= self.hold;
+    fn query(&self, _: &str, query: &mut HostQuery) {
+        query.packages.insert(self.name.clone());
+        query.holds |= self.hold;
     }
 
-    fn observe(&self, _: &str, answer: &Answer) -> Observation {
-        let installed = match answer.package(&self.name) {
+    fn observe(&self, _: &str, result: &QueryResult) -> Observation {
+        let installed = match result.package(&self.name) {
             Ok(installed) => installed,
             Err(why) => return Observation::Unknown(why),
         };
@@ -55,7 +83,7 @@ impl Kind for Package {
                 ("version", self.shown(version)),
                 (
                     "held",
-                    if answer.holds.contains(&self.name) || !self.hold { self.hold } else { false }
+                    if result.holds.contains(&self.name) || !self.hold { self.hold } else { false }
                         .to_string(),
                 ),
             ]),
@@ -91,11 +119,16 @@ impl Kind for Package {
                     ),
                     false => (String::new(), String::new()),
                 };
-                format!("{unlock}dnf install -y {exact}\n{lock}")
+                format!(
+                    "{unlock}spare installing {name} $(dnf_removes dnf install {exact})\ndnf install -y {exact}\n{lock}"
+                )
             }
             // A hold keeps apt from removing a package too, and dnf from seeing it.
             (Some(PackageManager::Dnf), Ensure::Absent) => {
-                format!("dnf -q versionlock delete {name} >/dev/null 2>&1 || true\ndnf remove -y {name}\n")
+                format!(
+                    "spare removing {name} $(rpm_needs {name})\ndnf -q versionlock delete {name} >/dev/null 2>&1 || true\n\
+                     dnf remove -y --setopt=clean_requirements_on_remove=False {name}\n"
+                )
             }
             (_, Ensure::Present) => {
                 let exact = match &self.version {
@@ -112,19 +145,23 @@ impl Kind for Package {
                 // Its output is passed on while it runs and read once more afterwards: a fresh image has no package
                 // lists, and an operation that lost its power half-way has to be ended first.
                 format!(
-                    "i() {{ : >\"$B/apt.rc\"; {{ {install} 2>&1 || echo $? >\"$B/apt.rc\"; }} | tee \"$B/apt\"; r=; read -r r <\"$B/apt.rc\" || true; r=${{r:-0}}; }}\n\
-                     i; if [ $r -ne 0 ]; then case $(cat \"$B/apt\") in\n\
-                     *'Unable to locate package'*|*'has no installation candidate'*|*' was not found'*) {lists}; i;;\n\
-                     *'dpkg was interrupted'*) dpkg --force-confold --force-confdef --configure -a; i;; esac; fi\n\
+                    "i() {{ : >\"$B/apt.rc\"; {{ {install} \"$@\" 2>&1 || echo $? >\"$B/apt.rc\"; }} | tee \"$B/apt\"; r=; read -r r <\"$B/apt.rc\" || true; r=${{r:-0}}; }}\n\
+                     i --no-remove; if [ $r -ne 0 ]; then case $(cat \"$B/apt\") in\n\
+                     *'Unable to locate package'*|*'has no installation candidate'*|*' was not found'*) {lists}; i --no-remove;;\n\
+                     *'dpkg was interrupted'*) dpkg --force-confold --force-confdef --configure -a; i --no-remove;; esac; fi\n\
+                     if [ $r -ne 0 ]; then case $(cat \"$B/apt\") in *'remove is disabled'*) spare installing {name} $(apt_removes {install}); i;; esac; fi\n\
                      rm -f -- \"$B/apt\" \"$B/apt.rc\"; [ $r -eq 0 ] || exit $r\n{hold}"
                 )
             }
             // A package that is not there, or that no repository has any more, is as wanted.
-            (_, Ensure::Absent) => format!(
-                "dpkg-query -W -f '${{Package}}' {name} >/dev/null 2>&1 || exit 0\n\
-                 apt-mark unhold {name} >/dev/null 2>&1 || true\n{} {name}\n",
-                self.apt("remove")
-            ),
+            (_, Ensure::Absent) => {
+                let remove = format!("{} {name}", self.apt("remove"));
+                format!(
+                    "dpkg-query -W -f '${{Package}}' {name} >/dev/null 2>&1 || exit 0\n\
+                     spare removing {name} $(apt_removes {remove} --allow-change-held-packages)\n\
+                     apt-mark unhold {name} >/dev/null 2>&1 || true\n{remove}\n"
+                )
+            }
         }
     }
 

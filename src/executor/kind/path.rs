@@ -1,16 +1,16 @@
-//! Directory and symbolic link: what `stat` alone can tell.
+//! Directory and symbolic link: resources that `stat` alone can observe.
 
-use super::{Answer, Ask, Context, Kind, fields, present};
+use super::{Context, HostQuery, Kind, QueryResult, fields, present};
 use crate::state::{Directory, Fields, Observation, Symlink};
 use crate::template::quote;
 
 impl Kind for Directory {
-    fn ask(&self, _: &str, ask: &mut Ask) {
-        ask.paths.insert(self.path.clone());
+    fn query(&self, _: &str, query: &mut HostQuery) {
+        query.paths.insert(self.path.clone());
     }
 
-    fn observe(&self, _: &str, answer: &Answer) -> Observation {
-        match answer.stat(&self.path) {
+    fn observe(&self, _: &str, result: &QueryResult) -> Observation {
+        match result.stat(&self.path) {
             Ok(None) => Observation::Absent,
             Ok(Some(stat)) => present([
                 ("type", stat.file_type.clone()),
@@ -35,18 +35,18 @@ impl Kind for Directory {
     }
 
     fn remove(&self, _: &Context) -> Option<String> {
-        // Only if empty: what others put there is not ours.
+        // Only if empty: files of others stay.
         Some(format!("rmdir -- {} 2>/dev/null || true\n", quote(&self.path)))
     }
 }
 
 impl Kind for Symlink {
-    fn ask(&self, _: &str, ask: &mut Ask) {
-        ask.paths.insert(self.path.clone());
+    fn query(&self, _: &str, query: &mut HostQuery) {
+        query.paths.insert(self.path.clone());
     }
 
-    fn observe(&self, _: &str, answer: &Answer) -> Observation {
-        match answer.stat(&self.path) {
+    fn observe(&self, _: &str, result: &QueryResult) -> Observation {
+        match result.stat(&self.path) {
             Err(why) => Observation::Unknown(why),
             Ok(None) => Observation::Absent,
             Ok(Some(stat)) => {

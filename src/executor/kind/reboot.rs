@@ -1,16 +1,16 @@
-//! Reboot: only when its guard says so; the new boot id proves it.
+//! Reboot: only if its guard requires it; verified by the new boot id.
 
-use super::{Answer, Ask, Context, Kind, fields, present};
+use super::{Context, HostQuery, Kind, QueryResult, fields, present};
 use crate::state::{Fields, Observation, Reboot, Verb};
 use crate::template::quote;
 
 impl Kind for Reboot {
-    fn ask(&self, id: &str, ask: &mut Ask) {
-        ask.guards.insert(id.to_owned(), self.guard.clone());
+    fn query(&self, id: &str, query: &mut HostQuery) {
+        query.guards.insert(id.to_owned(), self.guard.clone());
     }
 
-    fn observe(&self, id: &str, answer: &Answer) -> Observation {
-        match answer.guard(id) {
+    fn observe(&self, id: &str, result: &QueryResult) -> Observation {
+        match result.guard(id) {
             Ok(guard) if guard.rc == 0 => present([("needed", "no".to_owned())]),
             Ok(guard) if guard.line.is_empty() => present([("needed", "yes".to_owned())]),
             Ok(guard) => present([("needed", format!("yes: {}", guard.line))]),

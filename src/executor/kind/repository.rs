@@ -1,13 +1,13 @@
-//! Package repository: our own definition file, its key by sha256, and the lists brought up to date.
+//! Package repository: our own definition file, its key by sha256, and updated package lists.
 
 use super::download::fetch;
 use super::file::{put, sha256};
-use super::{Answer, Ask, Context, How, Kind, Sum, fields, present};
+use super::{Context, HostQuery, How, Kind, QueryResult, Sum, fields, present};
 use crate::state::{Fields, Observation, PackageRepository};
 use crate::template::quote;
 
 impl PackageRepository {
-    /// The definition says by its form which package manager it is for.
+    /// The package manager that a definition is for, by its format.
     fn is_apt(&self) -> bool {
         self.definition.contains("URIs:")
     }
@@ -22,22 +22,22 @@ impl PackageRepository {
 }
 
 impl Kind for PackageRepository {
-    fn ask(&self, _: &str, ask: &mut Ask) {
-        ask.paths.insert(self.path());
-        ask.sums.insert(self.path(), Sum { sha256: sha256(self.definition.as_bytes()), how: How::Shown });
+    fn query(&self, _: &str, query: &mut HostQuery) {
+        query.paths.insert(self.path());
+        query.sums.insert(self.path(), Sum { sha256: sha256(self.definition.as_bytes()), how: How::Shown });
         if let Some(key) = &self.key {
-            ask.paths.insert(key.path.clone());
-            ask.sums.insert(key.path.clone(), Sum { sha256: key.sha256.clone(), how: How::Stamped });
+            query.paths.insert(key.path.clone());
+            query.sums.insert(key.path.clone(), Sum { sha256: key.sha256.clone(), how: How::Stamped });
         }
     }
 
-    fn observe(&self, _: &str, answer: &Answer) -> Observation {
-        match answer.stat(&self.path()) {
+    fn observe(&self, _: &str, result: &QueryResult) -> Observation {
+        match result.stat(&self.path()) {
             Ok(Some(_)) => {}
             Ok(None) => return Observation::Absent,
             Err(why) => return Observation::Unknown(why),
         }
-        let state = |path: &str| if answer.sums.get(path) == Some(&true) { "as wanted" } else { "differs" };
+        let state = |path: &str| if result.sums.get(path) == Some(&true) { "as wanted" } else { "differs" };
         let key = self.key.as_ref().map_or("none", |key| state(&key.path));
         present([("definition", state(&self.path()).to_owned()), ("key", key.to_owned())])
     }
@@ -51,7 +51,7 @@ impl Kind for PackageRepository {
         let key = self.key.as_ref().map(fetch).unwrap_or_default();
         let file = put(&self.path(), self.definition.as_bytes(), 0o644, "root:root");
         let path = quote(&self.path());
-        // A definition whose lists could not be had is taken away, so that the next run sees that it is to be done again.
+        // A definition whose package lists cannot be fetched is removed, so that the next run tries again.
         let refresh = if self.is_apt() {
             // Only this list: another one that is broken is not our failure. apt exits 0 with an expired key or an
             // unreachable source and goes on with the old lists, so its words decide.

@@ -1,8 +1,8 @@
-//! Kernel setting: live through /proc/sys, at boot through a file of ours; never lowered where that was asked.
+//! Sysctl setting: at runtime through /proc/sys, at boot through our own file; never lowered if so requested.
 
-use super::ask::sysctl_path;
 use super::file::{put, sha256};
-use super::{Answer, Ask, Context, How, Kind, Sum, fields, present};
+use super::query::sysctl_path;
+use super::{Context, HostQuery, How, Kind, QueryResult, Sum, fields, present};
 use crate::state::{Fields, Observation, Sysctl};
 use crate::template::quote;
 
@@ -20,7 +20,7 @@ impl Sysctl {
         self.value.split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
-    /// An admin's larger number is as good as ours.
+    /// A larger number set by an admin is accepted.
     fn suffices(&self, live: &str) -> bool {
         self.raise_only
             && match (live.parse::<u64>(), self.value.parse::<u64>()) {
@@ -31,21 +31,21 @@ impl Sysctl {
 }
 
 impl Kind for Sysctl {
-    fn ask(&self, _: &str, ask: &mut Ask) {
-        ask.sysctls.insert(self.key.clone());
-        ask.paths.insert(self.path());
-        ask.sums.insert(self.path(), Sum { sha256: sha256(self.text().as_bytes()), how: How::Shown });
+    fn query(&self, _: &str, query: &mut HostQuery) {
+        query.sysctls.insert(self.key.clone());
+        query.paths.insert(self.path());
+        query.sums.insert(self.path(), Sum { sha256: sha256(self.text().as_bytes()), how: How::Shown });
     }
 
-    fn observe(&self, _: &str, answer: &Answer) -> Observation {
-        let live = match answer.sysctl(&sysctl_path(&self.key)) {
+    fn observe(&self, _: &str, result: &QueryResult) -> Observation {
+        let live = match result.sysctl(&sysctl_path(&self.key)) {
             Ok(Some(live)) => live,
             Ok(None) => {
                 return present([("live", "(no such setting)".to_owned()), ("at boot", "no".to_owned())]);
             }
             Err(why) => return Observation::Unknown(why),
         };
-        let file = match answer.stat(&self.path()) {
+        let file = match result.stat(&self.path()) {
             Ok(file) => file.is_some(),
             Err(why) => return Observation::Unknown(why),
         };
@@ -54,7 +54,7 @@ impl Kind for Sysctl {
             let at_boot = if file { format!("{} (lowers {live})", self.value()) } else { self.value() };
             return present([("live", self.value()), ("at boot", at_boot)]);
         }
-        let at_boot = match answer.sums.get(&self.path()) {
+        let at_boot = match result.sums.get(&self.path()) {
             Some(true) => self.value(),
             Some(false) => "another".to_owned(),
             None if file => {

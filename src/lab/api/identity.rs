@@ -1,11 +1,7 @@
-//! Who asks, and what they may: client certificates of the cluster's authority, bootstrap tokens, and a coarse
-//! authorization in place of RBAC rules.
+//! Who calls, by client certificates of the cluster's authority, and which join tokens are valid. There is no
+//! authorization but for administrators, since nobody else calls the lab's API.
 
-use super::{
-    kinds::Kind,
-    refusal::Refusal,
-    store::{Store, text},
-};
+use super::{objects::text, store::Store};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::Value;
 
@@ -28,6 +24,11 @@ impl Identity {
     pub fn node(name: &str) -> Self {
         Self { user: format!("system:node:{name}"), groups: vec!["system:nodes".into()] }
     }
+
+    /// Says whether it is an administrator's.
+    pub fn is_admin(&self) -> bool {
+        self.groups.iter().any(|group| group == "system:masters")
+    }
 }
 
 /// What a bootstrap token may be used for.
@@ -39,83 +40,29 @@ pub enum TokenUse {
     Controller,
 }
 
-/// Finds a bootstrap token's Secret and says whether it stands: right secret, right use, not expired.
-pub fn token_stands(store: &Store, token: &str, wanted: TokenUse) -> bool {
+fn field(secret: &Value, name: &str) -> String {
+    let bytes = STANDARD.decode(text(secret, &format!("/data/{name}"))).unwrap_or_default();
+    String::from_utf8(bytes).unwrap_or_default()
+}
+
+/// Finds a bootstrap token's Secret and says whether it is valid: right secret, right use, not expired.
+pub fn is_valid_token(store: &Store, token: &str, wanted: TokenUse) -> bool {
     let Some((id, secret)) = token.split_once('.') else { return false };
     let Some(object) = store.get("secrets", "kube-system", &format!("bootstrap-token-{id}")) else {
         return false;
-    };
-    let field = |name: &str| {
-        let encoded = text(&object, &format!("/data/{name}"));
-        STANDARD.decode(encoded).ok().and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default()
     };
     let usage = match wanted {
         TokenUse::Worker => "usage-bootstrap-authentication",
         TokenUse::Controller => "usage-controller-join",
     };
     object["type"] == "bootstrap.kubernetes.io/token"
-        && field("token-id") == id
-        && field("token-secret") == secret
-        && field(usage) == "true"
-        && !is_over(&object)
+        && field(&object, "token-id") == id
+        && field(&object, "token-secret") == secret
+        && field(&object, usage) == "true"
+        && !is_expired(&object)
 }
 
-/// Says whether a bootstrap token's time is over.
-pub fn is_over(secret: &Value) -> bool {
-    let bytes = STANDARD.decode(text(secret, "/data/expiration")).unwrap_or_default();
-    let expiry = String::from_utf8(bytes).unwrap_or_default();
-    !expiry.is_empty() && expiry.parse::<jiff::Timestamp>().is_ok_and(|until| until <= jiff::Timestamp::now())
-}
-
-/// Returns the identity behind a bearer token.
-pub fn by_token(store: &Store, token: &str) -> Option<Identity> {
-    let (id, _) = token.split_once('.')?;
-    token_stands(store, token, TokenUse::Worker).then(|| Identity {
-        user: format!("system:bootstrap:{id}"),
-        groups: vec!["system:bootstrappers".into(), "system:authenticated".into()],
-    })
-}
-
-/// Refuses what an identity may not do. Administrators may everything; a node reads everything but secrets and writes
-/// what is its own; a bootstrapping worker asks for its certificate.
-pub fn authorize(
-    who: &Identity,
-    verb: &str,
-    kind: &Kind,
-    namespace: &str,
-    name: &str,
-    body: Option<&Value>,
-) -> Result<(), Refusal> {
-    if who.groups.iter().any(|g| g == "system:masters") {
-        return Ok(());
-    }
-    let reads = matches!(verb, "get" | "list" | "watch");
-    let node = who.user.strip_prefix("system:node:");
-    let allowed = match node {
-        Some(_) if reads => kind.id != "secrets" || verb == "get",
-        Some(node) => match kind.id.as_str() {
-            "nodes" => name == node || body.is_some_and(|b| text(b, "/metadata/name") == node),
-            "pods" | "events" => true,
-            "leases.coordination.k8s.io" => namespace == "kube-node-lease",
-            _ => false,
-        },
-        None => {
-            who.groups.iter().any(|g| g == "system:bootstrappers")
-                && kind.id == "certificatesigningrequests.certificates.k8s.io"
-                && (reads || verb == "create")
-        }
-    };
-    if allowed {
-        return Ok(());
-    }
-    let scope = if namespace.is_empty() {
-        "at the cluster scope".to_owned()
-    } else {
-        format!("in the namespace {namespace:?}")
-    };
-    let why = format!(
-        "User {:?} cannot {verb} resource {:?} in API group {:?} {scope}",
-        who.user, kind.plural, kind.group
-    );
-    Err(Refusal::forbidden(kind, name, why))
+fn is_expired(secret: &Value) -> bool {
+    let until = field(secret, "expiration").parse::<jiff::Timestamp>();
+    until.is_ok_and(|until| until <= jiff::Timestamp::now())
 }

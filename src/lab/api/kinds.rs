@@ -1,5 +1,6 @@
 //! Which kinds the API serves: the built-in table, and what CustomResourceDefinitions add.
 
+use super::objects::text;
 use serde_json::Value;
 use std::{collections::HashMap, sync::Arc};
 
@@ -33,21 +34,6 @@ pub struct Version {
     pub name: String,
     /// Whether `/status` is apart from the rest.
     pub status: bool,
-    /// Where `/scale` finds its numbers.
-    pub scale: Option<Scale>,
-    /// The OpenAPI schema, for custom kinds.
-    pub schema: Option<Arc<Value>>,
-}
-
-/// JSON pointers behind the scale subresource.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Scale {
-    /// Wanted replicas.
-    pub spec: String,
-    /// Counted replicas.
-    pub status: String,
-    /// The selector, as text in custom kinds.
-    pub selector: Option<String>,
 }
 
 impl Kind {
@@ -60,284 +46,143 @@ impl Kind {
     pub fn api_version(&self, version: &str) -> String {
         if self.group.is_empty() { version.to_owned() } else { format!("{}/{version}", self.group) }
     }
-
-    /// Returns the subresources of a version and the verbs they take.
-    pub fn subresources(&self, version: &Version) -> Vec<(&'static str, &'static [&'static str])> {
-        const READ_WRITE: &[&str] = &["get", "patch", "update"];
-        let mut found = Vec::new();
-        if version.status {
-            found.push(("status", READ_WRITE));
-        }
-        if version.scale.is_some() {
-            found.push(("scale", READ_WRITE));
-        }
-        match self.id.as_str() {
-            "pods" => {
-                found.push(("binding", &["create"]));
-                found.push(("eviction", &["create"]));
-                found.push(("log", &["get"]));
-            }
-            "namespaces" => found.push(("finalize", &["update"])),
-            _ => {}
-        }
-        found
-    }
 }
 
-const NAMESPACED: u8 = 1;
-const STATUS: u8 = 2;
-const SCALE: u8 = 4;
+/// Served kinds, one a line: `plural.group`, kind, short name, whether in namespaces, whether `/status` is apart.
+const BUILT_IN: &str = "
+configmaps ConfigMap cm namespaced -
+events Event ev namespaced -
+namespaces Namespace ns - status
+nodes Node no - status
+pods Pod po namespaced status
+secrets Secret - namespaced -
+serviceaccounts ServiceAccount sa namespaced -
+services Service svc namespaced status
+customresourcedefinitions.apiextensions.k8s.io CustomResourceDefinition crd - status
+daemonsets.apps DaemonSet ds namespaced status
+deployments.apps Deployment deploy namespaced status
+replicasets.apps ReplicaSet rs namespaced status
+leases.coordination.k8s.io Lease - namespaced -
+endpointslices.discovery.k8s.io EndpointSlice - namespaced -
+runtimeclasses.node.k8s.io RuntimeClass - - -
+poddisruptionbudgets.policy PodDisruptionBudget pdb namespaced status
+clusterrolebindings.rbac.authorization.k8s.io ClusterRoleBinding - - -
+clusterroles.rbac.authorization.k8s.io ClusterRole - - -
+";
 
-/// (group, version, plural, kind, short names, flags)
-type Row = (&'static str, &'static str, &'static str, &'static str, &'static str, u8);
+/// Groups of a real API. What the lab does not serve of them is answered with its name.
+const GROUPS: &str = "admissionregistration.k8s.io apiextensions.k8s.io apiregistration.k8s.io apps authentication.k8s.io \
+    authorization.k8s.io autoscaling batch certificates.k8s.io coordination.k8s.io discovery.k8s.io events.k8s.io \
+    flowcontrol.apiserver.k8s.io networking.k8s.io node.k8s.io policy rbac.authorization.k8s.io resource.k8s.io \
+    scheduling.k8s.io storage.k8s.io";
 
-const BUILT_IN: &[Row] = &[
-    ("", "v1", "configmaps", "ConfigMap", "cm", NAMESPACED),
-    ("", "v1", "endpoints", "Endpoints", "ep", NAMESPACED),
-    ("", "v1", "events", "Event", "ev", NAMESPACED),
-    ("", "v1", "limitranges", "LimitRange", "limits", NAMESPACED),
-    ("", "v1", "namespaces", "Namespace", "ns", STATUS),
-    ("", "v1", "nodes", "Node", "no", STATUS),
-    ("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim", "pvc", NAMESPACED | STATUS),
-    ("", "v1", "persistentvolumes", "PersistentVolume", "pv", STATUS),
-    ("", "v1", "pods", "Pod", "po", NAMESPACED | STATUS),
-    ("", "v1", "resourcequotas", "ResourceQuota", "quota", NAMESPACED | STATUS),
-    ("", "v1", "secrets", "Secret", "", NAMESPACED),
-    ("", "v1", "serviceaccounts", "ServiceAccount", "sa", NAMESPACED),
-    ("", "v1", "services", "Service", "svc", NAMESPACED | STATUS),
-    (
-        "admissionregistration.k8s.io",
-        "v1",
-        "mutatingwebhookconfigurations",
-        "MutatingWebhookConfiguration",
-        "",
-        0,
-    ),
-    (
-        "admissionregistration.k8s.io",
-        "v1",
-        "validatingadmissionpolicies",
-        "ValidatingAdmissionPolicy",
-        "",
-        STATUS,
-    ),
-    (
-        "admissionregistration.k8s.io",
-        "v1",
-        "validatingadmissionpolicybindings",
-        "ValidatingAdmissionPolicyBinding",
-        "",
-        0,
-    ),
-    (
-        "admissionregistration.k8s.io",
-        "v1",
-        "validatingwebhookconfigurations",
-        "ValidatingWebhookConfiguration",
-        "",
-        0,
-    ),
-    (
-        "apiextensions.k8s.io",
-        "v1",
-        "customresourcedefinitions",
-        "CustomResourceDefinition",
-        "crd,crds",
-        STATUS,
-    ),
-    ("apiregistration.k8s.io", "v1", "apiservices", "APIService", "", STATUS),
-    ("apps", "v1", "controllerrevisions", "ControllerRevision", "", NAMESPACED),
-    ("apps", "v1", "daemonsets", "DaemonSet", "ds", NAMESPACED | STATUS),
-    ("apps", "v1", "deployments", "Deployment", "deploy", NAMESPACED | STATUS | SCALE),
-    ("apps", "v1", "replicasets", "ReplicaSet", "rs", NAMESPACED | STATUS | SCALE),
-    ("certificates.k8s.io", "v1", "certificatesigningrequests", "CertificateSigningRequest", "csr", STATUS),
-    ("coordination.k8s.io", "v1", "leases", "Lease", "", NAMESPACED),
-    ("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice", "", NAMESPACED),
-    ("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy", "netpol", NAMESPACED),
-    ("node.k8s.io", "v1", "runtimeclasses", "RuntimeClass", "", 0),
-    ("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget", "pdb", NAMESPACED | STATUS),
-    ("rbac.authorization.k8s.io", "v1", "clusterrolebindings", "ClusterRoleBinding", "", 0),
-    ("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole", "", 0),
-    ("rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding", "", NAMESPACED),
-    ("rbac.authorization.k8s.io", "v1", "roles", "Role", "", NAMESPACED),
-    ("scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", "pc", 0),
-    ("storage.k8s.io", "v1", "csidrivers", "CSIDriver", "", 0),
-    ("storage.k8s.io", "v1", "csinodes", "CSINode", "", 0),
-    ("storage.k8s.io", "v1", "storageclasses", "StorageClass", "sc", 0),
-];
-
-/// Kinds that a real API serves and the lab does not: asked for, they are named instead of missing.
-const NOT_SIMULATED: &[(&str, &str)] = &[
-    ("", "bindings"),
-    ("", "componentstatuses"),
-    ("", "podtemplates"),
-    ("", "replicationcontrollers"),
-    ("apps", "statefulsets"),
-    ("authentication.k8s.io", "selfsubjectreviews"),
-    ("authentication.k8s.io", "tokenreviews"),
-    ("authorization.k8s.io", "localsubjectaccessreviews"),
-    ("authorization.k8s.io", "selfsubjectaccessreviews"),
-    ("authorization.k8s.io", "selfsubjectrulesreviews"),
-    ("authorization.k8s.io", "subjectaccessreviews"),
-    ("autoscaling", "horizontalpodautoscalers"),
-    ("batch", "cronjobs"),
-    ("batch", "jobs"),
-    ("events.k8s.io", "events"),
-    ("flowcontrol.apiserver.k8s.io", "flowschemas"),
-    ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations"),
-    ("networking.k8s.io", "ingressclasses"),
-    ("networking.k8s.io", "ingresses"),
-    ("networking.k8s.io", "ipaddresses"),
-    ("networking.k8s.io", "servicecidrs"),
-    ("resource.k8s.io", "deviceclasses"),
-    ("resource.k8s.io", "resourceclaims"),
-    ("resource.k8s.io", "resourceclaimtemplates"),
-    ("resource.k8s.io", "resourceslices"),
-    ("storage.k8s.io", "csistoragecapacities"),
-    ("storage.k8s.io", "volumeattachments"),
-];
-
-/// Says whether a real API serves this kind and the lab does not.
-pub fn is_left_out(group: &str, plural: &str) -> bool {
-    NOT_SIMULATED.contains(&(group, plural))
+/// Says whether a group is one of a real API's own.
+pub(super) fn is_built_in(group: &str) -> bool {
+    group.is_empty() || GROUPS.split(' ').any(|other| other == group)
 }
 
 /// The kinds served now.
 #[derive(Clone, Debug)]
-pub struct Kinds {
+pub(super) struct Kinds {
     all: HashMap<String, Arc<Kind>>,
 }
 
 impl Kinds {
     /// Returns the built-in kinds.
-    pub fn built_in() -> Self {
-        let all = BUILT_IN
-            .iter()
-            .map(|(group, version, plural, kind, short, flags)| {
-                let scale = (flags & SCALE != 0).then(|| Scale {
-                    spec: "/spec/replicas".into(),
-                    status: "/status/replicas".into(),
-                    selector: None,
-                });
-                let version =
-                    Version { name: (*version).into(), status: flags & STATUS != 0, scale, schema: None };
-                let id = id(group, plural);
-                let kind = Kind {
-                    group: (*group).into(),
-                    plural: (*plural).into(),
-                    singular: kind.to_lowercase(),
-                    kind: (*kind).into(),
-                    id: id.clone(),
-                    namespaced: flags & NAMESPACED != 0,
-                    short_names: short.split(',').filter(|s| !s.is_empty()).map(str::to_owned).collect(),
-                    versions: vec![version],
-                    custom: false,
-                };
-                (id, Arc::new(kind))
-            })
-            .collect();
-        Self { all }
+    pub(super) fn built_in() -> Self {
+        let mut this = Self { all: HashMap::new() };
+        for line in BUILT_IN.lines() {
+            let [id, kind, short, namespaced, status] = line.split(' ').collect::<Vec<_>>()[..] else {
+                continue;
+            };
+            let (plural, group) = id.split_once('.').unwrap_or((id, ""));
+            this.add(Kind {
+                group: group.to_owned(),
+                plural: plural.to_owned(),
+                singular: kind.to_lowercase(),
+                kind: kind.to_owned(),
+                id: id.to_owned(),
+                namespaced: namespaced == "namespaced",
+                short_names: Some(short).filter(|s| *s != "-").map(str::to_owned).into_iter().collect(),
+                versions: vec![Version { name: "v1".to_owned(), status: status == "status" }],
+                custom: false,
+            });
+        }
+        this
     }
 
     /// Returns a kind by group and plural.
-    pub fn find(&self, group: &str, plural: &str) -> Option<Arc<Kind>> {
-        self.all.get(&id(group, plural)).cloned()
+    pub(super) fn find(&self, group: &str, plural: &str) -> Option<Arc<Kind>> {
+        self.by_id(&id(group, plural))
     }
 
     /// Says whether anything of a group is served, or would be by a real API.
-    pub fn serves(&self, group: &str) -> bool {
-        self.all.values().any(|kind| kind.group == group) || NOT_SIMULATED.iter().any(|(g, _)| *g == group)
+    pub(super) fn serves(&self, group: &str) -> bool {
+        is_built_in(group) || self.all.values().any(|kind| kind.group == group)
     }
 
     /// Returns a kind by `plural.group`.
-    pub fn by_id(&self, id: &str) -> Option<Arc<Kind>> {
+    pub(super) fn by_id(&self, id: &str) -> Option<Arc<Kind>> {
         self.all.get(id).cloned()
     }
 
     /// Returns all kinds, by group and plural.
-    pub fn sorted(&self) -> Vec<Arc<Kind>> {
+    pub(super) fn sorted(&self) -> Vec<Arc<Kind>> {
         let mut all: Vec<_> = self.all.values().cloned().collect();
         all.sort_by(|a, b| (&a.group, &a.plural).cmp(&(&b.group, &b.plural)));
         all
     }
 
     /// Serves a kind, or its new definition.
-    pub fn add(&mut self, kind: Kind) {
+    pub(super) fn add(&mut self, kind: Kind) {
         self.all.insert(kind.id.clone(), Arc::new(kind));
     }
 
-    /// Serves a custom kind no more.
-    pub fn remove(&mut self, id: &str) {
+    /// Stops serving a custom kind.
+    pub(super) fn remove(&mut self, id: &str) {
         self.all.remove(id);
     }
 }
 
-fn id(group: &str, plural: &str) -> String {
+/// Returns `plural.group`.
+pub(super) fn id(group: &str, plural: &str) -> String {
     if group.is_empty() { plural.to_owned() } else { format!("{plural}.{group}") }
 }
 
 /// Reads a kind out of a CustomResourceDefinition; `None` when it serves nothing.
-pub fn from_definition(definition: &Value) -> Option<Kind> {
+pub(super) fn from_definition(definition: &Value) -> Option<Kind> {
     let spec = definition.get("spec")?;
-    let text = |pointer: &str| spec.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let mut versions: Vec<_> = spec
-        .get("versions")?
+    let mut versions: Vec<_> = spec["versions"]
         .as_array()?
         .iter()
-        .filter(|v| v["served"] == Value::Bool(true))
-        .map(|v| Version {
-            name: v["name"].as_str().unwrap_or_default().to_owned(),
-            status: v.pointer("/subresources/status").is_some(),
-            scale: v.pointer("/subresources/scale").map(|scale| {
-                let pointer = |key: &str| scale[key].as_str().map(|path| path.replace('.', "/"));
-                Scale {
-                    spec: pointer("specReplicasPath").unwrap_or_default(),
-                    status: pointer("statusReplicasPath").unwrap_or_default(),
-                    selector: pointer("labelSelectorPath"),
-                }
-            }),
-            schema: v.pointer("/schema/openAPIV3Schema").map(|s| Arc::new(s.clone())),
-        })
+        .filter(|v| v["served"] == true)
+        .map(|v| Version { name: text(v, "/name"), status: v.pointer("/subresources/status").is_some() })
         .collect();
-    if versions.is_empty() {
-        return None;
-    }
     versions.sort_by_key(|v| std::cmp::Reverse(age(&v.name)));
-    let (group, plural) = (text("/group"), text("/names/plural"));
-    let kind = text("/names/kind");
-    let singular = match text("/names/singular") {
-        empty if empty.is_empty() => kind.to_lowercase(),
-        singular => singular,
-    };
-    Some(Kind {
+    let (group, plural) = (text(spec, "/group"), text(spec, "/names/plural"));
+    let short_names = spec.pointer("/names/shortNames").and_then(Value::as_array);
+    (!versions.is_empty()).then(|| Kind {
         id: id(&group, &plural),
         group,
         plural,
-        singular,
-        kind,
-        namespaced: text("/scope") == "Namespaced",
-        short_names: spec
-            .pointer("/names/shortNames")
-            .and_then(Value::as_array)
-            .map(|all| all.iter().filter_map(Value::as_str).map(str::to_owned).collect())
-            .unwrap_or_default(),
+        singular: text(spec, "/names/singular"),
+        kind: text(spec, "/names/kind"),
+        namespaced: text(spec, "/scope") == "Namespaced",
+        short_names: short_names.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect(),
         versions,
         custom: true,
     })
 }
 
 /// Orders versions as Kubernetes does: stable before beta before alpha, then the higher number.
-pub fn age(version: &str) -> (u8, u32, u32) {
-    let digits = |text: &str| text.chars().take_while(char::is_ascii_digit).collect::<String>();
+pub(super) fn age(version: &str) -> (u8, u32, u32) {
     let rest = version.strip_prefix('v').unwrap_or(version);
-    let major = digits(rest);
-    let tail = &rest[major.len()..];
-    let (level, minor) = if let Some(n) = tail.strip_prefix("beta") {
-        (1, n)
-    } else if let Some(n) = tail.strip_prefix("alpha") {
-        (0, n)
+    let (major, level, minor) = if let Some((major, minor)) = rest.split_once("beta") {
+        (major, 1, minor)
+    } else if let Some((major, minor)) = rest.split_once("alpha") {
+        (major, 0, minor)
     } else {
-        (2, "")
+        (rest, 2, "")
     };
     (level, major.parse().unwrap_or(0), minor.parse().unwrap_or(0))
 }

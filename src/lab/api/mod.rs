@@ -1,39 +1,39 @@
-//! The API stand-in: one unstructured store that speaks enough of the Kubernetes API for everything `provision` sends,
-//! and answers 501 with its name to what it does not simulate.
+//! The API stand-in: one unstructured store that speaks as much of the Kubernetes API as `provision` sends, and `kubectl`
+//! through `provision tunnel` (get, describe, apply, edit, delete), and answers 501 with its name to everything else. It
+//! is frozen: who needs more runs the lab on a real kube-apiserver.
 //!
 //! [`Store`] holds the objects, [`serve_connection`] and [`Api`] speak HTTP/1.1 to them, [`housekeeping`] does what a
-//! real control plane does by itself. RBAC objects are stored and have no effect: see [`Identity`].
+//! real control plane does by itself. RBAC objects and the schemas of definitions are stored and have no effect;
+//! defaults are filled in only where something here reads them.
 
 mod defaults;
 mod discovery;
+mod errors;
 mod fields;
 pub mod housekeeping;
 mod http;
 mod identity;
-mod invalid;
 mod kinds;
 mod managed;
+mod merging;
+mod objects;
 mod patch;
-mod refusal;
+mod reference;
 mod remove;
-mod schema;
+mod request;
 mod selector;
 mod serve;
-mod services;
-mod shape;
 mod store;
-mod subresource;
 mod tls;
+mod validate;
 mod watch;
 mod write;
 
-pub use self::http::{Body, json_answer, text_answer};
-pub use identity::{Identity, TokenUse, token_stands};
-pub use kinds::{Kind, Version};
-pub use refusal::{FieldError, Refusal};
-pub use remove::{Removal, Removed};
-pub use selector::LabelSelector;
+pub use self::http::{Body, json_answer};
+pub use errors::{ApiError, FieldError};
+pub use identity::{Identity, TokenUse, is_valid_token};
+pub use objects::{condition, now, text};
 pub use serve::{Api, serve_connection};
-pub use store::{Gate, Store, condition, now, suffix, text, uuid};
-pub use tls::{Authority, AuthorityError, Credential, Pair, kubeconfig};
-pub use write::{Options, Patch, Place};
+pub use store::{Action, Change, Store};
+pub use tls::{Authority, AuthorityError, Pair, kubeconfig};
+pub use write::{Options, Patch};

@@ -55,6 +55,6 @@ where
 {
     let service = Service { store, version: version.to_owned(), caller };
     let answer = service_fn(move |request| service.clone().answer(request));
-    // A client that goes away in the middle is no failure of ours.
+    // A client that disconnects early is not an error.
     let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
 }

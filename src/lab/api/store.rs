@@ -4,13 +4,13 @@
 
 use super::{
     kinds::{Kind, Kinds, from_definition},
-    refusal::Refusal,
+    objects::{condition, text},
 };
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -18,8 +18,6 @@ use tokio::sync::watch;
 
 /// How many changes a watch may lag behind before it is told that its version is too old.
 const REMEMBERED_CHANGES: usize = 4096;
-/// How many lines of a container's log are kept.
-const LOG_LINES: usize = 200;
 
 /// What happened to an object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,7 +35,7 @@ pub enum Action {
 pub struct Change {
     /// The store's revision after it.
     pub revision: u64,
-    /// The object's kind, as [`Kind::id`].
+    /// The object's kind, as `Kind::id`.
     pub kind: String,
     /// What happened.
     pub action: Action,
@@ -47,16 +45,11 @@ pub struct Change {
     pub before: Option<Arc<Value>>,
 }
 
-/// A check of custom objects before they are written, as a webhook makes them.
-pub type Gate = Box<dyn Fn(&Store, &Kind, &Value) -> Result<(), Refusal> + Send + Sync>;
-
 /// The store.
 pub struct Store {
     inner: Mutex<Inner>,
     revision: watch::Sender<u64>,
-    gates: RwLock<Vec<Gate>>,
     quorum: AtomicBool,
-    logs: Mutex<HashMap<(String, String), VecDeque<String>>>,
 }
 
 pub(super) struct Inner {
@@ -64,10 +57,6 @@ pub(super) struct Inner {
     objects: HashMap<String, BTreeMap<(String, String), Arc<Value>>>,
     pub(super) revision: u64,
     log: VecDeque<Change>,
-    /// Host part of the next cluster IP.
-    pub(super) next_ip: u32,
-    /// First three octets of the service network.
-    pub(super) service_net: [u8; 4],
 }
 
 impl Default for Store {
@@ -79,34 +68,27 @@ impl Default for Store {
 impl Store {
     /// Returns an empty store that serves the built-in kinds.
     pub fn new() -> Self {
-        let inner = Inner {
-            kinds: Kinds::built_in(),
-            objects: HashMap::new(),
-            revision: 1,
-            log: VecDeque::new(),
-            next_ip: 10,
-            service_net: [10, 96, 0, 0],
-        };
-        Self {
-            inner: Mutex::new(inner),
-            revision: watch::channel(1).0,
-            gates: RwLock::new(Vec::new()),
-            quorum: AtomicBool::new(true),
-            logs: Mutex::new(HashMap::new()),
-        }
+        let inner =
+            Inner { kinds: Kinds::built_in(), objects: HashMap::new(), revision: 1, log: VecDeque::new() };
+        Self { inner: Mutex::new(inner), revision: watch::channel(1).0, quorum: AtomicBool::new(true) }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells those who wait that the revision moved. Called after each write, without the lock.
-    pub(super) fn announce(&self, revision: u64) {
+    /// Changes something under the lock, and then tells those who wait that the revision moved.
+    pub(super) fn change<T>(&self, work: impl FnOnce(&mut Inner) -> T) -> T {
+        let mut inner = self.lock();
+        let result = work(&mut inner);
+        let revision = inner.revision;
+        drop(inner);
         self.revision.send_if_modified(|known| {
             let newer = revision > *known;
             *known = revision.max(*known);
             newer
         });
+        result
     }
 
     /// Returns what wakes when something changes.
@@ -117,25 +99,6 @@ impl Store {
     /// Returns the current revision.
     pub fn revision(&self) -> u64 {
         self.lock().revision
-    }
-
-    /// Sets the network that cluster IPs come from.
-    pub fn set_service_network(&self, net: [u8; 4]) {
-        self.lock().service_net = net;
-    }
-
-    /// Adds a check of custom objects.
-    pub fn add_gate(&self, gate: Gate) {
-        self.gates.write().unwrap_or_else(PoisonError::into_inner).push(gate);
-    }
-
-    pub(super) fn check_gates(&self, kind: &Kind, object: &Value) -> Result<(), Refusal> {
-        let gates = self.gates.read().unwrap_or_else(PoisonError::into_inner);
-        gates.iter().try_for_each(|gate| gate(self, kind, object))
-    }
-
-    pub(super) fn has_gates(&self) -> bool {
-        !self.gates.read().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     /// Says whether etcd has a quorum; without one every request fails.
@@ -163,7 +126,7 @@ impl Store {
         self.lock().kinds.sorted()
     }
 
-    /// Returns an object; `kind` is [`Kind::id`].
+    /// Returns an object; `kind` is `Kind::id`.
     pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<Arc<Value>> {
         self.lock().get(kind, namespace, name)
     }
@@ -184,30 +147,41 @@ impl Store {
         (inner.list(kind, namespace), inner.revision)
     }
 
-    /// Returns a list as it was at a revision; `Err` is the oldest one that can be told.
-    pub(super) fn snapshot_at(
-        &self,
-        kind: &str,
-        namespace: Option<&str>,
-        revision: u64,
-    ) -> Result<Vec<Arc<Value>>, u64> {
+    /// Returns all changes after a revision, and the revision they reach.
+    pub fn changes_after(&self, revision: u64) -> (Vec<Change>, u64) {
         let inner = self.lock();
-        let oldest = inner.oldest();
-        if revision < oldest {
-            return Err(oldest);
+        let start = inner.log.partition_point(|c| c.revision <= revision);
+        (inner.log.range(start..).cloned().collect(), inner.revision)
+    }
+
+    /// Puts what another API has in the place of what is here, by kind, unless something has changed since a revision.
+    pub fn load(&self, lists: Vec<(&str, Vec<Value>)>, revision: u64) -> bool {
+        let mut inner = self.lock();
+        if inner.revision != revision {
+            return false;
         }
-        let place = |o: &Value| (text(o, "/metadata/namespace"), text(o, "/metadata/name"));
-        let mut found: BTreeMap<_, _> =
-            inner.list(kind, namespace).into_iter().map(|o| (place(&o), o)).collect();
-        let later = inner.log.iter().rev().take_while(|c| c.revision > revision);
-        for change in later.filter(|c| c.kind == kind) {
-            let at = place(&change.object);
-            match &change.before {
-                Some(before) if namespace.is_none_or(|n| n == at.0) => found.insert(at, before.clone()),
-                _ => found.remove(&at),
-            };
+        for (id, items) in lists {
+            let Some(kind) = inner.kinds.by_id(id) else { continue };
+            let key = |o: &Value| (text(o, "/metadata/namespace"), text(o, "/metadata/name"));
+            let mut objects = BTreeMap::new();
+            for mut object in items {
+                object["kind"] = Value::String(kind.kind.clone());
+                inner.serve_definition(&kind, &object);
+                objects.insert(key(&object), Arc::new(object));
+            }
+            inner.objects.insert(id.to_owned(), objects);
         }
-        Ok(found.into_values().collect())
+        true
+    }
+
+    /// Returns the path of an object, or without a name of its collection; `None` while its kind is not served.
+    pub fn path(&self, id: &str, namespace: &str, name: &str) -> Option<String> {
+        let kind = self.lock().kinds.by_id(id)?;
+        let version = kind.api_version(&kind.versions.first()?.name);
+        let root = if kind.group.is_empty() { "api" } else { "apis" };
+        let inside = if namespace.is_empty() { String::new() } else { format!("/namespaces/{namespace}") };
+        let path = format!("/{root}/{version}{inside}/{}/{name}", kind.plural);
+        Some(path.trim_end_matches('/').to_owned())
     }
 
     /// Forgets the past, as an API server does that starts anew: its cache begins with what is there then.
@@ -225,29 +199,6 @@ impl Store {
         let start = inner.log.partition_point(|c| c.revision <= revision);
         let found = inner.log.range(start..).filter(|c| c.kind == kind).cloned().collect();
         Ok((found, inner.revision))
-    }
-
-    /// Adds a line to a pod's log.
-    pub fn log(&self, namespace: &str, pod: &str, line: impl Into<String>) {
-        let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
-        let lines = logs.entry((namespace.to_owned(), pod.to_owned())).or_default();
-        if lines.len() >= LOG_LINES {
-            lines.pop_front();
-        }
-        lines.push_back(line.into());
-    }
-
-    /// Returns a pod's log.
-    pub fn logs(&self, namespace: &str, pod: &str) -> Vec<String> {
-        let logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
-        logs.get(&(namespace.to_owned(), pod.to_owned()))
-            .map(|l| l.iter().cloned().collect())
-            .unwrap_or_default()
-    }
-
-    pub(super) fn forget_logs(&self, namespace: &str, pod: &str) {
-        let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
-        logs.remove(&(namespace.to_owned(), pod.to_owned()));
     }
 }
 
@@ -282,13 +233,18 @@ impl Inner {
         let before = self.objects.entry(kind.id.clone()).or_default().insert(key, object.clone());
         let action = if before.is_some() { Action::Modified } else { Action::Added };
         self.record(kind, action, object.clone(), before);
+        self.serve_definition(kind, &object);
+        object
+    }
+
+    /// Serves the kind of a definition that is established.
+    fn serve_definition(&mut self, kind: &Kind, object: &Value) {
         if kind.id == "customresourcedefinitions.apiextensions.k8s.io"
-            && condition(&object, "Established")
-            && let Some(kind) = from_definition(&object)
+            && condition(object, "Established")
+            && let Some(kind) = from_definition(object)
         {
             self.kinds.add(kind);
         }
-        object
     }
 
     /// Takes an object away and records it.
@@ -321,35 +277,4 @@ impl Inner {
         }
         self.log.push_back(Change { revision: self.revision, kind: kind.id.clone(), action, object, before });
     }
-}
-
-/// Returns the text at a JSON pointer, or nothing.
-pub fn text(object: &Value, pointer: &str) -> String {
-    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned()
-}
-
-/// Says whether a condition of an object is True.
-pub fn condition(object: &Value, name: &str) -> bool {
-    let conditions = object.pointer("/status/conditions").and_then(Value::as_array);
-    conditions.is_some_and(|all| all.iter().any(|c| c["type"] == name && c["status"] == "True"))
-}
-
-/// Returns now as Kubernetes writes it, to the second.
-pub fn now() -> String {
-    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
-}
-
-/// Returns a random version-4 UUID.
-pub fn uuid() -> String {
-    let mut bytes: [u8; 16] = rand::random();
-    bytes[6] = (bytes[6] & 0x0f) | 0x40;
-    bytes[8] = (bytes[8] & 0x3f) | 0x80;
-    let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
-}
-
-/// Returns random letters and digits as Kubernetes appends them to names.
-pub fn suffix(length: usize) -> String {
-    const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-    (0..length).map(|_| char::from(ALPHABET[rand::random_range(0..ALPHABET.len())])).collect()
 }

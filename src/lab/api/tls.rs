@@ -9,8 +9,8 @@ use rcgen::{
 use rustls::{
     DigitallySignedStruct, DistinguishedName as Hint, Error, SignatureScheme,
     client::danger::HandshakeSignatureValid,
-    crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime},
+    crypto::{WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 use std::{
@@ -30,7 +30,7 @@ pub enum AuthorityError {
     Tls(#[from] rustls::Error),
 }
 
-/// A certificate authority that remembers whom it vouched for.
+/// A certificate authority that remembers whose certificates it signed.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: String,
@@ -96,14 +96,13 @@ impl Authority {
         Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
     }
 
-    /// Returns whom a client certificate belongs to; none for one of another authority.
+    /// Returns the owner of a client certificate; `None` for one of another authority.
     pub fn whose(&self, certificate: &CertificateDer<'_>) -> Option<Identity> {
         self.issued.read().unwrap_or_else(PoisonError::into_inner).get(certificate.as_ref()).cloned()
     }
 
-    /// Returns what serves TLS under these names and addresses. Client certificates are asked for, not demanded: a
-    /// real API answers 401 to a stranger, not with an alert.
-    pub fn server(&self, names: &[String]) -> Result<Arc<rustls::ServerConfig>, AuthorityError> {
+    /// Makes a server certificate for these names and addresses.
+    pub fn server_pair(&self, names: &[String]) -> Result<Pair, AuthorityError> {
         let mut params = CertificateParams::new(names.to_vec())?;
         valid(&mut params, DAYS.1);
         params.distinguished_name = named("kubernetes", None);
@@ -112,12 +111,21 @@ impl Authority {
         params.use_authority_key_identifier_extension = true;
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
+        Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
+    }
+
+    /// Returns what serves TLS under these names and addresses. Client certificates are asked for, not demanded: a
+    /// real API answers 401 to a stranger, not with an alert.
+    pub fn server(&self, names: &[String]) -> Result<Arc<rustls::ServerConfig>, AuthorityError> {
+        let pair = self.server_pair(names)?;
         let provider = Arc::new(ring::default_provider());
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let unreadable = |_| rustls::Error::General("a PEM file of our own cannot be read".to_owned());
+        let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).map_err(unreadable)?;
+        let certificate = CertificateDer::from_pem_slice(pair.certificate.as_bytes()).map_err(unreadable)?;
         let mut config = rustls::ServerConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()?
-            .with_client_cert_verifier(Arc::new(AnyClient { provider }))
-            .with_single_cert(vec![certificate.der().clone()], key)?;
+            .with_client_cert_verifier(Arc::new(AnyClient(provider.signature_verification_algorithms)))
+            .with_single_cert(vec![certificate], key)?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Arc::new(config))
     }
@@ -132,11 +140,9 @@ fn named(name: &str, organization: Option<&str>) -> DistinguishedName {
     found
 }
 
-/// Checks that a client holds the key of the certificate it shows; whose it is, the authority's memory says.
+/// Checks that a client holds the key of its certificate; the authority knows the owner.
 #[derive(Debug)]
-struct AnyClient {
-    provider: Arc<CryptoProvider>,
-}
+struct AnyClient(WebPkiSupportedAlgorithms);
 
 impl ClientCertVerifier for AnyClient {
     fn client_auth_mandatory(&self) -> bool {
@@ -162,12 +168,7 @@ impl ClientCertVerifier for AnyClient {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(
-            message,
-            certificate,
-            signature,
-            &self.provider.signature_verification_algorithms,
-        )
+        verify_tls12_signature(message, certificate, signature, &self.0)
     }
 
     fn verify_tls13_signature(
@@ -176,49 +177,22 @@ impl ClientCertVerifier for AnyClient {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.provider.signature_verification_algorithms,
-        )
+        verify_tls13_signature(message, certificate, signature, &self.0)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.0.supported_schemes()
     }
 }
 
-/// What a kubeconfig authenticates with.
-#[derive(Clone, Debug)]
-pub enum Credential {
-    /// A client certificate.
-    Certificate(Pair),
-    /// A bearer token.
-    Token(String),
-}
-
 /// Returns a kubeconfig as k0s writes it.
-pub fn kubeconfig(
-    ca: &str,
-    server: &str,
-    cluster: &str,
-    context: &str,
-    user: &str,
-    credential: &Credential,
-) -> String {
-    let secret = match credential {
-        Credential::Certificate(pair) => format!(
-            "    client-certificate-data: {}\n    client-key-data: {}\n",
-            STANDARD.encode(&pair.certificate),
-            STANDARD.encode(&pair.key)
-        ),
-        Credential::Token(token) => format!("    token: {token}\n"),
-    };
+pub fn kubeconfig(ca: &str, server: &str, cluster: &str, context: &str, user: &str, pair: &Pair) -> String {
     format!(
         "apiVersion: v1\nclusters:\n- cluster:\n    certificate-authority-data: {}\n    server: {server}\n  name: {cluster}\n\
          contexts:\n- context:\n    cluster: {cluster}\n    user: {user}\n  name: {context}\n\
-         current-context: {context}\nkind: Config\nusers:\n- name: {user}\n  user:\n{secret}",
-        STANDARD.encode(ca)
+         current-context: {context}\nkind: Config\nusers:\n- name: {user}\n  user:\n    client-certificate-data: {}\n    client-key-data: {}\n",
+        STANDARD.encode(ca),
+        STANDARD.encode(&pair.certificate),
+        STANDARD.encode(&pair.key)
     )
 }

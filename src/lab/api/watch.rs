@@ -1,15 +1,15 @@
 //! Watches: what happened since a version, then what happens, one JSON line an event.
 
 use super::{
-    http::{Ask, Body},
+    errors::ApiError,
     kinds::Kind,
-    refusal::Refusal,
+    objects::text,
+    request::ResourceRequest,
     selector::{FieldSelector, LabelSelector},
-    store::{Action, Change, Store, text},
+    store::{Action, Change, Store},
 };
 use bytes::Bytes;
-use http::{Response, header};
-use http_body_util::{BodyExt, StreamBody};
+use http_body_util::StreamBody;
 use hyper::body::Frame;
 use serde_json::{Value, json};
 use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
@@ -19,11 +19,10 @@ use tokio::{sync::watch, time::Instant};
 const DEFAULT_LIFE: Duration = Duration::from_secs(30 * 60);
 
 /// A watch on a kind.
-pub struct Watch {
+pub(super) struct Watch {
     store: Arc<Store>,
     kind: Arc<Kind>,
     version: String,
-    partial: bool,
     namespace: String,
     labels: LabelSelector,
     fields: FieldSelector,
@@ -36,63 +35,51 @@ pub struct Watch {
 
 impl Watch {
     /// Starts a watch: with no version, or version 0, from what is there now.
-    pub fn new(store: Arc<Store>, ask: &Ask) -> Result<Self, Refusal> {
-        let labels = LabelSelector::parse(ask.query("labelSelector"))?;
-        let mut fields = ask.query("fieldSelector").to_owned();
-        if !ask.name.is_empty() {
-            fields = format!("metadata.name={}", ask.name);
-        }
-        let life = ask.query("timeoutSeconds").parse().map_or(DEFAULT_LIFE, Duration::from_secs);
+    pub(super) fn new(store: Arc<Store>, request: &ResourceRequest) -> Result<Self, ApiError> {
+        let labels = LabelSelector::parse(request.query("labelSelector"))?;
+        let fields = match request.at.name.as_str() {
+            "" => request.query("fieldSelector").to_owned(),
+            name => format!("metadata.name={name}"),
+        };
+        let life = request.query("timeoutSeconds").parse().map_or(DEFAULT_LIFE, Duration::from_secs);
         let mut watch = Self {
             changes: store.changes(),
-            kind: ask.kind.clone(),
-            version: ask.version.name.clone(),
-            partial: ask.accept.contains("as=PartialObjectMetadata"),
-            namespace: ask.namespace.clone(),
+            kind: request.at.kind.clone(),
+            version: request.at.version.name.clone(),
+            namespace: request.at.namespace.clone(),
             labels,
-            fields: FieldSelector::of(&ask.kind, &fields)?,
+            fields: FieldSelector::parse(&fields)?,
             revision: 0,
             until: Instant::now() + life,
             pending: VecDeque::new(),
             ended: false,
             store,
         };
-        let asked = ask.query("resourceVersion");
-        let initial = ask.query("sendInitialEvents") == "true";
-        watch.revision = match asked {
-            "" | "0" => watch.begin(initial),
-            _ if initial => watch.begin(true),
+        if request.query("sendInitialEvents") == "true" {
+            return Err(ApiError::not_simulated("watches with sendInitialEvents"));
+        }
+        watch.revision = match request.query("resourceVersion") {
+            "" | "0" => watch.begin(),
             version => version.parse().map_err(|_| {
-                // As the real one has it: nobody's fault but the server's.
+                // As the real API answers.
                 let why = format!("strconv.ParseUint: parsing {version:?}: invalid syntax");
-                Refusal::unexplained(format!("resourceVersion: Invalid value: {version:?}: {why}"))
+                ApiError::unexplained(format!("resourceVersion: Invalid value: {version:?}: {why}"))
             })?,
         };
         Ok(watch)
     }
 
-    /// Queues what is there now, and the bookmark that ends it when asked for.
-    fn begin(&mut self, bookmark: bool) -> u64 {
+    /// Queues what is there now.
+    fn begin(&mut self) -> u64 {
         let namespace = (!self.namespace.is_empty()).then_some(self.namespace.as_str());
         let (found, revision) = self.store.snapshot(&self.kind.id, namespace);
         let selected = found.iter().filter(|o| self.selects(o));
         let events: Vec<_> = selected.map(|o| json!({"type": "ADDED", "object": self.present(o)})).collect();
         self.pending.extend(events);
-        if bookmark {
-            self.pending.push_back(json!({"type": "BOOKMARK", "object": {
-                "kind": self.kind.kind, "apiVersion": self.kind.api_version(&self.version),
-                "metadata": {"resourceVersion": revision.to_string(),
-                    "annotations": {"k8s.io/initial-events-end": "true"}},
-            }}));
-        }
         revision
     }
 
     fn present(&self, object: &Value) -> Value {
-        if self.partial {
-            let metadata = &object["metadata"];
-            return json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata});
-        }
         let mut object = object.clone();
         object["apiVersion"] = json!(self.kind.api_version(&self.version));
         object
@@ -134,8 +121,8 @@ impl Watch {
             match self.store.since(&self.kind.id, self.revision) {
                 Err(oldest) => {
                     self.ended = true;
-                    let refusal = Refusal::expired(self.revision, oldest);
-                    return Some(json!({"type": "ERROR", "object": refusal.body()}));
+                    let error = ApiError::expired(self.revision, oldest);
+                    return Some(json!({"type": "ERROR", "object": error.body()}));
                 }
                 Ok((changes, revision)) => {
                     self.revision = revision.max(self.revision);
@@ -157,14 +144,15 @@ impl Watch {
     }
 }
 
-/// Returns the streaming answer of a watch.
-pub fn answer(watch: Watch) -> Result<Response<Body>, Refusal> {
+/// What a watch sends.
+pub(super) type Events = StreamBody<futures::stream::BoxStream<'static, Result<Frame<Bytes>, Infallible>>>;
+
+/// Returns the body of a watch's answer.
+pub(super) fn events(watch: Watch) -> Events {
     let stream = futures::stream::unfold(watch, |mut watch| async move {
         let event = watch.next().await?;
         let line = Bytes::from(format!("{event}\n"));
-        Some((Ok::<_, Infallible>(Frame::data(line)), watch))
+        Some((Ok(Frame::data(line)), watch))
     });
-    let mut response = Response::new(StreamBody::new(stream).boxed_unsync());
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
-    Ok(response)
+    StreamBody::new(Box::pin(stream))
 }

@@ -1,11 +1,11 @@
 //! The cluster as its machines see it: controllers and workers start, stop and are reached.
 
-use super::spec::{ClusterSpec, ControllerFiles, ControllerStart, KubeletConf, WorkerStart};
-use super::workloads;
+use super::control_plane::ControlPlane;
+use super::spec::{ClusterSpec, ControllerStart, Files, WorkerStart};
+use super::{mirror, workloads};
 use crate::event::Events;
-use crate::lab::api::{
-    self, Api, Authority, Credential, Identity, Store, TokenUse, kubeconfig, token_stands,
-};
+use crate::lab::api::{self, Api, Authority, Identity, Store, TokenUse, is_valid_token, kubeconfig};
+use crate::lab::machine::{CPUS, MEMORY_KIB};
 use base64::Engine as _;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +20,8 @@ const BUFFER: usize = 256 << 10;
 /// A simulated k0s cluster. Dropping it ends everything it runs.
 pub struct Cluster {
     spec: ClusterSpec,
+    /// The real one, where there is one.
+    control_plane: Option<ControlPlane>,
     inner: Mutex<Inner>,
     tasks: Mutex<JoinSet<()>>,
 }
@@ -44,7 +46,20 @@ impl Inner {
 impl Cluster {
     /// Returns a cluster with nothing running. Must be called inside a tokio runtime.
     pub fn new(spec: ClusterSpec, _: Events) -> Self {
-        Self { spec, inner: Mutex::default(), tasks: Mutex::new(JoinSet::new()) }
+        Self { spec, control_plane: None, inner: Mutex::default(), tasks: Mutex::new(JoinSet::new()) }
+    }
+
+    /// Returns the cluster on a real control plane, if there is one.
+    #[must_use]
+    pub fn on(self, control_plane: Option<ControlPlane>) -> Self {
+        Self { control_plane, ..self }
+    }
+
+    /// Ends what runs outside of this process.
+    pub async fn end(&self) {
+        if let Some(control_plane) = &self.control_plane {
+            control_plane.end().await;
+        }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -59,28 +74,28 @@ impl Cluster {
 
     /// Makes the control plane that the first controller brings.
     fn begin(&self) -> Result<Api, String> {
-        let authority = Arc::new(Authority::new().map_err(|e| e.to_string())?);
-        let mut names: Vec<String> =
-            ["kubernetes", "kubernetes.default", "localhost", "127.0.0.1"].map(str::to_owned).to_vec();
-        names.extend(self.spec.hosts.values().flat_map(|h| h.addresses.clone()));
-        names.extend(self.spec.endpoints.clone());
-        let tls = authority.server(&names).map_err(|e| e.to_string())?;
+        let authority = match &self.control_plane {
+            Some(real) => real.authority.clone(),
+            None => Arc::new(Authority::new().map_err(|e| e.to_string())?),
+        };
+        let tls = authority.server(&self.spec.api_names()).map_err(|e| e.to_string())?;
         let store = Arc::new(Store::new());
-        for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
-            let body = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-            store.ensure("namespaces", body, "kube-apiserver").map_err(|r| format!("{r:?}"))?;
+        if let Some(real) = &self.control_plane {
+            self.spawn(mirror::run(real.client()?, store.clone(), real.has_controllers));
+        } else {
+            for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
+                let body = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+                store.ensure("namespaces", body, "kube-apiserver").map_err(|r| format!("{r:?}"))?;
+            }
+            self.spawn(api::housekeeping::run(store.clone()));
+            self.spawn(workloads::run(store.clone()));
         }
-        self.spawn(api::housekeeping::run(store.clone()));
-        self.spawn(workloads::run(store.clone(), self.spec.pace));
+        self.spawn(workloads::heartbeats(store.clone()));
         Ok(Api { store, authority, version: self.spec.kubelet_version.clone(), tls })
     }
 
     /// Starts a controller: the first makes the cluster, others need a controller token. Errors hold k0s's phrases.
-    pub async fn start_controller(
-        &self,
-        host: &str,
-        start: ControllerStart,
-    ) -> Result<ControllerFiles, String> {
+    pub async fn start_controller(&self, host: &str, start: ControllerStart) -> Result<Files, String> {
         let existing = self.inner().api.clone();
         let api = match existing {
             None => {
@@ -90,7 +105,8 @@ impl Cluster {
             }
             Some(api) => {
                 if !self.inner().joined.contains(host) {
-                    check(&api, start.token.as_deref(), TokenUse::Controller)
+                    self.check(&api, start.token.as_deref(), TokenUse::Controller)
+                        .await
                         .map_err(|why| format!("failed to join existing cluster via https: {why}"))?;
                 }
                 if self.inner().controllers.is_empty() {
@@ -107,58 +123,54 @@ impl Cluster {
         }
         let pair = api.authority.client(&Identity::admin()).map_err(|e| e.to_string())?;
         let ca = api.authority.certificate().to_owned();
-        let admin_crt = pair.certificate.clone();
-        let admin = kubeconfig(
-            &ca,
-            "https://localhost:6443",
-            "local",
-            "Default",
-            "user",
-            &Credential::Certificate(pair),
-        );
-        let kubelet_conf = match start.worker {
-            None => None,
-            Some(mut half) => {
-                if !start.no_taints && !start.single {
-                    half.taints.push("node-role.kubernetes.io/control-plane:NoSchedule".to_owned());
-                }
-                Some(self.register(host, &half)?.0)
-            }
-        };
-        Ok(ControllerFiles {
-            admin_conf: admin,
-            admin_crt,
-            ca_key: api.authority.key().to_owned(),
-            ca_crt: ca,
-            kubelet_conf,
-        })
+        let admin = kubeconfig(&ca, "https://localhost:6443", "local", "Default", "user", &pair);
+        let mut files = Files::from([
+            ("/var/lib/k0s/pki/ca.crt", ca),
+            ("/var/lib/k0s/pki/admin.conf", admin),
+            ("/var/lib/k0s/pki/admin.crt", pair.certificate),
+        ]);
+        if let Some(half) = start.worker {
+            files.extend(self.register(host, &half)?);
+        }
+        Ok(files)
     }
 
     /// Starts a worker, which needs a worker token the first time. Errors hold k0s's phrases.
-    pub async fn start_worker(&self, host: &str, start: WorkerStart) -> Result<KubeletConf, String> {
+    pub async fn start_worker(&self, host: &str, start: WorkerStart) -> Result<Files, String> {
         let (api, joined) = {
             let inner = self.inner();
             (inner.api.clone(), inner.joined.contains(host))
         };
         let api = api.ok_or("waiting for apiserver to come up: Failed to connect to apiserver")?;
         if !joined {
-            check(&api, start.token.as_deref(), TokenUse::Worker)?;
+            self.check(&api, start.token.as_deref(), TokenUse::Worker).await?;
         }
         self.register(host, &start)
     }
 
+    /// Checks a join token. A real API may have it already, and the store that mirrors it not yet.
+    async fn check(&self, api: &Api, token: Option<&str>, wanted: TokenUse) -> Result<(), String> {
+        let mut tries = if self.control_plane.is_some() { 20 } else { 0 };
+        loop {
+            match check(api, token, wanted) {
+                Err(_) if tries > 0 => tries -= 1,
+                checked => return checked,
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    }
+
     /// Makes or wakes a host's Node.
-    fn register(&self, host: &str, start: &WorkerStart) -> Result<KubeletConf, String> {
+    fn register(&self, host: &str, start: &WorkerStart) -> Result<Files, String> {
         let api = self.inner().api.clone().ok_or("waiting for apiserver to come up")?;
-        let spec = self.spec.hosts.get(host).cloned().unwrap_or_default();
         let mut labels: BTreeMap<String, String> = start.labels.clone();
         labels.insert("kubernetes.io/hostname".to_owned(), host.to_owned());
         labels.insert("kubernetes.io/os".to_owned(), "linux".to_owned());
-        labels.insert("kubernetes.io/arch".to_owned(), spec.arch.clone());
+        labels.insert("kubernetes.io/arch".to_owned(), "amd64".to_owned());
         let taints: Vec<Value> = start.taints.iter().map(|t| taint(t)).collect();
         let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": host, "labels": labels},
             "spec": {"taints": taints}});
-        let failed = |r: api::Refusal| format!("cannot register the node: {r:?}");
+        let failed = |r: api::ApiError| format!("cannot register the node: {r:?}");
         api.store.ensure("nodes", node, "kubelet").map_err(failed)?;
         {
             let mut inner = self.inner();
@@ -168,21 +180,15 @@ impl Cluster {
         self.node_status(&api, host, true).map_err(failed)?;
         let pair = api.authority.client(&Identity::node(host)).map_err(|e| e.to_string())?;
         let ca = api.authority.certificate();
-        Ok(KubeletConf(kubeconfig(
-            ca,
-            "https://localhost:7443",
-            "default",
-            "default",
-            "default",
-            &Credential::Certificate(pair),
-        )))
+        let text = kubeconfig(ca, "https://localhost:7443", "default", "default", "default", &pair);
+        Ok(Files::from([("/var/lib/k0s/kubelet.conf", text)]))
     }
 
-    fn node_status(&self, api: &Api, host: &str, ready: bool) -> Result<(), api::Refusal> {
+    fn node_status(&self, api: &Api, host: &str, ready: bool) -> Result<(), api::ApiError> {
         let spec = self.spec.hosts.get(host).cloned().unwrap_or_default();
         let (answering, mig) = self.inner().accelerators.get(host).cloned().unzip();
         let version = self.spec.kubelet_version.clone();
-        let plugged = spec.accelerators.map(|a| answering.unwrap_or(a.count));
+        let plugged = spec.accelerators.map(|count| answering.unwrap_or(count));
         // How many devices a device plugin would find on this host.
         api.store.edit("nodes", "", host, &api::Options::by("lab"), |node| {
             node["metadata"]["annotations"]["lab/accelerators"] = json!(plugged.unwrap_or(0).to_string());
@@ -197,7 +203,7 @@ impl Cluster {
             .edit("nodes", "", host, &api::Options::status_by("kubelet"), |node| {
                 let status = if ready { "True" } else { "Unknown" };
                 let reason = if ready { "KubeletReady" } else { "NodeStatusUnknown" };
-                let capacity = json!({"cpu": spec.cpus.to_string(), "memory": format!("{}Ki", spec.memory_kib), "pods": "110"});
+                let capacity = json!({"cpu": CPUS.to_string(), "memory": format!("{MEMORY_KIB}Ki"), "pods": "110"});
                 node["status"]["conditions"] = json!([{"type": "Ready", "status": status, "reason": reason,
                     "message": "LAB kubelet", "lastTransitionTime": api::now()}]);
                 for list in ["capacity", "allocatable"] {
@@ -205,7 +211,7 @@ impl Cluster {
                         node["status"][list][key] = value.clone();
                     }
                 }
-                node["status"]["nodeInfo"] = json!({"kubeletVersion": version, "osImage": "LAB", "architecture": spec.arch});
+                node["status"]["nodeInfo"] = json!({"kubeletVersion": version, "osImage": "LAB", "architecture": "amd64"});
                 node["status"]["addresses"] =
                     json!([{"type": "InternalIP", "address": spec.addresses.first()}, {"type": "Hostname", "address": host}]);
             })
@@ -277,7 +283,16 @@ impl Cluster {
         };
         let (near, far) = tokio::io::duplex(BUFFER);
         if controller && matches!(port, 6443 | 9443) {
-            self.spawn(async move { api.serve_tls(far).await });
+            let Some(real) = &self.control_plane else {
+                self.spawn(async move { api.serve_tls(far).await });
+                return Some(near);
+            };
+            let mut api = tokio::net::TcpStream::connect(("127.0.0.1", real.port)).await.ok()?;
+            self.spawn(async move {
+                let mut far = far;
+                // A client that disconnects early is not an error.
+                let _ = tokio::io::copy_bidirectional(&mut far, &mut api).await;
+            });
             return Some(near);
         }
         if worker && (30000..=32767).contains(&port) {
@@ -320,7 +335,7 @@ fn check(api: &Api, token: Option<&str>, wanted: TokenUse) -> Result<(), String>
     if at("/clusters/0/cluster/certificate-authority-data") != ca {
         return Err("x509: certificate signed by unknown authority".to_owned());
     }
-    if !token_stands(&api.store, at("/users/0/user/token"), wanted) {
+    if !is_valid_token(&api.store, at("/users/0/user/token"), wanted) {
         return Err("cannot create certificate signing request: Unauthorized".to_owned());
     }
     Ok(())

@@ -2,13 +2,13 @@
 //!
 //! [`Cluster`] is all that a lab host sees: `k0s` starts and stops things on it, and connections are dialled into it.
 
-#[allow(clippy::module_inception, reason = "the room's main type lives in the file of its name")]
+#[allow(clippy::module_inception, reason = "the main type lives in the file of its name")]
 mod cluster;
+mod control_plane;
+mod mirror;
 mod spec;
 mod workloads;
 
 pub use cluster::Cluster;
-pub use spec::{
-    Accelerators, ClusterSpec, ControllerFiles, ControllerStart, HostSpec, KubeletConf, Pace, Vendor,
-    WorkerStart,
-};
+pub use control_plane::{ControlPlane, programs_in};
+pub use spec::{ClusterSpec, ControllerStart, Files, Flags, HostSpec, WorkerStart};

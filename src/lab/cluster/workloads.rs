@@ -1,7 +1,6 @@
 //! What runs on the simulated nodes: pods of Deployments and DaemonSets, device plugins, engines, and the router that
 //! obeys Gateway, ModelRoute and ModelServer. Engines answer with an echo that says it is a stand-in.
 
-use super::spec::Pace;
 use crate::lab::api::{Body, Options, Store, condition, json_answer, now, text};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -11,6 +10,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::DuplexStream;
 
 const DEPLOYMENTS: &str = "deployments.apps";
@@ -19,43 +19,87 @@ const SERVERS: &str = "modelservers.networking.serving.volcano.sh";
 const ROUTES: &str = "modelroutes.networking.serving.volcano.sh";
 const GATEWAYS: &str = "gateways.gateway.networking.k8s.io";
 
+/// From a pod's deletion to its end. Real pods take minutes to start and end; the order is what the lab keeps.
+const STOP: Duration = Duration::from_millis(20);
+/// From a pod's scheduling to its being ready: an image pull and an engine's start.
+const START: Duration = Duration::from_millis(80);
+
 /// Runs the controllers, the scheduler and the kubelets until dropped. Wakes on changes only.
-pub async fn run(store: Arc<Store>, pace: Pace) {
+pub(super) async fn run(store: Arc<Store>) {
     let mut changes = store.changes();
     loop {
         changes.borrow_and_update();
         let before = store.revision();
-        for deployment in store.list(DEPLOYMENTS) {
-            let replicas = deployment.pointer("/spec/replicas").and_then(Value::as_u64).unwrap_or(1);
-            let names = (0..replicas).map(|n| (n.to_string(), None)).collect();
-            pods_of(&store, &deployment, "Deployment", names);
-            status_of(&store, DEPLOYMENTS, &deployment, replicas);
-        }
-        for set in store.list(DAEMONSETS) {
-            let nodes = store.list("nodes");
-            let on: Vec<_> = nodes
-                .iter()
-                .filter(|n| allows(n, &set["spec"]["template"]["spec"]))
-                .map(|n| (text(n, "/metadata/name"), Some(text(n, "/metadata/name"))))
-                .collect();
-            let count = on.len() as u64;
-            pods_of(&store, &set, "DaemonSet", on);
-            status_of(&store, DAEMONSETS, &set, count);
-        }
-        if store.list("pods").iter().any(|p| is_ending(p)) {
-            tokio::time::sleep(pace.stop).await;
-            end(&store);
-        }
-        orphans(&store);
-        schedule(&store);
-        if starting(&store) {
-            tokio::time::sleep(pace.pull + pace.engine_load).await;
-            start(&store);
-        }
-        plugins(&store);
+        step(&store, false).await;
         if store.revision() == before && changes.changed().await.is_err() {
             return;
         }
+    }
+}
+
+/// Between two renewals of a node's lease; a real kubelet takes 10 s.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+
+/// Renews the leases of nodes whose kubelets run, until dropped.
+pub(super) async fn heartbeats(store: Arc<Store>) {
+    const LEASES: &str = "leases.coordination.k8s.io";
+    const NAMESPACE: &str = "kube-node-lease";
+    loop {
+        for node in store.list("nodes").iter().filter(|node| condition(node, "Ready")) {
+            let name = text(node, "/metadata/name");
+            let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+                "metadata": {"name": name, "namespace": NAMESPACE}, "spec": {"holderIdentity": name}});
+            let _ = store.ensure(LEASES, lease, "kubelet");
+            let _ = store.edit(LEASES, NAMESPACE, &name, &Options::by("kubelet"), |lease| {
+                lease["spec"]["renewTime"] = json!(micro_time());
+            });
+        }
+        tokio::time::sleep(HEARTBEAT).await;
+    }
+}
+
+fn micro_time() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
+}
+
+/// Does once what is due. Where real controllers and a real scheduler run, only what kubelets do.
+pub(super) async fn step(store: &Store, has_controllers: bool) {
+    if !has_controllers {
+        owners(store);
+    }
+    if store.list("pods").iter().any(|p| is_ending(p)) {
+        tokio::time::sleep(STOP).await;
+        end(store);
+    }
+    if !has_controllers {
+        orphans(store);
+        schedule(store);
+    }
+    if starting(store) {
+        tokio::time::sleep(START).await;
+        start(store);
+    }
+    plugins(store);
+}
+
+/// Makes the pods of Deployments and DaemonSets.
+fn owners(store: &Store) {
+    for deployment in store.list(DEPLOYMENTS) {
+        let replicas = deployment.pointer("/spec/replicas").and_then(Value::as_u64).unwrap_or(1);
+        let names = (0..replicas).map(|n| (n.to_string(), None)).collect();
+        pods_of(store, &deployment, "Deployment", names);
+        status_of(store, DEPLOYMENTS, &deployment, replicas);
+    }
+    for set in store.list(DAEMONSETS) {
+        let nodes = store.list("nodes");
+        let on: Vec<_> = nodes
+            .iter()
+            .filter(|n| allows(n, &set["spec"]["template"]["spec"]))
+            .map(|n| (text(n, "/metadata/name"), Some(text(n, "/metadata/name"))))
+            .collect();
+        let count = on.len() as u64;
+        pods_of(store, &set, "DaemonSet", on);
+        status_of(store, DAEMONSETS, &set, count);
     }
 }
 
@@ -99,6 +143,11 @@ fn is_ending(pod: &Value) -> bool {
 /// Pods that were asked to end, end; their owner makes others.
 fn end(store: &Store) {
     for pod in store.list("pods").iter().filter(|p| is_ending(p)) {
+        // A kubelet that does not run ends nothing.
+        let node = store.get("nodes", "", &text(pod, "/spec/nodeName"));
+        if node.is_some_and(|node| !condition(&node, "Ready")) {
+            continue;
+        }
         delete(store, &text(pod, "/metadata/namespace"), &text(pod, "/metadata/name"));
     }
 }
@@ -145,16 +194,34 @@ fn status_of(store: &Store, list: &str, owner: &Value, wanted: u64) {
     }
 }
 
-/// Whether a node may take a pod: ready, not cordoned, labels and taints agree.
-fn fits(node: &Value, pod: &Value) -> bool {
-    condition(node, "Ready") && node["spec"]["unschedulable"] != true && allows(node, pod)
+/// Returns why a node takes no pod of this kind, in the scheduler's words; `None` if it does.
+fn refuses(node: &Value, pod: &Value) -> Option<String> {
+    if node["spec"]["unschedulable"] == true {
+        return Some("node(s) were unschedulable".to_owned());
+    }
+    if !condition(node, "Ready") {
+        return Some("node(s) had untolerated taint {node.kubernetes.io/not-ready: }".to_owned());
+    }
+    if !selected(node, pod) {
+        return Some("node(s) didn't match Pod's node affinity/selector".to_owned());
+    }
+    let taint = untolerated(node, pod)?;
+    let value = taint["value"].as_str().unwrap_or_default();
+    Some(format!("node(s) had untolerated taint {{{}: {value}}}", text(&taint, "/key")))
 }
 
 /// Whether labels and taints agree. That is all a DaemonSet asks: its pods tolerate cordons and nodes that are not ready.
 fn allows(node: &Value, pod: &Value) -> bool {
+    selected(node, pod) && untolerated(node, pod).is_none()
+}
+
+fn selected(node: &Value, pod: &Value) -> bool {
     let labels = &node["metadata"]["labels"];
-    let selected =
-        pod["nodeSelector"].as_object().into_iter().flatten().all(|(k, v)| labels.get(k) == Some(v));
+    pod["nodeSelector"].as_object().into_iter().flatten().all(|(k, v)| labels.get(k) == Some(v))
+}
+
+/// Returns the first taint of a node that keeps a pod away.
+fn untolerated(node: &Value, pod: &Value) -> Option<Value> {
     let tolerations = pod["tolerations"].as_array().cloned().unwrap_or_default();
     let tolerated = |taint: &Value| {
         tolerations.iter().any(|t| {
@@ -166,7 +233,7 @@ fn allows(node: &Value, pod: &Value) -> bool {
         })
     };
     let taints = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
-    selected && taints.iter().filter(|t| t["effect"] != "PreferNoSchedule").all(tolerated)
+    taints.into_iter().filter(|t| t["effect"] != "PreferNoSchedule").find(|taint| !tolerated(taint))
 }
 
 /// Extended resources that a pod asks for.
@@ -189,9 +256,10 @@ fn schedule(store: &Store) {
             continue;
         }
         let wanted = asks(&pod);
-        let room = |node: &Value| {
+        // What a node has too little of.
+        let lacks = |node: &Value| {
             let name = text(node, "/metadata/name");
-            wanted.iter().all(|(key, amount)| {
+            let lacking = wanted.iter().find(|&(key, amount)| {
                 let all: u64 = node["status"]["allocatable"][key.as_str()]
                     .as_str()
                     .and_then(|v| v.parse().ok())
@@ -202,17 +270,55 @@ fn schedule(store: &Store) {
                     .filter(|p| text(p, "/spec/nodeName") == name)
                     .filter_map(|p| asks(p).get(key).copied())
                     .sum();
-                all >= used + amount
-            })
-        };
-        let node = store.list("nodes").into_iter().find(|n| fits(n, &pod["spec"]) && room(n));
-        if let Some(node) = node {
-            let (namespace, name) = (text(&pod, "/metadata/namespace"), text(&pod, "/metadata/name"));
-            let _ = store.edit("pods", &namespace, &name, &Options::by("kube-scheduler"), |p| {
-                p["spec"]["nodeName"] = node["metadata"]["name"].clone();
+                all < used + *amount
             });
+            lacking.map(|(key, _)| format!("Insufficient {key}"))
+        };
+        let (namespace, name) = (text(&pod, "/metadata/namespace"), text(&pod, "/metadata/name"));
+        let nodes = store.list("nodes");
+        let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
+        let mut found = None;
+        for node in &nodes {
+            match refuses(node, &pod["spec"]).or_else(|| lacks(node)) {
+                None => {
+                    found = Some(node);
+                    break;
+                }
+                Some(reason) => *reasons.entry(reason).or_default() += 1,
+            }
         }
+        let Some(node) = found else {
+            unschedulable(store, &pod, &reasons, nodes.len());
+            continue;
+        };
+        let _ = store.edit("pods", &namespace, &name, &Options::by("kube-scheduler"), |p| {
+            p["spec"]["nodeName"] = node["metadata"]["name"].clone();
+        });
+        let scheduled = json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": now()});
+        let _ = store.edit("pods", &namespace, &name, &Options::status_by("kube-scheduler"), |p| {
+            p["status"] = json!({"phase": "Pending", "conditions": [scheduled]});
+        });
     }
+}
+
+/// Says of a pod that no node takes it, and why, as kube-scheduler does.
+fn unschedulable(store: &Store, pod: &Value, reasons: &BTreeMap<String, usize>, nodes: usize) {
+    let counted: Vec<String> = reasons.iter().map(|(why, count)| format!("{count} {why}")).collect();
+    let message = match nodes {
+        0 => "no nodes available to schedule pods".to_owned(),
+        _ => format!("0/{nodes} nodes are available: {}.", counted.join(", ")),
+    };
+    let conditions = pod.pointer("/status/conditions").and_then(Value::as_array);
+    if conditions
+        .is_some_and(|all| all.iter().any(|c| c["type"] == "PodScheduled" && c["message"] == message))
+    {
+        return;
+    }
+    let (namespace, name) = (text(pod, "/metadata/namespace"), text(pod, "/metadata/name"));
+    let _ = store.edit("pods", &namespace, &name, &Options::status_by("kube-scheduler"), |p| {
+        p["status"] = json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False",
+            "reason": "Unschedulable", "message": message, "lastTransitionTime": now()}]});
+    });
 }
 
 fn waits(pod: &Value) -> bool {
@@ -253,15 +359,22 @@ fn plugins(store: &Store) {
         let node = text(pod, "/spec/nodeName");
         let Some(found) = store.get("nodes", "", &node) else { continue };
         let count = text(&found, "/metadata/annotations/lab~1accelerators");
-        let mixed = pod
-            .pointer("/spec/containers/0/env")
-            .and_then(Value::as_array)
-            .is_some_and(|env| env.iter().any(|e| e["name"] == "MIG_STRATEGY" && e["value"] == "mixed"));
+        let env = |name: &str, value: &str| {
+            let all = pod.pointer("/spec/containers/0/env").and_then(Value::as_array);
+            all.is_some_and(|env| env.iter().any(|e| e["name"] == name && e["value"] == value))
+        };
         let mig: BTreeMap<String, u32> =
             serde_json::from_str(&text(&found, "/metadata/annotations/lab~1mig"))
                 .ok()
-                .filter(|_| mixed && resource == "nvidia.com/gpu")
+                .filter(|_| env("MIG_STRATEGY", "mixed") && resource == "nvidia.com/gpu")
                 .unwrap_or_default();
+        // Instances are only shown to a plugin with both (k8s-device-plugin, its Helm chart); without, it ends.
+        let added = pod.pointer("/spec/containers/0/securityContext/capabilities/add");
+        let admin = added.and_then(Value::as_array).is_some_and(|all| all.iter().any(|c| c == "SYS_ADMIN"));
+        let sees_instances = admin && env("NVIDIA_MIG_MONITOR_DEVICES", "all");
+        if !mig.is_empty() && !sees_instances {
+            continue;
+        }
         // A GPU is offered whole, or by its instances; what was offered before and is gone counts 0.
         let offered = found["status"]["allocatable"].as_object().into_iter().flatten();
         let stale = offered.filter(|(name, _)| name.starts_with("nvidia.com/mig-"));
@@ -287,7 +400,7 @@ fn plugins(store: &Store) {
 }
 
 /// Returns the gateway behind a node port: namespace and name. Only while a router pod is ready.
-pub fn gateway_behind(store: &Store, port: u16) -> Option<(String, String)> {
+pub(super) fn gateway_behind(store: &Store, port: u16) -> Option<(String, String)> {
     store.list("pods").iter().find(|p| is_router(p) && condition(p, "Ready"))?;
     let target = store.list("services").iter().find_map(|service| {
         let ports = service.pointer("/spec/ports")?.as_array()?;
@@ -302,7 +415,7 @@ pub fn gateway_behind(store: &Store, port: u16) -> Option<(String, String)> {
 }
 
 /// Serves one connection to a gateway.
-pub async fn serve_gateway(store: Arc<Store>, gateway: (String, String), stream: DuplexStream) {
+pub(super) async fn serve_gateway(store: Arc<Store>, gateway: (String, String), stream: DuplexStream) {
     let service = service_fn(move |request| {
         let (store, gateway) = (store.clone(), gateway.clone());
         async move { Ok::<_, std::convert::Infallible>(answer(&store, &gateway, request).await) }

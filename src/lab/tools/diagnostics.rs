@@ -1,8 +1,8 @@
 //! Kernel log and test tools of accelerators: dmesg, dcgmi, nvbandwidth, nccl-tests, nccom-test, fio. Shapes and phrases
 //! as the real ones have them; the numbers are those of a healthy host.
 
-use super::hardware::{has, loaded};
-use super::{Settings, fail};
+use super::common::{Settings, fail, has};
+use super::hardware::loaded;
 use crate::lab::hardware_fault::HardwareFault;
 use std::process::ExitCode;
 

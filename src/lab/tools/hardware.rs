@@ -1,12 +1,13 @@
 //! Kernel modules and accelerator tools of a host: what a driver package makes loadable, what is loaded, and what
 //! nvidia-smi and neuron-ls say of it.
 
+use super::common::{Settings, fail, has, here, load, request, save, settings_of};
 use super::mig::{self, Mig};
 use super::nics;
-use super::packages::Package;
-use super::{Settings, fail, here, load, request, save};
+use super::packages::{Package, installed};
 use crate::lab::hardware_fault::HardwareFault;
-use crate::lab::host::Request;
+use crate::lab::machine;
+use crate::lab::request::Request;
 use crate::lab::spec::Hardware;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,20 +15,21 @@ use std::process::ExitCode;
 
 type Modules = BTreeMap<String, String>;
 
-/// Returns whether something is wrong with the hardware.
-pub(super) fn has(settings: &Settings, fault: &HardwareFault) -> bool {
-    settings.hardware_faults().any(|f| f == fault)
-}
-
-/// Returns the version of a module that the installed packages provide.
+/// Returns the version of a module that is loaded when it is asked for: what was built, or an older one that lies in its way.
 fn provided(root: &Path, settings: &Settings, module: &str) -> Option<String> {
-    if matches!(module, "nvidia" | "neuron" | "efa") && has(settings, &HardwareFault::DkmsSkipped) {
-        return None;
-    }
+    let built = built(root, settings, module)?;
     let old = settings.hardware_faults().find_map(|f| match f {
         HardwareFault::NeuronDriver(version) => Some(version.clone()),
         _ => None,
     });
+    Some(old.filter(|_| module == "neuron").unwrap_or(built))
+}
+
+/// Returns the version of a module that was built of the installed packages.
+fn built(root: &Path, settings: &Settings, module: &str) -> Option<String> {
+    if matches!(module, "nvidia" | "neuron" | "efa") && has(settings, &HardwareFault::DkmsSkipped) {
+        return None;
+    }
     let packages: BTreeMap<String, Package> = load(root, "packages.json");
     let upstream = |version: &str| version.split(['-', '+']).next().unwrap_or_default().to_owned();
     let by = |matches: &dyn Fn(&str) -> bool| {
@@ -40,8 +42,8 @@ fn provided(root: &Path, settings: &Settings, module: &str) -> Option<String> {
                 || n.starts_with("kmod-nvidia")
                 || n.starts_with("cuda-drivers")
         }),
-        "neuron" => by(&|n| n == "aws-neuronx-dkms").map(|version| old.unwrap_or(version)),
-        "nvidia_uvm" => provided(root, settings, "nvidia").map(|_| String::new()),
+        "neuron" => by(&|n| n == "aws-neuronx-dkms"),
+        "nvidia_uvm" => built(root, settings, "nvidia").map(|_| String::new()),
         // A module calls itself by its package's version and a letter.
         "efa" => by(&|n| n == "efa").map(|version| version + "g"),
         "overlay" | "br_netfilter" | "ib_umad" | "ib_uverbs" | "rdma_ucm" | "mlx5_core" | "mlx5_ib" => {
@@ -70,7 +72,7 @@ fn publish(root: &Path, proc_modules: &Path, modules: &Modules) {
     nics::publish(root, modules);
 }
 
-/// Shows what the Neuron driver says of its devices in sysfs.
+/// Writes the sysfs files of the Neuron driver.
 fn devices(root: &Path, driven: bool) {
     let folder = root.join("sys/devices/virtual/neuron_device");
     let _ = std::fs::remove_dir_all(&folder);
@@ -85,12 +87,6 @@ fn devices(root: &Path, driven: bool) {
         let _ = std::fs::write(stats.join("mem_ecc_repairable_uncorrected"), "0\n");
         let _ = std::fs::write(stats.join("health_status/unhealthy_components"), "\n");
     }
-}
-
-/// Returns what the lab has told a host, seen from outside or inside.
-pub(super) fn settings_of(root: &Path) -> Option<Settings> {
-    let text = std::fs::read_to_string(root.join("var/lib/lab/settings.json")).ok()?;
-    serde_json::from_str(&text).ok()
 }
 
 /// Returns how many accelerators are there.
@@ -126,9 +122,8 @@ pub(super) fn boot(dir: &Path) -> (u32, BTreeMap<String, u32>) {
         .filter_map(|e| e.file_name().to_string_lossy().strip_prefix("vmlinuz-").map(str::to_owned))
         .max();
     if let Some(release) = newest {
-        let _ = std::fs::write(root.join("var/lib/lab/kernel"), release);
-        // Only from now on another kernel than the machine's runs here.
-        let _ = std::os::unix::fs::symlink("/opt/lab/tool", dir.join("usr-local/bin/uname"));
+        // A host whose folders are gone boots no kernel.
+        let _ = machine::boot(dir, &release);
     }
     let mut modules = Modules::new();
     if has(&settings, &HardwareFault::Nouveau) {
@@ -204,7 +199,7 @@ pub(super) fn dkms(settings: &Settings, arguments: &[&str]) -> ExitCode {
         return fail(11, format!("Error! Your kernel headers for kernel {kernel} cannot be found"));
     }
     for (module, name) in [("nvidia", "nvidia"), ("neuron", "aws-neuronx"), ("efa", "efa")] {
-        if let Some(version) = provided(here(), settings, module) {
+        if let Some(version) = built(here(), settings, module) {
             let version = version.trim_end_matches('g');
             println!("{name}/{version}, {kernel}, x86_64: installed");
         }
@@ -321,5 +316,39 @@ pub(super) fn neuron_ls(settings: &Settings, _: &[&str]) -> ExitCode {
         })
         .collect();
     print!("{}", serde_json::Value::Array(devices));
+    ExitCode::SUCCESS
+}
+
+/// `efa_installer.sh`, by its version: the driver's package, and one that hands GPU memory to it.
+pub(super) fn efa_installer(settings: &Settings, arguments: &[&str]) -> ExitCode {
+    let Some((version, options)) = arguments.split_first() else { return ExitCode::FAILURE };
+    if !options.contains(&"--yes") && !options.contains(&"-y") {
+        return fail(1, "This script will install the EFA kernel driver. Do you wish to continue? [y/N]");
+    }
+    println!(
+        "= Starting Amazon Elastic Fabric Adapter Installation Script =\n= EFA Installer Version: {version} ="
+    );
+    let mut packages = installed();
+    for (name, version) in [("efa", "3.1.0-1"), ("efa-nv-peermem", "1.2.3-1"), ("rdma-core", "63.0-1")] {
+        packages.insert(name.to_owned(), Package { version: version.to_owned(), held: false });
+    }
+    save(here(), "packages.json", &packages);
+    let written = std::fs::create_dir_all("/opt/amazon")
+        .and_then(|()| {
+            let text = format!(
+                "# EFA installer version: {version}\n# Debug packages installed: no\n# Packages installed:\n\
+                 efa_3.1.0-1.amzn1_all efa-nv-peermem_1.2.3-1.amzn1_all rdma-core_63.0-1\n"
+            );
+            std::fs::write("/opt/amazon/efa_installed_packages", text)
+        })
+        .and_then(|()| std::fs::create_dir_all("/etc/modules-load.d"))
+        .and_then(|()| std::fs::write("/etc/modules-load.d/efa_nv_peermem.conf", "efa_nv_peermem\n"));
+    if let Err(error) = written {
+        return fail(1, format!("Error: failed to write installed packages file. {error}"));
+    }
+    // The real one does not look at what modprobe says either.
+    let _ = modprobe(settings, &["ib_uverbs"]);
+    let _ = modprobe(settings, &["efa"]);
+    println!("EFA installation complete.");
     ExitCode::SUCCESS
 }

@@ -1,9 +1,10 @@
 //! The k0s stand-in: its command line contract, from `reference` facts of k0s 1.34 to 1.36: unit files, status, tokens,
 //! validation, errors.
 
-use super::{ask, fail, here, request, units};
-use crate::lab::host::Request;
+use super::common::{ask, fail, here, request};
+use super::units;
 use crate::lab::on_host;
+use crate::lab::request::Request;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
@@ -15,70 +16,26 @@ fn version() -> String {
         .unwrap_or_else(|| "v1.35.7+k0s.0".to_owned())
 }
 
-/// Splits a command line at blanks outside double quotes, as systemd does.
-pub(super) fn words(line: &str) -> Vec<String> {
-    let mut words = vec![String::new()];
-    let mut quoted = false;
-    for c in line.chars() {
-        match c {
-            '"' => quoted = !quoted,
-            ' ' if !quoted => words.push(String::new()),
-            c => {
-                if let Some(word) = words.last_mut() {
-                    word.push(c);
-                }
-            }
-        }
-    }
-    words.retain(|w| !w.is_empty());
-    words
-}
-
 fn unit_of(role: &str) -> String {
     format!("k0s{role}.service")
 }
 
 /// Returns flags as `--name=value`, sorted, without those that only concern `install`.
 fn flags(arguments: &[&str]) -> Result<BTreeMap<String, String>, String> {
-    const SWITCHES: [&str; 9] = [
-        "force",
-        "start",
-        "enable-worker",
-        "single",
-        "no-taints",
-        "debug",
-        "enable-dynamic-config",
-        "enable-metrics-scraper",
-        "verbose",
-    ];
-    const VALUES: [&str; 16] = [
-        "env",
-        "data-dir",
-        "token-file",
-        "config",
-        "profile",
-        "labels",
-        "taints",
-        "kubelet-extra-args",
-        "kubelet-root-dir",
-        "cri-socket",
-        "iptables-mode",
-        "disable-components",
-        "feature-gates",
-        "status-socket",
-        "ignore-pre-flight-checks",
-        "logging",
-    ];
+    const SWITCHES: &str = "force start enable-worker single no-taints debug enable-dynamic-config enable-metrics-scraper verbose";
+    const VALUES: &str = "env data-dir token-file config profile labels taints kubelet-extra-args kubelet-root-dir cri-socket \
+        iptables-mode disable-components feature-gates status-socket ignore-pre-flight-checks logging";
+    let is_in = |list: &str, flag: &str| list.split(' ').any(|known| known == flag);
     let mut flags = BTreeMap::new();
     let mut words = arguments.iter();
     while let Some(word) = words.next() {
         let Some(flag) = word.strip_prefix("--") else { return Err(format!("unknown command {word:?}")) };
         let (name, value) = match flag.split_once('=') {
             Some((name, value)) => (name, value.to_owned()),
-            None if SWITCHES.contains(&flag) => (flag, "true".to_owned()),
+            None if is_in(SWITCHES, flag) => (flag, "true".to_owned()),
             None => (flag, words.next().map(|w| (*w).to_owned()).unwrap_or_default()),
         };
-        if !SWITCHES.contains(&name) && !VALUES.contains(&name) {
+        if !is_in(SWITCHES, name) && !is_in(VALUES, name) {
             return Err(format!("unknown flag: --{name}"));
         }
         flags.insert(name.to_owned(), value);
@@ -177,7 +134,7 @@ fn running() -> Option<(&'static str, String)> {
     None
 }
 
-/// Returns what a running k0s says of itself.
+/// Returns the status of a running k0s.
 fn state(role: &str, line: &[String], flags: &BTreeMap<String, String>, pid: u32) -> serde_json::Value {
     let single = flags.get("single").is_some_and(|v| v == "true");
     let workloads = role == "worker" || single || flags.get("enable-worker").is_some_and(|v| v == "true");
@@ -209,7 +166,7 @@ fn status(json: bool) -> ExitCode {
         );
     };
     let line = unit.lines().find_map(|l| l.strip_prefix("ExecStart=")).unwrap_or_default();
-    let value = state(role, &words(line), &units::exec_flags(&unit), 4242);
+    let value = state(role, &units::words(line), &units::exec_flags(&unit), 4242);
     let (workloads, single) = (&value["Workloads"], &value["SingleNode"]);
     if json {
         println!("{}", serde_json::to_string_pretty(&value).unwrap_or_default());
@@ -223,6 +180,17 @@ fn status(json: bool) -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+/// Returns what `k0s sysinfo -o json` prints: one entry per probe (k0s internal/pkg/sysinfo/probes).
+fn sysinfo(problem: Option<&str>) -> serde_json::Value {
+    let probe = |name: &str, prop: &str, message: &str, category: &str| {
+        serde_json::json!({"path": [name], "displayName": name, "prop": prop, "message": message,
+            "category": category, "error": null})
+    };
+    let memory = probe("Total memory", "64.0 GiB", "", "pass");
+    let rejected = problem.map(|problem| probe("/etc/k0s/containerd.d/", "", problem, "rejected"));
+    std::iter::once(memory).chain(rejected).collect()
 }
 
 /// A drop-in that the embedded containerd of 1.36 and later refuses.
@@ -257,12 +225,19 @@ pub(super) fn k0s(arguments: &[&str]) -> ExitCode {
                 return fail(1, format!("Error: {error}"));
             }
         }
-        ["sysinfo", ..] => {
-            if let Some(problem) = bad_drop_in() {
-                println!("/etc/k0s/containerd.d/: (pass)\n  {problem} (rejected)");
+        ["sysinfo", rest @ ..] => {
+            let problem = bad_drop_in();
+            if rest.contains(&"json") {
+                println!("{:#}", sysinfo(problem.as_deref()));
+            } else {
+                match &problem {
+                    Some(problem) => println!("/etc/k0s/containerd.d/: (pass)\n  {problem} (rejected)"),
+                    None => println!("Total memory: 64.0 GiB (pass)"),
+                }
+            }
+            if problem.is_some() {
                 return fail(1, "Error: sysinfo failed");
             }
-            println!("Total memory: 64.0 GiB (pass)");
         }
         ["kubeconfig", "admin"] => match std::fs::read_to_string("/var/lib/k0s/pki/admin.conf") {
             Ok(text) => print!("{text}"),

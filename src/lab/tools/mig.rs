@@ -1,7 +1,8 @@
 //! MIG as nvidia-smi has it: a mode for all GPUs, and instances that take slices of a GPU until it is full. They are gone
 //! after a reboot, unless a unit that makes them is enabled.
 
-use super::{Settings, fail, here, load, save, units};
+use super::common::{Settings, fail, here, load, save};
+use super::units;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,12 +22,12 @@ pub(super) struct Mig {
 
 impl Mig {
     /// Returns what is set up below a root.
-    pub fn of(root: &Path) -> Self {
+    pub(super) fn of(root: &Path) -> Self {
         load(root, "mig.json")
     }
 
     /// Returns how many instances there are of each profile.
-    pub fn counts(&self) -> BTreeMap<String, u32> {
+    pub(super) fn counts(&self) -> BTreeMap<String, u32> {
         let mut counts = BTreeMap::new();
         for profile in self.instances.values().flatten() {
             *counts.entry(profile.clone()).or_default() += 1;

@@ -1,6 +1,6 @@
 //! Small stand-ins: sudo, hostnamectl, swapoff, sysctl, curl, ip, chronyc, cloud-init, df.
 
-use super::{Settings, fail};
+use super::common::{Settings, fail};
 use crate::lab::spec::FaultKind;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -9,13 +9,13 @@ use std::process::{Command, ExitCode};
 
 /// `sudo`: with the lab's password where one is set.
 pub(super) fn sudo(settings: &Settings, arguments: &[&str]) -> ExitCode {
-    let mut ask = false;
+    let mut reads = false;
     let mut words = arguments.iter();
     let mut command: Vec<&str> = Vec::new();
     while let Some(word) = words.next() {
         match *word {
-            "-n" => ask = false,
-            "-A" => ask = true,
+            "-n" => reads = false,
+            "-S" => reads = true,
             "-p" => {
                 words.next();
             }
@@ -23,30 +23,36 @@ pub(super) fn sudo(settings: &Settings, arguments: &[&str]) -> ExitCode {
                 command.extend(words);
                 break;
             }
-            w if w.starts_with('-') => {}
-            w => {
-                command.push(w);
+            option if option.starts_with('-') => {}
+            first => {
+                command.push(first);
                 command.extend(words);
                 break;
             }
         }
     }
     if let Some(sha256) = &settings.sudo_sha256 {
-        if !ask {
+        if !reads {
             return fail(1, "sudo: a password is required");
         }
-        let given = std::env::var("SUDO_ASKPASS")
-            .ok()
-            .and_then(|helper| Command::new(helper).output().ok())
-            .map(|output| String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
-            .unwrap_or_default();
-        if crate::lab::artifacts::sha256(given.as_bytes()) != *sha256 {
+        if crate::lab::artifacts::sha256(&line()) != *sha256 {
             return fail(1, "sudo: no password was provided\nsudo: 1 incorrect password attempt");
         }
     }
     let Some((program, rest)) = command.split_first() else { return fail(1, "usage: sudo command") };
     let error = Command::new(program).args(rest).exec();
     fail(1, format!("sudo: {program}: {error}"))
+}
+
+/// Reads a line from standard input byte by byte, as sudo does: what follows it is the command's.
+fn line() -> Vec<u8> {
+    let (mut line, mut byte) = (Vec::new(), [0]);
+    let mut input = std::io::stdin();
+    // Rust's own buffer would take more than the line.
+    while rustix::io::read(&mut input, &mut byte).is_ok_and(|n| n == 1) && byte != *b"\n" {
+        line.push(byte[0]);
+    }
+    line
 }
 
 /// `hostnamectl set-hostname NAME`.
@@ -131,18 +137,6 @@ pub(super) fn curl(arguments: &[&str]) -> ExitCode {
 /// `ip -o addr`.
 pub(super) fn ip() -> ExitCode {
     ExitCode::SUCCESS
-}
-
-/// `uname`: the machine's own, but for a kernel that the host has booted into.
-pub(super) fn uname(arguments: &[&str]) -> ExitCode {
-    if arguments == ["-r"]
-        && let Ok(release) = std::fs::read_to_string("/var/lib/lab/kernel")
-    {
-        println!("{}", release.trim());
-        return ExitCode::SUCCESS;
-    }
-    let error = Command::new("/usr/bin/uname").args(arguments).exec();
-    fail(1, format!("uname: {error}"))
 }
 
 /// `chronyc tracking`.

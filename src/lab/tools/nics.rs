@@ -1,13 +1,10 @@
-//! Network devices of a host, and the stand-in of the EFA installer: what it installs, and what it leaves behind.
+//! Network devices of a host: which are driven, and their ports.
 
-use super::hardware::{has, modprobe, settings_of};
-use super::packages::{Package, installed};
-use super::{Settings, fail, here, save};
+use super::common::{has, settings_of};
 use crate::lab::hardware_fault::HardwareFault;
 use std::collections::BTreeMap;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::ExitCode;
 
 /// Shows which devices are driven, and their ports.
 pub(super) fn publish(root: &Path, modules: &BTreeMap<String, String>) {
@@ -48,38 +45,4 @@ pub(super) fn publish(root: &Path, modules: &BTreeMap<String, String>) {
         let _ = std::fs::create_dir_all(shown.join("device"));
         let _ = symlink(&target, shown.join("device/driver"));
     }
-}
-
-/// `efa_installer.sh`, by its version: the driver's package, and one that hands GPU memory to it.
-pub(super) fn efa_installer(settings: &Settings, arguments: &[&str]) -> ExitCode {
-    let Some((version, options)) = arguments.split_first() else { return ExitCode::FAILURE };
-    if !options.contains(&"--yes") && !options.contains(&"-y") {
-        return fail(1, "This script will install the EFA kernel driver. Do you wish to continue? [y/N]");
-    }
-    println!(
-        "= Starting Amazon Elastic Fabric Adapter Installation Script =\n= EFA Installer Version: {version} ="
-    );
-    let mut packages = installed();
-    for (name, version) in [("efa", "3.1.0-1"), ("efa-nv-peermem", "1.2.3-1"), ("rdma-core", "63.0-1")] {
-        packages.insert(name.to_owned(), Package { version: version.to_owned(), held: false });
-    }
-    save(here(), "packages.json", &packages);
-    let written = std::fs::create_dir_all("/opt/amazon")
-        .and_then(|()| {
-            let text = format!(
-                "# EFA installer version: {version}\n# Debug packages installed: no\n# Packages installed:\n\
-                 efa_3.1.0-1.amzn1_all efa-nv-peermem_1.2.3-1.amzn1_all rdma-core_63.0-1\n"
-            );
-            std::fs::write("/opt/amazon/efa_installed_packages", text)
-        })
-        .and_then(|()| std::fs::create_dir_all("/etc/modules-load.d"))
-        .and_then(|()| std::fs::write("/etc/modules-load.d/efa_nv_peermem.conf", "efa_nv_peermem\n"));
-    if let Err(error) = written {
-        return fail(1, format!("Error: failed to write installed packages file. {error}"));
-    }
-    // The real one does not look at what modprobe says either.
-    let _ = modprobe(settings, &["ib_uverbs"]);
-    let _ = modprobe(settings, &["efa"]);
-    println!("EFA installation complete.");
-    ExitCode::SUCCESS
 }

@@ -1,6 +1,7 @@
 //! The package manager stand-in: any package of any version, and what driver packages do to a host.
 
-use super::{Settings, fail, here, load, save, units};
+use super::common::{Settings, fail, here, load, save};
+use super::units;
 use crate::lab::hardware_fault::HardwareFault;
 use crate::lab::spec::FaultKind;
 use serde::{Deserialize, Serialize};
@@ -69,6 +70,13 @@ pub(super) fn apt_get(settings: &Settings, arguments: &[&str]) -> ExitCode {
         }
     }
     let Some((verb, names)) = words.split_first() else { return ExitCode::SUCCESS };
+    // No package of the lab depends on another: what a command would remove is what it names.
+    if arguments.contains(&"-s") {
+        for name in names.iter().filter(|_| matches!(*verb, "remove" | "purge")) {
+            println!("Remv {name} [LAB]");
+        }
+        return ExitCode::SUCCESS;
+    }
     let full = settings.faults.contains(&FaultKind::DiskFull);
     if matches!(*verb, "install" | "remove" | "purge")
         && let Err(code) = frontend_lock(settings, arguments)
@@ -161,7 +169,7 @@ pub(super) fn apt_cache(settings: &Settings, arguments: &[&str]) -> ExitCode {
 }
 
 /// Waits for dpkg's lock while another holds it, for as long as `DPkg::Lock::Timeout` says. A holder that never lets go
-/// is waited for a hundredth of that: nobody wants to sit through ten simulated minutes.
+/// is waited for a hundredth of that: ten simulated minutes would be too long.
 fn frontend_lock(settings: &Settings, arguments: &[&str]) -> Result<(), ExitCode> {
     let Some(seconds) = settings.faults.iter().find_map(|f| match f {
         FaultKind::AptLock(seconds) => Some(*seconds),

@@ -1,7 +1,7 @@
 //! The systemd stand-in: units, their state, and starting things that outlive their starter.
 
-use super::{fail, here, load, request, save};
-use crate::lab::host::Request;
+use super::common::{fail, here, load, request, save};
+use crate::lab::request::Request;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -52,12 +52,12 @@ pub(super) fn uninstall(unit: &str) {
 }
 
 /// Returns the enabled units below a root.
-pub fn enabled(root: &Path) -> Vec<String> {
+pub(crate) fn enabled(root: &Path) -> Vec<String> {
     states(root).into_iter().filter(|(_, s)| s.enabled).map(|(n, _)| n).collect()
 }
 
 /// Records whether a unit runs.
-pub fn set_active(root: &Path, unit: &str, active: bool) {
+pub(crate) fn set_active(root: &Path, unit: &str, active: bool) {
     let mut all = states(root);
     let state = all.entry(unit.to_owned()).or_default();
     state.active = active;
@@ -65,11 +65,30 @@ pub fn set_active(root: &Path, unit: &str, active: bool) {
     save(root, "units.json", &all);
 }
 
+/// Splits a command line at blanks outside double quotes, as systemd does.
+pub(super) fn words(line: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut quoted = false;
+    for c in line.chars() {
+        match c {
+            '"' => quoted = !quoted,
+            ' ' if !quoted => words.push(String::new()),
+            c => {
+                if let Some(word) = words.last_mut() {
+                    word.push(c);
+                }
+            }
+        }
+    }
+    words.retain(|w| !w.is_empty());
+    words
+}
+
 /// Returns the flags of a unit file's ExecStart, by name.
-pub fn exec_flags(unit: &str) -> BTreeMap<String, String> {
+pub(crate) fn exec_flags(unit: &str) -> BTreeMap<String, String> {
     let line = unit.lines().find_map(|l| l.strip_prefix("ExecStart=")).unwrap_or_default();
     let mut flags = BTreeMap::new();
-    for word in super::k0s::words(line) {
+    for word in words(line) {
         if let Some(flag) = word.strip_prefix("--") {
             let (name, value) = flag.split_once('=').unwrap_or((flag, "true"));
             flags.insert(name.to_owned(), value.to_owned());
@@ -93,19 +112,10 @@ fn show(units: &[String], all: &States) -> ExitCode {
             () if exists(here(), unit, all) => "loaded",
             () => "not-found",
         };
-        let active = if state.active {
-            "active"
-        } else if state.failed {
-            "failed"
-        } else {
-            "inactive"
-        };
-        let sub = if state.active {
-            "running"
-        } else if state.failed {
-            "failed"
-        } else {
-            "dead"
+        let (active, sub) = match (state.active, state.failed) {
+            (true, _) => ("active", "running"),
+            (false, true) => ("failed", "failed"),
+            (false, false) => ("inactive", "dead"),
         };
         let file = match () {
             () if state.masked => "masked",

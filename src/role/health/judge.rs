@@ -1,8 +1,11 @@
-//! Reading what health programs printed: findings, numbers, and how both compare with published floors and with the
-//! other hosts of the pool. A tool that is missing, hangs or says something unexpected is unknown, never healthy.
+//! Reads the output of health programs: the findings and measurements of a host, the tools that only the burn-in runs, and
+//! how measurements compare with published floors and the other hosts of the pool. The quick and the standard level are
+//! judged on the host (`quick`, `standard`). A tool that is missing, hangs or prints unexpected output is unknown, never
+//! healthy.
 
 use super::levels::Level;
 use super::quick::QuickInput;
+use crate::catalog::Vendor;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -23,7 +26,7 @@ const FEWEST: usize = 3;
 pub enum Verdict {
     /// As it should be.
     Healthy,
-    /// It could not be told.
+    /// Unknown.
     Unknown,
     /// Not as it should be.
     Unhealthy,
@@ -40,7 +43,7 @@ pub struct Finding {
     pub detail: String,
 }
 
-/// A number that a test came to.
+/// A measurement of a test.
 #[derive(Clone, PartialEq, Serialize, Deserialize, Debug)]
 pub struct Measure {
     /// The test, such as `all-reduce`.
@@ -78,14 +81,84 @@ impl Health {
         Self { verdict, level, tested_s: None, findings: vec![finding], measures: Vec::new() }
     }
 
+    /// Takes over what a host judged itself: the lines of a part of its output. `what` names it in an error.
+    fn judged(&mut self, parts: &[Part<'_>], name: &str, what: &str, input: &QuickInput<'_>) {
+        let Some(part) = parts.iter().find(|p| p.name == name).filter(|p| p.status.is_some()) else {
+            self.findings.push(Finding::unknown("E-HEALTH", format!("{what} was interrupted")));
+            return;
+        };
+        let before = self.findings.len();
+        for line in &part.lines {
+            if let Some(finding) = Finding::parse(line) {
+                self.findings.push(finding);
+            } else if let Some(line) = line.strip_prefix("measured ")
+                && let [test, value, unit] = line.split(' ').collect::<Vec<_>>()[..]
+                && let Ok(value) = value.parse()
+            {
+                self.measures.push(Measure::of(test, value, unit, input));
+            }
+        }
+        // Exit 0 without a word is not what the program does.
+        if self.findings.len() == before {
+            self.findings.push(Finding::unknown("E-HEALTH", format!("{what} printed nothing")));
+        }
+    }
+
+    /// Judges one tool of the burn-in by its output; `busy` are the processes that kept the tests from running.
+    fn tool(&mut self, test: &str, part: Option<&Part<'_>>, busy: Option<&str>, input: &QuickInput<'_>) {
+        let code = format!("E-HEALTH-{}", test.to_uppercase());
+        let unknown = |detail: String| Finding::unknown(&code, detail);
+        let finding = match (part.map(|p| (p, p.status)), busy) {
+            (None, Some(n)) => {
+                unknown(format!("skipped: {n} processes use the accelerators; drain the host first"))
+            }
+            (None, None) | (Some((_, None)), _) => unknown(format!("{test} was interrupted")),
+            (Some((_, Some("missing"))), _) => unknown(format!("{test} is not installed")),
+            (Some((_, Some("124" | "137"))), _) => unknown(format!("{test} timed out")),
+            (Some((part, Some("0"))), _) => match read(test, &part.lines) {
+                Ok((value, unit)) => {
+                    let measure = Measure::of(test, value, unit, input);
+                    let finding = measure.against_floor();
+                    self.measures.push(measure);
+                    finding
+                }
+                Err(why) => unknown(format!("{why} (exit 0)")),
+            },
+            (Some((part, Some(status))), _) => {
+                let last = part.lines.iter().rev().find(|l| !l.trim().is_empty());
+                let last = last.map_or("no output", |l| l.trim());
+                Finding::bad(&code, format!("{test} failed (exit {status}): {last}"))
+            }
+        };
+        self.findings.push(finding);
+    }
+
     fn settle(&mut self) {
         self.findings.sort_by_key(|f| std::cmp::Reverse(f.verdict));
         self.verdict = self.findings.first().map_or(Verdict::Unknown, |f| f.verdict);
     }
 }
 
+impl Measure {
+    /// Returns a measurement with the published floor of this host, if there is one.
+    fn of(test: &str, value: f64, unit: &str, input: &QuickInput<'_>) -> Self {
+        let floor = input.catalog.floor(test, &input.product.slug, input.count).map(|f| f.floor);
+        Self { test: test.to_owned(), value, unit: unit.to_owned(), floor, median: None }
+    }
+
+    fn against_floor(&self) -> Finding {
+        let Self { test, value, unit, .. } = self;
+        match self.floor.filter(|floor| value < floor) {
+            Some(floor) => {
+                Finding::bad("E-HEALTH-FLOOR", format!("{test} {value} {unit} is below the floor of {floor}"))
+            }
+            None => Finding::good(format!("{test} {value} {unit}")),
+        }
+    }
+}
+
 impl Finding {
-    /// Returns something that could not be told.
+    /// Returns an unknown finding.
     pub fn unknown(code: &str, detail: impl Into<String>) -> Self {
         Self { verdict: Verdict::Unknown, code: code.to_owned(), detail: detail.into() }
     }
@@ -111,7 +184,7 @@ impl Finding {
     }
 }
 
-/// What one tool said.
+/// The output of one tool.
 struct Part<'a> {
     name: &'a str,
     lines: Vec<&'a str>,
@@ -135,203 +208,66 @@ fn parts(text: &str) -> Vec<Part<'_>> {
     all
 }
 
-/// Returns the tests of a level beyond the quick look.
-fn expected(level: Level, input: &QuickInput<'_>) -> Vec<&'static str> {
-    use crate::catalog::Vendor;
-    let several = input.several();
-    let mut tests = match (level, input.product.vendor) {
-        (Level::Quick, _) => return Vec::new(),
-        (_, Vendor::Neuron) => vec!["nccom-test"],
-        (_, Vendor::Nvidia) if several => vec!["dcgmi", "all-reduce"],
-        (_, Vendor::Nvidia) => vec!["dcgmi"],
-    };
-    if level == Level::Burnin {
-        if input.product.vendor == Vendor::Nvidia {
-            tests.push("host-to-device");
-            if several {
-                tests.push("device-to-device");
-            }
-        }
-        tests.push("fio");
+/// Returns the tests that only the burn-in has.
+fn burnin(input: &QuickInput<'_>) -> Vec<&'static str> {
+    match (input.product.vendor, input.several()) {
+        (Vendor::Neuron, _) => vec!["fio"],
+        (Vendor::Nvidia, false) => vec!["host-to-device", "fio"],
+        (Vendor::Nvidia, true) => vec!["host-to-device", "device-to-device", "fio"],
     }
-    tests
 }
 
-/// Judges what `kept` printed: the quick look of now, and the standard one of before, if there was one.
+/// Judges what `kept` printed: the quick test of now, and the standard look of before, if there was one.
 pub fn judge_kept(text: &str, input: &QuickInput<'_>) -> Health {
-    let tested = text.lines().find_map(|l| l.strip_prefix("@@standard "));
-    let level = if tested.is_some() { Level::Standard } else { Level::Quick };
-    let mut health = judge(text, level, input);
-    health.tested_s = tested.and_then(|t| t.trim().parse().ok());
-    // Nobody asked for a tool that is not there: the gate passed without it.
-    for finding in &mut health.findings {
-        if finding.detail.ends_with(NOT_INSTALLED) {
-            *finding = Finding::good(format!("{}, so it was not run", finding.detail));
-        }
+    let mut health = judge(text, Level::Quick, input);
+    if let Some(tested) = text.lines().find_map(|l| l.strip_prefix("@@standard ")) {
+        health.level = Level::Standard;
+        health.tested_s = tested.trim().parse().ok();
+        health.judged(&parts(text), "judged", "the standard test", input);
+        health.settle();
     }
-    health.settle();
     health
 }
-
-/// What is said of a tool that a host does not have, after its name.
-const NOT_INSTALLED: &str = " is not installed";
 
 /// Judges what a host's program printed.
 pub fn judge(text: &str, level: Level, input: &QuickInput<'_>) -> Health {
     let (verdict, tested_s) = (Verdict::Unknown, None);
     let mut health = Health { verdict, level, tested_s, findings: Vec::new(), measures: Vec::new() };
     let parts = parts(text);
-    let found = |name: &str| parts.iter().find(|p| p.name == name);
-    match found("quick") {
-        Some(part) if part.status.is_some() => {
-            health.findings.extend(part.lines.iter().filter_map(|line| Finding::parse(line)));
-            // Exit 0 without a word is not what the program does.
-            if health.findings.is_empty() {
-                health.findings.push(Finding::unknown("E-HEALTH", "the quick look said nothing"));
-            }
-        }
-        _ => health.findings.push(Finding::unknown("E-HEALTH", "the quick look was cut off")),
+    match level {
+        Level::Quick => health.judged(&parts, "quick", "the quick test", input),
+        Level::Standard | Level::Burnin => health.judged(&parts, "judged", "the test", input),
     }
-    let busy = text.lines().find_map(|l| l.strip_prefix("@@busy "));
-    for test in expected(level, input) {
-        let code = format!("E-HEALTH-{}", test.to_uppercase());
-        let finding = match (found(test), busy) {
-            (None, Some(n)) => Finding::unknown(
-                &code,
-                format!("left out: {n} processes use the accelerators; drain the host first"),
-            ),
-            (None, None) => Finding::unknown(&code, format!("{test} was cut off")),
-            (Some(part), _) => match part.status {
-                Some("missing") => Finding::unknown(&code, format!("{test}{NOT_INSTALLED}")),
-                Some("124" | "137") => Finding::unknown(&code, format!("{test} did not end in time")),
-                None => Finding::unknown(&code, format!("{test} was cut off")),
-                Some(status) => read(test, status, &part.lines, input, &mut health.measures)
-                    .unwrap_or_else(|why| Finding::unknown(&code, format!("{why} (exit {status})"))),
-            },
-        };
-        health.findings.push(finding);
-    }
-    for measure in &health.measures {
-        if let Some(floor) = measure.floor.filter(|floor| measure.value < *floor) {
-            let Measure { test, value, unit, .. } = measure;
-            health.findings.push(Finding::bad(
-                "E-HEALTH-FLOOR",
-                format!("{test} {value} {unit} is below the floor of {floor}"),
-            ));
+    if level == Level::Burnin {
+        let busy = text.lines().find_map(|l| l.strip_prefix("@@busy "));
+        for test in burnin(input) {
+            health.tool(test, parts.iter().find(|p| p.name == test), busy, input);
         }
     }
     health.settle();
     health
 }
 
-/// Reads one tool's output: a finding, and a number for those that measure.
-fn read(
-    test: &str,
-    status: &str,
-    lines: &[&str],
-    input: &QuickInput<'_>,
-    measures: &mut Vec<Measure>,
-) -> Result<Finding, String> {
-    let code = format!("E-HEALTH-{}", test.to_uppercase());
-    if test == "dcgmi" {
-        // Judged by what its tests say, not by its exit status: 205 was seen with all passing (facebookresearch/gcm).
-        return diagnostics(&lines.join("\n"));
+/// Reads the number that one tool of the burn-in measured, and its unit.
+fn read(test: &str, lines: &[&str]) -> Result<(f64, &'static str), String> {
+    if test == "fio" {
+        let text = lines.join("\n");
+        let start = text.find('{').ok_or("its output is not JSON")?;
+        let json: serde_json::Value =
+            serde_json::from_str(text[start..].trim()).map_err(|e| format!("cannot parse its JSON: {e}"))?;
+        let iops = json.pointer("/jobs/0/read/iops").and_then(serde_json::Value::as_f64);
+        return Ok((iops.ok_or("its JSON has no read.iops")?, "IOPS"));
     }
-    if status != "0" {
-        let last = lines.iter().rev().find(|l| !l.trim().is_empty()).copied().unwrap_or("no output");
-        return Ok(Finding::bad(&code, format!("{test} failed (exit {status}): {}", last.trim())));
-    }
-    let (value, unit) = match test {
-        "all-reduce" => {
-            let wrong = lines.iter().find(|l| l.contains("Out of bounds values"));
-            match wrong {
-                Some(line) if line.trim_end().ends_with("OK") => {}
-                Some(line) => {
-                    return Ok(Finding::bad(
-                        &code,
-                        format!("wrong results: {}", line.trim_start_matches('#').trim()),
-                    ));
-                }
-                None => return Err("its check of results is missing".to_owned()),
-            }
-            (after(lines, "Avg bus bandwidth").ok_or("it gives no bandwidth")?, "GB/s")
-        }
-        "nccom-test" => {
-            if let Some(line) = lines.iter().find(|l| l.contains("Failure running")) {
-                return Ok(Finding::bad(&code, (*line).trim().to_owned()));
-            }
-            (after(lines, "Avg bus bandwidth").ok_or("it gives no bandwidth")?, "GB/s")
-        }
-        "host-to-device" | "device-to-device" => {
-            let caption =
-                lines.iter().position(|l| l.contains("bandwidth (GB/s)")).ok_or("it gives no table")?;
-            let values = lines[caption + 1..]
-                .iter()
-                .take_while(|l| !l.trim().is_empty() && !l.contains("SUM"))
-                .flat_map(|l| l.split_whitespace().skip(1))
-                .filter(|w| w.contains('.'))
-                .filter_map(|w| w.parse::<f64>().ok())
-                .filter(|v| *v > 0.0);
-            (values.reduce(f64::min).ok_or("its table is empty")?, "GB/s")
-        }
-        "fio" => {
-            let text = lines.join("\n");
-            let start = text.find('{').ok_or("it gives no JSON")?;
-            let json: serde_json::Value = serde_json::from_str(text[start..].trim())
-                .map_err(|e| format!("its JSON cannot be read: {e}"))?;
-            let iops = json.pointer("/jobs/0/read/iops").and_then(serde_json::Value::as_f64);
-            (iops.ok_or("its JSON has no read.iops")?, "IOPS")
-        }
-        other => return Err(format!("nobody knows how to read {other}")),
-    };
-    let floor = input.catalog.floor(test, &input.product.slug, input.count).map(|f| f.floor);
-    measures.push(Measure { test: test.to_owned(), value, unit: unit.to_owned(), floor, median: None });
-    Ok(Finding::good(format!("{test} {value} {unit}")))
-}
-
-/// Returns the first number behind a phrase and its colon; the unit may be glued to it (`40.7GB/s`).
-fn after(lines: &[&str], phrase: &str) -> Option<f64> {
-    let line = lines.iter().rev().find(|l| l.contains(phrase))?;
-    let number: String = line
-        .rsplit_once(':')?
-        .1
-        .trim_start()
-        .chars()
-        .take_while(|c| c.is_ascii_digit() || *c == '.')
-        .collect();
-    number.parse().ok()
-}
-
-/// Reads `dcgmi diag -j` of DCGM 3 and 4, which differ in the first key and in a summary per test
-/// (facebookresearch/gcm#38, NVIDIA/DCGM's own tests of nvvs); another shape is an error.
-fn diagnostics(text: &str) -> Result<Finding, String> {
-    let start = text.find('{').ok_or("dcgmi gives no JSON")?;
-    let json: serde_json::Value = serde_json::from_str(text[start..].trim())
-        .map_err(|e| format!("dcgmi's JSON cannot be read: {e}"))?;
-    let categories = ["DCGM GPU Diagnostic", "DCGM Diagnostic"]
+    // nvbandwidth prints a matrix under its caption; a device does not copy to itself.
+    let caption = lines.iter().position(|l| l.contains("bandwidth (GB/s)")).ok_or("printed no table")?;
+    let values = lines[caption + 1..]
         .iter()
-        .find_map(|key| json[*key]["test_categories"].as_array())
-        .ok_or("dcgmi's JSON has another shape than those of DCGM 3 and 4")?;
-    let tests = categories.iter().filter_map(|c| c["tests"].as_array()).flatten();
-    let (mut passed, mut failed, mut other) = (0, Vec::new(), Vec::new());
-    for test in tests {
-        let name = test["name"].as_str().unwrap_or("a test without a name");
-        let summary = Some(&test["test_summary"]).filter(|s| !s.is_null());
-        for result in test["results"].as_array().into_iter().flatten().chain(summary) {
-            match result["status"].as_str() {
-                Some("Pass" | "PASS") => passed += 1,
-                Some("Fail" | "FAIL") => failed.push(name.to_owned()),
-                Some("Skip" | "SKIP") => {}
-                status => other.push(format!("{name}: {}", status.unwrap_or("no status"))),
-            }
-        }
-    }
-    match (failed.is_empty(), other.is_empty(), passed) {
-        (false, ..) => Ok(Finding::bad("E-HEALTH-DCGMI", format!("dcgmi: {} failed", failed.join(", ")))),
-        (true, false, _) => Ok(Finding::unknown("E-HEALTH-DCGMI", format!("dcgmi: {}", other.join(", ")))),
-        (true, true, 0) => Err("dcgmi ran no test".to_owned()),
-        (true, true, n) => Ok(Finding::good(format!("dcgmi: {n} tests passed"))),
-    }
+        .take_while(|l| !l.trim().is_empty() && !l.contains("SUM"))
+        .flat_map(|l| l.split_whitespace().skip(1))
+        .filter(|w| w.contains('.'))
+        .filter_map(|w| w.parse::<f64>().ok())
+        .filter(|v| *v > 0.0);
+    Ok((values.reduce(f64::min).ok_or("its table is empty")?, "GB/s"))
 }
 
 /// Compares the hosts of a pool with each other.
@@ -352,7 +288,7 @@ pub fn median_findings(pool: &mut BTreeMap<String, Health>) {
             measure.median = Some(median);
             if measure.value < median * (1.0 - allowed) {
                 let detail = format!(
-                    "{test} {} {} is more than {:.0} % below the pool's median of {median}",
+                    "{test} {} {} is more than {:.0} % below the pool median of {median}",
                     measure.value,
                     measure.unit,
                     allowed * 100.0

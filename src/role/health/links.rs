@@ -1,5 +1,5 @@
-//! Links between hosts: EFA devices that their driver has, and InfiniBand or RoCE ports that are up. Read from sysfs; no
-//! tool is asked. A part of the quick look, and the gate of the role that brings them.
+//! Links between hosts: EFA devices bound to their driver, and InfiniBand or RoCE ports that are up. Read from sysfs, without
+//! tools. Part of the quick test, and the gate of the role that sets them up.
 
 use super::quick::{END, FRAME};
 

@@ -1,13 +1,13 @@
-//! The quick look at accelerators, under 30 s: count, driver, fabric, ECC, row remapping, PCIe width, and what the kernel
+//! The quick test of accelerators, under 30 s: count, driver, fabric, ECC, row remapping, PCIe width, and what the kernel
 //! log holds since boot. One shell program: a guard of the roles, their gate after a change, and the first part of
-//! `verify`, so that the three cannot tell different stories.
+//! `verify`, so that the three always agree.
 //!
 //! It prints a line per finding, worst first: `E-NV-ECC: what and what to do`, `E-NV-HUNG: unknown: …` for what could not
-//! be read, `ok: …`. Exit 0 healthy, 1 not, 125 when something could not be told and nothing is known to be wrong.
+//! be read, `ok: …`. Exit 0 healthy, 1 not, 125 if something is unknown and nothing is unhealthy.
 
 use super::links::Links;
-use super::xid::{XIDS, pattern};
-use crate::catalog::{Action, Catalog, Fabric, Product, Vendor};
+use super::xid::decided;
+use crate::catalog::{Catalog, Fabric, Product, Vendor};
 use crate::template::quote;
 
 /// nvidia-smi answers in 2 s with the persistence daemon, in 10 s without; a wedged GPU hangs it for ever.
@@ -78,6 +78,11 @@ pub fn quick(input: QuickInput<'_>) -> String {
     format!("{FRAME}{body}{}{END}", input.links.look(input.wait))
 }
 
+/// Returns the program, with its output framed.
+pub(super) fn framed(input: QuickInput<'_>) -> String {
+    format!("printf '@@ quick\\n'; ( {}); printf '@@rc quick %s\\n' $?\n", quick(input))
+}
+
 fn nvidia(input: &QuickInput<'_>) -> String {
     let QuickInput { catalog, product, count, driver, units, wait, .. } = *input;
     let wait_s = if wait && product.fabric != Fabric::None { FABRIC_SECONDS } else { 0 };
@@ -101,7 +106,11 @@ v=; [ -r /sys/module/nvidia/version ] && read -r v </sys/module/nvidia/version
 case $v in {version}) okay "module nvidia $v is loaded";; '') bad E-NV-DRIVER "module nvidia is not loaded";;
 *) bad E-NV-MODULE-VERSION "module nvidia $v is loaded, {driver} is wanted: a reboot takes the old one out";; esac
 smi() {{ tool {TOOL_SECONDS} nvidia-smi --query-gpu="$1" --format=csv,noheader,nounits >"$T" 2>&1; r=$?; a=$(cat "$T"); }}
-core=index,pci.bus_id,driver_version,ecc.errors.uncorrected.volatile.total
+# Fields of a GPU that lacks a feature say so. Any other text in place of a value ([Unknown Error], [GPU requires reset],
+# ERR!, a field that is not there) hides one.
+lacks() {{ case $1 in N/A|'[N/A]'|'[Not Supported]'|*'been deprecated'*) ;; *) return 1;; esac; }}
+hides() {{ bad "$1" "unknown: $at reports \"$3\" as its $2: look at nvidia-smi -q and dmesg"; }}
+all=1; core=index,pci.bus_id,driver_version,ecc.errors.uncorrected.volatile.total
 left={wait_s}
 # A daemon that has been up for longer than that will not bring the fabric any more.
 if [ $left -gt 0 ]; then
@@ -112,7 +121,7 @@ end=$(($(date +%s) + left))
 while :; do
 smi $core,fabric.state,fabric.status,remapped_rows.pending,remapped_rows.failure
 # One field that an older driver does not know fails the whole call.
-case $a in *'not a valid field'*) smi $core; bad E-NV-FIELDS "unknown: this nvidia-smi tells neither fabric nor remapped rows";; esac
+case $a in *'not a valid field'*) all=; smi $core; bad E-NV-FIELDS "unknown: this nvidia-smi tells neither fabric nor remapped rows";; esac
 case $a in *', In Progress,'*) [ "$(date +%s)" -lt "$end" ] || break; sleep 3;; *) break;; esac
 done
 l=${{a%%
@@ -127,29 +136,35 @@ case "$r $a" in
 g=0
 while IFS=, read -r i bus drv ecc state status pending failure; do
 g=$((g + 1)); at="GPU $i (${{bus# }})"
-case ${{drv# }} in {version}) ;; *) bad E-NV-MISMATCH "$at is driven by ${{drv# }}, {driver} is wanted";; esac
-case ${{ecc# }} in ''|0|*[!0-9]*) ;; *) bad E-NV-ECC "$at has ${{ecc# }} uncorrectable memory errors since boot: reboot it; if they come back, replace it";; esac
+case ${{drv# }} in {version}) ;; ''|'['*|ERR!) hides E-NV-MISMATCH "driver version" "${{drv# }}";; *) bad E-NV-MISMATCH "$at is driven by ${{drv# }}, {driver} is wanted";; esac
+case ${{ecc# }} in 0) ;; ''|*[!0-9]*) lacks "${{ecc# }}" || hides E-NV-ECC "count of uncorrectable memory errors" "${{ecc# }}";; *) bad E-NV-ECC "$at has ${{ecc# }} uncorrectable memory errors since boot: reboot it; if they come back, replace it";; esac
+[ -n "$all" ] || continue
 case ${{state# }} in
 'In Progress') bad E-NV-FABRIC "$at is not in the fabric yet (In Progress; CUDA fails with 802): look at nvidia-fabricmanager and its log";;
-Completed) case ${{status# }} in Success|N/A|'[N/A]'|'') ;; *) bad E-NV-FABRIC "$at was refused by the fabric: ${{status# }}";; esac;;
-''|N/A|'[N/A]'|'[Not Supported]') ;;
+Completed) case ${{status# }} in Success) ;; ''|'['*|N/A|ERR!) lacks "${{status# }}" || hides E-NV-FABRIC "fabric status" "${{status# }}";; *) bad E-NV-FABRIC "$at was refused by the fabric: ${{status# }}";; esac;;
+''|'['*|N/A|ERR!) lacks "${{state# }}" || hides E-NV-FABRIC "fabric state" "${{state# }}";;
 *) bad E-NV-FABRIC "$at has fabric state ${{state# }}";; esac
-case ${{pending# }} in [Yy]es|1) bad E-NV-REMAP "$at waits for a reset to remap rows: reboot the host";; esac
-case ${{failure# }} in [Yy]es|1) bad E-NV-REMAP "$at could not remap a row: replace it";; esac
+case ${{pending# }} in [Nn]o|0) ;; [Yy]es|1) bad E-NV-REMAP "$at waits for a reset to remap rows: reboot the host";; *) lacks "${{pending# }}" || hides E-NV-REMAP "pending row remapping" "${{pending# }}";; esac
+case ${{failure# }} in [Nn]o|0) ;; [Yy]es|1) bad E-NV-REMAP "$at could not remap a row: replace it";; *) lacks "${{failure# }}" || hides E-NV-REMAP "failed row remapping" "${{failure# }}";; esac
 done <"$T"
 if [ $g -eq {count} ]; then okay "nvidia-smi sees $g GPUs"; else bad E-NV-COUNT "nvidia-smi sees $g of {count} GPUs"; fi;;
 *) bad E-NV-SMI "unknown: nvidia-smi ended with $r: $l";;
 esac
 if tool 5 dmesg >"$T" 2>/dev/null; then
-<"$T" {XIDS} >"$T.x"
-while read -r x at; do
-case $x in
-{mild}) okay "Xid $x on $at asks for nothing";;
-{app}) okay "Xid $x on $at asks for a new start of the program that hit it";;
-{reset}) bad E-NV-XID "Xid $x on $at asks for a reset of the GPU: a reboot does it";;
-{reboot}) bad E-NV-XID "Xid $x on $at asks for a reboot";;
-{isolate}) bad E-NV-XID "Xid $x on $at: the host has to be taken out, and a person looks";;
-*) bad E-NV-XID "Xid $x on $at is in no table: a person looks";; esac
+<"$T" {decided} >"$T.x" || bad E-NV-LOG "unknown: the Xids of the kernel log cannot be read"
+while read -r a what; do
+case $a in
+ignore) okay "$what asks for nothing";;
+nonfatal|contained) okay "$what is $a and asks for nothing";;
+decided) okay "$what: the Xid 154 after it decides";;
+none) okay "$what: the GPU needs no recovery";;
+restart-app) okay "$what asks for a new start of the program that hit it";;
+reset) bad E-NV-XID "$what asks for a reset of the GPU: a reboot does it";;
+reboot) bad E-NV-XID "$what asks for a reboot";;
+drain) bad E-NV-XID "$what asks for the node to be drained; if it still says so then, reboot the host";;
+isolate) bad E-NV-XID "$what: the host has to be taken out, and a person looks";;
+unreadable) bad E-NV-XID "unknown: cannot read what the kernel log says about $what";;
+*) bad E-NV-XID "$what is in no table: a person looks";; esac
 done <"$T.x"
 okay "kernel log read"
 else bad E-NV-LOG "unknown: the kernel log cannot be read"; fi
@@ -160,11 +175,7 @@ else bad E-NV-LOG "unknown: the kernel log cannot be read"; fi
             "nvidia-fabricmanager.service"
         },
         version = fits(driver),
-        mild = pattern(catalog, &[Action::Ignore]),
-        app = pattern(catalog, &[Action::RestartApp]),
-        reset = pattern(catalog, &[Action::Reset]),
-        reboot = pattern(catalog, &[Action::Reboot]),
-        isolate = pattern(catalog, &[Action::Isolate]),
+        decided = decided(catalog),
     )
 }
 

@@ -24,16 +24,14 @@ pub struct Rest {
 
 /// An answer.
 #[derive(Debug)]
-pub struct Answer {
+pub struct Response {
     /// The HTTP status.
     pub code: u16,
-    /// `Content-Type`.
-    pub content_type: String,
     /// The body; text that is no JSON as a string.
     pub body: Value,
 }
 
-impl Answer {
+impl Response {
     /// Asserts the status.
     #[track_caller]
     pub fn expect(self, code: u16) -> Value {
@@ -104,14 +102,12 @@ impl Rest {
         request
     }
 
-    async fn answer(&self, request: reqwest::RequestBuilder) -> Answer {
+    async fn send(&self, request: reqwest::RequestBuilder) -> Response {
         let answer = request.timeout(DEADLINE).send().await.expect("an answer");
         let code = answer.status().as_u16();
-        let content_type = answer.headers().get(header::CONTENT_TYPE);
-        let content_type = content_type.and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
         let text = answer.text().await.expect("a body");
         let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
-        Answer { code, content_type, body }
+        Response { code, body }
     }
 
     /// GETs a path of a server that may not be there; returns the status.
@@ -121,44 +117,39 @@ impl Rest {
     }
 
     /// GETs a path.
-    pub async fn get(&self, path: &str) -> Answer {
-        self.answer(self.request(Method::GET, path)).await
-    }
-
-    /// GETs a path in a representation.
-    pub async fn get_as(&self, path: &str, accept: &str) -> Answer {
-        self.answer(self.request(Method::GET, path).header(header::ACCEPT, accept)).await
+    pub async fn get(&self, path: &str) -> Response {
+        self.send(self.request(Method::GET, path)).await
     }
 
     /// POSTs an object.
-    pub async fn post(&self, path: &str, body: &Value) -> Answer {
-        self.answer(self.request(Method::POST, path).json(body)).await
+    pub async fn post(&self, path: &str, body: &Value) -> Response {
+        self.send(self.request(Method::POST, path).json(body)).await
     }
 
     /// PUTs an object.
-    pub async fn put(&self, path: &str, body: &Value) -> Answer {
-        self.answer(self.request(Method::PUT, path).json(body)).await
+    pub async fn put(&self, path: &str, body: &Value) -> Response {
+        self.send(self.request(Method::PUT, path).json(body)).await
     }
 
     /// DELETEs, with options or without.
-    pub async fn delete(&self, path: &str, options: &Value) -> Answer {
+    pub async fn delete(&self, path: &str, options: &Value) -> Response {
         let request = self.request(Method::DELETE, path);
-        self.answer(if options.is_null() { request } else { request.json(options) }).await
+        self.send(if options.is_null() { request } else { request.json(options) }).await
     }
 
     /// PATCHes with a content type.
-    pub async fn patch(&self, path: &str, content_type: &str, body: &Value) -> Answer {
+    pub async fn patch(&self, path: &str, content_type: &str, body: &Value) -> Response {
         let request = self.request(Method::PATCH, path).header(header::CONTENT_TYPE, content_type);
-        self.answer(request.body(body.to_string())).await
+        self.send(request.body(body.to_string())).await
     }
 
     /// Merges (RFC 7386).
-    pub async fn merge(&self, path: &str, body: &Value) -> Answer {
+    pub async fn merge(&self, path: &str, body: &Value) -> Response {
         self.patch(path, "application/merge-patch+json", body).await
     }
 
     /// Applies server-side as a manager; `more` is the rest of the query.
-    pub async fn apply(&self, path: &str, manager: &str, more: &str, body: &Value) -> Answer {
+    pub async fn apply(&self, path: &str, manager: &str, more: &str, body: &Value) -> Response {
         let path = format!("{path}?fieldManager={manager}{more}");
         self.patch(&path, "application/apply-patch+yaml", body).await
     }
@@ -181,7 +172,7 @@ impl Rest {
     }
 
     /// Looks at a path until what is there satisfies; returns it.
-    pub async fn until(&self, path: &str, what: &str, done: impl Fn(&Answer) -> bool) -> Answer {
+    pub async fn until(&self, path: &str, what: &str, done: impl Fn(&Response) -> bool) -> Response {
         let began = std::time::Instant::now();
         loop {
             let answer = self.get(path).await;

@@ -1,4 +1,4 @@
-//! Who a server may be, and the ways to it: host keys, certificates, bastions, deadlines, scanning.
+//! Server verification and routing: host keys, certificates, bastions, deadlines, scanning.
 
 use super::server::{Files, Port, Rules, Server, certificate, closed_port, key, line};
 use provision::ssh::known_hosts::{Verdict, write};
@@ -180,7 +180,7 @@ async fn many_dials_at_once_make_one_connection() {
 }
 
 #[tokio::test]
-async fn a_server_that_never_speaks_is_given_up_once_for_all_who_wait() {
+async fn a_silent_server_times_out_once_for_all_waiters() {
     let mute = Port::open(b"").await;
     let mut files = Files::new("");
     files.options.login_deadline = SHORT;
@@ -204,7 +204,7 @@ async fn a_server_that_never_speaks_is_given_up_once_for_all_who_wait() {
 }
 
 #[tokio::test]
-async fn what_speaks_no_ssh_and_what_does_not_answer_are_told_apart() {
+async fn a_server_without_ssh_and_a_silent_server_are_distinguished() {
     let web = Port::open(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n").await;
     let at = |port| Endpoint {
         name: "h1".to_owned(),

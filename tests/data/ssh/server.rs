@@ -1,5 +1,5 @@
-//! An SSH server in the test's own process, on loopback: counts what reaches it, obeys the rules it is given, and answers
-//! a few commands of its own. No program is ever started.
+//! An SSH server in the test's own process, on loopback: counts requests, follows configured rules, and handles a few
+//! built-in commands. It never starts a program.
 
 use bytes::Bytes;
 use provision::ssh::{Credentials, Endpoint, Pool, PoolOptions};
@@ -69,6 +69,8 @@ pub struct Rules {
     /// So many connections are hung up on before a word is said.
     pub drops: usize,
     pub rekey_bytes: usize,
+    /// What every program does instead of what it was asked for: a host that was taken over.
+    pub instead: Option<&'static str>,
 }
 
 impl Default for Rules {
@@ -86,6 +88,7 @@ impl Default for Rules {
             hang_up_at_login: false,
             drops: 0,
             rekey_bytes: 1 << 30,
+            instead: None,
         }
     }
 }
@@ -378,7 +381,7 @@ impl Handler for Login {
         session: &mut Session,
     ) -> Result<(), Self::Error> {
         let Some(channel) = self.channels.remove(&id) else { return session.channel_failure(id) };
-        let command = String::from_utf8_lossy(command).into_owned();
+        let command = self.rules.instead.map_or(String::from_utf8_lossy(command), Into::into).into_owned();
         let counted = Counted(self.live.clone(), self.counts.clone());
         if command == "refuse" {
             return session.channel_failure(id);
@@ -403,7 +406,7 @@ impl Drop for Counted {
     }
 }
 
-/// The commands: `say TEXT`, `exit N`, `cat`, `flood BYTES`, `hang`, `deaf N`, `vanish`, `signal NAME`.
+/// The commands: `say TEXT`, `exit N`, `cat`, `flood BYTES`, `flood-aside BYTES`, `frames N`, `hang`, `deaf N`, `vanish`, `signal NAME`.
 async fn answer(
     command: &str,
     mut channel: Channel<Msg>,
@@ -425,6 +428,21 @@ async fn answer(
                 Some(_) => {}
             }
         },
+        "frames" => {
+            let frames: String =
+                (0..rest.parse().unwrap_or(0)).map(|n: u32| format!("\u{1e}s{n}\n")).collect();
+            channel.data_bytes(Bytes::from(frames + "\u{1e}end 0\n")).await?;
+        }
+        "flood-aside" => {
+            // What nobody reads ends with the channel.
+            for _ in 0..rest.parse().unwrap_or(0usize) / 30_000 {
+                let sent = channel.extended_data_bytes(1, Bytes::from(vec![b'x'; 30_000]));
+                match tokio::time::timeout(Duration::from_secs(5), sent).await {
+                    Ok(Ok(())) => {}
+                    _ => return Ok(()),
+                }
+            }
+        }
         "flood" => {
             let (mut read, write) = channel.split();
             let pour = async {

@@ -2,7 +2,6 @@
 
 use super::boot::Setup;
 use super::{HUB, MIRROR, vendors};
-use provision::lab::cluster::{Accelerators, Vendor};
 
 /// A kernel log without the machine's own.
 const DMESG: &str = "#!/bin/sh\ncat /run/fleet-kernel/log 2>/dev/null; true\n";
@@ -28,8 +27,8 @@ fn function(address: &str, vendor: &str, device: &str, class: &str) -> String {
 
 impl Setup {
     /// What every host with accelerators has here: the vendors' names, headers to be had, space for a build.
-    fn accelerated(mut self, vendor: Vendor, count: u32) -> Self {
-        self.accelerators = Some(Accelerators { vendor, count, cores_per_device: 4 });
+    fn accelerated(mut self, count: u32) -> Self {
+        self.accelerators = Some(count);
         let hosts: String = vendors::NAMES.iter().map(|name| format!("{HUB} {name}\n")).collect();
         self.disk("12g").file("/usr/local/bin/dmesg", "755", DMESG).prepare(&format!(
             "printf '%s' '{hosts}' >>/etc/hosts
@@ -44,7 +43,7 @@ impl Setup {
         let switches =
             (0..4).map(|n| function(&format!("0000:{:02x}:00.0", 0x5a + n), "0x10de", "0x22a3", "0x068000"));
         let script: String = gpus.chain(switches).collect();
-        self.accelerated(Vendor::Nvidia, 8).prepare(&script)
+        self.accelerated(8).prepare(&script)
     }
 
     /// Sixteen Trainium2, with what their driver shows in sysfs while it is loaded.
@@ -58,6 +57,6 @@ impl Setup {
                  echo >$d/health_status/unhealthy_components\n"
             );
         }
-        self.accelerated(Vendor::Neuron, 16).prepare(&script)
+        self.accelerated(16).prepare(&script)
     }
 }

@@ -1,8 +1,7 @@
-//! One host: its tree, its place in the network, its boot, its end.
+//! One host: its file tree, its network, its boot, its shutdown.
 
 use super::fleet::Fleet;
 use super::{link, must, tree, until};
-use provision::lab::cluster::Accelerators;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -35,7 +34,7 @@ pub struct Setup {
     files: Vec<(String, String, String)>,
     script: String,
     certified: bool,
-    pub(super) accelerators: Option<Accelerators>,
+    pub(super) accelerators: Option<u32>,
 }
 
 impl Setup {
@@ -102,7 +101,7 @@ pub struct Host {
     pub host_key: String,
     pub(super) fleet: &'static Fleet,
     /// What its kubelet finds in it.
-    pub(super) accelerators: Option<Accelerators>,
+    pub(super) accelerators: Option<u32>,
     number: u16,
     folder: PathBuf,
     /// Where the simulated cluster's socket goes; `/opt/lab` on the host.

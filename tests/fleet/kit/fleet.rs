@@ -1,4 +1,4 @@
-//! The fleet: the namespaces in which hosts live, the keys that open them, the mirror that feeds them.
+//! The fleet: the namespaces of hosts, their keys, and their package mirror.
 
 use super::boot::{Host, Setup};
 use super::{must, packages, tree};

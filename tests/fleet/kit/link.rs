@@ -1,4 +1,4 @@
-//! A host's connection to the others: made, cut, mended.
+//! A host's network link: created, cut, restored.
 
 use super::fleet::{Fleet, HUB};
 use super::until;

@@ -10,17 +10,17 @@
 //! assert_eq!(hosts[1].sh("cat /etc/hostname"), "w-1");
 //! ```
 //!
-//! - [`Fleet`] is one for all tests of the process: a mount and a network namespace that a process of ours holds, in
-//!   which everything else lives; the tree all hosts share; a local mirror of packages and of k0s.
+//! - [`Fleet`] is one for all tests of the process: a mount and a network namespace, held by a process,
+//!   for everything else; the tree all hosts share; a local mirror of packages and of k0s.
 //! - [`Host`] is booted by systemd-nspawn with its own systemd, sshd, sudo, apt and address; it ends with its value.
 //! - [`Link`](link::Link) cuts, slows and thins out a host's connection.
-//! - [`Site`] is an inventory in a folder of its own.
+//! - [`Site`] is an inventory in its own folder.
 //!
-//! Nothing of it touches the machine's own network or files, and nothing is left when the test process ends, however it
-//! ends: the namespaces go with their last process. Stand-ins on the hosts, each named here: `modprobe` and `rmmod` (there
+//! The machine's own network and files are never touched, and nothing remains when the test process ends in any
+//! way: the namespaces go with their last process. Stand-ins on the hosts, each named here: `modprobe` and `rmmod` (there
 //! is no kernel to load into), a few files of `/proc/sys` that containers may not write, the packages `chrony` and `dkms`,
 //! image and headers of the running kernel, and `k0s` with the cluster behind it. Hosts with accelerators
-//! ([`Setup::hgx_h100`], [`Setup::trainium2`]) also have a made PCI tree, a `dmesg` that prints a file, and what the
+//! ([`Setup::hgx_h100`], [`Setup::trainium2`]) also have a generated PCI tree, a `dmesg` that prints a file, and what the
 //! packages of `vendors` bring: nvidia-smi, nvidia-ctk, neuron-ls, daemons that sleep (`standins/`).
 
 #![allow(dead_code, unused_imports, reason = "a kit is for tests to come as well")]

@@ -1,4 +1,4 @@
-//! An inventory of hosts, in a folder of its own, and the real binary run on it.
+//! An inventory of hosts in its own folder, and the real binary run on it.
 
 use super::boot::Host;
 use super::fleet::{Fleet, fleet};
@@ -131,11 +131,8 @@ impl Site {
     /// Puts a simulated cluster behind the k0s of these hosts.
     fn simulate(&mut self, hosts: &[Host]) {
         let specs = hosts.iter().map(|host| {
-            let spec = HostSpec {
-                addresses: vec![host.address.to_string()],
-                accelerators: host.accelerators,
-                ..HostSpec::default()
-            };
+            let spec =
+                HostSpec { addresses: vec![host.address.to_string()], accelerators: host.accelerators };
             (host.name.clone(), spec)
         });
         let spec = ClusterSpec { hosts: specs.collect(), ..ClusterSpec::default() };
@@ -178,13 +175,18 @@ impl Site {
         std::fs::write(self.dir.path().join("inventory.yaml"), text).expect("written");
         let (url, sha256, size) = self.fleet.mirror.locate(&self.k0s);
         let locked = Locked { version: self.k0s.clone(), urls: vec![url], sha256, size };
-        let machine = rustix::system::uname().machine().to_string_lossy().into_owned();
-        let mut lock = Lock { artifacts: [(format!("k0s-{machine}"), locked)].into() };
         let (url, sha256, size) = self.fleet.mirror.key();
-        for name in vendors::KEYS {
-            let key =
-                Locked { version: "1".to_owned(), urls: vec![url.clone()], sha256: sha256.clone(), size };
-            lock.artifacts.insert(name.to_owned(), key);
+        // Everything that an inventory of these tests can want, at the versions that the catalog has.
+        let mut lock = Lock::default();
+        for artifact in provision::catalog::Catalog::builtin().expect("the catalog").artifacts() {
+            let key = Locked {
+                version: artifact.version.clone(),
+                urls: vec![url.clone()],
+                sha256: sha256.clone(),
+                size,
+            };
+            let entry = if artifact.arch.is_some() { locked.clone() } else { key };
+            lock.artifacts.insert(artifact.name.clone(), entry);
         }
         lock.save(&self.dir.path().join(LOCK_FILE)).expect("written");
     }

@@ -1,5 +1,5 @@
 //! Stand-ins for what the vendors' repositories have: packages of the real names and versions, signed lists at the real
-//! paths, over TLS under the real host names. No byte of them is the vendors'; what they install only says what it would be.
+//! paths, over TLS under the real host names. None of their content is the vendors'.
 
 use super::must;
 use super::packages::{Package, build};
@@ -12,8 +12,6 @@ use std::sync::Arc;
 pub const NAMES: [&str; 2] = ["developer.download.nvidia.com", "nvidia.github.io"];
 /// AWS's host, which no host can resolve: inventories name a mirror of it.
 pub const MIRRORED: &str = "apt.repos.neuron.amazonaws.com";
-/// What lock files call the keys; all of them are one here.
-pub const KEYS: [&str; 3] = ["nvidia-cuda-key", "nvidia-toolkit-key", "neuron-key"];
 /// Where the mirror has the key.
 pub const KEY: &str = "keys/vendors.asc";
 

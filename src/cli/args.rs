@@ -1,0 +1,60 @@
+//! Flags that commands share.
+
+use clap::{Args, ValueEnum};
+use std::path::PathBuf;
+
+/// Flags of every command.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Global {
+    /// Output format of results on stdout
+    #[arg(long, global = true, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+    /// Print only results and errors
+    #[arg(long, short, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Show every step
+    #[arg(long, short, global = true)]
+    pub verbose: bool,
+    /// Also allow the inventory to read files in this folder, besides its own folder and files tracked by its git repository
+    #[arg(long, global = true, value_name = "DIR")]
+    pub allow_outside: Vec<PathBuf>,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Debug)]
+pub(super) enum Output {
+    /// Text for people.
+    Text,
+    /// JSON; for `apply`, one line per event.
+    Json,
+    /// Markdown, for a pull request (`diff` only).
+    Markdown,
+}
+
+/// Which inventory, and which part of it.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Where {
+    /// The inventory: a file, or a folder whose files are merged
+    #[arg(long, short, env = "PROVISION_INVENTORY", hide_env_values = true, default_value = ".")]
+    pub inventory: PathBuf,
+    /// Select hosts: names, pools, patterns (`h-*`), ranges (`h-[001-010]`), `!` to exclude; comma-separated
+    #[arg(long, value_name = "HOSTS")]
+    pub limit: Option<String>,
+    /// Use simulated hosts on this machine instead of the inventory's hosts
+    #[arg(long)]
+    pub lab: bool,
+}
+
+impl Where {
+    /// Returns these flags as on a command line.
+    pub(super) fn said(&self) -> String {
+        let mut text = format!("-i {}", self.inventory.display());
+        if let Some(limit) = &self.limit {
+            text += &format!(" --limit '{limit}'");
+        }
+        if self.lab {
+            text += " --lab";
+        }
+        text
+    }
+}

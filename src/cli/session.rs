@@ -1,0 +1,151 @@
+//! What commands share: an inventory loaded with its warnings shown, and a fleet opened from it while events are shown.
+
+use super::args::{Global, Output, Where};
+use super::terminal;
+use crate::event::{Event, Events};
+use crate::fleet::{Fleet, Loaded, Purpose, Selection, Source};
+use crate::inventory::Diagnostics;
+use crate::report::{Mode, Shown, show};
+use crate::run::Recorder;
+use crate::state::HostName;
+use std::collections::BTreeSet;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// Prints findings of an inventory, in colour where that is welcome (<https://no-color.org>).
+pub(super) fn print_findings(found: &Diagnostics) {
+    let color = std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    terminal::shown(&found.render(std::io::stderr().is_terminal() && color));
+}
+
+/// Returns an inventory's source, with what the flags allow it to read.
+pub(super) fn source(path: &Path, global: &Global) -> Source {
+    Source { allow_outside: global.allow_outside.clone(), ..Source::at(path) }
+}
+
+/// Loads an inventory, and prints its warnings.
+pub(super) fn load(path: &Path, global: &Global) -> anyhow::Result<Loaded> {
+    let loaded = source(path, global).load()?;
+    if !loaded.warnings.all.is_empty() {
+        print_findings(&loaded.warnings);
+    }
+    Ok(loaded)
+}
+
+/// Returns how events are shown.
+fn mode(global: &Global) -> Mode {
+    match global.output {
+        Output::Json => Mode::Json,
+        _ if global.quiet => Mode::Quiet,
+        _ if global.verbose || !std::io::stderr().is_terminal() => Mode::Lines { verbose: global.verbose },
+        _ => Mode::Bars,
+    }
+}
+
+/// What shows events while a command runs.
+pub(super) struct Showing {
+    task: JoinSet<Shown>,
+    stop: watch::Sender<()>,
+}
+
+impl Showing {
+    /// Waits until everything emitted so far is shown and recorded, and returns what that was.
+    pub(super) async fn end(mut self) -> Shown {
+        // Targets may keep a sender: what they emit from here on has nobody to show it to.
+        let _ = self.stop.send(());
+        self.task.join_next().await.and_then(Result::ok).unwrap_or_default()
+    }
+}
+
+/// Returns a sink of events and what shows them; a command that is not a run shows only what cannot wait. A run is
+/// recorded too, once it starts, in the inventory's folder of journals.
+pub(super) fn watch_events(global: &Global, run: bool, journals: Option<PathBuf>) -> (Events, Showing) {
+    let (events, receiver) = Events::channel();
+    let mode = match mode(global) {
+        _ if !run && !global.verbose => Mode::Quiet,
+        mode => mode,
+    };
+    let mut recorder = journals.map(Recorder::new);
+    let tap = move |event: &Event| {
+        if let Some(recorder) = &mut recorder {
+            recorder.take(event);
+        }
+    };
+    let (stop, stopped) = watch::channel(());
+    let mut task = JoinSet::new();
+    task.spawn(show(receiver, stopped, mode, tap));
+    (events, Showing { task, stop })
+}
+
+/// An open fleet whose events are shown.
+pub(super) struct Session {
+    /// The fleet.
+    pub fleet: Fleet,
+    /// Where events go.
+    pub events: Events,
+    showing: Showing,
+}
+
+impl Session {
+    /// Opens what the flags name; `run` shows and records everything.
+    pub(super) async fn open(
+        place: &Where,
+        global: &Global,
+        purpose: Purpose,
+        run: bool,
+    ) -> anyhow::Result<Self> {
+        let selection = Selection { limit: place.limit.clone(), lab: place.lab, lost: BTreeSet::new() };
+        Self::open_selected(place, &selection, global, purpose, run).await
+    }
+
+    /// Opens a selection.
+    async fn open_selected(
+        place: &Where,
+        selection: &Selection,
+        global: &Global,
+        purpose: Purpose,
+        run: bool,
+    ) -> anyhow::Result<Self> {
+        let loaded = load(&place.inventory, global)?;
+        // A record that cannot be kept stops no command; a run says by itself where it cannot keep its journal.
+        let journals = run.then(|| loaded.source.state.journals(&loaded.inventory).ok()).flatten();
+        let (events, showing) = watch_events(global, run, journals);
+        let fleet = Fleet::open(loaded, selection, purpose, &events).await?;
+        for warning in &fleet.warnings {
+            eprintln!("warning: {warning}");
+        }
+        Ok(Self { fleet, events, showing })
+    }
+
+    /// Opens what the flags name, to be planned and changed; the machines of `lost` hosts are off for good.
+    pub(super) async fn change(
+        place: &Where,
+        lost: &[String],
+        global: &Global,
+        run: bool,
+    ) -> anyhow::Result<Self> {
+        let lost = lost.iter().map(|name| HostName::new(name.as_str())).collect();
+        let selection = Selection { limit: place.limit.clone(), lab: place.lab, lost };
+        Self::open_selected(place, &selection, global, Purpose::Change, run).await
+    }
+
+    /// Opens what the flags name, to be looked at.
+    pub(super) async fn look(place: &Where, global: &Global) -> anyhow::Result<Self> {
+        Self::open(place, global, Purpose::Look, false).await
+    }
+
+    /// Waits until all events are shown; what is printed afterwards stands below them.
+    pub(super) async fn settle(self) -> (Fleet, Shown) {
+        let Self { fleet, events, showing } = self;
+        drop(events);
+        (fleet, showing.end().await)
+    }
+
+    /// Ends a command: shows remaining events, and stops a lab that was started for it.
+    pub(super) async fn end(self) -> anyhow::Result<()> {
+        let (fleet, _) = self.settle().await;
+        Ok(fleet.close()?)
+    }
+}

@@ -1,0 +1,127 @@
+//! The only way to the standard streams. `print!`, `println!`, `eprint!` and `eprintln!` mean the
+//! macros of this file everywhere in `cli/`: output of hosts, APIs and inventories is sanitised for a terminal, and
+//! a stream that cannot be written (a closed pipe, a full disk) is reported at the end instead of by a panic.
+
+use crate::fleet::StateDir;
+use crate::state::{plain, plain_json};
+use std::fmt::Arguments;
+use std::io::{Error, ErrorKind, Write};
+use std::panic::PanicHookInfo;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Standard output is JSON: characters are escaped there, not replaced.
+static JSON: AtomicBool = AtomicBool::new(false);
+/// Why standard output took no more.
+static REFUSED: OnceLock<Error> = OnceLock::new();
+/// Whether anything panicked.
+static PANICKED: AtomicBool = AtomicBool::new(false);
+
+/// Prints to standard output.
+macro_rules! print {
+    ($($text:tt)*) => { $crate::cli::terminal::out(format_args!($($text)*)) };
+}
+
+/// Prints a line to standard output.
+macro_rules! println {
+    () => { $crate::cli::terminal::out(format_args!("\n")) };
+    ($($text:tt)*) => { $crate::cli::terminal::out(format_args!("{}\n", format_args!($($text)*))) };
+}
+
+/// Prints to standard error.
+macro_rules! eprint {
+    ($($text:tt)*) => { $crate::cli::terminal::err(format_args!($($text)*)) };
+}
+
+/// Prints a line to standard error.
+macro_rules! eprintln {
+    ($($text:tt)*) => { $crate::cli::terminal::err(format_args!("{}\n", format_args!($($text)*))) };
+}
+
+/// Marks standard output as JSON.
+pub(super) fn is_json(json: bool) {
+    JSON.store(json, Ordering::Relaxed);
+}
+
+/// Writes to standard output what is fit for it.
+pub(super) fn out(text: Arguments<'_>) {
+    let text = text.to_string();
+    let text = if JSON.load(Ordering::Relaxed) { plain_json(&text) } else { plain(&text) };
+    let mut stdout = std::io::stdout().lock();
+    if let Err(error) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        let _ = REFUSED.set(error);
+    }
+}
+
+/// Writes sanitised text to standard error. Failures are ignored: there is nowhere to report them.
+pub(super) fn err(text: Arguments<'_>) {
+    shown(&plain(&text.to_string()));
+}
+
+/// Writes a text with our own colours to standard error, whose parts were sanitised already.
+pub(super) fn shown(text: &str) {
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// Returns the exit code of a command that would end with `code`: not well where its output was not taken whole, or
+/// where something panicked.
+pub(super) fn end(code: u8) -> u8 {
+    // What was written last may still be in a buffer.
+    if let Err(error) = std::io::stdout().flush() {
+        let _ = REFUSED.set(error);
+    }
+    if let Some(error) = REFUSED.get() {
+        // A reader that closed the pipe has seen enough.
+        if error.kind() != ErrorKind::BrokenPipe {
+            eprintln!(
+                "error[E-OUTPUT]: cannot write to standard output: {error}\n  = next: Free up disk space there; completed changes stay in place"
+            );
+        }
+        return if code == super::exit::PENDING {
+            super::exit::FAILED
+        } else {
+            code.max(super::exit::FAILED)
+        };
+    }
+    if PANICKED.load(Ordering::Relaxed) { code.max(super::exit::FAILED) } else { code }
+}
+
+/// Makes a panic anywhere a report that can be sent: a file in the state folder, and a line that names it.
+pub(super) fn report_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        PANICKED.store(true, Ordering::Relaxed);
+        let report = report(info);
+        let place = keep(&report);
+        match place {
+            Ok(path) => eprintln!(
+                "error[E-PANIC]: internal error: {}\n  = next: Send {} to the maintainers",
+                first_line(&report),
+                path.display()
+            ),
+            Err(_) => eprintln!("error[E-PANIC]: internal error:\n{report}"),
+        }
+    }));
+}
+
+fn first_line(report: &str) -> &str {
+    report.lines().next().unwrap_or_default()
+}
+
+/// Returns what is known of a panic: no arguments and no environment, which may hold secrets.
+fn report(info: &PanicHookInfo<'_>) -> String {
+    let payload = info.payload();
+    let said = payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let said = said.unwrap_or("no message");
+    let place = info.location().map(|at| format!(" at {}:{}", at.file(), at.line())).unwrap_or_default();
+    let said: String = said.chars().take(2_000).collect();
+    let trace = std::backtrace::Backtrace::force_capture();
+    format!("{said}{place}\nprovision {}\n\n{trace}\n", env!("CARGO_PKG_VERSION"))
+}
+
+fn keep(report: &str) -> anyhow::Result<std::path::PathBuf> {
+    let name = format!("panic-{}-{:08x}.txt", std::process::id(), rand::random::<u32>());
+    Ok(StateDir::default().write(&["faults"], &name, report)?)
+}

@@ -1,0 +1,195 @@
+//! Carries out a plan, and follows batches of an earlier run.
+
+use super::error::{Result, coded};
+use super::health::{HealthReport, Query, now_s};
+use super::open::Fleet;
+use super::run_lock::{RunLock, Runner, absolute};
+use super::tasks::on_each;
+use crate::event::{Event, Events};
+use crate::executor::HostTarget;
+use crate::plan::{Moved, Plan, impact, load, stale, wider};
+use crate::report::Failed;
+use crate::role::health::BELOW_POOL;
+use crate::run::{Cancel, Journal, KillAt, Outcome, RunInput, RunReport, execute};
+use crate::state::{Cluster, Failure, FailureKind, HostName, PoolName, Target, TargetId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A lock on a host lasts an hour without renewal (`executor/batch.rs`).
+const RENEW_LOCKS: Duration = Duration::from_secs(20 * 60);
+
+/// How a plan that was saved stands to one that was made just now.
+pub enum Saved {
+    /// Inventory or lock file are other ones.
+    OtherInventory,
+    /// More hosts of these pools would be out of service at once than it says.
+    Wider(Vec<PoolName>),
+    /// Made for the same; these resources are no longer as they were.
+    Moved(Vec<Moved>),
+}
+
+impl Fleet {
+    /// Plans for `apply`: follows what an earlier run left running first, then observes, and tries hosts that are new.
+    /// Returns the plan, and how long observing took.
+    pub async fn plan_to_apply(&self, events: &Events) -> (Plan, Duration) {
+        // Unreachable hosts and failed batches show up in the plan.
+        self.attach().await;
+        let observation = self.observe(events).await;
+        let took = observation.took;
+        (self.plan(observation), took)
+    }
+
+    /// Follows what earlier runs left running on the hosts until it ends, on all hosts at once. Returns how many batches
+    /// there were on each.
+    pub async fn attach(&self) -> BTreeMap<HostName, std::result::Result<usize, Failure>> {
+        let follow = |(name, host): (&HostName, &Arc<HostTarget>)| {
+            let host = host.clone();
+            (name.clone(), async move { host.attach().await })
+        };
+        on_each(self.hosts.iter().map(follow)).await
+    }
+
+    /// Carries out a plan until all is done, has failed, or `cancel` stops it. Dropping the future leaves what runs on the
+    /// hosts running there; `attach` follows it.
+    pub async fn apply(
+        &self,
+        plan: &Plan,
+        events: Events,
+        cancel: Cancel,
+        kill_at: Option<KillAt>,
+    ) -> Result<RunReport> {
+        let _alone = self.alone()?;
+        let journal = self.source.state.journals(&self.inventory)?.join(format!("{}.jsonl", self.run));
+        let journal = Journal::create(&journal, kill_at)?;
+        let said = events.clone();
+        let report = execute(RunInput {
+            plan,
+            targets: self.targets(),
+            cluster: self.cluster.clone().map(|c| c as Arc<dyn Cluster>),
+            inventory: &self.inventory,
+            run: self.run.to_string(),
+            journal: Arc::new(journal),
+            events,
+            cancel,
+            renew_locks: RENEW_LOCKS,
+        })
+        .await;
+        if !report.interrupted
+            && let Err(error) = self.keep_health(&report, &said).await
+        {
+            // The hosts are as they are, whether it is written down here or not.
+            said.emit(Event::Warning { target: None, message: error.failure().to_string() });
+        }
+        Ok(report)
+    }
+
+    /// Takes the steps of these resources out of a plan.
+    pub fn leave_out(&self, plan: &mut Plan, moved: &[Moved]) {
+        for target in &mut plan.targets {
+            target.steps.retain(|s| !moved.iter().any(|m| m.target == s.target && m.resource == s.resource));
+        }
+        plan.reschedule(&self.inventory);
+        plan.impact = impact(plan, &self.inventory, &self.past());
+    }
+
+    /// Releases what an earlier run left locked, where there is nothing to apply. Returns what could not be.
+    pub async fn finish(&self) -> Vec<Failure> {
+        let end = |(name, host): (&HostName, &Arc<HostTarget>)| {
+            let host = host.clone();
+            (name.clone(), async move { host.finish().await })
+        };
+        on_each(self.hosts.iter().map(end)).await.into_values().filter_map(std::result::Result::err).collect()
+    }
+
+    /// Writes down how well the accelerators are that the run had to do with, and warns of hosts that are far below the
+    /// others of their pool: no host can tell that by itself, so no step of one can. A host that could not be reached is
+    /// not asked again.
+    async fn keep_health(&self, report: &RunReport, events: &Events) -> Result<()> {
+        let asked = report.outcomes.iter().filter_map(|(target, outcome)| match outcome {
+            Outcome::Converged(_) => target.host(),
+            Outcome::Failed(failure) if failure.exit.is_some() => target.host(),
+            Outcome::Failed(_) | Outcome::Stopped | Outcome::Detached => None,
+        });
+        let look = self.health(asked, Query::Kept).await;
+        for (host, health) in &look.hosts {
+            for finding in health.findings.iter().filter(|f| f.code == BELOW_POOL) {
+                let message = format!("[{}] {}", finding.code, finding.detail);
+                events.emit(Event::Warning { target: Some(host.clone()), message });
+            }
+        }
+        if look.hosts.is_empty() {
+            return Ok(());
+        }
+        HealthReport { level: "apply".to_owned(), ..look }.keep(&self.source.state, &self.inventory).map(drop)
+    }
+
+    /// Keeps a second run of the same inventory from this machine out; the lock on each host is by owner and would let it
+    /// in.
+    fn alone(&self) -> Result<RunLock> {
+        let runner = Runner {
+            owner: self.holder.owner.clone(),
+            pid: std::process::id(),
+            run: self.run.to_string(),
+            inventory: absolute(&self.source.path),
+            began_s: now_s(),
+            lease: self.holder.identity.clone(),
+            ended: Vec::new(),
+        };
+        let lock = RunLock::take(&self.source.state, &self.inventory, runner)?;
+        self.holder.have_ended(&lock.ended);
+        Ok(lock)
+    }
+
+    /// Returns the failures of a run, each with what it means for its pool.
+    pub fn failures<'a>(&'a self, report: &'a RunReport) -> Vec<Failed<'a>> {
+        let inventory = &self.inventory;
+        let pool_of = |t: &TargetId| t.host().and_then(|h| inventory.hosts.get(h)).map(|h| h.pool.as_str());
+        let mut taking_part: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+        for (target, outcome) in &report.outcomes {
+            let Some(pool) = pool_of(target) else { continue };
+            let (all, failed) = taking_part.entry(pool).or_default();
+            *all += 1;
+            *failed += usize::from(matches!(outcome, Outcome::Failed(f) if f.kind != FailureKind::Blocked));
+        }
+        let stops = |code: &str| matches!(code, "E-CANARY" | "E-BUDGET");
+        let stopped: BTreeSet<Option<&str>> =
+            report.failures().filter(|(_, f)| stops(&f.code)).map(|(target, _)| pool_of(target)).collect();
+        report
+            .failures()
+            .map(|(target, failure)| {
+                let pool = pool_of(target).and_then(|name| inventory.pools.get(name));
+                let (all, failed) =
+                    pool.and_then(|p| taking_part.get(p.name.as_str())).copied().unwrap_or_default();
+                let budget = pool.map(|p| {
+                    let size = inventory.hosts_of(&p.name).count();
+                    (p.name.as_str(), failed, p.disruption.max_failed.of(size))
+                });
+                // A pool that stopped has no others that continue.
+                let others = if stopped.contains(&pool_of(target)) { 0 } else { all.saturating_sub(failed) };
+                Failed { target, failure, budget, others }
+            })
+            .collect()
+    }
+}
+
+/// Compares a plan that was just made with a saved one.
+pub fn compare_saved(path: &Path, plan: &Plan) -> Result<Saved> {
+    let saved = load(path)?;
+    let same = saved.inventory_digest == plan.inventory_digest && saved.lock_digest == plan.lock_digest;
+    if saved.inventory != plan.inventory {
+        let message = format!(
+            "{} is a plan of inventory {}, not of {}",
+            path.display(),
+            saved.inventory,
+            plan.inventory
+        );
+        return Err(coded("E-PLAN", message, "Name its inventory with -i"));
+    }
+    if !same {
+        return Ok(Saved::OtherInventory);
+    }
+    let wider = wider(&saved, plan);
+    Ok(if wider.is_empty() { Saved::Moved(stale(&saved, plan)) } else { Saved::Wider(wider) })
+}

@@ -1,0 +1,78 @@
+//! Creates a first inventory from a few answers, and never one that `validate` would reject.
+
+use super::error::{Error, Result, coded};
+use crate::catalog::Catalog;
+use crate::inventory::{Accelerator, Files, Init, init_text, load_from, newest};
+use std::path::{Path, PathBuf};
+
+/// What a person answers.
+#[derive(Clone, Debug)]
+pub struct FirstInventory {
+    /// The cluster's name.
+    pub name: String,
+    /// Login name.
+    pub user: String,
+    /// Addresses of controllers.
+    pub controllers: Vec<String>,
+    /// Addresses of workers; without any, the controllers also run workloads.
+    pub workers: Vec<String>,
+    /// Catalog slug of the accelerator, if there is one.
+    pub accelerator: Option<String>,
+    /// Accelerators per host.
+    pub count: u32,
+}
+
+/// The one file of an inventory that is not written yet.
+struct InMemory(String);
+
+impl Files for InMemory {
+    fn read(&self, _: &Path) -> std::io::Result<String> {
+        Ok(self.0.clone())
+    }
+
+    fn list(&self, _: &Path) -> std::io::Result<Vec<PathBuf>> {
+        Ok(Vec::new())
+    }
+
+    fn is_folder(&self, _: &Path) -> bool {
+        false
+    }
+}
+
+impl FirstInventory {
+    /// Returns the inventory as YAML, or the mistakes that it would have.
+    pub fn text(self) -> Result<String> {
+        let catalog = Catalog::builtin()?;
+        let accelerator: Option<Accelerator> = match &self.accelerator {
+            None => None,
+            Some(slug) => {
+                let product = catalog.product(slug).ok_or_else(|| no_product(&catalog, slug))?;
+                let fitting = newest(&catalog, &product, self.count);
+                Some(fitting.ok_or_else(|| {
+                    let message = format!("the catalog has no driver or SDK for `{slug}`");
+                    coded("E-PRODUCT", message, format!("Run `provision catalog {slug}` for details"))
+                })?)
+            }
+        };
+        let text = init_text(&Init {
+            name: self.name,
+            user: self.user,
+            controllers: self.controllers,
+            workers: self.workers,
+            accelerator,
+        });
+        load_from(&InMemory(text.clone()), Path::new("the given answers"), &catalog)
+            .map_err(Error::Inventory)?;
+        Ok(text)
+    }
+}
+
+/// Returns the error of a product that is not in a catalog, with the nearest name that is.
+pub fn no_product(catalog: &Catalog, slug: &str) -> Error {
+    let near = catalog.products().iter().min_by_key(|p| strsim::osa_distance(&p.slug, slug));
+    let near = near.map(|p| format!("Did you mean {}? ", p.slug)).unwrap_or_default();
+    let hint = format!(
+        "{near}Run `provision catalog` for the list, or add a row in a file in catalog/ next to the inventory"
+    );
+    coded("E-PRODUCT", format!("`{slug}` is not in the catalog"), hint)
+}

@@ -1,0 +1,50 @@
+//! The library entry: an inventory and its use cases, as typed calls with typed results. The command line, tests and benches
+//! use it, and a controller inside a cluster could. It prints nothing and reads no arguments; progress is reported as
+//! events.
+//!
+//! [`Source::load`] reads an inventory without contacting hosts. [`Fleet::open`] opens its hosts and cluster.
+//! [`Fleet::observe`] and [`Fleet::plan`] compute pending changes, [`Fleet::apply`] carries them out. A process can open
+//! several independent fleets. Every call can be dropped: running batches continue on the hosts, and [`Fleet::attach`]
+//! follows them.
+
+mod apply;
+mod chat;
+mod compare;
+mod endpoint;
+mod error;
+mod exec;
+mod health;
+mod history;
+mod init;
+mod lab;
+mod load;
+mod observe;
+mod open;
+mod preflight;
+mod reach;
+mod run_lock;
+mod ssh;
+mod state_dir;
+mod status;
+mod support;
+mod tasks;
+mod trust;
+mod tunnel;
+
+pub use apply::{Saved, compare_saved};
+pub use chat::ChatResult;
+pub use compare::{CompareError, compare_inventories};
+pub use error::{Error, Result};
+pub use exec::{Exec, ExecResult};
+pub use health::HealthReport;
+pub use history::{Run, Runs};
+pub use init::{FirstInventory, no_product};
+pub use lab::{ControlPlanePrograms, LabStatus, OwnLab, serve_lab};
+pub use load::{Loaded, LockState, Source};
+pub use observe::{Observation, Programs};
+pub use open::{Fleet, Purpose, Selection};
+pub use preflight::Preflight;
+pub use state_dir::StateDir;
+pub use support::{Support, support_file};
+pub use trust::HostKeys;
+pub use tunnel::Tunnel;

@@ -1,0 +1,167 @@
+//! Observes all targets and plans. `plan` and `apply` share this code.
+
+use super::error::Result;
+use super::open::Fleet;
+use super::tasks::{Tasks, on_each};
+use crate::event::{Event, Events};
+use crate::executor::{HostTarget, combine, enact_program, launch_program, observe_program};
+use crate::plan::{Past, Plan, PlanInput, build, nodes_to_drain, steps_of};
+use crate::role::{self, Finding, RoleInput, desired};
+use crate::run::past;
+use crate::state::{
+    BarePods, Cluster, Facts, Failure, HostName, Nodes, Observed, Resource, Target, TargetId,
+};
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What was seen of every target, or why nothing was.
+pub struct Observation {
+    pub(super) targets: Vec<(TargetId, std::result::Result<Observed, Failure>)>,
+    /// Pods that draining would lose.
+    pub(super) bare_pods: BarePods,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// The exact programs that a host would run.
+pub struct Programs {
+    /// What observes it: sent over standard input of one `sudo -n /bin/sh -s`, the second part after the facts.
+    pub observe: String,
+    /// What changes it, were its steps one batch, and what starts that, detached; `None` where it is in sync.
+    pub change: Option<(String, String)>,
+}
+
+impl Fleet {
+    /// Observes all targets at once. Changes nothing.
+    pub async fn observe(&self, events: &Events) -> Observation {
+        let began = Instant::now();
+        let mut tasks = Tasks::new();
+        for (id, target) in self.targets() {
+            let (events, name) = (events.clone(), id.to_string());
+            tasks.spawn(id, async move {
+                let began = Instant::now();
+                events.emit(Event::Observing { target: name.clone() });
+                let result = target.observe().await;
+                if let Ok(observed) = &result {
+                    let resources = observed.desired.len();
+                    events.emit(Event::Observed { target: name, elapsed: began.elapsed(), resources });
+                }
+                result
+            });
+        }
+        let live = match &self.cluster {
+            Some(cluster) => cluster.nodes().await.ok().map(Option::unwrap_or_default),
+            None => Some(Nodes::default()),
+        };
+        *self.live.lock().unwrap_or_else(PoisonError::into_inner) = live.clone();
+        let mut targets = Vec::new();
+        while let Some((id, ended)) = tasks.next().await {
+            let result = ended.and_then(|result| result);
+            if let Err(failure) = &result {
+                events.emit(Event::Unobserved {
+                    target: id.to_string(),
+                    code: failure.code.clone(),
+                    message: failure.message.clone(),
+                });
+            }
+            targets.push((id, result));
+        }
+        let mut observation = Observation { targets, bare_pods: BarePods::new(), took: began.elapsed() };
+        self.compare_hosts(&mut observation);
+        self.probe_new(&mut observation).await;
+        let leaving = nodes_to_drain(&observation.targets, &live.unwrap_or_default().all);
+        if let Some(cluster) = self.cluster.as_ref().filter(|_| !leaving.is_empty()) {
+            // A drain refuses what is not known here.
+            observation.bare_pods = cluster.bare_pods(&leaving).await.unwrap_or_default();
+        }
+        for (id, result) in &mut observation.targets {
+            if let (Some(name), Ok(observed)) = (id.host(), result) {
+                let known = self.findings(name, &observed.facts);
+                let told = known.into_iter().filter(|f| f.code == "W-K0S-DOWNGRADE");
+                observed.warnings.extend(told.map(|f| format!("[{}] {}", f.code, f.message)));
+            }
+        }
+        observation
+    }
+
+    /// Makes a plan of what was observed.
+    pub fn plan(&self, observation: Observation) -> Plan {
+        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        build(PlanInput {
+            inventory: &self.inventory,
+            lock_digest: self.lock.digest(),
+            lab: self.is_lab(),
+            observed: observation.targets,
+            out_of_service: live.iter().flat_map(|nodes| nodes.out_of_service.clone()).collect(),
+            nodes: live.map(|nodes| nodes.all),
+            bare_pods: observation.bare_pods,
+            past: self.past(),
+        })
+    }
+
+    /// Returns what steps took in earlier runs. An estimate of the time is all that is missing without it.
+    pub(super) fn past(&self) -> Past {
+        let journals = self.source.state.journals(&self.inventory);
+        journals.map(|folder| past(&folder, self.is_lab())).unwrap_or_default()
+    }
+
+    /// Reads the facts of all selected hosts in parallel.
+    pub async fn facts(&self) -> BTreeMap<HostName, std::result::Result<Facts, Failure>> {
+        let ask = |(name, host): (&HostName, &Arc<HostTarget>)| {
+            let host = host.clone();
+            (name.clone(), async move { host.facts().await })
+        };
+        on_each(self.hosts.iter().map(ask)).await
+    }
+
+    /// Observes one host and returns the programs that this and `apply` run there.
+    pub async fn programs(&self, host: &str) -> Result<Programs> {
+        let observed = self.host(host)?.observe().await?;
+        let (steps, _) = steps_of(&observed);
+        let change = (!steps.is_empty()).then(|| {
+            let program = enact_program(&steps, &observed.desired, &observed.facts);
+            let launch = launch_program(&program);
+            (program, launch)
+        });
+        Ok(Programs { observe: observe_program(&observed.desired), change })
+    }
+
+    fn with_role<T>(&self, name: &HostName, facts: &Facts, ask: impl Fn(&RoleInput<'_>) -> T) -> Option<T> {
+        let host = self.inventory.hosts.get(name)?;
+        let (inventory, catalog, lock) = (&self.inventory, &self.catalog, &self.lock);
+        Some(ask(&RoleInput { inventory, catalog, lock, host, facts, secrets: &self.secrets }))
+    }
+
+    /// Returns the findings of a host's facts, including warnings.
+    pub(super) fn findings(&self, name: &HostName, facts: &Facts) -> Vec<Finding> {
+        self.with_role(name, facts, role::check).unwrap_or_default()
+    }
+
+    /// Returns every failed preflight check of a host with these facts.
+    pub(super) fn problems(&self, name: &HostName, facts: &Facts) -> Vec<Failure> {
+        self.with_role(name, facts, |input| desired(input).err()).flatten().unwrap_or_default()
+    }
+
+    /// Returns the desired resources of a host with these facts, as far as they are known.
+    pub(super) fn wanted(&self, name: &HostName, facts: &Facts) -> Vec<Resource> {
+        self.with_role(name, facts, |input| role::resources(input).ok()).flatten().unwrap_or_default()
+    }
+
+    /// What hosts can only tell together: neither of two that are one machine may go on.
+    fn compare_hosts(&self, observation: &mut Observation) {
+        let mut stops: BTreeMap<HostName, Vec<Failure>> = BTreeMap::new();
+        let known = observation.targets.iter();
+        let known = known.filter_map(|(id, r)| Some((id.host()?.clone(), &r.as_ref().ok()?.facts)));
+        for (name, finding) in role::among(&self.inventory, &known.collect::<Vec<_>>()) {
+            if finding.stops() {
+                stops.entry(name).or_default().push(finding.failure());
+            }
+        }
+        for (id, result) in &mut observation.targets {
+            if let Some(failures) = id.host().and_then(|name| stops.remove(name)) {
+                *result = Err(combine(failures));
+            }
+        }
+    }
+}

@@ -1,0 +1,477 @@
+//! Opens an inventory: hosts over SSH, the cluster, secrets, the lock file, or the lab in place of all these. Contacts no host
+//! yet, but starts the lab if requested.
+
+use super::endpoint;
+use super::error::{Error, Result, coded};
+use super::lab::Running;
+use super::load::{Loaded, Source};
+use super::reach::OverSsh;
+use super::state_dir::StateDir;
+use crate::artifact::{Lock, fetch};
+use crate::catalog::Catalog;
+use crate::event::{Event, Events};
+use crate::executor::{DesiredFn, HostSetup, HostTarget, STATE_DIR, Sudo};
+use crate::inventory::{self, Host, HostState, Inventory, LimitError, Secrets};
+use crate::reconciler::{Access, ClusterSetup, ClusterTarget, Holder, Retired, nodes};
+use crate::role::{RoleInput, desired};
+use crate::serving::{self, ServingInput};
+use crate::ssh::{Dial, Endpoint, Pool, PoolOptions};
+use crate::state::{HostName, Nodes, Resource, RunId, SecretText, Spec, Stage, Target, TargetId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// How long a device plugin of a lab may be ready before what it reports is what there is; pods without room are given up
+/// after four times as long. Its kubelets report at once.
+const LAB_PATIENCE: Duration = Duration::from_secs(8);
+
+/// So many seconds k0s has to stay up before its node is back: systemd restarts it every 10 s
+/// (<https://github.com/k0sproject/k0s>, `RestartSec` of its units), a kubelet is up sooner.
+const STEADY_S: u32 = 15;
+/// The same on simulated hosts.
+const LAB_STEADY_S: u32 = 1;
+
+/// What of an inventory takes part, and where.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    /// Only these hosts: names, pools, patterns, ranges, `!` to leave out.
+    pub limit: Option<String>,
+    /// Simulated hosts on this machine instead of the inventory's.
+    pub lab: bool,
+    /// Retired hosts whose machines are off for good: their pods are treated as gone.
+    pub lost: BTreeSet<HostName>,
+}
+
+/// What a fleet is opened for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// To be planned and changed: all that is wanted is made, which needs the lock file and the secrets.
+    Change,
+    /// To be looked at: works without a lock file, without secrets, and with whatever is up.
+    Look,
+}
+
+/// One opened inventory. Several can be open in one process; dropping one stops the lab that it started.
+pub struct Fleet {
+    /// Where the inventory was read from.
+    pub source: Source,
+    /// The inventory; of a lab, with the lab's addresses.
+    pub inventory: Arc<Inventory>,
+    /// The catalog that it is judged by.
+    pub catalog: Arc<Catalog>,
+    /// Names the run that this becomes.
+    pub run: RunId,
+    /// Who that run is, for the locks of this machine and of the cluster.
+    pub(super) holder: Holder,
+    /// What could not be had and is not needed: secrets that only an agent or `NOPASSWD` makes unnecessary.
+    pub warnings: Vec<String>,
+    /// How connections are made.
+    pub ssh: PoolOptions,
+    /// The selected hosts' destinations.
+    pub endpoints: Vec<Endpoint>,
+    /// The way to the cluster.
+    pub access: Arc<dyn Access>,
+    pub(super) lock: Arc<Lock>,
+    pub(super) hosts: BTreeMap<HostName, Arc<HostTarget>>,
+    pub(super) lab: Option<Running>,
+    /// The cluster, unless only some hosts are worked on.
+    pub(super) cluster: Option<Arc<ClusterTarget>>,
+    /// What resolves secrets: of simulated hosts, to stand-ins.
+    pub(super) resolver: Secrets,
+    /// Secrets that files of roles hold, by name.
+    pub(super) secrets: Arc<BTreeMap<String, SecretText>>,
+    /// The cluster's nodes as of the last observation; `None` if they are unknown.
+    pub(super) live: Mutex<Option<Nodes>>,
+    /// The way to any controller.
+    pub(super) controller: Arc<dyn Dial>,
+}
+
+/// Returns a fresh run id: five characters without those that look alike.
+fn run_id() -> RunId {
+    const LETTERS: &[u8] = b"23456789ABCDEFGHJKLMNPQRSTUVWXYZ";
+    RunId::new((0..5).map(|_| LETTERS[rand::random_range(0..LETTERS.len())] as char).collect::<String>())
+}
+
+/// Returns who works on hosts, for their locks and the cluster's leases.
+fn owner() -> String {
+    let user = std::env::var("USER").unwrap_or_else(|_| "someone".to_owned());
+    let system = rustix::system::uname();
+    let host = system.nodename().to_string_lossy();
+    format!("{user}@{}", if host.is_empty() { "here" } else { &host })
+}
+
+/// Returns the definitions of the router's objects, as its releases have them.
+async fn crds(
+    inventory: &Inventory,
+    lock: &Lock,
+    state: &StateDir,
+    events: &Events,
+) -> Result<Vec<serde_json::Value>> {
+    let Some(router) = &inventory.router else { return Ok(Vec::new()) };
+    let mut names = vec!["gateway-api-crds", "kthena-crds"];
+    if router.inference_extension {
+        names.push("inference-extension-crds");
+    }
+    let mut crds = Vec::new();
+    for name in names {
+        let locked = lock.get(name).ok_or_else(|| {
+            let message = format!("{name} is missing from provision.lock");
+            coded("E-LOCK-FILE", message, "Run `provision lock`, then commit the file")
+        })?;
+        let path = fetch(name, locked, &state.artifacts()?, events).await?;
+        let text = std::fs::read_to_string(&path).map_err(super::error::cannot("read", &path))?;
+        let documents: Vec<Option<serde_json::Value>> = serde_saphyr::from_multiple(&text)
+            .map_err(|e| Error::Malformed { what: format!("{name} is not YAML"), source: Box::new(e) })?;
+        // Releases bundle more than definitions; the rest is our own templates' business.
+        crds.extend(documents.into_iter().flatten().filter(|d| d["kind"] == "CustomResourceDefinition"));
+    }
+    Ok(crds)
+}
+
+/// Returns what is wanted in the cluster: objects up to the components, then nodes, then what needs nodes, then the
+/// questions that prove it.
+async fn cluster_desired(
+    inventory: &Inventory,
+    catalog: &Catalog,
+    lock: &Lock,
+    state: &StateDir,
+    secrets: &Secrets,
+    events: &Events,
+) -> Result<Vec<Resource>> {
+    let crds = crds(inventory, lock, state, events).await?;
+    let mut tokens = BTreeMap::new();
+    for model in inventory.models.values() {
+        if let inventory::ModelSource::HuggingFace { token: Some(name), .. } = &model.source {
+            // A plan can be made without the secret; what needs it is then shown, and fails at apply.
+            match secrets.resolve(name).await {
+                Ok(token) => {
+                    tokens.insert(name.clone(), token);
+                }
+                Err(error) => events.emit(Event::Warning { target: None, message: error.to_string() }),
+            }
+        }
+    }
+    let objects = serving::desired(&ServingInput { inventory, catalog, crds, tokens })?;
+    let after_nodes = |r: &Resource| matches!(&r.spec, Spec::Object(o) if o.stage >= Stage::Engine);
+    let (after, mut all): (Vec<_>, Vec<_>) = objects.into_iter().partition(after_nodes);
+    all.extend(nodes(inventory));
+    all.extend(after);
+    all.extend(serving::chats(inventory));
+    Ok(all)
+}
+
+/// The secrets that connections and hosts need.
+struct Resolved {
+    passphrase: Option<SecretText>,
+    password: Option<SecretText>,
+    sudo_password: Option<SecretText>,
+    /// Of registries, by name.
+    registries: BTreeMap<String, SecretText>,
+    warnings: Vec<String>,
+}
+
+async fn resolve(inventory: &Inventory, resolver: &Secrets, purpose: Purpose) -> Result<Resolved> {
+    let mut warnings = Vec::new();
+    let ssh = &inventory.ssh;
+    let mut login = [None, None, None];
+    for (slot, name) in login.iter_mut().zip([&ssh.passphrase, &ssh.password, &ssh.sudo_password]) {
+        let Some(name) = name else { continue };
+        match resolver.resolve(name).await {
+            Ok(secret) => *slot = Some(secret),
+            // The SSH agent may have the key, and sudo may want no password.
+            Err(error) if purpose == Purpose::Look => warnings.push(error.to_string()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let [passphrase, password, sudo_password] = login;
+    let mut registries = BTreeMap::new();
+    for name in inventory.registries.values().filter_map(|r| r.credentials.clone()) {
+        let text = match purpose {
+            Purpose::Change => resolver.resolve(&name).await?,
+            // What is only looked at is never written to a host.
+            Purpose::Look => SecretText::new("not:read"),
+        };
+        registries.insert(name, text);
+    }
+    Ok(Resolved { passphrase, password, sudo_password, registries, warnings })
+}
+
+impl Fleet {
+    /// Opens a loaded inventory. Contacts no host, but starts the lab if requested and not running.
+    pub async fn open(
+        mut loaded: Loaded,
+        selection: &Selection,
+        purpose: Purpose,
+        events: &Events,
+    ) -> Result<Self> {
+        let lab = super::lab::attach_to(&mut loaded, selection.lab, events).await?;
+        let lock_path = lab.as_ref().map_or_else(|| loaded.lock_path(), |lab| lab.lock.clone());
+        let lock = match purpose {
+            Purpose::Change => {
+                loaded.read_lock(&lock_path, lab.as_ref().map(|_| loaded.source.path.as_path()))?
+            }
+            Purpose::Look => Lock::load(&lock_path).unwrap_or_else(|_| Lock::unresolved(&loaded.wanted())),
+        };
+        let Loaded { source, inventory, catalog, .. } = loaded;
+        let selected = inventory::select(&inventory, selection.limit.as_deref())?;
+        for name in &selection.lost {
+            let why = match inventory.hosts.get(name).map(|h| h.state) {
+                Some(HostState::Retired) => continue,
+                Some(_) => "the host is not retired",
+                None => "no host of this inventory",
+            };
+            let hint = "Name hosts with `state: retired` in their pool, several with commas";
+            return Err(coded("E-USAGE", format!("--lost {name}: {why}"), hint));
+        }
+        let resolver = match &lab {
+            Some(_) => Secrets::of_lab(&inventory),
+            None => Secrets::of_site(&inventory),
+        };
+        if lab.is_some() && purpose == Purpose::Change && !inventory.secrets.is_empty() {
+            events.note("LAB: secrets are placeholders; none is read from its source");
+        }
+        let resolved = resolve(&inventory, &resolver, purpose).await?;
+        let run = run_id();
+        let opening = Opening {
+            sudo_password: resolved.sudo_password,
+            secrets: Arc::new(resolved.registries),
+            ssh: endpoint::pool_options(&inventory, resolved.passphrase, resolved.password),
+            holder: Holder::new(owner(), run.as_str()),
+            run,
+            inventory: Arc::new(inventory),
+            catalog: Arc::new(catalog),
+            lock: Arc::new(lock),
+            selected,
+            lost: selection.lost.clone(),
+            lab: lab.is_some(),
+            state: source.state.clone(),
+            events,
+        };
+        let mut connected = opening.connect().await;
+        let controller = connected.reach.any_controller();
+        let access: Arc<dyn Access> = Arc::new(connected.reach);
+        connected.endpoints.retain(|e| opening.selected.contains(e.name.as_str()));
+        let cluster = opening.cluster(purpose, &access, &resolver, lab.is_some()).await?;
+        let fleet = Self {
+            source,
+            inventory: opening.inventory,
+            catalog: opening.catalog,
+            run: opening.run,
+            holder: opening.holder,
+            warnings: resolved.warnings,
+            ssh: opening.ssh,
+            endpoints: connected.endpoints,
+            access,
+            lock: opening.lock,
+            hosts: connected.hosts,
+            lab,
+            cluster,
+            resolver,
+            secrets: opening.secrets,
+            live: Mutex::default(),
+            controller,
+        };
+        // A plan may be about nothing but nodes of hosts that are not active.
+        if purpose == Purpose::Look {
+            fleet.some_hosts()?;
+        }
+        Ok(fleet)
+    }
+
+    /// Lets go of everything, and ends the lab that was brought up for this fleet. Dropping a fleet does the same, and says
+    /// nothing where that fails.
+    pub fn close(self) -> Result<()> {
+        self.lab.map_or(Ok(()), Running::end)
+    }
+
+    /// Refuses where no active host is selected.
+    pub(super) fn some_hosts(&self) -> Result<()> {
+        if self.hosts.is_empty() { Err(LimitError::Empty.into()) } else { Ok(()) }
+    }
+
+    /// Returns a host that takes part.
+    pub fn host(&self, name: &str) -> Result<&Arc<HostTarget>> {
+        self.hosts.get(name).ok_or_else(|| {
+            let message = format!("{name} is not an active host");
+            coded("E-USAGE", message, "Name an active host; list them with `provision facts`")
+        })
+    }
+
+    /// Returns the hosts that take part.
+    pub fn hosts(&self) -> impl Iterator<Item = &HostName> {
+        self.hosts.keys()
+    }
+
+    /// Returns whether the hosts are simulated.
+    pub fn is_lab(&self) -> bool {
+        self.lab.is_some()
+    }
+
+    /// Returns whether the hosts are those of a lab that was brought up for this fleet alone, and ends with it.
+    pub fn has_own_lab(&self) -> bool {
+        self.lab.as_ref().is_some_and(Running::is_own)
+    }
+
+    /// Returns all targets.
+    pub(super) fn targets(&self) -> BTreeMap<TargetId, Arc<dyn Target>> {
+        self.hosts
+            .iter()
+            .map(|(name, host)| (TargetId::Host(name.clone()), host.clone() as Arc<dyn Target>))
+            .chain(self.cluster.iter().map(|c| (TargetId::Cluster, c.clone() as Arc<dyn Target>)))
+            .collect()
+    }
+}
+
+/// What targets are made of.
+struct Opening<'a> {
+    inventory: Arc<Inventory>,
+    catalog: Arc<Catalog>,
+    lock: Arc<Lock>,
+    secrets: Arc<BTreeMap<String, SecretText>>,
+    sudo_password: Option<SecretText>,
+    ssh: PoolOptions,
+    run: RunId,
+    holder: Holder,
+    selected: BTreeSet<HostName>,
+    lost: BTreeSet<HostName>,
+    lab: bool,
+    state: StateDir,
+    events: &'a Events,
+}
+
+/// Hosts as targets, and the ways to them.
+struct Connected {
+    endpoints: Vec<Endpoint>,
+    hosts: BTreeMap<HostName, Arc<HostTarget>>,
+    reach: OverSsh,
+}
+
+impl Opening<'_> {
+    /// Makes a target of every selected host, and a way to every controller.
+    async fn connect(&self) -> Connected {
+        let inventory = &self.inventory;
+        // Controllers are needed for nodes, tokens and etcd even if only other hosts are selected.
+        let controls = |h: &Host| inventory.pool_of(h).role.is_controller();
+        let taking_part = inventory.active().filter(|h| self.selected.contains(&h.name) || controls(h));
+        let endpoints = taking_part.map(|host| endpoint::endpoint(inventory, host, self.events));
+        let endpoints: Vec<Endpoint> = futures::future::join_all(endpoints).await;
+        let pool = Pool::new(self.ssh.clone());
+        for line in pool.bad_known_hosts_lines() {
+            self.events.emit(Event::Warning { target: None, message: line.clone() });
+        }
+        let mut hosts = BTreeMap::new();
+        let (mut controllers, mut workers) = (Vec::new(), Vec::new());
+        for at in &endpoints {
+            let name = HostName::new(at.name.clone());
+            let Some(host) = inventory.hosts.get(&name) else { continue };
+            let dial: Arc<dyn Dial> = pool.host(at.clone());
+            let target = Arc::new(HostTarget::new(self.setup(host, at, dial.clone())));
+            let role = inventory.pool_of(host).role;
+            if role.is_controller() {
+                controllers.push(((target.clone(), cluster_address(host)), dial.clone()));
+            }
+            if role.is_worker() {
+                workers.push(dial);
+            }
+            if self.selected.contains(&name) {
+                hosts.insert(name, target);
+            }
+        }
+        Connected { endpoints, hosts, reach: OverSsh::new(controllers, workers) }
+    }
+
+    fn setup(&self, host: &Host, at: &Endpoint, dial: Arc<dyn Dial>) -> HostSetup {
+        let wanted: DesiredFn = {
+            let (inventory, catalog, lock, host, secrets) = (
+                self.inventory.clone(),
+                self.catalog.clone(),
+                self.lock.clone(),
+                host.clone(),
+                self.secrets.clone(),
+            );
+            Arc::new(move |facts| {
+                desired(&RoleInput {
+                    inventory: &inventory,
+                    catalog: &catalog,
+                    lock: &lock,
+                    host: &host,
+                    facts,
+                    secrets: &secrets,
+                })
+            })
+        };
+        let accelerator = self.inventory.pool_of(host).accelerator.as_ref();
+        let product = accelerator.and_then(|a| self.catalog.product(a.product()));
+        HostSetup {
+            host: host.name.clone(),
+            dial,
+            sudo: if at.user == "root" { Sudo::None } else { Sudo::Required(self.sudo_password.clone()) },
+            desired: wanted,
+            run: self.run.clone(),
+            owner: self.holder.owner.clone(),
+            state_dir: STATE_DIR.to_owned(),
+            steady_s: if self.lab { LAB_STEADY_S } else { STEADY_S },
+            reboot_deadline: Duration::from_secs(product.map_or(600, |p| p.reboot_deadline_s)),
+            bmc: host.bmc.clone(),
+            redact: Vec::new(),
+            events: self.events.clone(),
+        }
+    }
+
+    /// Returns the cluster as a target; `None` where the inventory has no controller.
+    async fn cluster(
+        &self,
+        purpose: Purpose,
+        access: &Arc<dyn Access>,
+        resolver: &Secrets,
+        lab: bool,
+    ) -> Result<Option<Arc<ClusterTarget>>> {
+        let (inventory, selected) = (&self.inventory, &self.selected);
+        let Some(first) = inventory.controllers().next() else { return Ok(None) };
+        // Of some hosts only, their nodes are wanted and nothing else of the cluster.
+        let whole = inventory.active().all(|h| selected.contains(&h.name));
+        let desired = if purpose == Purpose::Look {
+            Vec::new()
+        } else if whole {
+            cluster_desired(inventory, &self.catalog, &self.lock, &self.state, resolver, self.events).await?
+        } else {
+            let wanted =
+                |r: &Resource| matches!(&r.spec, Spec::Node(n) if selected.contains(n.name.as_str()));
+            nodes(inventory).into_iter().filter(wanted).collect()
+        };
+        let target = ClusterTarget::new(ClusterSetup {
+            desired,
+            access: access.clone(),
+            address: cluster_address(first),
+            name: inventory.name.clone(),
+            retired: retired(inventory, |host| whole || selected.contains(host), &self.lost),
+            events: self.events.clone(),
+        });
+        let target = target.held_by(self.holder.clone());
+        let target = if lab { target.with_patience(LAB_PATIENCE) } else { target };
+        Ok(Some(Arc::new(if whole { target } else { target.partial() })))
+    }
+}
+
+/// Returns the hosts that the cluster is to forget, of those selected.
+fn retired(
+    inventory: &Inventory,
+    selected: impl Fn(&HostName) -> bool,
+    lost: &BTreeSet<HostName>,
+) -> Vec<Retired> {
+    let gone = inventory.hosts.values().filter(|h| h.state == HostState::Retired && selected(&h.name));
+    let member = |h: &Host| inventory.pool_of(h).role.is_controller().then(|| cluster_address(h));
+    let drain = |h: &Host| Duration::from_secs(inventory.pool_of(h).disruption.drain_s.into());
+    gone.map(|h| Retired {
+        host: h.name.clone(),
+        member: member(h),
+        drain: drain(h),
+        lost: lost.contains(&h.name),
+    })
+    .collect()
+}
+
+/// Returns the address of a host for other hosts of the cluster.
+pub(super) fn cluster_address(host: &Host) -> String {
+    host.cluster_address.map_or_else(|| host.address.clone(), |a| a.to_string())
+}

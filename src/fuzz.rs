@@ -1,0 +1,142 @@
+//! The parsers of external input, each as a function of bytes, for fuzzing: `fuzz/` runs them under libFuzzer,
+//! `tests/data/fuzz.rs` for seconds on every build. Each must return for any bytes. Not part of the public API.
+
+use crate::catalog::Catalog;
+use crate::inventory::{Files, Inventory, Range, catalog_beside, load_from, select};
+use crate::plan::Plan;
+use crate::report::{PlanView, plan_text};
+use crate::{artifact, executor, redact, run, ssh};
+use std::collections::BTreeMap;
+use std::io::{Error, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+use std::time::Duration;
+
+/// What one parser is called, and the parser.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All of them. Those that read documents come first.
+pub const TARGETS: [Target; 13] = [
+    ("inventory", inventory),
+    ("csv", csv),
+    ("lock", lock),
+    ("plan", plan),
+    ("journal", journal),
+    ("ranges", ranges),
+    ("limit", limit),
+    ("known_hosts", known_hosts),
+    ("frame", frame),
+    ("progress", progress),
+    ("catalog", catalog),
+    ("keys", keys),
+    ("redaction", redaction),
+];
+
+/// The inventory that other parsers need one of.
+const SMALL: &str = "metadata: {name: x}\nssh: {user: u}\ncluster: {k0s: {version: v1.35.7+k0s.0}}\n\
+    pools:\n  c: {role: controller, hosts: {cp-1: {address: 10.0.0.1}}}\n";
+
+static CATALOG: LazyLock<Option<Catalog>> = LazyLock::new(|| Catalog::builtin().ok());
+static INVENTORY: LazyLock<Option<Inventory>> = LazyLock::new(|| {
+    let files = InMemory(BTreeMap::from([(PathBuf::from("site/site.yaml"), SMALL.to_owned())]));
+    Some(load_from(&files, Path::new("site/site.yaml"), CATALOG.as_ref()?).ok()?.inventory)
+});
+
+/// Files that lie nowhere.
+struct InMemory(BTreeMap<PathBuf, String>);
+
+impl Files for InMemory {
+    fn read(&self, path: &Path) -> std::io::Result<String> {
+        self.0.get(path).cloned().ok_or_else(|| Error::from(ErrorKind::NotFound))
+    }
+
+    fn list(&self, folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+        Ok(self.0.keys().filter(|path| path.starts_with(folder)).cloned().collect())
+    }
+
+    fn is_folder(&self, path: &Path) -> bool {
+        self.0.keys().any(|file| file != path && file.starts_with(path))
+    }
+}
+
+fn text(data: &[u8]) -> String {
+    String::from_utf8_lossy(data).into_owned()
+}
+
+/// Loads an inventory of these files; what is found wrong is shown.
+fn load(files: &[(&str, String)], path: &str) {
+    let files = InMemory(files.iter().map(|(path, text)| (PathBuf::from(path), text.clone())).collect());
+    let Some(catalog) = CATALOG.as_ref() else { return };
+    if let Err(found) = load_from(&files, Path::new(path), catalog) {
+        let _ = (found.render(false), found.render(true));
+    }
+}
+
+fn inventory(data: &[u8]) {
+    load(&[("site/site.yaml", text(data))], "site/site.yaml");
+}
+
+fn csv(data: &[u8]) {
+    let site = SMALL.replace("{role: controller, hosts", "{role: controller, hostsFrom: hosts.csv, hosts");
+    load(&[("site/site.yaml", site), ("site/hosts.csv", text(data))], "site/site.yaml");
+}
+
+fn catalog(data: &[u8]) {
+    let files = InMemory(BTreeMap::from([(PathBuf::from("site/catalog/rows.yaml"), text(data))]));
+    let _ = catalog_beside(&files, Path::new("site"));
+}
+
+fn lock(data: &[u8]) {
+    let _ = artifact::Lock::parse(&text(data));
+}
+
+fn plan(data: &[u8]) {
+    if let Ok(plan) = serde_json::from_slice::<Plan>(data) {
+        for verbose in [false, true] {
+            let place = "-i site".to_owned();
+            let _ =
+                plan_text(&plan, &PlanView { hosts: verbose, verbose, observed_in: Duration::ZERO, place });
+        }
+        let _ = crate::plan::stale(&plan, &plan);
+    }
+}
+
+fn journal(data: &[u8]) {
+    let _ = run::records(Path::new("RUN.jsonl"), &text(data));
+}
+
+fn ranges(data: &[u8]) {
+    if let Ok(range) = Range::of(&text(data)) {
+        let _ = range.texts();
+    }
+}
+
+fn limit(data: &[u8]) {
+    if let Some(inventory) = INVENTORY.as_ref() {
+        let _ = select(inventory, Some(&text(data)));
+    }
+}
+
+fn known_hosts(data: &[u8]) {
+    let mut known = ssh::known_hosts::KnownHosts::default();
+    known.add(Path::new("known_hosts"), &text(data));
+    let keys = known.lookup("cp-1", 22);
+    let _ = (keys.algorithms(), keys.has_authority());
+    let _ = known.lookup("10.0.0.1", 2222).algorithms();
+}
+
+fn keys(data: &[u8]) {
+    let _ = artifact::fingerprints(data);
+}
+
+fn redaction(data: &[u8]) {
+    let _ = redact::redacted(&text(data), &[]);
+}
+
+fn frame(data: &[u8]) {
+    executor::fuzz::query_output(&text(data));
+}
+
+fn progress(data: &[u8]) {
+    executor::fuzz::output(data);
+}

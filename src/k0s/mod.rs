@@ -1,0 +1,23 @@
+//! Everything specific to k0s: paths, ports, units, command line, join tokens, etcd membership, the state of the control
+//! plane, `k0s sysinfo`. Facts and pure functions only: modules above run programs on hosts and write to the API.
+
+mod command_line;
+mod control_plane;
+pub mod etcd;
+mod joined;
+mod paths;
+mod pods;
+mod ports;
+mod steady;
+mod sysinfo;
+pub mod token;
+
+pub use command_line::Install;
+pub use control_plane::{ControlPlane, QUESTION_SECONDS, Question, QuestionAnswer, control_plane, questions};
+pub use etcd::ControllerOutput;
+pub use joined::{READY, STARTED, has_joined, is_ours};
+pub use paths::*;
+pub use pods::{NO_PODS, stop_pods};
+pub use ports::*;
+pub use steady::{STEADY, steady};
+pub use sysinfo::{SysinfoItem, sysinfo};

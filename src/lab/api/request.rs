@@ -1,0 +1,157 @@
+//! One request for a resource, taken apart: which object, which subresource, which options.
+
+use super::{
+    errors::ApiError,
+    kinds,
+    reference::ObjectRef,
+    remove::DeleteOptions,
+    store::Store,
+    write::{Options, Patch},
+};
+use http::{HeaderMap, header};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+
+/// A request for a resource.
+pub(super) struct ResourceRequest {
+    /// What it is about; without a name the collection.
+    pub at: ObjectRef,
+    /// The subresource, or empty.
+    pub subresource: String,
+    query: HashMap<String, String>,
+    /// Who writes when the query does not say.
+    agent: String,
+}
+
+impl ResourceRequest {
+    /// Reads a path below `/api` or `/apis`.
+    pub(super) fn read(
+        store: &Store,
+        segments: &[&str],
+        parts: &http::request::Parts,
+    ) -> Result<Self, ApiError> {
+        let (group, version, rest) = match segments {
+            ["api", version, rest @ ..] => ("", *version, rest),
+            ["apis", group, version, rest @ ..] => (*group, *version, rest),
+            _ => return Err(ApiError::not_served()),
+        };
+        let (namespace, rest) = match rest {
+            // `namespaces/<name>/status` is about the namespace, `namespaces/<name>/pods` about what is in it.
+            ["namespaces", _] | ["namespaces", _, "status" | "finalize"] => ("", rest),
+            ["namespaces", namespace, inner @ ..] => (*namespace, inner),
+            _ => ("", rest),
+        };
+        let (plural, name, subresource) = match rest {
+            [plural] => (*plural, "", String::new()),
+            [plural, name, subresource @ ..] => (*plural, *name, subresource.join("/")),
+            [] => return Err(ApiError::not_served()),
+        };
+        let kind = store.kind(group, plural).ok_or_else(|| {
+            let what = kinds::id(group, plural);
+            if kinds::is_built_in(group) { ApiError::not_simulated(&what) } else { ApiError::not_served() }
+        })?;
+        let version = kind.version(version).cloned().ok_or_else(ApiError::not_served)?;
+        let agent = header_text(&parts.headers, header::USER_AGENT);
+        let agent = agent.split(['/', ' ']).next().filter(|a| !a.is_empty()).unwrap_or("unknown").to_owned();
+        let namespace = if kind.namespaced { namespace.to_owned() } else { String::new() };
+        Ok(Self {
+            at: ObjectRef { kind, version, namespace, name: name.to_owned() },
+            subresource,
+            query: query(parts.uri.query().unwrap_or_default()),
+            agent,
+        })
+    }
+
+    /// Returns a query's value, or nothing.
+    pub(super) fn query(&self, key: &str) -> &str {
+        self.query.get(key).map_or("", String::as_str)
+    }
+
+    /// Returns the options of a write.
+    pub(super) fn options(&self) -> Options {
+        let manager = match self.query("fieldManager") {
+            "" => self.agent.clone(),
+            named => named.to_owned(),
+        };
+        Options {
+            manager,
+            dry_run: self.query("dryRun") == "All",
+            strict: self.query("fieldValidation") == "Strict",
+            force: matches!(self.query("force"), "true" | "1"),
+            subresource: self.subresource.clone(),
+        }
+    }
+
+    /// Returns the options of a deletion, out of query and body.
+    pub(super) fn delete_options(&self, body: &Value) -> Result<DeleteOptions, ApiError> {
+        let propagation = body["propagationPolicy"].as_str().unwrap_or(self.query("propagationPolicy"));
+        if !matches!(propagation, "" | "Background") {
+            return Err(ApiError::not_simulated(&format!("propagationPolicy {propagation}")));
+        }
+        let precondition = |key: &str| body["preconditions"][key].as_str().map(str::to_owned);
+        let grace = self.query("gracePeriodSeconds").parse().ok();
+        Ok(DeleteOptions {
+            dry_run: self.query("dryRun") == "All" || body["dryRun"] == json!(["All"]),
+            grace_s: body["gracePeriodSeconds"].as_i64().or(grace),
+            uid: precondition("uid"),
+            resource_version: precondition("resourceVersion"),
+        })
+    }
+
+    /// Returns the patch in a body of a content type.
+    pub(super) fn patch(&self, content_type: &str, body: Value) -> Result<Patch, ApiError> {
+        match content_type {
+            "application/apply-patch+yaml" | "application/apply-patch+json" => {
+                if self.query("fieldManager").is_empty() {
+                    return Err(ApiError::no_field_manager());
+                }
+                Ok(Patch::Apply(body))
+            }
+            "application/merge-patch+json" => Ok(Patch::Merge(body)),
+            "application/strategic-merge-patch+json" if !self.at.kind.custom => Ok(Patch::Strategic(body)),
+            "application/json-patch+json" => Err(ApiError::not_simulated("JSON patches")),
+            _ => Err(ApiError::unsupported_patch()),
+        }
+    }
+
+    /// Returns an object in the version asked for.
+    pub(super) fn present(&self, object: &Value) -> Value {
+        let mut object = object.clone();
+        object["apiVersion"] = json!(self.at.api_version());
+        object
+    }
+}
+
+/// Returns a header's text, or nothing.
+pub(super) fn header_text(headers: &HeaderMap, name: header::HeaderName) -> String {
+    headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned()
+}
+
+fn query(text: &str) -> HashMap<String, String> {
+    text.split('&')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, "true"));
+            (decoded(&key.replace('+', " ")), decoded(&value.replace('+', " ")))
+        })
+        .collect()
+}
+
+/// Undoes percent-encoding.
+pub(super) fn decoded(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut found = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let hex = bytes.get(at + 1..at + 3).and_then(|h| std::str::from_utf8(h).ok());
+        match (bytes[at], hex.and_then(|h| u8::from_str_radix(h, 16).ok())) {
+            (b'%', Some(byte)) => {
+                found.push(byte);
+                at += 2;
+            }
+            (byte, _) => found.push(byte),
+        }
+        at += 1;
+    }
+    String::from_utf8_lossy(&found).into_owned()
+}

@@ -1,0 +1,167 @@
+//! The architecture holds: no module imports from its own layer or from one above, and files of a module in no circle.
+
+use super::imports::{Crate, files};
+use std::collections::BTreeSet;
+use std::path::Path;
+
+fn layer(module: &str) -> Option<u8> {
+    Some(match module {
+        "cli" => 7,
+        "fleet" => 6,
+        "run" | "report" => 5,
+        "plan" => 4,
+        "role" | "serving" | "executor" | "reconciler" => 3,
+        "k0s" | "inventory" | "ssh" | "artifact" | "template" | "redact" => 2,
+        "state" | "event" | "catalog" => 1,
+        _ => return None,
+    })
+}
+
+/// Modules in which files still import each other in a circle, with those files ("" is mod.rs). Only ever take from it.
+const CIRCLES: &[(&str, &[&str])] = &[
+    ("catalog", &["check", "load"]),
+    ("executor", &["", "batch", "kind::file"]),
+    ("reconciler", &["apply", "devices", "lease", "nodes", "retire", "target"]),
+    (
+        "role",
+        &[
+            "accelerator",
+            "context",
+            "desired",
+            "health::links",
+            "health::quick",
+            "host",
+            "k0s",
+            "network",
+            "ports",
+            "preflight",
+            "rdma",
+        ],
+    ),
+    ("serving", &["desired", "engine", "manifests"]),
+    ("ssh", &["auth", "channel", "connection", "keyring"]),
+];
+
+#[test]
+fn modules_import_only_from_layers_below() {
+    let read = Crate::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+    assert!(read.0.len() > 20, "the walk found the sources");
+    let mut wrong = Vec::new();
+    for (module, source) in &read.0 {
+        let from = module.first().map_or("lib", String::as_str);
+        for import in &source.imports {
+            let named = import.path.first().map_or("lib", String::as_str);
+            let allowed = match (from, named) {
+                ("cli" | "lib" | "fuzz", _) | ("fleet", "lab") => true,
+                (a, b) if a == b => true,
+                // It speaks the Kubernetes API over a stream that it is given.
+                ("reconciler", "ssh") => false,
+                ("lab", b) => b == "event",
+                (_, "lab") => false,
+                (a, b) => layer(a) > layer(b),
+            };
+            if !allowed {
+                wrong.push(format!("{}: crate::{}", module.join("::"), import.path.join("::")));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "imports that go up or sideways:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn files_of_a_module_import_each_other_in_no_circle() {
+    let read = Crate::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+    let modules: BTreeSet<&String> = read.0.keys().filter_map(|module| module.first()).collect();
+    for name in modules {
+        let found: BTreeSet<String> = read.circles(name).into_iter().flatten().collect();
+        let known = CIRCLES.iter().find(|(known, _)| known == name).map_or(&[][..], |(_, files)| files);
+        let known: BTreeSet<String> =
+            known.iter().map(|file| [name, *file].join("::").trim_end_matches(':').to_owned()).collect();
+        let new: Vec<_> = found.difference(&known).collect();
+        assert!(new.is_empty(), "files of {name} that import each other in a circle: {new:?}");
+        let gone: Vec<_> = known.difference(&found).collect();
+        assert!(gone.is_empty(), "in no circle any more; take them from CIRCLES: {gone:?}");
+    }
+}
+
+#[test]
+fn files_say_what_they_own_and_stay_short() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let found = files(&src);
+    let mut wrong = Vec::new();
+    for file in found {
+        let text = std::fs::read_to_string(&file).expect("a source file");
+        if !text.starts_with("//!") {
+            wrong.push(format!("{}: does not open with //!", file.display()));
+        }
+        if text.lines().count() > 800 {
+            wrong.push(format!("{}: longer than 800 lines", file.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Whoever meets a code at night finds it in the reference.
+#[test]
+fn every_code_that_a_run_can_end_with_is_in_the_reference() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut sources = Vec::new();
+    for module in ["executor", "reconciler", "run", "ssh", "role"] {
+        sources.extend(files(&root.join("src").join(module)));
+    }
+    let quoted = regex::Regex::new("\"(E-[A-Z0-9]+(?:-[A-Z0-9]+)*)\"").expect("a pattern");
+    let mut pages = String::new();
+    for page in ["run-errors.md", "errors.md", "health.md"] {
+        pages += &std::fs::read_to_string(root.join("docs/reference").join(page)).expect("the page");
+    }
+    let mut missing = std::collections::BTreeSet::new();
+    for source in sources {
+        let text = std::fs::read_to_string(source).expect("a source");
+        // What tests make up stands behind the code.
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for found in quoted.captures_iter(code) {
+            if !pages.contains(&format!("`{}`", &found[1])) {
+                missing.insert(found[1].to_owned());
+            }
+        }
+    }
+    assert_eq!(missing, std::collections::BTreeSet::new());
+}
+
+/// The picture in CONTRIBUTING.md has every module, in its layer.
+#[test]
+fn the_picture_of_the_layers_is_the_code() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join("CONTRIBUTING.md")).expect("the page");
+    let picture = text.split("```mermaid").nth(1).and_then(|t| t.split("```").next()).expect("a picture");
+    let (mut shown, mut at) = (std::collections::BTreeMap::new(), None);
+    for line in picture.lines().map(str::trim) {
+        if let Some(rest) = line.strip_prefix("subgraph L") {
+            at = rest.chars().next().and_then(|c| c.to_digit(10)).map(|n| n as u8);
+        } else if let Some((module, _)) = line.split_once("[\"<b>") {
+            shown.insert(module.to_owned(), at);
+        }
+    }
+    let modules = std::fs::read_dir(root.join("src")).expect("src").map(|e| e.expect("entry"));
+    let modules = modules.filter(|e| e.path().is_dir()).map(|e| e.file_name().to_string_lossy().into_owned());
+    let code = modules.map(|m| (m.clone(), if m == "lab" { Some(0) } else { layer(&m) })).collect();
+    assert_eq!(shown, code);
+}
+
+/// No module grows into a second program: only the lab, which simulates the world, may have more than 12 % of the code.
+#[test]
+fn no_module_but_the_lab_has_over_a_part_of_the_code() {
+    const MOST_PERCENT: usize = 12;
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut lines = std::collections::BTreeMap::new();
+    for file in files(&src) {
+        let inside = file.strip_prefix(&src).expect("below src");
+        let module = inside.components().next().expect("a module").as_os_str().to_string_lossy().into_owned();
+        *lines.entry(module).or_insert(0) +=
+            std::fs::read_to_string(&file).expect("a source").lines().count();
+    }
+    let all: usize = lines.values().sum();
+    let large: Vec<_> =
+        lines.iter().filter(|(module, n)| *module != "lab" && **n * 100 > all * MOST_PERCENT).collect();
+    assert!(large.is_empty(), "of {all} lines: {large:?}");
+}
