@@ -2,13 +2,11 @@
 //! `tests/data/fuzz.rs` for seconds on every build. Each must return for any bytes. Not part of the public API.
 
 use crate::catalog::Catalog;
-use crate::inventory::{Files, Inventory, Range, catalog_beside, load_from, select};
+use crate::inventory::{Inventory, Range, Snapshot, catalog_beside, load_from, select};
 use crate::plan::Plan;
 use crate::report::{PlanView, plan_text};
 use crate::{artifact, executor, redact, run, ssh};
-use std::collections::BTreeMap;
-use std::io::{Error, ErrorKind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -38,26 +36,9 @@ const SMALL: &str = "metadata: {name: x}\nssh: {user: u}\ncluster: {k0s: {versio
 
 static CATALOG: LazyLock<Option<Catalog>> = LazyLock::new(|| Catalog::builtin().ok());
 static INVENTORY: LazyLock<Option<Inventory>> = LazyLock::new(|| {
-    let files = InMemory(BTreeMap::from([(PathBuf::from("site/site.yaml"), SMALL.to_owned())]));
+    let files = Snapshot::from_iter([("site/site.yaml", SMALL.to_owned())]);
     Some(load_from(&files, Path::new("site/site.yaml"), CATALOG.as_ref()?).ok()?.inventory)
 });
-
-/// Files that lie nowhere.
-struct InMemory(BTreeMap<PathBuf, String>);
-
-impl Files for InMemory {
-    fn read(&self, path: &Path) -> std::io::Result<String> {
-        self.0.get(path).cloned().ok_or_else(|| Error::from(ErrorKind::NotFound))
-    }
-
-    fn list(&self, folder: &Path) -> std::io::Result<Vec<PathBuf>> {
-        Ok(self.0.keys().filter(|path| path.starts_with(folder)).cloned().collect())
-    }
-
-    fn is_folder(&self, path: &Path) -> bool {
-        self.0.keys().any(|file| file != path && file.starts_with(path))
-    }
-}
 
 fn text(data: &[u8]) -> String {
     String::from_utf8_lossy(data).into_owned()
@@ -65,7 +46,7 @@ fn text(data: &[u8]) -> String {
 
 /// Loads an inventory of these files; what is found wrong is shown.
 fn load(files: &[(&str, String)], path: &str) {
-    let files = InMemory(files.iter().map(|(path, text)| (PathBuf::from(path), text.clone())).collect());
+    let files: Snapshot = files.iter().map(|(path, text)| (path, text.clone())).collect();
     let Some(catalog) = CATALOG.as_ref() else { return };
     if let Err(found) = load_from(&files, Path::new(path), catalog) {
         let _ = (found.render(false), found.render(true));
@@ -82,7 +63,7 @@ fn csv(data: &[u8]) {
 }
 
 fn catalog(data: &[u8]) {
-    let files = InMemory(BTreeMap::from([(PathBuf::from("site/catalog/rows.yaml"), text(data))]));
+    let files = Snapshot::from_iter([("site/catalog/rows.yaml", text(data))]);
     let _ = catalog_beside(&files, Path::new("site"));
 }
 

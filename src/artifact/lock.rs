@@ -68,7 +68,13 @@ impl Lock {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(LockError::Missing(shown)),
             Err(source) => return Err(LockError::File { path: shown, source }),
         };
-        Self::parse(&text).map_err(|message| LockError::Parse { path: shown, message })
+        Self::of(path, &text)
+    }
+
+    /// Returns the lock file at `path`, which holds `text`.
+    pub fn of(path: &Path, text: &str) -> Result<Self, LockError> {
+        let path = path.display().to_string();
+        Self::parse(text).map_err(|message| LockError::Parse { path, message })
     }
 
     /// Returns what stands in for a lock file where there is none and nothing is fetched: what is wanted, with no sum that
@@ -123,7 +129,7 @@ impl Lock {
     }
 
     /// Returns the text of the file: sorted, one value a line, so that a change of it reads well in a review.
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         // A JSON string is a YAML string, whatever it holds.
         let quoted = |text: &str| serde_json::Value::from(text).to_string();
         let mut text = String::from(

@@ -1,12 +1,13 @@
 //! `apply` and `attach`: carry out a plan, and follow batches of an earlier run.
 
 use super::args::{Global, Output, Where};
+use super::errors::coded;
 use super::prompt::confirm;
-use super::session::Session;
+use super::session::{Session, source};
 use super::{exit, plan};
 use crate::event::Events;
-use crate::fleet::{Fleet, Purpose, Saved, compare_saved};
-use crate::plan::Plan;
+use crate::fleet::{Error, Fleet, Purpose, Saved, Selection, Source, compare_saved};
+use crate::plan::{Plan, load};
 use crate::report::{Ended, Shown, count, run_summary};
 use crate::run::{Cancel, KillAt, Outcome, RunReport};
 use crate::state::plain_line;
@@ -20,10 +21,10 @@ use tokio::task::JoinSet;
 #[command(after_help = "Examples:
   provision apply -i site.yaml                 asks for confirmation
   provision apply -i site.yaml --yes           for CI
-  provision apply plan.json -i site.yaml       exactly the saved plan; refused if anything has changed
+  provision apply plan.json                    exactly the saved plan; refused if anything has changed
   provision apply -i site.yaml --limit h-031   one host")]
 pub(super) struct Apply {
-    /// A plan saved by `plan -o`
+    /// A plan saved by `plan -o`; it contains its inventory, lock file and selection of hosts
     plan: Option<PathBuf>,
     #[command(flatten)]
     place: Where,
@@ -86,7 +87,7 @@ pub(super) fn print_end(
         took: report.elapsed,
         interrupted: report.interrupted,
         lab: fleet.is_lab(),
-        inventory: format!("-i {}", place.inventory.display()),
+        inventory: format!("-i {}", place.inventory().display()),
         place: (!ends).then(|| place.said()),
     };
     if global.output != Output::Json {
@@ -112,12 +113,19 @@ pub(super) fn print_end(
 
 impl Apply {
     /// Plans, asks for confirmation, applies.
-    pub(super) async fn run(self, global: &Global) -> anyhow::Result<u8> {
-        let session = Session::change(&self.place, &self.lost, global, true).await?;
+    pub(super) async fn run(mut self, global: &Global) -> anyhow::Result<u8> {
+        let saved = match &self.plan {
+            Some(path) => Some((path.clone(), load(path).map_err(Error::from)?)),
+            None => None,
+        };
+        let session = match &saved {
+            Some((path, saved)) => self.open_saved(path, saved, global).await?,
+            None => Session::change(&self.place, &self.lost, global, true).await?,
+        };
         let (mut plan, took) = session.fleet.plan_to_apply(&session.events).await;
         let mut skipped = false;
-        if let Some(path) = &self.plan {
-            match self.without_stale(path, &session.fleet, &mut plan)? {
+        if let Some((path, saved)) = &saved {
+            match self.without_stale(path, saved, &session.fleet, &mut plan)? {
                 Some(some) => skipped = some,
                 None => return Ok(exit::REFUSED),
             }
@@ -144,10 +152,37 @@ impl Apply {
         Ok(if code == exit::DONE && skipped { exit::FAILED } else { code })
     }
 
+    /// Opens what a saved plan is about: the inventory that it contains, or the one that `-i` names, and the hosts that it
+    /// was made for. From here on the flags say the same.
+    async fn open_saved(&mut self, path: &Path, saved: &Plan, global: &Global) -> anyhow::Result<Session> {
+        let asked = self.place.selection(&self.lost);
+        let (source, selection) = match (&self.place.inventory, &saved.sources) {
+            (Some(inventory), None) => (source(inventory, global), asked.clone()),
+            (Some(inventory), Some(_)) => (source(inventory, global), Source::of_saved(saved, path)?.1),
+            (None, _) => Source::of_saved(saved, path)?,
+        };
+        if asked != Selection::default() && asked != selection {
+            let message = format!("{} was saved with other hosts selected", path.display());
+            return Err(coded("E-PLAN", message, "Omit --limit, --lab and --lost: the plan contains them"));
+        }
+        self.place = Where {
+            inventory: Some(source.path.clone()),
+            limit: selection.limit.clone(),
+            lab: selection.lab,
+        };
+        Session::of(&source, &selection, global, Purpose::Change, true).await
+    }
+
     /// Drops steps that are out of date with a saved plan, if requested. Returns whether anything was left
     /// out; `None` where the saved plan must not be carried out.
-    fn without_stale(&self, path: &Path, fleet: &Fleet, plan: &mut Plan) -> anyhow::Result<Option<bool>> {
-        let moved = match compare_saved(path, plan)? {
+    fn without_stale(
+        &self,
+        path: &Path,
+        saved: &Plan,
+        fleet: &Fleet,
+        plan: &mut Plan,
+    ) -> anyhow::Result<Option<bool>> {
+        let moved = match compare_saved(saved, path, plan)? {
             Saved::Moved(moved) => moved,
             Saved::OtherInventory => {
                 eprintln!(

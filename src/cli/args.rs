@@ -1,7 +1,9 @@
 //! Flags that commands share.
 
+use crate::fleet::Selection;
+use crate::state::HostName;
 use clap::{Args, ValueEnum};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Flags of every command.
 #[derive(Args, Clone, Debug)]
@@ -34,9 +36,9 @@ pub(super) enum Output {
 /// Which inventory, and which part of it.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Where {
-    /// The inventory: a file, or a folder whose files are merged
-    #[arg(long, short, env = "PROVISION_INVENTORY", hide_env_values = true, default_value = ".")]
-    pub inventory: PathBuf,
+    /// The inventory: a file, or a folder whose files are merged [default: the current folder]
+    #[arg(long, short, env = "PROVISION_INVENTORY", hide_env_values = true)]
+    pub inventory: Option<PathBuf>,
     /// Select hosts: names, pools, patterns (`h-*`), ranges (`h-[001-010]`), `!` to exclude; comma-separated
     #[arg(long, value_name = "HOSTS")]
     pub limit: Option<String>,
@@ -46,9 +48,20 @@ pub(super) struct Where {
 }
 
 impl Where {
+    /// Returns the inventory's path.
+    pub(super) fn inventory(&self) -> &Path {
+        self.inventory.as_deref().unwrap_or(Path::new("."))
+    }
+
+    /// Returns what of the inventory takes part; the machines of `lost` hosts are off for good.
+    pub(super) fn selection(&self, lost: &[String]) -> Selection {
+        let lost = lost.iter().map(|name| HostName::new(name.as_str())).collect();
+        Selection { limit: self.limit.clone(), lab: self.lab, lost }
+    }
+
     /// Returns these flags as on a command line.
     pub(super) fn said(&self) -> String {
-        let mut text = format!("-i {}", self.inventory.display());
+        let mut text = format!("-i {}", self.inventory().display());
         if let Some(limit) = &self.limit {
             text += &format!(" --limit '{limit}'");
         }

@@ -209,7 +209,7 @@ impl LabRun {
 
     /// Plans, applies, and queries the models.
     async fn run_in_lab(&self, global: &Global) -> anyhow::Result<u8> {
-        let place = Where { inventory: self.inventory.clone(), limit: None, lab: true };
+        let place = Where { inventory: Some(self.inventory.clone()), limit: None, lab: true };
         let session = Session::open(&place, global, Purpose::Change, true).await?;
         let observation = session.fleet.observe(&session.events).await;
         let took = observation.took;

@@ -3,9 +3,9 @@
 use super::args::{Global, Output, Where};
 use super::exit;
 use super::session::Session;
-use crate::fleet::Error;
-use crate::plan::{Plan, save};
+use crate::plan::Plan;
 use crate::report::{PlanView, plan_text};
+use crate::state::plain_line;
 use clap::Args;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use std::time::Duration;
 #[command(after_help = "Examples:
   provision plan -i site.yaml
   provision plan -i site.yaml --limit h-031 -v
-  provision plan -i site.yaml -o plan.json      then: provision apply plan.json -i site.yaml
+  provision plan -i site.yaml -o plan.json      then: provision apply plan.json
   provision plan -i inventories/h100-rack --lab   on simulated hosts")]
 pub(super) struct PlanCommand {
     #[command(flatten)]
@@ -58,13 +58,14 @@ impl PlanCommand {
         let (fleet, _) = session.settle().await;
         print(&plan, global, self.hosts, took, self.place.said());
         if let Some(path) = &self.out {
-            save(&plan, path).map_err(Error::from)?;
-            eprintln!(
-                "Saved. To carry out exactly this plan: provision apply {} -i {}{}",
-                path.display(),
-                self.place.inventory.display(),
-                if self.place.lab { " --lab" } else { "" }
-            );
+            let needs = fleet.save(&plan, path)?;
+            eprintln!("Saved. To carry out exactly this plan: provision apply {}", path.display());
+            if !needs.is_empty() {
+                eprintln!("It contains the inventory and the lock file, and still needs:");
+            }
+            for need in needs {
+                eprintln!("  {}", plain_line(&need));
+            }
         }
         fleet.close()?;
         Ok(code(&plan))

@@ -7,8 +7,6 @@ use crate::fleet::{Fleet, Loaded, Purpose, Selection, Source};
 use crate::inventory::Diagnostics;
 use crate::report::{Mode, Shown, show};
 use crate::run::Recorder;
-use crate::state::HostName;
-use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use tokio::sync::watch;
@@ -27,7 +25,11 @@ pub(super) fn source(path: &Path, global: &Global) -> Source {
 
 /// Loads an inventory, and prints its warnings.
 pub(super) fn load(path: &Path, global: &Global) -> anyhow::Result<Loaded> {
-    let loaded = source(path, global).load()?;
+    load_from(&source(path, global))
+}
+
+fn load_from(source: &Source) -> anyhow::Result<Loaded> {
+    let loaded = source.load()?;
     if !loaded.warnings.all.is_empty() {
         print_findings(&loaded.warnings);
     }
@@ -96,19 +98,19 @@ impl Session {
         purpose: Purpose,
         run: bool,
     ) -> anyhow::Result<Self> {
-        let selection = Selection { limit: place.limit.clone(), lab: place.lab, lost: BTreeSet::new() };
-        Self::open_selected(place, &selection, global, purpose, run).await
+        let selection = place.selection(&[]);
+        Self::of(&source(place.inventory(), global), &selection, global, purpose, run).await
     }
 
-    /// Opens a selection.
-    async fn open_selected(
-        place: &Where,
+    /// Opens a selection of the inventory of a source.
+    pub(super) async fn of(
+        source: &Source,
         selection: &Selection,
         global: &Global,
         purpose: Purpose,
         run: bool,
     ) -> anyhow::Result<Self> {
-        let loaded = load(&place.inventory, global)?;
+        let loaded = load_from(source)?;
         // A record that cannot be kept stops no command; a run says by itself where it cannot keep its journal.
         let journals = run.then(|| loaded.source.state.journals(&loaded.inventory).ok()).flatten();
         let (events, showing) = watch_events(global, run, journals);
@@ -126,9 +128,8 @@ impl Session {
         global: &Global,
         run: bool,
     ) -> anyhow::Result<Self> {
-        let lost = lost.iter().map(|name| HostName::new(name.as_str())).collect();
-        let selection = Selection { limit: place.limit.clone(), lab: place.lab, lost };
-        Self::open_selected(place, &selection, global, Purpose::Change, run).await
+        let selection = place.selection(lost);
+        Self::of(&source(place.inventory(), global), &selection, global, Purpose::Change, run).await
     }
 
     /// Opens what the flags name, to be looked at.

@@ -38,7 +38,7 @@ impl Ssh {
     /// Becomes ssh.
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<u8> {
         let place =
-            Where { inventory: self.inventory.clone(), limit: Some(self.host.clone()), lab: self.lab };
+            Where { inventory: Some(self.inventory.clone()), limit: Some(self.host.clone()), lab: self.lab };
         let session = Session::look(&place, global).await?;
         let words = session.fleet.ssh_arguments(&self.host)?;
         let (lab, down) = (session.fleet.is_lab(), session.fleet.has_own_lab());

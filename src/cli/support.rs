@@ -36,7 +36,7 @@ impl Support {
     /// Collects, redacts, writes.
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<u8> {
         let place =
-            Where { inventory: self.inventory.clone(), limit: Some(self.host.clone()), lab: self.lab };
+            Where { inventory: Some(self.inventory.clone()), limit: Some(self.host.clone()), lab: self.lab };
         let session = Session::look(&place, global).await?;
         let name = &self.host;
         session.fleet.host(name)?;

@@ -71,7 +71,7 @@ impl Verify {
     /// Tests all hosts with accelerators, saves and prints the results.
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<u8> {
         if self.last {
-            let loaded = load(&self.place.inventory, global)?;
+            let loaded = load(self.place.inventory(), global)?;
             return print(&HealthReport::last(&loaded.source.state, &loaded.inventory)?, global);
         }
         let session = Session::look(&self.place, global).await?;

@@ -100,6 +100,7 @@ f accelerators; [ -z "$a" ] || accelerators
 f secureboot; for v in /sys/firmware/efi/efivars/SecureBoot-*; do [ -r "$v" ] && od -An -tu1 -j4 -N1 "$v"; done 2>/dev/null
 f cloudinit; if command -v cloud-init >/dev/null 2>&1; then t 5 cloud-init status; [ $? -lt 124 ] || echo 'status: unknown (timed out)'; fi
 f k0s; [ -x {K0S_BINARY} ] && t 5 {K0S_BINARY} version
+f up; [ -e "$S/k0s.ready" ] && echo yes
 f cluster; for p in {cluster_files}; do [ ! -e "$p" ] || echo "$p"; done
 f managed; [ ! -e "$S/managed.json" ] || cat "$S/managed.json" 2>/dev/null; echo
 f lock; p "$S/lock"; echo
@@ -250,6 +251,7 @@ pub(super) fn parse(sections: &Sections) -> Result<Facts, String> {
         k0s_version: Some(sections.first("k0s").trim())
             .filter(|v| v.starts_with('v') && v.len() <= MOST_VERSION_BYTES)
             .map(str::to_owned),
+        k0s_was_up: sections.first("up") == "yes",
         cluster_files: sections.lines("cluster").iter().filter(|l| !l.is_empty()).cloned().collect(),
         cloud_init: sections.first("cloudinit").strip_prefix("status: ").map(str::to_owned),
         managed,

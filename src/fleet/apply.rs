@@ -2,12 +2,15 @@
 
 use super::error::{Result, coded};
 use super::health::{HealthReport, Query, now_s};
-use super::open::Fleet;
+use super::load::Source;
+use super::open::{Fleet, Selection};
 use super::run_lock::{RunLock, Runner, absolute};
 use super::tasks::on_each;
+use crate::artifact::LOCK_FILE;
 use crate::event::{Event, Events};
 use crate::executor::HostTarget;
-use crate::plan::{Moved, Plan, impact, load, stale, wider};
+use crate::inventory::needs;
+use crate::plan::{Moved, Plan, Sources, impact, save, stale, wider};
 use crate::report::Failed;
 use crate::role::health::BELOW_POOL;
 use crate::run::{Cancel, Journal, KillAt, Outcome, RunInput, RunReport, execute};
@@ -83,6 +86,21 @@ impl Fleet {
             said.emit(Event::Warning { target: None, message: error.failure().to_string() });
         }
         Ok(report)
+    }
+
+    /// Saves a plan with all that it was made from. Returns what carrying it out reads besides.
+    pub fn save(&self, plan: &Plan, path: &Path) -> Result<Vec<String>> {
+        let mut files = self.snapshot.clone();
+        // A lab makes its lock file and its secrets itself.
+        if !self.is_lab() {
+            files.insert(&self.inventory.root.join(LOCK_FILE), self.lock.text());
+        }
+        let needs = if self.is_lab() { Vec::new() } else { needs(&self.inventory) };
+        let Selection { limit, lab, lost } = self.selection.clone();
+        let at = std::path::absolute(&self.source.path).unwrap_or_else(|_| self.source.path.clone());
+        let sources = Sources { path: at, files, limit, lab, lost, needs: needs.clone() };
+        save(&Plan { sources: Some(sources), ..plan.clone() }, path)?;
+        Ok(needs)
     }
 
     /// Takes the steps of these resources out of a plan.
@@ -174,9 +192,21 @@ impl Fleet {
     }
 }
 
-/// Compares a plan that was just made with a saved one.
-pub fn compare_saved(path: &Path, plan: &Plan) -> Result<Saved> {
-    let saved = load(path)?;
+impl Source {
+    /// Returns the inventory that a saved plan carries, and what of it takes part.
+    pub fn of_saved(plan: &Plan, path: &Path) -> Result<(Self, Selection)> {
+        let sources = plan.sources.clone().ok_or_else(|| {
+            let message = format!("{} does not contain its inventory", path.display());
+            coded("E-PLAN", message, "Name the inventory with -i, or save the plan with `plan -o FILE`")
+        })?;
+        let Sources { path, files, limit, lab, lost, needs: _ } = sources;
+        let source = Self { snapshot: Some(Arc::new(files)), ..Self::at(path) };
+        Ok((source, Selection { limit, lab, lost }))
+    }
+}
+
+/// Compares a plan that was just made with a saved one, that of the file at `path`.
+pub fn compare_saved(saved: &Plan, path: &Path, plan: &Plan) -> Result<Saved> {
     let same = saved.inventory_digest == plan.inventory_digest && saved.lock_digest == plan.lock_digest;
     if saved.inventory != plan.inventory {
         let message = format!(
@@ -190,6 +220,6 @@ pub fn compare_saved(path: &Path, plan: &Plan) -> Result<Saved> {
     if !same {
         return Ok(Saved::OtherInventory);
     }
-    let wider = wider(&saved, plan);
-    Ok(if wider.is_empty() { Saved::Moved(stale(&saved, plan)) } else { Saved::Wider(wider) })
+    let wider = wider(saved, plan);
+    Ok(if wider.is_empty() { Saved::Moved(stale(saved, plan)) } else { Saved::Wider(wider) })
 }

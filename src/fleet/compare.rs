@@ -133,7 +133,7 @@ fn read(said: &str, allow_outside: &[PathBuf]) -> std::result::Result<Side, Comp
             }
             None => {
                 let source = Source { allow_outside: allow_outside.to_owned(), ..Source::at(said) };
-                (Box::new(source.disk()?), source.path)
+                (source.files()?, source.path)
             }
         };
     let catalog = inventory::catalog_beside(files.as_ref(), &path).map_err(Error::from)?;

@@ -2,8 +2,8 @@
 
 use super::error::{Error, Result, coded};
 use crate::catalog::Catalog;
-use crate::inventory::{Accelerator, Files, Init, init_text, load_from, newest};
-use std::path::{Path, PathBuf};
+use crate::inventory::{Accelerator, Init, Snapshot, init_text, load_from, newest};
+use std::path::Path;
 
 /// What a person answers.
 #[derive(Clone, Debug)]
@@ -20,23 +20,6 @@ pub struct FirstInventory {
     pub accelerator: Option<String>,
     /// Accelerators per host.
     pub count: u32,
-}
-
-/// The one file of an inventory that is not written yet.
-struct InMemory(String);
-
-impl Files for InMemory {
-    fn read(&self, _: &Path) -> std::io::Result<String> {
-        Ok(self.0.clone())
-    }
-
-    fn list(&self, _: &Path) -> std::io::Result<Vec<PathBuf>> {
-        Ok(Vec::new())
-    }
-
-    fn is_folder(&self, _: &Path) -> bool {
-        false
-    }
 }
 
 impl FirstInventory {
@@ -61,7 +44,8 @@ impl FirstInventory {
             workers: self.workers,
             accelerator,
         });
-        load_from(&InMemory(text.clone()), Path::new("the given answers"), &catalog)
+        let answers = Path::new("the given answers");
+        load_from(&Snapshot::from_iter([(answers, text.clone())]), answers, &catalog)
             .map_err(Error::Inventory)?;
         Ok(text)
     }

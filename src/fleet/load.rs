@@ -5,12 +5,13 @@ use super::state_dir::StateDir;
 use crate::artifact::{LOCK_FILE, Lock, LockError, UnresolvedAll, Wanted, resolve};
 use crate::catalog::Catalog;
 use crate::event::Events;
-use crate::inventory::{self, Diagnostics, Disk, Inventory};
+use crate::inventory::{self, Diagnostics, Disk, Files, Inventory, Recording, Snapshot};
 use crate::report::count;
 use crate::role::{artifacts, mistakes};
 use crate::state::{Failure, FailureKind};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Where an inventory is, and which other folders it may read files from.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +24,8 @@ pub struct Source {
     pub program: Option<PathBuf>,
     /// Where runs, reports, downloads and labs are kept.
     pub state: StateDir,
+    /// What the files of the inventory and its lock file hold, in place of those on disk.
+    pub snapshot: Option<Arc<Snapshot>>,
 }
 
 /// An inventory that was read and is valid.
@@ -35,6 +38,8 @@ pub struct Loaded {
     pub catalog: Catalog,
     /// Warnings, each with its place.
     pub warnings: Diagnostics,
+    /// What the files hold that it was loaded from.
+    pub(super) snapshot: Snapshot,
 }
 
 impl Source {
@@ -51,33 +56,37 @@ impl Source {
         }
     }
 
-    /// Returns what the inventory may read of the disk.
-    pub fn disk(&self) -> Result<Disk> {
+    /// Returns the files that the inventory may read.
+    pub fn files(&self) -> Result<Box<dyn Files>> {
+        if let Some(snapshot) = &self.snapshot {
+            return Ok(Box::new(Snapshot::clone(snapshot)));
+        }
         let disk = Disk::of(&self.path, &self.allow_outside);
-        disk.map_err(|error| Error::Inventory(inventory::no_disk(&self.path, &error)))
+        Ok(Box::new(disk.map_err(|error| Error::Inventory(inventory::no_disk(&self.path, &error)))?))
     }
 
     /// Returns the catalog that the inventory is judged by.
     pub fn catalog(&self) -> Result<Catalog> {
-        Ok(inventory::catalog_beside(&self.disk()?, &self.path)?)
+        Ok(inventory::catalog_beside(&*self.files()?, &self.path)?)
     }
 
     /// Reads and checks the inventory and the roles next to it. Contacts no host.
     pub fn load(&self) -> Result<Loaded> {
-        let disk = self.disk()?;
-        let catalog = inventory::catalog_beside(&disk, &self.path)?;
-        let loaded = inventory::load_from(&disk, &self.path, &catalog).map_err(Error::Inventory)?;
+        let files = self.files()?;
+        let files = Recording::of(&*files);
+        let catalog = inventory::catalog_beside(&files, &self.path)?;
+        let loaded = inventory::load_from(&files, &self.path, &catalog).map_err(Error::Inventory)?;
         let inventory = loaded.inventory;
         let warnings = loaded.diagnostics.with(mistakes(&inventory));
         if warnings.errors() > 0 {
             return Err(Error::Inventory(warnings));
         }
-        Ok(Loaded { source: self.clone(), inventory, catalog, warnings })
+        Ok(Loaded { source: self.clone(), inventory, catalog, warnings, snapshot: files.end() })
     }
 
     /// Returns where the values below a path of the inventory come from, as text.
     pub fn explain(&self, path: &str) -> Result<String> {
-        inventory::explain(&self.disk()?, &self.path, path).map_err(Error::Inventory)
+        inventory::explain(&*self.files()?, &self.path, path).map_err(Error::Inventory)
     }
 }
 
@@ -95,7 +104,7 @@ pub enum LockState {
 impl Loaded {
     /// Compares the inventory with the lock file next to it; a mismatch is an error that lists all differences.
     pub fn lock_state(&self) -> Result<LockState> {
-        let lock = Lock::load(&self.lock_path());
+        let lock = self.lock_file(&self.lock_path());
         if self.is_lab() {
             return Ok(LockState::OfLab);
         }
@@ -118,6 +127,15 @@ impl Loaded {
     /// Returns where the lock file is.
     pub fn lock_path(&self) -> PathBuf {
         self.inventory.root.join(LOCK_FILE)
+    }
+
+    /// Reads a lock file, from where the inventory was read.
+    pub(super) fn lock_file(&self, path: &Path) -> std::result::Result<Lock, LockError> {
+        match self.source.snapshot.as_ref().map(|snapshot| snapshot.read(path)) {
+            Some(Ok(text)) => Lock::of(path, &text),
+            // A lab's own is not the inventory's.
+            _ => Lock::load(path),
+        }
     }
 
     /// Returns the artifacts that the inventory can need.
@@ -144,7 +162,7 @@ impl Loaded {
     /// lock was made when it came up, and has what its mirror serves.
     pub(super) fn read_lock(&self, path: &Path, lab: Option<&Path>) -> Result<Lock> {
         let wanted = self.wanted();
-        let lock = Lock::load(path)?;
+        let lock = self.lock_file(path)?;
         match lab {
             None => fits(&lock, &wanted)?,
             Some(inventory) => {

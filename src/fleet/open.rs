@@ -11,7 +11,7 @@ use crate::artifact::{Lock, fetch};
 use crate::catalog::Catalog;
 use crate::event::{Event, Events};
 use crate::executor::{DesiredFn, HostSetup, HostTarget, STATE_DIR, Sudo};
-use crate::inventory::{self, Host, HostState, Inventory, LimitError, Secrets};
+use crate::inventory::{self, Host, HostState, Inventory, LimitError, Secrets, Snapshot};
 use crate::reconciler::{Access, ClusterSetup, ClusterTarget, Holder, Retired, nodes};
 use crate::role::{RoleInput, desired};
 use crate::serving::{self, ServingInput};
@@ -32,7 +32,7 @@ const STEADY_S: u32 = 15;
 const LAB_STEADY_S: u32 = 1;
 
 /// What of an inventory takes part, and where.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Selection {
     /// Only these hosts: names, pools, patterns, ranges, `!` to leave out.
     pub limit: Option<String>,
@@ -84,6 +84,10 @@ pub struct Fleet {
     pub(super) live: Mutex<Option<Nodes>>,
     /// The way to any controller.
     pub(super) controller: Arc<dyn Dial>,
+    /// What the files hold that the inventory was loaded from.
+    pub(super) snapshot: Snapshot,
+    /// What of it takes part.
+    pub(super) selection: Selection,
 }
 
 /// Returns a fresh run id: five characters without those that look alike.
@@ -204,6 +208,7 @@ impl Fleet {
         purpose: Purpose,
         events: &Events,
     ) -> Result<Self> {
+        let snapshot = std::mem::take(&mut loaded.snapshot);
         let lab = super::lab::attach_to(&mut loaded, selection.lab, events).await?;
         let lock_path = lab.as_ref().map_or_else(|| loaded.lock_path(), |lab| lab.lock.clone());
         let lock = match purpose {
@@ -270,6 +275,8 @@ impl Fleet {
             secrets: opening.secrets,
             live: Mutex::default(),
             controller,
+            snapshot,
+            selection: selection.clone(),
         };
         // A plan may be about nothing but nodes of hosts that are not active.
         if purpose == Purpose::Look {

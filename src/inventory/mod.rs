@@ -17,6 +17,7 @@ mod model;
 mod range;
 mod reader;
 mod secrets;
+mod snapshot;
 mod tree;
 
 pub use accelerators::DMA_BUF_KERNEL;
@@ -28,4 +29,5 @@ pub use limit::{LimitError, select, skipped};
 pub use load::{Loaded, catalog_beside, explain, load, load_from, no_disk};
 pub use model::*;
 pub use range::Range;
-pub use secrets::{SecretError, Secrets};
+pub use secrets::{SecretError, Secrets, needs};
+pub use snapshot::{Recording, Snapshot};

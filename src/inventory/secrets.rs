@@ -74,6 +74,35 @@ impl Secrets {
     }
 }
 
+impl SecretSource {
+    /// Returns where it is read from, in words.
+    fn place(&self, root: &Path) -> String {
+        let at = |path: &Path| root.join(path).display().to_string();
+        match self {
+            SecretSource::Env(name) => format!("environment variable {name}"),
+            SecretSource::File(path) => at(path),
+            SecretSource::Age { file, identity } => {
+                let identity = identity.as_deref().map_or("PROVISION_AGE_IDENTITY".to_owned(), at);
+                format!("{}, with the age identity of {identity}", at(file))
+            }
+            SecretSource::Sops { file, key } => format!("{key} in {}, with sops", at(file)),
+            SecretSource::Exec(words) => {
+                format!("the output of {}", words.first().map_or("a command", String::as_str))
+            }
+        }
+    }
+}
+
+/// Returns what real hosts of an inventory cannot be changed without, and no inventory has in it: where secrets, SSH keys and
+/// host keys come from.
+pub fn needs(inventory: &Inventory) -> Vec<String> {
+    let ssh = &inventory.ssh;
+    let secrets = inventory.secrets.iter();
+    let secrets = secrets.map(|(name, source)| format!("secret {name}: {}", source.place(&inventory.root)));
+    let keys = ssh.identities.iter().map(|path| format!("SSH key: {}", path.display()));
+    std::iter::once(format!("host keys: {}", ssh.known_hosts.display())).chain(keys).chain(secrets).collect()
+}
+
 async fn fetch(root: &Path, source: &SecretSource) -> Result<String, String> {
     let at = |path: &Path| root.join(path);
     match source {

@@ -12,6 +12,12 @@ pub const READY: &str = "k0s-ready";
 
 /// Returns whether k0s was seen up on a host in an earlier run.
 pub fn has_joined(facts: &Facts) -> bool {
+    facts.k0s_was_up && may_have_joined(facts)
+}
+
+/// Returns whether k0s was started on a host in an earlier run: the cluster may count it as a member, even if it was not seen
+/// up.
+pub fn may_have_joined(facts: &Facts) -> bool {
     facts.owns(&ResourceId::host(HostKind::Command, READY))
 }
 

@@ -15,7 +15,7 @@ pub mod token;
 pub use command_line::Install;
 pub use control_plane::{ControlPlane, QUESTION_SECONDS, Question, QuestionAnswer, control_plane, questions};
 pub use etcd::ControllerOutput;
-pub use joined::{READY, STARTED, has_joined, is_ours};
+pub use joined::{READY, STARTED, has_joined, is_ours, may_have_joined};
 pub use paths::*;
 pub use pods::{NO_PODS, stop_pods};
 pub use ports::*;

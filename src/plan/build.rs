@@ -7,7 +7,7 @@ use super::schedule::batches;
 use crate::catalog::K0sStep;
 use crate::executor;
 use crate::inventory::{Host, HostState, Inventory};
-use crate::k0s::{self, CONTROLLER_UNIT, has_joined};
+use crate::k0s::{self, CONTROLLER_UNIT, has_joined, may_have_joined};
 use crate::state::{
     BarePods, Change, Failure, FieldDiff, Hazard, HostKind, HostName, Observation, Observed, Resource,
     ResourceId, Spec, Step, StepId, StepOutput, TargetId, Verb,
@@ -240,7 +240,7 @@ pub fn build(input: PlanInput<'_>) -> Plan {
                     let (mut steps, in_sync) = steps_of(&observed);
                     let (mut is_node, mut is_member) = (false, false);
                     if let Some(host) = host {
-                        let (role, joined) = (inventory.pool_of(host).role, has_joined(&observed.facts));
+                        let (role, joined) = (inventory.pool_of(host).role, may_have_joined(&observed.facts));
                         // What the cluster has as a node is drained, whatever the inventory makes of its host now.
                         is_node = match &input.nodes {
                             Some(nodes) => nodes.contains(&host.name),
@@ -310,6 +310,7 @@ pub fn build(input: PlanInput<'_>) -> Plan {
         out_of_service: BTreeSet::new(),
         waves: BTreeMap::new(),
         impact: Impact::default(),
+        sources: None,
     };
     plan.out_of_service = input.out_of_service;
     plan.reschedule(inventory);

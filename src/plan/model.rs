@@ -1,9 +1,11 @@
 //! A plan as data: what would change, how steps go together, in what order hosts leave service, and the impact.
 
+use crate::inventory::Snapshot;
 use crate::state::{Failure, Hazard, HostName, PoolName, Step, TargetId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::path::PathBuf;
 
 /// Everything that would change.
 #[derive(Clone, PartialEq, Serialize, Deserialize, Debug)]
@@ -30,6 +32,29 @@ pub struct Plan {
     /// Its impact.
     #[serde(default, rename = "outlook")]
     pub impact: Impact,
+    /// What it was made from; in saved plans only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sources: Option<Sources>,
+}
+
+/// What a plan was made from, so that it can be carried out where the inventory is not, or is another one by then.
+#[derive(Clone, PartialEq, Serialize, Deserialize, Debug)]
+pub struct Sources {
+    /// The inventory's path, absolute.
+    pub path: PathBuf,
+    /// The texts of its files, of the roles and catalog rows next to it, and of its lock file.
+    pub files: Snapshot,
+    /// The hosts that were selected, as on the command line; `None` for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<String>,
+    /// Simulated hosts were requested in place of the inventory's.
+    #[serde(default)]
+    pub lab: bool,
+    /// Retired hosts whose machines are off for good.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub lost: BTreeSet<HostName>,
+    /// What carrying it out reads besides: where secrets, SSH keys and host keys come from, never what they are.
+    pub needs: Vec<String>,
 }
 
 /// The format that this version writes.

@@ -78,7 +78,10 @@ impl ClusterTarget {
                 Ok(Some(live)) => {
                     let live = serde_json::to_value(live).unwrap_or_default();
                     match nodes::in_service(want, &live) {
-                        Ok(()) => return Ok(()),
+                        Ok(()) => match self.old_kubelet(client, want, &live).await {
+                            None => return Ok(()),
+                            Some(why) => why,
+                        },
                         Err(why) => {
                             let short = want.and_then(|w| nodes::short_of(w, &live));
                             match short {
@@ -106,6 +109,18 @@ impl ClusterTarget {
                 ));
             }
         }
+    }
+
+    /// Returns why a ready node's kubelet is not the wanted one. The API server is of the same binary of k0s, and is upgraded
+    /// first: a kubelet as new as it is the one of that binary, whatever its k0s is called.
+    async fn old_kubelet(&self, client: &kube::Client, want: Option<&Node>, live: &Value) -> Option<String> {
+        let has = nodes::other_kubelet(want, live)?;
+        let served = client.apiserver_version().await.ok().map(|v| v.git_version);
+        if served.is_some_and(|served| nodes::kubernetes(&served) == nodes::kubernetes(has)) {
+            return None;
+        }
+        let wanted = want.and_then(|w| w.kubelet.as_deref()).unwrap_or_default();
+        Some(format!("its kubelet is {has}, not yet {wanted}"))
     }
 
     /// Restarts the plugin of a ready node with missing devices, once; cordons the node if that does not help.

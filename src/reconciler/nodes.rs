@@ -34,8 +34,10 @@ pub fn nodes(inventory: &Inventory) -> Vec<Resource> {
                 taints: Vec::new(),
                 cordoned: host.state == HostState::Maintenance,
                 allocatable: BTreeMap::new(),
+                kubelet: None,
             };
             if !node.cordoned {
+                node.kubelet = Some(kubernetes(&inventory.cluster.k0s_version).to_owned());
                 node.labels.extend(pool.labels.clone());
                 node.labels.extend(host.labels.clone());
                 node.labels.insert(POOL_LABEL.to_owned(), pool.name.to_string());
@@ -97,7 +99,8 @@ fn taints(node: &Value) -> Vec<Value> {
     node["spec"]["taints"].as_array().cloned().unwrap_or_default()
 }
 
-fn starting(node: &Value) -> bool {
+/// Returns whether a node still has the taint that it registered with.
+pub(super) fn has_starting_taint(node: &Value) -> bool {
     taints(node).iter().any(|t| t["key"] == STARTING_TAINT_KEY)
 }
 
@@ -132,6 +135,18 @@ pub(super) fn in_service(want: Option<&Node>, live: &Value) -> Result<(), String
         }
     }
     Ok(())
+}
+
+/// Returns the Kubernetes version in a version of k0s or of a kubelet of it: `v1.35.7` in `v1.35.7+k0s.0`.
+pub(super) fn kubernetes(version: &str) -> &str {
+    version.split('+').next().unwrap_or(version)
+}
+
+/// Returns the version of a node's kubelet, if it is not the wanted one.
+pub(super) fn other_kubelet<'a>(want: Option<&Node>, live: &'a Value) -> Option<&'a str> {
+    let wanted = want?.kubelet.as_deref()?;
+    let has = live["status"]["nodeInfo"]["kubeletVersion"].as_str().unwrap_or("of no known version");
+    (kubernetes(has) != wanted).then_some(has)
 }
 
 /// Returns a resource of which a ready node has another number than is wanted.
@@ -215,7 +230,7 @@ pub(super) fn observe(want: &Node, live: Option<&Value>, draining: bool) -> Obse
             field(format!("taint {}", taint.slot()), Some(format!("={}", taint.value)), None);
         }
     }
-    field("starting".to_owned(), word(starting(live)), word(false));
+    field("starting".to_owned(), word(has_starting_taint(live)), word(false));
     for (resource, count) in &want.allocatable {
         let have = allocatable(live, resource).to_string();
         field(format!("allocatable {resource}"), Some(have), Some(count.to_string()));
@@ -225,14 +240,14 @@ pub(super) fn observe(want: &Node, live: Option<&Value>, draining: bool) -> Obse
 
 /// Whether the startup taint goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Starting {
+pub(super) enum Starting {
     Stays,
     Goes,
 }
 
 /// Returns the merge patch that makes a node as wanted; what others put there stays. It holds only against the node as it
 /// was read, since taints are replaced as a whole.
-fn patch(want: &Node, live: &Value, starting: Starting) -> Value {
+pub(super) fn patch(want: &Node, live: &Value, starting: Starting) -> Value {
     // Short of devices: not before they are there.
     let annotated = match live["metadata"]["annotations"][CORDONED].as_str() {
         Some(SHORT) => starting == Starting::Goes,
@@ -305,7 +320,7 @@ impl ClusterTarget {
         self.until(step, deadline, || {
             Box::pin(async move {
                 let live = read().await?.ok_or("waiting for the node to register")?;
-                if starting(&live) || live["metadata"]["annotations"][CORDONED] == SHORT {
+                if has_starting_taint(&live) || live["metadata"]["annotations"][CORDONED] == SHORT {
                     write(patch(node, &live, Starting::Goes)).await?;
                 }
                 Ok(())
@@ -326,6 +341,7 @@ mod tests {
             taints: vec!["example.com/gpu=yes:NoSchedule".into()],
             cordoned: false,
             allocatable: BTreeMap::from([("nvidia.com/gpu".into(), 8)]),
+            kubelet: None,
         }
     }
 
@@ -377,7 +393,7 @@ mod tests {
         let first = patch(&want, &node, Starting::Stays);
         assert_eq!(first["metadata"]["resourceVersion"], "7", "only against what was read");
         merge(&mut node, &first);
-        assert!(starting(&node), "not before its devices are there");
+        assert!(has_starting_taint(&node), "not before its devices are there");
         let second = patch(&want, &node, Starting::Goes);
         merge(&mut node, &second);
         assert_eq!(differences(&want, &node), Vec::<String>::new());

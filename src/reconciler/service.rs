@@ -2,14 +2,14 @@
 
 use super::errors::failure;
 use super::kinds::node_api;
-use super::nodes::ready;
+use super::nodes::{CORDONED, Starting, has_starting_taint, patch, ready};
 use super::target::{ClusterTarget, Pause};
 use crate::event::Event;
 use crate::k0s::etcd;
-use crate::state::{BarePods, Cluster, Failure, FailureKind, HostName, Nodes, Spec};
+use crate::state::{BarePods, Cluster, Failure, FailureKind, HostName, Node, Nodes, Spec};
 use async_trait::async_trait;
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::api::Api;
+use kube::api::{Api, Patch, PatchParams};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -20,6 +20,8 @@ const RETURN_DEADLINE: Duration = Duration::from_secs(900);
 const NODE_LEASES: &str = "kube-node-lease";
 /// A kubelet that has not renewed its lease by then does not run.
 const LEASE_DEADLINE: Duration = Duration::from_secs(60);
+/// A node that others write to at the same time can be written to by then.
+const PATCH_DEADLINE: Duration = Duration::from_secs(30);
 /// A lease renewed so short a time ago is not renewed again: nodes are brought in side by side, and each asks.
 const FRESH: Duration = Duration::from_secs(10);
 
@@ -67,8 +69,16 @@ impl Cluster for ClusterTarget {
     }
 
     async fn uncordon(&self, node: &HostName) -> Result<(), Failure> {
+        let want = self.wanted(node.as_str());
+        if let Some(want) = want {
+            // A run that ended early left it so: pods, and a device plugin, find no way to it.
+            self.take_starting(want, Starting::Stays).await?;
+        }
         self.await_service(node.as_str(), RETURN_DEADLINE).await?;
         self.await_lease(node.as_str()).await?;
+        if let Some(want) = want {
+            self.take_starting(want, Starting::Goes).await?;
+        }
         ClusterTarget::uncordon(self, node.as_str()).await
     }
 
@@ -121,6 +131,8 @@ impl ClusterTarget {
             lease.spec?.renew_time
         };
         let before = read().await;
+        let reason = "waiting until its kubelet renews its lease".to_owned();
+        self.setup.events.emit(Event::Waiting { target: node.to_owned(), reason });
         let mut pause = Pause::new(LEASE_DEADLINE);
         loop {
             let now = read().await;
@@ -140,11 +152,44 @@ impl ClusterTarget {
     /// that nothing wants, need not be.
     pub async fn await_service(&self, node: &str, deadline: Duration) -> Result<(), Failure> {
         let Some(link) = self.link().await? else { return Ok(()) };
-        let wanted = self.setup.desired.iter().find_map(|r| match &r.spec {
+        let say = |reason| self.setup.events.emit(Event::Waiting { target: node.to_owned(), reason });
+        self.await_devices(&link.client, node, self.wanted(node), deadline, false, say).await
+    }
+
+    /// Returns what is wanted of a node.
+    fn wanted(&self, node: &str) -> Option<&Node> {
+        self.setup.desired.iter().find_map(|r| match &r.spec {
             Spec::Node(want) if want.name == node => Some(want),
             _ => None,
-        });
-        let say = |reason| self.setup.events.emit(Event::Waiting { target: node.to_owned(), reason });
-        self.await_devices(&link.client, node, wanted, deadline, false, say).await
+        })
+    }
+
+    /// Brings a node that still has its starting taint to what is wanted, with the taint or, once it serves, without.
+    async fn take_starting(&self, want: &Node, starting: Starting) -> Result<(), Failure> {
+        let Some(link) = self.link().await? else { return Ok(()) };
+        let what = format!("bringing node {} back into service", want.name);
+        let api = node_api(&link.client);
+        let mut pause = Pause::new(PATCH_DEADLINE);
+        loop {
+            let live = api.get_opt(&want.name).await.map_err(|e| failure(&what, &e))?;
+            let live = serde_json::to_value(live).unwrap_or_default();
+            if want.cordoned || !has_starting_taint(&live) {
+                return Ok(());
+            }
+            let mut patch = patch(want, &live, starting);
+            // Our own cordon goes last.
+            if let Some(spec) = patch["spec"].as_object_mut() {
+                spec.remove("unschedulable");
+            }
+            if let Some(annotations) = patch["metadata"]["annotations"].as_object_mut() {
+                annotations.remove(CORDONED);
+            }
+            match api.patch(&want.name, &PatchParams::default(), &Patch::Merge(patch)).await {
+                Ok(_) => return Ok(()),
+                // Its kubelet has written in between.
+                Err(kube::Error::Api(status)) if status.code == 409 && self.more(&mut pause).await? => {}
+                Err(error) => return Err(failure(&what, &error)),
+            }
+        }
     }
 }

@@ -173,7 +173,7 @@ pub fn run_summary(ended: &Ended<'_>) -> String {
     }
     let Some(place) = &ended.place else { return text };
     text += &match () {
-        () if ended.interrupted => {
+        () if ended.interrupted && failed + stopped > 0 => {
             format!(
                 "Interrupted. Run the same command to continue; `provision attach {place}` follows running steps\n"
             )

@@ -66,6 +66,8 @@ pub struct Facts {
     pub cgroup: Option<u8>,
     /// The version of the k0s binary on the host, if there is one.
     pub k0s_version: Option<String>,
+    /// k0s came up on the host at least once since we installed it.
+    pub k0s_was_up: bool,
     /// Files of a Kubernetes node or control plane on the host, whoever made them: what k0s keeps, and CNI configurations.
     pub cluster_files: Vec<String>,
     /// cloud-init's status word, where it is installed.

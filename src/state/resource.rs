@@ -404,6 +404,9 @@ pub struct Node {
     pub cordoned: bool,
     /// Extended resources that must be allocatable before the startup taint goes, such as `nvidia.com/gpu: 8`.
     pub allocatable: BTreeMap<String, u64>,
+    /// The Kubernetes version that its kubelet must have to be back in service, such as `v1.35.7`; `None` for any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubelet: Option<String>,
 }
 
 /// A join token.

@@ -19,6 +19,7 @@ pub fn tests() -> Vec<Test> {
     tests!(nodes:
         labels_and_taints_of_others_stay,
         the_starting_taint_goes_when_devices_are_there,
+        a_node_is_back_only_when_it_serves,
         a_plugin_that_reports_too_few_devices_is_started_anew,
         a_drain_waits_for_the_budget_and_leaves_daemons,
         a_drain_that_was_cut_off_is_undone_by_the_next_run,
@@ -116,6 +117,7 @@ fn node(name: &str) -> Node {
         taints: Vec::new(),
         cordoned: false,
         allocatable: BTreeMap::new(),
+        kubelet: None,
     }
 }
 
@@ -215,6 +217,65 @@ pub async fn the_starting_taint_goes_when_devices_are_there(plane: &ControlPlane
     assert_eq!(taints(&bench.rest.get(&path(name)).await.expect(200)), Vec::<String>::new());
     assert_eq!(steps(&target).await, []);
     kubelet.end(&bench.rest, &names_of).await;
+}
+
+/// A node that the API calls Ready is not back: its kubelet may be the old one, or dead with a lease that nobody renews, and
+/// with its starting taint pods find no way to it.
+pub async fn a_node_is_back_only_when_it_serves(plane: &ControlPlane) {
+    let bench = Bench::new(plane, "back").await;
+    let rest = &bench.rest;
+    let names_of = ["back-n-1".to_owned()];
+    let name = &names_of[0];
+    let starting = json!([{"key": "provision.dev/starting", "value": "true", "effect": "NoSchedule"}]);
+    let kubelet = Kubelet::start(rest, &names_of, starting).await;
+    let mut wanted = node(name);
+    wanted.labels = BTreeMap::from([("pool".into(), "h100".into())]);
+    wanted.kubelet = Some("v1.99.1".into());
+    let (events, mut seen) = Events::channel();
+    let target = bench.target_with(vec![resource(wanted)], events);
+    target.drain(name, Duration::from_secs(60), None).await.expect("drained");
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
+    let lease = |at: &str| json!({"spec": {"renewTime": format!("2026-01-01T00:00:{at}.000000Z")}});
+    let mut first = lease("00");
+    first["metadata"] = json!({"name": name});
+    rest.post(leases, &first).await.expect(201);
+    let reports = async |version: &str| {
+        let status = json!({"status": {"nodeInfo": {"kubeletVersion": version}}});
+        let patch = "application/strategic-merge-patch+json";
+        rest.patch(&format!("{}/status", path(name)), patch, &status).await.expect(200);
+    };
+    reports("v1.99.0+k0s").await;
+    let mut returning = std::pin::pin!(Cluster::uncordon(&target, &name.as_str().into()));
+    for (waits_for, then) in [("its kubelet is v1.99.0+k0s, not yet v1.99.1", "upgrade"), ("lease", "renew")]
+    {
+        let told = async {
+            loop {
+                match seen.recv().await {
+                    Some(Event::Waiting { reason, .. }) if reason.contains(waits_for) => break,
+                    Some(_) => {}
+                    None => panic!("it never waited for {waits_for}"),
+                }
+            }
+        };
+        tokio::select! {
+            ended = &mut returning => panic!("back before {then}: {ended:?}"),
+            () = told => {}
+        }
+        let live = rest.get(&path(name)).await.expect(200);
+        assert_eq!(
+            (taints(&live), &live["spec"]["unschedulable"]),
+            (vec!["provision.dev/starting".to_owned()], &json!(true))
+        );
+        match then {
+            "upgrade" => reports("v1.99.1+k0s").await,
+            _ => drop(rest.merge(&format!("{leases}/{name}"), &lease("10")).await.expect(200)),
+        }
+    }
+    returning.await.expect("it serves");
+    let live = rest.get(&path(name)).await.expect(200);
+    assert_eq!((taints(&live), &live["spec"]["unschedulable"]), (Vec::new(), &Value::Null));
+    assert_eq!(live["metadata"]["labels"]["pool"], "h100");
+    kubelet.end(rest, &names_of).await;
 }
 
 /// The plugin's pod is found by its label and node, ended, and made again by the real controller.

@@ -29,29 +29,33 @@ impl Server {
         let (log, shared) = (asked.clone(), files.clone());
         let thread = std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let path = Self::answer(stream, &shared.lock().expect("files"));
+                let path = Self::asked_for(&stream);
                 if path == "/quit" {
                     return;
                 }
-                log.lock().expect("a log").push(path);
+                // Before the answer: whoever has it looks at the log.
+                log.lock().expect("a log").push(path.clone());
+                Self::answer(stream, shared.lock().expect("files").get(&path));
             }
         });
         Self { at, asked, files, thread: Some(thread) }
     }
 
-    fn answer(mut stream: TcpStream, files: &BTreeMap<String, Vec<u8>>) -> String {
+    fn asked_for(stream: &TcpStream) -> String {
         let mut lines = BufReader::new(stream.try_clone().expect("a stream")).lines();
         let first = lines.next().and_then(Result::ok).unwrap_or_default();
         while lines.next().and_then(Result::ok).is_some_and(|line| !line.is_empty()) {}
-        let path = first.split(' ').nth(1).unwrap_or_default().to_owned();
-        let (status, body) = match files.get(&path) {
+        first.split(' ').nth(1).unwrap_or_default().to_owned()
+    }
+
+    fn answer(mut stream: TcpStream, file: Option<&Vec<u8>>) {
+        let (status, body) = match file {
             Some(body) => ("200 OK", body.as_slice()),
             None => ("404 Not Found", b"".as_slice()),
         };
         let head =
             format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
         let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
-        path
     }
 
     fn url(&self, path: &str) -> String {

@@ -570,7 +570,7 @@ fn k0s_host(host: &str, state: &[(ResourceId, Observation)]) -> (TargetId, Resul
     seen.extend(state.iter().cloned());
     let observed = Observed {
         target: TargetId::Host(host.into()),
-        facts: Facts { managed: vec![joined], ..Facts::default() },
+        facts: Facts { managed: vec![joined], k0s_was_up: true, ..Facts::default() },
         desired,
         seen,
         orphans: Vec::new(),
@@ -705,9 +705,10 @@ fn a_drain_says_which_pods_it_loses() {
 /// A host that was retired and is active again: k0s runs on it, and would never register by itself.
 #[test]
 fn a_worker_whose_node_was_deleted_starts_its_k0s_again() {
-    let planned = |node: &str| {
+    let planned = |node: &str, was_up: bool| {
         let (target, observed) = k0s_host("w-1", &[]);
         let mut observed = observed.expect("observed");
+        observed.facts.k0s_was_up = was_up;
         let start = Spec::Command(Command {
             name: "k0s-started".into(),
             guard: "true".into(),
@@ -731,6 +732,7 @@ fn a_worker_whose_node_was_deleted_starts_its_k0s_again() {
         });
         plan.targets[0].steps.iter().map(|s| s.what.clone()).collect::<Vec<_>>()
     };
-    assert_eq!(planned("w-1"), Vec::<String>::new(), "it has its node");
-    assert_eq!(planned("w-2"), ["command k0s-started"]);
+    assert_eq!(planned("w-1", true), Vec::<String>::new(), "it has its node");
+    assert_eq!(planned("w-2", true), ["command k0s-started"]);
+    assert_eq!(planned("w-2", false), Vec::<String>::new(), "it never came up, so there was no node");
 }

@@ -402,6 +402,7 @@ fn a_k0s_that_skips_a_minor_or_goes_back_one_is_refused_on_hosts_that_are_nodes(
         let id = if joined { "command/k0s-ready" } else { "command/other" };
         let managed = format!(r#"{{"kind": "command", "id": "{id}", "hash": ""}}"#);
         case.facts.managed.push(serde_json::from_str(&managed).expect("a record"));
+        case.facts.k0s_was_up = joined;
         case
     };
     let failure = at("v1.33.4+k0s.0", true).failure("w-1");

@@ -151,6 +151,7 @@ impl Target for Fake {
             target: self.id.clone(),
             facts: Facts {
                 managed: self.joined.then(|| managed("command/k0s-ready")).into_iter().collect(),
+                k0s_was_up: self.joined,
                 ..Facts::default()
             },
             seen: desired.iter().map(|r| (r.id.clone(), seen(r))).collect(),
@@ -608,6 +609,7 @@ fn cluster(log: &Log, objects: &[&str], nodes: &[&str]) -> Fake {
                 taints: Vec::new(),
                 cordoned: false,
                 allocatable: BTreeMap::new(),
+                kubelet: None,
             }),
         )
     };

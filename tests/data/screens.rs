@@ -120,6 +120,7 @@ fn upgrade(inventory: &Inventory, past: &Past) -> Plan {
         out_of_service: Default::default(),
         waves: BTreeMap::new(),
         impact: Default::default(),
+        sources: None,
     };
     plan.reschedule(inventory);
     plan.impact = impact(&plan, inventory, past);

@@ -141,11 +141,10 @@ fn ahead(setup: Setup, seconds: u32) -> Setup {
 fn joined(setup: Setup, version: &str) -> Setup {
     let managed =
         "[\n{\"kind\":\"command\",\"id\":\"command/k0s-ready\",\"hash\":\"\",\"adopted\":false},\n{}]\n";
-    setup.file("/usr/local/bin/k0s", "755", &format!("#!/bin/sh\necho {version}\n")).file(
-        "/var/lib/provision/managed.json",
-        "600",
-        managed,
-    )
+    setup
+        .file("/usr/local/bin/k0s", "755", &format!("#!/bin/sh\necho {version}\n"))
+        .file("/var/lib/provision/managed.json", "600", managed)
+        .file("/var/lib/provision/k0s.ready", "644", "started\n")
 }
 
 /// An inventory whose roles want nothing, of these pools.

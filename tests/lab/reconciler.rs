@@ -476,6 +476,7 @@ async fn a_drain_that_was_cut_off_is_undone_by_the_next_run_and_not_by_its_own()
             taints: Vec::new(),
             cordoned: false,
             allocatable: BTreeMap::new(),
+            kubelet: None,
         };
         vec![Resource::new("node", Spec::Node(node))]
     };
@@ -523,7 +524,7 @@ fn plugin(bench: &Bench, counts: &'static [u64]) -> JoinSet<()> {
 fn eight_gpus() -> Vec<Resource> {
     let allocatable = BTreeMap::from([("nvidia.com/gpu".to_owned(), 8)]);
     let (labels, taints) = (BTreeMap::new(), Vec::new());
-    let node = Node { name: "n-1".into(), labels, taints, cordoned: false, allocatable };
+    let node = Node { name: "n-1".into(), labels, taints, cordoned: false, allocatable, kubelet: None };
     let mut node = Resource::new("node", Spec::Node(node));
     node.deadline_s = 60;
     vec![node]
@@ -681,6 +682,7 @@ async fn a_host_joins_with_a_token_that_ends_with_the_run_and_gets_its_label_and
         taints: Vec::new(),
         cordoned: false,
         allocatable: BTreeMap::from([("nvidia.com/gpu".into(), 8)]),
+        kubelet: None,
     };
     let plugin = json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "p", "namespace": "kube-system"},
         "spec": {"selector": {"matchLabels": {"app": "p"}}, "template": {"metadata": {"labels": {"app": "p"}},

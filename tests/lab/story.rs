@@ -190,6 +190,42 @@ fn a_stale_plan_is_refused_naming_file_and_host() {
 }
 
 #[test]
+fn a_saved_plan_is_carried_out_where_its_inventory_is_not() {
+    let story = Story::new();
+    story.up();
+    let saved = story.dir.path().join("plan.json").display().to_string();
+    let role = story.inventory.join("roles/base");
+    std::fs::create_dir_all(&role).expect("made");
+    let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("roles/base/role.yaml");
+    let motd = std::fs::read_to_string(base).expect("the role")
+        + "\n- file: {path: /etc/motd, content: \"by the plan\\n\"}\n";
+    std::fs::write(role.join("role.yaml"), &motd).expect("written");
+    let planned = story.run(&["plan", "-i", &story.at(), "--limit", "w-1,cp-1", "-o", &saved]);
+    assert_eq!(planned.status.code(), Some(2), "{}", text(&planned));
+    assert!(text(&planned).contains(&format!("provision apply {saved}\n")), "{}", text(&planned));
+    // Another inventory by then: what was approved is carried out, on the hosts that it was made for.
+    std::fs::write(role.join("role.yaml"), motd.replace("by the plan", "later")).expect("written");
+    let stale = story.apply(&[&saved]);
+    assert_eq!(stale.status.code(), Some(3), "named with -i it must be the same: {}", text(&stale));
+    let other = story.run(&["apply", &saved, "--yes", "--limit", "w-1"]);
+    assert_eq!(other.status.code(), Some(1));
+    assert!(text(&other).contains("saved with other hosts selected"), "{}", text(&other));
+    let away = story.dir.path().join("away");
+    std::fs::rename(&story.inventory, &away).expect("moved");
+    let applied = story.run(&["apply", &saved, "--yes"]);
+    assert_eq!(applied.status.code(), Some(0), "{}", text(&applied));
+    assert_eq!(std::fs::read_to_string(story.file("w-1", "/etc/motd")).expect("there"), "by the plan\n");
+    assert!(!story.file("t-1", "/etc/motd").exists(), "not selected");
+    std::fs::rename(&away, &story.inventory).expect("moved back");
+    // What `--output json` prints has no inventory in it.
+    let printed = story.run(&["plan", "-i", &story.at(), "--output", "json"]);
+    std::fs::write(&saved, &printed.stdout).expect("written");
+    let without = story.run(&["apply", &saved, "--yes"]);
+    assert_eq!(without.status.code(), Some(1));
+    assert!(text(&without).contains("does not contain its inventory"), "{}", text(&without));
+}
+
+#[test]
 fn one_bad_host_stops_itself_and_the_rest_serve() {
     let story = Story::new();
     let output = story.run(&["lab", "run", &story.at(), "--fault", "b-1=fail-package:nvlsm"]);
