@@ -172,24 +172,24 @@ mod process {
     use std::os::unix::net::UnixStream;
     use std::time::Duration;
 
-    pub struct Handle {
-        pub pid: u32,
+    pub(super) struct Handle {
+        pub(super) pid: u32,
     }
 
     impl Handle {
-        pub fn behind(_: &UnixStream) -> io::Result<Self> {
+        pub(super) fn behind(_: &UnixStream) -> io::Result<Self> {
             Err(io::ErrorKind::Unsupported.into())
         }
 
-        pub fn is_behind(&self, _: &UnixStream) -> io::Result<bool> {
+        pub(super) fn is_behind(&self, _: &UnixStream) -> io::Result<bool> {
             Err(io::ErrorKind::Unsupported.into())
         }
 
-        pub fn ended_within(&self, _: Duration) -> io::Result<bool> {
+        pub(super) fn ended_within(&self, _: Duration) -> io::Result<bool> {
             Err(io::ErrorKind::Unsupported.into())
         }
 
-        pub fn kill(&self) -> io::Result<()> {
+        pub(super) fn kill(&self) -> io::Result<()> {
             Err(io::ErrorKind::Unsupported.into())
         }
     }

@@ -77,7 +77,7 @@ pub(super) fn keep(arguments: &[std::ffi::OsString]) -> ExitCode {
 /// Nothing but Linux has these namespaces; [`check`] has said so before anybody comes here.
 #[cfg(not(target_os = "linux"))]
 mod sandbox {
-    pub fn enter(_: &std::path::Path, _: &std::path::Path) -> Result<(), String> {
+    pub(super) fn enter(_: &std::path::Path, _: &std::path::Path) -> Result<(), String> {
         Err("only Linux has the namespaces that it needs".to_owned())
     }
 }

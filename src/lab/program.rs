@@ -115,7 +115,7 @@ mod inner {
 
 #[cfg(not(target_os = "linux"))]
 mod inner {
-    pub fn kill(_: u32) -> bool {
+    pub(super) fn kill(_: u32) -> bool {
         false
     }
 }

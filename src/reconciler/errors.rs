@@ -30,10 +30,18 @@ pub(super) fn may_pass(error: &kube::Error) -> bool {
                 })
                 // A write met another; the next try reads again.
                 || (status.code == 409 && status.message.contains("Operation cannot be fulfilled on"))
+                // A namespace that somebody deleted is made again once it is gone.
+                || is_ending(status)
         }
         kube::Error::Service(_) | kube::Error::HyperError(_) => true,
         _ => false,
     }
+}
+
+/// Returns whether an object was refused because its namespace is being deleted (its cause is `NamespaceTerminating`,
+/// k8s.io/apiserver, namespace lifecycle).
+fn is_ending(status: &Status) -> bool {
+    status.code == 403 && status.message.contains("because it is being terminated")
 }
 
 /// Returns whether the API was too busy to answer a read.
@@ -103,7 +111,7 @@ pub(super) fn failure(what: &str, error: &kube::Error) -> Failure {
     }
     let code = match error {
         kube::Error::Api(status) if is_refused(status) => "E-K8S-INVALID",
-        kube::Error::Api(status) if matches!(status.code, 401 | 403) => "E-K8S-AUTH",
+        kube::Error::Api(status) if matches!(status.code, 401 | 403) && !is_ending(status) => "E-K8S-AUTH",
         error if is_unreachable(error) => "E-K8S-UNREACHABLE",
         _ => "E-K8S-API",
     };
@@ -161,6 +169,12 @@ mod tests {
         assert_eq!(failure("a", &api(untyped)).code, "E-K8S-INVALID");
         let denied = json!({"code": 403, "reason": "Forbidden", "message": "admission webhook \"x\" denied the request: no"});
         assert_eq!(failure("a", &api(denied)).code, "E-K8S-INVALID");
+        let ending = api(
+            json!({"code": 403, "reason": "Forbidden", "message": "configmaps \"a\" is forbidden: unable to create new \
+            content in namespace b because it is being terminated"}),
+        );
+        assert!(may_pass(&ending), "it is made again once it is gone");
+        assert_eq!(failure("a", &ending).code, "E-K8S-API");
         let strict = api(json!({"code": 400, "message": "strict decoding error: unknown field \"spec.x\""}));
         assert!(!may_pass(&strict));
         assert_eq!(failure("a", &strict).code, "E-K8S-INVALID");

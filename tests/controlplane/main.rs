@@ -83,10 +83,8 @@ async fn run(tests: &[Test], plane: &ControlPlane) -> usize {
             eprintln!("{why}");
             return failed + 1;
         }
-        if !matches!(ended, Ok(Ok(()))) {
-            let sweep = AssertUnwindSafe(nodes::sweep(plane)).catch_unwind();
-            let _ = tokio::time::timeout(CASE_DEADLINE, sweep).await;
-        }
+        let sweep = AssertUnwindSafe(nodes::sweep(plane)).catch_unwind();
+        let _ = tokio::time::timeout(CASE_DEADLINE, sweep).await;
     }
     failed
 }

@@ -40,6 +40,11 @@ impl Kubelet {
                 "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux"}},
                 "spec": {"taints": taints}});
             rest.post("/api/v1/nodes", &node).await.expect(201);
+            // As if it were of the API server's binary, as with k0s.
+            let version = rest.get("/version").await.expect(200)["gitVersion"].clone();
+            let status = json!({"status": {"nodeInfo": {"kubeletVersion": version}}});
+            let patch = "application/strategic-merge-patch+json";
+            rest.patch(&format!("{}/status", path(name)), patch, &status).await.expect(200);
         }
         let (rest, nodes) = (rest.clone(), nodes.to_vec());
         let mut tasks = JoinSet::new();
@@ -70,10 +75,18 @@ impl Kubelet {
     }
 }
 
-/// Takes out of the cluster what a case left there that did not come to its end: the next one must not meet it.
+/// Takes nodes, pods and their budgets out of the cluster that a case left there: the real scheduler would send its pods to the
+/// node of the next one, where a budget that nobody needs any more would hold a drain.
 pub async fn sweep(plane: &ControlPlane) {
     let rest = Rest::new(&plane.kubeconfig(), "default");
     rest.delete("/api/v1/nodes", &Value::Null).await;
+    let all = rest.get("/api/v1/namespaces").await.expect(200);
+    for namespace in all["items"].as_array().into_iter().flatten() {
+        let name = text(namespace, "/metadata/name");
+        let budgets = format!("/apis/policy/v1/namespaces/{name}/poddisruptionbudgets");
+        rest.delete(&budgets, &Value::Null).await;
+        rest.delete(&format!("/api/v1/namespaces/{name}/pods"), &json!({"gracePeriodSeconds": 0})).await;
+    }
 }
 
 async fn beat(rest: &Rest, node: &str) {
@@ -245,7 +258,8 @@ pub async fn a_node_is_back_only_when_it_serves(plane: &ControlPlane) {
         rest.patch(&format!("{}/status", path(name)), patch, &status).await.expect(200);
     };
     reports("v1.99.0+k0s").await;
-    let mut returning = std::pin::pin!(Cluster::uncordon(&target, &name.as_str().into()));
+    let node_name = HostName::new(name.clone());
+    let mut returning = Cluster::uncordon(&target, &node_name);
     for (waits_for, then) in [("its kubelet is v1.99.0+k0s, not yet v1.99.1", "upgrade"), ("lease", "renew")]
     {
         let told = async {
