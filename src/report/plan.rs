@@ -166,7 +166,15 @@ fn lines(kinds: Vec<Kind<'_>>, whom: Whom<'_>, view: &PlanView, text: &mut Strin
         let hosts = whom(&kind);
         let on = if hosts.is_empty() { hosts } else { format!(" of {hosts}") };
         let why = kind.step.deferred.as_deref().unwrap_or_default();
-        *text += &format!("  deferred: {}{on} ({})\n", plain_line(&kind.step.what), plain_line(why));
+        let hazards: Vec<String> = kind.step.hazards.iter().map(ToString::to_string).collect();
+        // What it turns out to be is known later, and disturbs no more than this.
+        let most = if hazards.is_empty() {
+            "no hazards".to_owned()
+        } else {
+            format!("at most {}", hazards.join(", "))
+        };
+        let line = format!("  deferred: {}{on} ({why}; {most})", kind.step.what);
+        *text += &format!("{}\n", plain_line(&line));
     }
 }
 
@@ -212,7 +220,7 @@ fn impact(plan: &Plan, view: &PlanView) -> String {
     }
     if !view.place.is_empty() {
         text += &format!(
-            "  To apply: provision apply {place}\n  To apply exactly this plan later: provision plan {place} -o plan.json, then provision apply plan.json {place}\n",
+            "  To apply: provision apply {place}\n  To apply exactly this plan later: provision plan {place} -o plan.json, then provision apply plan.json\n",
             place = view.place
         );
     }
