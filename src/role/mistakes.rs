@@ -7,9 +7,12 @@ use super::entry::{self, Entry, Mistake, is_template, templates};
 use super::fields::fields;
 use crate::inventory::{Diagnostic, Inventory, Source, SourceSpan};
 use crate::template::{TemplateError, names, names_in_expression};
-use serde_json::Value;
-use std::collections::BTreeSet;
+use serde_json::{Map, Value};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+/// The fields that tell resources of a kind apart.
+const IDENTITIES: [&str; 4] = ["path", "name", "key", "device"];
 
 /// Returns all mistakes in the `roles/` folder next to an inventory.
 pub fn mistakes(inventory: &Inventory) -> Vec<Diagnostic> {
@@ -62,7 +65,32 @@ fn in_role(inventory: &Inventory, role: &str, text: &str) -> Vec<Mistake> {
             .map(move |message| Mistake { line, message })
             .collect::<Vec<_>>()
     };
-    entries.iter().flat_map(of).collect()
+    entries.iter().flat_map(of).chain(twice(&entries)).collect()
+}
+
+/// Returns the entries that describe what another of the role describes on every host too: the later one would win
+/// silently.
+fn twice(entries: &[Entry]) -> Vec<Mistake> {
+    let mut first: BTreeMap<(&str, Vec<&str>), usize> = BTreeMap::new();
+    let mut found = Vec::new();
+    for entry in entries.iter().filter(|e| e.get("when").is_none() && e.get("each").is_none()) {
+        let Ok((kind, given)) = entry.kind() else { continue };
+        let of = |key: &&str| given.get(*key).and_then(Value::as_str).filter(|text| !is_template(text));
+        let name: Vec<&str> = IDENTITIES.iter().filter_map(of).collect();
+        // Of these a host has one.
+        if name.is_empty() && !matches!(kind, "swap" | "hostname") {
+            continue;
+        }
+        match first.get(&(kind, name.clone())) {
+            Some(line) => {
+                let what = [&[kind], &name[..]].concat().join(" ");
+                let message = format!("{what} is already defined in line {line}");
+                found.push(Mistake { line: Some(entry.line()), message });
+            }
+            None => drop(first.insert((kind, name), entry.line())),
+        }
+    }
+    found
 }
 
 /// Returns what is wrong with an entry. `missing` says why a template of its role cannot be had.
@@ -112,6 +140,7 @@ fn in_fields(
     let known = fields(kind).unwrap_or_default();
     let unknown = given.keys().filter(|key| !known.contains(&key.as_str()));
     found.extend(unknown.map(|key| format!("{kind}: unknown field `{key}`")));
+    found.extend(relative(kind, given).into_iter().chain(decimal_mode(kind, given)));
     if kind == "file" {
         if given.contains_key("content") == given.contains_key("template") {
             let path = given.get("path").and_then(Value::as_str).unwrap_or_default();
@@ -119,6 +148,27 @@ fn in_fields(
         }
         let template = given.get("template").and_then(Value::as_str).filter(|name| !is_template(name));
         found.extend(template.and_then(missing));
+    }
+}
+
+/// Returns what is wrong with a path on a host that no folder begins.
+fn relative(kind: &str, given: &Map<String, Value>) -> Option<String> {
+    let path = given.get("path")?.as_str()?;
+    let filled = ["{{", "{%"].iter().any(|open| path.starts_with(open));
+    (!path.starts_with('/') && !filled).then(|| format!("{kind}: path `{path}` is not absolute"))
+}
+
+/// Returns what is wrong with a mode that was written as if numbers were octal: 644 is 0o1204, with which not even the owner
+/// may read.
+fn decimal_mode(kind: &str, given: &Map<String, Value>) -> Option<String> {
+    let mode = given.get("mode")?.as_u64()?;
+    let (owner, group) = (mode >> 6 & 7, mode >> 3 & 7);
+    let odd = mode > 0o777 || owner & 4 == 0 || group & !owner != 0;
+    let looks_octal = (100..=777).contains(&mode) && mode.to_string().chars().all(|c| c < '8');
+    match mode {
+        _ if mode > 0o7777 => Some(format!("{kind}: mode {mode} is no mode; write it as 0o644")),
+        _ if odd && looks_octal => Some(format!("{kind}: mode {mode} is 0o{mode:o}; write 0o{mode}")),
+        _ => None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! The one minijinja environment: strict, bounded, no escaping (machines read its output).
 
-use minijinja::{Environment, UndefinedBehavior, Value, syntax::SyntaxConfig, value::Serde};
+use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value, syntax::SyntaxConfig, value::Serde};
 use serde::Serialize;
 use std::collections::{BTreeSet, HashSet};
 use std::sync::LazyLock;
@@ -65,6 +65,12 @@ pub fn names(name: &str, text: &str) -> Result<BTreeSet<String>, TemplateError> 
         return names_in_expression(name, expression);
     }
     let template = ENVIRONMENT.template_from_named_str(name, text).map_err(|e| error(name, &e))?;
+    // What stands between `raw` and `endraw` is no expression.
+    if !text.contains("endraw") {
+        let comments = text.split("{#").skip(1).filter_map(|part| Some(part.split_once("#}")?.1));
+        let parts = text.split("{#").take(1).chain(comments);
+        parts.flat_map(expressions).try_for_each(|expression| known_filters(name, expression))?;
+    }
     Ok(own(template.undeclared_variables(true)))
 }
 
@@ -73,7 +79,60 @@ pub fn names_in_expression(name: &str, expression: &str) -> Result<BTreeSet<Stri
     let compiled = ENVIRONMENT
         .compile_expression(expression)
         .map_err(|e| TemplateError { line: 1, ..error(name, &e) })?;
+    known_filters(name, expression)?;
     Ok(own(compiled.undeclared_variables(true)))
+}
+
+/// Returns what stands between the braces of a template without comments.
+fn expressions(text: &str) -> impl Iterator<Item = &str> {
+    text.split('{').skip(1).filter_map(|part| {
+        let close = match part.as_bytes().first() {
+            // The second brace of `{{` begins a part of its own.
+            Some(b'%') => "%}",
+            None => return None,
+            Some(_) => "}}",
+        };
+        part.split_once(close).map(|(inside, _)| inside)
+    })
+}
+
+/// Returns the words of an expression and the bars between them, without quoted text.
+fn words(expression: &str) -> Vec<&str> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let (mut found, mut rest) = (Vec::new(), expression);
+    while let Some(first) = rest.chars().next() {
+        let len = match first {
+            '\'' | '"' => rest[1..].find(first).map_or(rest.len(), |end| end + 2),
+            c if is_part(c) => rest.find(|c| !is_part(c)).unwrap_or(rest.len()),
+            c => c.len_utf8(),
+        };
+        let word = &rest[..len];
+        if word == "|" || word.starts_with(is_part) {
+            found.push(word);
+        }
+        rest = &rest[len..];
+    }
+    found
+}
+
+/// Fails if an expression names a filter or a test that the environment does not have: a template looks for it only when it
+/// comes to it, on a host.
+fn known_filters(name: &str, expression: &str) -> Result<(), TemplateError> {
+    let words = words(expression);
+    let tried = words.windows(2).filter_map(|pair| match *pair {
+        ["|", filter] => Some(format!("0|{filter}")),
+        ["is", test] if test != "not" => Some(format!("0 is {test}")),
+        _ => None,
+    });
+    for tried in tried {
+        let ended = ENVIRONMENT.compile_expression_owned(tried).and_then(|e| e.eval(()));
+        if let Err(why) = ended
+            && matches!(why.kind(), ErrorKind::UnknownFilter | ErrorKind::UnknownTest)
+        {
+            return Err(TemplateError { line: 0, ..error(name, &why) });
+        }
+    }
+    Ok(())
 }
 
 fn own(names: HashSet<String>) -> BTreeSet<String> {
@@ -147,6 +206,31 @@ mod tests {
         let error = result.expect_err("strict");
         assert_eq!((error.name.as_str(), error.line), ("unit.j2", 2));
         assert!(error.message.contains("undefined"), "{}", error.message);
+    }
+
+    #[test]
+    fn filters_and_tests_that_do_not_exist_are_found_before_a_template_comes_to_them() {
+        for text in [
+            "{{ x | nope }}",
+            "a {{ x|default('|nope')|nope }} b",
+            "{% if false %}{{ x|nope }}{% endif %}",
+            "{% for a in x|nope %}{% endfor %}",
+            "{% if x is nope %}{% endif %}",
+        ] {
+            let error = names("t", text).expect_err(text);
+            assert!(error.message.starts_with("unknown ") && error.message.contains("nope"), "{error}");
+        }
+        for text in [
+            "{{ x | shq }} {{ 'a | nope' }} {# {{ x|nope }} #}",
+            "{% if x is defined and x is not none %}{{ x|join(', ') }}{% endif %}",
+            "{% raw %}{{ x|nope }}{% endraw %}",
+            "a | nope { b | nope } is nope",
+        ] {
+            assert_eq!(names("t", text).err(), None, "{text}");
+        }
+        assert!(
+            names_in_expression("t", "x|nope").is_err() && names_in_expression("t", "x|length > 1").is_ok()
+        );
     }
 
     #[test]

@@ -570,6 +570,18 @@ fn mistakes_in_a_role_are_found_once_and_without_a_host() {
         ("- file: {path: /a}\n", 1, "file /a needs either content or template"),
         ("- file: {path: /a, template: nope.j2}\n", 1, "roles/base/templates/nope.j2 does not exist"),
         ("- package: {name: x}\n- package: {name: x, name: y}\n", 2, ""),
+        ("- package: {name: x}\n- package: {name: x}\n", 2, "package x is already defined in line 1"),
+        ("- swap: {}\n- swap: {}\n", 2, "swap is already defined in line 1"),
+        ("- file: {path: etc/a, content: x}\n", 1, "file: path `etc/a` is not absolute"),
+        (
+            "- directory: {path: \"a/{{ host.name }}\", mode: 0o755, owner: \"root:root\"}\n",
+            1,
+            "directory: path `a/",
+        ),
+        ("- file: {path: /a, content: x, mode: 644}\n", 1, "file: mode 644 is 0o1204; write 0o644"),
+        ("- file: {path: /a, content: \"{{ host.name }}\", mode: 99999}\n", 1, "file: mode 99999 is no mode"),
+        ("- file: {path: /a, content: \"{{ host.name | uper }}\"}\n", 1, "unknown filter: filter uper"),
+        ("- swap: {}\n  when: host.name is numbr\n", 1, "unknown test: test numbr"),
         ("- node: {name: x}\n", 1, "unknown key `node`"),
         ("package: {name: x}\n", 1, ""),
     ] {
@@ -578,6 +590,16 @@ fn mistakes_in_a_role_are_found_once_and_without_a_host() {
         let found = mistakes(&case);
         assert!(found.iter().any(|f| f.starts_with(&base(line, message))), "{text}: {found:?}");
         assert!(found.iter().all(|f| f.starts_with(&base(line, ""))), "{text}: {found:?}");
+    }
+    // Alike, but not on one host.
+    for text in [
+        "- package: {name: x}\n  when: apt\n- package: {name: x}\n  when: not apt\n",
+        "- line-in-file: {path: /a, name: x, line: y}\n- line-in-file: {path: /a, name: z, line: y}\n",
+        "- file: {path: \"{{ '/a' }}\", content: x, mode: 420}\n- directory: {path: /a, mode: 0o2755, owner: \"a:b\"}\n",
+    ] {
+        let case = Case::new("debian12");
+        case.role_file("base/role.yaml", text);
+        assert_eq!(mistakes(&case), Vec::<String>::new(), "{text}");
     }
     // All at once, in templates too, and none that only a host's facts can show.
     let case = Case::new("debian12");
