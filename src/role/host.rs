@@ -71,7 +71,7 @@ fn k0s(input: &RoleInput<'_>) -> Option<Finding> {
         Some(why) => Some(stop("E-K0S-SKEW", format!("k0s {from} -> {to} {why}"), hint)),
         None if step == K0sStep::PatchDown => {
             let message = format!("k0s {from} -> {to} is a downgrade to an earlier patch release");
-            Some(warn("W-K0S-DOWNGRADE", message, "read Read the release notes of both: fixes are reverted"))
+            Some(warn("W-K0S-DOWNGRADE", message, "Read the release notes of both: fixes are reverted"))
         }
         None => None,
     }

@@ -8,11 +8,13 @@ use crate::inventory::{Endpoint, Host, HostState, Inventory};
 use crate::k0s::{self, API_PORT, BGP_PORT, BINARY, CONTROLLER_UNIT, PORTS, WORKER_UNIT};
 use crate::state::{Facts, HostName};
 use crate::template::quote;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 /// Peers that a host tries a port of, at the most; between pairs of workers a firewall rule is one for all.
 const MOST_PEERS: usize = 16;
+/// Hosts that are named where many share what no two should.
+const TWINS_SHOWN: usize = 3;
 /// A port that is silent for this long is tried once more, in seconds: a packet may be lost, and a host may be busy.
 const FIRST_TRY_S: u32 = 3;
 /// A port that is silent for this long in its second try is given up, in seconds.
@@ -285,39 +287,63 @@ fn clocks(all: &[(HostName, &Facts)], found: &mut Vec<(HostName, Finding)>) {
     }
 }
 
+/// Returns the hosts by what they share, such as a machine id; without those that do not say.
+fn sharing<'a>(
+    all: &'a [(HostName, &'a Facts)],
+    key: impl Fn(&'a Facts) -> &'a String,
+) -> HashMap<&'a str, Vec<&'a HostName>> {
+    let mut found: HashMap<&str, Vec<&HostName>> = HashMap::new();
+    for (name, facts) in all.iter().filter(|(_, facts)| !key(facts).is_empty()) {
+        found.entry(key(facts)).or_default().push(name);
+    }
+    found
+}
+
+/// Returns the others of those that share something with a host, the first few by name; `None` if there is no other.
+fn others(name: &HostName, sharing: Option<&Vec<&HostName>>) -> Option<String> {
+    let mut others = sharing?.iter().filter(|other| **other != name).map(|other| other.as_str());
+    let shown: Vec<&str> = others.by_ref().take(TWINS_SHOWN).collect();
+    let more = match others.count() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    (!shown.is_empty()).then(|| shown.join(", ") + &more)
+}
+
 /// What hosts can only tell together: names, identities, addresses and clocks. The failing host is named, with its reason.
 pub fn among(inventory: &Inventory, all: &[(HostName, &Facts)]) -> Vec<(HostName, Finding)> {
     let mut found = Vec::new();
     clocks(all, &mut found);
+    let machines = sharing(all, |f| &f.machine_id);
+    let products = sharing(all, |f| &f.product_uuid);
+    let hostnames = sharing(all, |f| &f.hostname);
+    let live = inventory.hosts.values().filter(|h| h.state != HostState::Retired);
+    let mut owners: HashMap<IpAddr, Vec<&HostName>> = HashMap::new();
+    for host in live {
+        if let Some(address) = host.cluster_address.filter(|a| !a.is_loopback()) {
+            owners.entry(address).or_default().push(&host.name);
+        }
+    }
     for (name, facts) in all {
-        let others = || all.iter().filter(|(other, _)| other != name);
-        let same = |key: &dyn Fn(&Facts) -> &str| -> Vec<&str> {
-            let mine = key(facts);
-            if mine.is_empty() {
-                return Vec::new();
-            }
-            others().filter(|(_, f)| key(f) == mine).map(|(n, _)| n.as_str()).collect()
-        };
-        let twins = same(&|f: &Facts| &f.machine_id);
-        if !twins.is_empty() {
+        if let Some(twins) = others(name, machines.get(facts.machine_id.as_str())) {
             found.push((name.clone(), stop(
                 "E-MACHINE-ID",
-                format!("same machine id as {}", twins.join(", ")),
+                format!("same machine id as {twins}"),
                 "On a cloned image, run `tr -d - </proc/sys/kernel/random/uuid >/etc/machine-id` and reboot (check with: cat /etc/machine-id)",
             )));
         }
-        let uuids = same(&|f: &Facts| &f.product_uuid);
-        if !uuids.is_empty() {
+        if let Some(twins) = others(name, products.get(facts.product_uuid.as_str())) {
             found.push((name.clone(), warn(
                 "W-PRODUCT-UUID",
-                format!("same product UUID as {}", uuids.join(", ")),
+                format!("same product UUID as {twins}"),
                 "Harmless unless other software identifies hosts by it (check with: cat /sys/class/dmi/id/product_uuid)",
             )));
         }
         // Named like another host of the inventory: the addresses are swapped, or one is the other's clone.
         let another = inventory.hosts.get(facts.hostname.as_str()).filter(|h| h.name != *name);
-        let kept = if inventory.os.manage_hostname { Vec::new() } else { same(&|f: &Facts| &f.hostname) };
-        if let Some(other) = another.map(|h| h.name.as_str()).or(kept.first().copied()) {
+        let kept = hostnames.get(facts.hostname.as_str()).filter(|_| !inventory.os.manage_hostname);
+        let kept = kept.and_then(|all| all.iter().find(|other| **other != name)).map(|other| other.as_str());
+        if let Some(other) = another.map(|h| h.name.as_str()).or(kept) {
             found.push((name.clone(), stop(
                 "E-HOSTNAME",
                 format!("hostname {} collides with host {other}", facts.hostname),
@@ -326,17 +352,13 @@ pub fn among(inventory: &Inventory, all: &[(HostName, &Facts)]) -> Vec<(HostName
         }
         for (_, address) in &facts.addresses {
             let plain = address.split('/').next().unwrap_or(address);
-            let owner = inventory.hosts.values().find(|h| {
-                h.name != *name
-                    && h.state != HostState::Retired
-                    && h.cluster_address.is_some_and(|a| !a.is_loopback() && a.to_string() == plain)
-            });
-            if let Some(owner) = owner {
+            let owner = plain.parse().ok().and_then(|address: IpAddr| owners.get(&address));
+            if let Some(owner) = owner.and_then(|all| all.iter().find(|owner| **owner != name)) {
                 found.push((
                     name.clone(),
                     stop(
                         "E-ADDRESS-TAKEN",
-                        format!("it has {plain}, the cluster address of {}", owner.name),
+                        format!("it has {plain}, the cluster address of {owner}"),
                         "Remove the address from one of the two (check with: ip -br addr)",
                     ),
                 ));
