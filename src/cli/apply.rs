@@ -68,12 +68,12 @@ pub(super) async fn carry_out(
     Ok(fleet.apply(plan, events, cancel, kill_at).await?)
 }
 
-/// Prints the end of a run; with `ends` the lab stops as well, so no command that needs it is suggested.
+/// Prints the end of a run, or of a `saved` plan's; with `ends` the lab stops as well, so no command that needs it is suggested.
 pub(super) fn print_end(
     fleet: &Fleet,
     report: &RunReport,
     shown: &Shown,
-    place: &Where,
+    (place, saved): (&Where, bool),
     ends: bool,
     global: &Global,
 ) {
@@ -89,6 +89,7 @@ pub(super) fn print_end(
         lab: fleet.is_lab(),
         inventory: format!("-i {}", place.inventory().display()),
         place: (!ends).then(|| place.said()),
+        saved,
     };
     if global.output != Output::Json {
         eprint!("{}", run_summary(&ended));
@@ -142,11 +143,12 @@ impl Apply {
         }
         if !self.yes && !confirm("Apply this?", "Review the plan, then add --yes")? {
             session.end().await?;
+            eprintln!("Not applied; nothing was changed");
             return Ok(exit::PENDING);
         }
         let report = carry_out(&session.fleet, &plan, session.events.clone(), self.fault).await?;
         let (fleet, shown) = session.settle().await;
-        print_end(&fleet, &report, &shown, &self.place, false, global);
+        print_end(&fleet, &report, &shown, (&self.place, saved.is_some()), false, global);
         fleet.close()?;
         let code = report.exit_code();
         Ok(if code == exit::DONE && skipped { exit::FAILED } else { code })

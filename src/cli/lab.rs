@@ -217,7 +217,7 @@ impl LabRun {
         plan::print(&plan, global, false, took, String::new());
         let report = apply::carry_out(&session.fleet, &plan, session.events.clone(), None).await?;
         let (fleet, shown) = session.settle().await;
-        apply::print_end(&fleet, &report, &shown, &place, !self.keep, global);
+        apply::print_end(&fleet, &report, &shown, (&place, false), !self.keep, global);
         let i = self.inventory.display();
         // The run has taken over what a signal does; from here on it ends the command again.
         let mut term = signal(SignalKind::terminate())?;

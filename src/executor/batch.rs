@@ -1,6 +1,7 @@
 //! Batches: the program that a host runs for a run of steps, and the launcher that starts it detached from the
 //! connection. `mkdir` of the run folder is the once-only gate; a lost connection attaches again at an offset.
 
+use super::digest::sha256;
 use super::kind::{self, Context};
 use crate::state::{
     Ensure, Facts, Hazard, HostKind, Managed, Resource, ResourceId, SecretText, Spec, Step, StepOutput,
@@ -64,7 +65,7 @@ fn record(resource: &Resource, adopted: bool, context: &Context) -> String {
     let restarts = resource.restarts.iter().map(|unit| Hazard::Restart(unit.clone()));
     let managed = Managed {
         id: resource.id.clone(),
-        hash: super::sha256(spec.as_bytes()),
+        hash: sha256(spec.as_bytes()),
         undo,
         adopted,
         hazards: resource.hazards.iter().cloned().chain(restarts).collect(),
@@ -337,7 +338,7 @@ pub(super) fn launcher(
                  --unit=provision-{batch} /bin/sh \"$B/program\" </dev/null || {{ rm -rf -- \"$B\" \"$L\" \"$L.out\"; exit 1; }}\n\
                  else setsid /bin/sh \"$B/program\" >/dev/null 2>&1 </dev/null & fi\nfi\n",
                 encode(program.as_bytes()),
-                super::sha256(program.as_bytes()),
+                sha256(program.as_bytes()),
             )
         }
     };

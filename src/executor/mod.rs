@@ -5,6 +5,7 @@ mod batch;
 mod bounded;
 mod causes;
 mod control;
+mod digest;
 mod facts;
 mod frame;
 #[doc(hidden)]
@@ -25,8 +26,6 @@ pub use look::{Look, LookEnd, Looked, Ran};
 pub use sudo::Sudo;
 pub use support::{support_archive, support_looks};
 pub use target::{DesiredFn, HostSetup, HostTarget, STATE_DIR, combine, lacking};
-
-use kind::sha256;
 
 use crate::state::{Change, Content, Facts, Failure, Observation, Resource, ResourceId, Spec, Step, Verb};
 use std::collections::BTreeMap;

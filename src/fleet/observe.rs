@@ -93,7 +93,7 @@ impl Fleet {
             lock_digest: self.lock.digest(),
             lab: self.is_lab(),
             observed: observation.targets,
-            out_of_service: live.iter().flat_map(|nodes| nodes.out_of_service.clone()).collect(),
+            out_of_service: live.as_ref().map(|nodes| nodes.out_of_service.clone()).unwrap_or_default(),
             nodes: live.map(|nodes| nodes.all),
             bare_pods: observation.bare_pods,
             past: self.past(),

@@ -8,7 +8,7 @@ use super::reader::{HostSpans, Reader, flag, share, text, text_map, texts};
 use super::tree::{Entry, Node};
 use super::{check, hosts};
 use crate::catalog::Catalog;
-use crate::state::PoolName;
+use crate::state::{HostName, PoolName};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -128,7 +128,7 @@ fn read(r: &mut Reader<'_>, top: &Node) -> Option<Inventory> {
         tenants.insert(entry.key.clone(), tenant);
     }
     Some(Inventory {
-        digest: digest(top),
+        digest: digest(top, &all_hosts),
         root: r.root.to_owned(),
         roles: roles(r),
         name,
@@ -198,8 +198,11 @@ fn counts(r: &mut Reader<'_>, node: &Node) -> BTreeMap<String, u32> {
     node.entries().iter().filter_map(|e| Some((e.key.clone(), r.fits(Some(node), &e.key)?))).collect()
 }
 
-fn digest(top: &Node) -> String {
-    Sha256::digest(top.json_as_written().to_string().as_bytes()).iter().map(|b| format!("{b:02x}")).collect()
+/// Returns a digest of what is written and of all hosts, wherever they come from.
+fn digest(top: &Node, hosts: &BTreeMap<HostName, Host>) -> String {
+    let mut digest = Sha256::new_with_prefix(top.json_as_written().to_string());
+    digest.update(serde_json::to_vec(hosts).unwrap_or_default());
+    digest.finalize().iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// Reads a file of certificates and takes it apart.

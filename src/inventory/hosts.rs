@@ -4,11 +4,13 @@ use super::diagnostic::{Diagnostic, Source, SourceSpan};
 use super::grammar;
 use super::model::{Host, HostState};
 use super::reader::{HostSpans, Reader, expand_at, text, text_map};
-use super::tree::Node;
+use super::tree::{Node, readable};
 use crate::state::{HostName, PoolName, shortened};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// More columns than this are no list of hosts.
+const MOST_COLUMNS: usize = 64;
 const COLUMNS: [&str; 5] = ["name", "address", "rack", "bmc", "serial"];
 /// Hosts of one inventory: far above the 2,000 that one etcd and one operator are good for.
 const MOST_HOSTS: usize = 100_000;
@@ -259,6 +261,12 @@ fn from_csv(
         csv::ReaderBuilder::new().trim(csv::Trim::All).flexible(true).from_reader(content.as_bytes());
     let headers: Vec<String> =
         rows.headers().map(|h| h.iter().map(str::to_owned).collect()).unwrap_or_default();
+    // Each row is looked through for each column.
+    if headers.len() > MOST_COLUMNS {
+        let message = format!("{} has {} columns", path.display(), headers.len());
+        r.error("E-CSV", node, message, &format!("Use the columns {}", COLUMNS.join(", ")));
+        return;
+    }
     // Nothing of another file is shown.
     if !headers.iter().any(|h| h == "name") {
         let message = format!("{} is not a list of hosts", path.display());
@@ -272,6 +280,15 @@ fn from_csv(
                 .at(&at(&csv::Position::new()))
                 .hint(format!("Use the columns {}", COLUMNS.join(", "))),
         );
+    }
+    let twice = |header: &&String| headers.iter().filter(|other| other == header).count() > 1;
+    if let Some(header) = headers.iter().find(twice) {
+        r.problems.push(
+            Diagnostic::error("E-CSV", format!("column `{}` is there twice", shortened(header, 60)))
+                .at(&at(&csv::Position::new()))
+                .hint("Remove one of the two"),
+        );
+        return;
     }
     let wrong = |r: &mut Reader<'_>, span: &SourceSpan, message: String, hint: &str| {
         r.problems.push(Diagnostic::error("E-CSV", message).at(span).hint(hint));
@@ -300,6 +317,7 @@ fn from_csv(
             let n = headers.iter().position(|h| h == name)?;
             row.get(n).filter(|v| !v.is_empty()).map(str::to_owned)
         };
+        row.iter().for_each(|field| readable(field, &span, &mut r.problems));
         let Some(name) = column("name") else {
             wrong(r, &span, "this row has no name".to_owned(), "Fill in the column `name`");
             continue;

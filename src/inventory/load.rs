@@ -219,12 +219,11 @@ fn layer(
     Some(under)
 }
 
-/// Returns whether a file of an inventory's folder is a part of it.
+/// Returns whether a file of an inventory's folder is a part of it. Folders inside hold roles, catalog rows, and what `extends`
+/// names: a base that were a part as well would override what is laid on it.
 fn is_part(folder: &Path, file: &Path) -> bool {
     let inside = file.strip_prefix(folder).unwrap_or(file);
-    let first = inside.components().next().map(|c| c.as_os_str().to_string_lossy().into_owned());
-    let yaml = file.extension().is_some_and(|e| e == "yaml" || e == "yml");
-    yaml && !matches!(first.as_deref(), Some("roles" | "catalog"))
+    inside.components().count() == 1 && file.extension().is_some_and(|e| e == "yaml" || e == "yml")
 }
 
 /// Returns whether a key is one of an inventory's, or so near to one that it must be a slip.

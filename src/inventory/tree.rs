@@ -126,7 +126,7 @@ fn span(source: &Arc<Source>, location: serde_saphyr::Location) -> SourceSpan {
 }
 
 /// Refuses text that would steer a terminal or turn around what a reviewer reads.
-fn readable(text: &str, at: &SourceSpan, problems: &mut Problems) {
+pub(super) fn readable(text: &str, at: &SourceSpan, problems: &mut Problems) {
     if let Some(c) = text.chars().find(|c| is_steering(*c) && !matches!(c, '\n' | '\t')) {
         let message = format!("the character U+{:04X} is not allowed in an inventory", c as u32);
         problems.push(

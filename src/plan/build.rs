@@ -9,8 +9,8 @@ use crate::executor;
 use crate::inventory::{Host, HostState, Inventory};
 use crate::k0s::{self, CONTROLLER_UNIT, has_joined, may_have_joined};
 use crate::state::{
-    BarePods, Change, Failure, FieldDiff, Hazard, HostKind, HostName, Observation, Observed, Resource,
-    ResourceId, Spec, Step, StepId, StepOutput, TargetId, Verb,
+    BarePods, Change, Failure, FieldDiff, Hazard, HostKind, HostName, Observation, Observed, OutOfService,
+    Resource, ResourceId, Spec, Step, StepId, StepOutput, TargetId, Verb,
 };
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,7 +28,7 @@ pub struct PlanInput<'a> {
     /// The cluster's nodes; if unknown, `None`, and hosts report themselves whether they joined.
     pub nodes: Option<BTreeSet<HostName>>,
     /// Nodes that take no pods already: they count for the limits of their pools.
-    pub out_of_service: BTreeSet<HostName>,
+    pub out_of_service: OutOfService,
     /// Pods that are lost when the nodes that they run on are drained.
     pub bare_pods: BarePods,
     /// What steps took in earlier runs.
@@ -307,7 +307,7 @@ pub fn build(input: PlanInput<'_>) -> Plan {
         lab: input.lab,
         targets,
         skipped,
-        out_of_service: BTreeSet::new(),
+        out_of_service: OutOfService::default(),
         waves: BTreeMap::new(),
         impact: Impact::default(),
         sources: None,

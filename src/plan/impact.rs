@@ -103,8 +103,11 @@ fn pool_impact(
     // Those that are out of service now serve nothing; in the worst wave those that stay out come on top.
     let out = waves.map_or(0, |w| w.down.len());
     let going: BTreeSet<&HostName> = waves.into_iter().flat_map(|w| w.waves.iter().flatten()).collect();
-    let stay = waves.map_or(0, |w| w.down.iter().filter(|h| !going.contains(h)).count());
-    let largest = waves.and_then(|w| w.waves.iter().map(Vec::len).max()).unwrap_or(0);
+    let stay =
+        waves.map_or(0, |w| w.down.iter().filter(|h| !going.contains(h) || w.kept.contains(*h)).count());
+    let leaving =
+        |w: &Waves| w.waves.iter().map(|wave| wave.iter().filter(|h| !w.kept.contains(*h)).count()).max();
+    let largest = waves.and_then(leaving).unwrap_or(0);
     let worst = out.max(stay + largest);
     let several = pool.is_some_and(|p| p.role.is_controller()) && size > 1;
     let order = match () {

@@ -1,7 +1,7 @@
 //! A plan as data: what would change, how steps go together, in what order hosts leave service, and the impact.
 
 use crate::inventory::Snapshot;
-use crate::state::{Failure, Hazard, HostName, PoolName, Step, TargetId};
+use crate::state::{Failure, Hazard, HostName, OutOfService, PoolName, Step, TargetId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -26,7 +26,7 @@ pub struct Plan {
     pub skipped: BTreeMap<HostName, String>,
     /// Nodes that took no pods when it was made.
     #[serde(default)]
-    pub out_of_service: BTreeSet<HostName>,
+    pub out_of_service: OutOfService,
     /// The hosts that leave service, by pool.
     pub waves: BTreeMap<PoolName, Waves>,
     /// Its impact.
@@ -111,6 +111,9 @@ pub struct Waves {
     /// Active hosts of the pool that were out of service already; those of them that are in a wave go first.
     #[serde(default)]
     pub down: BTreeSet<HostName>,
+    /// Those of them that somebody else has cordoned: they stay out of service when their wave has ended.
+    #[serde(default)]
+    pub kept: BTreeSet<HostName>,
 }
 
 /// The impact of carrying out a plan.

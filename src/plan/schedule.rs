@@ -3,7 +3,9 @@
 
 use super::model::{Batch, Plan, TargetPlan, Waves, drains};
 use crate::inventory::{Inventory, Pool};
-use crate::state::{Hazard, HostName, JoinRole, PoolName, ResourceId, Step, StepId, StepOutput, TargetId};
+use crate::state::{
+    Hazard, HostName, JoinRole, OutOfService, PoolName, ResourceId, Step, StepId, StepOutput, TargetId,
+};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// Returns the sizes of the waves in which so many hosts of a pool leave service, at most `at_once` together, and whether
@@ -26,11 +28,13 @@ pub(super) fn sizes(pool: &Pool, at_once: usize, hosts: usize) -> (Vec<usize>, b
 impl Waves {
     /// Divides the hosts of a pool that leave service. Those that are out of it already go first; others only as far as
     /// those that this plan does not bring back leave room.
-    fn of(pool: &Pool, size: usize, hosts: Vec<HostName>, down: BTreeSet<HostName>) -> Self {
+    fn of(pool: &Pool, size: usize, hosts: Vec<HostName>, out: OutOfService) -> Self {
+        let OutOfService { nodes: down, kept } = out;
         let at_once = pool.disruption.max_unavailable.of(size);
         let (first, others): (Vec<HostName>, Vec<HostName>) =
             hosts.into_iter().partition(|h| down.contains(h));
-        let room = at_once.saturating_sub(down.len() - first.len());
+        let come_back = first.iter().filter(|h| !kept.contains(*h)).count();
+        let room = at_once.saturating_sub(down.len() - come_back);
         let (mut divided, mut canary) = sizes(pool, at_once, first.len());
         let in_first = divided.iter().sum::<usize>();
         let (rest, starts) = sizes(pool, room, others.len());
@@ -45,7 +49,7 @@ impl Waves {
         }
         let mut going = first.into_iter().take(in_first).chain(others);
         let waves = divided.into_iter().map(|n| going.by_ref().take(n).collect()).collect();
-        Self { waves, at_once, canary, down }
+        Self { waves, at_once, canary, down, kept }
     }
 }
 
@@ -101,7 +105,7 @@ pub(super) fn batches(steps: &[Step], is_member: bool) -> Vec<Batch> {
 fn waves(
     targets: &[TargetPlan],
     inventory: &Inventory,
-    out_of_service: &BTreeSet<HostName>,
+    out_of_service: &OutOfService,
 ) -> BTreeMap<PoolName, Waves> {
     let mut leaving: BTreeMap<PoolName, Vec<HostName>> = BTreeMap::new();
     for target in targets.iter().filter(|t| t.drains()) {
@@ -112,8 +116,12 @@ fn waves(
     let divided = leaving.into_iter().filter_map(|(name, hosts)| {
         let pool = inventory.pools.get(&name)?;
         let size = inventory.hosts_of(&name).count();
-        let down = inventory.hosts_of(&name).map(|h| h.name.clone()).filter(|h| out_of_service.contains(h));
-        let waves = Waves::of(pool, size, hosts, down.collect());
+        let of = |nodes: &BTreeSet<HostName>| {
+            let own = inventory.hosts_of(&name).map(|h| &h.name);
+            own.filter(|h| nodes.contains(*h)).cloned().collect()
+        };
+        let out = OutOfService { nodes: of(&out_of_service.nodes), kept: of(&out_of_service.kept) };
+        let waves = Waves::of(pool, size, hosts, out);
         Some((name, waves))
     });
     divided.collect()
@@ -158,6 +166,8 @@ struct Places {
     taken: usize,
     /// Hosts that have a place already, since they were out of service before the run.
     down: HashSet<HostName>,
+    /// Hosts that keep their place whatever is done to them: somebody else has cordoned them.
+    kept: HashSet<HostName>,
     /// Hosts of each wave that have not ended.
     left: Vec<usize>,
 }
@@ -192,6 +202,7 @@ impl Scheduler {
                     at_once: of.at_once,
                     taken: of.down.len(),
                     down: of.down.iter().cloned().collect(),
+                    kept: of.kept.iter().cloned().collect(),
                     left,
                 },
             );
@@ -282,7 +293,7 @@ impl Scheduler {
     /// A node is back in service, or its drain was given up.
     pub fn back(&mut self, target: &TargetId) {
         if let Some(places) = self.out.remove(target).and_then(|pool| self.pools.get_mut(&pool)) {
-            places.taken -= 1;
+            places.taken -= usize::from(!target.host().is_some_and(|h| places.kept.contains(h)));
         }
         self.free_control_plane(target);
     }
@@ -305,7 +316,9 @@ impl Scheduler {
         let Some(places) = self.pools.get(pool) else { return (0, false) };
         let ended = |host: &HostName| !self.waves.contains_key(host);
         let out = self.out.iter().filter(|(_, of)| *of == pool).filter_map(|(target, _)| target.host());
-        let down = out.chain(&places.down).filter(|host| ended(host)).count();
+        let down: HashSet<&HostName> =
+            out.chain(&places.down).chain(&places.kept).filter(|h| ended(h)).collect();
+        let down = down.len();
         (down, down >= places.at_once)
     }
 

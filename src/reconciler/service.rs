@@ -6,7 +6,7 @@ use super::nodes::{CORDONED, Starting, has_starting_taint, patch, ready};
 use super::target::{ClusterTarget, Pause};
 use crate::event::Event;
 use crate::k0s::etcd;
-use crate::state::{BarePods, Cluster, Failure, FailureKind, HostName, Node, Nodes, Spec};
+use crate::state::{BarePods, Cluster, Failure, FailureKind, HostName, Node, Nodes, OutOfService, Spec};
 use async_trait::async_trait;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{Api, Patch, PatchParams};
@@ -33,9 +33,16 @@ impl Cluster for ClusterTarget {
         match self.all_nodes(&link.client).await {
             Ok(live) => {
                 let out = |node: &Value| node["spec"]["unschedulable"] == true || ready(node).is_err();
-                let out_of_service = live.iter().filter(|(_, node)| out(node));
+                let others = |node: &Value| {
+                    let by_us = node["metadata"]["annotations"][CORDONED].is_string();
+                    node["spec"]["unschedulable"] == true && !by_us
+                };
+                let those = |which: &dyn Fn(&Value) -> bool| {
+                    let which = live.iter().filter(|(_, node)| which(node));
+                    which.map(|(name, _)| HostName::new(name.clone())).collect()
+                };
                 Ok(Some(Nodes {
-                    out_of_service: out_of_service.map(|(name, _)| HostName::new(name.clone())).collect(),
+                    out_of_service: OutOfService { nodes: those(&out), kept: those(&others) },
                     all: live.into_keys().map(HostName::new).collect(),
                 }))
             }

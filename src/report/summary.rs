@@ -84,6 +84,8 @@ pub struct Ended<'a> {
     pub inventory: String,
     /// The same with the other arguments: `-i site.yaml --limit h-001 --lab`; `None` if there is nothing to continue with.
     pub place: Option<String>,
+    /// It carried out a saved plan.
+    pub saved: bool,
 }
 
 /// Returns the number of changes by kind, most first: `64 packages, 3 files, 7 others`.
@@ -174,9 +176,9 @@ pub fn run_summary(ended: &Ended<'_>) -> String {
     let Some(place) = &ended.place else { return text };
     text += &match () {
         () if ended.interrupted && failed + stopped > 0 => {
-            format!(
-                "Interrupted. Run the same command to continue; `provision attach {place}` follows running steps\n"
-            )
+            // Of a saved plan, what is done by now is out of date.
+            let how = if ended.saved { "the same command with --skip-stale" } else { "the same command" };
+            format!("Interrupted. Run {how} to continue; `provision attach {place}` follows running steps\n")
         }
         () if failed > 0 => {
             format!(

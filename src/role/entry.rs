@@ -13,6 +13,7 @@
 //! - file: {path: /etc/x, template: x.j2, mode: 0o600}       # `template` or `content`
 //! ```
 
+use super::values::refused;
 use crate::state::*;
 use crate::template::Scope;
 use serde::Deserialize;
@@ -56,6 +57,23 @@ pub(super) struct Mistake {
     pub line: Option<usize>,
     /// What is wrong.
     pub message: String,
+}
+
+impl FileEntry {
+    /// Returns the file with the content that it has without any template.
+    pub(super) fn literal(self) -> Spec {
+        self.with(String::new())
+    }
+
+    fn with(self, content: String) -> Spec {
+        Spec::File(File {
+            path: self.path,
+            content: Content::Text(content),
+            mode: self.mode.unwrap_or(0o644),
+            owner: self.owner.unwrap_or_else(|| "root:root".to_owned()),
+            validate: self.validate,
+        })
+    }
 }
 
 impl Mistake {
@@ -229,6 +247,9 @@ impl Entry {
             "file" => file(fields, scope, template)?,
             kind => spec(kind, fields)?,
         };
+        if let Some(why) = refused(&spec) {
+            return Err(why);
+        }
         let around = around(fill(scope, &Value::Object(self.around()))?)?;
         let mut resource = Resource::new(role, spec);
         resource.why = around.why;
@@ -246,7 +267,11 @@ impl Entry {
 
 /// Reads the keys around a kind.
 pub(super) fn around(keys: Value) -> Result<Around, String> {
-    Around::deserialize(keys).map_err(|e| e.to_string())
+    let around = Around::deserialize(keys).map_err(|e| e.to_string())?;
+    match around.deadline_s {
+        Some(0) => Err("deadline_s must be at least 1".to_owned()),
+        _ => Ok(around),
+    }
 }
 
 /// Reads the fields of a kind other than a file.
@@ -271,16 +296,10 @@ fn file(
     template: &dyn Fn(&str, &Scope) -> Result<String, String>,
 ) -> Result<Spec, String> {
     let entry = file_fields(fields)?;
-    let content = match (entry.content, entry.template) {
-        (Some(content), None) => content,
-        (None, Some(name)) => template(&name, scope)?,
+    let content = match (&entry.content, &entry.template) {
+        (Some(content), None) => content.clone(),
+        (None, Some(name)) => template(name, scope)?,
         _ => return Err(format!("file {} needs either content or template", entry.path)),
     };
-    Ok(Spec::File(File {
-        path: entry.path,
-        content: Content::Text(content),
-        mode: entry.mode.unwrap_or(0o644),
-        owner: entry.owner.unwrap_or_else(|| "root:root".to_owned()),
-        validate: entry.validate,
-    }))
+    Ok(entry.with(content))
 }

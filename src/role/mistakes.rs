@@ -5,6 +5,7 @@ use super::context;
 use super::desired::{foreign, source};
 use super::entry::{self, Entry, Mistake, is_template, templates};
 use super::fields::fields;
+use super::values::{self, refused};
 use crate::inventory::{Diagnostic, Inventory, Source, SourceSpan};
 use crate::template::{TemplateError, names, names_in_expression};
 use serde_json::{Map, Value};
@@ -77,6 +78,8 @@ fn twice(entries: &[Entry]) -> Vec<Mistake> {
         let Ok((kind, given)) = entry.kind() else { continue };
         let of = |key: &&str| given.get(*key).and_then(Value::as_str).filter(|text| !is_template(text));
         let name: Vec<&str> = IDENTITIES.iter().filter_map(of).collect();
+        // What is at a path is one of these.
+        let kind = if matches!(kind, "file" | "directory" | "symlink" | "download") { "path" } else { kind };
         // Of these a host has one.
         if name.is_empty() && !matches!(kind, "swap" | "hostname") {
             continue;
@@ -128,19 +131,24 @@ fn in_fields(
 ) {
     if is_literal(given, item, found) {
         let read = match kind {
-            "file" => entry::file_fields(given.clone()).map(drop),
-            kind => entry::spec(kind, given.clone()).map(drop),
+            "file" => entry::file_fields(given.clone()).map(|file| file.literal()),
+            kind => entry::spec(kind, given.clone()),
         };
-        if let Err(why) = read {
-            found.push(why);
-            return;
+        match read {
+            Ok(spec) => found.extend(refused(&spec)),
+            Err(why) => {
+                found.push(why);
+                return;
+            }
         }
+    } else {
+        found.extend(given.as_object().and_then(|given| relative(kind, given)));
     }
     let Some(given) = given.as_object() else { return };
     let known = fields(kind).unwrap_or_default();
     let unknown = given.keys().filter(|key| !known.contains(&key.as_str()));
     found.extend(unknown.map(|key| format!("{kind}: unknown field `{key}`")));
-    found.extend(relative(kind, given).into_iter().chain(decimal_mode(kind, given)));
+    found.extend(decimal_mode(kind, given));
     if kind == "file" {
         if given.contains_key("content") == given.contains_key("template") {
             let path = given.get("path").and_then(Value::as_str).unwrap_or_default();
@@ -151,9 +159,12 @@ fn in_fields(
     }
 }
 
-/// Returns what is wrong with a path on a host that no folder begins.
+/// Returns what is wrong with a path of which parts are filled in, as far as it can be seen.
 fn relative(kind: &str, given: &Map<String, Value>) -> Option<String> {
     let path = given.get("path")?.as_str()?;
+    if !is_template(path) {
+        return values::path(kind, path);
+    }
     let filled = ["{{", "{%"].iter().any(|open| path.starts_with(open));
     (!path.starts_with('/') && !filled).then(|| format!("{kind}: path `{path}` is not absolute"))
 }

@@ -20,6 +20,7 @@ mod preflight;
 mod rdma;
 mod repository;
 mod secret;
+mod values;
 
 pub use desired::{RoleInput, desired, resources};
 pub use findings::{Finding, TABLE};

@@ -1,14 +1,14 @@
 //! The desired objects of serving: CRDs, device plugins, router, engines, gateways and routes.
 
+use super::input::{ServingError, ServingInput};
 use super::manifests::{self, DCGM, ENGINE, NEURON, NEURON_MONITOR, NVIDIA, Template, definition, resource};
 use super::{engine, routes};
-use crate::catalog::{ACCELERATOR_LABEL, Catalog, POOL_LABEL, STARTING_TAINT_KEY};
+use crate::catalog::{ACCELERATOR_LABEL, POOL_LABEL, STARTING_TAINT_KEY};
 use crate::inventory::{Accelerator, Inventory};
-use crate::state::{Chat, Ready, Resource, SecretText, Spec, Stage};
-use crate::template;
+use crate::state::{Chat, Ready, Resource, Spec, Stage};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 /// How long a model may take to be ready, in seconds: weights are loaded, Neuron compiles. The startup probe's budget in
 /// the template is the same hour.
@@ -25,41 +25,6 @@ const GROUPS: [&str; 3] =
 
 /// What only measures: accepted is enough, no model waits for it.
 const METRICS: [&str; 2] = ["dcgm-exporter", "neuron-monitor"];
-
-/// What serving is made from.
-pub struct ServingInput<'a> {
-    /// The inventory.
-    pub inventory: &'a Inventory,
-    /// The catalog.
-    pub catalog: &'a Catalog,
-    /// Definitions of custom resources, from the locked artifacts.
-    pub crds: Vec<Value>,
-    /// Hugging Face tokens, by the secret's name. One that is not known here may be left out: its Secret is then left
-    /// as it is.
-    pub tokens: BTreeMap<String, SecretText>,
-}
-
-/// Why the objects could not be made.
-#[derive(Debug, thiserror::Error)]
-pub enum ServingError {
-    /// A template.
-    #[error(transparent)]
-    Template(#[from] template::TemplateError),
-    /// What a template made is no YAML.
-    #[error("{name}, rendered: {why}")]
-    Yaml {
-        /// The template.
-        name: &'static str,
-        /// What is wrong.
-        why: String,
-    },
-    /// The catalog lacks something.
-    #[error("no {what} in the catalog")]
-    Catalog {
-        /// What it lacks.
-        what: String,
-    },
-}
 
 /// Pools with an accelerator of one vendor: whether there are any, and what their taints ask of a device plugin.
 fn tolerations(inventory: &Inventory, vendor: impl Fn(&Accelerator) -> bool) -> Option<Vec<Value>> {

@@ -1,6 +1,6 @@
 //! A model as an engine: image, command line, devices, weights.
 
-use super::desired::ServingInput;
+use super::input::ServingInput;
 use crate::inventory::{Accelerator, EngineKind, Model, ModelSource, Pool};
 use base64::Engine as _;
 use serde_json::{Value, json};

@@ -1,6 +1,6 @@
 //! Templates, and the manifests rendered from them. Owns no values.
 
-use super::desired::ServingError;
+use super::input::ServingError;
 use crate::state::{Object, Ready, Resource, Spec, Stage};
 use crate::template;
 use serde_json::Value;

@@ -5,7 +5,9 @@
 
 mod desired;
 mod engine;
+mod input;
 mod manifests;
 mod routes;
 
-pub use desired::{ServingError, ServingInput, chats, desired};
+pub use desired::{chats, desired};
+pub use input::{ServingError, ServingInput};

@@ -18,21 +18,6 @@ const MOST_REFUSALS: usize = 6;
 /// Questions of one keyboard-interactive exchange that are answered: a password, and PAM's empty last round.
 const MOST_ROUNDS: usize = 4;
 
-/// What may be tried.
-#[derive(Clone, Debug, Default)]
-pub struct Credentials {
-    /// Private key files, tried first, in order. A `KEY-cert.pub` next to one is offered before it.
-    pub identities: Vec<PathBuf>,
-    /// Opens encrypted ones.
-    pub passphrase: Option<SecretText>,
-    /// Ask the agent.
-    pub agent: bool,
-    /// Where the agent listens; `SSH_AUTH_SOCK` unless given.
-    pub agent_socket: Option<PathBuf>,
-    /// The login's password, for servers that want one (keyboard-interactive or password), after the keys.
-    pub password: Option<SecretText>,
-}
-
 /// How a try ended.
 enum Tried {
     /// Logged in.

@@ -2,7 +2,7 @@
 //! own task that drains it from the moment it opens (one undrained channel blocks them all), reads until the channel is
 //! closed since the order of messages is not fixed, and ends a write that waits for window when the channel closes.
 
-use super::connection::{Link, SessionPermit};
+use super::link::{Link, SessionPermit};
 use super::{Chunk, Session, SshError, SshErrorKind};
 use async_trait::async_trait;
 use bytes::{Buf, Bytes};

@@ -2,60 +2,21 @@
 
 use super::channel::{self, Tunnel};
 use super::handshake::Checker;
+use super::link::{Link, SessionPermit};
 use super::{Limits, Session, SshError, SshErrorKind, Transport};
 use crate::state::BoxStream;
 use async_trait::async_trait;
 use russh::ChannelOpenFailure;
 use russh::client::Handle;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinSet;
+use tokio::sync::Semaphore;
 
 /// A server counts a session a moment longer than we do: it is asked again after so long,
 const SERVER_LAG: Duration = Duration::from_millis(200);
 /// and for so long, as a busy one is slow to see that its child has ended.
 const SERVER_LAG_MOST: Duration = Duration::from_secs(5);
-
-/// The connection itself; lives as long as anything that runs over it.
-pub(super) struct Link {
-    pub name: String,
-    pub limits: Limits,
-    handle: Handle<Checker>,
-    sessions: Arc<Semaphore>,
-    /// Sessions that we believe the server to count.
-    live: Arc<AtomicUsize>,
-    readers: Mutex<JoinSet<()>>,
-    /// The bastion's connection that this one runs through.
-    _through: Option<Arc<Link>>,
-}
-
-impl Link {
-    /// Starts a task that ends with the connection.
-    pub(super) fn spawn(&self, reader: impl Future<Output = ()> + Send + 'static) {
-        if let Ok(mut readers) = self.readers.lock() {
-            while readers.try_join_next().is_some() {}
-            readers.spawn(reader);
-        }
-    }
-
-    pub(super) fn lost(&self, why: impl std::fmt::Display) -> SshError {
-        SshError {
-            kind: SshErrorKind::Lost,
-            message: format!("connection to {} closed: {why}", self.name),
-            hint: "Run the same command again; completed steps are skipped".to_owned(),
-        }
-    }
-
-    fn refused(&self, message: String, hint: String) -> SshError {
-        SshError { kind: SshErrorKind::Refused, message, hint }
-    }
-
-    fn no_answer(&self, to: &str) -> SshError {
-        self.lost(format!("no response to {to} within {} s", self.limits.answer.as_secs()))
-    }
-}
 
 /// A live, authenticated connection.
 #[derive(Clone)]
@@ -139,25 +100,6 @@ impl Connection {
             }
             tokio::time::sleep(SERVER_LAG).await;
         }
-    }
-}
-
-/// The right to a session, and its place in the count.
-pub(super) struct SessionPermit {
-    live: Arc<AtomicUsize>,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl SessionPermit {
-    fn take(permit: OwnedSemaphorePermit, live: &Arc<AtomicUsize>) -> Self {
-        live.fetch_add(1, Ordering::AcqRel);
-        Self { live: live.clone(), _permit: permit }
-    }
-}
-
-impl Drop for SessionPermit {
-    fn drop(&mut self) {
-        self.live.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Credentials: private keys and certificates from files, and the keys of the agent. Each file is read and decrypted once
 //! per command: decrypting a key takes a tenth of a second, and 2,000 hosts use the same one.
 
-use super::auth::Credentials;
+use super::credentials::Credentials;
 use super::known_hosts::day;
 use crate::state::SecretText;
 use russh::keys::agent::AgentIdentity;

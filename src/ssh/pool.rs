@@ -1,9 +1,10 @@
 //! Connections to hosts, opened on demand and kept: one per host, and one per bastion for all hosts behind it. Owns
 //! deadlines, limits on concurrent handshakes, and the routing through bastions.
 
-use super::auth::{Credentials, authenticate};
+use super::auth::authenticate;
 use super::config::{UserConfig, user_config};
 use super::connection::Connection;
+use super::credentials::Credentials;
 use super::handshake::{Checker, Destination, Learned, Purpose, handshake_error, hung_up, settings};
 use super::keyring::Keyring;
 use super::known_hosts::{HostKeys, KnownHosts, lookup_name};

@@ -3,6 +3,7 @@
 
 use super::{Failure, HostName};
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -11,8 +12,18 @@ use std::time::Duration;
 pub struct Nodes {
     /// All of them.
     pub all: BTreeSet<HostName>,
-    /// Those that take no pods: cordoned, or not ready.
-    pub out_of_service: BTreeSet<HostName>,
+    /// Those that take no pods.
+    pub out_of_service: OutOfService,
+}
+
+/// The nodes that take no pods.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug, Default)]
+pub struct OutOfService {
+    /// All of them: cordoned, or not ready.
+    pub nodes: BTreeSet<HostName>,
+    /// Those of them that somebody else has cordoned: no change of ours brings them back.
+    #[serde(default)]
+    pub kept: BTreeSet<HostName>,
 }
 
 /// Pods that no controller would make again, as `namespace/name`, by node.

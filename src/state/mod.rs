@@ -15,7 +15,7 @@ mod stream;
 mod target;
 
 pub use change::{Change, FieldDiff, Fields, Observation, Observed, Orphan, Seen, Step, Verb};
-pub use cluster::{BarePods, Cluster, Nodes};
+pub use cluster::{BarePods, Cluster, Nodes, OutOfService};
 pub use facts::{Facts, Headers, LockRecord, Managed, Mounted, OpenBatch, PackageManager, PciFunction};
 pub use hazard::Hazard;
 pub use id::{HostKind, InvalidId, JoinRole, ObjectId, ResourceId, StepId, StepOutput};

@@ -7,6 +7,10 @@ use std::sync::LazyLock;
 
 /// Instructions a template may take; far more than any of ours, far less than a loop that never ends.
 const FUEL: u64 = 1_000_000;
+/// The longest expression, in bytes.
+const MOST_EXPRESSION: usize = 1000;
+/// What begins an expression, a statement and a comment, and what ends it.
+const DELIMITERS: [(&str, &str); 3] = [("{{", "}}"), ("{%", "%}"), ("{#", "#}")];
 
 /// Why a template could not be rendered. Never holds values: they may be secret.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -64,18 +68,16 @@ pub fn names(name: &str, text: &str) -> Result<BTreeSet<String>, TemplateError> 
     if let Some(expression) = whole(text) {
         return names_in_expression(name, expression);
     }
+    let expressions = expressions(text);
+    bounded(name, &expressions)?;
     let template = ENVIRONMENT.template_from_named_str(name, text).map_err(|e| error(name, &e))?;
-    // What stands between `raw` and `endraw` is no expression.
-    if !text.contains("endraw") {
-        let comments = text.split("{#").skip(1).filter_map(|part| Some(part.split_once("#}")?.1));
-        let parts = text.split("{#").take(1).chain(comments);
-        parts.flat_map(expressions).try_for_each(|expression| known_filters(name, expression))?;
-    }
+    expressions.into_iter().try_for_each(|expression| known_filters(name, expression))?;
     Ok(own(template.undeclared_variables(true)))
 }
 
 /// Returns the same of an expression.
 pub fn names_in_expression(name: &str, expression: &str) -> Result<BTreeSet<String>, TemplateError> {
+    bounded(name, &[expression])?;
     let compiled = ENVIRONMENT
         .compile_expression(expression)
         .map_err(|e| TemplateError { line: 1, ..error(name, &e) })?;
@@ -83,17 +85,37 @@ pub fn names_in_expression(name: &str, expression: &str) -> Result<BTreeSet<Stri
     Ok(own(compiled.undeclared_variables(true)))
 }
 
-/// Returns what stands between the braces of a template without comments.
-fn expressions(text: &str) -> impl Iterator<Item = &str> {
-    text.split('{').skip(1).filter_map(|part| {
-        let close = match part.as_bytes().first() {
-            // The second brace of `{{` begins a part of its own.
-            Some(b'%') => "%}",
-            None => return None,
-            Some(_) => "}}",
+/// Returns the expressions and statements of a template, without comments and what `raw` keeps from being any.
+fn expressions(text: &str) -> Vec<&str> {
+    let (mut found, mut rest) = (Vec::new(), text);
+    while let Some((open, close)) = DELIMITERS
+        .iter()
+        .filter_map(|(open, close)| Some((rest.find(open)?, *close)))
+        .min_by_key(|(at, _)| *at)
+    {
+        let inside = &rest[open + 2..];
+        let (inside, after) = inside.split_once(close).unwrap_or((inside, ""));
+        rest = match inside.trim_matches(['-', '+', ' ']) {
+            _ if close == "#}" => after,
+            "raw" => after.split_once("endraw").map_or("", |(_, after)| after),
+            _ => {
+                found.push(inside);
+                after
+            }
         };
-        part.split_once(close).map(|(inside, _)| inside)
-    })
+    }
+    found
+}
+
+/// Fails if an expression is longer than any that a person writes: each operator may be a level of the parser's stack.
+fn bounded(name: &str, expressions: &[&str]) -> Result<(), TemplateError> {
+    match expressions.iter().find(|e| e.len() > MOST_EXPRESSION) {
+        None => Ok(()),
+        Some(_) => {
+            let message = format!("an expression is longer than {MOST_EXPRESSION} characters");
+            Err(TemplateError { name: name.to_owned(), line: 0, message })
+        }
+    }
 }
 
 /// Returns the words of an expression and the bars between them, without quoted text.
@@ -157,11 +179,13 @@ impl Scope {
 
     /// Renders `source`; `name` is what errors call it.
     pub fn render(&self, name: &str, source: &str) -> Result<String, TemplateError> {
+        bounded(name, &expressions(source))?;
         ENVIRONMENT.render_named_str(name, source, self.0.clone()).map_err(|e| error(name, &e))
     }
 
     /// Evaluates an expression. An undefined result is an error, as in a template.
     fn evaluate(&self, name: &str, expression: &str) -> Result<Value, TemplateError> {
+        bounded(name, &[expression])?;
         let compiled = ENVIRONMENT.compile_expression_owned(expression.to_owned());
         let value = compiled
             .and_then(|e| e.eval(self.0.clone()))
@@ -231,6 +255,23 @@ mod tests {
         assert!(
             names_in_expression("t", "x|nope").is_err() && names_in_expression("t", "x|length > 1").is_ok()
         );
+    }
+
+    #[test]
+    fn an_expression_of_many_operators_is_refused_before_it_is_parsed() {
+        for part in ["not ", "x|int", ".a", "[0]", "~1", "+1", " and 1", " if 1 else 1", "(", "-"] {
+            for n in [300, 50_000] {
+                let chain = format!("x{}", part.repeat(n));
+                let _ = (names_in_expression("t", &chain), names("t", &format!("{{{{ {chain} }}}}")));
+                let _ = (
+                    names("t", &format!("a {{% if {chain} %}}b{{% endif %}}")),
+                    render("t", &format!("a {{{{ {chain} }}}}"), ()),
+                );
+            }
+        }
+        let long = format!("not {}", "not ".repeat(MOST_EXPRESSION));
+        assert!(names_in_expression("t", &long).expect_err("too long").message.contains("longer than 1000"));
+        assert!(render("t", &format!("{{# {long} #}}ok"), ()).is_ok());
     }
 
     #[test]

@@ -438,7 +438,7 @@ fn with_down(pool: &str, hosts: &[&str], down: &[&str]) -> Plan {
     let inventory = wide(6, at_once.parse().expect("a number"), canary.parse().expect("a number"));
     let mut plan = all_reboot(&inventory);
     plan.targets.retain(|t| t.target.host().is_some_and(|h| hosts.contains(&h.as_str())));
-    plan.out_of_service = down.iter().map(|h| HostName::from(*h)).collect();
+    plan.out_of_service.nodes = down.iter().map(|h| HostName::from(*h)).collect();
     plan.reschedule(&inventory);
     plan.impact = provision::plan::impact(&plan, &inventory, &Past::default());
     plan
@@ -469,6 +469,25 @@ fn hosts_that_are_out_of_service_already_count() {
     assert!(may(&scheduler, "w-1"), "w-4 stays down: one place is left of two");
     scheduler.begin(&target("w-1").target, &target("w-1").batches[0]);
     assert!(!may(&scheduler, "w-2"), "and it is taken");
+    // What somebody else has cordoned stays so when it is done, and frees no place.
+    let mut plan = with_down("2/1", &all, &["w-4"]);
+    plan.out_of_service.kept = plan.out_of_service.nodes.clone();
+    plan.reschedule(&wide(6, 2, 1));
+    assert_eq!(waves(&plan), ["4", "1", "2", "3", "5", "6"]);
+    let mut scheduler = Scheduler::new(&plan.targets, &plan.waves);
+    let target = |host: &str| plan.targets.iter().find(|t| t.target.to_string() == host).expect("planned");
+    for (host, next) in [("w-4", "w-1"), ("w-1", "w-2")] {
+        let (of, then) = (target(host), target(next));
+        scheduler.begin(&of.target, &of.batches[0]);
+        scheduler.back(&of.target);
+        scheduler.ended(&of.target);
+        assert!(scheduler.may_begin(then, &then.batches[0]).is_ok(), "{next} after {host}");
+    }
+    let (w2, w3) = (target("w-2"), target("w-3"));
+    scheduler.begin(&w2.target, &w2.batches[0]);
+    scheduler.ended(&w2.target);
+    assert!(scheduler.may_begin(w3, &w3.batches[0]).is_err(), "w-2 stays down, beside w-4");
+    assert_eq!(scheduler.stay_down(&"w".into()), (2, true));
     // As many as may be are down: no other goes, those that are may be repaired.
     let plan = with_down("2/1", &["w-1", "w-2", "w-3"], &["w-2", "w-6", "w-5"]);
     assert_eq!(waves(&plan), ["2"]);
@@ -721,7 +740,7 @@ fn a_worker_whose_node_was_deleted_starts_its_k0s_again() {
         observed.seen.insert(start.id.clone(), as_wanted(&start));
         observed.desired.insert(2, start);
         let plan = build(PlanInput {
-            out_of_service: BTreeSet::new(),
+            out_of_service: Default::default(),
             bare_pods: BarePods::new(),
             inventory: &wide(1, 1, 0),
             lock_digest: String::new(),

@@ -573,6 +573,23 @@ fn mistakes_in_a_role_are_found_once_and_without_a_host() {
         ("- package: {name: x}\n- package: {name: x}\n", 2, "package x is already defined in line 1"),
         ("- swap: {}\n- swap: {}\n", 2, "swap is already defined in line 1"),
         ("- file: {path: etc/a, content: x}\n", 1, "file: path `etc/a` is not absolute"),
+        ("- file: {path: /a//b, content: x}\n", 1, "file: path `/a//b` is not the shortest"),
+        ("- symlink: {path: /a/../b, target: c}\n", 1, "symlink: path `/a/../b` is not the shortest"),
+        ("- directory: {path: /, mode: 0o755, owner: root}\n", 1, "directory: path `/` is not the shortest"),
+        (
+            "- file: {path: /a, content: x}\n- symlink: {path: /a, target: b}\n",
+            2,
+            "path /a is already defined",
+        ),
+        (
+            "- file: {path: /a, content: x, owner: \"--reference=/b\"}\n",
+            1,
+            "file: owner `--reference=/b` is not",
+        ),
+        ("- package: {name: \"-oAPT::x=y\"}\n", 1, "package `-oAPT::x=y` is not a name"),
+        ("- unit: {name: a b.service}\n", 1, "unit `a b.service` is not a name"),
+        ("- sysctl: {key: ../../x, value: \"1\"}\n", 1, "sysctl `../../x` is not a name"),
+        ("- swap: {}\n  deadline_s: 0\n", 1, "deadline_s must be at least 1"),
         (
             "- directory: {path: \"a/{{ host.name }}\", mode: 0o755, owner: \"root:root\"}\n",
             1,

@@ -224,6 +224,7 @@ fn a_failure_is_shown_with_its_cause_its_budget_and_what_to_do() {
         lab: false,
         inventory: "-i inventories/ams".into(),
         place: Some("-i inventories/ams".into()),
+        saved: false,
     };
     insta::assert_snapshot!("summary", run_summary(&ended));
 }

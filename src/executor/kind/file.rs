@@ -1,15 +1,10 @@
 //! File: replaced as a whole and atomically; compared by sha256; secrets by digest and never shown.
 
+use super::super::digest::sha256;
 use super::{Context, HostQuery, How, Kind, QueryResult, Sum, fields, present};
 use crate::state::{Content, Fields, File, Observation, REDACTED, SecretText};
 use crate::template::quote;
 use base64::Engine;
-use sha2::{Digest, Sha256};
-
-/// Returns the lower-case hex sha256 of bytes.
-pub(in crate::executor) fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
-}
 
 impl File {
     fn bytes(&self) -> &[u8] {

@@ -20,7 +20,6 @@ mod sysctl;
 mod unit;
 
 pub(super) use download::name_versions;
-pub(super) use file::sha256;
 pub(super) use package::PACKAGES;
 pub(super) use query::{HostQuery, How, Sum};
 pub(super) use query_result::{QueryResult, Signature};

@@ -1,6 +1,7 @@
 //! Kernel module: loaded now and at boot, with the version it must report; or blocked.
 
-use super::file::{put, sha256};
+use super::super::digest::sha256;
+use super::file::put;
 use super::{Context, HostQuery, How, Kind, QueryResult, Sum, fields};
 use crate::state::{Ensure, Fields, KernelModule, Observation, Seen};
 use crate::template::quote;

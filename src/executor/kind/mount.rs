@@ -1,6 +1,7 @@
 //! Mount: a systemd mount unit, so that what needs the path can name it and a lost disk does not stop the boot.
 
-use super::file::{put, sha256};
+use super::super::digest::sha256;
+use super::file::put;
 use super::{Context, HostQuery, How, Kind, QueryResult, Sum, fields, present};
 use crate::state::{Fields, Mount, Observation};
 use crate::template::quote;

@@ -1,7 +1,8 @@
 //! Package repository: our own definition file, its key by sha256, and updated package lists.
 
+use super::super::digest::sha256;
 use super::download::fetch;
-use super::file::{put, sha256};
+use super::file::put;
 use super::{Context, HostQuery, How, Kind, QueryResult, Sum, fields, present};
 use crate::state::{Fields, Observation, PackageRepository};
 use crate::template::quote;

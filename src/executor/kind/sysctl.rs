@@ -1,6 +1,7 @@
 //! Sysctl setting: at runtime through /proc/sys, at boot through our own file; never lowered if so requested.
 
-use super::file::{put, sha256};
+use super::super::digest::sha256;
+use super::file::put;
 use super::query::sysctl_path;
 use super::{Context, HostQuery, How, Kind, QueryResult, Sum, fields, present};
 use crate::state::{Fields, Observation, Sysctl};
