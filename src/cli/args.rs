@@ -3,7 +3,7 @@
 use crate::fleet::Selection;
 use crate::state::HostName;
 use clap::{Args, ValueEnum};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Flags of every command.
 #[derive(Args, Clone, Debug)]
@@ -36,8 +36,8 @@ pub(super) enum Output {
 /// Which inventory, and which part of it.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Where {
-    /// The inventory: a file, or a folder whose files are merged [default: the current folder]
-    #[arg(long, short, env = "PROVISION_INVENTORY", hide_env_values = true)]
+    /// The inventory: a file, or a folder whose files are merged [default: PROVISION_INVENTORY, or the current folder]
+    #[arg(long, short)]
     pub inventory: Option<PathBuf>,
     /// Select hosts: names, pools, patterns (`h-*`), ranges (`h-[001-010]`), `!` to exclude; comma-separated
     #[arg(long, value_name = "HOSTS")]
@@ -48,9 +48,10 @@ pub(super) struct Where {
 }
 
 impl Where {
-    /// Returns the inventory's path.
-    pub(super) fn inventory(&self) -> &Path {
-        self.inventory.as_deref().unwrap_or(Path::new("."))
+    /// Returns the inventory's path. What the environment names is a default: a saved plan has an inventory of its own.
+    pub(super) fn inventory(&self) -> PathBuf {
+        let usual = || std::env::var_os("PROVISION_INVENTORY").filter(|path| !path.is_empty());
+        self.inventory.clone().or_else(|| usual().map(PathBuf::from)).unwrap_or_else(|| PathBuf::from("."))
     }
 
     /// Returns what of the inventory takes part; the machines of `lost` hosts are off for good.

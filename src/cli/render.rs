@@ -27,7 +27,7 @@ impl Render {
     /// Prints one or the other.
     pub(super) async fn run(mut self, global: &Global) -> anyhow::Result<u8> {
         if let Some(path) = &self.explain {
-            print!("{}", source(self.place.inventory(), global).explain(path)?);
+            print!("{}", source(&self.place.inventory(), global).explain(path)?);
             return Ok(exit::DONE);
         }
         let Some(host) = self.host.take() else {

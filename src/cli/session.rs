@@ -5,7 +5,7 @@ use super::terminal;
 use crate::event::{Event, Events};
 use crate::fleet::{Fleet, Loaded, Purpose, Selection, Source};
 use crate::inventory::Diagnostics;
-use crate::report::{Mode, Shown, show};
+use crate::report::{LAB, Mode, Shown, show};
 use crate::run::Recorder;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -99,7 +99,7 @@ impl Session {
         run: bool,
     ) -> anyhow::Result<Self> {
         let selection = place.selection(&[]);
-        Self::of(&source(place.inventory(), global), &selection, global, purpose, run).await
+        Self::of(&source(&place.inventory(), global), &selection, global, purpose, run).await
     }
 
     /// Opens a selection of the inventory of a source.
@@ -129,12 +129,16 @@ impl Session {
         run: bool,
     ) -> anyhow::Result<Self> {
         let selection = place.selection(lost);
-        Self::of(&source(place.inventory(), global), &selection, global, Purpose::Change, run).await
+        Self::of(&source(&place.inventory(), global), &selection, global, Purpose::Change, run).await
     }
 
-    /// Opens what the flags name, to be looked at.
+    /// Opens what the flags name, to be looked at by a command whose results do not say whether hosts are simulated.
     pub(super) async fn look(place: &Where, global: &Global) -> anyhow::Result<Self> {
-        Self::open(place, global, Purpose::Look, false).await
+        let session = Self::open(place, global, Purpose::Look, false).await?;
+        if session.fleet.is_lab() && !global.quiet {
+            eprintln!("{LAB}");
+        }
+        Ok(session)
     }
 
     /// Waits until all events are shown; what is printed afterwards stands below them.

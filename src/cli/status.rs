@@ -3,6 +3,7 @@
 use super::args::{Global, Output, Where};
 use super::exit;
 use super::session::Session;
+use crate::fleet::Purpose;
 use crate::report::status_text;
 use clap::Args;
 
@@ -28,7 +29,7 @@ pub(super) struct Status {
 impl Status {
     /// Queries and prints.
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<u8> {
-        let session = Session::look(&self.place, global).await?;
+        let session = Session::open(&self.place, global, Purpose::Look, false).await?;
         let mut view = session.fleet.status(self.health).await?;
         if let Some(api) = view.api.as_mut().filter(|api| api.code == "E-NO-CLUSTER") {
             api.next = Some(format!("Create it with: provision apply {}", self.place.said()));

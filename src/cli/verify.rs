@@ -3,7 +3,7 @@
 use super::args::{Global, Output, Where};
 use super::exit;
 use super::session::{Session, load};
-use crate::fleet::HealthReport;
+use crate::fleet::{HealthReport, Purpose};
 use crate::report::{count, health_lines};
 use crate::role::health::{Level, Verdict};
 use clap::{Args, ValueEnum};
@@ -71,10 +71,10 @@ impl Verify {
     /// Tests all hosts with accelerators, saves and prints the results.
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<u8> {
         if self.last {
-            let loaded = load(self.place.inventory(), global)?;
+            let loaded = load(&self.place.inventory(), global)?;
             return print(&HealthReport::last(&loaded.source.state, &loaded.inventory)?, global);
         }
-        let session = Session::look(&self.place, global).await?;
+        let session = Session::open(&self.place, global, Purpose::Look, false).await?;
         let look = session.fleet.verify(self.level.level()).await;
         let (state, inventory) = (session.fleet.source.state.clone(), session.fleet.inventory.clone());
         session.end().await?;

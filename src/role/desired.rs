@@ -41,11 +41,16 @@ pub(super) fn source(inventory: &Inventory, path: &str) -> Result<(String, Strin
     }
 }
 
+/// Returns whether there is a built-in role of this name, which a folder next to the inventory overrides.
+pub(super) fn is_builtin(role: &str) -> bool {
+    BUILTIN.get_dir(role).is_some()
+}
+
 /// Returns the role folders next to the inventory that no host would use, in words: a role that nothing lists is never
 /// ignored.
 pub(super) fn foreign(inventory: &Inventory) -> Vec<String> {
     let names = inventory.roles.keys().filter_map(|path| Some(path.split_once('/')?.0));
-    let unknown: BTreeSet<&str> = names.filter(|name| BUILTIN.get_dir(name).is_none()).collect();
+    let unknown: BTreeSet<&str> = names.filter(|name| !is_builtin(name)).collect();
     let known: Vec<String> = BUILTIN.dirs().map(|d| d.path().display().to_string()).collect();
     let say = |name: &str| {
         let folder = inventory.root.join("roles").join(name);

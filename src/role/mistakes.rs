@@ -2,7 +2,7 @@
 //! file and line. What depends on a host's facts is found when its resources are made.
 
 use super::context;
-use super::desired::{foreign, source};
+use super::desired::{foreign, is_builtin, source};
 use super::entry::{self, Entry, Mistake, is_template, templates};
 use super::fields::fields;
 use super::values::{self, refused};
@@ -25,7 +25,11 @@ pub fn mistakes(inventory: &Inventory) -> Vec<Diagnostic> {
         let of_file = match path.split_once('/') {
             Some((role, "role.yaml")) => in_role(inventory, role, text),
             Some((_, rest)) if rest.starts_with("templates/") => in_template(text),
-            _ => continue,
+            // Of a folder that is no role, the folder is named above; a README is no mistake.
+            Some((role, _)) if !is_builtin(role) => continue,
+            _ if ![".yaml", ".yml", ".j2"].iter().any(|end| path.ends_with(end)) => continue,
+            Some(_) => vec![unread("a role has role.yaml and templates/")],
+            None => vec![unread("roles/ has a folder for each role")],
         };
         let name = inventory.root.join("roles").join(path).display().to_string();
         let file = Arc::new(Source { name, text: text.clone(), quotable: true });
@@ -36,6 +40,11 @@ pub fn mistakes(inventory: &Inventory) -> Vec<Diagnostic> {
         }));
     }
     found
+}
+
+/// Returns the mistake of a file that looks as if it counted.
+fn unread(why: &str) -> Mistake {
+    Mistake { line: None, message: format!("this file is not read: {why}") }
 }
 
 /// Returns a whole line of a file, counted from 1.

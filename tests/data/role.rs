@@ -608,6 +608,12 @@ fn mistakes_in_a_role_are_found_once_and_without_a_host() {
         assert!(found.iter().any(|f| f.starts_with(&base(line, message))), "{text}: {found:?}");
         assert!(found.iter().all(|f| f.starts_with(&base(line, ""))), "{text}: {found:?}");
     }
+    for file in ["base/role.yml", "base/roles.yaml", "stray.yaml"] {
+        let case = Case::new("debian12");
+        case.role_file(file, "- swap: {}\n");
+        let found = mistakes(&case);
+        assert!(found.len() == 1 && found[0].contains("this file is not read"), "{file}: {found:?}");
+    }
     // Alike, but not on one host.
     for text in [
         "- package: {name: x}\n  when: apt\n- package: {name: x}\n  when: not apt\n",
