@@ -9,6 +9,11 @@ use serde::forward_to_deserialize_any;
 
 type Names = &'static [&'static str];
 
+/// Returns the fields that an entry of a role may give of a kind of resource.
+pub fn fields_of(kind: &str) -> &'static [&'static str] {
+    fields(kind).unwrap_or_default()
+}
+
 /// Returns the fields of a kind of resource; `None` for a kind that is none.
 pub(super) fn fields(kind: &str) -> Option<Names> {
     let seen = match kind {

@@ -23,6 +23,7 @@ mod secret;
 mod values;
 
 pub use desired::{RoleInput, desired, resources};
+pub use fields::fields_of;
 pub use findings::{Finding, TABLE};
 pub use host::check;
 pub use mistakes::mistakes;

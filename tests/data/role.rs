@@ -644,6 +644,27 @@ fn mistakes_in_a_role_are_found_once_and_without_a_host() {
     assert!(found.iter().zip(starts).all(|(f, start)| f.starts_with(start)), "{found:?}");
 }
 
+/// The page for authors of roles has every kind and every field, and its example is one.
+#[test]
+fn the_page_about_roles_is_the_code() {
+    let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference/roles.md");
+    let page = std::fs::read_to_string(page).expect("the page");
+    for kind in provision::state::HostKind::ALL.into_iter().map(|kind| kind.as_str()) {
+        let row = page
+            .lines()
+            .find(|l| l.starts_with(&format!("| `{kind}` |")))
+            .unwrap_or_else(|| panic!("{kind}"));
+        for field in provision::role::fields_of(kind) {
+            assert!(row.contains(&format!("`{field}")), "{kind}: {field}");
+        }
+    }
+    let example = page.split("```yaml\n").nth(1).and_then(|t| t.split("```").next()).expect("an example");
+    let case = Case::new("debian12");
+    case.role_file("base/role.yaml", example);
+    assert_eq!(mistakes(&case), Vec::<String>::new());
+    assert!(case.role("w-1", "base").len() > 2);
+}
+
 #[test]
 fn the_built_in_roles_have_no_mistakes() {
     fn copy(from: &Path, to: &Path) {
