@@ -274,8 +274,9 @@ fn a_lab_of_one_command_ends_with_it_however_it_ends() {
         assert!(!lab_is_up(&story));
     }
     // In the middle of a run a first signal lets running steps finish; the lab goes all the same.
+    // Slow, or it may be over before this test looks.
     let mut run = story
-        .command(&["lab", "run", &at])
+        .command(&["lab", "run", &at, "--fault", "a-1=slow:1000"])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
