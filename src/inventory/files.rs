@@ -94,7 +94,7 @@ impl Disk {
         Err(Error::new(
             ErrorKind::PermissionDenied,
             format!(
-                "it is outside {}{}; allow it with --allow-outside DIR",
+                "it leads out of {}{}; allow it with --allow-outside DIR",
                 self.own.display(),
                 if self.repository.is_some() { " and is not tracked by its git repository" } else { "" }
             ),

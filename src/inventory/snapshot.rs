@@ -33,7 +33,8 @@ impl<P: AsRef<Path>> FromIterator<(P, String)> for Snapshot {
 
 impl Files for Snapshot {
     fn read(&self, path: &Path) -> io::Result<String> {
-        self.0.get(&key(path)).cloned().ok_or_else(|| Error::from(ErrorKind::NotFound))
+        let missing = || Error::new(ErrorKind::NotFound, "it was not read when the plan was saved");
+        self.0.get(&key(path)).cloned().ok_or_else(missing)
     }
 
     fn list(&self, folder: &Path) -> io::Result<Vec<PathBuf>> {

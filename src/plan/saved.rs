@@ -112,7 +112,7 @@ pub fn stale(saved: &Plan, fresh: &Plan) -> Vec<Moved> {
             }
         }
         for step in new.iter().filter(|s| !old.iter().any(|o| o.resource == s.resource)) {
-            say(step, "has changed since the plan was saved");
+            say(step, "is not in the saved plan");
         }
     }
     moved
