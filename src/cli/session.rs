@@ -135,7 +135,7 @@ impl Session {
     /// Opens what the flags name, to be looked at by a command whose results do not say whether hosts are simulated.
     pub(super) async fn look(place: &Where, global: &Global) -> anyhow::Result<Self> {
         let session = Self::open(place, global, Purpose::Look, false).await?;
-        if session.fleet.is_lab() && !global.quiet {
+        if session.fleet.is_lab() && !global.quiet && global.output != Output::Json {
             eprintln!("{LAB}");
         }
         Ok(session)

@@ -264,7 +264,7 @@ fn from_csv(
     // Each row is looked through for each column.
     if headers.len() > MOST_COLUMNS {
         let message = format!("{} has {} columns", path.display(), headers.len());
-        r.error("E-CSV", node, message, &format!("Use the columns {}", COLUMNS.join(", ")));
+        r.error("E-CSV", node, message, format!("Use the columns {}", COLUMNS.join(", ")));
         return;
     }
     // Nothing of another file is shown.
@@ -317,7 +317,7 @@ fn from_csv(
             let n = headers.iter().position(|h| h == name)?;
             row.get(n).filter(|v| !v.is_empty()).map(str::to_owned)
         };
-        row.iter().for_each(|field| readable(field, &span, &mut r.problems));
+        row.iter().for_each(|field| readable(field, &span, r.problems));
         let Some(name) = column("name") else {
             wrong(r, &span, "this row has no name".to_owned(), "Fill in the column `name`");
             continue;
