@@ -56,7 +56,9 @@ impl PlanCommand {
         let took = observation.took;
         let plan = session.fleet.plan(observation);
         let (fleet, _) = session.settle().await;
-        print(&plan, global, self.hosts, took, self.place.said());
+        // What is saved is told below instead.
+        let place = if self.out.is_some() { String::new() } else { self.place.said() };
+        print(&plan, global, self.hosts, took, place);
         if let Some(path) = &self.out {
             let needs = fleet.save(&plan, path)?;
             eprintln!("Saved. To carry out exactly this plan: provision apply {}", path.display());

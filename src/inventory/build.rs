@@ -252,7 +252,7 @@ fn read_ssh(r: &mut Reader<'_>, node: Option<&Node>, secrets: &BTreeMap<String, 
         text(node.and_then(|n| n.get("hostKeys")), "file").unwrap_or_else(|| "known_hosts".to_owned());
     Ssh {
         user: text(node, "user"),
-        port: r.fits(node, "port"),
+        port: r.port(node),
         bastions: texts(node, "bastions"),
         identities: texts(node, "identities").into_iter().map(|path| r.root.join(path)).collect(),
         passphrase: r.secret(node, "passphrase", secrets),

@@ -151,7 +151,7 @@ fn apply(r: &mut Reader<'_>, node: &Node, host: &mut Host) {
     set("until", &mut host.until);
     set("rack", &mut host.rack);
     set("serial", &mut host.serial);
-    host.port = r.fits(n, "port").or(host.port);
+    host.port = r.port(n).or(host.port);
     host.labels.extend(text_map(n, "labels"));
     if let Some(state) = node.get("state") {
         host.state = match state.text().as_deref() {

@@ -95,6 +95,17 @@ impl Reader<'_> {
         fitting
     }
 
+    /// Reads `port`; nothing listens on port 0.
+    pub(super) fn port(&mut self, node: Option<&Node>) -> Option<u16> {
+        let port: u16 = self.fits(node, "port")?;
+        if port == 0 {
+            let hint = "Use a whole number from 1 to 65535";
+            self.error("E-TYPE", node?.get("port")?, "invalid value 0 for `port`", hint);
+            return None;
+        }
+        Some(port)
+    }
+
     /// Reads `{secret: NAME}`; the name must be known.
     pub(super) fn secret(
         &mut self,

@@ -116,6 +116,7 @@ fn each_mistake_has_its_code_and_its_valid_counterpart_passes() {
         ("role: controller", "rol: controller", "E-UNKNOWN-KEY"),
         ("role: controller,", "role: controller, role: worker,", "E-DUPLICATE-KEY"),
         ("count: 8", "count: many", "E-TYPE"),
+        ("address: 10.1.0.2", "address: 10.1.0.2, port: 0", "E-TYPE"),
         ("\"10.1.1.[1-2]\"", "\"10.1.1.[1-3]\"", "E-RANGE-COUNT"),
         ("address: 10.1.0.2", "address: 10.1.0.1", "E-DUPLICATE-ADDRESS"),
         ("pool: n", "pool: nope", "E-UNKNOWN-POOL"),
@@ -233,6 +234,44 @@ fn hosts_come_from_csv_too_and_its_mistakes_have_lines() {
     std::fs::write(&csv, "name,address,colour\nh-1,10.1.1.1,red\nh-2\n").expect("written");
     let found = load(&dir.path().join("site.yaml"), &catalog()).expect_err("bad csv").to_string();
     assert!(found.contains("unknown column `colour`") && found.contains("h.csv:3"), "{found}");
+    for (text, said) in [
+        ("name,address,rack\nh-1,10.1.1.1,\u{1b}[31mr1\n", "the character U+001B is not allowed"),
+        ("name,address,rack\nh-1,10.1.1.1,r1\u{202e}\n", "the character U+202E is not allowed"),
+        ("name,address,address\nh-1,10.1.1.1,10.1.1.2\n", "column `address` is there twice"),
+        (&format!("name,address{}\n", ",a".repeat(250_000)), "has 250002 columns"),
+    ] {
+        std::fs::write(&csv, text).expect("written");
+        let found = load(&dir.path().join("site.yaml"), &catalog()).expect_err(said).to_string();
+        assert!(found.contains(said), "{said}: {}", found.chars().take(300).collect::<String>());
+    }
+}
+
+/// What lies in a folder inside is a part only where it is named: a base would override what is laid on it.
+#[test]
+fn a_folder_is_merged_from_its_own_files_alone() {
+    let dir = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir_all(dir.path().join("zbase")).expect("made");
+    std::fs::write(dir.path().join("zbase/c.yaml"), GOOD).expect("written");
+    std::fs::write(dir.path().join("a.yaml"), "extends: zbase/c.yaml\nssh: {user: alice}\n")
+        .expect("written");
+    let inventory = load(dir.path(), &catalog()).unwrap_or_else(|d| panic!("{d}")).inventory;
+    assert_eq!(inventory.ssh.user.as_deref(), Some("alice"));
+}
+
+/// Saved plans are compared by it: hosts count wherever they come from.
+#[test]
+fn the_digest_knows_hosts_of_a_list() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let text = GOOD.replace("hosts: {\"h-[01-02]\": {address: \"10.1.1.[1-2]\"}}", "hostsFrom: h.csv");
+    std::fs::write(dir.path().join("site.yaml"), text.replace("replicas: 2", "replicas: 1"))
+        .expect("written");
+    let digest = |rack: &str| {
+        let list = format!("name,address,rack\nh-1,10.1.1.1,{rack}\n");
+        std::fs::write(dir.path().join("h.csv"), list).expect("written");
+        load(&dir.path().join("site.yaml"), &catalog()).unwrap_or_else(|d| panic!("{d}")).inventory.digest
+    };
+    assert_eq!(digest("r1"), digest("r1"));
+    assert_ne!(digest("r1"), digest("r2"));
 }
 
 #[test]
