@@ -164,7 +164,7 @@ impl Apply {
             (None, _) => Source::of_saved(saved, path)?,
         };
         if asked != Selection::default() && asked != selection {
-            let message = format!("{} was saved with other hosts selected", path.display());
+            let message = format!("{} was saved with a different selection of hosts", path.display());
             return Err(coded("E-PLAN", message, "Omit --limit, --lab and --lost: the plan contains them"));
         }
         self.place = Where {

@@ -63,7 +63,7 @@ impl PlanCommand {
             let needs = fleet.save(&plan, path)?;
             eprintln!("Saved. To carry out exactly this plan: provision apply {}", path.display());
             if !needs.is_empty() {
-                eprintln!("It contains the inventory and the lock file, and still needs:");
+                eprintln!("It contains the inventory and the lock file. It also needs:");
             }
             for need in needs {
                 eprintln!("  {}", plain_line(&need));

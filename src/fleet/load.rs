@@ -59,7 +59,7 @@ impl Source {
     /// Returns the files that the inventory may read.
     pub fn files(&self) -> Result<Box<dyn Files>> {
         if let Some(snapshot) = &self.snapshot {
-            return Ok(Box::new(Snapshot::clone(snapshot)));
+            return Ok(Box::new(snapshot.clone()));
         }
         let disk = Disk::of(&self.path, &self.allow_outside);
         Ok(Box::new(disk.map_err(|error| Error::Inventory(inventory::no_disk(&self.path, &error)))?))

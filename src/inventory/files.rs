@@ -29,6 +29,20 @@ pub trait Files {
     fn is_folder(&self, path: &Path) -> bool;
 }
 
+impl<T: Files + ?Sized> Files for std::sync::Arc<T> {
+    fn read(&self, path: &Path) -> io::Result<String> {
+        (**self).read(path)
+    }
+
+    fn list(&self, folder: &Path) -> io::Result<Vec<PathBuf>> {
+        (**self).list(folder)
+    }
+
+    fn is_folder(&self, path: &Path) -> bool {
+        (**self).is_folder(path)
+    }
+}
+
 /// Returns the files below a folder, by their path below it, with the texts of those that are wanted; nothing if there is
 /// no such folder.
 pub(super) fn texts(
@@ -94,7 +108,7 @@ impl Disk {
         Err(Error::new(
             ErrorKind::PermissionDenied,
             format!(
-                "it leads out of {}{}; allow it with --allow-outside DIR",
+                "it leads outside {}{}; allow it with --allow-outside DIR",
                 self.own.display(),
                 if self.repository.is_some() { " and is not tracked by its git repository" } else { "" }
             ),

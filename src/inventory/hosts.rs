@@ -284,9 +284,9 @@ fn from_csv(
     let twice = |header: &&String| headers.iter().filter(|other| other == header).count() > 1;
     if let Some(header) = headers.iter().find(twice) {
         r.problems.push(
-            Diagnostic::error("E-CSV", format!("column `{}` is there twice", shortened(header, 60)))
+            Diagnostic::error("E-CSV", format!("duplicate column `{}`", shortened(header, 60)))
                 .at(&at(&csv::Position::new()))
-                .hint("Remove one of the two"),
+                .hint("Remove one of them"),
         );
         return;
     }

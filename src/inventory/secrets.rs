@@ -77,7 +77,7 @@ impl Secrets {
 impl SecretSource {
     /// Returns where it is read from, in words.
     fn place(&self, root: &Path) -> String {
-        let at = |path: &Path| root.join(path).display().to_string();
+        let at = |path: &Path| shown(&root.join(path));
         match self {
             SecretSource::Env(name) => format!("environment variable {name}"),
             SecretSource::File(path) => at(path),
@@ -93,14 +93,19 @@ impl SecretSource {
     }
 }
 
+/// Returns a path that means the same in any working folder.
+fn shown(path: &Path) -> String {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
+}
+
 /// Returns what real hosts of an inventory cannot be changed without, and no inventory has in it: where secrets, SSH keys and
 /// host keys come from.
 pub fn needs(inventory: &Inventory) -> Vec<String> {
     let ssh = &inventory.ssh;
     let secrets = inventory.secrets.iter();
     let secrets = secrets.map(|(name, source)| format!("secret {name}: {}", source.place(&inventory.root)));
-    let keys = ssh.identities.iter().map(|path| format!("SSH key: {}", path.display()));
-    std::iter::once(format!("host keys: {}", ssh.known_hosts.display())).chain(keys).chain(secrets).collect()
+    let keys = ssh.identities.iter().map(|path| format!("SSH key: {}", shown(path)));
+    std::iter::once(format!("host keys: {}", shown(&ssh.known_hosts))).chain(keys).chain(secrets).collect()
 }
 
 async fn fetch(root: &Path, source: &SecretSource) -> Result<String, String> {

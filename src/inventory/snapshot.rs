@@ -33,7 +33,7 @@ impl<P: AsRef<Path>> FromIterator<(P, String)> for Snapshot {
 
 impl Files for Snapshot {
     fn read(&self, path: &Path) -> io::Result<String> {
-        let missing = || Error::new(ErrorKind::NotFound, "it was not read when the plan was saved");
+        let missing = || Error::new(ErrorKind::NotFound, "the saved plan does not contain it");
         self.0.get(&key(path)).cloned().ok_or_else(missing)
     }
 
@@ -49,7 +49,7 @@ impl Files for Snapshot {
     }
 }
 
-/// Files of which all that is read is remembered.
+/// Records all files that are read.
 pub struct Recording<'a> {
     files: &'a dyn Files,
     read: Mutex<Snapshot>,

@@ -36,7 +36,8 @@ pub enum SavedError {
     },
 }
 
-/// Writes a plan, as a whole. A plan holds no secret and no file content beyond diffs of plain text.
+/// Writes a plan, as a whole. It holds no secret; of files on hosts only diffs of plain text, of the inventory all that it was
+/// loaded from.
 pub fn save(plan: &Plan, path: &Path) -> Result<(), SavedError> {
     let failed = |source: std::io::Error| SavedError::File { path: path.display().to_string(), source };
     let text = serde_json::to_string_pretty(plan).map_err(|e| failed(std::io::Error::other(e)))?;

@@ -1,6 +1,6 @@
 //! The operations of a run on the cluster: draining and uncordoning nodes, etcd, the lease.
 
-use super::errors::failure;
+use super::errors::{failure, may_pass};
 use super::kinds::node_api;
 use super::nodes::{CORDONED, Starting, has_starting_taint, patch, ready};
 use super::target::{ClusterTarget, Pause};
@@ -20,8 +20,6 @@ const RETURN_DEADLINE: Duration = Duration::from_secs(900);
 const NODE_LEASES: &str = "kube-node-lease";
 /// A kubelet that has not renewed its lease by then does not run.
 const LEASE_DEADLINE: Duration = Duration::from_secs(60);
-/// A node that others write to at the same time can be written to by then.
-const PATCH_DEADLINE: Duration = Duration::from_secs(30);
 /// A lease renewed so short a time ago is not renewed again: nodes are brought in side by side, and each asks.
 const FRESH: Duration = Duration::from_secs(10);
 
@@ -78,13 +76,13 @@ impl Cluster for ClusterTarget {
     async fn uncordon(&self, node: &HostName) -> Result<(), Failure> {
         let want = self.wanted(node.as_str());
         if let Some(want) = want {
-            // A run that ended early left it so: pods, and a device plugin, find no way to it.
-            self.take_starting(want, Starting::Stays).await?;
+            // A run that ended early may have left the taint, and no labels: the device plugin would not run there.
+            self.finish_join(want, Starting::Stays).await?;
         }
         self.await_service(node.as_str(), RETURN_DEADLINE).await?;
         self.await_lease(node.as_str()).await?;
         if let Some(want) = want {
-            self.take_starting(want, Starting::Goes).await?;
+            self.finish_join(want, Starting::Goes).await?;
         }
         ClusterTarget::uncordon(self, node.as_str()).await
     }
@@ -171,15 +169,19 @@ impl ClusterTarget {
         })
     }
 
-    /// Brings a node that still has its starting taint to what is wanted, with the taint or, once it serves, without.
-    async fn take_starting(&self, want: &Node, starting: Starting) -> Result<(), Failure> {
+    /// Finishes the join of a node that still has its starting taint: its labels, and once it serves, the taint goes.
+    async fn finish_join(&self, want: &Node, starting: Starting) -> Result<(), Failure> {
         let Some(link) = self.link().await? else { return Ok(()) };
         let what = format!("bringing node {} back into service", want.name);
         let api = node_api(&link.client);
-        let mut pause = Pause::new(PATCH_DEADLINE);
+        let mut pause = Pause::new(RETURN_DEADLINE);
         loop {
-            let live = api.get_opt(&want.name).await.map_err(|e| failure(&what, &e))?;
-            let live = serde_json::to_value(live).unwrap_or_default();
+            let live = match api.get_opt(&want.name).await {
+                Ok(live) => serde_json::to_value(live).unwrap_or_default(),
+                // Controllers restart too; another responds soon.
+                Err(error) if may_pass(&error) && self.more(&mut pause).await? => continue,
+                Err(error) => return Err(failure(&what, &error)),
+            };
             if want.cordoned || !has_starting_taint(&live) {
                 return Ok(());
             }
@@ -193,8 +195,8 @@ impl ClusterTarget {
             }
             match api.patch(&want.name, &PatchParams::default(), &Patch::Merge(patch)).await {
                 Ok(_) => return Ok(()),
-                // Its kubelet has written in between.
-                Err(kube::Error::Api(status)) if status.code == 409 && self.more(&mut pause).await? => {}
+                // The same, or its kubelet has written in between.
+                Err(error) if may_pass(&error) && self.more(&mut pause).await? => {}
                 Err(error) => return Err(failure(&what, &error)),
             }
         }

@@ -28,7 +28,7 @@ pub fn mistakes(inventory: &Inventory) -> Vec<Diagnostic> {
             // Of a folder that is no role, the folder is named above; a README is no mistake.
             Some((role, _)) if !is_builtin(role) => continue,
             _ if ![".yaml", ".yml", ".j2"].iter().any(|end| path.ends_with(end)) => continue,
-            Some(_) => vec![unread("a role has role.yaml and templates/")],
+            Some(_) => vec![unread("a role consists of role.yaml and templates/")],
             None => vec![unread("roles/ has a folder for each role")],
         };
         let name = inventory.root.join("roles").join(path).display().to_string();
@@ -44,7 +44,7 @@ pub fn mistakes(inventory: &Inventory) -> Vec<Diagnostic> {
 
 /// Returns the mistake of a file that looks as if it counted.
 fn unread(why: &str) -> Mistake {
-    Mistake { line: None, message: format!("this file is not read: {why}") }
+    Mistake { line: None, message: format!("this file is ignored: {why}") }
 }
 
 /// Returns a whole line of a file, counted from 1.
@@ -78,8 +78,7 @@ fn in_role(inventory: &Inventory, role: &str, text: &str) -> Vec<Mistake> {
     entries.iter().flat_map(of).chain(twice(&entries)).collect()
 }
 
-/// Returns the entries that describe what another of the role describes on every host too: the later one would win
-/// silently.
+/// Returns the entries that define a resource which an earlier entry defines too, both on every host.
 fn twice(entries: &[Entry]) -> Vec<Mistake> {
     let mut first: BTreeMap<(&str, Vec<&str>), usize> = BTreeMap::new();
     let mut found = Vec::new();
@@ -168,14 +167,14 @@ fn in_fields(
     }
 }
 
-/// Returns what is wrong with a path of which parts are filled in, as far as it can be seen.
+/// Returns what is wrong with a path; of one with expressions, only how it starts is known.
 fn relative(kind: &str, given: &Map<String, Value>) -> Option<String> {
     let path = given.get("path")?.as_str()?;
     if !is_template(path) {
         return values::path(kind, path);
     }
     let filled = ["{{", "{%"].iter().any(|open| path.starts_with(open));
-    (!path.starts_with('/') && !filled).then(|| format!("{kind}: path `{path}` is not absolute"))
+    (!path.starts_with('/') && !filled).then(|| format!("{kind}: path `{path}` must be absolute"))
 }
 
 /// Returns what is wrong with a mode that was written as if numbers were octal: 644 is 0o1204, with which not even the owner
@@ -186,8 +185,12 @@ fn decimal_mode(kind: &str, given: &Map<String, Value>) -> Option<String> {
     let odd = mode > 0o777 || owner & 4 == 0 || group & !owner != 0;
     let looks_octal = (100..=777).contains(&mode) && mode.to_string().chars().all(|c| c < '8');
     match mode {
-        _ if mode > 0o7777 => Some(format!("{kind}: mode {mode} is no mode; write it as 0o644")),
-        _ if odd && looks_octal => Some(format!("{kind}: mode {mode} is 0o{mode:o}; write 0o{mode}")),
+        _ if mode > 0o7777 => {
+            Some(format!("{kind}: invalid mode {mode}, expected an octal number such as 0o644"))
+        }
+        _ if odd && looks_octal => {
+            Some(format!("{kind}: mode {mode} is decimal (0o{mode:o}); write 0o{mode}"))
+        }
         _ => None,
     }
 }

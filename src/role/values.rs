@@ -1,5 +1,5 @@
-//! Values of a role's resources that no host takes as they are meant: paths that are written in two ways, names that a program
-//! would read as options. Checked where they are literal, and once more when expressions are filled in.
+//! Checks of the values in a role's resources: one way to write each path, and no name that a program would parse as an option.
+//! Literal values are checked by `validate`, those with expressions when they are evaluated.
 
 use crate::state::Spec;
 
@@ -7,12 +7,14 @@ use crate::state::Spec;
 pub(super) fn refused(spec: &Spec) -> Option<String> {
     let named = |what: &str, name: &str| {
         (!is_name(name)).then(|| {
-            format!("{what} `{name}` is not a name: it begins with a letter or digit, and has no spaces")
+            format!("invalid {what} name `{name}`: it must start with a letter or digit and contain no spaces or slashes")
         })
     };
     match spec {
-        Spec::Package(p) => named("package", &p.name)
-            .or_else(|| p.version.as_deref().and_then(|v| named("package: version", v))),
+        Spec::Package(p) => named("package", &p.name).or_else(|| {
+            let version = p.version.as_deref().filter(|v| !is_name(v))?;
+            Some(format!("package {}: invalid version `{version}`", p.name))
+        }),
         Spec::PackageRepository(r) => named("package-repository", &r.name),
         Spec::Unit(u) => named("unit", &u.name),
         Spec::KernelModule(m) => named("kernel-module", &m.name),
@@ -35,16 +37,16 @@ fn is_name(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_') && text.chars().all(inside)
 }
 
-/// Returns what is wrong with a path on a host: each file has one.
+/// Returns what is wrong with a path on a host. There is one way to write each, so that two resources for one file are noticed.
 pub(super) fn path(kind: &str, path: &str) -> Option<String> {
     let why = match path.strip_prefix('/') {
-        None => "absolute",
+        None => "be absolute",
         Some(rest) if rest.split('/').any(|part| matches!(part, "" | "." | "..")) => {
-            "the shortest way to write it: without `.`, `..` and empty parts"
+            "not contain `.`, `..` or empty parts"
         }
         Some(_) => return None,
     };
-    Some(format!("{kind}: path `{path}` is not {why}"))
+    Some(format!("{kind}: path `{path}` must {why}"))
 }
 
 /// Returns what is wrong with an owner, `user:group`.
@@ -54,5 +56,6 @@ fn owner(kind: &str, owner: &str) -> Option<String> {
             && text.chars().all(|c| c.is_ascii_alphanumeric() || "_-.$".contains(c))
     };
     let (user, group) = owner.split_once(':').unwrap_or((owner, "x"));
-    (!is_account(user) || !is_account(group)).then(|| format!("{kind}: owner `{owner}` is not user:group"))
+    (!is_account(user) || !is_account(group))
+        .then(|| format!("{kind}: invalid owner `{owner}`, expected user:group"))
 }

@@ -137,8 +137,8 @@ fn words(expression: &str) -> Vec<&str> {
     found
 }
 
-/// Fails if an expression names a filter or a test that the environment does not have: a template looks for it only when it
-/// comes to it, on a host.
+/// Fails if an expression names a filter or a test that the environment does not have: minijinja looks it up only when the
+/// expression is evaluated, which would be on a host.
 fn known_filters(name: &str, expression: &str) -> Result<(), TemplateError> {
     let words = words(expression);
     let tried = words.windows(2).filter_map(|pair| match *pair {

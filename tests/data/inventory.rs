@@ -237,7 +237,7 @@ fn hosts_come_from_csv_too_and_its_mistakes_have_lines() {
     for (text, said) in [
         ("name,address,rack\nh-1,10.1.1.1,\u{1b}[31mr1\n", "the character U+001B is not allowed"),
         ("name,address,rack\nh-1,10.1.1.1,r1\u{202e}\n", "the character U+202E is not allowed"),
-        ("name,address,address\nh-1,10.1.1.1,10.1.1.2\n", "column `address` is there twice"),
+        ("name,address,address\nh-1,10.1.1.1,10.1.1.2\n", "duplicate column `address`"),
         (&format!("name,address{}\n", ",a".repeat(250_000)), "has 250002 columns"),
     ] {
         std::fs::write(&csv, text).expect("written");
@@ -256,6 +256,19 @@ fn a_folder_is_merged_from_its_own_files_alone() {
         .expect("written");
     let inventory = load(dir.path(), &catalog()).unwrap_or_else(|d| panic!("{d}")).inventory;
     assert_eq!(inventory.ssh.user.as_deref(), Some("alice"));
+}
+
+/// A saved plan names what it reads besides, and nothing of what that is.
+#[test]
+fn what_a_saved_plan_needs_is_named_from_anywhere() {
+    let text = GOOD.replace("secrets: {", "secrets: {pw: {file: pw.txt}, ");
+    let mut inventory = try_text(&text).unwrap_or_else(|d| panic!("{d}"));
+    // As named on a command line.
+    (inventory.root, inventory.ssh.known_hosts) = ("site".into(), "site/known_hosts".into());
+    let needs = provision::inventory::needs(&inventory);
+    assert!(needs.iter().any(|n| n.starts_with("host keys: /") && n.ends_with("/known_hosts")), "{needs:?}");
+    assert!(needs.iter().any(|n| n.starts_with("secret pw: /") && n.ends_with("/pw.txt")), "{needs:?}");
+    assert!(needs.iter().any(|n| n.starts_with("secret hf: environment variable ")), "{needs:?}");
 }
 
 /// Saved plans are compared by it: hosts count wherever they come from.

@@ -572,10 +572,10 @@ fn mistakes_in_a_role_are_found_once_and_without_a_host() {
         ("- package: {name: x}\n- package: {name: x, name: y}\n", 2, ""),
         ("- package: {name: x}\n- package: {name: x}\n", 2, "package x is already defined in line 1"),
         ("- swap: {}\n- swap: {}\n", 2, "swap is already defined in line 1"),
-        ("- file: {path: etc/a, content: x}\n", 1, "file: path `etc/a` is not absolute"),
-        ("- file: {path: /a//b, content: x}\n", 1, "file: path `/a//b` is not the shortest"),
-        ("- symlink: {path: /a/../b, target: c}\n", 1, "symlink: path `/a/../b` is not the shortest"),
-        ("- directory: {path: /, mode: 0o755, owner: root}\n", 1, "directory: path `/` is not the shortest"),
+        ("- file: {path: etc/a, content: x}\n", 1, "file: path `etc/a` must be absolute"),
+        ("- file: {path: /a//b, content: x}\n", 1, "file: path `/a//b` must not contain"),
+        ("- symlink: {path: /a/../b, target: c}\n", 1, "symlink: path `/a/../b` must not contain"),
+        ("- directory: {path: /, mode: 0o755, owner: root}\n", 1, "directory: path `/` must not contain"),
         (
             "- file: {path: /a, content: x}\n- symlink: {path: /a, target: b}\n",
             2,
@@ -584,19 +584,19 @@ fn mistakes_in_a_role_are_found_once_and_without_a_host() {
         (
             "- file: {path: /a, content: x, owner: \"--reference=/b\"}\n",
             1,
-            "file: owner `--reference=/b` is not",
+            "file: invalid owner `--reference=/b`",
         ),
-        ("- package: {name: \"-oAPT::x=y\"}\n", 1, "package `-oAPT::x=y` is not a name"),
-        ("- unit: {name: a b.service}\n", 1, "unit `a b.service` is not a name"),
-        ("- sysctl: {key: ../../x, value: \"1\"}\n", 1, "sysctl `../../x` is not a name"),
+        ("- package: {name: \"-oAPT::x=y\"}\n", 1, "invalid package name `-oAPT::x=y`"),
+        ("- unit: {name: a b.service}\n", 1, "invalid unit name `a b.service`"),
+        ("- sysctl: {key: ../../x, value: \"1\"}\n", 1, "invalid sysctl name `../../x`"),
         ("- swap: {}\n  deadline_s: 0\n", 1, "deadline_s must be at least 1"),
         (
             "- directory: {path: \"a/{{ host.name }}\", mode: 0o755, owner: \"root:root\"}\n",
             1,
             "directory: path `a/",
         ),
-        ("- file: {path: /a, content: x, mode: 644}\n", 1, "file: mode 644 is 0o1204; write 0o644"),
-        ("- file: {path: /a, content: \"{{ host.name }}\", mode: 99999}\n", 1, "file: mode 99999 is no mode"),
+        ("- file: {path: /a, content: x, mode: 644}\n", 1, "file: mode 644 is decimal (0o1204); write 0o644"),
+        ("- file: {path: /a, content: \"{{ host.name }}\", mode: 99999}\n", 1, "file: invalid mode 99999"),
         ("- file: {path: /a, content: \"{{ host.name | uper }}\"}\n", 1, "unknown filter: filter uper"),
         ("- swap: {}\n  when: host.name is numbr\n", 1, "unknown test: test numbr"),
         ("- node: {name: x}\n", 1, "unknown key `node`"),
@@ -612,7 +612,7 @@ fn mistakes_in_a_role_are_found_once_and_without_a_host() {
         let case = Case::new("debian12");
         case.role_file(file, "- swap: {}\n");
         let found = mistakes(&case);
-        assert!(found.len() == 1 && found[0].contains("this file is not read"), "{file}: {found:?}");
+        assert!(found.len() == 1 && found[0].contains("this file is ignored"), "{file}: {found:?}");
     }
     // Alike, but not on one host.
     for text in [
