@@ -4,12 +4,12 @@
 use super::digest::sha256;
 use super::kind::{self, Context};
 use crate::state::{
-    Ensure, Facts, Hazard, HostKind, Managed, Resource, ResourceId, SecretText, Spec, Step, StepOutput,
-    StepOutputs, Verb,
+    Facts, Hazard, HostKind, Managed, Resource, ResourceId, SecretText, Spec, Step, StepOutput, StepOutputs,
+    Verb, Work,
 };
 use crate::template::quote;
 use base64::Engine;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The longest that a batch may announce to be silent, in seconds: a day.
 const MOST_PATIENCE_S: u64 = 86_400;
@@ -37,11 +37,10 @@ pub(super) struct BatchContext<'a> {
 pub(super) type Payloads = BTreeMap<String, SecretText>;
 
 /// Returns what steps need and must not be part of the program: outputs of other steps, and the content of secret files.
-pub(super) fn payloads(steps: &[Step], desired: &[Resource], outputs: &StepOutputs) -> Payloads {
+pub(super) fn payloads(steps: &[Step], outputs: &StepOutputs) -> Payloads {
     let inputs = steps.iter().flat_map(|s| &s.inputs);
     let inputs = inputs.filter_map(|name| Some((output_name(*name), outputs.get(name)?.clone())));
-    let resources = steps.iter().filter(|s| s.change.verb != Verb::Remove);
-    let resources = resources.filter_map(|s| desired.iter().find(|r| r.id == s.resource));
+    let resources = steps.iter().filter_map(Step::wanted);
     inputs.chain(resources.filter_map(|r| kind::of(&r.spec)?.payload())).collect()
 }
 
@@ -95,20 +94,22 @@ struct Parts {
     after: String,
 }
 
-/// Returns shell that names the packages that a package's step may take away besides its own: in `$G` those that are to go,
-/// in `$W` those that a step of the batch installs.
-fn disposable(steps: &[Step], desired: &[Resource], facts: &Facts) -> String {
-    let gone = desired.iter().filter_map(|r| match &r.spec {
-        Spec::Package(package) if package.ensure == Ensure::Absent => Some(package.name.as_str()),
-        _ => None,
-    });
-    let wanted = |id: &ResourceId| desired.iter().any(|r| r.id == *id);
-    let orphans = facts.managed.iter().filter(|m| !m.adopted && !wanted(&m.id));
-    let gone = gone.chain(orphans.filter_map(|m| package_of(&m.id)));
+/// Returns shell that names the packages that a package's step may take away besides its own: in `$G` those that the plan
+/// removes, in `$W` those that a step of the batch installs.
+fn disposable(steps: &[Step]) -> String {
+    let gone: BTreeSet<&str> = steps
+        .iter()
+        .filter_map(|step| match &step.work {
+            Work::Make { may_remove, .. } => Some(may_remove.iter().map(String::as_str)),
+            Work::Remove(_) | Work::ById => None,
+        })
+        .flatten()
+        .chain(steps.iter().filter(|s| s.change.verb == Verb::Remove).filter_map(|s| package_of(&s.resource)))
+        .collect();
+    let mut changed = steps.iter().filter_map(|s| package_of(&s.resource));
     let listed =
         |names: &mut dyn Iterator<Item = &str>| quote(&names.map(|n| format!(" {n}")).collect::<String>());
-    let (mut gone, mut steps) = (gone, steps.iter().filter_map(|s| package_of(&s.resource)));
-    format!("G={} W={}\n", listed(&mut gone), listed(&mut steps))
+    format!("G={} W={}\n", listed(&mut gone.into_iter()), listed(&mut changed))
 }
 
 /// Returns the name of a package.
@@ -120,11 +121,9 @@ fn package_of(resource: &ResourceId) -> Option<&str> {
 }
 
 /// Returns the shell of one step; the error is why there is none.
-fn parts(step: &Step, desired: &[Resource], facts: &Facts) -> Result<Parts, String> {
+fn parts(step: &Step, facts: &Facts) -> Result<Parts, String> {
     let context = Context { package_manager: facts.package_manager };
-    let known = facts.managed.iter().find(|m| m.id == step.resource);
-    if step.change.verb == Verb::Remove {
-        let managed = known.ok_or_else(|| format!("{} is not managed by provision", step.resource))?;
+    if let Work::Remove(managed) = &step.work {
         let shell = match &managed.undo {
             Some(undo) => format!("/bin/sh -e -c {}\n", quote(undo)),
             None => super::removal::shell(managed, &context).unwrap_or_default(),
@@ -142,15 +141,11 @@ fn parts(step: &Step, desired: &[Resource], facts: &Facts) -> Result<Parts, Stri
         let after = format!("{pend}forget {}\n", quote(&managed.id.text()));
         return Ok(Parts { before: String::new(), shell, after });
     }
-    let resource = desired
-        .iter()
-        .find(|r| r.id == step.resource)
-        .ok_or_else(|| format!("{} is not wanted on this host", step.resource))?;
-    let kind = kind::of(&resource.spec).ok_or_else(|| format!("{} is not a host resource", step.resource))?;
-    let adopted = match known {
-        Some(managed) => managed.adopted,
-        None => step.change.verb == Verb::Update && adopts(&resource.spec),
+    let Work::Make { resource, found, .. } = &step.work else {
+        return Err(format!("{}: its plan was read from a file and not made again", step.resource));
     };
+    let kind = kind::of(&resource.spec).ok_or_else(|| format!("{} is not a host resource", step.resource))?;
+    let adopted = *found && adopts(&resource.spec);
     // Recorded first: a power loss in between must not leave an unrecorded resource.
     let before = match resource.spec {
         Spec::Reboot(_) | Spec::Hostname(_) | Spec::Swap(_) => String::new(),
@@ -167,26 +162,17 @@ fn parts(step: &Step, desired: &[Resource], facts: &Facts) -> Result<Parts, Stri
 
 /// Returns shell that performs pending restarts, if this step may rely on them. Consecutive steps that change the same unit
 /// restart it once, after the last of them.
-fn restarts_before(step: &Step, desired: &[Resource]) -> String {
-    let resource = desired.iter().find(|r| r.id == step.resource);
-    let relies = match resource.map(|r| &r.spec) {
-        Some(Spec::Unit(_) | Spec::Command(_) | Spec::Reboot(_)) => true,
-        Some(_) | None => false,
-    };
-    if !relies || step.change.verb == Verb::Remove {
+fn restarts_before(step: &Step) -> String {
+    let Some(resource) = step.wanted() else { return String::new() };
+    if !matches!(resource.spec, Spec::Unit(_) | Spec::Command(_) | Spec::Reboot(_)) {
         return String::new();
     }
-    let later = resource.map(|r| r.restarts.as_slice()).unwrap_or_default();
+    let later = &resource.restarts;
     format!("again{}\n", later.iter().map(|unit| format!(" {}", quote(unit))).collect::<String>())
 }
 
 /// Returns the program of a batch. Holds no secret: those arrive in files in memory.
-pub(super) fn program(
-    batch_context: &BatchContext<'_>,
-    steps: &[Step],
-    desired: &[Resource],
-    facts: &Facts,
-) -> String {
+pub(super) fn program(batch_context: &BatchContext<'_>, steps: &[Step], facts: &Facts) -> String {
     let BatchContext { state, batch, run, owner } = batch_context;
     let mut p = format!(
         r#"#!/bin/sh
@@ -245,17 +231,17 @@ way_out() {{ [ ! -r "$S/environment" ] || . "$S/environment"; }}
             "printf '\\036waiting {CLOUD_INIT_SECONDS} waiting for cloud-init\\n'; timeout -k 5 {CLOUD_INIT_SECONDS} cloud-init status --wait >/dev/null 2>&1\n"
         );
     }
-    p += &disposable(steps, desired, facts);
+    p += &disposable(steps);
     for step in steps {
         let id = quote(&step.resource.text());
         let turn =
             package_of(&step.resource).map(|name| format!("turn {}\n", quote(name))).unwrap_or_default();
-        let Parts { before, shell, after } = parts(step, desired, facts).unwrap_or_else(|why| Parts {
+        let Parts { before, shell, after } = parts(step, facts).unwrap_or_else(|why| Parts {
             before: String::new(),
             shell: format!("echo {} >&2; exit 1\n", quote(&why)),
             after: String::new(),
         });
-        let restarts = restarts_before(step, desired);
+        let restarts = restarts_before(step);
         let names: Vec<String> = step.inputs.iter().copied().map(output_name).collect();
         let outputs: String = names.iter().map(|n| format!("LATE_{n}=$L/{n}; export LATE_{n}\n")).collect();
         let spent: String = names.iter().map(|n| format!("rm -f -- \"$L/{n}\"\n")).collect();

@@ -71,9 +71,9 @@ pub fn observe_program(resources: &[Resource]) -> String {
 }
 
 /// Returns the whole program that a host would run for these steps.
-pub fn enact_program(steps: &[Step], resources: &[Resource], facts: &Facts) -> String {
+pub fn enact_program(steps: &[Step], facts: &Facts) -> String {
     let context = batch::BatchContext { state: STATE_DIR, batch: "BATCH", run: "RUN", owner: "you@here" };
-    batch::program(&context, steps, resources, facts)
+    batch::program(&context, steps, facts)
 }
 
 /// Returns the text that starts a batch detached and follows it, without the secrets that it would carry.

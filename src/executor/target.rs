@@ -313,7 +313,7 @@ impl HostTarget {
         }
         let wanted: BTreeSet<&ResourceId> = desired.iter().map(|r| &r.id).collect();
         let orphans = facts.managed.iter().filter(|m| !m.adopted && !wanted.contains(&m.id));
-        let orphans = orphans.map(|m| Orphan { id: m.id.clone(), hazards: m.hazards.clone() }).collect();
+        let orphans = orphans.cloned().map(Orphan::from).collect();
         let mut warnings = Vec::new();
         if facts.cloud_init.as_deref() == Some("running") {
             warnings.push("cloud-init is still running; package steps wait for its lock".to_owned());
@@ -667,10 +667,10 @@ impl Target for HostTarget {
     }
 
     async fn enact(&self, steps: &[Step], outputs: &StepOutputs) -> Result<StepOutputs, Failure> {
-        let (facts, desired, number) = self.with_last(|l| {
+        let (facts, number) = self.with_last(|l| {
             l.batches += 1;
             l.touched = true;
-            (l.facts.clone(), l.desired.clone(), l.batches)
+            (l.facts.clone(), l.batches)
         });
         let batch = format!("{}-{number}-{:08x}", self.setup.run, rand::random::<u32>());
         let context = BatchContext {
@@ -679,8 +679,8 @@ impl Target for HostTarget {
             run: self.setup.run.as_str(),
             owner: &self.setup.owner,
         };
-        let program = batch::program(&context, steps, &desired, &facts);
-        let payloads = batch::payloads(steps, &desired, outputs);
+        let program = batch::program(&context, steps, &facts);
+        let payloads = batch::payloads(steps, outputs);
         let reboot = self.follow(&batch, Some(&program), steps, &payloads).await?;
         if reboot {
             let step = steps.iter().rev().find(|s| s.resource.host_kind() == Some(HostKind::Reboot));

@@ -120,7 +120,7 @@ impl Fleet {
         let observed = self.host(host)?.observe().await?;
         let (steps, _) = steps_of(&observed);
         let change = (!steps.is_empty()).then(|| {
-            let program = enact_program(&steps, &observed.desired, &observed.facts);
+            let program = enact_program(&steps, &observed.facts);
             let launch = launch_program(&program);
             (program, launch)
         });

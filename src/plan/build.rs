@@ -9,11 +9,12 @@ use crate::executor;
 use crate::inventory::{Host, HostState, Inventory};
 use crate::k0s::{self, CONTROLLER_UNIT, has_joined, may_have_joined};
 use crate::state::{
-    BarePods, Change, Failure, FieldDiff, Hazard, HostKind, HostName, Observation, Observed, OutOfService,
-    Resource, ResourceId, Spec, Step, StepId, StepOutput, TargetId, Verb,
+    BarePods, Change, Ensure, Failure, FieldDiff, Hazard, HostKind, HostName, Managed, Observation, Observed,
+    OutOfService, Resource, ResourceId, Spec, Step, StepId, StepOutput, TargetId, Verb, Work,
 };
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// The input of a plan.
 pub struct PlanInput<'a> {
@@ -116,10 +117,28 @@ fn digest(spec: &Spec) -> String {
     Sha256::digest(text).iter().take(8).map(|b| format!("{b:02x}")).collect()
 }
 
+/// Returns the packages that steps remove.
+fn packages_that_go(steps: &[Step]) -> BTreeSet<String> {
+    let goes = |step: &&Step| match &step.work {
+        Work::Make { resource, .. } => {
+            matches!(&resource.spec, Spec::Package(package) if package.ensure == Ensure::Absent)
+        }
+        Work::Remove(_) => true,
+        Work::ById => false,
+    };
+    let packages = steps.iter().filter(goes).filter_map(|step| match &step.resource {
+        ResourceId::Host(HostKind::Package, name) => Some(name.clone()),
+        _ => None,
+    });
+    packages.collect()
+}
+
 /// Returns the steps that bring a target in sync, and how many resources already are.
 pub fn steps_of(observed: &Observed) -> (Vec<Step>, usize) {
     let mut steps: Vec<Step> = Vec::new();
     let mut in_sync = 0;
+    let managed: BTreeMap<&ResourceId, &Managed> =
+        observed.facts.managed.iter().map(|m| (&m.id, m)).collect();
     for resource in &observed.desired {
         let seen = observed.seen.get(&resource.id);
         let changed =
@@ -146,46 +165,33 @@ pub fn steps_of(observed: &Observed) -> (Vec<Step>, usize) {
                 continue;
             }
         };
-        let mut hazards = resource.hazards.clone();
-        hazards.extend(resource.restarts.iter().map(|unit| Hazard::Restart(unit.clone())));
-        steps.push(Step {
-            id: observed.target.step(&resource.id),
-            target: observed.target.clone(),
-            resource: resource.id.clone(),
-            role: resource.role.clone(),
-            what: resource.id.what(),
-            why: resource.why.clone(),
-            change,
-            digest: digest(&resource.spec),
-            hazards,
-            needs: Vec::new(),
-            inputs: resource.inputs.clone(),
-            deferred,
-            deadline_s: resource.deadline_s,
-        });
+        let mut step = Step::make(&observed.target, resource, change);
+        step.digest = digest(&resource.spec);
+        step.deferred = deferred;
+        if let Work::Make { found, .. } = &mut step.work {
+            *found = match managed.get(&resource.id) {
+                Some(known) => known.adopted,
+                None => step.change.verb == Verb::Update,
+            };
+        }
+        steps.push(step);
     }
     // Removals of resources that are no longer wanted come last, newest first.
     for orphan in observed.orphans.iter().rev() {
+        let mut step = Step::remove(&observed.target, orphan);
         let why = match orphan.id {
             ResourceId::Node(_) => "its host is retired: drain, then delete",
             ResourceId::EtcdMember(_) => "its host is retired",
             _ => "no longer in the inventory",
         };
-        steps.push(Step {
-            id: observed.target.step(&orphan.id),
-            target: observed.target.clone(),
-            what: orphan.id.what(),
-            resource: orphan.id.clone(),
-            role: "removed".to_owned(),
-            why: Some(why.to_owned()),
-            change: Change::removal(&orphan.id),
-            digest: String::new(),
-            hazards: orphan.hazards.clone(),
-            needs: Vec::new(),
-            inputs: Vec::new(),
-            deferred: None,
-            deadline_s: crate::state::DEFAULT_DEADLINE_S,
-        });
+        step.why = Some(why.to_owned());
+        steps.push(step);
+    }
+    let gone = Arc::new(packages_that_go(&steps));
+    for step in &mut steps {
+        if let Work::Make { may_remove, .. } = &mut step.work {
+            may_remove.clone_from(&gone);
+        }
     }
     (steps, in_sync)
 }
@@ -427,6 +433,7 @@ fn link(inventory: &Inventory, targets: &mut [TargetPlan]) {
                 inputs: Vec::new(),
                 deferred: None,
                 deadline_s: 60,
+                work: Work::ById,
             };
             cluster.steps.insert(0, step);
         }

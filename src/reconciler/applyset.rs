@@ -110,7 +110,7 @@ impl ApplySet {
         members.sort_by(|a, b| rank(a).cmp(&rank(b)).then_with(|| a.cmp(b)));
         members.dedup();
         let ids = members.into_iter().map(ResourceId::Object).filter(|id| !wanted.contains(id));
-        ids.map(|id| Orphan { id, hazards: Vec::new() }).collect()
+        ids.map(|id| Orphan { id, hazards: Vec::new(), managed: None }).collect()
     }
 }
 

@@ -42,7 +42,7 @@ impl ClusterTarget {
                 Some(members) => left.extend(hosts.iter().filter_map(|r| {
                     etcd::find(&members, &r.host, r.member.as_deref()?)?;
                     let id = ResourceId::EtcdMember(r.host.clone());
-                    Some(Orphan { id, hazards: vec![Hazard::Quorum] })
+                    Some(Orphan { id, hazards: vec![Hazard::Quorum], managed: None })
                 })),
                 None => {
                     warnings.push("no controller reports etcd members: retired members may remain".to_owned())
@@ -55,7 +55,7 @@ impl ClusterTarget {
                 true => Hazard::ForceDelete(r.host.to_string()),
                 false => Hazard::Drain,
             };
-            Some(Orphan { id: ResourceId::Node(r.host.clone()), hazards: vec![hazard] })
+            Some(Orphan { id: ResourceId::Node(r.host.clone()), hazards: vec![hazard], managed: None })
         }));
         (left, warnings)
     }

@@ -319,8 +319,8 @@ impl ClusterTarget {
                 None => self.remove(&link.client, step).await,
             };
         }
-        let Some(resource) = self.setup.desired.iter().find(|r| r.id == step.resource) else {
-            let message = format!("{} is not in this inventory: the plan belongs to another one", step.what);
+        let Some(resource) = step.wanted() else {
+            let message = format!("{} belongs to a plan that was not made by this run", step.what);
             return Err(Failure::new(FailureKind::Step, "E-PLAN", message).hint("Plan again"));
         };
         match &resource.spec {
@@ -340,11 +340,8 @@ impl ClusterTarget {
     }
 
     /// Returns the object whose readiness a step ends with, if it has one.
-    fn awaited(&self, step: &Step) -> Option<&Object> {
-        if step.change.verb == Verb::Remove {
-            return None;
-        }
-        match &self.setup.desired.iter().find(|r| r.id == step.resource)?.spec {
+    fn awaited(step: &Step) -> Option<&Object> {
+        match &step.wanted()?.spec {
             Spec::Object(object) if object.ready != Ready::Accepted => Some(object),
             _ => None,
         }
@@ -399,7 +396,7 @@ impl ClusterTarget {
     /// Waits for steps that the API has accepted, all at once: engines load side by side.
     async fn settle(&self, link: &Link, waiting: &mut Vec<(&Step, Instant)>) -> Result<(), Failure> {
         let waits = waiting.drain(..).map(|(step, began)| async move {
-            let result = match self.awaited(step) {
+            let result = match Self::awaited(step) {
                 Some(object) => self.await_ready(&link.client, step, object).await,
                 None => Ok(()),
             };
@@ -488,7 +485,7 @@ impl Target for ClusterTarget {
         let mut first: Option<Failure> = None;
         for step in steps {
             // Objects that are awaited may be applied together; everything else comes after what is before it.
-            if self.awaited(step).is_none() {
+            if Self::awaited(step).is_none() {
                 self.settle(&link, &mut waiting).await?;
             }
             if *self.stopped.borrow() {
@@ -499,7 +496,7 @@ impl Target for ClusterTarget {
             self.started(step);
             let began = Instant::now();
             match self.begin(&link, step, &mut made).await {
-                Ok(()) if self.awaited(step).is_some() => waiting.push((step, began)),
+                Ok(()) if Self::awaited(step).is_some() => waiting.push((step, began)),
                 result => {
                     if let Err(failure) = self.ended(step, began, result) {
                         if is_leftover(step) && failure.kind != FailureKind::Interrupted {

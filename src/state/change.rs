@@ -1,8 +1,9 @@
 //! Observed state and what differs from it. Owns the types; each kind has its own diff.
 
-use super::{Facts, Hazard, Resource, ResourceId, StepId, StepOutput, TargetId};
+use super::{Facts, Hazard, Managed, Resource, ResourceId, StepId, StepOutput, TargetId};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Named values of one resource, as shown in plans.
 pub type Fields = BTreeMap<String, String>;
@@ -59,6 +60,15 @@ pub struct Orphan {
     pub id: ResourceId,
     /// Hazards of removing it.
     pub hazards: Vec<Hazard>,
+    /// What its host has recorded of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub managed: Option<Managed>,
+}
+
+impl From<Managed> for Orphan {
+    fn from(managed: Managed) -> Self {
+        Self { id: managed.id.clone(), hazards: managed.hazards.clone(), managed: Some(managed) }
+    }
 }
 
 /// What a step does to its resource.
@@ -156,4 +166,82 @@ pub struct Step {
     pub deferred: Option<String>,
     /// How long it may take, in seconds.
     pub deadline_s: u64,
+    /// All that carrying it out takes.
+    #[serde(skip)]
+    pub work: Work,
+}
+
+/// All that carrying out a step takes. Not part of a saved plan: what that is made of is in its sources, and it is planned
+/// again, and compared, before anything is done.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub enum Work {
+    /// Its resource's id says all.
+    #[default]
+    ById,
+    /// Bring about a resource.
+    Make {
+        /// What is wanted.
+        resource: Arc<Resource>,
+        /// It was there before us.
+        found: bool,
+        /// Packages that may go for it: the plan removes them anyway.
+        may_remove: Arc<BTreeSet<String>>,
+    },
+    /// Remove what its host has recorded like this.
+    Remove(Arc<Managed>),
+}
+
+impl Step {
+    /// Returns the step that makes a change to a resource of a target. Nothing was there before us, and no package may go for it.
+    pub fn make(target: &TargetId, resource: &Resource, change: Change) -> Self {
+        let restarts = resource.restarts.iter().map(|unit| Hazard::Restart(unit.clone()));
+        Self {
+            id: target.step(&resource.id),
+            target: target.clone(),
+            resource: resource.id.clone(),
+            role: resource.role.clone(),
+            what: resource.id.what(),
+            why: resource.why.clone(),
+            change,
+            digest: String::new(),
+            hazards: resource.hazards.iter().cloned().chain(restarts).collect(),
+            needs: Vec::new(),
+            inputs: resource.inputs.clone(),
+            deferred: None,
+            deadline_s: resource.deadline_s,
+            work: Work::Make {
+                resource: Arc::new(resource.clone()),
+                found: false,
+                may_remove: Arc::default(),
+            },
+        }
+    }
+
+    /// Returns the step that removes something of ours from a target.
+    pub fn remove(target: &TargetId, orphan: &Orphan) -> Self {
+        Self {
+            id: target.step(&orphan.id),
+            target: target.clone(),
+            resource: orphan.id.clone(),
+            role: "removed".to_owned(),
+            what: orphan.id.what(),
+            why: None,
+            change: Change::removal(&orphan.id),
+            digest: String::new(),
+            hazards: orphan.hazards.clone(),
+            needs: Vec::new(),
+            inputs: Vec::new(),
+            deferred: None,
+            deadline_s: super::DEFAULT_DEADLINE_S,
+            work: orphan.managed.clone().map_or(Work::ById, |managed| Work::Remove(Arc::new(managed))),
+        }
+    }
+
+    /// Returns what it brings about; `None` if it removes something, or makes what lasts only as long as its run.
+    pub fn wanted(&self) -> Option<&Resource> {
+        match &self.work {
+            Work::Make { resource, .. } => Some(resource),
+            Work::ById | Work::Remove(_) => None,
+        }
+    }
 }

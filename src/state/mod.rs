@@ -14,7 +14,7 @@ mod secret;
 mod stream;
 mod target;
 
-pub use change::{Change, FieldDiff, Fields, Observation, Observed, Orphan, Seen, Step, Verb};
+pub use change::{Change, FieldDiff, Fields, Observation, Observed, Orphan, Seen, Step, Verb, Work};
 pub use cluster::{BarePods, Cluster, Nodes, OutOfService};
 pub use facts::{Facts, Headers, LockRecord, Managed, Mounted, OpenBatch, PackageManager, PciFunction};
 pub use hazard::Hazard;

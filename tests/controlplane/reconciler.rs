@@ -327,6 +327,7 @@ pub async fn a_token_lets_in_until_the_run_ends(plane: &ControlPlane) {
         inputs: Vec::new(),
         deferred: None,
         deadline_s: 30,
+        work: Work::ById,
     };
     let made = target
         .enact(&[step(JoinRole::Worker), step(JoinRole::Controller)], &StepOutputs::new())

@@ -248,7 +248,7 @@ fn every_class_of_product_on_every_system() {
             };
             let (steps, _) = steps_of(&observed);
             assert_eq!(steps.len(), resources.len(), "{} on {system}: all is to be done", class.name);
-            let program = enact_program(&steps, &resources, &facts);
+            let program = enact_program(&steps, &facts);
             // The program's own frame comes before the first step and after the last one's end.
             let parts: Vec<&str> = program.split("printf '\\036step %s\\n' ").skip(1).collect();
             assert_eq!(parts.len(), resources.len());

@@ -3,6 +3,7 @@
 //! for a frame mark.
 
 use provision::executor::{diff, enact_program, launch_program, observations, observe_program};
+use provision::plan::steps_of;
 use provision::state::*;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -27,23 +28,9 @@ fn cases() -> Vec<PathBuf> {
     cases
 }
 
-pub(crate) fn step(resource: &ResourceId, change: Change) -> Step {
-    let target = TargetId::Host("h-1".into());
-    Step {
-        id: target.step(resource),
-        target,
-        resource: resource.clone(),
-        role: "test".into(),
-        what: resource.to_string(),
-        why: None,
-        change,
-        digest: String::new(),
-        hazards: Vec::new(),
-        needs: Vec::new(),
-        inputs: Vec::new(),
-        deferred: None,
-        deadline_s: 60,
-    }
+/// The step that makes a change to a resource of a host.
+pub(crate) fn step(resource: &Resource, change: Change) -> Step {
+    Step::make(&TargetId::Host("h-1".into()), resource, change)
 }
 
 /// The shell of the one step of a program.
@@ -90,13 +77,21 @@ fn golden(case: &Case) -> String {
         let show = |v: &Option<String>| v.clone().unwrap_or_else(|| "-".into());
         line(format!("  {}: {} -> {}", field.name, show(&field.from), show(&field.to)));
     }
-    let program = enact_program(&[step(&resource.id, change.clone())], &resources, &facts);
+    let observed = Observed {
+        target: TargetId::Host("h-1".into()),
+        facts: facts.clone(),
+        desired: vec![resource.clone()],
+        seen: BTreeMap::from([(resource.id.clone(), seen)]),
+        orphans: Vec::new(),
+        warnings: Vec::new(),
+    };
+    let program = enact_program(&steps_of(&observed).0, &facts);
     let _ = write!(text, "{}", change.text.map(|t| format!("diff\n{t}")).unwrap_or_default());
     let _ = write!(text, "enact\n{}", shell(&program));
     if let Some(managed) = record(&program) {
         let _ = writeln!(text, "record: {}", if managed.adopted { "adopted" } else { "ours" });
-        let facts = Facts { managed: vec![managed.clone()], ..facts };
-        let program = enact_program(&[step(&resource.id, Change::removal(&resource.id))], &[], &facts);
+        let removal = Step::remove(&TargetId::Host("h-1".into()), &Orphan::from(managed));
+        let program = enact_program(&[removal], &facts);
         let _ = write!(text, "remove\n{}", shell(&program));
     }
     text
@@ -158,7 +153,7 @@ fn swap_is_read_from_fstab_as_its_manual_says() {
     let query = query.lines().find(|l| l.contains("/etc/fstab")).expect("reads it").to_owned();
     assert_eq!(run(&query).lines().collect::<Vec<_>>(), swaps);
     let change = Change { verb: Verb::Update, ..Change::removal(&resource.id) };
-    let program = enact_program(&[step(&resource.id, change)], &[resource], &Facts::default());
+    let program = enact_program(&[step(&resource, change)], &Facts::default());
     run(&shell(&program).replace("swapoff -a", ""));
     let text = std::fs::read_to_string(&fstab).expect("there");
     let off = swaps.map(|line| format!("# provision: swap off: {line}"));
@@ -209,8 +204,7 @@ fn no_program_that_is_shown_or_stored_holds_a_secret() {
     let canary = "canary-77aa";
     let resource = secret(canary);
     let create = Change { verb: Verb::Create, fields: Vec::new(), text: None };
-    let program =
-        enact_program(&[step(&resource.id, create)], std::slice::from_ref(&resource), &Facts::default());
+    let program = enact_program(&[step(&resource, create)], &Facts::default());
     let shown = observe_program(std::slice::from_ref(&resource)) + &program;
     // What must not be there: the text, its base64, and a digest that could be guessed from.
     let base64 = {
@@ -232,16 +226,18 @@ fn no_program_that_is_shown_or_stored_holds_a_secret() {
     });
     let plain = Resource::new("test", plain);
     let create = Change { verb: Verb::Create, fields: Vec::new(), text: None };
-    let found = enact_program(&[step(&plain.id, create)], &[plain], &Facts::default()).contains(&base64);
+    let found = enact_program(&[step(&plain, create)], &Facts::default()).contains(&base64);
     assert!(found);
 }
 
 #[test]
-fn a_step_for_an_unwanted_resource_fails_with_a_message() {
+fn a_step_that_was_read_from_a_file_fails_with_a_message() {
     let create = Change { verb: Verb::Create, fields: Vec::new(), text: None };
-    let program =
-        enact_program(&[step(&ResourceId::host(HostKind::File, "/etc/x"), create)], &[], &Facts::default());
-    assert!(shell(&program).contains("file//etc/x is not wanted on this host"), "{program}");
+    let step = step(&Resource::new("test", Spec::Swap(Swap {})), create);
+    let text = serde_json::to_string(&step).expect("JSON");
+    let read: Step = serde_json::from_str(&text).expect("the same");
+    let program = enact_program(&[read], &Facts::default());
+    assert!(shell(&program).contains("swap/all: its plan was read from a file"), "{program}");
     assert!(shell(&program).contains("exit 1"));
 }
 
@@ -269,9 +265,9 @@ fn a_run_of_steps_that_change_a_unit_restarts_it_once_before_what_relies_on_it()
     let resources = [file("/etc/1"), file("/etc/2"), ready];
     let steps: Vec<Step> = resources
         .iter()
-        .map(|r| step(&r.id, Change { verb: Verb::Create, fields: Vec::new(), text: None }))
+        .map(|r| step(r, Change { verb: Verb::Create, fields: Vec::new(), text: None }))
         .collect();
-    let program = enact_program(&steps, &resources, &Facts::default());
+    let program = enact_program(&steps, &Facts::default());
     let order: Vec<&str> = program
         .lines()
         .skip_while(|l| !l.starts_with("main()"))
@@ -359,7 +355,7 @@ fn observe(shell: &str, resources: &[Resource]) -> Vec<Step> {
     // Facts come first, with an end of their own.
     let state = answer.split_once("\u{1e}end 0\n").expect("facts").1;
     let seen = observations(resources, state).expect("a whole answer");
-    resources.iter().filter_map(|r| Some(step(&r.id, diff(r, &seen[&r.id])?))).collect()
+    resources.iter().filter_map(|r| Some(step(r, diff(r, &seen[&r.id])?))).collect()
 }
 
 #[test]
@@ -372,7 +368,7 @@ fn every_shell_brings_about_what_it_then_sees() {
         let resources = harmless(dir.path());
         let plan = observe(shell, &resources);
         assert_eq!(plan.len(), resources.len(), "{shell}: all is to be done: {plan:#?}");
-        let program = enact_program(&plan, &resources, &Facts::default())
+        let program = enact_program(&plan, &Facts::default())
             .replace("/var/lib/provision", &state.display().to_string())
             .replace("/dev/shm/provision-BATCH", &dir.path().join("memory").display().to_string());
         // On a host it is a file that the launcher wrote, checked and started.
@@ -444,8 +440,7 @@ fn a_removal_disturbs_what_a_change_would() {
     resource.restarts = vec!["k0sworker.service".into()];
     resource.hazards = vec![Hazard::Drain];
     let create = diff(&resource, &Observation::Absent).expect("to be made");
-    let program =
-        enact_program(&[step(&resource.id, create)], std::slice::from_ref(&resource), &Facts::default());
+    let program = enact_program(&[step(&resource, create)], &Facts::default());
     let managed = record(&program).expect("a record");
     assert_eq!(managed.hazards, [Hazard::Drain, Hazard::Restart("k0sworker.service".into())]);
     // Nothing wants it any more.
@@ -454,12 +449,12 @@ fn a_removal_disturbs_what_a_change_would() {
         facts: Facts { managed: vec![managed.clone()], ..Facts::default() },
         desired: Vec::new(),
         seen: BTreeMap::new(),
-        orphans: vec![Orphan { id: managed.id.clone(), hazards: managed.hazards.clone() }],
+        orphans: vec![Orphan::from(managed.clone())],
         warnings: Vec::new(),
     };
-    let (steps, _) = provision::plan::steps_of(&observed);
+    let (steps, _) = steps_of(&observed);
     assert_eq!(steps[0].hazards, managed.hazards);
-    let program = enact_program(&steps, &[], &observed.facts);
+    let program = enact_program(&steps, &observed.facts);
     let restart = program.find("pend 'k0sworker.service'").or_else(|| program.find("pend k0sworker.service"));
     assert!(restart.is_some_and(|at| at < program.rfind("again\n").expect("the end")), "{program}");
     // A record of an earlier version says nothing of it.

@@ -176,6 +176,7 @@ fn model(host: HostName) -> impl Strategy<Value = Model> {
         let orphan = |n: u8| Orphan {
             id: ResourceId::host(HostKind::File, format!("/orphan/{n}")),
             hazards: Vec::new(),
+            managed: None,
         };
         let orphans: Vec<Orphan> = orphans.into_iter().map(orphan).collect();
         let states: Vec<_> = desired.iter().map(state).collect();

@@ -1,7 +1,8 @@
 //! No package goes that the plan did not name: the shell of package steps, on package managers that would remove others.
 
-use crate::executor::{shell, step};
+use crate::executor::shell;
 use provision::executor::enact_program;
+use provision::plan::steps_of;
 use provision::state::*;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -71,10 +72,23 @@ fn run(
         adopted: false,
         hazards: Vec::new(),
     });
-    let facts = Facts { package_manager: Some(manager), managed: managed.collect(), ..Facts::default() };
-    let create = Change { verb: Verb::Create, fields: Vec::new(), text: None };
-    let steps: Vec<Step> = steps.iter().map(|r| step(&r.id, create.clone())).collect();
-    let program = enact_program(&steps, desired, &facts);
+    let managed: Vec<Managed> = managed.collect();
+    let facts = Facts { package_manager: Some(manager), managed: managed.clone(), ..Facts::default() };
+    let absent = |r: &Resource| matches!(&r.spec, Spec::Package(p) if p.ensure == Ensure::Absent);
+    let seen =
+        |r: &Resource| if absent(r) { Observation::Present(Seen::default()) } else { Observation::Absent };
+    let observed = Observed {
+        target: TargetId::Host("h-1".into()),
+        facts: facts.clone(),
+        desired: desired.to_vec(),
+        seen: desired.iter().map(|r| (r.id.clone(), seen(r))).collect(),
+        orphans: managed.into_iter().map(Orphan::from).collect(),
+        warnings: Vec::new(),
+    };
+    // Of the whole plan only these steps are in the batch.
+    let mut steps_of_plan = steps_of(&observed).0;
+    steps_of_plan.retain(|step| steps.iter().any(|r| r.id == step.resource));
+    let program = enact_program(&steps_of_plan, &facts);
     let folder = tempfile::tempdir().expect("a folder");
     for (name, text) in [
         ("apt-get", APT),

@@ -39,6 +39,7 @@ fn step(target: &TargetId, id: &str, verb: Verb, fields: Vec<FieldDiff>) -> Step
         inputs: Vec::new(),
         deferred: None,
         deadline_s: 600,
+        work: Work::ById,
     }
 }
 

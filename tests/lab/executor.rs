@@ -2,7 +2,7 @@
 
 use crate::kit::{Kit, exists};
 use provision::event::{Event, Events};
-use provision::executor::{self, Sudo};
+use provision::executor::Sudo;
 use provision::state::*;
 use std::path::Path;
 
@@ -27,31 +27,8 @@ fn text(text: &str) -> Content {
     Content::Text(text.into())
 }
 
-fn step(target: &TargetId, id: &ResourceId, inputs: &[StepOutput], change: Change) -> Step {
-    Step {
-        id: target.step(id),
-        target: target.clone(),
-        resource: id.clone(),
-        role: "test".into(),
-        what: id.to_string(),
-        why: None,
-        change,
-        digest: String::new(),
-        hazards: Vec::new(),
-        needs: Vec::new(),
-        inputs: inputs.to_vec(),
-        deferred: None,
-        deadline_s: 60,
-    }
-}
-
 fn steps(observed: &Observed) -> Vec<Step> {
-    let changed = observed.desired.iter().filter_map(|r| {
-        let change = executor::diff(r, observed.seen.get(&r.id)?)?;
-        Some(step(&observed.target, &r.id, &r.inputs, change))
-    });
-    let orphans = observed.orphans.iter().map(|o| step(&observed.target, &o.id, &[], Change::removal(&o.id)));
-    changed.chain(orphans).collect()
+    provision::plan::steps_of(observed).0
 }
 
 fn ids(steps: &[Step]) -> Vec<String> {

@@ -2,7 +2,7 @@
 
 use crate::kit::{Kit, exists, fault, h100};
 use provision::event::Events;
-use provision::executor::{self, Sudo};
+use provision::executor::Sudo;
 use provision::state::*;
 
 fn file(path: &str, text: &str) -> Resource {
@@ -17,26 +17,7 @@ fn file(path: &str, text: &str) -> Resource {
 }
 
 fn steps(observed: &Observed) -> Vec<Step> {
-    let step = |resource: &Resource, change: Change| Step {
-        id: observed.target.step(&resource.id),
-        target: observed.target.clone(),
-        resource: resource.id.clone(),
-        role: resource.role.clone(),
-        what: resource.id.to_string(),
-        why: None,
-        change,
-        digest: String::new(),
-        hazards: Vec::new(),
-        needs: Vec::new(),
-        inputs: resource.inputs.clone(),
-        deferred: None,
-        deadline_s: 60,
-    };
-    observed
-        .desired
-        .iter()
-        .filter_map(|r| executor::diff(r, observed.seen.get(&r.id)?).map(|change| step(r, change)))
-        .collect()
+    provision::plan::steps_of(observed).0
 }
 
 fn everything() -> Vec<Resource> {
@@ -128,37 +109,12 @@ async fn every_kind_is_brought_about_once_and_drift_is_named_and_mended() {
     let observed = fewer.observe().await.expect("observed");
     let orphans: Vec<_> = observed.orphans.iter().map(|o| o.id.text()).collect();
     assert_eq!(orphans, ["file//etc/one.conf"]);
-    let mut removal = steps(&drift_of(&observed));
-    removal.push(removal_step(&observed));
-    fewer.enact(&removal, &StepOutputs::new()).await.expect("removed");
+    fewer.enact(&steps(&observed), &StepOutputs::new()).await.expect("removed");
     assert!(!exists(&kit.file("h-1", "/etc/one.conf")));
     assert_eq!(fewer.observe().await.expect("observed").orphans, []);
     fewer.finish().await.expect("finished");
     assert_eq!(kit.read("h-1", "/var/lib/provision/lock"), "");
     kit.lab.down().await;
-}
-
-fn drift_of(observed: &Observed) -> Observed {
-    observed.clone()
-}
-
-fn removal_step(observed: &Observed) -> Step {
-    let resource = observed.orphans[0].id.clone();
-    Step {
-        id: observed.target.step(&resource),
-        target: observed.target.clone(),
-        role: "test".into(),
-        what: resource.what(),
-        why: None,
-        change: Change::removal(&resource),
-        resource,
-        digest: String::new(),
-        hazards: Vec::new(),
-        needs: Vec::new(),
-        inputs: Vec::new(),
-        deferred: None,
-        deadline_s: 60,
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
