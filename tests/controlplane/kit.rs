@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use provision::event::Events;
 use provision::k0s::ControllerOutput;
 use provision::plan::steps_of;
-use provision::reconciler::{Access, ClusterSetup, ClusterTarget};
+use provision::reconciler::{Access, ClusterSetup, ClusterTarget, Retired};
 use provision::state::*;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -90,14 +90,26 @@ impl<'a> Bench<'a> {
 
 /// Returns a target under a name.
 pub fn target(plane: &ControlPlane, name: &str, desired: Vec<Resource>, events: Events) -> ClusterTarget {
+    ClusterTarget::new(setup(plane, name, desired, events))
+}
+
+/// Returns a target that wants nothing and forgets a retired host.
+pub fn retiring(plane: &ControlPlane, name: &str, retired: Retired) -> ClusterTarget {
     ClusterTarget::new(ClusterSetup {
+        retired: vec![retired],
+        ..setup(plane, name, Vec::new(), Events::none())
+    })
+}
+
+fn setup(plane: &ControlPlane, name: &str, desired: Vec<Resource>, events: Events) -> ClusterSetup {
+    ClusterSetup {
         desired,
         access: Arc::new(Loopback { port: plane.port, admin: plane.kubeconfig() }),
         address: "10.0.0.1".into(),
         name: name.into(),
         retired: Vec::new(),
         events,
-    })
+    }
 }
 
 /// Returns a manifest as a resource that is done when it is accepted.

@@ -2,12 +2,13 @@
 //! workloads whose status comes from the real controllers. A stand-in kubelet is all that is simulated.
 
 use super::contract::Site;
-use super::contract::rest::{Rest, text};
+use super::contract::rest::{Response, Rest, text};
 use super::kit::{Bench, converge, names, ready, steps};
 use super::servers::ControlPlane;
 use super::{Test, tests};
 use futures::FutureExt;
 use provision::event::{Event, Events};
+use provision::reconciler::Retired;
 use provision::state::*;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ pub fn tests() -> Vec<Test> {
         a_drain_waits_for_the_budget_and_leaves_daemons,
         a_drain_that_was_cut_off_is_undone_by_the_next_run,
         a_drain_outlives_an_api_that_restarts,
+        a_dead_node_is_drained_without_its_kubelet_and_a_lost_one_is_forgotten,
         a_rollout_is_waited_for_and_says_what_holds_it_up,
     )
     .to_vec()
@@ -64,6 +66,11 @@ impl Kubelet {
             }
         });
         Self(tasks)
+    }
+
+    /// Stops it, as when its machine dies: its nodes and pods stay as they are.
+    async fn stop(mut self) {
+        self.0.shutdown().await;
     }
 
     /// Ends it, and takes its nodes out of the cluster.
@@ -496,6 +503,67 @@ pub async fn a_drain_outlives_an_api_that_restarts(plane: &ControlPlane) {
     rest.delete(&rest.of("apps/v1", "deployments/guarded"), &Value::Null).await.expect(200);
     rest.until(&rest.core("pods"), "the end of the pods", |a| a.body["items"] == json!([])).await;
     kubelet.end(rest, &names_of).await;
+}
+
+/// A kubelet that just stops: the real node lifecycle controller finds out, and pods that were told to end stay. Where its host was
+/// proven to run none of them, they are deleted; where the host is gone, only once that was confirmed.
+pub async fn a_dead_node_is_drained_without_its_kubelet_and_a_lost_one_is_forgotten(plane: &ControlPlane) {
+    let bench = Bench::new(plane, "dead").await;
+    let rest = &bench.rest;
+    let names_of = ["dead-n-1".to_owned()];
+    let name = &names_of[0];
+    let kubelet = Kubelet::start(rest, &names_of, json!([])).await;
+    let body = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "engine"},
+        "spec": {"replicas": 1, "selector": {"matchLabels": {"app": "engine"}}, "template": template("engine", name)}});
+    rest.post(&rest.of("apps/v1", "deployments"), &body).await.expect(201);
+    let held = run(rest, "engine", 1).await.remove(0);
+    kubelet.stop().await;
+    let unknown = |a: &Response| {
+        let conditions = a.body["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "Unknown")
+    };
+    rest.until(&path(name), "the node controller's verdict", unknown).await.expect(200);
+
+    let patience = Duration::from_secs(2);
+    let target = bench.target(Vec::new()).with_patience(patience);
+    let failure = target.drain(name, Duration::from_secs(60), None).await.expect_err("nothing ends its pod");
+    assert_eq!(failure.code, "E-NODE-DEAD", "{failure}");
+    assert!(failure.message.contains("NodeStatusUnknown"), "{failure}");
+    let pod = rest.core(&format!("pods/{held}"));
+    let live = rest.get(&pod).await.expect(200);
+    assert!(live["metadata"]["deletionTimestamp"].is_string(), "the real API keeps it: {live}");
+    target.delete_pods(name).await.expect("deleted");
+    rest.get(&pod).await.refused(404, "NotFound", "not found");
+    target.drain(name, Duration::from_secs(60), None).await.expect("nothing is left to drain");
+
+    // The next pod of the engine can only be placed by hand: the node is cordoned, and dead.
+    let bound = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "again", "ownerReferences": [
+        {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "engine", "uid": live["metadata"]["ownerReferences"][0]["uid"], "controller": true}],
+        "labels": {"app": "engine"}}, "spec": {"nodeName": name, "containers": [{"name": "e", "image": "e"}],
+        "tolerations": [{"operator": "Exists"}]}});
+    rest.delete(&rest.of("apps/v1", "deployments/engine?propagationPolicy=Orphan"), &Value::Null).await;
+    rest.post(&rest.core("pods"), &bound).await.expect(201);
+    let retired = |lost: bool| {
+        let host = HostName::new(name.clone());
+        super::kit::retiring(
+            plane,
+            &rest.ns,
+            Retired { host, member: None, drain: Duration::from_secs(60), lost },
+        )
+        .with_patience(patience)
+    };
+    let unsure = retired(false);
+    let todo = steps(&unsure).await;
+    assert_eq!((names(&todo), &todo[0].hazards), (vec![format!("node/{name}")], &vec![Hazard::Drain]));
+    let failure = unsure.enact(&todo, &StepOutputs::new()).await.expect_err("it may still run");
+    assert_eq!(failure.code, "E-NODE-DEAD", "{failure}");
+    rest.get(&path(name)).await.expect(200);
+    let sure = retired(true);
+    let todo = steps(&sure).await;
+    assert_eq!(todo[0].hazards, [Hazard::ForceDelete(name.clone())]);
+    sure.enact(&todo, &StepOutputs::new()).await.expect("forgotten");
+    rest.get(&path(name)).await.refused(404, "NotFound", "not found");
+    rest.get(&rest.core("pods/again")).await.refused(404, "NotFound", "not found");
 }
 
 pub async fn a_rollout_is_waited_for_and_says_what_holds_it_up(plane: &ControlPlane) {
