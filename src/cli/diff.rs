@@ -19,13 +19,14 @@ use clap::Args;
   provision diff old.yaml new.yaml
   provision diff main:site site                       a git revision against the working tree
   provision diff v1.4:site v1.5:site
+  provision diff main..HEAD site                      the same path at two revisions
   provision diff origin/main:site site --output markdown > comment.md     for a pull request
 
 Exit codes: 0 no differences, 1 an inventory is invalid or the change cannot be applied, 2 differences.")]
 pub(super) struct Diff {
-    /// Before: a file, a folder, or REV:PATH in this git repository
+    /// Before: a file, a folder, or REV:PATH in this git repository; REV..REV compares the path AFTER at both
     before: String,
-    /// After: the same
+    /// After: the same, or a path at both revisions
     after: String,
 }
 

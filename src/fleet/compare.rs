@@ -5,15 +5,17 @@ use super::load::Source;
 use crate::catalog::Catalog;
 use crate::inventory::{self, Diagnostics, Files, Inventory, load_from};
 use crate::plan::{InventoryDiff, changed_roles, compare};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Component, Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 /// The most output of git for one object, in bytes: a file of an inventory, or the list of its files.
 const MOST_SAID: u64 = 8 << 20;
 
 /// Runs git with bounded output.
 fn git(at: &Path, arguments: &[&str]) -> std::io::Result<String> {
-    use std::io::{Error, Read};
+    use std::io::Error;
     let mut command = inventory::git(at);
     command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn()?;
@@ -37,6 +39,57 @@ struct Revision {
     top: PathBuf,
     prefix: PathBuf,
     commit: String,
+    objects: Mutex<Objects>,
+}
+
+/// One git process that is asked for objects one after the other: a process for each of 400 files takes seconds.
+struct Objects {
+    child: Child,
+    questions: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Objects {
+    fn open(at: &Path) -> std::io::Result<Self> {
+        let mut command = inventory::git(at);
+        command.args(["cat-file", "--batch"]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+        let (Some(questions), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(std::io::Error::other("git has no standard input"));
+        };
+        Ok(Self { child, questions, answers: BufReader::new(answers) })
+    }
+
+    /// Returns an object's type and content; those that are larger than an inventory's files may be end the process.
+    fn ask(&mut self, name: &str) -> std::io::Result<(String, Vec<u8>)> {
+        use std::io::Error;
+        if name.contains('\n') {
+            return Err(Error::other("a file name with a line break"));
+        }
+        writeln!(self.questions, "{name}")?;
+        let mut head = String::new();
+        self.answers.by_ref().take(MOST_SAID).read_line(&mut head)?;
+        let mut words = head.split_whitespace().rev();
+        let (size, kind) = (words.next().and_then(|w| w.parse::<u64>().ok()), words.next());
+        let (Some(size), Some(kind)) = (size, kind) else {
+            return Err(Error::new(std::io::ErrorKind::NotFound, format!("no {name} in git")));
+        };
+        if size > MOST_SAID {
+            self.child.kill()?;
+            return Err(Error::other(format!("larger than the limit of {MOST_SAID} bytes")));
+        }
+        let mut content = Vec::new();
+        self.answers.by_ref().take(size + 1).read_to_end(&mut content)?;
+        content.pop(); // the line break after it
+        Ok((kind.to_owned(), content))
+    }
+}
+
+impl Drop for Objects {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 impl Revision {
@@ -61,7 +114,13 @@ impl Revision {
                 "Run `git fetch`; CI checkouts are often shallow (set fetch-depth: 0)",
             )
         })?;
-        Ok(Self { top, prefix, commit: commit.trim().to_owned() })
+        let objects = Objects::open(here).map_err(|e| failed(e, "Check that git works here"))?;
+        Ok(Self { top, prefix, commit: commit.trim().to_owned(), objects: Mutex::new(objects) })
+    }
+
+    fn ask(&self, path: &Path) -> std::io::Result<(String, Vec<u8>)> {
+        let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        objects.ask(&format!("{}:{}", self.commit, self.inside(path)))
     }
 
     /// Returns a path as the revision has it, without `.` and `..`.
@@ -83,7 +142,10 @@ impl Revision {
 
 impl Files for Revision {
     fn read(&self, path: &Path) -> std::io::Result<String> {
-        git(&self.top, &["cat-file", "blob", &format!("{}:{}", self.commit, self.inside(path))])
+        match self.ask(path)? {
+            (kind, content) if kind == "blob" => String::from_utf8(content).map_err(std::io::Error::other),
+            (kind, _) => Err(std::io::Error::other(format!("it is a {kind} in git, not a file"))),
+        }
     }
 
     fn list(&self, folder: &Path) -> std::io::Result<Vec<PathBuf>> {
@@ -98,8 +160,7 @@ impl Files for Revision {
     }
 
     fn is_folder(&self, path: &Path) -> bool {
-        git(&self.top, &["cat-file", "-t", &format!("{}:{}", self.commit, self.inside(path))])
-            .is_ok_and(|t| t.trim() == "tree")
+        self.ask(path).is_ok_and(|(kind, _)| kind == "tree")
     }
 }
 
@@ -149,6 +210,13 @@ pub fn compare_inventories(
     after: &str,
     allow_outside: &[PathBuf],
 ) -> std::result::Result<InventoryDiff, CompareError> {
+    // `main..HEAD PATH` is `main:PATH HEAD:PATH`.
+    let sides = before.split_once("..").filter(|(old, new)| {
+        let named = |part: &str| part.starts_with(|c: char| c.is_alphanumeric()) && !part.contains(':');
+        named(old) && named(new) && !Path::new(before).exists()
+    });
+    let sides = sides.map(|(old, new)| (format!("{old}:{after}"), format!("{new}:{after}")));
+    let (before, after) = sides.as_ref().map_or((before, after), |(old, new)| (old.as_str(), new.as_str()));
     // Side by side: reading is most of the work.
     let (old, new) = std::thread::scope(|threads| {
         let old = threads.spawn(|| read(before, allow_outside));

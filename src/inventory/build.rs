@@ -6,7 +6,7 @@ use super::files::{Files, texts as texts_below};
 use super::model::*;
 use super::reader::{HostSpans, Reader, flag, share, text, text_map, texts};
 use super::tree::{Entry, Node};
-use super::{check, hosts};
+use super::{check, hosts, written};
 use crate::catalog::Catalog;
 use crate::state::{HostName, PoolName};
 use sha2::{Digest, Sha256};
@@ -36,7 +36,7 @@ pub(super) fn build(
     problems: &mut Problems,
 ) -> Option<Inventory> {
     let mut reader = Reader { files, root, top, problems, expanded: 0, copied: 0, spans: HostSpans::new() };
-    let inventory = read(&mut reader, top)?;
+    let mut inventory = read(&mut reader, top)?;
     let spans = reader.spans;
     // What could not be read would only make false alarms of what refers to it.
     let broken: Vec<String> = top
@@ -53,6 +53,10 @@ pub(super) fn build(
         .map(|entry| entry.key.clone())
         .collect();
     check::check(&inventory, top, catalog, &broken, &spans, problems);
+    inventory.written = Written {
+        fields: written::fields(top),
+        hosts: spans.iter().map(|(host, span)| (host.clone(), written::place(span))).collect(),
+    };
     Some(inventory)
 }
 
@@ -165,6 +169,7 @@ fn read(r: &mut Reader<'_>, top: &Node) -> Option<Inventory> {
         models,
         tenants,
         secrets,
+        written: Written::default(),
     })
 }
 

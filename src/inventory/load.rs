@@ -5,6 +5,7 @@ use super::files::{Disk, Files, parent, texts, tidy};
 use super::keys::{Key, TOP, Type};
 use super::model::Inventory;
 use super::tree::{Budget, Node, Value, merge, parse};
+use super::written::{leaves, place};
 use super::{build, reader};
 use crate::catalog::{Catalog, CatalogError};
 use crate::state::plain_line;
@@ -97,26 +98,16 @@ pub fn explain(files: &dyn Files, path: &Path, key: &str) -> Result<String, Diag
         }
     }
     let mut lines = String::new();
-    leaves(key.trim_matches('.'), at, &mut lines);
-    Ok(lines)
-}
-
-fn leaves(path: &str, node: &Node, lines: &mut String) {
-    let location = format!("{}:{}", node.span.source.name, node.span.line);
-    match &node.value {
-        Value::Map(entries) if !entries.is_empty() => {
-            for entry in entries {
-                let below = if path.is_empty() { entry.key.clone() } else { format!("{path}.{}", entry.key) };
-                leaves(&below, &entry.node, lines);
-            }
-        }
-        _ => lines.push_str(&format!(
+    leaves(key.trim_matches('.'), at, &mut |path, node| {
+        let place = place(&node.span);
+        lines.push_str(&format!(
             "{} = {}   {}\n",
             plain_line(path),
             node.json_as_written(),
-            plain_line(&location)
-        )),
-    }
+            plain_line(&place)
+        ));
+    });
+    Ok(lines)
 }
 
 /// Reads and merges all layers.

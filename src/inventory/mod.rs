@@ -19,6 +19,7 @@ mod reader;
 mod secrets;
 mod snapshot;
 mod tree;
+mod written;
 
 pub use accelerators::DMA_BUF_KERNEL;
 pub use diagnostic::{Diagnostic, Diagnostics, Severity, Source, SourceSpan};

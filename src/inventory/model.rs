@@ -1,4 +1,4 @@
-//! The inventory as other modules see it: merged, expanded, validated. Owns no parsing; source positions stay in the loader.
+//! The inventory as other modules see it: merged, expanded, validated. Owns no parsing.
 
 use crate::state::{HostName, PoolName};
 use ipnet::IpNet;
@@ -42,6 +42,27 @@ pub struct Inventory {
     pub secrets: BTreeMap<String, SecretSource>,
     /// Files of roles that take the place of built-in ones, by their path below `roles/`.
     pub roles: BTreeMap<String, String>,
+    /// What its files say and where, for comparing.
+    #[serde(skip)]
+    pub written: Written,
+}
+
+/// What the files of an inventory say, after merging, and where.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Written {
+    /// Everything but hosts: values as JSON, by path (`pools.h100.disruption.maxUnavailable`).
+    pub fields: BTreeMap<String, WrittenField>,
+    /// Where each host stands: `hosts.csv:12`.
+    pub hosts: BTreeMap<HostName, String>,
+}
+
+/// A value as it is written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WrittenField {
+    /// The value; a text without quotes, a list as JSON.
+    pub value: String,
+    /// Where it stands: `inventory.yaml:12`.
+    pub place: String,
 }
 
 /// SSH access to hosts, before a host's own settings.

@@ -7,11 +7,21 @@ use crate::inventory::{Accelerator, Host, HostState, Inventory, ModuleFlavour, P
 use crate::k0s;
 use crate::state::PoolName;
 use serde::Serialize;
-use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// A field with its value before and after.
-pub type FieldChange = (String, String, String);
+/// A field that differs, named as the inventory spells it.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Debug)]
+pub struct FieldChange {
+    /// The field: `disruption.maxUnavailable`.
+    pub name: String,
+    /// Its value before; `None` if it was not set.
+    pub before: Option<String>,
+    /// Its value after; `None` if it is not set.
+    pub after: Option<String>,
+    /// Where the later value stands, or the earlier one if it is gone: `inventory.yaml:12`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
+}
 
 /// What differs between two inventories.
 #[derive(Clone, PartialEq, Serialize, Debug, Default)]
@@ -20,8 +30,10 @@ pub struct InventoryDiff {
     pub name: String,
     /// Hosts that come, with their pools.
     pub added: BTreeMap<String, String>,
-    /// Hosts that go, with their pools.
+    /// Hosts that are no longer in the inventory, with their pools: nothing is done to them or to their nodes.
     pub removed: BTreeMap<String, String>,
+    /// Hosts that retire, with their pools: their nodes are drained and deleted.
+    pub retired: BTreeMap<String, String>,
     /// Hosts that change.
     pub changed: Vec<HostChange>,
     /// Pools that change.
@@ -32,7 +44,7 @@ pub struct InventoryDiff {
     pub gone_pools: Vec<String>,
     /// Roles next to the inventory whose files differ; only a lab or a plan shows the effect.
     pub roles: Vec<String>,
-    /// Everything outside pools and hosts: field, before, after.
+    /// What differs outside pools and hosts.
     pub site: Vec<FieldChange>,
     /// Tenants whose node port moves, which breaks their clients.
     pub ports: Vec<PortMove>,
@@ -53,8 +65,11 @@ pub struct InventoryDiff {
 pub struct HostChange {
     /// Its name.
     pub host: String,
-    /// Field, before, after.
+    /// What differs.
     pub fields: Vec<FieldChange>,
+    /// Where it stands: `inventory.yaml:12`, `hosts.csv:3`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
 }
 
 /// A pool that changes, or whose hosts are disturbed by what changes elsewhere.
@@ -64,7 +79,7 @@ pub struct PoolChange {
     pub pool: String,
     /// Active hosts in it.
     pub hosts: usize,
-    /// Field, before, after.
+    /// What differs.
     pub fields: Vec<FieldChange>,
     /// Its hosts that are drained.
     pub drains: usize,
@@ -84,63 +99,56 @@ pub struct PoolChange {
     pub replicas: Vec<(String, u32, u32)>,
 }
 
-fn shown(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Null => "(none)".to_owned(),
-        other => other.to_string(),
-    }
+/// Returns what differs among the written fields below a prefix, which is left out of their names.
+fn fields(before: &Inventory, after: &Inventory, wanted: impl Fn(&str) -> Option<&str>) -> Vec<FieldChange> {
+    let (old, new) = (&before.written.fields, &after.written.fields);
+    let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let change = |path: &String| {
+        let (was, is) = (old.get(path), new.get(path));
+        let name = wanted(path).filter(|_| was.map(|f| &f.value) != is.map(|f| &f.value))?;
+        Some(FieldChange {
+            name: name.to_owned(),
+            before: was.map(|f| f.value.clone()),
+            after: is.map(|f| f.value.clone()),
+            place: is.or(was).map(|f| f.place.clone()),
+        })
+    };
+    names.into_iter().filter_map(change).collect()
 }
 
-fn walk(path: &str, a: &Value, b: &Value, out: &mut Vec<FieldChange>) {
-    match (a, b) {
-        (a, b) if a == b => {}
-        (Value::Object(x), Value::Object(y)) => {
-            let mut keys: Vec<&String> = x.keys().chain(y.keys()).collect();
-            keys.sort();
-            keys.dedup();
-            for key in keys {
-                let below = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-                walk(&below, x.get(key).unwrap_or(&Value::Null), y.get(key).unwrap_or(&Value::Null), out);
-            }
-        }
-        // Additions and removals of a whole object are reported field by field too.
-        (Value::Object(x), Value::Null) if !x.is_empty() => {
-            walk(path, a, &Value::Object(serde_json::Map::new()), out);
-        }
-        (Value::Null, Value::Object(y)) if !y.is_empty() => {
-            walk(path, &Value::Object(serde_json::Map::new()), b, out);
-        }
-        (a, b) => out.push((path.to_owned(), shown(a), shown(b))),
-    }
+/// Returns what a host is, field by field.
+fn host_fields(host: &Host) -> BTreeMap<String, String> {
+    let state = serde_json::to_value(host.state).unwrap_or_default();
+    let fields = [
+        ("pool", Some(host.pool.to_string())),
+        ("address", Some(host.address.clone())),
+        ("port", host.port.map(|port| port.to_string())),
+        ("user", host.user.clone()),
+        ("clusterAddress", host.cluster_address.filter(|_| host.node_ip).map(|a| a.to_string())),
+        ("state", state.as_str().map(str::to_owned)),
+        ("reason", host.reason.clone()),
+        ("until", host.until.clone()),
+        ("rack", host.rack.clone()),
+        ("bmc", host.bmc.clone()),
+        ("serial", host.serial.clone()),
+    ];
+    let labels = host.labels.iter().map(|(key, value)| (format!("labels.{key}"), value.clone()));
+    fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).chain(labels).collect()
 }
 
-/// Returns the fields in which two serialisable things differ, by JSON path below `name`.
-fn fields(name: &str, before: &impl Serialize, after: &impl Serialize) -> Vec<FieldChange> {
-    let mut out = Vec::new();
-    if let (Ok(a), Ok(b)) = (serde_json::to_value(before), serde_json::to_value(after)) {
-        walk(name, &a, &b, &mut out);
+/// Returns how a host differs.
+fn host_change(old: &Host, host: &Host, place: Option<&String>) -> HostChange {
+    let (was, is) = (host_fields(old), host_fields(host));
+    let names: BTreeSet<&String> = was.keys().chain(is.keys()).collect();
+    let change = |name: &String| {
+        let (before, after) = (was.get(name).cloned(), is.get(name).cloned());
+        (before != after).then(|| FieldChange { name: name.clone(), before, after, place: None })
+    };
+    HostChange {
+        host: host.name.to_string(),
+        fields: names.into_iter().filter_map(change).collect(),
+        place: place.cloned(),
     }
-    out
-}
-
-/// Returns what differs outside pools and hosts; those are many and have their own sections.
-fn site(before: &Inventory, after: &Inventory) -> Vec<FieldChange> {
-    let mut all = fields("name", &before.name, &after.name);
-    // Where known_hosts lies depends on where an inventory was read from.
-    all.extend(
-        fields("ssh", &before.ssh, &after.ssh).into_iter().filter(|(path, ..)| path != "ssh.known_hosts"),
-    );
-    all.extend(fields("network", &before.network, &after.network));
-    all.extend(fields("registries", &before.registries, &after.registries));
-    all.extend(fields("repositories", &before.repositories, &after.repositories));
-    all.extend(fields("os", &before.os, &after.os));
-    all.extend(fields("cluster", &before.cluster, &after.cluster));
-    all.extend(fields("router", &before.router, &after.router));
-    all.extend(fields("models", &before.models, &after.models));
-    all.extend(fields("tenants", &before.tenants, &after.tenants));
-    all.extend(fields("secrets", &before.secrets, &after.secrets));
-    all
 }
 
 /// Compares two inventories; the catalog is that of the later one.
@@ -160,14 +168,21 @@ pub fn compare(before: &Inventory, after: &Inventory, catalog: &Catalog) -> Inve
                 diff.added.insert(host.name.to_string(), host.pool.to_string());
             }
             Some(old) if old != host => {
-                diff.changed.push(HostChange { host: host.name.to_string(), fields: fields("", old, host) });
+                diff.changed.push(host_change(old, host, after.written.hosts.get(&host.name)));
             }
             Some(_) => {}
         }
     }
     for host in before.hosts.values().filter(takes_part) {
-        if after.hosts.get(&host.name).filter(takes_part).is_none() {
-            diff.removed.insert(host.name.to_string(), host.pool.to_string());
+        let (name, pool) = (host.name.to_string(), host.pool.to_string());
+        match after.hosts.get(&host.name) {
+            None => drop(diff.removed.insert(name, pool)),
+            Some(now) if now.state == HostState::Retired => {
+                let works = before.pools.get(&host.pool).is_some_and(|p| p.role.is_worker());
+                diff.drains += usize::from(works);
+                diff.retired.insert(name, pool);
+            }
+            Some(_) => {}
         }
     }
     let reach = Reach {
@@ -182,7 +197,7 @@ pub fn compare(before: &Inventory, after: &Inventory, catalog: &Catalog) -> Inve
         };
         let size = sizes.get(&pool.name).copied().unwrap_or_default();
         let product = pool.accelerator.as_ref().and_then(|a| catalog.product(a.product()));
-        let change = pool_change(after, old, pool, product.as_deref(), size, reach);
+        let change = pool_change((before, after), old, pool, product.as_deref(), size, reach);
         diff.drains += change.drains;
         diff.reboots += change.reboots;
         for (service, hosts) in &change.restarts {
@@ -194,7 +209,7 @@ pub fn compare(before: &Inventory, after: &Inventory, catalog: &Catalog) -> Inve
     }
     let gone = before.pools.keys().filter(|name| !after.pools.contains_key(*name));
     diff.gone_pools = gone.map(ToString::to_string).collect();
-    diff.site = site(before, after);
+    diff.site = fields(before, after, |path| (!path.starts_with("pools.")).then_some(path));
     let (from, to) = (&before.cluster.k0s_version, &after.cluster.k0s_version);
     if let Some(step) = K0sStep::between(from, to) {
         match step.refusal() {
@@ -249,7 +264,7 @@ fn restarting(
 }
 
 fn pool_change(
-    after: &Inventory,
+    (before, after): (&Inventory, &Inventory),
     old: &Pool,
     pool: &Pool,
     product: Option<&Product>,
@@ -282,7 +297,9 @@ fn pool_change(
     PoolChange {
         pool: pool.name.to_string(),
         hosts: size.all,
-        fields: fields("", old, pool),
+        fields: fields(before, after, |path| {
+            path.strip_prefix("pools.")?.strip_prefix(pool.name.as_str())?.strip_prefix('.')
+        }),
         drains: if drained { hosts } else { 0 },
         waves: Some(sizes(pool, pool.disruption.max_unavailable.of(size.all), hosts).0)
             .filter(|waves| drained && !waves.is_empty())
@@ -333,6 +350,7 @@ impl InventoryDiff {
     pub fn is_empty(&self) -> bool {
         self.added.is_empty()
             && self.removed.is_empty()
+            && self.retired.is_empty()
             && self.changed.is_empty()
             && self.pools.is_empty()
             && self.new_pools.is_empty()
@@ -344,15 +362,14 @@ impl InventoryDiff {
     /// Returns what it is about, in one line: `driver 580.126.09 → 580.178.04 on h100 (64 hosts); 2 hosts added`.
     pub fn headline(&self) -> String {
         let mut parts = Vec::new();
-        for (path, before, after) in &self.site {
-            if path == "cluster.k0s_version" {
-                parts.push(format!("k0s {before} → {after}"));
-            }
+        let shown = |value: &Option<String>| value.clone().unwrap_or_else(|| "unset".to_owned());
+        for change in self.site.iter().filter(|change| change.name == "cluster.k0s.version") {
+            parts.push(format!("k0s {} → {}", shown(&change.before), shown(&change.after)));
         }
         for pool in &self.pools {
-            let versions = pool.fields.iter().filter_map(|(path, before, after)| {
-                let what = path.strip_prefix("accelerator.")?.split_once('.')?.1;
-                matches!(what, "driver" | "sdk").then(|| (what, before, after))
+            let versions = pool.fields.iter().filter_map(|change| {
+                let what = change.name.strip_prefix("accelerator.")?.split_once('.')?.1;
+                matches!(what, "driver" | "sdk").then(|| (what, shown(&change.before), shown(&change.after)))
             });
             for (what, before, after) in versions {
                 parts.push(format!(
@@ -370,8 +387,12 @@ impl InventoryDiff {
                 if n == 1 { "" } else { "s" }
             ));
         }
-        let counts =
-            [(self.added.len(), "added"), (self.removed.len(), "removed"), (self.changed.len(), "changed")];
+        let counts = [
+            (self.added.len(), "added"),
+            (self.removed.len(), "removed"),
+            (self.retired.len(), "retired"),
+            (self.changed.len(), "changed"),
+        ];
         for (n, what) in counts.into_iter().filter(|(n, _)| *n > 0) {
             parts.push(format!("{n} host{} {what}", if n == 1 { "" } else { "s" }));
         }

@@ -2,13 +2,18 @@
 
 use super::markdown::escaped;
 use super::words::{count, names};
-use crate::plan::{FieldChange, InventoryDiff, PoolChange};
+use crate::plan::{FieldChange, HostChange, InventoryDiff, PoolChange};
 use crate::state::plain_line;
 use handlebars::Handlebars;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 const MARKDOWN: &str = include_str!("../../templates/reports/comparison.md.hbs");
+
+/// What becomes of hosts that are no longer in the inventory.
+const REMOVED: &str = "(left as they are; `state: retired` drains and removes their nodes)";
+/// What becomes of hosts that retire.
+const RETIRED: &str = "(retired: drained, their nodes deleted)";
 
 /// Different changes of hosts that are shown one by one; JSON has them all.
 const MOST_CHANGES: usize = 50;
@@ -36,22 +41,58 @@ fn by_pool(hosts: &BTreeMap<String, String>) -> Vec<String> {
     pools.into_iter().map(line).collect()
 }
 
-/// Returns changes of hosts; the same one of many is one.
-fn host_changes(diff: &InventoryDiff) -> Vec<(String, &[FieldChange])> {
-    let mut groups: Vec<(&[FieldChange], Vec<&str>)> = Vec::new();
+/// Returns changes of hosts, each with its first host's; the same one of many is one.
+fn host_changes(diff: &InventoryDiff) -> Vec<(String, &HostChange)> {
+    let mut groups: Vec<(&HostChange, Vec<&str>)> = Vec::new();
     let mut index: std::collections::HashMap<&[FieldChange], usize> = Default::default();
     for change in &diff.changed {
         let at = *index.entry(&change.fields).or_insert_with(|| {
-            groups.push((&change.fields, Vec::new()));
+            groups.push((change, Vec::new()));
             groups.len() - 1
         });
         groups[at].1.push(&change.host);
     }
-    groups.into_iter().map(|(fields, hosts)| (names(&hosts), fields)).collect()
+    groups.into_iter().map(|(change, hosts)| (names(&hosts), change)).collect()
 }
 
-fn field((name, before, after): &FieldChange, arrow: &str) -> String {
-    format!("{}: {} {arrow} {}", plain_line(name), plain_line(before), plain_line(after))
+/// Returns a value; one that is not set is the default.
+fn value(value: &Option<String>) -> &str {
+    value.as_deref().unwrap_or("unset")
+}
+
+/// Returns a change and where it stands: `disruption.canary: unset -> 2   inventory.yaml:12`.
+fn field(change: &FieldChange) -> String {
+    let place = change.place.as_ref().map(|place| format!("   {}", plain_line(place))).unwrap_or_default();
+    let (before, after) = (plain_line(value(&change.before)), plain_line(value(&change.after)));
+    format!("{}: {before} -> {after}{place}", plain_line(&change.name))
+}
+
+/// Returns how far a comparison reaches, without what it does not reach.
+fn reach(diff: &InventoryDiff) -> String {
+    let counts = [
+        (diff.drains, "drained"),
+        (diff.reboots, "rebooted"),
+        (diff.added.len(), "added"),
+        (diff.removed.len(), "removed"),
+        (diff.retired.len(), "retired"),
+        (diff.changed.len(), "changed"),
+    ];
+    let counted = |range: std::ops::Range<usize>| {
+        counts[range]
+            .iter()
+            .filter(|(n, _)| *n > 0)
+            .map(|(n, what)| format!("{n} {what}"))
+            .collect::<Vec<_>>()
+    };
+    let mut parts = counted(0..2);
+    parts.extend(restarts(&diff.restarts));
+    parts.extend(counted(2..counts.len()));
+    match (parts.is_empty(), diff.roles.is_empty()) {
+        (false, true) => parts.join(", "),
+        (false, false) => format!("{}, and what the changed roles do", parts.join(", ")),
+        (true, true) => "no host is disturbed".to_owned(),
+        (true, false) => "what the changed roles do; `provision plan` shows it".to_owned(),
+    }
 }
 
 /// Returns the comparison as text.
@@ -64,7 +105,7 @@ pub fn comparison_text(diff: &InventoryDiff) -> String {
         text += &lines.iter().map(|line| format!("  {what}{line}\n")).collect::<String>();
     }
     for change in &diff.site {
-        text += &format!("  ~ {}\n", field(change, "->"));
+        text += &format!("  ~ {}\n", field(change));
     }
     for port in &diff.ports {
         text += &format!("  ! {port}\n");
@@ -78,7 +119,7 @@ pub fn comparison_text(diff: &InventoryDiff) -> String {
     for pool in &diff.pools {
         text += &format!("\n{} ({})\n", pool.pool, count(pool.hosts, "host"));
         for change in &pool.fields {
-            text += &format!("  ~ {}\n", field(change, "->"));
+            text += &format!("  ~ {}\n", field(change));
         }
         let mut disturbed = Vec::new();
         disturbed.extend((pool.drains > 0).then(|| format!("{} drained", pool.drains)));
@@ -110,26 +151,21 @@ pub fn comparison_text(diff: &InventoryDiff) -> String {
         text += &format!("  + {line}\n");
     }
     for line in by_pool(&diff.removed) {
-        text += &format!("  - {line}\n");
+        text += &format!("  - {line} {REMOVED}\n");
+    }
+    for line in by_pool(&diff.retired) {
+        text += &format!("  - {line} {RETIRED}\n");
     }
     let changes = host_changes(diff);
-    for (hosts, fields) in changes.iter().take(MOST_CHANGES) {
-        let fields: Vec<String> = fields.iter().map(|f| field(f, "->")).collect();
-        text += &format!("  ~ {hosts}  {}\n", fields.join(", "));
+    for (hosts, change) in changes.iter().take(MOST_CHANGES) {
+        let fields: Vec<String> = change.fields.iter().map(field).collect();
+        let place = change.place.as_ref().map(|p| format!("   {}", plain_line(p))).unwrap_or_default();
+        text += &format!("  ~ {hosts}  {}{place}\n", fields.join(", "));
     }
     if changes.len() > MOST_CHANGES {
         text += &format!("  … {} more host changes; --output json lists all\n", changes.len() - MOST_CHANGES);
     }
-    let restarted = restarts(&diff.restarts);
-    text + &format!(
-        "  blast radius: {} drained, {} rebooted, {}; {} added, {} removed, {} changed\n",
-        diff.drains,
-        diff.reboots,
-        if restarted.is_empty() { "no service restarted".to_owned() } else { restarted.join(", ") },
-        diff.added.len(),
-        diff.removed.len(),
-        diff.changed.len()
-    )
+    text + &format!("  blast radius: {}\n", reach(diff))
 }
 
 /// Returns what the Markdown template is filled with.
@@ -151,7 +187,10 @@ fn context(diff: &InventoryDiff) -> Value {
         .flat_map(|p| &p.replicas)
         .map(|(name, down, all)| format!("{name} (up to {down} of {all})"))
         .collect();
-    let field = |(name, before, after): &FieldChange| json!({"name": name, "before": before, "after": after});
+    let field = |f: &FieldChange| {
+        let place = f.place.as_deref().unwrap_or_default();
+        json!({"name": f.name, "before": value(&f.before), "after": value(&f.after), "place": place})
+    };
     let list = |fields: &[FieldChange]| fields.iter().map(field).collect::<Vec<_>>();
     let pools: Vec<Value> = diff
         .pools
@@ -162,19 +201,20 @@ fn context(diff: &InventoryDiff) -> Value {
     let changed: Vec<Value> = changes
         .iter()
         .take(MOST_CHANGES)
-        .map(|(hosts, fields)| json!({"hosts": hosts, "fields": list(fields)}))
+        .map(|(hosts, change)| {
+            let place = change.place.as_deref().unwrap_or_default();
+            json!({"hosts": hosts, "place": place, "fields": list(&change.fields)})
+        })
         .collect();
     let fields = diff.site.len()
         + diff.pools.iter().map(|p| p.fields.len()).sum::<usize>()
         + diff.changed.iter().map(|c| c.fields.len()).sum::<usize>();
-    let hosts = diff.pools.iter().map(|p| p.hosts).sum::<usize>() + diff.added.len() + diff.removed.len();
-    let services: Vec<String> =
-        diff.restarts.iter().map(|(service, hosts)| format!("{hosts} {service}")).collect();
+    let gone = diff.removed.len() + diff.retired.len();
+    let hosts = diff.pools.iter().map(|p| p.hosts).sum::<usize>() + diff.added.len() + gone;
     json!({
         "errors": diff.errors, "warnings": diff.warnings, "ports": diff.ports,
         "name": diff.name, "empty": diff.is_empty(), "headline": diff.headline(), "capacities": capacities,
-        "drains": diff.drains, "reboots": diff.reboots, "restarts": if diff.restarts.is_empty() { "0".to_owned() } else { services.join(", ") },
-        "added": diff.added.len(), "removed": diff.removed.len(), "changed": diff.changed.len(),
+        "reach": reach(diff), "note_removed": REMOVED, "note_retired": RETIRED, "retiring": by_pool(&diff.retired),
         "models": models.join(", "), "pools": pools, "new_pools": diff.new_pools, "gone_pools": diff.gone_pools,
         "roles": diff.roles, "site": list(&diff.site), "coming": by_pool(&diff.added), "going": by_pool(&diff.removed),
         "changes": changed, "more": changes.len().saturating_sub(MOST_CHANGES),

@@ -3,19 +3,21 @@
 use comrak::nodes::NodeValue;
 use comrak::{Arena, Options, parse_document};
 use proptest::prelude::*;
-use provision::plan::{HostChange, InventoryDiff, PoolChange, PortMove};
+use provision::plan::{FieldChange, HostChange, InventoryDiff, PoolChange, PortMove};
 use provision::report::comparison_markdown;
 use std::mem::discriminant;
 
 /// Returns a comparison in which every text is this one.
 fn all(text: &str) -> InventoryDiff {
     let t = || text.to_owned();
-    let fields = || vec![(t(), t(), t())];
+    let field = |name: String| FieldChange { name, before: Some(t()), after: Some(t()), place: Some(t()) };
+    let fields = || vec![field(t())];
     InventoryDiff {
         name: t(),
         added: [(t(), t())].into(),
         removed: [(t(), t())].into(),
-        changed: vec![HostChange { host: t(), fields: fields() }],
+        retired: [(t(), t())].into(),
+        changed: vec![HostChange { host: t(), fields: fields(), place: Some(t()) }],
         pools: ["h100", text]
             .map(|pool| PoolChange {
                 pool: pool.to_owned(),
@@ -34,7 +36,7 @@ fn all(text: &str) -> InventoryDiff {
         new_pools: vec![t()],
         gone_pools: vec![t()],
         roles: vec![t()],
-        site: vec![(t(), t(), t()), ("cluster.k0s_version".to_owned(), t(), t())],
+        site: vec![field(t()), field("cluster.k0s.version".to_owned())],
         errors: vec![t()],
         warnings: vec![t()],
         ports: vec![PortMove { tenant: t(), before: 30081, after: 30082, keep: t() }],

@@ -2,7 +2,7 @@
 
 use provision::catalog::Catalog;
 use provision::inventory::{Inventory, load};
-use provision::plan::compare;
+use provision::plan::{FieldChange, compare};
 use provision::report::{comparison_markdown, comparison_text};
 use std::path::Path;
 
@@ -36,7 +36,7 @@ fn a_driver_upgrade_shows_its_blast_radius() {
     );
     let markdown = comparison_markdown(&diff);
     assert!(
-        markdown.contains("| drains / reboots / restarts | | 64 / 64 / 64 nvidia-fabricmanager |"),
+        markdown.contains("| hosts | | 64 drained, 64 rebooted, 64 with nvidia-fabricmanager restarted |"),
         "{markdown}"
     );
     assert!(markdown.contains("| minimum capacity during apply | 512 GPUs | 464 (90 %) |"), "{markdown}");
@@ -96,6 +96,46 @@ fn hosts_that_come_go_and_change_are_named() {
     let diff = compare(&before, &fewer, &catalog());
     assert_eq!(diff.removed.keys().collect::<Vec<_>>(), ["h-064"]);
     assert_eq!(compare(&fewer, &before, &catalog()).added.keys().collect::<Vec<_>>(), ["h-064"]);
+    let text = comparison_text(&diff);
+    assert!(text.contains("- 1 host of h100: h-064 (left as they are;"), "nothing is done to it: {text}");
+    assert!(text.ends_with("  blast radius: 1 removed\n"), "what is not touched is not counted: {text}");
+}
+
+/// Fields as the inventory spells them, with the line that each stands on, and no field that nobody wrote.
+#[test]
+fn changes_are_named_as_the_inventory_spells_them_and_placed() {
+    let changed = |t: String| {
+        t.replace("maxFailed: 3", "maxFailed: 3, drainSeconds: 1200")
+            .replace(
+                "h-[001-064]\":",
+                "h-008\": {state: retired}, \"h-009\": {state: maintenance, reason: RMA}, \"h-[001-064]\":",
+            )
+            .replace("vllm-openai:v0.11.0", "vllm-openai:v0.12.0")
+    };
+    let diff = compare(&rack(|t| t), &rack(changed), &catalog());
+    let shown = |change: &FieldChange| {
+        let place = change.place.as_deref().and_then(|p| p.rsplit_once('/')).map_or("", |(_, name)| name);
+        format!("{} {:?} {:?} {place}", change.name, change.before.as_deref(), change.after.as_deref())
+    };
+    let pool: Vec<String> = diff.pools.iter().flat_map(|p| &p.fields).map(shown).collect();
+    assert_eq!(pool, ["disruption.drainSeconds None Some(\"1200\") site.yaml:27"]);
+    let site: Vec<String> = diff.site.iter().map(shown).collect();
+    let image = "models.r1-qwen32b.engine.vllm.image Some(\"vllm/vllm-openai:v0.11.0\") Some(\"vllm/vllm-openai:v0.12.0\")";
+    assert_eq!(site, [format!("{image} site.yaml:33")]);
+    // A host that retires is drained; one in maintenance is kept, and no longer takes pods.
+    assert_eq!(
+        (diff.retired.keys().map(String::as_str).collect::<Vec<_>>(), diff.drains),
+        (vec!["h-008"], 1)
+    );
+    let [host] = diff.changed.as_slice() else { panic!("{:?}", diff.changed) };
+    assert!(
+        host.host == "h-009" && host.place.as_deref().is_some_and(|p| p.ends_with("site.yaml:28")),
+        "{host:?}"
+    );
+    assert_eq!(host.fields.iter().map(|f| f.name.as_str()).collect::<Vec<_>>(), ["reason", "state"]);
+    let text = comparison_text(&diff);
+    assert!(text.contains("- 1 host of h100: h-008 (retired: drained, their nodes deleted)"), "{text}");
+    assert!(text.ends_with("  blast radius: 1 drained, 1 retired, 1 changed\n"), "{text}");
 }
 
 /// What cannot be told is neither in sync nor absent: the plan says so, and is no success.

@@ -415,6 +415,11 @@ fn a_revision_is_compared_with_the_working_tree() {
     let text = diff(&["HEAD:ams/site.yaml", "ams/site.yaml"]);
     insta::assert_snapshot!("diff-text", String::from_utf8_lossy(&text.stdout));
     assert_eq!(diff(&["HEAD:ams/site.yaml", "main:ams/site.yaml"]).status.code(), Some(0));
+    assert_eq!(diff(&["main..HEAD", "ams/site.yaml"]).status.code(), Some(0), "one path at two revisions");
+    git(&["commit", "-qam", "two"]);
+    let range = diff(&["HEAD~1..HEAD", "ams/site.yaml"]);
+    let said = String::from_utf8_lossy(&range.stdout).into_owned();
+    assert!(range.status.code() == Some(2) && said.contains("580.178.04 -> 595.91.07"), "{said}");
     let none = diff(&["v9:ams/site.yaml", "ams/site.yaml"]);
     let said = String::from_utf8_lossy(&none.stderr).into_owned();
     assert_eq!(none.status.code(), Some(1));
