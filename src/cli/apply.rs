@@ -1,12 +1,12 @@
 //! `apply` and `attach`: carry out a plan, and follow batches of an earlier run.
 
 use super::args::{Global, Output, Where};
-use super::errors::coded;
+use super::errors::{coded, usage};
 use super::prompt::confirm;
 use super::session::{Session, source};
 use super::{exit, plan};
 use crate::event::Events;
-use crate::fleet::{Error, Fleet, Purpose, Saved, Selection, Source, compare_saved};
+use crate::fleet::{Approvable, Error, Fleet, Purpose, Saved, Selection, Source, approvals, compare_saved};
 use crate::plan::{Plan, load};
 use crate::report::{Ended, Shown, count, run_summary};
 use crate::run::{Cancel, KillAt, Outcome, RunReport};
@@ -22,7 +22,8 @@ use tokio::task::JoinSet;
   provision apply -i site.yaml                 asks for confirmation
   provision apply -i site.yaml --yes           for CI
   provision apply plan.json                    exactly the saved plan; refused if anything has changed
-  provision apply -i site.yaml --limit h-031   one host")]
+  provision apply -i site.yaml --limit h-031   one host
+  provision apply plan.json --require-approvals 2 --approvers main:approvers     only if two people have approved it")]
 pub(super) struct Apply {
     /// A plan saved by `plan -o`; it contains its inventory, lock file and selection of hosts
     plan: Option<PathBuf>,
@@ -37,6 +38,12 @@ pub(super) struct Apply {
     /// With a saved plan: skip steps that are out of date, carry out the rest, exit 1
     #[arg(long)]
     skip_stale: bool,
+    /// Refuse a saved plan that fewer people have approved with `provision approve`
+    #[arg(long, value_name = "N", requires = "approvers")]
+    require_approvals: Option<usize>,
+    /// Who may approve: a file of allowed signers, as in ssh-keygen(1), or REV:PATH in this git repository
+    #[arg(long, value_name = "FILE", requires = "require_approvals")]
+    approvers: Option<String>,
     /// For tests: kill@N or kill@TRANSITION kills this process right after that record of the journal
     #[arg(long, value_name = "FAULT", hide = true)]
     fault: Option<KillAt>,
@@ -116,7 +123,19 @@ impl Apply {
     /// Plans, asks for confirmation, applies.
     pub(super) async fn run(mut self, global: &Global) -> anyhow::Result<u8> {
         let saved = match &self.plan {
-            Some(path) => Some((path.clone(), load(path).map_err(Error::from)?)),
+            Some(path) => {
+                let (plan, digest) = load(path).map_err(Error::from)?;
+                if !self.is_approved(path, &plan, &digest)? {
+                    return Ok(exit::REFUSED);
+                }
+                Some((path.clone(), plan))
+            }
+            None if self.require_approvals.is_some() => {
+                return Err(usage(
+                    "--require-approvals needs a saved plan",
+                    "Save one with `provision plan -o FILE`",
+                ));
+            }
             None => None,
         };
         let session = match &saved {
@@ -152,6 +171,36 @@ impl Apply {
         fleet.close()?;
         let code = report.exit_code();
         Ok(if code == exit::DONE && skipped { exit::FAILED } else { code })
+    }
+
+    /// Returns whether enough people have approved a saved plan, after saying who has.
+    fn is_approved(&self, path: &Path, plan: &Plan, digest: &str) -> anyhow::Result<bool> {
+        let (Some(wanted), Some(approvers)) = (self.require_approvals, &self.approvers) else {
+            return Ok(true);
+        };
+        let commit = plan.sources.as_ref().and_then(|s| s.commit.as_ref());
+        let approvable = Approvable { path, digest, inventory: &plan.inventory, commit };
+        let found = approvals(&approvable, approvers)?;
+        for refused in &found.refused {
+            eprintln!("warning: approval {refused}");
+        }
+        let people: Vec<&str> = found.people.iter().map(String::as_str).collect();
+        if people.len() >= wanted {
+            eprintln!("Approved by {}", plain_line(&people.join(", ")));
+            return Ok(true);
+        }
+        let by = if people.is_empty() {
+            String::new()
+        } else {
+            format!(" (by {})", plain_line(&people.join(", ")))
+        };
+        eprintln!(
+            "error[E-APPROVAL]: {} has {} of {wanted}{by}; nothing was changed",
+            path.display(),
+            count(people.len(), "approval")
+        );
+        eprintln!("  = next: have it approved with `provision approve {}`", path.display());
+        Ok(false)
     }
 
     /// Opens what a saved plan is about: the inventory that it contains, or the one that `-i` names, and the hosts that it

@@ -5,6 +5,7 @@
 mod terminal;
 
 mod apply;
+mod approve;
 mod args;
 mod catalog;
 mod diff;
@@ -95,6 +96,8 @@ enum Command {
     Plan(plan::PlanCommand),
     /// Carry out the plan after confirmation
     Apply(apply::Apply),
+    /// Approve a saved plan with your SSH key
+    Approve(approve::Approve),
     /// Follow batches that an earlier run left running on the hosts
     Attach(apply::Attach),
     /// Show the state of controllers, nodes, accelerators, certificates and models
@@ -178,6 +181,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Preflight(command) => command.run(global).await,
         Command::Plan(command) => command.run(global).await,
         Command::Apply(command) => command.run(global).await,
+        Command::Approve(command) => command.run(global),
         Command::Attach(command) => command.run(global).await,
         Command::Status(command) => command.run(global).await,
         Command::Ssh(command) => command.run(global).await,

@@ -1,5 +1,6 @@
 //! Carries out a plan, and follows batches of an earlier run.
 
+use super::compare::commit_of;
 use super::error::{Result, coded};
 use super::health::{HealthReport, Query, now_s};
 use super::load::Source;
@@ -98,7 +99,8 @@ impl Fleet {
         let needs = if self.is_lab() { Vec::new() } else { needs(&self.inventory) };
         let Selection { limit, lab, lost } = self.selection.clone();
         let at = std::path::absolute(&self.source.path).unwrap_or_else(|_| self.source.path.clone());
-        let sources = Sources { path: at, files, limit, lab, lost, needs: needs.clone() };
+        let sources =
+            Sources { commit: commit_of(&at), path: at, files, limit, lab, lost, needs: needs.clone() };
         save(&Plan { sources: Some(sources), ..plan.clone() }, path)?;
         Ok(needs)
     }
@@ -199,7 +201,7 @@ impl Source {
             let message = format!("{} does not contain its inventory", path.display());
             coded("E-PLAN", message, "Name the inventory with -i, or save the plan with `plan -o FILE`")
         })?;
-        let Sources { path, files, limit, lab, lost, needs: _ } = sources;
+        let Sources { path, files, limit, lab, lost, needs: _, commit: _ } = sources;
         let source = Self { snapshot: Some(Arc::new(files)), ..Self::at(path) };
         Ok((source, Selection { limit, lab, lost }))
     }

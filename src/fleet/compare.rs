@@ -1,10 +1,11 @@
 //! Compares two inventories without contacting hosts: files, folders, or revisions of this git repository.
 
-use super::error::{Error, Result, coded};
+use super::error::{Error, Result, cannot, coded};
 use super::load::Source;
 use crate::catalog::Catalog;
 use crate::inventory::{self, Diagnostics, Files, Inventory, load_from};
-use crate::plan::{InventoryDiff, changed_roles, compare};
+use crate::plan::{Commit, InventoryDiff, changed_roles, compare};
+use crate::state::read_regular;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Component, Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
@@ -162,6 +163,31 @@ impl Files for Revision {
     fn is_folder(&self, path: &Path) -> bool {
         self.ask(path).is_ok_and(|(kind, _)| kind == "tree")
     }
+}
+
+/// Returns the text of a file, or of `REV:PATH` of the git repository here.
+pub(super) fn text_at(said: &str) -> Result<String> {
+    let read = match said.split_once(':').filter(|_| !Path::new(said).exists()) {
+        Some((revision, path)) => Revision::open(revision)?.read(Path::new(path)),
+        None => read_regular(Path::new(said), MOST_SAID)
+            .and_then(|b| String::from_utf8(b).map_err(std::io::Error::other)),
+    };
+    read.map_err(cannot("read", Path::new(said)))
+}
+
+/// Returns the last commit that changed a path, if it is in a git repository.
+pub(super) fn commit_of(path: &Path) -> Option<Commit> {
+    let folder = if path.is_dir() {
+        path
+    } else {
+        path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    };
+    let path = std::path::absolute(path).ok()?.display().to_string();
+    let last = git(folder, &["log", "-1", "--format=%H%n%ae", "--", &path]).ok()?;
+    let (id, author) = last.trim().split_once('\n')?;
+    let modified =
+        git(folder, &["status", "--porcelain", "--", &path]).is_ok_and(|changes| !changes.trim().is_empty());
+    Some(Commit { id: id.to_owned(), author: author.to_owned(), modified })
 }
 
 /// One side: the inventory, and the catalog that it was read with.

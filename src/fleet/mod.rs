@@ -8,6 +8,7 @@
 //! follows them.
 
 mod apply;
+mod approval;
 mod chat;
 mod compare;
 mod endpoint;
@@ -32,6 +33,7 @@ mod trust;
 mod tunnel;
 
 pub use apply::{Saved, compare_saved};
+pub use approval::{Approvable, Approvals, LONGEST, approvals, approve, usual_key};
 pub use chat::ChatResult;
 pub use compare::{CompareError, compare_inventories};
 pub use error::{Error, Result};

@@ -13,7 +13,9 @@ pub use build::{PlanInput, again, build, nodes_to_drain, steps_of, unknown};
 pub use compare::{FieldChange, HostChange, InventoryDiff, PoolChange, changed_roles, compare};
 pub use impact::{Past, impact};
 pub use kinds::{Kind, kinds};
-pub use model::{Batch, Capacity, Impact, Plan, PoolImpact, RolloutOrder, Sources, TargetPlan, Waves};
+pub use model::{
+    Batch, Capacity, Commit, Impact, Plan, PoolImpact, RolloutOrder, Sources, TargetPlan, Waves,
+};
 pub use ports::PortMove;
 pub use saved::{Moved, SavedError, load, save, stale, wider};
 pub use schedule::{Scheduler, Wait};

@@ -55,6 +55,20 @@ pub struct Sources {
     pub lost: BTreeSet<HostName>,
     /// What carrying it out reads besides: where secrets, SSH keys and host keys come from, never what they are.
     pub needs: Vec<String>,
+    /// The last commit that changed the inventory, if it is in a git repository.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<Commit>,
+}
+
+/// A commit of the repository that an inventory is in.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct Commit {
+    /// Its id.
+    pub id: String,
+    /// Its author's e-mail address.
+    pub author: String,
+    /// The inventory differs from it.
+    pub modified: bool,
 }
 
 /// The format that this version writes.

@@ -3,6 +3,7 @@
 use super::model::{FORMAT, Plan, Waves};
 use crate::state::{PoolName, ResourceId, Step, TargetId, put, read_regular};
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 use std::path::Path;
 
 /// The largest plan that is read, in bytes: 10,000 hosts of 100 KB each.
@@ -47,8 +48,8 @@ pub fn save(plan: &Plan, path: &Path) -> Result<(), SavedError> {
     put(file, path).map_err(failed)
 }
 
-/// Reads a plan.
-pub fn load(path: &Path) -> Result<Plan, SavedError> {
+/// Reads a plan. Returns the sha256 of its file too, hex: what an approval is of.
+pub fn load(path: &Path) -> Result<(Plan, String), SavedError> {
     let shown = path.display().to_string();
     let bytes =
         read_regular(path, MOST_PLAN).map_err(|source| SavedError::File { path: shown.clone(), source })?;
@@ -57,7 +58,9 @@ pub fn load(path: &Path) -> Result<Plan, SavedError> {
     if format != FORMAT {
         return Err(form(format!("format {format}, this version reads {FORMAT}; plan again")));
     }
-    serde_json::from_slice(&bytes).map_err(|e| form(e.to_string()))
+    let plan = serde_json::from_slice(&bytes).map_err(|e| form(e.to_string()))?;
+    let digest = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+    Ok((plan, digest))
 }
 
 /// Something that is not as the saved plan saw it.

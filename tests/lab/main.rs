@@ -8,6 +8,7 @@ mod commands;
 mod contract;
 mod executor;
 mod fabric;
+mod gitops;
 mod health;
 mod hostile;
 mod hosts;

@@ -1,0 +1,160 @@
+//! The pipeline of `examples/ci` as a team plays it: a scratch repository, the lab as the fleet, and who would get around it.
+
+use crate::story::{Story, text};
+use std::path::Path;
+use std::process::Output;
+
+/// A repository with the lab's inventory in `site/` and keys of three people.
+struct Team {
+    story: Story,
+}
+
+impl Team {
+    /// `None` where git or ssh-keygen is missing, which plain `cargo test` must do without; in CI that is a failure.
+    fn new() -> Option<Self> {
+        let team = Self { story: Story::new() };
+        let tools = team.sh("git --version && command -v ssh-keygen");
+        if !tools.status.success() && std::env::var_os("CI").is_none() {
+            eprintln!("NOT RUN: the pipeline (it needs git and ssh-keygen)");
+            return None;
+        }
+        team.ok("git init -q -b main && git config commit.gpgsign false && mkdir keys
+                 for p in ada bob eve; do ssh-keygen -q -t ed25519 -N '' -f keys/$p; done
+                 for p in ada bob; do echo \"$p@example.net $(cut -d' ' -f1,2 keys/$p.pub)\"; done >approvers
+                 printf '/state\\n/ci-out\\n/keys\\n/.*\\n' >.gitignore");
+        team.commit("ada", "the first inventory");
+        Some(team)
+    }
+
+    /// Runs a script in the repository.
+    fn sh(&self, script: &str) -> Output {
+        let ci = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/ci/provision-ci");
+        let mut shell = self.story.shell(script);
+        shell.env("CI_SCRIPT", ci).env("PROVISION", env!("CARGO_BIN_EXE_provision"));
+        shell.env("INVENTORY", "site").env("APPROVERS", "main:approvers").output().expect("a shell")
+    }
+
+    fn ok(&self, script: &str) -> String {
+        self.ends(script, 0)
+    }
+
+    /// Runs a script and returns what it printed, after checking its exit code.
+    fn ends(&self, script: &str, code: i32) -> String {
+        let output = self.sh(script);
+        assert_eq!(output.status.code(), Some(code), "{script}\n{}", text(&output));
+        text(&output)
+    }
+
+    fn commit(&self, who: &str, message: &str) {
+        let identity = format!("-c user.name={who} -c user.email={who}@example.net");
+        self.ok(&format!("git add -A && git {identity} commit -qm '{message}'"));
+    }
+
+    fn edit(&self, from: &str, to: &str) {
+        let file = self.story.inventory.join("inventory.yaml");
+        let before = std::fs::read_to_string(&file).expect("read");
+        assert!(before.contains(from), "{from}");
+        std::fs::write(file, before.replacen(from, to, 1)).expect("written");
+    }
+}
+
+#[test]
+fn a_change_is_reviewed_planned_approved_applied_and_drift_is_found() {
+    let Some(team) = Team::new() else { return };
+    // A pull request, without hosts or secrets.
+    team.ok("git checkout -qb change");
+    team.edit(
+        "metadata: {name: lab}",
+        "metadata: {name: lab}\nos: {sysctls: {fs.inotify.max_user_instances: \"16384\"}}",
+    );
+    team.commit("bob", "more watchers");
+    let said = team.ok("sh $CI_SCRIPT review main && cat ci-out/review.md");
+    let field = ".inotify.max\\_user\\_instances: unset → 16384";
+    assert!(said.contains(field) && said.contains("### Simulated run: converged"), "{said}");
+    assert!(said.contains("LAB echo"), "the end of the run is in the comment: {said}");
+
+    // The protected branch.
+    team.ok("git checkout -q main && git merge -q change");
+    team.story.up();
+    let planned = team.ends("GITHUB_OUTPUT=ci-out/outputs sh $CI_SCRIPT plan && exit 1 || exit $?", 2);
+    assert!(planned.contains("16384"), "{planned}");
+    assert_eq!(team.ok("cat ci-out/outputs"), "pending=yes\n");
+    let approve =
+        |who: &str| team.ok(&format!("$PROVISION approve ci-out/plan.json --key keys/{who} --yes -q"));
+    let refused = |why: &str| {
+        let said = team.ends("REQUIRE_APPROVALS=1 sh $CI_SCRIPT apply", 3);
+        assert!(said.contains("error[E-APPROVAL]") && said.contains(why), "{why}: {said}");
+    };
+    refused("has 0 approvals of 1");
+    approve("bob");
+    refused("bob@example.net wrote the commit that the plan was made from");
+    approve("eve");
+    refused("its key is not among the approvers");
+    // A key that is added in the change, and not on the protected branch.
+    team.ok("echo \"eve@example.net $(cut -d' ' -f1,2 keys/eve.pub)\" >>approvers");
+    refused("its key is not among the approvers");
+    team.ok("git checkout -q approvers");
+    approve("ada");
+    approve("ada");
+    let twice = team.ends("REQUIRE_APPROVALS=2 sh $CI_SCRIPT apply", 3);
+    assert!(
+        twice.contains("has 1 approval of 2 (by ada@example.net)"),
+        "people count, not signatures: {twice}"
+    );
+    // A plan that is edited is another plan.
+    team.ok("cp ci-out/plan.json ci-out/kept && sed -i 's/\"deadline_s\": 300/\"deadline_s\": 301/' ci-out/plan.json");
+    refused("ada@example.net approved another plan");
+    team.ok("mv ci-out/kept ci-out/plan.json");
+    let applied = team.ok("REQUIRE_APPROVALS=1 sh $CI_SCRIPT apply");
+    assert!(applied.contains("Approved by ada@example.net") && applied.contains("\"exit\":0"), "{applied}");
+
+    // Nothing is left to do, until somebody works by hand.
+    team.ok("sh $CI_SCRIPT drift");
+    let hosts = team.story.file("w-1", "/etc/modules-load.d");
+    for entry in std::fs::read_dir(hosts).expect("files of ours").flatten() {
+        std::fs::write(entry.path(), "# edited by hand\n").expect("edited");
+    }
+    let drift = team.ends("sh $CI_SCRIPT drift", 2);
+    assert!(drift.contains("kernel-module") && drift.contains("general (1 host)"), "{drift}");
+    // The applied plan is out of date by now.
+    let stale = team.ends("REQUIRE_APPROVALS=1 sh $CI_SCRIPT apply", 3);
+    assert!(stale.contains("E-STALE"), "{stale}");
+}
+
+#[test]
+fn a_change_that_is_no_inventory_is_told_in_the_comment() {
+    let Some(team) = Team::new() else { return };
+    team.edit("role: controller", "role: controler");
+    let said = team.ends("sh $CI_SCRIPT review main; code=$?; cat ci-out/review.md; exit $code", 1);
+    assert!(said.contains("### The inventory is not valid") && said.contains("    error["), "{said}");
+    let usage = team.ends("sh $CI_SCRIPT rewiev", 1);
+    assert!(usage.contains("provision-ci review BASE"), "{usage}");
+}
+
+/// The workflows are YAML, call no command that the script lacks, and give a pull request neither secrets nor rights.
+#[test]
+fn workflows_call_what_there_is_and_keep_strangers_apart() {
+    let ci = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/ci");
+    let read = |name: &str| std::fs::read_to_string(ci.join(name)).expect("a workflow");
+    let mut found = 0;
+    for name in
+        ["github/review.yml", "github/comment.yml", "github/deploy.yml", "github/drift.yml", "gitlab-ci.yml"]
+    {
+        let text = read(name);
+        let parsed: serde_json::Value = serde_saphyr::from_str(&text).expect("YAML");
+        assert!(parsed.is_object(), "{name}");
+        for called in text.split("provision-ci").skip(1).filter_map(|rest| rest.strip_prefix(['"', ' '])) {
+            let word = called.trim_start().split([' ', '\n', ']']).next().unwrap_or_default();
+            if word.starts_with(|c: char| c.is_ascii_lowercase()) {
+                assert!(["review", "plan", "apply", "drift"].contains(&word), "{name}: {word}");
+                found += 1;
+            }
+        }
+    }
+    assert!(found >= 6, "{found}");
+    let review = read("github/review.yml");
+    assert!(!review.contains("secrets.") && !review.contains("pull_request_target"), "{review}");
+    let review: serde_json::Value = serde_saphyr::from_str(&review).expect("YAML");
+    assert_eq!(review["permissions"], serde_json::json!({"contents": "read"}));
+    assert!(!read("github/comment.yml").contains("checkout"), "nothing of the change is there to be run");
+}
