@@ -15,6 +15,7 @@ mod exit;
 mod facts;
 mod history;
 mod init;
+mod kubeconfig;
 mod lab;
 mod lock;
 mod logging;
@@ -105,6 +106,8 @@ enum Command {
     Exec(exec::Exec),
     /// Forward a local port to the Kubernetes API over SSH
     Tunnel(tunnel::Tunnel),
+    /// Print a kubeconfig, or merge it into a file
+    Kubeconfig(kubeconfig::Kubeconfig),
     /// Collect logs and diagnostics of a host in an archive, with secrets redacted
     Support(support::Support),
     /// Show host facts
@@ -183,6 +186,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Ssh(command) => command.run(global).await,
         Command::Exec(command) => command.run(global).await,
         Command::Tunnel(command) => command.run(global).await,
+        Command::Kubeconfig(command) => command.run(global).await,
         Command::Support(command) => command.run(global).await,
         Command::Facts(command) => command.run(global).await,
         Command::Verify(command) => command.run(global).await,

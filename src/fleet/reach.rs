@@ -1,7 +1,7 @@
 //! Access to the cluster over the SSH connections of its hosts, so that this machine needs no route to it.
 
 use crate::executor::HostTarget;
-use crate::k0s::{ADMIN_KUBECONFIG, ControllerOutput};
+use crate::k0s::{ADMIN_KUBECONFIG, ControllerOutput, NO_CONTROL_PLANE};
 use crate::reconciler::Access;
 use crate::ssh::{Dial, SshError, SshErrorKind, Transport};
 use crate::state::{BoxStream, Failure, FailureKind};
@@ -170,9 +170,12 @@ impl Access for OverSsh {
 
     async fn on_controller(&self, program: &str) -> Result<String, Failure> {
         let mut failure = Failure::new(FailureKind::Unobserved, "E-NO-CLUSTER", "no active controller");
+        let mut none = None;
         for asking in self.ways.preferred.all(self.controllers.len()) {
             let (host, _) = &self.controllers[asking.at];
             match host.output(program).await {
+                // Another one may have what this one has not.
+                Ok(said) if said.trim() == NO_CONTROL_PLANE => none = Some(said),
                 Ok(said) => {
                     asking.answered();
                     return Ok(said);
@@ -180,7 +183,7 @@ impl Access for OverSsh {
                 Err(error) => failure = error,
             }
         }
-        Err(failure)
+        none.ok_or(failure)
     }
 }
 

@@ -13,7 +13,9 @@ mod sysinfo;
 pub mod token;
 
 pub use command_line::Install;
-pub use control_plane::{ControlPlane, QUESTION_SECONDS, Question, QuestionAnswer, control_plane, questions};
+pub use control_plane::{
+    ControlPlane, QUESTION_SECONDS, Question, QuestionAnswer, control_plane, questions, subject_and_end,
+};
 pub use etcd::ControllerOutput;
 pub use joined::{READY, STARTED, has_joined, is_ours, may_have_joined};
 pub use paths::*;

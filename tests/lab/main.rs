@@ -13,6 +13,7 @@ mod hostile;
 mod hosts;
 mod killed;
 mod kit;
+mod kubeconfig;
 mod library;
 mod machine;
 mod preflight;

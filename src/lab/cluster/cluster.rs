@@ -260,6 +260,16 @@ impl Cluster {
         Ok(())
     }
 
+    /// Returns a client certificate of the cluster's authority, as JSON: authority, certificate, key.
+    pub fn client_certificate(&self, user: String, group: String, seconds: u64) -> Result<String, String> {
+        let api = self.inner().api.clone().ok_or("the control plane is not initialized")?;
+        let who = Identity { user, groups: vec![group] };
+        let life = std::time::Duration::from_secs(seconds);
+        let pair = api.authority.client_for(&who, life).map_err(|e| e.to_string())?;
+        Ok(json!({"ca": api.authority.certificate(), "certificate": pair.certificate, "key": pair.key})
+            .to_string())
+    }
+
     /// Says how many accelerators of a host answer (0 while no driver is loaded), and instances of split GPUs by profile.
     pub fn set_accelerators(&self, host: &str, count: u32, mig: BTreeMap<String, u32>) {
         let api = {

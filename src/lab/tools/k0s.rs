@@ -2,7 +2,7 @@
 //! validation, errors.
 
 use super::common::{ask, fail, here, request};
-use super::units;
+use super::{k0s_users, units};
 use crate::lab::on_host;
 use crate::lab::request::Request;
 use std::collections::BTreeMap;
@@ -245,6 +245,7 @@ pub(super) fn k0s(arguments: &[&str]) -> ExitCode {
                 return fail(1, "Error: failed to read admin PKI file /var/lib/k0s/pki/ca.crt: no such file");
             }
         },
+        ["kubeconfig", "create", user, rest @ ..] => return k0s_users::create(user, rest),
         ["kubectl", "get", "--raw=/readyz" | "--raw=/readyz/etcd"] => {
             let controls = running().is_some_and(|(role, _)| role == "controller");
             if controls && ask(&Request::Members).is_err() {
