@@ -19,10 +19,10 @@ use std::time::Duration;
 /// the group to a role. Through the tunnel (the default), kubectl works while `provision tunnel --port 6443` runs.
 #[derive(Args)]
 #[command(after_help = "Examples:
-  provision kubeconfig -i site.yaml > admin.kubeconfig                       the admin's, through `provision tunnel --port 6443`
-  provision kubeconfig -i site.yaml --merge                                  into ~/.kube/config, as context `ams`
-  provision kubeconfig -i site.yaml --user alice --group dev --ttl 8h        for a colleague
-  provision kubeconfig -i site.yaml --via endpoint --merge ./ams.kubeconfig  through cluster.endpoint")]
+  provision kubeconfig -i site.yaml > admin.kubeconfig
+  provision kubeconfig -i site.yaml --merge                             into ~/.kube/config, under the inventory's name
+  provision kubeconfig -i site.yaml --user alice --group dev --ttl 8h   for a colleague
+  provision kubeconfig -i site.yaml --via endpoint --merge ./ams.yaml   through cluster.endpoint")]
 pub(super) struct Kubeconfig {
     #[command(flatten)]
     place: Where,
@@ -145,7 +145,8 @@ impl Kubeconfig {
         }
         eprintln!("  server  {}", issued.server);
         if self.via == Way::Tunnel {
-            eprintln!("  tunnel  provision tunnel {} --port {}", self.place.said(), self.port);
+            let (place, port) = (self.place.said(), self.port);
+            eprintln!("  tunnel  provision tunnel {place} --port {port}");
         }
         let context = if merged.is_current { String::new() } else { format!(" --context {name}") };
         eprintln!("  use     kubectl --kubeconfig {file}{context} get nodes");

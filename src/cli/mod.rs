@@ -23,6 +23,7 @@ mod plan;
 mod preflight;
 mod prompt;
 mod render;
+mod reset;
 mod schema;
 mod session;
 mod ssh;
@@ -96,6 +97,10 @@ enum Command {
     Plan(plan::PlanCommand),
     /// Carry out the plan after confirmation
     Apply(apply::Apply),
+    /// Take hosts out of the cluster and remove everything that provision made on them
+    Reset(reset::ResetCommand),
+    /// Reset all hosts of the inventory: the cluster is gone afterwards
+    Destroy(reset::Destroy),
     /// Follow batches that an earlier run left running on the hosts
     Attach(apply::Attach),
     /// Show the state of controllers, nodes, accelerators, certificates and models
@@ -181,6 +186,8 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Preflight(command) => command.run(global).await,
         Command::Plan(command) => command.run(global).await,
         Command::Apply(command) => command.run(global).await,
+        Command::Reset(command) => command.run(global).await,
+        Command::Destroy(command) => command.run(global).await,
         Command::Attach(command) => command.run(global).await,
         Command::Status(command) => command.run(global).await,
         Command::Ssh(command) => command.run(global).await,

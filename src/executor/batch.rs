@@ -125,9 +125,14 @@ fn parts(step: &Step, desired: &[Resource], facts: &Facts) -> Result<Parts, Stri
     let known = facts.managed.iter().find(|m| m.id == step.resource);
     if step.change.verb == Verb::Remove {
         let managed = known.ok_or_else(|| format!("{} is not managed by provision", step.resource))?;
-        let shell = match &managed.undo {
-            Some(undo) => format!("/bin/sh -e -c {}\n", quote(undo)),
-            None => super::removal::shell(managed, &context).unwrap_or_default(),
+        let shell = match (&managed.undo, &step.resource) {
+            // Only where that was planned: what is on a disk stays otherwise.
+            (_, ResourceId::Host(HostKind::Filesystem, device)) => {
+                let wiped = Hazard::DataLoss(device.clone());
+                if step.hazards.contains(&wiped) { format!("wipefs -q -a -- {}\n", quote(device)) } else { String::new() }
+            }
+            (Some(undo), _) => format!("/bin/sh -e -c {}\n", quote(undo)),
+            (None, _) => super::removal::shell(managed, &context).unwrap_or_default(),
         };
         // What a change of it restarts, removing it does too.
         let units: String = managed

@@ -25,7 +25,7 @@ pub use kind::diff;
 pub use look::{Look, LookEnd, Looked, Ran};
 pub use sudo::Sudo;
 pub use support::{support_archive, support_looks};
-pub use target::{DesiredFn, HostSetup, HostTarget, STATE_DIR, combine, lacking};
+pub use target::{DesiredFn, HostSetup, HostTarget, Leaving, STATE_DIR, combine, lacking};
 
 use crate::state::{Change, Content, Facts, Failure, Observation, Resource, ResourceId, Spec, Step, Verb};
 use std::collections::BTreeMap;

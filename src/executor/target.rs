@@ -11,7 +11,7 @@ use crate::event::{Event, Events};
 use crate::k0s;
 use crate::ssh::{Chunk, Dial, Session, SshError, SshErrorKind, Transport};
 use crate::state::{
-    Content, Facts, Failure, FailureKind, HostKind, HostName, NODE_DEAD, Observed, Orphan, REDACTED,
+    Content, Facts, Failure, FailureKind, Hazard, HostKind, HostName, Managed, NODE_DEAD, Observed, Orphan, REDACTED,
     Resource, ResourceId, RunId, SecretText, Spec, Step, StepOutputs, Target, TargetId,
 };
 use async_trait::async_trait;
@@ -78,8 +78,21 @@ pub const STATE_DIR: &str = "/var/lib/provision";
 pub struct HostTarget {
     setup: HostSetup,
     deep: bool,
+    leaving: Option<Leaving>,
     last: Mutex<Last>,
     sudo_state: tokio::sync::Mutex<SudoState>,
+}
+
+/// What becomes of a host that leaves the cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Leaving {
+    /// All that we made on it is taken away, our own records last.
+    Reset {
+        /// File systems that we made are wiped too.
+        wipe_data: bool,
+    },
+    /// It stays as it is, but for what is wanted of it.
+    Kept,
 }
 
 /// Whether the sudo password works.
@@ -100,6 +113,8 @@ struct Last {
     desired: Vec<Resource>,
     batches: u32,
     touched: bool,
+    /// Nothing of ours was left on it when it was last looked at, and nothing was done since.
+    clean: bool,
     /// The command line of the last root shell that worked.
     with_password: bool,
 }
@@ -113,12 +128,18 @@ fn is_lost(failure: &Failure) -> bool {
 impl HostTarget {
     /// Returns the target; nothing is contacted yet.
     pub fn new(setup: HostSetup) -> Self {
-        Self { setup, deep: false, last: Mutex::default(), sudo_state: tokio::sync::Mutex::default() }
+        Self { setup, deep: false, leaving: None, last: Mutex::default(), sudo_state: tokio::sync::Mutex::default() }
     }
 
     /// Hashes large files at each observation, even if their size and time are unchanged.
     pub fn deep(mut self, deep: bool) -> Self {
         self.deep = deep;
+        self
+    }
+
+    /// Marks the host as one that leaves.
+    pub fn leaving(mut self, leaving: Leaving) -> Self {
+        self.leaving = Some(leaving);
         self
     }
 
@@ -293,7 +314,9 @@ impl HostTarget {
     /// Observes once.
     async fn observe_once(&self) -> Result<Observed, Failure> {
         let (mut shell, facts, waiting) = self.gather().await?;
-        let lacks = lacking(&facts);
+        let mut lacks = lacking(&facts);
+        // Taking things away needs no room.
+        lacks.retain(|f| self.leaving.is_none() || f.code != "E-NO-SPACE");
         if !lacks.is_empty() {
             return Err(combine(lacks));
         }
@@ -313,7 +336,8 @@ impl HostTarget {
         }
         let wanted: BTreeSet<&ResourceId> = desired.iter().map(|r| &r.id).collect();
         let orphans = facts.managed.iter().filter(|m| !m.adopted && !wanted.contains(&m.id));
-        let orphans = orphans.map(|m| Orphan { id: m.id.clone(), hazards: m.hazards.clone() }).collect();
+        let orphans: Vec<Orphan> = orphans.filter_map(|m| self.orphan(m)).collect();
+        let clean = self.leaving.is_some() && desired.is_empty() && orphans.is_empty();
         let mut warnings = Vec::new();
         if facts.cloud_init.as_deref() == Some("running") {
             warnings.push("cloud-init is still running; package steps wait for its lock".to_owned());
@@ -330,8 +354,30 @@ impl HostTarget {
         self.with_last(|l| {
             l.facts = facts.clone();
             l.desired = desired.clone();
+            l.clean = clean;
         });
         Ok(Observed { target: self.id(), facts, desired, seen, orphans, warnings })
+    }
+
+    /// Returns the removal of something of ours that nothing wants any more; `None` if it stays on a host that leaves.
+    fn orphan(&self, managed: &Managed) -> Option<Orphan> {
+        let mut orphan = Orphan { id: managed.id.clone(), hazards: managed.hazards.clone() };
+        let filesystem = match &managed.id {
+            ResourceId::Host(HostKind::Filesystem, device) => Some(device),
+            _ => None,
+        };
+        if self.leaving.is_some() {
+            // The cluster has let go of the host by then, and nothing that is taken away needs a reboot.
+            orphan.hazards.retain(|h| !matches!(h, Hazard::Reboot | Hazard::Drain));
+        }
+        match (self.leaving, filesystem) {
+            (Some(Leaving::Kept), _) | (Some(Leaving::Reset { wipe_data: false }), Some(_)) => return None,
+            (Some(Leaving::Reset { wipe_data: true }), Some(device)) => {
+                orphan.hazards.push(Hazard::DataLoss(device.clone()));
+            }
+            _ => {}
+        }
+        Some(orphan)
     }
 
     async fn gather(&self) -> Result<(RootShell, Facts, Vec<String>), Failure> {
@@ -670,6 +716,7 @@ impl Target for HostTarget {
         let (facts, desired, number) = self.with_last(|l| {
             l.batches += 1;
             l.touched = true;
+            l.clean = false;
             (l.facts.clone(), l.desired.clone(), l.batches)
         });
         let batch = format!("{}-{number}-{:08x}", self.setup.run, rand::random::<u32>());
@@ -724,7 +771,8 @@ impl Target for HostTarget {
     }
 
     async fn finish(&self) -> Result<(), Failure> {
-        if !self.with_last(|l| std::mem::take(&mut l.touched)) {
+        let clean = self.with_last(|l| l.clean) && matches!(self.leaving, Some(Leaving::Reset { .. }));
+        if !self.with_last(|l| std::mem::take(&mut l.touched)) && !clean {
             return Ok(());
         }
         // Our own record only, and no batch that still runs; an interrupted one is closed; the newest five stay.
@@ -733,7 +781,8 @@ impl Target for HostTarget {
             "{prelude}main() {{ S={state}; grep -q '\"run\":\"{run}\"' \"$S/lock\" 2>/dev/null && flock -n \"$S/lock\" true && : >\"$S/lock\"\n\
              for b in \"$S\"/runs/*; do [ -d \"$b\" ] && [ ! -e \"$b/rc\" ] && flock -n \"$b/alive\" true && {{ rm -f -- \"$b/program.new\"; echo interrupted >\"$b/rc\"; }}; done\n\
              n=0; for b in $(ls -1t \"$S/runs\" 2>/dev/null); do [ -e \"$S/runs/$b/rc\" ] || continue; n=$((n+1)); [ $n -le {KEPT_RUNS} ] || rm -rf -- \"$S/runs/$b\"; done\n\
-             {sweep}printf '\\036end 0\\n'; }}; main </dev/null\n",
+             {sweep}{remove}printf '\\036end 0\\n'; }}; main </dev/null\n",
+            remove = if clean { format!("{}rm -rf -- \"$S\"\n", k0s::remove_empty_folders()) } else { String::new() },
             prelude = prelude(),
             state = crate::template::quote(&self.setup.state_dir),
             sweep = batch::sweep("*-*-????????"),

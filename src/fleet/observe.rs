@@ -68,15 +68,18 @@ impl Fleet {
             targets.push((id, result));
         }
         let mut observation = Observation { targets, bare_pods: BarePods::new(), took: began.elapsed() };
-        self.compare_hosts(&mut observation);
-        self.probe_new(&mut observation).await;
+        // A host that leaves need not fit in.
+        if self.selection.reset.is_none() {
+            self.compare_hosts(&mut observation);
+            self.probe_new(&mut observation).await;
+        }
         let leaving = nodes_to_drain(&observation.targets, &live.unwrap_or_default().all);
         if let Some(cluster) = self.cluster.as_ref().filter(|_| !leaving.is_empty()) {
             // A drain refuses what is not known here.
             observation.bare_pods = cluster.bare_pods(&leaving).await.unwrap_or_default();
         }
         for (id, result) in &mut observation.targets {
-            if let (Some(name), Ok(observed)) = (id.host(), result) {
+            if let (Some(name), Ok(observed), None) = (id.host(), result, self.selection.reset) {
                 let known = self.findings(name, &observed.facts);
                 let told = known.into_iter().filter(|f| f.code == "W-K0S-DOWNGRADE");
                 observed.warnings.extend(told.map(|f| format!("[{}] {}", f.code, f.message)));
@@ -88,7 +91,8 @@ impl Fleet {
     /// Makes a plan of what was observed.
     pub fn plan(&self, observation: Observation) -> Plan {
         let live = self.live.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        build(PlanInput {
+        let past = self.past();
+        let mut plan = build(PlanInput {
             inventory: &self.inventory,
             lock_digest: self.lock.digest(),
             lab: self.is_lab(),
@@ -96,8 +100,13 @@ impl Fleet {
             out_of_service: live.as_ref().map(|nodes| nodes.out_of_service.clone()).unwrap_or_default(),
             nodes: live.map(|nodes| nodes.all),
             bare_pods: observation.bare_pods,
-            past: self.past(),
-        })
+            past: past.clone(),
+        });
+        let leaving = self.leaving();
+        if !leaving.is_empty() {
+            plan.leave(&leaving, &self.inventory, &past);
+        }
+        plan
     }
 
     /// Returns what steps took in earlier runs. An estimate of the time is all that is missing without it.

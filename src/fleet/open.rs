@@ -10,10 +10,10 @@ use super::state_dir::StateDir;
 use crate::artifact::{Lock, fetch};
 use crate::catalog::Catalog;
 use crate::event::{Event, Events};
-use crate::executor::{DesiredFn, HostSetup, HostTarget, STATE_DIR, Sudo};
+use crate::executor::{DesiredFn, HostSetup, HostTarget, Leaving, STATE_DIR, Sudo};
 use crate::inventory::{self, Host, HostState, Inventory, LimitError, Secrets, Snapshot};
 use crate::reconciler::{Access, ClusterSetup, ClusterTarget, Holder, Retired, nodes};
-use crate::role::{RoleInput, desired};
+use crate::role::{RoleInput, desired, leaving};
 use crate::serving::{self, ServingInput};
 use crate::ssh::{Dial, Endpoint, Pool, PoolOptions};
 use crate::state::{HostName, Nodes, Resource, RunId, SecretText, Spec, Stage, Target, TargetId};
@@ -38,8 +38,17 @@ pub struct Selection {
     pub limit: Option<String>,
     /// Simulated hosts on this machine instead of the inventory's.
     pub lab: bool,
-    /// Retired hosts whose machines are off for good: their pods are treated as gone.
+    /// Hosts that leave whose machines are off for good: their pods are treated as gone.
     pub lost: BTreeSet<HostName>,
+    /// The hosts are to be as before their first apply.
+    pub reset: Option<Reset>,
+}
+
+/// How hosts are reset.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reset {
+    /// File systems that we made are wiped too.
+    pub wipe_data: bool,
 }
 
 /// What a fleet is opened for.
@@ -220,12 +229,18 @@ impl Fleet {
         let Loaded { source, inventory, catalog, .. } = loaded;
         let selected = inventory::select(&inventory, selection.limit.as_deref())?;
         for name in &selection.lost {
+            let resets = selection.reset.is_some();
             let why = match inventory.hosts.get(name).map(|h| h.state) {
+                Some(_) if resets && selected.contains(name) => continue,
+                Some(_) if resets => "the host is not one of those to be reset",
                 Some(HostState::Retired) => continue,
                 Some(_) => "the host is not retired",
                 None => "no host of this inventory",
             };
-            let hint = "Name hosts with `state: retired` in their pool, several with commas";
+            let hint = match resets {
+                true => "Name hosts that are reset, several with commas",
+                false => "Name hosts with `state: retired` in their pool, several with commas",
+            };
             return Err(coded("E-USAGE", format!("--lost {name}: {why}"), hint));
         }
         let resolver = match &lab {
@@ -248,6 +263,7 @@ impl Fleet {
             lock: Arc::new(lock),
             selected,
             lost: selection.lost.clone(),
+            reset: selection.reset,
             lab: lab.is_some(),
             state: source.state.clone(),
             events,
@@ -279,7 +295,7 @@ impl Fleet {
             selection: selection.clone(),
         };
         // A plan may be about nothing but nodes of hosts that are not active.
-        if purpose == Purpose::Look {
+        if purpose == Purpose::Look && selection.reset.is_none() {
             fleet.some_hosts()?;
         }
         Ok(fleet)
@@ -341,6 +357,7 @@ struct Opening<'a> {
     holder: Holder,
     selected: BTreeSet<HostName>,
     lost: BTreeSet<HostName>,
+    reset: Option<Reset>,
     lab: bool,
     state: StateDir,
     events: &'a Events,
@@ -354,12 +371,20 @@ struct Connected {
 }
 
 impl Opening<'_> {
-    /// Makes a target of every selected host, and a way to every controller.
+    /// Returns whether a host is to be reset.
+    fn resets(&self, host: &HostName) -> bool {
+        self.reset.is_some() && self.selected.contains(host)
+    }
+
+    /// Makes a target of every selected host, and a way to every controller that stays.
     async fn connect(&self) -> Connected {
         let inventory = &self.inventory;
         // Controllers are needed for nodes, tokens and etcd even if only other hosts are selected.
         let controls = |h: &Host| inventory.pool_of(h).role.is_controller();
-        let taking_part = inventory.active().filter(|h| self.selected.contains(&h.name) || controls(h));
+        let taking_part = inventory.hosts.values().filter(|h| match self.resets(&h.name) {
+            true => !self.lost.contains(&h.name),
+            false => h.state == HostState::Active && (self.selected.contains(&h.name) || controls(h)),
+        });
         let endpoints = taking_part.map(|host| endpoint::endpoint(inventory, host, self.events));
         let endpoints: Vec<Endpoint> = futures::future::join_all(endpoints).await;
         let pool = Pool::new(self.ssh.clone());
@@ -367,13 +392,22 @@ impl Opening<'_> {
             self.events.emit(Event::Warning { target: None, message: line.clone() });
         }
         let mut hosts = BTreeMap::new();
-        let (mut controllers, mut workers) = (Vec::new(), Vec::new());
+        let (mut controllers, mut workers, mut leaving) = (Vec::new(), Vec::new(), Vec::new());
         for at in &endpoints {
             let name = HostName::new(at.name.clone());
             let Some(host) = inventory.hosts.get(&name) else { continue };
             let dial: Arc<dyn Dial> = pool.host(at.clone());
-            let target = Arc::new(HostTarget::new(self.setup(host, at, dial.clone())));
             let role = inventory.pool_of(host).role;
+            let target = HostTarget::new(self.setup(host, at, dial.clone()));
+            if let Some(Reset { wipe_data }) = self.reset.filter(|_| self.resets(&name)) {
+                let target = Arc::new(target.leaving(Leaving::Reset { wipe_data }));
+                if role.is_controller() {
+                    leaving.push((target.clone(), cluster_address(host)));
+                }
+                hosts.insert(name, target);
+                continue;
+            }
+            let target = Arc::new(target);
             if role.is_controller() {
                 controllers.push(((target.clone(), cluster_address(host)), dial.clone()));
             }
@@ -384,11 +418,13 @@ impl Opening<'_> {
                 hosts.insert(name, target);
             }
         }
-        Connected { endpoints, hosts, reach: OverSsh::new(controllers, workers) }
+        Connected { endpoints, hosts, reach: OverSsh::new(controllers, workers).also_asks(leaving) }
     }
 
     fn setup(&self, host: &Host, at: &Endpoint, dial: Arc<dyn Dial>) -> HostSetup {
-        let wanted: DesiredFn = {
+        let wanted: DesiredFn = if self.resets(&host.name) {
+            Arc::new(|facts| Ok(leaving::reset(facts)))
+        } else {
             let (inventory, catalog, lock, host, secrets) = (
                 self.inventory.clone(),
                 self.catalog.clone(),
@@ -434,10 +470,11 @@ impl Opening<'_> {
         lab: bool,
     ) -> Result<Option<Arc<ClusterTarget>>> {
         let (inventory, selected) = (&self.inventory, &self.selected);
-        let Some(first) = inventory.controllers().next() else { return Ok(None) };
+        // Of a cluster whose controllers are all reset nothing is left.
+        let Some(first) = inventory.controllers().find(|h| !self.resets(&h.name)) else { return Ok(None) };
         // Of some hosts only, their nodes are wanted and nothing else of the cluster.
-        let whole = inventory.active().all(|h| selected.contains(&h.name));
-        let desired = if purpose == Purpose::Look {
+        let whole = self.reset.is_none() && inventory.active().all(|h| selected.contains(&h.name));
+        let desired = if purpose == Purpose::Look || self.reset.is_some() {
             Vec::new()
         } else if whole {
             cluster_desired(inventory, &self.catalog, &self.lock, &self.state, resolver, self.events).await?
@@ -451,7 +488,7 @@ impl Opening<'_> {
             access: access.clone(),
             address: cluster_address(first),
             name: inventory.name.clone(),
-            retired: retired(inventory, |host| whole || selected.contains(host), &self.lost),
+            retired: self.leaving(whole),
             events: self.events.clone(),
         });
         let target = target.held_by(self.holder.clone());
@@ -460,22 +497,22 @@ impl Opening<'_> {
     }
 }
 
-/// Returns the hosts that the cluster is to forget, of those selected.
-fn retired(
-    inventory: &Inventory,
-    selected: impl Fn(&HostName) -> bool,
-    lost: &BTreeSet<HostName>,
-) -> Vec<Retired> {
-    let gone = inventory.hosts.values().filter(|h| h.state == HostState::Retired && selected(&h.name));
-    let member = |h: &Host| inventory.pool_of(h).role.is_controller().then(|| cluster_address(h));
-    let drain = |h: &Host| Duration::from_secs(inventory.pool_of(h).disruption.drain_s.into());
-    gone.map(|h| Retired {
-        host: h.name.clone(),
-        member: member(h),
-        drain: drain(h),
-        lost: lost.contains(&h.name),
-    })
-    .collect()
+impl Opening<'_> {
+    /// Returns the hosts that the cluster is to forget, of those selected.
+    fn leaving(&self, whole: bool) -> Vec<Retired> {
+        let inventory = &self.inventory;
+        let gone = |h: &&Host| match self.reset {
+            Some(_) => self.selected.contains(&h.name),
+            None => h.state == HostState::Retired && (whole || self.selected.contains(&h.name)),
+        };
+        let retired = |h: &Host| Retired {
+            host: h.name.clone(),
+            member: inventory.pool_of(h).role.is_controller().then(|| cluster_address(h)),
+            drain: Duration::from_secs(inventory.pool_of(h).disruption.drain_s.into()),
+            lost: self.lost.contains(&h.name),
+        };
+        inventory.hosts.values().filter(gone).map(retired).collect()
+    }
 }
 
 /// Returns the address of a host for other hosts of the cluster.

@@ -4,6 +4,8 @@
 pub const BINARY: &str = "/usr/local/bin/k0s";
 /// What it keeps (`--data-dir`).
 pub const DATA_DIR: &str = "/var/lib/k0s";
+/// What it keeps while it runs: sockets, and the configuration that it was started with.
+pub const RUN_DIR: &str = "/run/k0s";
 /// Its configuration.
 pub const CONFIG_DIR: &str = "/etc/k0s";
 /// A controller's configuration.

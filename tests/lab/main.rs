@@ -15,6 +15,7 @@ mod killed;
 mod kit;
 mod kubeconfig;
 mod library;
+mod life;
 mod machine;
 mod preflight;
 mod reconciler;

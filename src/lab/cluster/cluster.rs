@@ -231,9 +231,15 @@ impl Cluster {
         }
     }
 
-    /// Forgets that a host ever joined (`k0s reset`, on a stopped host). The Node object stays, as with k0s.
+    /// Forgets that a host ever joined (`k0s reset`, on a stopped host). The Node object stays, as with k0s. With the data of its
+    /// last member the cluster is gone, and the next controller makes another one.
     pub fn reset(&self, host: &str) {
-        self.inner().joined.remove(host);
+        let mut inner = self.inner();
+        inner.joined.remove(host);
+        if !inner.members.iter().any(|member| inner.joined.contains(member)) {
+            let accelerators = std::mem::take(&mut inner.accelerators);
+            *inner = Inner { accelerators, ..Inner::default() };
+        }
     }
 
     /// Returns etcd's members, name to peer URL, as `k0s etcd member-list` prints them on a host; `None` where etcd does
