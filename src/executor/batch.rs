@@ -31,6 +31,8 @@ pub(super) struct BatchContext<'a> {
     pub run: &'a str,
     /// Who runs it.
     pub owner: &'a str,
+    /// The host leaves: packages of ours that others need by now stay.
+    pub leaves: bool,
 }
 
 /// Secrets that a batch needs, by the name of the file in memory under which its program finds them.
@@ -192,13 +194,13 @@ pub(super) fn program(
     desired: &[Resource],
     facts: &Facts,
 ) -> String {
-    let BatchContext { state, batch, run, owner } = batch_context;
+    let BatchContext { state, batch, run, owner, leaves } = batch_context;
     let mut p = format!(
         r#"#!/bin/sh
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C HOME=${{HOME:-/root}}
 DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=a NEEDRESTART_SUSPEND=1
 export PATH LC_ALL HOME DEBIAN_FRONTEND NEEDRESTART_MODE NEEDRESTART_SUSPEND
-S={state}; B=$S/runs/{batch}; {memory}; R=
+S={state}; B=$S/runs/{batch}; {memory}; R=; LEAVES={leaves}
 UNITS={units}; export UNITS; eval "$UNITS"
 finish() {{
 rm -rf -- "$L"; [ "$1" = 0 ] && [ -e "$B/reboot" ] && {{ rm -f -- "$S/restarts"; printf '\036reboot\n'; }}
@@ -243,6 +245,7 @@ way_out() {{ [ ! -r "$S/environment" ] || . "$S/environment"; }}
         owner = quote(owner),
         units = quote(kind::UNITS),
         packages = kind::PACKAGES,
+        leaves = if *leaves { "yes" } else { "" },
     );
     // A first boot still in progress could undo our changes of packages, users and files.
     if facts.cloud_init.as_deref() == Some("running") {

@@ -72,13 +72,13 @@ pub fn observe_program(resources: &[Resource]) -> String {
 
 /// Returns the whole program that a host would run for these steps.
 pub fn enact_program(steps: &[Step], resources: &[Resource], facts: &Facts) -> String {
-    let context = batch::BatchContext { state: STATE_DIR, batch: "BATCH", run: "RUN", owner: "you@here" };
+    let context = batch::BatchContext { state: STATE_DIR, batch: "BATCH", run: "RUN", owner: "you@here", leaves: false };
     batch::program(&context, steps, resources, facts)
 }
 
 /// Returns the text that starts a batch detached and follows it, without the secrets that it would carry.
 pub fn launch_program(program: &str) -> String {
-    let context = batch::BatchContext { state: STATE_DIR, batch: "BATCH", run: "RUN", owner: "you@here" };
+    let context = batch::BatchContext { state: STATE_DIR, batch: "BATCH", run: "RUN", owner: "you@here", leaves: false };
     batch::launcher(&context, Some(program), &batch::Payloads::new(), false, 0)
 }
 

@@ -11,7 +11,7 @@ use crate::event::{Event, Events};
 use crate::k0s;
 use crate::ssh::{Chunk, Dial, Session, SshError, SshErrorKind, Transport};
 use crate::state::{
-    Content, Facts, Failure, FailureKind, Hazard, HostKind, HostName, Managed, NODE_DEAD, Observed, Orphan, REDACTED,
+    Content, Facts, Failure, FailureKind, Hazard, HostKind, HostName, Managed, NODE_DEAD, Observation, Observed, Orphan, REDACTED,
     Resource, ResourceId, RunId, SecretText, Spec, Step, StepOutputs, Target, TargetId,
 };
 use async_trait::async_trait;
@@ -337,7 +337,10 @@ impl HostTarget {
         let wanted: BTreeSet<&ResourceId> = desired.iter().map(|r| &r.id).collect();
         let orphans = facts.managed.iter().filter(|m| !m.adopted && !wanted.contains(&m.id));
         let orphans: Vec<Orphan> = orphans.filter_map(|m| self.orphan(m)).collect();
-        let clean = self.leaving.is_some() && desired.is_empty() && orphans.is_empty();
+        let as_wanted = |r: &Resource| {
+            seen.get(&r.id).is_some_and(|o| matches!(o, Observation::Present(_)) && super::diff(r, o).is_none())
+        };
+        let clean = self.leaving.is_some() && orphans.is_empty() && desired.iter().all(as_wanted);
         let mut warnings = Vec::new();
         if facts.cloud_init.as_deref() == Some("running") {
             warnings.push("cloud-init is still running; package steps wait for its lock".to_owned());
@@ -533,6 +536,7 @@ impl HostTarget {
                 batch,
                 run: self.setup.run.as_str(),
                 owner: &self.setup.owner,
+                leaves: self.leaving.is_some(),
             };
             let text = batch::launcher(&context, program, payloads, in_memory, offset);
             match self.follow_once(&text, &mut offset, &mut progress).await {
@@ -725,6 +729,7 @@ impl Target for HostTarget {
             batch: &batch,
             run: self.setup.run.as_str(),
             owner: &self.setup.owner,
+            leaves: self.leaving.is_some(),
         };
         let program = batch::program(&context, steps, &desired, &facts);
         let payloads = batch::payloads(steps, &desired, outputs);

@@ -4,6 +4,7 @@ use super::error::Result;
 use super::open::Fleet;
 use super::tasks::{Tasks, on_each};
 use crate::event::{Event, Events};
+use crate::k0s;
 use crate::executor::{HostTarget, combine, enact_program, launch_program, observe_program};
 use crate::plan::{Past, Plan, PlanInput, build, nodes_to_drain, steps_of};
 use crate::role::{self, Finding, RoleInput, desired};
@@ -12,6 +13,7 @@ use crate::state::{
     BarePods, Cluster, Facts, Failure, HostName, Nodes, Observed, Resource, Target, TargetId,
 };
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -70,6 +72,7 @@ impl Fleet {
         let mut observation = Observation { targets, bare_pods: BarePods::new(), took: began.elapsed() };
         // A host that leaves need not fit in.
         if self.selection.reset.is_none() {
+            self.first_joins(&mut observation).await;
             self.compare_hosts(&mut observation);
             self.probe_new(&mut observation).await;
         }
@@ -86,6 +89,21 @@ impl Fleet {
             }
         }
         observation
+    }
+
+    /// Where the first controller is new and the others have a cluster, it joins that: it is looked at again as one that does.
+    async fn first_joins(&self, observation: &mut Observation) {
+        let Some(first) = self.inventory.controllers().next() else { return };
+        let seen = observation.targets.iter_mut().find(|(id, _)| id.host() == Some(&first.name));
+        let Some((_, result)) = seen else { return };
+        let is_new = result.as_ref().is_ok_and(|observed| !k0s::is_ours(&observed.facts));
+        // Its own admin kubeconfig would be of a cluster that is not ours.
+        if is_new && self.access.kubeconfig().await.is_ok_and(|found| found.is_some()) {
+            self.joins.store(true, Ordering::Relaxed);
+            if let Some(host) = self.hosts.get(&first.name) {
+                *result = host.observe().await;
+            }
+        }
     }
 
     /// Makes a plan of what was observed.
@@ -139,7 +157,8 @@ impl Fleet {
     fn with_role<T>(&self, name: &HostName, facts: &Facts, ask: impl Fn(&RoleInput<'_>) -> T) -> Option<T> {
         let host = self.inventory.hosts.get(name)?;
         let (inventory, catalog, lock) = (&self.inventory, &self.catalog, &self.lock);
-        Some(ask(&RoleInput { inventory, catalog, lock, host, facts, secrets: &self.secrets }))
+        let joins = self.joins.load(Ordering::Relaxed);
+        Some(ask(&RoleInput { inventory, catalog, lock, host, facts, secrets: &self.secrets, joins }))
     }
 
     /// Returns the findings of a host's facts, including warnings.

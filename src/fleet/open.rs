@@ -18,6 +18,7 @@ use crate::serving::{self, ServingInput};
 use crate::ssh::{Dial, Endpoint, Pool, PoolOptions};
 use crate::state::{HostName, Nodes, Resource, RunId, SecretText, Spec, Stage, Target, TargetId};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -89,6 +90,8 @@ pub struct Fleet {
     pub(super) resolver: Secrets,
     /// Secrets that files of roles hold, by name.
     pub(super) secrets: Arc<BTreeMap<String, SecretText>>,
+    /// The cluster exists already: a first controller that is new joins it.
+    pub(super) joins: Arc<AtomicBool>,
     /// The cluster's nodes as of the last observation; `None` if they are unknown.
     pub(super) live: Mutex<Option<Nodes>>,
     /// The way to any controller.
@@ -266,6 +269,7 @@ impl Fleet {
             reset: selection.reset,
             lab: lab.is_some(),
             state: source.state.clone(),
+            joins: Arc::default(),
             events,
         };
         let mut connected = opening.connect().await;
@@ -289,6 +293,7 @@ impl Fleet {
             cluster,
             resolver,
             secrets: opening.secrets,
+            joins: opening.joins,
             live: Mutex::default(),
             controller,
             snapshot,
@@ -360,6 +365,7 @@ struct Opening<'a> {
     reset: Option<Reset>,
     lab: bool,
     state: StateDir,
+    joins: Arc<AtomicBool>,
     events: &'a Events,
 }
 
@@ -425,13 +431,8 @@ impl Opening<'_> {
         let wanted: DesiredFn = if self.resets(&host.name) {
             Arc::new(|facts| Ok(leaving::reset(facts)))
         } else {
-            let (inventory, catalog, lock, host, secrets) = (
-                self.inventory.clone(),
-                self.catalog.clone(),
-                self.lock.clone(),
-                host.clone(),
-                self.secrets.clone(),
-            );
+            let (inventory, catalog, lock) = (self.inventory.clone(), self.catalog.clone(), self.lock.clone());
+            let (host, secrets, joins) = (host.clone(), self.secrets.clone(), self.joins.clone());
             Arc::new(move |facts| {
                 desired(&RoleInput {
                     inventory: &inventory,
@@ -440,6 +441,7 @@ impl Opening<'_> {
                     host: &host,
                     facts,
                     secrets: &secrets,
+                    joins: joins.load(Ordering::Relaxed),
                 })
             })
         };

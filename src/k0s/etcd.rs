@@ -79,6 +79,12 @@ pub fn members(answers: &[ControllerOutput]) -> Option<BTreeMap<String, String>>
     lists(true).or_else(|| lists(false))
 }
 
+/// Returns the address of the first controller whose API is ready: where a host can join.
+pub fn ready(answers: &[ControllerOutput]) -> Option<&str> {
+    let is_ready = |a: &&ControllerOutput| matches!(read(&a.output), Says::Members(_, None));
+    answers.iter().find(is_ready).map(|a| a.address.as_str())
+}
+
 /// Returns the peer address of a host's member, known by the host's name or its address.
 pub fn find(members: &BTreeMap<String, String>, host: &HostName, address: &str) -> Option<String> {
     let by_address = || members.values().find(|a| *a == address);
@@ -222,6 +228,8 @@ mod tests {
     fn a_member_joins_only_a_healthy_etcd() {
         let one = "members {\"members\":{\"a\":\"https://10.0.0.1:2380\"}}\nready";
         assert_eq!(hindered(&[("a", one), ("b", "none")], "b"), None);
+        assert_eq!(ready(&answers(&[("a", "none"), ("b", "!off"), ("c", one)])), Some("10.0.0.3"));
+        assert_eq!(ready(&answers(&[("a", "none"), ("b", "silent\nunready x")])), None);
         let two =
             "members {\"members\":{\"a\":\"https://10.0.0.1:2380\",\"x\":\"https://10.0.0.9:2380\"}}\nready";
         let why = hindered(&[("a", two), ("b", "none")], "b").expect("refused");

@@ -18,7 +18,7 @@ pub use control_plane::{
     ControlPlane, QUESTION_SECONDS, Question, QuestionAnswer, control_plane, questions, subject_and_end,
 };
 pub use etcd::ControllerOutput;
-pub use joined::{READY, STARTED, has_joined, is_ours, may_have_joined};
+pub use joined::{READY, STARTED, has_joined, is_ours, joined_with_token, may_have_joined};
 pub use paths::*;
 pub use pods::{NO_PODS, stop_pods};
 pub use ports::*;

@@ -9,7 +9,7 @@ use crate::executor;
 use crate::inventory::{Host, HostState, Inventory};
 use crate::k0s::{self, CONTROLLER_UNIT, has_joined, may_have_joined};
 use crate::state::{
-    BarePods, Change, Failure, FieldDiff, Hazard, HostKind, HostName, Observation, Observed, OutOfService,
+    BarePods, Change, Failure, FieldDiff, Hazard, HostKind, HostName, JoinRole, Observation, Observed, OutOfService,
     Resource, ResourceId, Spec, Step, StepId, StepOutput, TargetId, Verb,
 };
 use sha2::{Digest, Sha256};
@@ -372,7 +372,12 @@ fn link(inventory: &Inventory, targets: &mut [TargetPlan]) {
     let of = |targets: &[TargetPlan], host: &HostName, last: bool| {
         targets.iter().find(|t| t.target.host() == Some(host)).and_then(|t| k0s_step(t, last))
     };
-    let first_ready = first.and_then(|host| of(targets, &host, true));
+    // A first controller that joins waits for a token of the cluster, not the other way round.
+    let joins = |host: &HostName| {
+        let of_first = targets.iter().filter(|t| t.target.host() == Some(host)).flat_map(|t| &t.steps);
+        of_first.flat_map(|s| &s.inputs).any(|input| *input == StepOutput::JoinToken(JoinRole::Controller))
+    };
+    let first_ready = first.filter(|host| !joins(host)).and_then(|host| of(targets, &host, true));
     let mut previous: Option<StepId> = None;
     for host in &controllers {
         let first = of(targets, host, false);

@@ -3,7 +3,7 @@
 use super::impact::{Past, impact};
 use super::model::Plan;
 use crate::inventory::Inventory;
-use crate::state::{Hazard, HostName, ResourceId, StepId, TargetId};
+use crate::state::{Hazard, HostName, ResourceId, StepId, TargetId, Verb};
 use std::collections::BTreeSet;
 
 impl Plan {
@@ -19,6 +19,8 @@ impl Plan {
             for step in &mut cluster.steps {
                 let Some(host) = of_host(&step.resource).filter(|host| hosts.contains(host)) else { continue };
                 step.needs.retain(|need| need.target().host() != Some(&host));
+                let why = if step.resource.node().is_some() { "drain, then delete" } else { "leaves etcd" };
+                step.why = Some(why.to_owned());
                 gone.push((host, step.id.clone()));
             }
         }
@@ -28,6 +30,9 @@ impl Plan {
             for step in &mut target.steps {
                 step.hazards.retain(|h| !matches!(h, Hazard::Drain | Hazard::Quorum) && h.pod().is_none());
                 step.needs.clear();
+                if step.change.verb == Verb::Remove {
+                    step.why = None;
+                }
             }
             target.warnings.retain(|warning| !warning.starts_with("draining loses"));
             if let Some(first) = target.steps.first_mut() {

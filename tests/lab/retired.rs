@@ -6,8 +6,13 @@ use serde_json::Value;
 
 impl Story {
     /// Returns the members of etcd.
-    fn members(&self) -> Vec<String> {
-        let list = self.on("cp-1", "sudo /usr/local/bin/k0s etcd member-list");
+    pub fn members(&self) -> Vec<String> {
+        self.members_on("cp-1")
+    }
+
+    /// Returns the members of etcd that a controller knows.
+    pub fn members_on(&self, controller: &str) -> Vec<String> {
+        let list = self.on(controller, "sudo /usr/local/bin/k0s etcd member-list");
         let line = list.lines().find(|l| l.starts_with('{')).expect("JSON");
         let list: Value = serde_json::from_str(line).expect("JSON");
         list["members"].as_object().expect("members").keys().cloned().collect()

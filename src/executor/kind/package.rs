@@ -31,7 +31,8 @@ impl Package {
 /// Shell functions of package steps. `$D` names the packages that may go: those that the plan removes (`$G`), or installs
 /// later (`$W`).
 /// - `turn NAME` begins the package's own step.
-/// - `spare DOING NAME PACKAGE…` ends the step if the packages are neither NAME nor in `$D`.
+/// - `spare DOING NAME PACKAGE…` ends the step if the packages are neither NAME nor in `$D`: well where `$LEAVES` is set, as NAME stays
+///   then, else not.
 /// - `apt_removes APT…` prints what this apt command would remove.
 /// - `dnf_removes DNF…` prints what this dnf command would remove or replace. dnf 5 also says of the older version of a package that
 ///   it is replaced.
@@ -39,6 +40,7 @@ impl Package {
 pub(crate) const PACKAGES: &str = r#"turn() { D=; for p in $W; do [ "$p" = "$1" ] || D="$D $p"; done; W=$D; D=$G$W; }
 spare() {
 d=$1; n=$2; shift 2; m=; for p in "$@"; do case "$D $n " in *" ${p%%:*} "*) ;; *) m="$m $p";; esac; done
+[ -z "$m" ] || [ -z "$LEAVES" ] || { echo "$n stays:$m need it"; exit 0; }
 [ -z "$m" ] || { echo "E-PACKAGE-REMOVES: $d $n would also remove$m, which the plan does not name: remove them first, or declare them absent"; exit 1; }
 }
 apt_removes() { "$@" -s 2>/dev/null | sed -n -e 's/^Remv \([^ ]*\).*/\1/p' -e 's/^Purg \([^ ]*\).*/\1/p'; }
