@@ -91,7 +91,10 @@ fn question(fleet: &Fleet, resets: &[&HostName], destroys: bool) -> (String, Str
     match resets {
         _ if destroys => {
             let hosts = count(resets.len(), "host");
-            (format!("This ends cluster {site} and resets {hosts}. Type the inventory's name ({site})"), site.clone())
+            (
+                format!("This ends cluster {site} and resets {hosts}. Type the inventory's name ({site})"),
+                site.clone(),
+            )
         }
         [one] => (format!("This resets {one}. Type its name"), one.to_string()),
         several => {
@@ -116,10 +119,8 @@ fn print_refused(refused: &[Failure], global: &Global) {
 async fn run(how: How, limit: Option<String>, global: &Global) -> anyhow::Result<u8> {
     let destroys = limit.is_none();
     let place = Where { inventory: how.inventory, limit, lab: how.lab };
-    let selection = Selection {
-        reset: Some(Reset { wipe_data: how.wipe_data }),
-        ..place.selection(&how.lost)
-    };
+    let selection =
+        Selection { reset: Some(Reset { wipe_data: how.wipe_data }), ..place.selection(&how.lost) };
     let source = source(&place.inventory(), global);
     let session = Session::of(&source, &selection, global, Purpose::Look, !how.dry_run).await?;
     let json = global.output == Output::Json;
@@ -162,8 +163,12 @@ async fn run(how: How, limit: Option<String>, global: &Global) -> anyhow::Result
     if !json && !global.quiet {
         let word = if destroys { "destroy" } else { "reset" };
         match code {
-            exit::DONE => eprintln!("A reboot of the hosts is recommended: k0s leaves network interfaces and rules behind"),
-            _ => eprintln!("next: Fix the failures and run the same {word} again; completed steps are skipped"),
+            exit::DONE => eprintln!(
+                "A reboot of the hosts is recommended: k0s leaves network interfaces and rules behind"
+            ),
+            _ => {
+                eprintln!("next: Fix the failures and run the same {word} again; completed steps are skipped")
+            }
         }
     }
     fleet.close()?;

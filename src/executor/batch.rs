@@ -131,7 +131,11 @@ fn parts(step: &Step, desired: &[Resource], facts: &Facts) -> Result<Parts, Stri
             // Only where that was planned: what is on a disk stays otherwise.
             (_, ResourceId::Host(HostKind::Filesystem, device)) => {
                 let wiped = Hazard::DataLoss(device.clone());
-                if step.hazards.contains(&wiped) { format!("wipefs -q -a -- {}\n", quote(device)) } else { String::new() }
+                if step.hazards.contains(&wiped) {
+                    format!("wipefs -q -a -- {}\n", quote(device))
+                } else {
+                    String::new()
+                }
             }
             (Some(undo), _) => format!("/bin/sh -e -c {}\n", quote(undo)),
             (None, _) => super::removal::shell(managed, &context).unwrap_or_default(),

@@ -3,7 +3,9 @@
 use super::batch::{self, BatchContext, Payloads};
 use super::bounded::{Bounded, MOST_STDERR};
 use super::frame::Sections;
+use super::leaving::{self, Leaving};
 use super::progress::Progress;
+use super::requirements::{combine, lacking};
 use super::root_shell::{RootShell, RootShellError};
 use super::sudo::{self, Sudo};
 use super::{causes, facts};
@@ -11,8 +13,8 @@ use crate::event::{Event, Events};
 use crate::k0s;
 use crate::ssh::{Chunk, Dial, Session, SshError, SshErrorKind, Transport};
 use crate::state::{
-    Content, Facts, Failure, FailureKind, Hazard, HostKind, HostName, Managed, NODE_DEAD, Observation, Observed, Orphan, REDACTED,
-    Resource, ResourceId, RunId, SecretText, Spec, Step, StepOutputs, Target, TargetId,
+    Content, Facts, Failure, FailureKind, HostKind, HostName, NODE_DEAD, Observation, Observed, Orphan,
+    REDACTED, Resource, ResourceId, RunId, SecretText, Spec, Step, StepOutputs, Target, TargetId,
 };
 use async_trait::async_trait;
 use backon::{BackoffBuilder, ExponentialBuilder};
@@ -83,18 +85,6 @@ pub struct HostTarget {
     sudo_state: tokio::sync::Mutex<SudoState>,
 }
 
-/// What becomes of a host that leaves the cluster.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Leaving {
-    /// All that we made on it is taken away, our own records last.
-    Reset {
-        /// File systems that we made are wiped too.
-        wipe_data: bool,
-    },
-    /// It stays as it is, but for what is wanted of it.
-    Kept,
-}
-
 /// Whether the sudo password works.
 #[derive(Default)]
 enum SudoState {
@@ -128,7 +118,13 @@ fn is_lost(failure: &Failure) -> bool {
 impl HostTarget {
     /// Returns the target; nothing is contacted yet.
     pub fn new(setup: HostSetup) -> Self {
-        Self { setup, deep: false, leaving: None, last: Mutex::default(), sudo_state: tokio::sync::Mutex::default() }
+        Self {
+            setup,
+            deep: false,
+            leaving: None,
+            last: Mutex::default(),
+            sudo_state: tokio::sync::Mutex::default(),
+        }
     }
 
     /// Hashes large files at each observation, even if their size and time are unchanged.
@@ -336,9 +332,10 @@ impl HostTarget {
         }
         let wanted: BTreeSet<&ResourceId> = desired.iter().map(|r| &r.id).collect();
         let orphans = facts.managed.iter().filter(|m| !m.adopted && !wanted.contains(&m.id));
-        let orphans: Vec<Orphan> = orphans.filter_map(|m| self.orphan(m)).collect();
+        let orphans: Vec<Orphan> = orphans.filter_map(|m| leaving::orphan(self.leaving, m)).collect();
         let as_wanted = |r: &Resource| {
-            seen.get(&r.id).is_some_and(|o| matches!(o, Observation::Present(_)) && super::diff(r, o).is_none())
+            seen.get(&r.id)
+                .is_some_and(|o| matches!(o, Observation::Present(_)) && super::diff(r, o).is_none())
         };
         let clean = self.leaving.is_some() && orphans.is_empty() && desired.iter().all(as_wanted);
         let mut warnings = Vec::new();
@@ -360,27 +357,6 @@ impl HostTarget {
             l.clean = clean;
         });
         Ok(Observed { target: self.id(), facts, desired, seen, orphans, warnings })
-    }
-
-    /// Returns the removal of something of ours that nothing wants any more; `None` if it stays on a host that leaves.
-    fn orphan(&self, managed: &Managed) -> Option<Orphan> {
-        let mut orphan = Orphan { id: managed.id.clone(), hazards: managed.hazards.clone() };
-        let filesystem = match &managed.id {
-            ResourceId::Host(HostKind::Filesystem, device) => Some(device),
-            _ => None,
-        };
-        if self.leaving.is_some() {
-            // The cluster has let go of the host by then, and nothing that is taken away needs a reboot.
-            orphan.hazards.retain(|h| !matches!(h, Hazard::Reboot | Hazard::Drain));
-        }
-        match (self.leaving, filesystem) {
-            (Some(Leaving::Kept), _) | (Some(Leaving::Reset { wipe_data: false }), Some(_)) => return None,
-            (Some(Leaving::Reset { wipe_data: true }), Some(device)) => {
-                orphan.hazards.push(Hazard::DataLoss(device.clone()));
-            }
-            _ => {}
-        }
-        Some(orphan)
     }
 
     async fn gather(&self) -> Result<(RootShell, Facts, Vec<String>), Failure> {
@@ -787,7 +763,11 @@ impl Target for HostTarget {
              for b in \"$S\"/runs/*; do [ -d \"$b\" ] && [ ! -e \"$b/rc\" ] && flock -n \"$b/alive\" true && {{ rm -f -- \"$b/program.new\"; echo interrupted >\"$b/rc\"; }}; done\n\
              n=0; for b in $(ls -1t \"$S/runs\" 2>/dev/null); do [ -e \"$S/runs/$b/rc\" ] || continue; n=$((n+1)); [ $n -le {KEPT_RUNS} ] || rm -rf -- \"$S/runs/$b\"; done\n\
              {sweep}{remove}printf '\\036end 0\\n'; }}; main </dev/null\n",
-            remove = if clean { format!("{}rm -rf -- \"$S\"\n", k0s::remove_empty_folders()) } else { String::new() },
+            remove = if clean {
+                format!("{}rm -rf -- \"$S\"\n", k0s::remove_empty_folders())
+            } else {
+                String::new()
+            },
             prelude = prelude(),
             state = crate::template::quote(&self.setup.state_dir),
             sweep = batch::sweep("*-*-????????"),
@@ -796,51 +776,4 @@ impl Target for HostTarget {
         shell.end().await;
         Ok(())
     }
-}
-
-/// Combines several failures into the first one, with the others in its tail.
-pub fn combine(mut failures: Vec<Failure>) -> Failure {
-    if failures.is_empty() {
-        return Failure::new(FailureKind::Preflight, "E-PREFLIGHT", "preflight failed without a reason");
-    }
-    let mut first = failures.remove(0);
-    let also = |f: &Failure| {
-        let next = f.hint.as_ref().map(|h| format!("; next: {h}")).unwrap_or_default();
-        format!("also: [{}] {}{next}", f.code, f.message)
-    };
-    first.tail.extend(failures.iter().map(also));
-    first
-}
-
-/// Returns all missing basic requirements of a host.
-pub fn lacking(facts: &Facts) -> Vec<Failure> {
-    /// Less free space than this on / stops a host, in KiB: packages alone need more.
-    const LEAST_FREE_KIB: u64 = 512 << 10;
-    let mut lacking = Vec::new();
-    let mut stop = |code: &str, message: String, hint: &str| {
-        lacking.push(Failure::new(FailureKind::Preflight, code, message).hint(hint));
-    };
-    if facts.kernel_name != "Linux" {
-        stop(
-            "E-NOT-LINUX",
-            format!("the host runs {}, not Linux", facts.kernel_name),
-            "Check with: uname -s",
-        );
-        return lacking; // nothing else that it says means what it means on Linux
-    }
-    if facts.uid != 0 {
-        stop("E-NOT-ROOT", format!("the program runs as uid {}", facts.uid), "Check with: sudo -n id -u");
-    }
-    if !facts.systemd {
-        let hint = "Check with: ls -d /run/systemd/system";
-        stop("E-NO-SYSTEMD", "the host was not booted with systemd".to_owned(), hint);
-    }
-    let full = ["/", "/var/lib"].into_iter().find_map(|path| {
-        let free = facts.free_kib.get(path).filter(|free| **free < LEAST_FREE_KIB)?;
-        Some(format!("only {} MiB free on {path}", free / 1024))
-    });
-    if let Some(message) = full {
-        stop("E-NO-SPACE", message, "Free up space (df -h / /var/lib)");
-    }
-    lacking
 }

@@ -4,15 +4,16 @@ use super::error::Result;
 use super::open::Fleet;
 use super::tasks::{Tasks, on_each};
 use crate::event::{Event, Events};
-use crate::k0s;
 use crate::executor::{HostTarget, combine, enact_program, launch_program, observe_program};
+use crate::k0s;
 use crate::plan::{Past, Plan, PlanInput, build, nodes_to_drain, steps_of};
 use crate::role::{self, Finding, RoleInput, desired};
 use crate::run::past;
 use crate::state::{
-    BarePods, Cluster, Facts, Failure, HostName, Nodes, Observed, Resource, Target, TargetId,
+    BarePods, Cluster, Facts, Failure, HostName, Nodes, Observed, Orphan, Resource, ResourceId, Target,
+    TargetId, Verb,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -40,6 +41,10 @@ impl Fleet {
         let began = Instant::now();
         let mut tasks = Tasks::new();
         for (id, target) in self.targets() {
+            // Retired hosts may no longer exist: they are asked only if the cluster still has something of them.
+            if id.host().is_some_and(|host| self.retired.contains_key(host)) {
+                continue;
+            }
             let (events, name) = (events.clone(), id.to_string());
             tasks.spawn(id, async move {
                 let began = Instant::now();
@@ -75,6 +80,7 @@ impl Fleet {
             self.first_joins(&mut observation).await;
             self.compare_hosts(&mut observation);
             self.probe_new(&mut observation).await;
+            self.stop_retired(&mut observation).await;
         }
         let leaving = nodes_to_drain(&observation.targets, &live.unwrap_or_default().all);
         if let Some(cluster) = self.cluster.as_ref().filter(|_| !leaving.is_empty()) {
@@ -106,6 +112,32 @@ impl Fleet {
         }
     }
 
+    /// Looks at retired hosts that the cluster has yet to forget: their k0s is stopped then. One that cannot be reached is only
+    /// forgotten.
+    async fn stop_retired(&self, observation: &mut Observation) {
+        let cluster = observation.targets.iter_mut().find(|(id, _)| *id == TargetId::Cluster);
+        let Some((_, Ok(cluster))) = cluster else { return };
+        let leaves = |orphan: &Orphan| match &orphan.id {
+            ResourceId::Node(host) | ResourceId::EtcdMember(host) => Some(host.clone()),
+            _ => None,
+        };
+        let leaving: BTreeSet<HostName> = cluster.orphans.iter().filter_map(leaves).collect();
+        let hosts = leaving.iter().filter_map(|name| Some((name.clone(), self.retired.get(name)?.clone())));
+        let seen = on_each(hosts.map(|(name, host)| (name, async move { host.observe().await }))).await;
+        let mut stopped = Vec::new();
+        for (name, result) in seen {
+            match result {
+                Ok(observed) if steps_of(&observed).0.is_empty() => {}
+                Ok(observed) => stopped.push((TargetId::Host(name), Ok(observed))),
+                Err(failure) => cluster.warnings.push(format!(
+                    "k0s on retired {name} is not stopped: {}; should the machine run again, reset it with `provision reset {name}`",
+                    failure.message
+                )),
+            }
+        }
+        observation.targets.extend(stopped);
+    }
+
     /// Makes a plan of what was observed.
     pub fn plan(&self, observation: Observation) -> Plan {
         let live = self.live.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -123,6 +155,15 @@ impl Fleet {
         let leaving = self.leaving();
         if !leaving.is_empty() {
             plan.leave(&leaving, &self.inventory, &past);
+        }
+        if self.selection.reset.is_some() {
+            plan.skipped.retain(|host, _| !leaving.contains(host));
+            for step in
+                plan.targets.iter_mut().flat_map(|t| &mut t.steps).filter(|s| s.change.verb == Verb::Remove)
+            {
+                // Not what is said of a host that an inventory drops.
+                step.why = step.resource.node().map(|_| "drain, then delete".to_owned());
+            }
         }
         plan
     }

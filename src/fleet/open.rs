@@ -83,6 +83,8 @@ pub struct Fleet {
     pub access: Arc<dyn Access>,
     pub(super) lock: Arc<Lock>,
     pub(super) hosts: BTreeMap<HostName, Arc<HostTarget>>,
+    /// Retired hosts whose k0s is to be stopped, if they can be reached.
+    pub(super) retired: BTreeMap<HostName, Arc<HostTarget>>,
     pub(super) lab: Option<Running>,
     /// The cluster, unless only some hosts are worked on.
     pub(super) cluster: Option<Arc<ClusterTarget>>,
@@ -267,6 +269,7 @@ impl Fleet {
             selected,
             lost: selection.lost.clone(),
             reset: selection.reset,
+            purpose,
             lab: lab.is_some(),
             state: source.state.clone(),
             joins: Arc::default(),
@@ -275,7 +278,8 @@ impl Fleet {
         let mut connected = opening.connect().await;
         let controller = connected.reach.any_controller();
         let access: Arc<dyn Access> = Arc::new(connected.reach);
-        connected.endpoints.retain(|e| opening.selected.contains(e.name.as_str()));
+        let works = |name: &str| opening.selected.contains(name) && !connected.retired.contains_key(name);
+        connected.endpoints.retain(|e| works(&e.name));
         let cluster = opening.cluster(purpose, &access, &resolver, lab.is_some()).await?;
         let fleet = Self {
             source,
@@ -289,6 +293,7 @@ impl Fleet {
             access,
             lock: opening.lock,
             hosts: connected.hosts,
+            retired: connected.retired,
             lab,
             cluster,
             resolver,
@@ -344,6 +349,7 @@ impl Fleet {
     pub(super) fn targets(&self) -> BTreeMap<TargetId, Arc<dyn Target>> {
         self.hosts
             .iter()
+            .chain(&self.retired)
             .map(|(name, host)| (TargetId::Host(name.clone()), host.clone() as Arc<dyn Target>))
             .chain(self.cluster.iter().map(|c| (TargetId::Cluster, c.clone() as Arc<dyn Target>)))
             .collect()
@@ -363,6 +369,7 @@ struct Opening<'a> {
     selected: BTreeSet<HostName>,
     lost: BTreeSet<HostName>,
     reset: Option<Reset>,
+    purpose: Purpose,
     lab: bool,
     state: StateDir,
     joins: Arc<AtomicBool>,
@@ -373,6 +380,7 @@ struct Opening<'a> {
 struct Connected {
     endpoints: Vec<Endpoint>,
     hosts: BTreeMap<HostName, Arc<HostTarget>>,
+    retired: BTreeMap<HostName, Arc<HostTarget>>,
     reach: OverSsh,
 }
 
@@ -382,6 +390,11 @@ impl Opening<'_> {
         self.reset.is_some() && self.selected.contains(host)
     }
 
+    /// Returns whether a retired host's k0s is to be stopped.
+    fn stops(&self, host: &HostName) -> bool {
+        self.purpose == Purpose::Change && self.selected.contains(host) && !self.lost.contains(host)
+    }
+
     /// Makes a target of every selected host, and a way to every controller that stays.
     async fn connect(&self) -> Connected {
         let inventory = &self.inventory;
@@ -389,6 +402,7 @@ impl Opening<'_> {
         let controls = |h: &Host| inventory.pool_of(h).role.is_controller();
         let taking_part = inventory.hosts.values().filter(|h| match self.resets(&h.name) {
             true => !self.lost.contains(&h.name),
+            false if h.state == HostState::Retired => self.stops(&h.name),
             false => h.state == HostState::Active && (self.selected.contains(&h.name) || controls(h)),
         });
         let endpoints = taking_part.map(|host| endpoint::endpoint(inventory, host, self.events));
@@ -397,7 +411,7 @@ impl Opening<'_> {
         for line in pool.bad_known_hosts_lines() {
             self.events.emit(Event::Warning { target: None, message: line.clone() });
         }
-        let mut hosts = BTreeMap::new();
+        let (mut hosts, mut retired) = (BTreeMap::new(), BTreeMap::new());
         let (mut controllers, mut workers, mut leaving) = (Vec::new(), Vec::new(), Vec::new());
         for at in &endpoints {
             let name = HostName::new(at.name.clone());
@@ -413,6 +427,10 @@ impl Opening<'_> {
                 hosts.insert(name, target);
                 continue;
             }
+            if host.state == HostState::Retired {
+                retired.insert(name, Arc::new(target.leaving(Leaving::Kept)));
+                continue;
+            }
             let target = Arc::new(target);
             if role.is_controller() {
                 controllers.push(((target.clone(), cluster_address(host)), dial.clone()));
@@ -424,14 +442,17 @@ impl Opening<'_> {
                 hosts.insert(name, target);
             }
         }
-        Connected { endpoints, hosts, reach: OverSsh::new(controllers, workers).also_asks(leaving) }
+        Connected { endpoints, hosts, retired, reach: OverSsh::new(controllers, workers).also_asks(leaving) }
     }
 
     fn setup(&self, host: &Host, at: &Endpoint, dial: Arc<dyn Dial>) -> HostSetup {
         let wanted: DesiredFn = if self.resets(&host.name) {
             Arc::new(|facts| Ok(leaving::reset(facts)))
+        } else if host.state == HostState::Retired {
+            Arc::new(|facts| Ok(leaving::stopped(facts)))
         } else {
-            let (inventory, catalog, lock) = (self.inventory.clone(), self.catalog.clone(), self.lock.clone());
+            let (inventory, catalog, lock) =
+                (self.inventory.clone(), self.catalog.clone(), self.lock.clone());
             let (host, secrets, joins) = (host.clone(), self.secrets.clone(), self.joins.clone());
             Arc::new(move |facts| {
                 desired(&RoleInput {

@@ -16,20 +16,21 @@ impl Fleet {
     pub(super) fn leaving(&self) -> BTreeSet<HostName> {
         match self.selection.reset {
             Some(_) => select(&self.inventory, self.selection.limit.as_deref()).unwrap_or_default(),
-            None => BTreeSet::new(),
+            None => self.retired.keys().cloned().collect(),
         }
     }
 
     /// Returns the hosts that are reset, lost ones included.
     pub fn resets(&self) -> BTreeSet<HostName> {
-        self.leaving()
+        self.selection.reset.map(|_| self.leaving()).unwrap_or_default()
     }
 
     /// Plans a reset: follows what an earlier run left running first, then observes. Returns the plan, how long observing took,
     /// and every reason why it must not be carried out.
     pub async fn plan_to_reset(&self, events: &Events) -> Result<(Plan, Duration, Vec<Failure>)> {
         let (plan, took) = self.plan_to_apply(events).await;
-        let mut refused: Vec<Failure> = plan.unobserved().map(|(target, why)| unreached(target, why)).collect();
+        let mut refused: Vec<Failure> =
+            plan.unobserved().map(|(target, why)| unreached(target, why)).collect();
         if refused.is_empty() {
             refused.extend(self.uncertain().or(self.loses_quorum().await));
         }
@@ -61,7 +62,8 @@ impl Fleet {
         }
         let names: Vec<&str> = members.iter().map(|h| h.as_str()).collect();
         let failed = |why: &str, hint: &str| {
-            let message = format!("resetting {} would cost the cluster its etcd quorum: {why}", names.join(", "));
+            let message =
+                format!("resetting {} would cost the cluster its etcd quorum: {why}", names.join(", "));
             Some(Failure::new(FailureKind::Refused, "E-QUORUM", message).hint(hint))
         };
         if self.cluster.is_none() {
@@ -75,7 +77,10 @@ impl Fleet {
         };
         let known: Vec<(HostName, String)> = members.iter().map(address).collect();
         let why = etcd::without_all(&answers, &known)?;
-        failed(&why, "Repair the unhealthy members or add controllers, apply, then reset one controller at a time")
+        failed(
+            &why,
+            "Repair the unhealthy members or add controllers, apply, then reset one controller at a time",
+        )
     }
 }
 

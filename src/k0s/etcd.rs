@@ -121,15 +121,18 @@ pub fn without(answers: &[ControllerOutput], leaving: &HostName, at: &str) -> Op
 /// or none of them is a member.
 pub fn without_all(answers: &[ControllerOutput], leaving: &[(HostName, String)]) -> Option<String> {
     let members = members(answers)?;
-    let leaves = |name: &str, address: &str| leaving.iter().any(|(host, at)| host.as_str() == name || at == address);
+    let leaves =
+        |name: &str, address: &str| leaving.iter().any(|(host, at)| host.as_str() == name || at == address);
     if !members.iter().any(|(name, address)| leaves(name, address)) {
         return None;
     }
     let states = members.iter().map(|(name, at)| (name, leaves(name, at), state(answers, name, at)));
     let states: Vec<(&String, bool, Result<(), String>)> = states.collect();
-    let healthy = |stays: bool| states.iter().filter(|(_, leaves, s)| !(stays && *leaves) && s.is_ok()).count();
+    let healthy =
+        |stays: bool| states.iter().filter(|(_, leaves, s)| !(stays && *leaves) && s.is_ok()).count();
     let stay = states.iter().filter(|(_, leaves, _)| !leaves).count();
-    let sick = states.iter().filter_map(|(name, _, state)| Some(format!("{name} ({})", state.as_ref().err()?)));
+    let sick =
+        states.iter().filter_map(|(name, _, state)| Some(format!("{name} ({})", state.as_ref().err()?)));
     let sick: Vec<String> = sick.collect();
     let why = match (stay, sick.is_empty()) {
         (0, _) => "no member would remain".to_owned(),

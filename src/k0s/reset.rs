@@ -1,6 +1,8 @@
 //! Takes k0s off a host: stops it and its pods, then `k0s reset` with the folders that it was started with.
 
-use super::paths::{BINARY, CONFIG, CONFIG_DIR, CONTROLLER_UNIT, DATA_DIR, KUBELET_DIR, RUN_DIR, WORKER_UNIT};
+use super::paths::{
+    BINARY, CONFIG, CONFIG_DIR, CONTROLLER_UNIT, DATA_DIR, KUBELET_DIR, RUN_DIR, WORKER_UNIT,
+};
 use super::pods::stop_pods;
 
 /// The command that takes k0s off a host.

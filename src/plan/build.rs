@@ -9,8 +9,8 @@ use crate::executor;
 use crate::inventory::{Host, HostState, Inventory};
 use crate::k0s::{self, CONTROLLER_UNIT, has_joined, may_have_joined};
 use crate::state::{
-    BarePods, Change, Failure, FieldDiff, Hazard, HostKind, HostName, JoinRole, Observation, Observed, OutOfService,
-    Resource, ResourceId, Spec, Step, StepId, StepOutput, TargetId, Verb,
+    BarePods, Change, Failure, FieldDiff, Hazard, HostKind, HostName, JoinRole, Observation, Observed,
+    OutOfService, Resource, ResourceId, Spec, Step, StepId, StepOutput, TargetId, Verb,
 };
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -268,6 +268,7 @@ pub fn build(input: PlanInput<'_>) -> Plan {
                         pool,
                         is_node,
                         is_member,
+                        leaves: false,
                         steps,
                         batches: Vec::new(),
                         in_sync,
@@ -281,6 +282,7 @@ pub fn build(input: PlanInput<'_>) -> Plan {
                     pool,
                     is_node: false,
                     is_member: false,
+                    leaves: false,
                     steps: Vec::new(),
                     batches: Vec::new(),
                     in_sync: 0,

@@ -3,7 +3,8 @@
 use super::impact::{Past, impact};
 use super::model::Plan;
 use crate::inventory::Inventory;
-use crate::state::{Hazard, HostName, ResourceId, StepId, TargetId, Verb};
+use crate::k0s::{CONTROLLER_UNIT, WORKER_UNIT};
+use crate::state::{Hazard, HostName, ResourceId, StepId, TargetId};
 use std::collections::BTreeSet;
 
 impl Plan {
@@ -17,28 +18,30 @@ impl Plan {
         let mut gone: Vec<(HostName, StepId)> = Vec::new();
         if let Some(cluster) = self.targets.iter_mut().find(|t| t.target == TargetId::Cluster) {
             for step in &mut cluster.steps {
-                let Some(host) = of_host(&step.resource).filter(|host| hosts.contains(host)) else { continue };
+                let Some(host) = of_host(&step.resource).filter(|host| hosts.contains(host)) else {
+                    continue;
+                };
                 step.needs.retain(|need| need.target().host() != Some(&host));
-                let why = if step.resource.node().is_some() { "drain, then delete" } else { "leaves etcd" };
-                step.why = Some(why.to_owned());
                 gone.push((host, step.id.clone()));
             }
         }
         for target in &mut self.targets {
-            let Some(host) = target.target.host().filter(|host| hosts.contains(*host)).cloned() else { continue };
-            (target.is_node, target.is_member) = (false, false);
+            let Some(host) = target.target.host().filter(|host| hosts.contains(*host)).cloned() else {
+                continue;
+            };
+            (target.is_node, target.is_member, target.leaves) = (false, false, true);
             for step in &mut target.steps {
-                step.hazards.retain(|h| !matches!(h, Hazard::Drain | Hazard::Quorum) && h.pod().is_none());
+                // k0s is stopped for good: nothing restarts it.
+                let restarts_k0s =
+                    |h: &Hazard| matches!(h, Hazard::Restart(u) if u == CONTROLLER_UNIT || u == WORKER_UNIT);
+                let none = |h: &Hazard| matches!(h, Hazard::Drain | Hazard::Quorum) || h.pod().is_some();
+                step.hazards.retain(|h| !none(h) && !restarts_k0s(h));
                 step.needs.clear();
-                if step.change.verb == Verb::Remove {
-                    step.why = None;
-                }
             }
             target.warnings.retain(|warning| !warning.starts_with("draining loses"));
             if let Some(first) = target.steps.first_mut() {
                 first.needs = gone.iter().filter(|(of, _)| *of == host).map(|(_, id)| id.clone()).collect();
             }
-            self.skipped.remove(&host);
         }
         self.reschedule(inventory);
         self.impact = impact(self, inventory, past);

@@ -30,7 +30,8 @@ pub fn stopped(facts: &Facts) -> Vec<Resource> {
     if !k0s::is_ours(facts) {
         return Vec::new();
     }
-    let unit = |name: &str| Unit { name: name.to_owned(), enabled: Some(false), active: Some(false), masked: false };
+    let unit =
+        |name: &str| Unit { name: name.to_owned(), enabled: Some(false), active: Some(false), masked: false };
     let units = [k0s::WORKER_UNIT, k0s::CONTROLLER_UNIT].map(|name| Spec::Unit(unit(name)));
     units.into_iter().map(|unit| Resource::new("retired", unit)).collect()
 }

@@ -65,7 +65,12 @@ fn a_worker_is_reset_only_when_its_name_is_typed_and_joins_again_as_new() {
     let dry = story.reset(&["w-1", "--dry-run"]);
     assert_eq!(code(&dry), Some(2), "{}", text(&dry));
     let shown = text(&dry);
-    for line in ["> command k0s-reset", "- package chrony", "- file /etc/security/limits.d", "- node w-1    drain, then delete"] {
+    for line in [
+        "> command k0s-reset",
+        "- package chrony",
+        "- file /etc/security/limits.d",
+        "- node w-1    drain, then delete",
+    ] {
         assert!(shown.contains(line), "{line}: {shown}");
     }
     let at = story.at();
@@ -74,7 +79,11 @@ fn a_worker_is_reset_only_when_its_name_is_typed_and_joins_again_as_new() {
     assert!(text(&unconfirmed).contains("then add --yes"), "{}", text(&unconfirmed));
     let wrong = story.typed(&["reset", "-i", &at, "w-1"], "h-1");
     assert_eq!(code(&wrong), Some(2), "{}", text(&wrong));
-    assert!(text(&wrong).contains("Type its name:") && text(&wrong).contains("nothing was changed"), "{}", text(&wrong));
+    assert!(
+        text(&wrong).contains("Type its name:") && text(&wrong).contains("nothing was changed"),
+        "{}",
+        text(&wrong)
+    );
     assert_eq!(story.tree(), applied);
     assert!(story.node("w-1").is_some());
     for wrong in [&["nobody", "--yes"][..], &["w-1", "--lost", "h-1", "--yes"], &["--yes"]] {
@@ -125,7 +134,11 @@ fn controllers_are_replaced_the_first_one_too_and_quorum_is_kept() {
     story.applied();
     let all = story.reset(&["control", "--yes"]);
     assert_eq!(code(&all), Some(3), "{}", text(&all));
-    assert!(text(&all).contains("error[E-QUORUM]") && text(&all).contains("provision destroy"), "{}", text(&all));
+    assert!(
+        text(&all).contains("error[E-QUORUM]") && text(&all).contains("provision destroy"),
+        "{}",
+        text(&all)
+    );
     story.on("cp-2", "sudo systemctl stop k0scontroller.service");
     let two = story.reset(&["cp-3", "--yes", "--output", "json"]);
     assert_eq!(code(&two), Some(3), "{}", text(&two));
@@ -151,7 +164,9 @@ fn controllers_are_replaced_the_first_one_too_and_quorum_is_kept() {
     assert_eq!(story.members(), ["cp-1"]);
     let last = story.reset(&["cp-1", "--yes"]);
     assert_eq!(code(&last), Some(3), "{}", text(&last));
-    assert!(text(&last).contains("no member would remain") || text(&last).contains("no controller would remain"));
+    assert!(
+        text(&last).contains("no member would remain") || text(&last).contains("no controller would remain")
+    );
     story.applied();
     assert_eq!(story.members(), ["cp-1", "cp-2", "cp-3"]);
 }
@@ -207,10 +222,28 @@ fn a_reset_that_is_killed_anywhere_is_carried_on() {
         assert_eq!(code(&killed), None, "killed at {transition}: {}", text(&killed));
         let rest = story.reset(&["w-1", "--yes"]);
         assert_eq!(code(&rest), Some(0), "after {transition}: {}", text(&rest));
-        println!("{transition}: {}", text(&rest));
-        println!("{}", story.on("w-1", "sudo find /var/lib/provision -ls 2>&1; sudo cat /var/lib/provision/managed.json || true"));
         assert_eq!(story.files("w-1"), fresh, "after {transition}");
         assert!(!story.file("w-1", "/var/lib/provision").exists(), "after {transition}");
         assert!(story.node("w-1").is_none(), "after {transition}");
+    }
+}
+
+/// The commands of the how-to, word for word.
+#[test]
+fn the_how_to_does_what_it_says() {
+    let story = Story::new();
+    story.up();
+    assert_eq!(code(&story.apply(&[])), Some(0));
+    let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/how-to/reset.md");
+    let page = std::fs::read_to_string(page).expect("read");
+    let commands =
+        page.lines().filter_map(|l| l.strip_prefix("$ provision ")).filter(|c| c.contains("inventories/lab"));
+    let commands: Vec<&str> = commands.collect();
+    assert_eq!(commands.len(), 5);
+    for command in commands {
+        let own = command.replace("inventories/lab", &story.at());
+        let output = story.run(&own.split_whitespace().collect::<Vec<_>>());
+        let expected = if own.contains("--dry-run") { 2 } else { 0 };
+        assert_eq!(code(&output), Some(expected), "provision {own}\n{}", text(&output));
     }
 }

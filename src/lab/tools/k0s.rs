@@ -231,6 +231,7 @@ fn reset(arguments: &[&str]) -> ExitCode {
     }
     for role in ["controller", "worker"] {
         let _ = std::fs::remove_file(here().join("etc/systemd/system").join(unit_of(role)));
+        units::uninstall(&unit_of(role));
     }
     eprintln!(
         "time=\"2026-01-01 00:00:00\" level=info msg=\"k0s cleanup operations done.\"\n\
