@@ -16,6 +16,7 @@ mod exit;
 mod facts;
 mod history;
 mod init;
+mod kubeconfig;
 mod lab;
 mod lock;
 mod logging;
@@ -23,6 +24,7 @@ mod plan;
 mod preflight;
 mod prompt;
 mod render;
+mod reset;
 mod schema;
 mod session;
 mod ssh;
@@ -96,6 +98,10 @@ enum Command {
     Plan(plan::PlanCommand),
     /// Carry out the plan after confirmation
     Apply(apply::Apply),
+    /// Take hosts out of the cluster and remove everything that provision made on them
+    Reset(reset::ResetCommand),
+    /// Reset all hosts of the inventory: the cluster is gone afterwards
+    Destroy(reset::Destroy),
     /// Approve a saved plan with your SSH key
     Approve(approve::Approve),
     /// Follow batches that an earlier run left running on the hosts
@@ -108,6 +114,8 @@ enum Command {
     Exec(exec::Exec),
     /// Forward a local port to the Kubernetes API over SSH
     Tunnel(tunnel::Tunnel),
+    /// Print a kubeconfig, or merge it into a file
+    Kubeconfig(kubeconfig::Kubeconfig),
     /// Collect logs and diagnostics of a host in an archive, with secrets redacted
     Support(support::Support),
     /// Show host facts
@@ -182,11 +190,14 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Plan(command) => command.run(global).await,
         Command::Apply(command) => command.run(global).await,
         Command::Approve(command) => command.run(global),
+        Command::Reset(command) => command.run(global).await,
+        Command::Destroy(command) => command.run(global).await,
         Command::Attach(command) => command.run(global).await,
         Command::Status(command) => command.run(global).await,
         Command::Ssh(command) => command.run(global).await,
         Command::Exec(command) => command.run(global).await,
         Command::Tunnel(command) => command.run(global).await,
+        Command::Kubeconfig(command) => command.run(global).await,
         Command::Support(command) => command.run(global).await,
         Command::Facts(command) => command.run(global).await,
         Command::Verify(command) => command.run(global).await,

@@ -31,6 +31,8 @@ pub(super) struct BatchContext<'a> {
     pub run: &'a str,
     /// Who runs it.
     pub owner: &'a str,
+    /// The host leaves: packages of ours that others need by now stay.
+    pub leaves: bool,
 }
 
 /// Secrets that a batch needs, by the name of the file in memory under which its program finds them.
@@ -124,9 +126,18 @@ fn package_of(resource: &ResourceId) -> Option<&str> {
 fn parts(step: &Step, facts: &Facts) -> Result<Parts, String> {
     let context = Context { package_manager: facts.package_manager };
     if let Work::Remove(managed) = &step.work {
-        let shell = match &managed.undo {
-            Some(undo) => format!("/bin/sh -e -c {}\n", quote(undo)),
-            None => super::removal::shell(managed, &context).unwrap_or_default(),
+        let shell = match (&managed.undo, &step.resource) {
+            // Only where that was planned: what is on a disk stays otherwise.
+            (_, ResourceId::Host(HostKind::Filesystem, device)) => {
+                let wiped = Hazard::DataLoss(device.clone());
+                if step.hazards.contains(&wiped) {
+                    format!("wipefs -q -a -- {}\n", quote(device))
+                } else {
+                    String::new()
+                }
+            }
+            (Some(undo), _) => format!("/bin/sh -e -c {}\n", quote(undo)),
+            (None, _) => super::removal::shell(managed, &context).unwrap_or_default(),
         };
         // What a change of it restarts, removing it does too.
         let units: String = managed
@@ -173,13 +184,13 @@ fn restarts_before(step: &Step) -> String {
 
 /// Returns the program of a batch. Holds no secret: those arrive in files in memory.
 pub(super) fn program(batch_context: &BatchContext<'_>, steps: &[Step], facts: &Facts) -> String {
-    let BatchContext { state, batch, run, owner } = batch_context;
+    let BatchContext { state, batch, run, owner, leaves } = batch_context;
     let mut p = format!(
         r#"#!/bin/sh
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C HOME=${{HOME:-/root}}
 DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=a NEEDRESTART_SUSPEND=1
 export PATH LC_ALL HOME DEBIAN_FRONTEND NEEDRESTART_MODE NEEDRESTART_SUSPEND
-S={state}; B=$S/runs/{batch}; {memory}; R=
+S={state}; B=$S/runs/{batch}; {memory}; R=; LEAVES={leaves}
 UNITS={units}; export UNITS; eval "$UNITS"
 finish() {{
 rm -rf -- "$L"; [ "$1" = 0 ] && [ -e "$B/reboot" ] && {{ rm -f -- "$S/restarts"; printf '\036reboot\n'; }}
@@ -224,6 +235,7 @@ way_out() {{ [ ! -r "$S/environment" ] || . "$S/environment"; }}
         owner = quote(owner),
         units = quote(kind::UNITS),
         packages = kind::PACKAGES,
+        leaves = if *leaves { "yes" } else { "" },
     );
     // A first boot still in progress could undo our changes of packages, users and files.
     if facts.cloud_init.as_deref() == Some("running") {

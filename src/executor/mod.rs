@@ -11,9 +11,11 @@ mod frame;
 #[doc(hidden)]
 pub mod fuzz;
 mod kind;
+mod leaving;
 mod look;
 mod progress;
 mod removal;
+mod requirements;
 mod root_shell;
 mod sudo;
 mod support;
@@ -22,10 +24,12 @@ mod target;
 pub use causes::{CAUSES, Cause, known_causes};
 pub use frame::Sections;
 pub use kind::diff;
+pub use leaving::Leaving;
 pub use look::{Look, LookEnd, Looked, Ran};
+pub use requirements::{combine, lacking};
 pub use sudo::Sudo;
 pub use support::{support_archive, support_looks};
-pub use target::{DesiredFn, HostSetup, HostTarget, STATE_DIR, combine, lacking};
+pub use target::{DesiredFn, HostSetup, HostTarget, STATE_DIR};
 
 use crate::state::{Change, Content, Facts, Failure, Observation, Resource, ResourceId, Spec, Step, Verb};
 use std::collections::BTreeMap;
@@ -72,13 +76,25 @@ pub fn observe_program(resources: &[Resource]) -> String {
 
 /// Returns the whole program that a host would run for these steps.
 pub fn enact_program(steps: &[Step], facts: &Facts) -> String {
-    let context = batch::BatchContext { state: STATE_DIR, batch: "BATCH", run: "RUN", owner: "you@here" };
+    let context = batch::BatchContext {
+        state: STATE_DIR,
+        batch: "BATCH",
+        run: "RUN",
+        owner: "you@here",
+        leaves: false,
+    };
     batch::program(&context, steps, facts)
 }
 
 /// Returns the text that starts a batch detached and follows it, without the secrets that it would carry.
 pub fn launch_program(program: &str) -> String {
-    let context = batch::BatchContext { state: STATE_DIR, batch: "BATCH", run: "RUN", owner: "you@here" };
+    let context = batch::BatchContext {
+        state: STATE_DIR,
+        batch: "BATCH",
+        run: "RUN",
+        owner: "you@here",
+        leaves: false,
+    };
     batch::launcher(&context, Some(program), &batch::Payloads::new(), false, 0)
 }
 

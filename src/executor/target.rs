@@ -3,7 +3,9 @@
 use super::batch::{self, BatchContext, Payloads};
 use super::bounded::{Bounded, MOST_STDERR};
 use super::frame::Sections;
+use super::leaving::{self, Leaving};
 use super::progress::Progress;
+use super::requirements::{combine, lacking};
 use super::root_shell::{RootShell, RootShellError};
 use super::sudo::{self, Sudo};
 use super::{causes, facts};
@@ -11,8 +13,8 @@ use crate::event::{Event, Events};
 use crate::k0s;
 use crate::ssh::{Chunk, Dial, Session, SshError, SshErrorKind, Transport};
 use crate::state::{
-    Content, Facts, Failure, FailureKind, HostKind, HostName, NODE_DEAD, Observed, Orphan, REDACTED,
-    Resource, ResourceId, RunId, SecretText, Spec, Step, StepOutputs, Target, TargetId,
+    Content, Facts, Failure, FailureKind, HostKind, HostName, NODE_DEAD, Observation, Observed, Orphan,
+    REDACTED, Resource, ResourceId, RunId, SecretText, Spec, Step, StepOutputs, Target, TargetId,
 };
 use async_trait::async_trait;
 use backon::{BackoffBuilder, ExponentialBuilder};
@@ -78,6 +80,7 @@ pub const STATE_DIR: &str = "/var/lib/provision";
 pub struct HostTarget {
     setup: HostSetup,
     deep: bool,
+    leaving: Option<Leaving>,
     last: Mutex<Last>,
     sudo_state: tokio::sync::Mutex<SudoState>,
 }
@@ -100,6 +103,8 @@ struct Last {
     desired: Vec<Resource>,
     batches: u32,
     touched: bool,
+    /// Nothing of ours was left on it when it was last looked at, and nothing was done since.
+    clean: bool,
     /// The command line of the last root shell that worked.
     with_password: bool,
 }
@@ -113,12 +118,24 @@ fn is_lost(failure: &Failure) -> bool {
 impl HostTarget {
     /// Returns the target; nothing is contacted yet.
     pub fn new(setup: HostSetup) -> Self {
-        Self { setup, deep: false, last: Mutex::default(), sudo_state: tokio::sync::Mutex::default() }
+        Self {
+            setup,
+            deep: false,
+            leaving: None,
+            last: Mutex::default(),
+            sudo_state: tokio::sync::Mutex::default(),
+        }
     }
 
     /// Hashes large files at each observation, even if their size and time are unchanged.
     pub fn deep(mut self, deep: bool) -> Self {
         self.deep = deep;
+        self
+    }
+
+    /// Marks the host as one that leaves.
+    pub fn leaving(mut self, leaving: Leaving) -> Self {
+        self.leaving = Some(leaving);
         self
     }
 
@@ -293,7 +310,9 @@ impl HostTarget {
     /// Observes once.
     async fn observe_once(&self) -> Result<Observed, Failure> {
         let (mut shell, facts, waiting) = self.gather().await?;
-        let lacks = lacking(&facts);
+        let mut lacks = lacking(&facts);
+        // Taking things away needs no room.
+        lacks.retain(|f| self.leaving.is_none() || f.code != "E-NO-SPACE");
         if !lacks.is_empty() {
             return Err(combine(lacks));
         }
@@ -313,7 +332,12 @@ impl HostTarget {
         }
         let wanted: BTreeSet<&ResourceId> = desired.iter().map(|r| &r.id).collect();
         let orphans = facts.managed.iter().filter(|m| !m.adopted && !wanted.contains(&m.id));
-        let orphans = orphans.cloned().map(Orphan::from).collect();
+        let orphans: Vec<Orphan> = orphans.filter_map(|m| leaving::orphan(self.leaving, m)).collect();
+        let as_wanted = |r: &Resource| {
+            seen.get(&r.id)
+                .is_some_and(|o| matches!(o, Observation::Present(_)) && super::diff(r, o).is_none())
+        };
+        let clean = self.leaving.is_some() && orphans.is_empty() && desired.iter().all(as_wanted);
         let mut warnings = Vec::new();
         if facts.cloud_init.as_deref() == Some("running") {
             warnings.push("cloud-init is still running; package steps wait for its lock".to_owned());
@@ -330,6 +354,7 @@ impl HostTarget {
         self.with_last(|l| {
             l.facts = facts.clone();
             l.desired = desired.clone();
+            l.clean = clean;
         });
         Ok(Observed { target: self.id(), facts, desired, seen, orphans, warnings })
     }
@@ -487,6 +512,7 @@ impl HostTarget {
                 batch,
                 run: self.setup.run.as_str(),
                 owner: &self.setup.owner,
+                leaves: self.leaving.is_some(),
             };
             let text = batch::launcher(&context, program, payloads, in_memory, offset);
             match self.follow_once(&text, &mut offset, &mut progress).await {
@@ -670,6 +696,7 @@ impl Target for HostTarget {
         let (facts, number) = self.with_last(|l| {
             l.batches += 1;
             l.touched = true;
+            l.clean = false;
             (l.facts.clone(), l.batches)
         });
         let batch = format!("{}-{number}-{:08x}", self.setup.run, rand::random::<u32>());
@@ -678,6 +705,7 @@ impl Target for HostTarget {
             batch: &batch,
             run: self.setup.run.as_str(),
             owner: &self.setup.owner,
+            leaves: self.leaving.is_some(),
         };
         let program = batch::program(&context, steps, &facts);
         let payloads = batch::payloads(steps, outputs);
@@ -724,7 +752,8 @@ impl Target for HostTarget {
     }
 
     async fn finish(&self) -> Result<(), Failure> {
-        if !self.with_last(|l| std::mem::take(&mut l.touched)) {
+        let clean = self.with_last(|l| l.clean) && matches!(self.leaving, Some(Leaving::Reset { .. }));
+        if !self.with_last(|l| std::mem::take(&mut l.touched)) && !clean {
             return Ok(());
         }
         // Our own record only, and no batch that still runs; an interrupted one is closed; the newest five stay.
@@ -733,7 +762,12 @@ impl Target for HostTarget {
             "{prelude}main() {{ S={state}; grep -q '\"run\":\"{run}\"' \"$S/lock\" 2>/dev/null && flock -n \"$S/lock\" true && : >\"$S/lock\"\n\
              for b in \"$S\"/runs/*; do [ -d \"$b\" ] && [ ! -e \"$b/rc\" ] && flock -n \"$b/alive\" true && {{ rm -f -- \"$b/program.new\"; echo interrupted >\"$b/rc\"; }}; done\n\
              n=0; for b in $(ls -1t \"$S/runs\" 2>/dev/null); do [ -e \"$S/runs/$b/rc\" ] || continue; n=$((n+1)); [ $n -le {KEPT_RUNS} ] || rm -rf -- \"$S/runs/$b\"; done\n\
-             {sweep}printf '\\036end 0\\n'; }}; main </dev/null\n",
+             {sweep}{remove}printf '\\036end 0\\n'; }}; main </dev/null\n",
+            remove = if clean {
+                format!("{}rm -rf -- \"$S\"\n", k0s::remove_empty_folders())
+            } else {
+                String::new()
+            },
             prelude = prelude(),
             state = crate::template::quote(&self.setup.state_dir),
             sweep = batch::sweep("*-*-????????"),
@@ -742,51 +776,4 @@ impl Target for HostTarget {
         shell.end().await;
         Ok(())
     }
-}
-
-/// Combines several failures into the first one, with the others in its tail.
-pub fn combine(mut failures: Vec<Failure>) -> Failure {
-    if failures.is_empty() {
-        return Failure::new(FailureKind::Preflight, "E-PREFLIGHT", "preflight failed without a reason");
-    }
-    let mut first = failures.remove(0);
-    let also = |f: &Failure| {
-        let next = f.hint.as_ref().map(|h| format!("; next: {h}")).unwrap_or_default();
-        format!("also: [{}] {}{next}", f.code, f.message)
-    };
-    first.tail.extend(failures.iter().map(also));
-    first
-}
-
-/// Returns all missing basic requirements of a host.
-pub fn lacking(facts: &Facts) -> Vec<Failure> {
-    /// Less free space than this on / stops a host, in KiB: packages alone need more.
-    const LEAST_FREE_KIB: u64 = 512 << 10;
-    let mut lacking = Vec::new();
-    let mut stop = |code: &str, message: String, hint: &str| {
-        lacking.push(Failure::new(FailureKind::Preflight, code, message).hint(hint));
-    };
-    if facts.kernel_name != "Linux" {
-        stop(
-            "E-NOT-LINUX",
-            format!("the host runs {}, not Linux", facts.kernel_name),
-            "Check with: uname -s",
-        );
-        return lacking; // nothing else that it says means what it means on Linux
-    }
-    if facts.uid != 0 {
-        stop("E-NOT-ROOT", format!("the program runs as uid {}", facts.uid), "Check with: sudo -n id -u");
-    }
-    if !facts.systemd {
-        let hint = "Check with: ls -d /run/systemd/system";
-        stop("E-NO-SYSTEMD", "the host was not booted with systemd".to_owned(), hint);
-    }
-    let full = ["/", "/var/lib"].into_iter().find_map(|path| {
-        let free = facts.free_kib.get(path).filter(|free| **free < LEAST_FREE_KIB)?;
-        Some(format!("only {} MiB free on {path}", free / 1024))
-    });
-    if let Some(message) = full {
-        stop("E-NO-SPACE", message, "Free up space (df -h / /var/lib)");
-    }
-    lacking
 }

@@ -97,7 +97,7 @@ impl Fleet {
             files.insert(&self.inventory.root.join(LOCK_FILE), self.lock.text());
         }
         let needs = if self.is_lab() { Vec::new() } else { needs(&self.inventory) };
-        let Selection { limit, lab, lost } = self.selection.clone();
+        let Selection { limit, lab, lost, .. } = self.selection.clone();
         let at = std::path::absolute(&self.source.path).unwrap_or_else(|_| self.source.path.clone());
         let sources =
             Sources { commit: commit_of(&at), path: at, files, limit, lab, lost, needs: needs.clone() };
@@ -203,7 +203,7 @@ impl Source {
         })?;
         let Sources { path, files, limit, lab, lost, needs: _, commit: _ } = sources;
         let source = Self { snapshot: Some(Arc::new(files)), ..Self::at(path) };
-        Ok((source, Selection { limit, lab, lost }))
+        Ok((source, Selection { limit, lab, lost, reset: None }))
     }
 }
 

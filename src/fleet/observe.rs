@@ -5,13 +5,16 @@ use super::open::Fleet;
 use super::tasks::{Tasks, on_each};
 use crate::event::{Event, Events};
 use crate::executor::{HostTarget, combine, enact_program, launch_program, observe_program};
+use crate::k0s;
 use crate::plan::{Past, Plan, PlanInput, build, nodes_to_drain, steps_of};
 use crate::role::{self, Finding, RoleInput, desired};
 use crate::run::past;
 use crate::state::{
-    BarePods, Cluster, Facts, Failure, HostName, Nodes, Observed, Resource, Target, TargetId,
+    BarePods, Cluster, Facts, Failure, HostName, Nodes, Observed, Orphan, Resource, ResourceId, Target,
+    TargetId, Verb,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -38,6 +41,10 @@ impl Fleet {
         let began = Instant::now();
         let mut tasks = Tasks::new();
         for (id, target) in self.targets() {
+            // Retired hosts may no longer exist: they are asked only if the cluster still has something of them.
+            if id.host().is_some_and(|host| self.retired.contains_key(host)) {
+                continue;
+            }
             let (events, name) = (events.clone(), id.to_string());
             tasks.spawn(id, async move {
                 let began = Instant::now();
@@ -68,15 +75,20 @@ impl Fleet {
             targets.push((id, result));
         }
         let mut observation = Observation { targets, bare_pods: BarePods::new(), took: began.elapsed() };
-        self.compare_hosts(&mut observation);
-        self.probe_new(&mut observation).await;
+        // A host that leaves need not fit in.
+        if self.selection.reset.is_none() {
+            self.first_joins(&mut observation).await;
+            self.compare_hosts(&mut observation);
+            self.probe_new(&mut observation).await;
+            self.stop_retired(&mut observation).await;
+        }
         let leaving = nodes_to_drain(&observation.targets, &live.unwrap_or_default().all);
         if let Some(cluster) = self.cluster.as_ref().filter(|_| !leaving.is_empty()) {
             // A drain refuses what is not known here.
             observation.bare_pods = cluster.bare_pods(&leaving).await.unwrap_or_default();
         }
         for (id, result) in &mut observation.targets {
-            if let (Some(name), Ok(observed)) = (id.host(), result) {
+            if let (Some(name), Ok(observed), None) = (id.host(), result, self.selection.reset) {
                 let known = self.findings(name, &observed.facts);
                 let told = known.into_iter().filter(|f| f.code == "W-K0S-DOWNGRADE");
                 observed.warnings.extend(told.map(|f| format!("[{}] {}", f.code, f.message)));
@@ -85,10 +97,52 @@ impl Fleet {
         observation
     }
 
+    /// Where the first controller is new and the others have a cluster, it joins that: it is looked at again as one that does.
+    async fn first_joins(&self, observation: &mut Observation) {
+        let Some(first) = self.inventory.controllers().next() else { return };
+        let seen = observation.targets.iter_mut().find(|(id, _)| id.host() == Some(&first.name));
+        let Some((_, result)) = seen else { return };
+        let is_new = result.as_ref().is_ok_and(|observed| !k0s::is_ours(&observed.facts));
+        // Its own admin kubeconfig would be of a cluster that is not ours.
+        if is_new && self.access.kubeconfig().await.is_ok_and(|found| found.is_some()) {
+            self.joins.store(true, Ordering::Relaxed);
+            if let Some(host) = self.hosts.get(&first.name) {
+                *result = host.observe().await;
+            }
+        }
+    }
+
+    /// Looks at retired hosts that the cluster has yet to forget: their k0s is stopped then. One that cannot be reached is only
+    /// forgotten.
+    async fn stop_retired(&self, observation: &mut Observation) {
+        let cluster = observation.targets.iter_mut().find(|(id, _)| *id == TargetId::Cluster);
+        let Some((_, Ok(cluster))) = cluster else { return };
+        let leaves = |orphan: &Orphan| match &orphan.id {
+            ResourceId::Node(host) | ResourceId::EtcdMember(host) => Some(host.clone()),
+            _ => None,
+        };
+        let leaving: BTreeSet<HostName> = cluster.orphans.iter().filter_map(leaves).collect();
+        let hosts = leaving.iter().filter_map(|name| Some((name.clone(), self.retired.get(name)?.clone())));
+        let seen = on_each(hosts.map(|(name, host)| (name, async move { host.observe().await }))).await;
+        let mut stopped = Vec::new();
+        for (name, result) in seen {
+            match result {
+                Ok(observed) if steps_of(&observed).0.is_empty() => {}
+                Ok(observed) => stopped.push((TargetId::Host(name), Ok(observed))),
+                Err(failure) => cluster.warnings.push(format!(
+                    "k0s on retired {name} is not stopped: {}; should the machine run again, reset it with `provision reset {name}`",
+                    failure.message
+                )),
+            }
+        }
+        observation.targets.extend(stopped);
+    }
+
     /// Makes a plan of what was observed.
     pub fn plan(&self, observation: Observation) -> Plan {
         let live = self.live.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        build(PlanInput {
+        let past = self.past();
+        let mut plan = build(PlanInput {
             inventory: &self.inventory,
             lock_digest: self.lock.digest(),
             lab: self.is_lab(),
@@ -96,8 +150,22 @@ impl Fleet {
             out_of_service: live.as_ref().map(|nodes| nodes.out_of_service.clone()).unwrap_or_default(),
             nodes: live.map(|nodes| nodes.all),
             bare_pods: observation.bare_pods,
-            past: self.past(),
-        })
+            past: past.clone(),
+        });
+        let leaving = self.leaving();
+        if !leaving.is_empty() {
+            plan.leave(&leaving, &self.inventory, &past);
+        }
+        if self.selection.reset.is_some() {
+            plan.skipped.retain(|host, _| !leaving.contains(host));
+            for step in
+                plan.targets.iter_mut().flat_map(|t| &mut t.steps).filter(|s| s.change.verb == Verb::Remove)
+            {
+                // Not what is said of a host that an inventory drops.
+                step.why = step.resource.node().map(|_| "drain, then delete".to_owned());
+            }
+        }
+        plan
     }
 
     /// Returns what steps took in earlier runs. An estimate of the time is all that is missing without it.
@@ -130,7 +198,8 @@ impl Fleet {
     fn with_role<T>(&self, name: &HostName, facts: &Facts, ask: impl Fn(&RoleInput<'_>) -> T) -> Option<T> {
         let host = self.inventory.hosts.get(name)?;
         let (inventory, catalog, lock) = (&self.inventory, &self.catalog, &self.lock);
-        Some(ask(&RoleInput { inventory, catalog, lock, host, facts, secrets: &self.secrets }))
+        let joins = self.joins.load(Ordering::Relaxed);
+        Some(ask(&RoleInput { inventory, catalog, lock, host, facts, secrets: &self.secrets, joins }))
     }
 
     /// Returns the findings of a host's facts, including warnings.

@@ -10,14 +10,15 @@ use super::state_dir::StateDir;
 use crate::artifact::{Lock, fetch};
 use crate::catalog::Catalog;
 use crate::event::{Event, Events};
-use crate::executor::{DesiredFn, HostSetup, HostTarget, STATE_DIR, Sudo};
+use crate::executor::{DesiredFn, HostSetup, HostTarget, Leaving, STATE_DIR, Sudo};
 use crate::inventory::{self, Host, HostState, Inventory, LimitError, Secrets, Snapshot};
 use crate::reconciler::{Access, ClusterSetup, ClusterTarget, Holder, Retired, nodes};
-use crate::role::{RoleInput, desired};
+use crate::role::{RoleInput, desired, leaving};
 use crate::serving::{self, ServingInput};
 use crate::ssh::{Dial, Endpoint, Pool, PoolOptions};
 use crate::state::{HostName, Nodes, Resource, RunId, SecretText, Spec, Stage, Target, TargetId};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -38,8 +39,17 @@ pub struct Selection {
     pub limit: Option<String>,
     /// Simulated hosts on this machine instead of the inventory's.
     pub lab: bool,
-    /// Retired hosts whose machines are off for good: their pods are treated as gone.
+    /// Hosts that leave whose machines are off for good: their pods are treated as gone.
     pub lost: BTreeSet<HostName>,
+    /// The hosts are to be as before their first apply.
+    pub reset: Option<Reset>,
+}
+
+/// How hosts are reset.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reset {
+    /// File systems that we made are wiped too.
+    pub wipe_data: bool,
 }
 
 /// What a fleet is opened for.
@@ -73,6 +83,8 @@ pub struct Fleet {
     pub access: Arc<dyn Access>,
     pub(super) lock: Arc<Lock>,
     pub(super) hosts: BTreeMap<HostName, Arc<HostTarget>>,
+    /// Retired hosts whose k0s is to be stopped, if they can be reached.
+    pub(super) retired: BTreeMap<HostName, Arc<HostTarget>>,
     pub(super) lab: Option<Running>,
     /// The cluster, unless only some hosts are worked on.
     pub(super) cluster: Option<Arc<ClusterTarget>>,
@@ -80,6 +92,8 @@ pub struct Fleet {
     pub(super) resolver: Secrets,
     /// Secrets that files of roles hold, by name.
     pub(super) secrets: Arc<BTreeMap<String, SecretText>>,
+    /// The cluster exists already: a first controller that is new joins it.
+    pub(super) joins: Arc<AtomicBool>,
     /// The cluster's nodes as of the last observation; `None` if they are unknown.
     pub(super) live: Mutex<Option<Nodes>>,
     /// The way to any controller.
@@ -220,12 +234,18 @@ impl Fleet {
         let Loaded { source, inventory, catalog, .. } = loaded;
         let selected = inventory::select(&inventory, selection.limit.as_deref())?;
         for name in &selection.lost {
+            let resets = selection.reset.is_some();
             let why = match inventory.hosts.get(name).map(|h| h.state) {
+                Some(_) if resets && selected.contains(name) => continue,
+                Some(_) if resets => "the host is not one of those to be reset",
                 Some(HostState::Retired) => continue,
                 Some(_) => "the host is not retired",
                 None => "no host of this inventory",
             };
-            let hint = "Name hosts with `state: retired` in their pool, several with commas";
+            let hint = match resets {
+                true => "Name hosts that are reset, several with commas",
+                false => "Name hosts with `state: retired` in their pool, several with commas",
+            };
             return Err(coded("E-USAGE", format!("--lost {name}: {why}"), hint));
         }
         let resolver = match &lab {
@@ -248,14 +268,18 @@ impl Fleet {
             lock: Arc::new(lock),
             selected,
             lost: selection.lost.clone(),
+            reset: selection.reset,
+            purpose,
             lab: lab.is_some(),
             state: source.state.clone(),
+            joins: Arc::default(),
             events,
         };
         let mut connected = opening.connect().await;
         let controller = connected.reach.any_controller();
         let access: Arc<dyn Access> = Arc::new(connected.reach);
-        connected.endpoints.retain(|e| opening.selected.contains(e.name.as_str()));
+        let works = |name: &str| opening.selected.contains(name) && !connected.retired.contains_key(name);
+        connected.endpoints.retain(|e| works(&e.name));
         let cluster = opening.cluster(purpose, &access, &resolver, lab.is_some()).await?;
         let fleet = Self {
             source,
@@ -269,17 +293,19 @@ impl Fleet {
             access,
             lock: opening.lock,
             hosts: connected.hosts,
+            retired: connected.retired,
             lab,
             cluster,
             resolver,
             secrets: opening.secrets,
+            joins: opening.joins,
             live: Mutex::default(),
             controller,
             snapshot,
             selection: selection.clone(),
         };
         // A plan may be about nothing but nodes of hosts that are not active.
-        if purpose == Purpose::Look {
+        if purpose == Purpose::Look && selection.reset.is_none() {
             fleet.some_hosts()?;
         }
         Ok(fleet)
@@ -323,6 +349,7 @@ impl Fleet {
     pub(super) fn targets(&self) -> BTreeMap<TargetId, Arc<dyn Target>> {
         self.hosts
             .iter()
+            .chain(&self.retired)
             .map(|(name, host)| (TargetId::Host(name.clone()), host.clone() as Arc<dyn Target>))
             .chain(self.cluster.iter().map(|c| (TargetId::Cluster, c.clone() as Arc<dyn Target>)))
             .collect()
@@ -341,8 +368,11 @@ struct Opening<'a> {
     holder: Holder,
     selected: BTreeSet<HostName>,
     lost: BTreeSet<HostName>,
+    reset: Option<Reset>,
+    purpose: Purpose,
     lab: bool,
     state: StateDir,
+    joins: Arc<AtomicBool>,
     events: &'a Events,
 }
 
@@ -350,30 +380,58 @@ struct Opening<'a> {
 struct Connected {
     endpoints: Vec<Endpoint>,
     hosts: BTreeMap<HostName, Arc<HostTarget>>,
+    retired: BTreeMap<HostName, Arc<HostTarget>>,
     reach: OverSsh,
 }
 
 impl Opening<'_> {
-    /// Makes a target of every selected host, and a way to every controller.
+    /// Returns whether a host is to be reset.
+    fn resets(&self, host: &HostName) -> bool {
+        self.reset.is_some() && self.selected.contains(host)
+    }
+
+    /// Returns whether a retired host's k0s is to be stopped.
+    fn stops(&self, host: &HostName) -> bool {
+        self.purpose == Purpose::Change && self.selected.contains(host) && !self.lost.contains(host)
+    }
+
+    /// Makes a target of every selected host, and a way to every controller that stays.
     async fn connect(&self) -> Connected {
         let inventory = &self.inventory;
         // Controllers are needed for nodes, tokens and etcd even if only other hosts are selected.
         let controls = |h: &Host| inventory.pool_of(h).role.is_controller();
-        let taking_part = inventory.active().filter(|h| self.selected.contains(&h.name) || controls(h));
+        let taking_part = inventory.hosts.values().filter(|h| match self.resets(&h.name) {
+            true => !self.lost.contains(&h.name),
+            false if h.state == HostState::Retired => self.stops(&h.name),
+            false => h.state == HostState::Active && (self.selected.contains(&h.name) || controls(h)),
+        });
         let endpoints = taking_part.map(|host| endpoint::endpoint(inventory, host, self.events));
         let endpoints: Vec<Endpoint> = futures::future::join_all(endpoints).await;
         let pool = Pool::new(self.ssh.clone());
         for line in pool.bad_known_hosts_lines() {
             self.events.emit(Event::Warning { target: None, message: line.clone() });
         }
-        let mut hosts = BTreeMap::new();
-        let (mut controllers, mut workers) = (Vec::new(), Vec::new());
+        let (mut hosts, mut retired) = (BTreeMap::new(), BTreeMap::new());
+        let (mut controllers, mut workers, mut leaving) = (Vec::new(), Vec::new(), Vec::new());
         for at in &endpoints {
             let name = HostName::new(at.name.clone());
             let Some(host) = inventory.hosts.get(&name) else { continue };
             let dial: Arc<dyn Dial> = pool.host(at.clone());
-            let target = Arc::new(HostTarget::new(self.setup(host, at, dial.clone())));
             let role = inventory.pool_of(host).role;
+            let target = HostTarget::new(self.setup(host, at, dial.clone()));
+            if let Some(Reset { wipe_data }) = self.reset.filter(|_| self.resets(&name)) {
+                let target = Arc::new(target.leaving(Leaving::Reset { wipe_data }));
+                if role.is_controller() {
+                    leaving.push((target.clone(), cluster_address(host)));
+                }
+                hosts.insert(name, target);
+                continue;
+            }
+            if host.state == HostState::Retired {
+                retired.insert(name, Arc::new(target.leaving(Leaving::Kept)));
+                continue;
+            }
+            let target = Arc::new(target);
             if role.is_controller() {
                 controllers.push(((target.clone(), cluster_address(host)), dial.clone()));
             }
@@ -384,18 +442,18 @@ impl Opening<'_> {
                 hosts.insert(name, target);
             }
         }
-        Connected { endpoints, hosts, reach: OverSsh::new(controllers, workers) }
+        Connected { endpoints, hosts, retired, reach: OverSsh::new(controllers, workers).also_asks(leaving) }
     }
 
     fn setup(&self, host: &Host, at: &Endpoint, dial: Arc<dyn Dial>) -> HostSetup {
-        let wanted: DesiredFn = {
-            let (inventory, catalog, lock, host, secrets) = (
-                self.inventory.clone(),
-                self.catalog.clone(),
-                self.lock.clone(),
-                host.clone(),
-                self.secrets.clone(),
-            );
+        let wanted: DesiredFn = if self.resets(&host.name) {
+            Arc::new(|facts| Ok(leaving::reset(facts)))
+        } else if host.state == HostState::Retired {
+            Arc::new(|facts| Ok(leaving::stopped(facts)))
+        } else {
+            let (inventory, catalog, lock) =
+                (self.inventory.clone(), self.catalog.clone(), self.lock.clone());
+            let (host, secrets, joins) = (host.clone(), self.secrets.clone(), self.joins.clone());
             Arc::new(move |facts| {
                 desired(&RoleInput {
                     inventory: &inventory,
@@ -404,6 +462,7 @@ impl Opening<'_> {
                     host: &host,
                     facts,
                     secrets: &secrets,
+                    joins: joins.load(Ordering::Relaxed),
                 })
             })
         };
@@ -434,10 +493,11 @@ impl Opening<'_> {
         lab: bool,
     ) -> Result<Option<Arc<ClusterTarget>>> {
         let (inventory, selected) = (&self.inventory, &self.selected);
-        let Some(first) = inventory.controllers().next() else { return Ok(None) };
+        // Of a cluster whose controllers are all reset nothing is left.
+        let Some(first) = inventory.controllers().find(|h| !self.resets(&h.name)) else { return Ok(None) };
         // Of some hosts only, their nodes are wanted and nothing else of the cluster.
-        let whole = inventory.active().all(|h| selected.contains(&h.name));
-        let desired = if purpose == Purpose::Look {
+        let whole = self.reset.is_none() && inventory.active().all(|h| selected.contains(&h.name));
+        let desired = if purpose == Purpose::Look || self.reset.is_some() {
             Vec::new()
         } else if whole {
             cluster_desired(inventory, &self.catalog, &self.lock, &self.state, resolver, self.events).await?
@@ -451,7 +511,7 @@ impl Opening<'_> {
             access: access.clone(),
             address: cluster_address(first),
             name: inventory.name.clone(),
-            retired: retired(inventory, |host| whole || selected.contains(host), &self.lost),
+            retired: self.leaving(whole),
             events: self.events.clone(),
         });
         let target = target.held_by(self.holder.clone());
@@ -460,22 +520,22 @@ impl Opening<'_> {
     }
 }
 
-/// Returns the hosts that the cluster is to forget, of those selected.
-fn retired(
-    inventory: &Inventory,
-    selected: impl Fn(&HostName) -> bool,
-    lost: &BTreeSet<HostName>,
-) -> Vec<Retired> {
-    let gone = inventory.hosts.values().filter(|h| h.state == HostState::Retired && selected(&h.name));
-    let member = |h: &Host| inventory.pool_of(h).role.is_controller().then(|| cluster_address(h));
-    let drain = |h: &Host| Duration::from_secs(inventory.pool_of(h).disruption.drain_s.into());
-    gone.map(|h| Retired {
-        host: h.name.clone(),
-        member: member(h),
-        drain: drain(h),
-        lost: lost.contains(&h.name),
-    })
-    .collect()
+impl Opening<'_> {
+    /// Returns the hosts that the cluster is to forget, of those selected.
+    fn leaving(&self, whole: bool) -> Vec<Retired> {
+        let inventory = &self.inventory;
+        let gone = |h: &&Host| match self.reset {
+            Some(_) => self.selected.contains(&h.name),
+            None => h.state == HostState::Retired && (whole || self.selected.contains(&h.name)),
+        };
+        let retired = |h: &Host| Retired {
+            host: h.name.clone(),
+            member: inventory.pool_of(h).role.is_controller().then(|| cluster_address(h)),
+            drain: Duration::from_secs(inventory.pool_of(h).disruption.drain_s.into()),
+            lost: self.lost.contains(&h.name),
+        };
+        inventory.hosts.values().filter(gone).map(retired).collect()
+    }
 }
 
 /// Returns the address of a host for other hosts of the cluster.

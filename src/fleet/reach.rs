@@ -1,7 +1,7 @@
 //! Access to the cluster over the SSH connections of its hosts, so that this machine needs no route to it.
 
 use crate::executor::HostTarget;
-use crate::k0s::{ADMIN_KUBECONFIG, ControllerOutput};
+use crate::k0s::{ADMIN_KUBECONFIG, ControllerOutput, NO_CONTROL_PLANE};
 use crate::reconciler::Access;
 use crate::ssh::{Dial, SshError, SshErrorKind, Transport};
 use crate::state::{BoxStream, Failure, FailureKind};
@@ -112,6 +112,8 @@ pub(super) type Controller = (Arc<HostTarget>, String);
 /// Access through SSH, over any host that answers.
 pub(super) struct OverSsh {
     controllers: Vec<Controller>,
+    /// Controllers that leave: they are asked about etcd, and nothing goes over them.
+    leaving: Vec<Controller>,
     /// The ways to the controllers, in the same order.
     ways: Arc<FirstAlive>,
     /// Hosts that carry pods.
@@ -122,7 +124,13 @@ impl OverSsh {
     /// Returns the access over controllers and workers.
     pub(super) fn new(controllers: Vec<(Controller, Arc<dyn Dial>)>, workers: Vec<Arc<dyn Dial>>) -> Self {
         let (controllers, ways) = controllers.into_iter().unzip();
-        Self { controllers, ways: Arc::new(FirstAlive::new(ways)), workers: FirstAlive::new(workers) }
+        let (ways, workers) = (Arc::new(FirstAlive::new(ways)), FirstAlive::new(workers));
+        Self { controllers, leaving: Vec::new(), ways, workers }
+    }
+
+    /// Adds controllers that leave the cluster.
+    pub(super) fn also_asks(self, leaving: Vec<Controller>) -> Self {
+        Self { leaving, ..self }
     }
 
     /// Returns the way to any controller.
@@ -165,14 +173,17 @@ impl Access for OverSsh {
                 ControllerOutput { host: host.host().clone(), address, output: host.output(program).await }
             }
         };
-        futures::future::join_all(self.controllers.iter().map(ask)).await
+        futures::future::join_all(self.controllers.iter().chain(&self.leaving).map(ask)).await
     }
 
     async fn on_controller(&self, program: &str) -> Result<String, Failure> {
         let mut failure = Failure::new(FailureKind::Unobserved, "E-NO-CLUSTER", "no active controller");
+        let mut none = None;
         for asking in self.ways.preferred.all(self.controllers.len()) {
             let (host, _) = &self.controllers[asking.at];
             match host.output(program).await {
+                // Another one may have what this one has not.
+                Ok(said) if said.trim() == NO_CONTROL_PLANE => none = Some(said),
                 Ok(said) => {
                     asking.answered();
                     return Ok(said);
@@ -180,7 +191,7 @@ impl Access for OverSsh {
                 Err(error) => failure = error,
             }
         }
-        Err(failure)
+        none.ok_or(failure)
     }
 }
 

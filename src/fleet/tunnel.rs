@@ -4,7 +4,7 @@ use super::error::{Error, Result, coded, failed};
 use super::open::Fleet;
 use crate::event::Events;
 use crate::k0s::API_PORT;
-use crate::reconciler::{admin_kubeconfig, lent_kubeconfig};
+use crate::reconciler::{admin_kubeconfig, kubeconfig_for};
 use crate::ssh::forward::{self, Forward};
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -51,7 +51,13 @@ impl Fleet {
                     "Choose another --port, or omit it to use any free port",
                 )
             })?;
-        let text = lent_kubeconfig(&admin, forward.local().port())?;
+        let server = format!("https://{}", forward.local());
+        let config = kubeconfig_for(&admin, &self.inventory.name, &server, true)?;
+        // JSON is YAML, and is what kubectl reads too.
+        let text = serde_json::to_string_pretty(&config).map_err(|e| Error::Malformed {
+            what: "the kubeconfig is malformed".to_owned(),
+            source: Box::new(e),
+        })?;
         let (kubeconfig, folder) = write(kubeconfig, &text)?;
         Ok(Tunnel { forward, kubeconfig, _folder: folder })
     }

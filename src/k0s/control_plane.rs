@@ -99,6 +99,14 @@ fn certificates(text: &str) -> Vec<(String, i64)> {
     found
 }
 
+/// Returns the name in a certificate in PEM, if it has one, and the end of its validity in seconds since 1970.
+pub fn subject_and_end(pem: &[u8]) -> Option<(Option<String>, i64)> {
+    let pem = Pem::iter_from_buffer(pem).flatten().next()?;
+    let certificate = pem.parse_x509().ok()?;
+    let name = certificate.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
+    Some((name.map(str::to_owned), certificate.validity().not_after.timestamp()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

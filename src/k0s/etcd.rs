@@ -79,6 +79,12 @@ pub fn members(answers: &[ControllerOutput]) -> Option<BTreeMap<String, String>>
     lists(true).or_else(|| lists(false))
 }
 
+/// Returns the address of the first controller whose API is ready: where a host can join.
+pub fn ready(answers: &[ControllerOutput]) -> Option<&str> {
+    let is_ready = |a: &&ControllerOutput| matches!(read(&a.output), Says::Members(_, None));
+    answers.iter().find(is_ready).map(|a| a.address.as_str())
+}
+
 /// Returns the peer address of a host's member, known by the host's name or its address.
 pub fn find(members: &BTreeMap<String, String>, host: &HostName, address: &str) -> Option<String> {
     let by_address = || members.values().find(|a| *a == address);
@@ -109,6 +115,31 @@ pub fn without(answers: &[ControllerOutput], leaving: &HostName, at: &str) -> Op
         false => format!("unhealthy etcd members: {}", sick.join(", ")),
     };
     (healthy < states.len() / 2 + 1).then_some(why)
+}
+
+/// Returns why these members cannot all leave etcd: it has no quorum now, or those that stay would be none. `None` if they can,
+/// or none of them is a member.
+pub fn without_all(answers: &[ControllerOutput], leaving: &[(HostName, String)]) -> Option<String> {
+    let members = members(answers)?;
+    let leaves =
+        |name: &str, address: &str| leaving.iter().any(|(host, at)| host.as_str() == name || at == address);
+    if !members.iter().any(|(name, address)| leaves(name, address)) {
+        return None;
+    }
+    let states = members.iter().map(|(name, at)| (name, leaves(name, at), state(answers, name, at)));
+    let states: Vec<(&String, bool, Result<(), String>)> = states.collect();
+    let healthy =
+        |stays: bool| states.iter().filter(|(_, leaves, s)| !(stays && *leaves) && s.is_ok()).count();
+    let stay = states.iter().filter(|(_, leaves, _)| !leaves).count();
+    let sick =
+        states.iter().filter_map(|(name, _, state)| Some(format!("{name} ({})", state.as_ref().err()?)));
+    let sick: Vec<String> = sick.collect();
+    let why = match (stay, sick.is_empty()) {
+        (0, _) => "no member would remain".to_owned(),
+        (_, true) => "those that stay are too few".to_owned(),
+        (_, false) => format!("unhealthy etcd members: {}", sick.join(", ")),
+    };
+    (stay == 0 || healthy(true) < stay / 2 + 1 || healthy(false) < members.len() / 2 + 1).then_some(why)
 }
 
 /// Returns why a controller cannot be spared now; `None` if it can.
@@ -200,6 +231,8 @@ mod tests {
     fn a_member_joins_only_a_healthy_etcd() {
         let one = "members {\"members\":{\"a\":\"https://10.0.0.1:2380\"}}\nready";
         assert_eq!(hindered(&[("a", one), ("b", "none")], "b"), None);
+        assert_eq!(ready(&answers(&[("a", "none"), ("b", "!off"), ("c", one)])), Some("10.0.0.3"));
+        assert_eq!(ready(&answers(&[("a", "none"), ("b", "silent\nunready x")])), None);
         let two =
             "members {\"members\":{\"a\":\"https://10.0.0.1:2380\",\"x\":\"https://10.0.0.9:2380\"}}\nready";
         let why = hindered(&[("a", two), ("b", "none")], "b").expect("refused");
@@ -221,6 +254,25 @@ mod tests {
         assert_eq!(found("cp-3", "10.0.0.3").as_deref(), Some("10.0.0.3"));
         assert_eq!(found("b", "").as_deref(), Some("10.0.0.2"));
         assert_eq!(found("x", "10.0.0.9"), None);
+    }
+
+    #[test]
+    fn members_leave_together_only_where_a_quorum_stays_all_along() {
+        let leaves = |all: &[(&str, &str)], who: &[&str]| {
+            let who: Vec<_> = who.iter().map(|h| (HostName::new(*h), String::new())).collect();
+            without_all(&answers(all), &who)
+        };
+        let three = THREE.replace("renamed", "c");
+        let whole = [("a", three.as_str()), ("b", &three), ("c", &three)];
+        assert_eq!(leaves(&whole, &["b", "c"]), None);
+        assert_eq!(leaves(&whole, &["x"]), None, "no member");
+        assert_eq!(leaves(&whole, &["a", "b", "c"]).as_deref(), Some("no member would remain"));
+        let one_down = [("a", three.as_str()), ("b", &three), ("c", "!down")];
+        assert_eq!(leaves(&one_down, &["c"]), None, "the dead one");
+        assert_eq!(leaves(&one_down, &["b"]).as_deref(), Some("unhealthy etcd members: c (down)"));
+        let two_down = [("a", three.as_str()), ("b", "!off"), ("c", "!down")];
+        let why = leaves(&two_down, &["b", "c"]).expect("refused");
+        assert_eq!(why, "unhealthy etcd members: b (off), c (down)", "etcd cannot decide anything now");
     }
 
     #[test]

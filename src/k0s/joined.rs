@@ -10,6 +10,15 @@ pub const STARTED: &str = "k0s-started";
 /// The command of the k0s role that waits until k0s is up; its record stays on the host.
 pub const READY: &str = "k0s-ready";
 
+/// The command of the k0s role that writes the token which a host joins with.
+const TOKEN: &str = "k0s-token";
+
+/// Returns whether the k0s that we installed on a host joined a cluster with a token, or made one itself; `None` if we have not
+/// installed any.
+pub fn joined_with_token(facts: &Facts) -> Option<bool> {
+    is_ours(facts).then(|| facts.owns(&ResourceId::host(HostKind::Command, TOKEN)))
+}
+
 /// Returns whether k0s was seen up on a host in an earlier run.
 pub fn has_joined(facts: &Facts) -> bool {
     facts.k0s_was_up && may_have_joined(facts)

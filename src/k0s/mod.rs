@@ -8,16 +8,20 @@ mod joined;
 mod paths;
 mod pods;
 mod ports;
+mod reset;
 mod steady;
 mod sysinfo;
 pub mod token;
 
 pub use command_line::Install;
-pub use control_plane::{ControlPlane, QUESTION_SECONDS, Question, QuestionAnswer, control_plane, questions};
+pub use control_plane::{
+    ControlPlane, QUESTION_SECONDS, Question, QuestionAnswer, control_plane, questions, subject_and_end,
+};
 pub use etcd::ControllerOutput;
-pub use joined::{READY, STARTED, has_joined, is_ours, may_have_joined};
+pub use joined::{READY, STARTED, has_joined, is_ours, joined_with_token, may_have_joined};
 pub use paths::*;
 pub use pods::{NO_PODS, stop_pods};
 pub use ports::*;
+pub use reset::{RESET, RESET_DEADLINE_S, is_reset, remove_empty_folders, reset};
 pub use steady::{STEADY, steady};
 pub use sysinfo::{SysinfoItem, sysinfo};

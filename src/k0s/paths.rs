@@ -4,6 +4,8 @@
 pub const BINARY: &str = "/usr/local/bin/k0s";
 /// What it keeps (`--data-dir`).
 pub const DATA_DIR: &str = "/var/lib/k0s";
+/// What it keeps while it runs: sockets, and the configuration that it was started with.
+pub const RUN_DIR: &str = "/run/k0s";
 /// Its configuration.
 pub const CONFIG_DIR: &str = "/etc/k0s";
 /// A controller's configuration.
@@ -12,6 +14,8 @@ pub const CONFIG: &str = "/etc/k0s/k0s.yaml";
 pub const CONTAINERD_DROP_INS: &str = "/etc/k0s/containerd.d";
 /// What a host joins with.
 pub const TOKEN: &str = "/etc/k0s/k0stoken";
+/// Certificates and keys of a controller.
+pub const PKI_DIR: &str = "/var/lib/k0s/pki";
 /// The admin kubeconfig, written when a controller's control plane has come up.
 pub const ADMIN_KUBECONFIG: &str = "/var/lib/k0s/pki/admin.conf";
 /// A kubelet's kubeconfig, written when a worker has joined.
@@ -41,3 +45,6 @@ pub fn unit(controller: bool) -> &'static str {
 pub fn joined_file(controller: bool) -> &'static str {
     if controller { ADMIN_KUBECONFIG } else { KUBELET_KUBECONFIG }
 }
+
+/// What a program prints on a host that has no control plane (yet).
+pub const NO_CONTROL_PLANE: &str = "none";

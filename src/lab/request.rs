@@ -29,6 +29,15 @@ pub(super) enum Request {
         /// The member's peer address.
         address: String,
     },
+    /// `k0s kubeconfig create`.
+    ClientCertificate {
+        /// The user.
+        user: String,
+        /// Its group: k0s puts whatever `--groups` says into one.
+        group: String,
+        /// How long it is valid.
+        seconds: u64,
+    },
     /// A driver was loaded or unloaded: so many accelerators answer.
     Accelerators {
         /// How many.
@@ -52,6 +61,9 @@ impl Request {
                 return Ok(members.map(|members| serde_json::json!({"members": members}).to_string()));
             }
             Self::Leave { address } => return Ok(cluster.leave(&address).map(|()| String::new())),
+            Self::ClientCertificate { user, group, seconds } => {
+                return Ok(cluster.client_certificate(user, group, seconds));
+            }
             Self::Accelerators { count, mig } => cluster.set_accelerators(host, count, mig),
             Self::Run { .. } | Self::Start { .. } | Self::Reboot => return Err(self),
         }

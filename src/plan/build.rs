@@ -9,8 +9,8 @@ use crate::executor;
 use crate::inventory::{Host, HostState, Inventory};
 use crate::k0s::{self, CONTROLLER_UNIT, has_joined, may_have_joined};
 use crate::state::{
-    BarePods, Change, Ensure, Failure, FieldDiff, Hazard, HostKind, HostName, Managed, Observation, Observed,
-    OutOfService, Resource, ResourceId, Spec, Step, StepId, StepOutput, TargetId, Verb, Work,
+    BarePods, Change, Ensure, Failure, FieldDiff, Hazard, HostKind, HostName, JoinRole, Managed, Observation,
+    Observed, OutOfService, Resource, ResourceId, Spec, Step, StepId, StepOutput, TargetId, Verb, Work,
 };
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -274,6 +274,7 @@ pub fn build(input: PlanInput<'_>) -> Plan {
                         pool,
                         is_node,
                         is_member,
+                        leaves: false,
                         steps,
                         batches: Vec::new(),
                         in_sync,
@@ -287,6 +288,7 @@ pub fn build(input: PlanInput<'_>) -> Plan {
                     pool,
                     is_node: false,
                     is_member: false,
+                    leaves: false,
                     steps: Vec::new(),
                     batches: Vec::new(),
                     in_sync: 0,
@@ -378,7 +380,12 @@ fn link(inventory: &Inventory, targets: &mut [TargetPlan]) {
     let of = |targets: &[TargetPlan], host: &HostName, last: bool| {
         targets.iter().find(|t| t.target.host() == Some(host)).and_then(|t| k0s_step(t, last))
     };
-    let first_ready = first.and_then(|host| of(targets, &host, true));
+    // A first controller that joins waits for a token of the cluster, not the other way round.
+    let joins = |host: &HostName| {
+        let of_first = targets.iter().filter(|t| t.target.host() == Some(host)).flat_map(|t| &t.steps);
+        of_first.flat_map(|s| &s.inputs).any(|input| *input == StepOutput::JoinToken(JoinRole::Controller))
+    };
+    let first_ready = first.filter(|host| !joins(host)).and_then(|host| of(targets, &host, true));
     let mut previous: Option<StepId> = None;
     for host in &controllers {
         let first = of(targets, host, false);

@@ -98,7 +98,7 @@ fn pool_impact(
         *counts.entry(hazard).or_default() += 1;
     }
     let works = pool.is_some_and(|p| p.role.is_worker());
-    let joining = targets.iter().filter(|t| works && !t.is_node).count();
+    let joining = targets.iter().filter(|t| works && !t.is_node && !t.leaves).count();
     let down = targets.iter().filter(|t| drains(&t.steps)).count();
     // Those that are out of service now serve nothing; in the worst wave those that stay out come on top.
     let out = waves.map_or(0, |w| w.down.len());

@@ -4,6 +4,7 @@ mod build;
 mod compare;
 mod impact;
 mod kinds;
+mod leaving;
 mod model;
 mod ports;
 mod saved;

@@ -87,6 +87,9 @@ pub struct TargetPlan {
     /// The host is one of several controllers already, so what stops it is a matter of etcd's quorum.
     #[serde(default)]
     pub is_member: bool,
+    /// The host leaves the cluster, or was never of it: it does not join by this.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leaves: bool,
     /// What would be done, in order.
     pub steps: Vec<Step>,
     /// How the steps go together; each step is in one of them.

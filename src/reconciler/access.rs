@@ -16,7 +16,8 @@ pub trait Access: Send + Sync {
     async fn kubeconfig(&self) -> Result<Option<Vec<u8>>, Failure>;
     /// Runs a shell program that changes nothing on every controller of the inventory, all at once.
     async fn run_on_controllers(&self, program: &str) -> Vec<ControllerOutput>;
-    /// Runs a shell program as root on one controller, the first that answers, and returns what it prints. Twice does no
-    /// more than once: a lost answer is asked for again.
+    /// Runs a shell program as root on one controller, the first that answers anything but
+    /// [`NO_CONTROL_PLANE`](crate::k0s::NO_CONTROL_PLANE), and returns what it prints. Twice does no more than once: a lost
+    /// answer is asked for again.
     async fn on_controller(&self, program: &str) -> Result<String, Failure>;
 }

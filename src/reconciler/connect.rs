@@ -97,7 +97,7 @@ pub(super) struct Link {
 
 /// Returns of a host's admin kubeconfig what a client needs and nothing else: certificates and key, as data. A kubeconfig
 /// can name programs to run and files to read on the client machine, which a host must not decide.
-fn certificates_of(text: &str) -> Result<(kube::config::Kubeconfig, String), String> {
+pub(super) fn certificates_of(text: &str) -> Result<(kube::config::Kubeconfig, String), String> {
     use kube::config::{AuthInfo, Cluster, Context, Kubeconfig, NamedAuthInfo, NamedCluster, NamedContext};
     let parsed = Kubeconfig::from_yaml(text).map_err(|e| e.to_string())?;
     let cluster = parsed.clusters.iter().find_map(|c| c.cluster.as_ref()).ok_or("it has no cluster")?;

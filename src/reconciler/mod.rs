@@ -14,6 +14,7 @@ mod differ;
 mod drain;
 mod errors;
 mod kinds;
+mod kubeconfig;
 mod lease;
 mod nodes;
 mod ready;
@@ -24,8 +25,9 @@ mod target;
 
 pub use access::Access;
 pub use chat::chat_completion;
+pub use kubeconfig::{ClientUser, admin_kubeconfig, kubeconfig_for};
 pub use lease::Holder;
 pub use nodes::nodes;
 pub use retire::Retired;
-pub use survey::{NodeSeen, Survey, WorkloadSeen, admin_kubeconfig, lent_kubeconfig};
+pub use survey::{NodeSeen, Survey, WorkloadSeen};
 pub use target::{ClusterSetup, ClusterTarget};

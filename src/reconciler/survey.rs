@@ -1,10 +1,8 @@
-//! The state of the cluster for `status`: nodes, and the ready replicas of each model. Read-only. Also the admin kubeconfig
-//! for other tools.
+//! The state of the cluster for `status`: nodes, and the ready replicas of each model. Read-only.
 
-use super::connect;
+use super::ClusterTarget;
 use super::errors::failure;
 use super::ready::pods_say;
-use super::{Access, ClusterTarget};
 use crate::state::{Failure, FailureKind};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -135,29 +133,4 @@ impl ClusterTarget {
             .hint("On a controller, run `k0s status` and `k0s kubectl get --raw=/readyz?verbose`")),
         }
     }
-}
-
-/// Returns an admin kubeconfig that leads to `port` on this machine's loopback instead of the controller's own.
-pub fn lent_kubeconfig(admin: &[u8], port: u16) -> Result<String, Failure> {
-    let failed = |why: String| {
-        Failure::new(FailureKind::Unobserved, "E-K8S-CONFIG", format!("invalid admin kubeconfig: {why}"))
-            .hint("On a controller, run `k0s kubeconfig admin`")
-    };
-    let mut config = kube::config::Kubeconfig::from_yaml(&String::from_utf8_lossy(admin))
-        .map_err(|e| failed(e.to_string()))?;
-    for cluster in config.clusters.iter_mut().filter_map(|c| c.cluster.as_mut()) {
-        cluster.server = Some(format!("https://127.0.0.1:{port}"));
-        // `kubernetes` is in every API certificate, the loopback address need not be.
-        cluster.tls_server_name = Some(connect::SERVER_NAME.to_owned());
-    }
-    // JSON is YAML, and is what kubectl reads too.
-    serde_json::to_string_pretty(&config).map_err(|e| failed(e.to_string()))
-}
-
-/// Returns the admin kubeconfig behind an access, or why there is none.
-pub async fn admin_kubeconfig(access: &dyn Access) -> Result<Vec<u8>, Failure> {
-    access.kubeconfig().await?.ok_or_else(|| {
-        Failure::new(FailureKind::Preflight, "E-NO-CLUSTER", "no cluster on any controller yet")
-            .hint("Create the cluster with `provision apply`")
-    })
 }

@@ -8,7 +8,7 @@ use super::errors::{failure, is_missing, is_unreachable, phrase};
 use super::kinds::{Kind, node_api};
 use super::{Access, Holder, Retired, chat, chat_completion, nodes};
 use crate::event::{Event, Events};
-use crate::k0s::token;
+use crate::k0s::{etcd, token};
 use crate::state::*;
 use async_trait::async_trait;
 use backon::{BackoffBuilder, ExponentialBuilder};
@@ -40,7 +40,7 @@ pub struct ClusterSetup {
     pub desired: Vec<Resource>,
     /// How it is reached.
     pub access: Arc<dyn Access>,
-    /// A controller's address, as nodes reach it.
+    /// A controller's address, as nodes reach it; used where none is known to be ready.
     pub address: String,
     /// The inventory's name; it names the ApplySet.
     pub name: String,
@@ -292,8 +292,10 @@ impl ClusterTarget {
     async fn make_token(&self, link: &Link, role: JoinRole) -> Result<SecretText, Failure> {
         let what = format!("creating a {} token", role.as_str());
         let failed = |why: String| Failure::new(FailureKind::Step, "E-TOKEN", format!("{what}: {why}"));
-        let token =
-            token::make(role, &link.authority, &self.setup.address).map_err(|e| failed(e.to_string()))?;
+        // Not the first controller of the inventory whatever its state: it may be the one that joins.
+        let answers = self.setup.access.run_on_controllers(&etcd::question()).await;
+        let address = etcd::ready(&answers).unwrap_or(&self.setup.address);
+        let token = token::make(role, &link.authority, address).map_err(|e| failed(e.to_string()))?;
         // Not the error's text: it could quote what could not be read.
         let object: DynamicObject =
             serde_json::from_value(token.secret).map_err(|_| failed("its Secret is malformed".to_owned()))?;

@@ -191,7 +191,7 @@ mod tests {
         let (host, secrets) = (&inventory.hosts["a"], BTreeMap::new());
         let facts = Facts { arch: "x86_64".to_owned(), ..Facts::default() };
         let (inventory, catalog, lock, facts) = (&inventory, &catalog, &lock, &facts);
-        let input = RoleInput { inventory, catalog, lock, host, facts, secrets: &secrets };
+        let input = RoleInput { inventory, catalog, lock, host, facts, secrets: &secrets, joins: false };
         let context = context(&input).unwrap_or_else(|failure| panic!("{failure}"));
         let keys = |value: &Value| -> BTreeSet<String> {
             value.as_object().expect("a mapping").keys().cloned().collect()

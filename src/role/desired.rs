@@ -28,6 +28,8 @@ pub struct RoleInput<'a> {
     pub facts: &'a Facts,
     /// Secrets that files of roles hold, by name.
     pub secrets: &'a BTreeMap<String, SecretText>,
+    /// The cluster exists already: a first controller that is new joins it instead of making one.
+    pub joins: bool,
 }
 
 /// Returns a file of a role and what errors call it: the inventory's own if there is one, else the built-in.

@@ -41,10 +41,13 @@ pub(super) fn k0s(input: &RoleInput<'_>) -> Result<Value, Failure> {
     let pool = inventory.pool_of(host);
     let controller = pool.role.is_controller();
     let first = inventory.controllers().next().is_some_and(|h| h.name == host.name);
-    let token = match (controller, first) {
-        (true, true) => None,
-        (true, false) => Some(JoinRole::Controller),
-        (false, _) => Some(JoinRole::Worker),
+    // How a controller came to its cluster is its own history: another order in the inventory restarts none. Made anew, the first
+    // one joins the cluster that the others have.
+    let joins = || !first || input.joins;
+    let token = match controller {
+        true if k0s::joined_with_token(facts).unwrap_or_else(joins) => Some(JoinRole::Controller),
+        true => None,
+        false => Some(JoinRole::Worker),
     };
     let install = install(input, token);
     let flags = install.flags();

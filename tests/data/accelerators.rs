@@ -211,6 +211,7 @@ fn pair(class: &Class, system: &str, os: &str) -> (Vec<Resource>, Facts) {
         host: &inventory.hosts["a-1"],
         facts: &facts,
         secrets: &std::collections::BTreeMap::new(),
+        joins: false,
     };
     let all = desired(&input).unwrap_or_else(|f| panic!("{} on {system}: {f:?}", class.name));
     (all.into_iter().filter(|r| matches!(r.role.as_str(), "nvidia" | "neuron" | "rdma")).collect(), facts)

@@ -87,7 +87,7 @@ fn commands(text: &str, names: &[&str]) -> Vec<String> {
                 false => ENDS.iter().fold(rest, |rest, end| rest.split(end).next().unwrap_or(rest)),
             };
             let command = command.split(" > ").next().unwrap_or_default();
-            let mut filled = command.replace("{place}", "-i x");
+            let mut filled = command.replace("{place}", "-i x").replace("{port}", "1");
             while let Some((before, rest)) = filled.split_once('{') {
                 filled = format!("{before}x{}", rest.split_once('}').map_or("", |(_, after)| after));
             }

@@ -87,6 +87,7 @@ impl Case {
             host,
             facts: &self.facts,
             secrets: &self.secrets,
+            joins: false,
         })
     }
 
@@ -427,6 +428,7 @@ fn a_k0s_that_skips_a_minor_or_goes_back_one_is_refused_on_hosts_that_are_nodes(
         host: &inventory.hosts["w-1"],
         facts: &case.facts,
         secrets: &case.secrets,
+        joins: false,
     });
     let codes: Vec<&str> = found.iter().map(|f| f.code).collect();
     assert!(codes.contains(&"W-K0S-DOWNGRADE"), "{codes:?}");

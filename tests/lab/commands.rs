@@ -168,7 +168,12 @@ fn kubectl_is_lent_a_port_for_as_long_as_it_runs() {
 }
 
 /// Returns the nodes that a client with this kubeconfig sees.
-fn nodes(kubeconfig: &str) -> Vec<String> {
+pub fn nodes(kubeconfig: &str) -> Vec<String> {
+    nodes_or(kubeconfig).expect("the API answers")
+}
+
+/// Does the same, or returns why it sees none.
+pub fn nodes_or(kubeconfig: &str) -> Result<Vec<String>, kube::Error> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
@@ -176,9 +181,9 @@ fn nodes(kubeconfig: &str) -> Vec<String> {
         let config = kube::Config::from_custom_kubeconfig(config, &Default::default()).await.expect("usable");
         let client = kube::Client::try_from(config).expect("a client");
         let nodes: kube::Api<k8s_openapi::api::core::v1::Node> = kube::Api::all(client);
-        let list = nodes.list(&Default::default()).await.expect("the API answers");
+        let list = nodes.list(&Default::default()).await?;
         let mut names: Vec<String> = list.items.into_iter().filter_map(|n| n.metadata.name).collect();
         names.sort();
-        names
+        Ok(names)
     })
 }

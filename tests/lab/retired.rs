@@ -6,8 +6,13 @@ use serde_json::Value;
 
 impl Story {
     /// Returns the members of etcd.
-    fn members(&self) -> Vec<String> {
-        let list = self.on("cp-1", "sudo /usr/local/bin/k0s etcd member-list");
+    pub fn members(&self) -> Vec<String> {
+        self.members_on("cp-1")
+    }
+
+    /// Returns the members of etcd that a controller knows.
+    pub fn members_on(&self, controller: &str) -> Vec<String> {
+        let list = self.on(controller, "sudo /usr/local/bin/k0s etcd member-list");
         let line = list.lines().find(|l| l.starts_with('{')).expect("JSON");
         let list: Value = serde_json::from_str(line).expect("JSON");
         list["members"].as_object().expect("members").keys().cloned().collect()
@@ -55,6 +60,10 @@ fn a_retired_host_leaves_the_cluster_and_one_in_maintenance_is_kept_out_of_servi
             && shown.contains("its host is retired: drain, then delete"),
         "{shown}"
     );
+    // k0s is stopped on the hosts afterwards, and stays there.
+    let stopped = |host: &str| steps[host].iter().map(|(step, _)| step.as_str()).collect::<Vec<_>>();
+    assert_eq!(stopped("w-2"), ["unit/k0sworker.service"]);
+    assert_eq!(stopped("cp-3"), ["unit/k0scontroller.service"]);
     // A member does not leave while those that stay would be no quorum.
     story.on("cp-2", "sudo systemctl stop k0scontroller.service");
     let mut run = story.spawn(&["--limit", "cp-3"]);
@@ -70,7 +79,19 @@ fn a_retired_host_leaves_the_cluster_and_one_in_maintenance_is_kept_out_of_servi
         let of_retired = ["/w-2/", "/cp-3/"].iter().any(|h| path.to_string_lossy().contains(h));
         of_retired && hosts.get(path) != Some(hash)
     });
-    assert_eq!(touched, None, "nothing is done on the host itself");
+    assert_eq!(touched, None, "no file of theirs is changed");
+    for (host, unit) in [("w-2", "k0sworker.service"), ("cp-3", "k0scontroller.service")] {
+        let said = story.on(host, &format!("systemctl show -p ActiveState -p UnitFileState {unit}"));
+        assert!(said.contains("=inactive") && said.contains("=disabled"), "{host}: {said}");
+    }
+
+    // One that cannot be reached is forgotten all the same.
+    story.control().inject("w-3=unreachable").expect("it answers").expect("injected");
+    story.edit(pool, &format!("      w-3: {{state: retired, reason: lost}}\n{pool}"));
+    let (code, shown) = story.plan();
+    assert_eq!(code, 2, "{shown}");
+    assert!(shown.contains("k0s on retired w-3 is not stopped") && shown.contains("- node w-3"), "{shown}");
+    story.edit(&format!("      w-3: {{state: retired, reason: lost}}\n{pool}"), pool);
 
     // A host that is only dropped from the inventory keeps its node, and the plan says so.
     story.edit("\"w-[1-3]\"", "\"w-[1-2]\"");

@@ -31,7 +31,8 @@ impl Package {
 /// Shell functions of package steps. `$D` names the packages that may go: those that the plan removes (`$G`), or installs
 /// later (`$W`).
 /// - `turn NAME` begins the package's own step.
-/// - `spare DOING NAME PACKAGE…` ends the step if the packages are neither NAME nor in `$D`.
+/// - `spare DOING NAME PACKAGE…` ends the step if the packages are neither NAME nor in `$D`: well where `$LEAVES` is set, as NAME stays
+///   then, else not.
 /// - `apt_removes APT…` prints what this apt command would remove.
 /// - `dnf_removes DNF…` prints what this dnf command would remove or replace. dnf 5 also says of the older version of a package that
 ///   it is replaced.
@@ -39,6 +40,7 @@ impl Package {
 pub(crate) const PACKAGES: &str = r#"turn() { D=; for p in $W; do [ "$p" = "$1" ] || D="$D $p"; done; W=$D; D=$G$W; }
 spare() {
 d=$1; n=$2; shift 2; m=; for p in "$@"; do case "$D $n " in *" ${p%%:*} "*) ;; *) m="$m $p";; esac; done
+[ -z "$m" ] || [ -z "$LEAVES" ] || { echo "$n stays, needed by:$m"; exit 0; }
 [ -z "$m" ] || { echo "E-PACKAGE-REMOVES: $d $n would also remove$m, which the plan does not name: remove them first, or declare them absent"; exit 1; }
 }
 apt_removes() { "$@" -s 2>/dev/null | sed -n -e 's/^Remv \([^ ]*\).*/\1/p' -e 's/^Purg \([^ ]*\).*/\1/p'; }
@@ -167,5 +169,29 @@ impl Kind for Package {
 
     fn remove(&self, context: &Context) -> Option<String> {
         Some(Package { ensure: Ensure::Absent, ..self.clone() }.enact(context))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::PACKAGES;
+    use std::process::Command;
+
+    /// Removes `a`, with which `b` would go, on a host that leaves or not; returns whether the step goes on, and what it says.
+    fn removed(leaves: &str) -> (i32, String) {
+        let shell =
+            format!("LEAVES={leaves} G=' a' W=; {PACKAGES}\nturn a\n( spare removing a a b; exit 7 )");
+        let output = Command::new("/bin/sh").args(["-c", &shell]).output().expect("a shell");
+        (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    #[test]
+    fn a_package_that_others_need_stays_on_a_host_that_leaves_and_stops_any_other() {
+        assert_eq!(removed("yes"), (0, "a stays, needed by: b\n".to_owned()));
+        let (rc, said) = removed("");
+        assert!(
+            rc == 1 && said.starts_with("E-PACKAGE-REMOVES: removing a would also remove b"),
+            "{rc} {said}"
+        );
     }
 }

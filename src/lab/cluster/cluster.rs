@@ -231,9 +231,15 @@ impl Cluster {
         }
     }
 
-    /// Forgets that a host ever joined (`k0s reset`, on a stopped host). The Node object stays, as with k0s.
+    /// Forgets that a host ever joined (`k0s reset`, on a stopped host). The Node object stays, as with k0s. With the data of its
+    /// last member the cluster is gone, and the next controller makes another one.
     pub fn reset(&self, host: &str) {
-        self.inner().joined.remove(host);
+        let mut inner = self.inner();
+        inner.joined.remove(host);
+        if !inner.members.iter().any(|member| inner.joined.contains(member)) {
+            let accelerators = std::mem::take(&mut inner.accelerators);
+            *inner = Inner { accelerators, ..Inner::default() };
+        }
     }
 
     /// Returns etcd's members, name to peer URL, as `k0s etcd member-list` prints them on a host; `None` where etcd does
@@ -258,6 +264,16 @@ impl Cluster {
         };
         inner.members.remove(&host);
         Ok(())
+    }
+
+    /// Returns a client certificate of the cluster's authority, as JSON: authority, certificate, key.
+    pub fn client_certificate(&self, user: String, group: String, seconds: u64) -> Result<String, String> {
+        let api = self.inner().api.clone().ok_or("the control plane is not initialized")?;
+        let who = Identity { user, groups: vec![group] };
+        let life = std::time::Duration::from_secs(seconds);
+        let pair = api.authority.client_for(&who, life).map_err(|e| e.to_string())?;
+        Ok(json!({"ca": api.authority.certificate(), "certificate": pair.certificate, "key": pair.key})
+            .to_string())
     }
 
     /// Says how many accelerators of a host answer (0 while no driver is loaded), and instances of split GPUs by profile.

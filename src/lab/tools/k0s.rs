@@ -2,7 +2,7 @@
 //! validation, errors.
 
 use super::common::{ask, fail, here, request};
-use super::units;
+use super::{k0s_users, units};
 use crate::lab::on_host;
 use crate::lab::request::Request;
 use std::collections::BTreeMap;
@@ -211,6 +211,35 @@ fn bad_drop_in() -> Option<String> {
     None
 }
 
+/// `k0s reset`: refuses while k0s runs, removes what is in the folders that it is told, and the units (k0s cmd/reset/reset.go,
+/// pkg/cleanup). The binary, `/etc/k0s`, and folders that it was not told of stay.
+fn reset(arguments: &[&str]) -> ExitCode {
+    let flags = match flags(arguments) {
+        Ok(flags) => flags,
+        Err(error) => return fail(1, format!("Error: {error}")),
+    };
+    if running().is_some() {
+        return fail(1, "Error: another k0s process is still running, please stop k0s before reset");
+    }
+    if let Err(error) = request(&Request::Reset) {
+        return fail(1, error);
+    }
+    let data = flags.get("data-dir").cloned().unwrap_or_else(|| "/var/lib/k0s".to_owned());
+    let kubelet = flags.get("kubelet-root-dir").cloned().unwrap_or_else(|| format!("{data}/kubelet"));
+    for path in [kubelet.as_str(), &data, "/run/k0s"] {
+        let _ = std::fs::remove_dir_all(path);
+    }
+    for role in ["controller", "worker"] {
+        let _ = std::fs::remove_file(here().join("etc/systemd/system").join(unit_of(role)));
+        units::uninstall(&unit_of(role));
+    }
+    eprintln!(
+        "time=\"2026-01-01 00:00:00\" level=info msg=\"k0s cleanup operations done.\"\n\
+         time=\"2026-01-01 00:00:00\" level=warning msg=\"To ensure a full reset, a node reboot is recommended.\""
+    );
+    ExitCode::SUCCESS
+}
+
 /// `k0s`.
 pub(super) fn k0s(arguments: &[&str]) -> ExitCode {
     match arguments {
@@ -245,6 +274,7 @@ pub(super) fn k0s(arguments: &[&str]) -> ExitCode {
                 return fail(1, "Error: failed to read admin PKI file /var/lib/k0s/pki/ca.crt: no such file");
             }
         },
+        ["kubeconfig", "create", user, rest @ ..] => return k0s_users::create(user, rest),
         ["kubectl", "get", "--raw=/readyz" | "--raw=/readyz/etcd"] => {
             let controls = running().is_some_and(|(role, _)| role == "controller");
             if controls && ask(&Request::Members).is_err() {
@@ -270,26 +300,7 @@ pub(super) fn k0s(arguments: &[&str]) -> ExitCode {
                 return fail(1, format!("Error: {error}"));
             }
         }
-        ["reset", ..] => {
-            if running().is_some() {
-                return fail(
-                    1,
-                    "Error: another k0s process is still running: k0s seems to be running, please stop it first",
-                );
-            }
-            if let Err(error) = request(&Request::Reset) {
-                return fail(1, error);
-            }
-            for path in ["/var/lib/k0s", "/run/k0s"] {
-                let _ = std::fs::remove_dir_all(path);
-            }
-            for role in ["controller", "worker"] {
-                let _ = std::fs::remove_file(here().join("etc/systemd/system").join(unit_of(role)));
-            }
-            eprintln!(
-                "level=info msg=\"k0s cleanup operations done.\"\nlevel=warning msg=\"a node reboot is recommended\""
-            );
-        }
+        ["reset", rest @ ..] => return reset(rest),
         other => return fail(1, format!("Error: LAB: k0s {} is not simulated", other.join(" "))),
     }
     ExitCode::SUCCESS

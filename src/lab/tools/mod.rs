@@ -5,6 +5,7 @@ mod common;
 mod diagnostics;
 mod hardware;
 mod k0s;
+mod k0s_users;
 mod mig;
 mod misc;
 mod nics;
