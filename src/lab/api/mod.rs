@@ -32,7 +32,7 @@ mod write;
 pub use self::http::{Body, json_answer};
 pub use errors::{ApiError, FieldError};
 pub use identity::{Identity, TokenUse, is_valid_token};
-pub use objects::{condition, now, text};
+pub use objects::{condition, is_ending, now, place, text};
 pub use serve::{Api, serve_connection};
 pub use store::{Action, Change, Store};
 pub use tls::{Authority, AuthorityError, Pair, kubeconfig};
