@@ -25,6 +25,15 @@ impl Identity {
         Self { user: format!("system:node:{name}"), groups: vec!["system:nodes".into()] }
     }
 
+    /// Reads the subject of a certificate that the cluster's authority signed.
+    pub(super) fn of(certificate: &[u8]) -> Option<Self> {
+        let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
+        let subject = certificate.subject();
+        let user = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
+        let groups = subject.iter_organization().filter_map(|group| Some(group.as_str().ok()?.to_owned()));
+        Some(Self { user, groups: groups.collect() })
+    }
+
     /// Says whether it is an administrator's.
     pub fn is_admin(&self) -> bool {
         self.groups.iter().any(|group| group == "system:masters")
