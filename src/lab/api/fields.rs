@@ -60,22 +60,12 @@ fn collect(value: &Value, position: Position<'_>, path: Path, found: &mut Leaves
     }
 }
 
-/// What differs between two objects.
-pub(super) struct Difference {
-    /// Fields that are new or have another value.
-    pub set: Fields,
-    /// Fields that are gone.
-    pub gone: Fields,
-}
-
-/// Compares two objects.
-pub(super) fn compare(old: &Value, new: &Value, root: Position<'_>) -> Difference {
+/// Compares two objects. Returns the fields that are new or have another value, and those that are gone.
+pub(super) fn compare(old: &Value, new: &Value, root: Position<'_>) -> (Fields, Fields) {
     let (old, new) = (leaves(old, root), leaves(new, root));
     let set = new.iter().filter(|(path, value)| old.get(*path) != Some(value));
-    Difference {
-        set: Fields(set.map(|(path, _)| path.clone()).collect()),
-        gone: Fields(old.into_keys().filter(|path| !new.contains_key(path)).collect()),
-    }
+    let set = set.map(|(path, _)| path.clone()).collect();
+    (Fields(set), Fields(old.into_keys().filter(|path| !new.contains_key(path)).collect()))
 }
 
 impl Fields {

@@ -3,6 +3,7 @@
 
 use super::{objects::text, store::Store};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use jiff::Timestamp;
 use serde_json::Value;
 
 /// Someone with valid credentials.
@@ -68,10 +69,5 @@ pub fn is_valid_token(store: &Store, token: &str, wanted: TokenUse) -> bool {
         && field(&object, "token-id") == id
         && field(&object, "token-secret") == secret
         && field(&object, usage) == "true"
-        && !is_expired(&object)
-}
-
-fn is_expired(secret: &Value) -> bool {
-    let until = field(secret, "expiration").parse::<jiff::Timestamp>();
-    until.is_ok_and(|until| until <= jiff::Timestamp::now())
+        && !field(&object, "expiration").parse().is_ok_and(|until: Timestamp| until <= Timestamp::now())
 }

@@ -85,9 +85,8 @@ pub(super) fn apply(live: Option<&Value>, mut config: Value, writer: &Writer<'_>
     };
     let (mut mine, mut others): (Vec<_>, Vec<_>) = entries(base).into_iter().partition(is_mine);
 
-    let changed = compare(base, &merged, root);
-    let mut touched = changed.set;
-    touched.add(&changed.gone);
+    let (mut touched, gone) = compare(base, &merged, root);
+    touched.add(&gone);
     let mut conflicts = Vec::new();
     for entry in &mut others {
         let clash = entry.fields.common(&touched);
@@ -126,7 +125,7 @@ pub(super) fn apply(live: Option<&Value>, mut config: Value, writer: &Writer<'_>
 pub(super) fn track(old: Option<&Value>, new: &mut Value, writer: &Writer<'_>) {
     let nothing = json!({});
     let old = old.unwrap_or(&nothing);
-    let change = compare(old, new, writer.root);
+    let (set, gone) = compare(old, new, writer.root);
     let is_mine = |e: &Entry| {
         e.operation == "Update"
             && e.manager == writer.manager
@@ -135,12 +134,12 @@ pub(super) fn track(old: Option<&Value>, new: &mut Value, writer: &Writer<'_>) {
     };
     let (mut mine, mut all): (Vec<_>, Vec<_>) = entries(old).into_iter().partition(is_mine);
     for entry in &mut all {
-        entry.fields.take(&change.gone);
-        entry.fields.take(&change.set);
+        entry.fields.take(&gone);
+        entry.fields.take(&set);
     }
     let mut fields = mine.pop().map(|entry| entry.fields).unwrap_or_default();
-    fields.take(&change.gone);
-    fields.add(&change.set);
+    fields.take(&gone);
+    fields.add(&set);
     all.push(writer.entry("Update", fields));
     write_entries(new, all);
 }

@@ -82,21 +82,24 @@ impl Authority {
     /// Makes a client certificate.
     pub fn client(&self, who: &Identity) -> Result<Pair, AuthorityError> {
         let mut params = CertificateParams::default();
-        valid(&mut params, DAYS.1);
         params.distinguished_name = named(&who.user, who.groups.first().map(String::as_str));
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        let key = KeyPair::generate()?;
-        let certificate = params.signed_by(&key, &self.issuer)?;
-        Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
+        self.signed(params, ExtendedKeyUsagePurpose::ClientAuth)
     }
 
     /// Makes a server certificate for these names and addresses.
     pub fn server_pair(&self, names: &[String]) -> Result<Pair, AuthorityError> {
         let mut params = CertificateParams::new(names.to_vec())?;
-        valid(&mut params, DAYS.1);
         params.distinguished_name = named("kubernetes", None);
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        self.signed(params, ExtendedKeyUsagePurpose::ServerAuth)
+    }
+
+    fn signed(
+        &self,
+        mut params: CertificateParams,
+        usage: ExtendedKeyUsagePurpose,
+    ) -> Result<Pair, AuthorityError> {
+        valid(&mut params, DAYS.1);
+        params.extended_key_usages = vec![usage];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.use_authority_key_identifier_extension = true;
         let key = KeyPair::generate()?;

@@ -191,12 +191,8 @@ impl Cluster {
         // How many devices a device plugin would find on this host.
         api.store.edit("nodes", "", host, &api::Options::by("lab"), |node| {
             node["metadata"]["annotations"]["lab/accelerators"] = json!(plugged.unwrap_or(0).to_string());
-            let mig = mig.as_ref().filter(|m| !m.is_empty()).map(|m| json!(m).to_string());
-            match (mig, node["metadata"]["annotations"].as_object_mut()) {
-                (Some(mig), Some(notes)) => drop(notes.insert("lab/mig".to_owned(), json!(mig))),
-                (None, Some(notes)) => drop(notes.remove("lab/mig")),
-                (_, None) => {}
-            }
+            node["metadata"]["annotations"]["lab/mig"] =
+                json!(json!(mig.clone().unwrap_or_default()).to_string());
         })?;
         api.store
             .edit("nodes", "", host, &api::Options::status_by("kubelet"), |node| {

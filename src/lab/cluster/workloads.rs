@@ -228,8 +228,8 @@ fn asks(pod: &Value) -> BTreeMap<String, u64> {
     let mut asked = BTreeMap::new();
     for container in pod["spec"]["containers"].as_array().into_iter().flatten() {
         for (key, value) in container["resources"]["limits"].as_object().into_iter().flatten() {
-            let amount = value.as_u64().or_else(|| value.as_str().and_then(|v| v.parse().ok()));
-            if let Some(amount) = amount.filter(|_| key.contains('/')) {
+            let amount = value.as_str().and_then(|v| v.parse::<u64>().ok()).filter(|_| key.contains('/'));
+            if let Some(amount) = amount {
                 *asked.entry(key.clone()).or_default() += amount;
             }
         }
@@ -359,12 +359,15 @@ fn plugins(store: &Store) {
         } else if found["status"]["allocatable"].get(resource).is_some() {
             wanted.insert(resource.to_owned(), "0".to_owned());
         }
-        let mut status = found["status"].clone();
-        for (name, count) in &wanted {
-            status["capacity"][name.as_str()] = json!(count);
-            status["allocatable"][name.as_str()] = json!(count);
+        if wanted.iter().any(|(name, count)| found["status"]["allocatable"][name.as_str()] != *count) {
+            // Only these: a kubelet that falls silent at the same time keeps its last word.
+            let _ = store.edit("nodes", "", &node, &Options::status_by("kubelet"), |n| {
+                for (name, count) in &wanted {
+                    n["status"]["capacity"][name.as_str()] = json!(count);
+                    n["status"]["allocatable"][name.as_str()] = json!(count);
+                }
+            });
         }
-        set_status(store, "nodes", &found, "kubelet", &status);
     }
 }
 

@@ -247,8 +247,8 @@ pub(super) fn nvidia_smi(settings: &Settings, arguments: &[&str]) -> Ended {
     let split = Mig::of(here());
     let query = arguments.iter().find_map(|a| a.strip_prefix("--query-gpu="));
     let stuck = has(settings, &HardwareFault::FabricStuck);
-    let unwell = |fault: HardwareFault, index: u32| index == 0 && has(settings, &fault);
     for index in 0..gpus {
+        let unwell = |fault: &HardwareFault| index == 0 && has(settings, fault);
         let uuid = format!("GPU-00000000-0000-4000-8000-{index:012x}");
         match query {
             None => {
@@ -269,20 +269,18 @@ pub(super) fn nvidia_smi(settings: &Settings, arguments: &[&str]) -> Ended {
                         "driver_version" => version.clone(),
                         "memory.total" => format!("{} MiB", hardware.memory_mib),
                         "pci.bus_id" => format!("00000000:{:02X}:00.0", 0x0c + index),
-                        "mig.mode.current" | "mig.mode.pending" => {
-                            if split.enabled { "Enabled" } else { "Disabled" }.to_owned()
-                        }
+                        "mig.mode.current" | "mig.mode.pending" if split.enabled => "Enabled".to_owned(),
+                        "mig.mode.current" | "mig.mode.pending" => "Disabled".to_owned(),
                         "fabric.state" if stuck => "In Progress".to_owned(),
                         "fabric.status" if stuck => "N/A".to_owned(),
                         "fabric.state" => "Completed".to_owned(),
                         "fabric.status" => "Success".to_owned(),
-                        "ecc.errors.uncorrected.volatile.total" => {
-                            if unwell(HardwareFault::Ecc, index) { "3" } else { "0" }.to_owned()
+                        "ecc.errors.uncorrected.volatile.total" if unwell(&HardwareFault::Ecc) => {
+                            "3".to_owned()
                         }
-                        "remapped_rows.pending" => {
-                            if unwell(HardwareFault::RemapPending, index) { "Yes" } else { "No" }.to_owned()
-                        }
-                        "remapped_rows.failure" => "No".to_owned(),
+                        "ecc.errors.uncorrected.volatile.total" => "0".to_owned(),
+                        "remapped_rows.pending" if unwell(&HardwareFault::RemapPending) => "Yes".to_owned(),
+                        "remapped_rows.pending" | "remapped_rows.failure" => "No".to_owned(),
                         _ => "[N/A]".to_owned(),
                     })
                     .collect();

@@ -42,10 +42,8 @@ fn candidate(name: &str) -> &'static str {
 /// What a package brings besides itself.
 fn effects(name: &str) {
     match name {
-        "chrony" => units::install("chrony.service", true),
-        "nvidia-fabricmanager" => units::install("nvidia-fabricmanager.service", false),
-        "nvidia-persistenced" => units::install("nvidia-persistenced.service", true),
-        "nvidia-imex" => units::install("nvidia-imex.service", false),
+        "chrony" | "nvidia-persistenced" => units::install(&format!("{name}.service"), true),
+        "nvidia-fabricmanager" | "nvidia-imex" => units::install(&format!("{name}.service"), false),
         // A kernel that was installed boots next, if it is the newest.
         name => {
             if let Some(release) = name.strip_prefix("linux-image-") {
@@ -132,9 +130,8 @@ pub(super) fn apt_cache(settings: &Settings, arguments: &[&str]) -> Ended {
             _ => false,
         });
         match *verb {
-            "policy" if gone => {}
+            "policy" | "madison" if gone => {}
             "policy" => println!("{name}:\n  Installed: (none)\n  Candidate: {}", candidate(name)),
-            "madison" if gone => {}
             "madison" => {
                 for version in DRIVERS {
                     println!("{name:>10} | {version}-1 | http://lab LAB/main amd64 Packages");

@@ -10,21 +10,9 @@ fn host_name() -> String {
     std::fs::read_to_string("/etc/hostname").unwrap_or_default().trim().to_owned()
 }
 
-/// `uname`.
+/// `uname`, with short options.
 pub(super) fn uname(arguments: &[&str]) -> Ended {
-    let mut wanted = String::new();
-    for word in arguments {
-        wanted += match *word {
-            "--all" => "snrvmo",
-            "--kernel-name" => "s",
-            "--nodename" => "n",
-            "--kernel-release" => "r",
-            "--kernel-version" => "v",
-            "--machine" => "m",
-            "--operating-system" => "o",
-            short => short.trim_start_matches('-'),
-        };
-    }
+    let mut wanted: String = arguments.iter().map(|word| word.trim_start_matches('-')).collect();
     if let Some(odd) = wanted.chars().find(|c| !"asnrvmpio".contains(*c)) {
         return fail(1, format!("uname: invalid option -- '{odd}'"));
     }

@@ -6,16 +6,6 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Units that packages bring.
-const PACKAGED: [&str; 6] = [
-    "chrony.service",
-    "nvidia-persistenced.service",
-    "nvidia-fabricmanager.service",
-    "ssh.service",
-    "nvidia-imex.service",
-    "unattended-upgrades.service",
-];
-
 #[derive(Serialize, Deserialize, Default, Clone)]
 pub(super) struct State {
     active: bool,
@@ -36,11 +26,9 @@ fn exists(root: &Path, unit: &str, states: &States) -> bool {
 
 /// Brings a packaged unit into being, running and enabled, as Debian's packages do.
 pub(super) fn install(unit: &str, running: bool) {
-    if PACKAGED.contains(&unit) {
-        let mut all = states(here());
-        all.entry(unit.to_owned()).or_insert(State { active: running, enabled: true, ..State::default() });
-        save(here(), "units.json", &all);
-    }
+    let mut all = states(here());
+    all.entry(unit.to_owned()).or_insert(State { active: running, enabled: true, ..State::default() });
+    save(here(), "units.json", &all);
 }
 
 /// Takes a packaged unit away.
