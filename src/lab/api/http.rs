@@ -8,7 +8,6 @@ use super::{
     reference::ObjectRef,
     remove::Deleted,
     request::{ResourceRequest, header_text},
-    selector::Selection,
     store::Store,
     watch::{self, Watch},
 };
@@ -169,7 +168,7 @@ impl Service {
                 Some(read.ok_or_else(wrong)?)
             }
         };
-        let (mut found, revision) = self.store.snapshot(&at.kind.id, &Selection::of(request)?);
+        let (mut found, revision) = self.store.snapshot(&at.kind.id, &request.selection()?);
         found.retain(|object| after.as_ref().is_none_or(|after| place(object) > *after));
         let mut metadata = json!({"resourceVersion": revision.to_string()});
         let limit = request.query("limit").parse().unwrap_or(0);

@@ -5,6 +5,7 @@ use super::{
     kinds,
     reference::ObjectRef,
     remove::DeleteOptions,
+    selector::Selection,
     store::Store,
     write::{Options, Patch},
 };
@@ -68,6 +69,13 @@ impl ResourceRequest {
     /// Returns a query's value, or nothing.
     pub(super) fn query(&self, key: &str) -> &str {
         self.query.get(key).map_or("", String::as_str)
+    }
+
+    /// Returns what a list or a watch is about; one of an object selects it by its name.
+    pub(super) fn selection(&self) -> Result<Selection, ApiError> {
+        let name = format!("metadata.name={}", self.at.name);
+        let fields = if self.at.name.is_empty() { self.query("fieldSelector") } else { &name };
+        Selection::parse(&self.at.namespace, self.query("labelSelector"), fields)
     }
 
     /// Returns the options of a write.

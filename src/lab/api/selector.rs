@@ -3,7 +3,6 @@
 use super::{
     errors::ApiError,
     objects::{labels_of, text},
-    request::ResourceRequest,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::{Expression, Selector, SelectorExt};
@@ -26,14 +25,9 @@ pub(super) struct Selection {
 type FieldTest = (String, String, bool);
 
 impl Selection {
-    /// Reads it out of a request; one about an object selects it by its name.
-    pub(super) fn of(request: &ResourceRequest) -> Result<Self, ApiError> {
-        let mut fields = field_tests(request.query("fieldSelector"))?;
-        if !request.at.name.is_empty() {
-            fields = vec![("/metadata/name".to_owned(), request.at.name.clone(), true)];
-        }
-        let labels = parse(request.query("labelSelector"))?;
-        Ok(Self { namespace: request.at.namespace.clone(), labels, fields })
+    /// Reads the selectors of a query; a namespace that is empty is all of them.
+    pub(super) fn parse(namespace: &str, labels: &str, fields: &str) -> Result<Self, ApiError> {
+        Ok(Self { namespace: namespace.to_owned(), labels: parse(labels)?, fields: field_tests(fields)? })
     }
 
     /// Says whether an object is selected.

@@ -39,7 +39,7 @@ impl Watch {
         let mut watch = Self {
             changes: store.changes(),
             at: request.at.clone(),
-            selection: Selection::of(request)?,
+            selection: request.selection()?,
             revision: 0,
             until: Instant::now() + life,
             pending: Vec::new(),
