@@ -1,5 +1,6 @@
 //! What the lab's mirror serves instead of the upstream downloads: plain stand-ins, the same bytes every time.
 
+use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
@@ -28,24 +29,14 @@ fn efa_installer(version: &str) -> Vec<u8> {
 }
 
 /// A custom resource definition that takes anything.
-fn crd(group: &str, kind: &str, plural: &str, versions: &[&str], scope: &str) -> String {
-    let versions: String = versions
-        .iter()
-        .enumerate()
-        .map(|(i, v)| {
-            format!(
-                "  - name: {v}\n    served: true\n    storage: {}\n    schema:\n      openAPIV3Schema:\n        type: object\n        \
-                 x-kubernetes-preserve-unknown-fields: true\n",
-                i == 0
-            )
-        })
-        .collect();
-    format!(
-        "---\napiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata:\n  name: {plural}.{group}\n  annotations: {{api-approved.kubernetes.io: unapproved}}\nspec:\n  \
-         group: {group}\n  scope: {scope}\n  names: {{kind: {kind}, plural: {plural}, singular: {}, listKind: {kind}List}}\n  \
-         versions:\n{versions}",
-        kind.to_lowercase()
-    )
+fn crd(group: &str, kind: &str, plural: &str, version: &str, scope: &str) -> String {
+    let schema = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    let definition = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": format!("{plural}.{group}"), "annotations": {"api-approved.kubernetes.io": "unapproved"}},
+        "spec": {"group": group, "scope": scope,
+            "names": {"kind": kind, "plural": plural, "singular": kind.to_lowercase(), "listKind": format!("{kind}List")},
+            "versions": [{"name": version, "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}]}});
+    format!("---\n{definition}\n")
 }
 
 /// Returns the files by path below the mirror, and for each artifact of the lock file its name, version and path.
@@ -58,20 +49,20 @@ pub(super) fn files(k0s_version: &str) -> (BTreeMap<String, Vec<u8>>, Vec<(Strin
         (
             "gateway-api-crds",
             "v1.4.0",
-            crd(gateway, "GatewayClass", "gatewayclasses", &["v1"], "Cluster")
-                + &crd(gateway, "Gateway", "gateways", &["v1"], "Namespaced")
-                + &crd(gateway, "HTTPRoute", "httproutes", &["v1"], "Namespaced"),
+            crd(gateway, "GatewayClass", "gatewayclasses", "v1", "Cluster")
+                + &crd(gateway, "Gateway", "gateways", "v1", "Namespaced")
+                + &crd(gateway, "HTTPRoute", "httproutes", "v1", "Namespaced"),
         ),
         (
             "inference-extension-crds",
             "v1.2.0",
-            crd("inference.networking.k8s.io", "InferencePool", "inferencepools", &["v1"], "Namespaced"),
+            crd("inference.networking.k8s.io", "InferencePool", "inferencepools", "v1", "Namespaced"),
         ),
         (
             "kthena-crds",
             "v1.0.0",
-            crd(kthena, "ModelRoute", "modelroutes", &["v1alpha1"], "Namespaced")
-                + &crd(kthena, "ModelServer", "modelservers", &["v1alpha1"], "Namespaced"),
+            crd(kthena, "ModelRoute", "modelroutes", "v1alpha1", "Namespaced")
+                + &crd(kthena, "ModelServer", "modelservers", "v1alpha1", "Namespaced"),
         ),
         ("nvidia-cuda-key", "lab", "LAB stand-in for NVIDIA's repository key\n".to_owned()),
         ("nvidia-toolkit-key", "lab", "LAB stand-in for the container toolkit's repository key\n".to_owned()),

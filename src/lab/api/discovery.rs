@@ -1,7 +1,7 @@
 //! Discovery: what the API serves. Only in the plain form, which clients go on with where the aggregated one is not
 //! answered.
 
-use super::kinds::{Kind, Version, age};
+use super::kinds::{Kind, Version};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -38,7 +38,7 @@ pub(super) fn group_list(kinds: &[Arc<Kind>]) -> Value {
 pub(super) fn group(kinds: &[Arc<Kind>], name: &str) -> Option<Value> {
     let groups = groups(kinds);
     let mut versions: Vec<_> = groups.get(name)?.keys().collect();
-    versions.sort_by_key(|version| std::cmp::Reverse(age(version)));
+    versions.sort_by_key(|version| std::cmp::Reverse(kube::core::Version::parse(version).priority()));
     let version = |v: &&&str| json!({"groupVersion": format!("{name}/{v}"), "version": v});
     let versions: Vec<_> = versions.iter().map(version).collect();
     Some(json!({"kind": "APIGroup", "apiVersion": "v1", "name": name, "versions": versions,

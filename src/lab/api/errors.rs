@@ -3,6 +3,7 @@
 
 use super::kinds::Kind;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 /// Why the API refused a request.
 #[derive(Clone, PartialEq, Debug)]
@@ -47,6 +48,12 @@ impl FieldError {
     }
 }
 
+/// Returns the details of a `Status`, without what is empty.
+pub(super) fn details(name: &str, group: &str, kind: &str) -> Value {
+    let all = [("name", name), ("group", group), ("kind", kind)];
+    all.into_iter().filter(|(_, text)| !text.is_empty()).collect()
+}
+
 impl ApiError {
     fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
         Self { code, reason, message: message.into(), details: None }
@@ -58,14 +65,7 @@ impl ApiError {
     }
 
     fn about(self, kind: &Kind, name: &str) -> Self {
-        let mut details = json!({"kind": kind.plural});
-        if !name.is_empty() {
-            details["name"] = json!(name);
-        }
-        if !kind.group.is_empty() {
-            details["group"] = json!(kind.group);
-        }
-        self.with(details)
+        self.with(details(name, &kind.group, &kind.plural))
     }
 
     /// No such object.
@@ -98,20 +98,19 @@ impl ApiError {
 
     /// Server-side apply met fields of others: `(manager as shown, dotted field)`, one cause each.
     pub fn apply_conflict(conflicts: &[(String, String)]) -> Self {
+        let mut managers: BTreeMap<_, Vec<&str>> = BTreeMap::new();
+        for (manager, field) in conflicts {
+            managers.entry(manager).or_default().push(field);
+        }
+        let lists =
+            managers.iter().map(|(m, fields)| format!("conflicts with {m}:\n- {}", fields.join("\n- ")));
         let message = match conflicts {
             [(manager, field)] => format!("Apply failed with 1 conflict: conflict with {manager}: {field}"),
-            many => {
-                let mut managers: Vec<_> = many.iter().map(|(m, _)| m).collect();
-                managers.sort();
-                managers.dedup();
-                let mut lines = Vec::new();
-                for manager in managers {
-                    lines.push(format!("conflicts with {manager}:"));
-                    let fields = many.iter().filter(|(m, _)| m == manager);
-                    lines.extend(fields.map(|(_, field)| format!("- {field}")));
-                }
-                format!("Apply failed with {} conflicts: {}", many.len(), lines.join("\n"))
-            }
+            many => format!(
+                "Apply failed with {} conflicts: {}",
+                many.len(),
+                lists.collect::<Vec<_>>().join("\n")
+            ),
         };
         let causes: Vec<_> = conflicts
             .iter()
@@ -122,26 +121,21 @@ impl ApiError {
         Self::new(409, "Conflict", message).with(json!({"causes": causes}))
     }
 
-    /// Fields of the object are wrong.
-    pub fn invalid(kind: &Kind, name: &str, errors: &[FieldError]) -> Self {
+    /// Fields of an object are wrong.
+    pub fn invalid(kind: &str, group: &str, name: &str, errors: &[FieldError]) -> Self {
         let lines: Vec<_> = errors.iter().map(|e| format!("{}: {}", e.field, e.message)).collect();
         let list = if let [one] = lines.as_slice() { one.clone() } else { format!("[{}]", lines.join(", ")) };
-        let dotted = [kind.kind.as_str(), kind.group.as_str()].join(".");
+        let dotted = format!("{kind}.{group}");
         let message = format!("{} {name:?} is invalid: {list}", dotted.trim_end_matches('.'));
-        let causes: Vec<_> = errors.iter().map(FieldError::cause).collect();
-        let mut details = json!({"name": name, "kind": kind.kind, "causes": causes});
-        if !kind.group.is_empty() {
-            details["group"] = json!(kind.group);
-        }
+        let mut details = details(name, group, kind);
+        details["causes"] = errors.iter().map(FieldError::cause).collect();
         Self::new(422, "Invalid", message).with(details)
     }
 
     /// An apply names no field manager.
     pub fn no_field_manager() -> Self {
         let error = FieldError::required("fieldManager", "is required for apply patch");
-        let message = format!("PatchOptions.meta.k8s.io \"\" is invalid: {}: {}", error.field, error.message);
-        let details = json!({"group": "meta.k8s.io", "kind": "PatchOptions", "causes": [error.cause()]});
-        Self::new(422, "Invalid", message).with(details)
+        Self::invalid("PatchOptions", "meta.k8s.io", "", &[error])
     }
 
     /// A patch does not fit its kind.

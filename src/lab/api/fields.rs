@@ -1,7 +1,7 @@
 //! Sets of fields, as `metadata.managedFields` writes them (`FieldsV1`): what an object holds, what two objects differ
 //! in, and the set operations that ownership needs.
 
-use super::merging::{Position, Strategy, item_key, value_key};
+use super::merging::{Position, Strategy};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +17,7 @@ type Leaves = BTreeMap<Path, Value>;
 pub struct Fields(BTreeSet<Path>);
 
 /// Metadata that the server writes and nobody owns.
-const SERVER_METADATA: &str = "creationTimestamp deletionGracePeriodSeconds deletionTimestamp generateName generation \
+pub(super) const SERVER_METADATA: &str = "creationTimestamp deletionGracePeriodSeconds deletionTimestamp generateName generation \
     managedFields name namespace resourceVersion selfLink uid";
 
 /// Returns an object without what nobody owns: its type, name and the server's metadata.
@@ -34,7 +34,7 @@ fn ownable(object: &Value) -> Map<String, Value> {
 fn leaves(object: &Value, root: Position<'_>) -> Leaves {
     let mut found = Leaves::new();
     for (name, value) in ownable(object) {
-        collect(&value, root.top_field(&name), vec![format!("f:{name}")], &mut found);
+        collect(&value, root.field(&name), vec![format!("f:{name}")], &mut found);
     }
     found
 }
@@ -47,36 +47,25 @@ fn collect(value: &Value, position: Position<'_>, path: Path, found: &mut Leaves
                 collect(value, position.field(name), below(format!("f:{name}")), found);
             }
         }
-        (Value::Array(items), Strategy::Keyed(keys)) if !items.is_empty() => {
+        (Value::Array(items), strategy @ (Strategy::Keyed(_) | Strategy::Set)) if !items.is_empty() => {
             for item in items {
-                let Some(key) = item_key(item, keys) else { continue };
-                found.insert(below(key.clone()), Value::Null);
-                collect(item, position.item(), below(key), found);
+                let Some(key) = strategy.key(item) else { continue };
+                if item.is_object() {
+                    collect(item, position.item(), below(key.clone()), found);
+                }
+                found.insert(below(key), Value::Null);
             }
-        }
-        (Value::Array(items), Strategy::Set) if !items.is_empty() => {
-            found.extend(items.iter().map(|item| (below(value_key(item)), Value::Null)));
         }
         _ => drop(found.insert(path, value.clone())),
     }
 }
 
-/// What differs between two objects.
-pub(super) struct Difference {
-    /// Fields that are new or have another value.
-    pub set: Fields,
-    /// Fields that are gone.
-    pub gone: Fields,
-}
-
-/// Compares two objects.
-pub(super) fn compare(old: &Value, new: &Value, root: Position<'_>) -> Difference {
+/// Compares two objects. Returns the fields that are new or have another value, and those that are gone.
+pub(super) fn compare(old: &Value, new: &Value, root: Position<'_>) -> (Fields, Fields) {
     let (old, new) = (leaves(old, root), leaves(new, root));
     let set = new.iter().filter(|(path, value)| old.get(*path) != Some(value));
-    Difference {
-        set: Fields(set.map(|(path, _)| path.clone()).collect()),
-        gone: Fields(old.into_keys().filter(|path| !new.contains_key(path)).collect()),
-    }
+    let set = set.map(|(path, _)| path.clone()).collect();
+    (Fields(set), Fields(old.into_keys().filter(|path| !new.contains_key(path)).collect()))
 }
 
 impl Fields {

@@ -3,13 +3,14 @@
 
 use super::{
     kinds::Kind,
-    objects::{condition, now, text},
+    objects::{condition, is_ending, labels_of, now, place, text},
     reference::ObjectRef,
     remove::{DeleteOptions, Deleted},
-    selector::LabelSelector,
+    selector::label_selector,
     store::Store,
     write::Options,
 };
+use kube::core::SelectorExt;
 use serde_json::{Value, json};
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -64,21 +65,20 @@ fn establish(store: &Store) {
 /// Counts what disruption budgets allow, as the disruption controller does (pkg/controller/disruption).
 fn count_budgets(store: &Store) {
     for budget in store.list(BUDGETS) {
-        let (namespace, name) = (text(&budget, "/metadata/namespace"), text(&budget, "/metadata/name"));
-        let selector = LabelSelector::of(budget.pointer("/spec/selector"));
+        let (namespace, name) = place(&budget);
+        let selector = label_selector(budget.pointer("/spec/selector"));
         let mut pods = store.list_in("pods", &namespace);
         pods.retain(|pod| {
             let ended = matches!(text(pod, "/status/phase").as_str(), "Succeeded" | "Failed");
-            !ended && selector.as_ref().is_some_and(|s| s.matches(pod))
+            !ended && selector.as_ref().is_some_and(|s| s.matches(&labels_of(pod)))
         });
-        let going = |pod: &Value| pod.pointer("/metadata/deletionTimestamp").is_some();
         // Evicted and not seen to end yet.
         let mut disrupted = budget.pointer("/status/disruptedPods").cloned().unwrap_or_else(|| json!({}));
         if let Value::Object(map) = &mut disrupted {
-            map.retain(|name, _| pods.iter().any(|p| p["metadata"]["name"] == *name && !going(p)));
+            map.retain(|name, _| pods.iter().any(|p| p["metadata"]["name"] == *name && !is_ending(p)));
         }
         let healthy = pods.iter().filter(|p| {
-            condition(p, "Ready") && !going(p) && disrupted.get(text(p, "/metadata/name")).is_none()
+            condition(p, "Ready") && !is_ending(p) && disrupted.get(text(p, "/metadata/name")).is_none()
         });
         let (healthy, expected) = (healthy.count() as u64, pods.len() as u64);
         let desired = match (&budget["spec"]["minAvailable"], &budget["spec"]["maxUnavailable"]) {
@@ -109,7 +109,7 @@ fn amount(value: &Value, of: u64) -> u64 {
 fn namespaces(store: &Store) {
     for namespace in store.list("namespaces") {
         let name = text(&namespace, "/metadata/name");
-        if namespace.pointer("/metadata/deletionTimestamp").is_some() {
+        if is_ending(&namespace) {
             let kinds = store.kinds();
             let inside = kinds.iter().filter(|k| k.namespaced);
             let inside =
@@ -132,7 +132,7 @@ fn namespaces(store: &Store) {
 
 /// Deletes an object; true when it is gone.
 fn delete(store: &Store, kind: &Arc<Kind>, object: &Value) -> bool {
-    let (namespace, name) = (text(object, "/metadata/namespace"), text(object, "/metadata/name"));
+    let (namespace, name) = place(object);
     let Some(at) = ObjectRef::of(kind.clone(), &namespace, &name) else { return true };
     !matches!(store.remove(&at, &DeleteOptions::default()), Ok(Deleted::Ending(_)))
 }
@@ -147,7 +147,7 @@ fn collect(store: &Store) {
         let owners = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
         let lost =
             owners.is_some_and(|o| !o.is_empty() && o.iter().all(|o| !alive.contains(&text(o, "/uid"))));
-        if lost && object.pointer("/metadata/deletionTimestamp").is_none() {
+        if lost && !is_ending(object) {
             delete(store, kind, object);
         }
     }

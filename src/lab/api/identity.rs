@@ -3,6 +3,7 @@
 
 use super::{objects::text, store::Store};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use jiff::Timestamp;
 use serde_json::Value;
 
 /// Someone with valid credentials.
@@ -23,6 +24,15 @@ impl Identity {
     /// Returns a kubelet's identity.
     pub fn node(name: &str) -> Self {
         Self { user: format!("system:node:{name}"), groups: vec!["system:nodes".into()] }
+    }
+
+    /// Reads the subject of a certificate that the cluster's authority signed.
+    pub(super) fn of(certificate: &[u8]) -> Option<Self> {
+        let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
+        let subject = certificate.subject();
+        let user = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
+        let groups = subject.iter_organization().filter_map(|group| Some(group.as_str().ok()?.to_owned()));
+        Some(Self { user, groups: groups.collect() })
     }
 
     /// Says whether it is an administrator's.
@@ -59,10 +69,5 @@ pub fn is_valid_token(store: &Store, token: &str, wanted: TokenUse) -> bool {
         && field(&object, "token-id") == id
         && field(&object, "token-secret") == secret
         && field(&object, usage) == "true"
-        && !is_expired(&object)
-}
-
-fn is_expired(secret: &Value) -> bool {
-    let until = field(secret, "expiration").parse::<jiff::Timestamp>();
-    until.is_ok_and(|until| until <= jiff::Timestamp::now())
+        && !field(&object, "expiration").parse().is_ok_and(|until: Timestamp| until <= Timestamp::now())
 }

@@ -2,7 +2,7 @@
 
 use super::objects::text;
 use serde_json::Value;
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 /// A served kind, in all its versions.
 #[derive(Clone, Debug)]
@@ -81,67 +81,30 @@ pub(super) fn is_built_in(group: &str) -> bool {
     group.is_empty() || GROUPS.split(' ').any(|other| other == group)
 }
 
-/// The kinds served now.
-#[derive(Clone, Debug)]
-pub(super) struct Kinds {
-    all: HashMap<String, Arc<Kind>>,
-}
+/// Kinds by `plural.group`.
+pub(super) type Kinds = BTreeMap<String, Arc<Kind>>;
 
-impl Kinds {
-    /// Returns the built-in kinds.
-    pub(super) fn built_in() -> Self {
-        let mut this = Self { all: HashMap::new() };
-        for line in BUILT_IN.lines() {
-            let [id, kind, short, namespaced, status] = line.split(' ').collect::<Vec<_>>()[..] else {
-                continue;
-            };
-            let (plural, group) = id.split_once('.').unwrap_or((id, ""));
-            this.add(Kind {
-                group: group.to_owned(),
-                plural: plural.to_owned(),
-                singular: kind.to_lowercase(),
-                kind: kind.to_owned(),
-                id: id.to_owned(),
-                namespaced: namespaced == "namespaced",
-                short_names: Some(short).filter(|s| *s != "-").map(str::to_owned).into_iter().collect(),
-                versions: vec![Version { name: "v1".to_owned(), status: status == "status" }],
-                custom: false,
-            });
-        }
-        this
-    }
-
-    /// Returns a kind by group and plural.
-    pub(super) fn find(&self, group: &str, plural: &str) -> Option<Arc<Kind>> {
-        self.by_id(&id(group, plural))
-    }
-
-    /// Says whether anything of a group is served, or would be by a real API.
-    pub(super) fn serves(&self, group: &str) -> bool {
-        is_built_in(group) || self.all.values().any(|kind| kind.group == group)
-    }
-
-    /// Returns a kind by `plural.group`.
-    pub(super) fn by_id(&self, id: &str) -> Option<Arc<Kind>> {
-        self.all.get(id).cloned()
-    }
-
-    /// Returns all kinds, by group and plural.
-    pub(super) fn sorted(&self) -> Vec<Arc<Kind>> {
-        let mut all: Vec<_> = self.all.values().cloned().collect();
-        all.sort_by(|a, b| (&a.group, &a.plural).cmp(&(&b.group, &b.plural)));
-        all
-    }
-
-    /// Serves a kind, or its new definition.
-    pub(super) fn add(&mut self, kind: Kind) {
-        self.all.insert(kind.id.clone(), Arc::new(kind));
-    }
-
-    /// Stops serving a custom kind.
-    pub(super) fn remove(&mut self, id: &str) {
-        self.all.remove(id);
-    }
+/// Returns the built-in kinds.
+pub(super) fn built_in() -> Kinds {
+    let kinds = BUILT_IN.lines().filter_map(|line| {
+        let [id, kind, short, namespaced, status] = line.split(' ').collect::<Vec<_>>()[..] else {
+            return None;
+        };
+        let (plural, group) = id.split_once('.').unwrap_or((id, ""));
+        let kind = Kind {
+            group: group.to_owned(),
+            plural: plural.to_owned(),
+            singular: kind.to_lowercase(),
+            kind: kind.to_owned(),
+            id: id.to_owned(),
+            namespaced: namespaced == "namespaced",
+            short_names: Some(short).filter(|s| *s != "-").map(str::to_owned).into_iter().collect(),
+            versions: vec![Version { name: "v1".to_owned(), status: status == "status" }],
+            custom: false,
+        };
+        Some((kind.id.clone(), Arc::new(kind)))
+    });
+    kinds.collect()
 }
 
 /// Returns `plural.group`.
@@ -158,7 +121,7 @@ pub(super) fn from_definition(definition: &Value) -> Option<Kind> {
         .filter(|v| v["served"] == true)
         .map(|v| Version { name: text(v, "/name"), status: v.pointer("/subresources/status").is_some() })
         .collect();
-    versions.sort_by_key(|v| std::cmp::Reverse(age(&v.name)));
+    versions.sort_by_key(|v| std::cmp::Reverse(kube::core::Version::parse(&v.name).priority()));
     let (group, plural) = (text(spec, "/group"), text(spec, "/names/plural"));
     let short_names = spec.pointer("/names/shortNames").and_then(Value::as_array);
     (!versions.is_empty()).then(|| Kind {
@@ -172,29 +135,4 @@ pub(super) fn from_definition(definition: &Value) -> Option<Kind> {
         versions,
         custom: true,
     })
-}
-
-/// Orders versions as Kubernetes does: stable before beta before alpha, then the higher number.
-pub(super) fn age(version: &str) -> (u8, u32, u32) {
-    let rest = version.strip_prefix('v').unwrap_or(version);
-    let (major, level, minor) = if let Some((major, minor)) = rest.split_once("beta") {
-        (major, 1, minor)
-    } else if let Some((major, minor)) = rest.split_once("alpha") {
-        (major, 0, minor)
-    } else {
-        (rest, 2, "")
-    };
-    (level, major.parse().unwrap_or(0), minor.parse().unwrap_or(0))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn stable_versions_come_first() {
-        let mut names = ["v1alpha1", "v2", "v1beta2", "v1", "v1beta1"];
-        names.sort_by_key(|v| std::cmp::Reverse(age(v)));
-        assert_eq!(names, ["v2", "v1", "v1beta2", "v1beta1", "v1alpha1"]);
-    }
 }

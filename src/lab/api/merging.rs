@@ -7,8 +7,12 @@ use serde_json::{Map, Value};
 /// The place of a value in an object, as far as merging goes by it.
 #[derive(Clone, Copy, Debug)]
 pub struct Position<'a> {
-    /// Whether field names mean what they mean in built-in kinds.
+    /// Whether lists are known by their names, as in built-in kinds.
     native: bool,
+    /// Whether some maps are one value.
+    atomic: bool,
+    /// Whether it is a whole object.
+    root: bool,
     /// The field's name; empty for an item of a list.
     name: &'a str,
 }
@@ -48,30 +52,33 @@ const ATOMIC_MAPS: &str = "configMapKeyRef fieldRef labelSelector namespaceSelec
     resourceFieldRef roleRef secretKeyRef secretRef selector";
 
 impl<'a> Position<'a> {
-    /// Returns the position of a whole object.
+    /// Returns the position of a whole object, for who owns what of it.
     pub fn root(kind: &Kind) -> Self {
-        Self { native: !kind.custom, name: "" }
+        Self { native: !kind.custom, atomic: true, root: true, name: "" }
     }
 
-    /// Returns the position of a field of this map.
+    /// Returns the position of a patch of a whole object: all maps merge, and the lists of a strategic one.
+    pub fn patch(strategic: bool) -> Self {
+        Self { native: strategic, atomic: false, root: false, name: "" }
+    }
+
+    /// Returns the position of a field of this map. Metadata is the same for all kinds.
     pub fn field(self, name: &str) -> Position<'_> {
-        Position { native: self.native, name }
-    }
-
-    /// Returns the position of a field of the object itself: metadata is the same for all kinds.
-    pub fn top_field(self, name: &str) -> Position<'_> {
-        Position { native: self.native || name == "metadata", name }
+        let native = self.native || self.root && name == "metadata";
+        Position { native, root: false, name, ..self }
     }
 
     /// Returns the position of this list's items.
     pub fn item(self) -> Position<'static> {
-        Position { native: self.native, name: "" }
+        Position { root: false, name: "", ..self }
     }
 
     /// Says how a value here merges.
     pub fn strategy(self, value: &Value) -> Strategy {
         match value {
-            Value::Object(_) if self.native && ATOMIC_MAPS.split(' ').any(|n| n == self.name) => {
+            Value::Object(_)
+                if self.native && self.atomic && ATOMIC_MAPS.split(' ').any(|n| n == self.name) =>
+            {
                 Strategy::Atomic
             }
             Value::Object(_) => Strategy::Map,
@@ -94,8 +101,17 @@ impl<'a> Position<'a> {
     }
 }
 
-/// Returns the managed-fields name of a keyed list's item, `k:{"name":"a"}`.
-pub(super) fn item_key(item: &Value, keys: &[&str]) -> Option<String> {
+impl Strategy {
+    /// Returns the managed-fields name of a list's item: `k:{"name":"a"}`, of a set's `v:"x"`.
+    pub fn key(&self, item: &Value) -> Option<String> {
+        match self {
+            Self::Keyed(keys) => item_key(item, keys),
+            _ => Some(format!("v:{item}")),
+        }
+    }
+}
+
+fn item_key(item: &Value, keys: &[&str]) -> Option<String> {
     let mut found = Map::new();
     for key in keys {
         let value = item.as_object()?.get(*key).filter(|value| !value.is_null()).cloned();
@@ -103,9 +119,4 @@ pub(super) fn item_key(item: &Value, keys: &[&str]) -> Option<String> {
     }
     found.sort_keys();
     Some(format!("k:{}", Value::Object(found)))
-}
-
-/// Returns the managed-fields name of a set's item, `v:"x"`.
-pub(super) fn value_key(item: &Value) -> String {
-    format!("v:{item}")
 }

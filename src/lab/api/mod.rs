@@ -2,7 +2,7 @@
 //! through `provision tunnel` (get, describe, apply, edit, delete), and answers 501 with its name to everything else. It
 //! is frozen: who needs more runs the lab on a real kube-apiserver.
 //!
-//! [`Store`] holds the objects, [`serve_connection`] and [`Api`] speak HTTP/1.1 to them, [`housekeeping`] does what a
+//! [`Store`] holds the objects, [`Api`] speaks HTTP/1.1 to them, [`housekeeping`] does what a
 //! real control plane does by itself. RBAC objects and the schemas of definitions are stored and have no effect;
 //! defaults are filled in only where something here reads them.
 
@@ -32,8 +32,8 @@ mod write;
 pub use self::http::{Body, json_answer};
 pub use errors::{ApiError, FieldError};
 pub use identity::{Identity, TokenUse, is_valid_token};
-pub use objects::{condition, now, text};
-pub use serve::{Api, serve_connection};
+pub use objects::{condition, is_ending, now, place, text};
+pub use serve::Api;
 pub use store::{Action, Change, Store};
 pub use tls::{Authority, AuthorityError, Pair, kubeconfig};
 pub use write::{Options, Patch};

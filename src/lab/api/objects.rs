@@ -1,10 +1,39 @@
 //! Small things that everything here reads and writes in objects: text, conditions, times, names.
 
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 /// Returns the text at a JSON pointer, or nothing.
 pub fn text(object: &Value, pointer: &str) -> String {
     object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+/// Returns an object's namespace, empty if it has none, and name.
+pub fn place(object: &Value) -> (String, String) {
+    (text(object, "/metadata/namespace"), text(object, "/metadata/name"))
+}
+
+/// Returns an object's labels.
+pub(super) fn labels_of(object: &Value) -> BTreeMap<String, String> {
+    let labels = object["metadata"]["labels"].as_object().into_iter().flatten();
+    labels.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
+}
+
+/// Says whether an object was told to go.
+pub fn is_ending(object: &Value) -> bool {
+    !object["metadata"]["deletionTimestamp"].is_null()
+}
+
+/// Leaves out what is null, at any depth.
+pub(super) fn without_nulls(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|_, value| !value.is_null());
+            map.values_mut().for_each(without_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(without_nulls),
+        _ => {}
+    }
 }
 
 /// Says whether a condition of an object is True.

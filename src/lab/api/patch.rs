@@ -1,86 +1,66 @@
-//! The other patches: merge (RFC 7386) and strategic merge, as a merge that knows the keyed lists.
+//! Merging a change into an object. A merge patch (RFC 7386), a strategic merge patch and a server-side apply are one
+//! thing: they differ in which lists go by key and which maps are one value, which the position knows.
 
-use super::{
-    kinds::Kind,
-    merging::{Position, Strategy, item_key},
-};
+use super::merging::{Position, Strategy};
 use serde_json::{Map, Value};
 
-/// Merges a patch: null deletes, maps merge deeply, everything else replaces.
-pub(super) fn merge(target: &mut Value, patch: &Value) {
-    let Value::Object(changes) = patch else {
-        *target = patch.clone();
-        return;
-    };
-    if !target.is_object() {
-        *target = Value::Object(Map::new());
-    }
-    let Value::Object(map) = target else { return };
-    for (name, value) in changes {
-        if value.is_null() {
-            map.shift_remove(name);
-        } else {
-            merge(map.entry(name.clone()).or_insert(Value::Null), value);
+/// Merges a change: null deletes, maps merge deeply, lists of known items by item, everything else replaces.
+pub(super) fn merged(live: &Value, change: &Value, position: Position<'_>) -> Value {
+    match (change, position.strategy(change)) {
+        (Value::Object(changes), Strategy::Map) => map(live, changes, position),
+        (Value::Array(changes), strategy @ (Strategy::Keyed(_) | Strategy::Set)) => {
+            let live = live.as_array().map_or(&[][..], Vec::as_slice);
+            list(live, changes, |item| strategy.key(item), position.item())
         }
+        _ => change.clone(),
     }
 }
 
-/// Merges a patch as kubectl writes them for built-in kinds: keyed lists merge by item, `$patch` deletes or replaces.
-pub(super) fn strategic(kind: &Kind, target: &mut Value, patch: &Value) {
-    strategic_map(target, patch, Position::root(kind));
-}
-
-fn strategic_map(target: &mut Value, patch: &Value, position: Position<'_>) {
-    let Value::Object(changes) = patch else {
-        *target = patch.clone();
-        return;
-    };
-    if !target.is_object() || changes.get("$patch").is_some_and(|directive| directive == "replace") {
-        *target = Value::Object(Map::new());
-    }
-    let Value::Object(map) = target else { return };
-    for (name, value) in changes {
+/// `$` begins the directives of strategic merge patches: some delete or replace, others only give hints.
+fn map(live: &Value, changes: &Map<String, Value>, position: Position<'_>) -> Value {
+    let replaces = changes.get("$patch").is_some_and(|directive| directive == "replace");
+    let mut map = live.as_object().filter(|_| !replaces).cloned().unwrap_or_default();
+    for (name, change) in changes {
         if let Some(list) = name.strip_prefix("$deleteFromPrimitiveList/") {
-            if let (Some(Value::Array(items)), Some(gone)) = (map.get_mut(list), value.as_array()) {
+            if let (Some(Value::Array(items)), Some(gone)) = (map.get_mut(list), change.as_array()) {
                 items.retain(|item| !gone.contains(item));
             }
-            continue;
-        }
-        match value {
-            _ if name.starts_with('$') => {}
-            Value::Null => drop(map.shift_remove(name)),
-            Value::Array(items) => {
-                let target = map.entry(name.clone()).or_insert(Value::Null);
-                strategic_list(target, value, items, position.field(name));
-            }
-            _ => {
-                let target = map.entry(name.clone()).or_insert(Value::Null);
-                strategic_map(target, value, position.field(name));
-            }
+        } else if change.is_null() {
+            map.shift_remove(name);
+        } else if !name.starts_with('$') {
+            let next = merged(map.get(name).unwrap_or(&Value::Null), change, position.field(name));
+            map.insert(name.clone(), next);
         }
     }
+    Value::Object(map)
 }
 
-fn strategic_list(target: &mut Value, patch: &Value, changes: &[Value], position: Position<'_>) {
-    let mut items = target.as_array().cloned().unwrap_or_default();
-    match position.strategy(patch) {
-        Strategy::Keyed(keys) => {
-            for change in changes {
-                let found = items.iter().position(|item| item_key(item, keys) == item_key(change, keys));
-                let deletes = change.get("$patch").is_some_and(|directive| directive == "delete");
-                match (found, deletes) {
-                    (Some(at), true) => drop(items.remove(at)),
-                    (Some(at), false) => strategic_map(&mut items[at], change, position.item()),
-                    (None, true) => {}
-                    (None, false) => items.push(change.clone()),
+/// Items that only the live list has keep their places; what both have comes in the order of the changes.
+fn list(
+    live: &[Value],
+    changes: &[Value],
+    key: impl Fn(&Value) -> Option<String>,
+    position: Position<'_>,
+) -> Value {
+    let before = |item: &Value| live.iter().find(|other| key(other) == key(item));
+    let deletes = |change: &Value| change.get("$patch").is_some_and(|directive| directive == "delete");
+    let mut rest = changes.iter().filter(|c| !deletes(c)).map(|change| (before(change), change));
+    let mut items = Vec::with_capacity(live.len().max(changes.len()));
+    for item in live {
+        match changes.iter().find(|change| key(change) == key(item)) {
+            None => items.push(item.clone()),
+            Some(change) if deletes(change) => {}
+            // The place of one that both have: new ones come before the next of these.
+            Some(_) => {
+                for (before, change) in rest.by_ref() {
+                    items.push(merged(before.unwrap_or(&Value::Null), change, position));
+                    if before.is_some() {
+                        break;
+                    }
                 }
             }
         }
-        Strategy::Set => {
-            let new: Vec<_> = changes.iter().filter(|item| !items.contains(item)).cloned().collect();
-            items.extend(new);
-        }
-        Strategy::Map | Strategy::Atomic => items = changes.to_vec(),
     }
-    *target = Value::Array(items);
+    items.extend(rest.map(|(_, change)| merged(&Value::Null, change, position)));
+    Value::Array(items)
 }

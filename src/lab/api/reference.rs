@@ -4,6 +4,7 @@ use super::{
     kinds::{Kind, Version},
     store::Store,
 };
+use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// An object, or the place of one that is to be made.
@@ -28,7 +29,15 @@ impl ObjectRef {
 
     /// Returns a reference to an object of a served kind.
     pub fn named(store: &Store, kind: &str, namespace: &str, name: &str) -> Option<Self> {
-        Self::of(store.lock().kinds.by_id(kind)?, namespace, name)
+        let kind = store.lock().kinds.get(kind)?.clone();
+        Self::of(kind, namespace, name)
+    }
+
+    /// Returns an object in the version asked for.
+    pub fn present(&self, object: &Value) -> Value {
+        let mut object = object.clone();
+        object["apiVersion"] = json!(self.api_version());
+        object
     }
 
     /// Returns `apiVersion` of the request.

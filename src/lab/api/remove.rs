@@ -3,11 +3,12 @@
 use super::{
     errors::ApiError,
     kinds::Kind,
-    objects::{condition, now, text},
+    objects::{condition, is_ending, labels_of, now, text},
     reference::ObjectRef,
-    selector::LabelSelector,
+    selector::label_selector,
     store::{Inner, Store},
 };
+use kube::core::SelectorExt;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -45,7 +46,7 @@ impl Store {
     /// Deletes an object at once, whatever it waits for; for what the cluster itself ends.
     pub fn erase(&self, kind: &str, namespace: &str, name: &str) {
         self.change(|inner| {
-            if let Some(kind) = inner.kinds.by_id(kind) {
+            if let Some(kind) = inner.kinds.get(kind).cloned() {
                 inner.take(&kind, namespace, name);
             }
         });
@@ -57,8 +58,7 @@ impl Store {
             let pod = inner.get("pods", &at.namespace, &at.name);
             let pod = pod.ok_or_else(|| ApiError::not_found(&at.kind, &at.name))?;
             let phase = text(&pod, "/status/phase");
-            let free = matches!(phase.as_str(), "Succeeded" | "Failed" | "Pending")
-                || pod.pointer("/metadata/deletionTimestamp").is_some();
+            let free = matches!(phase.as_str(), "Succeeded" | "Failed" | "Pending") || is_ending(&pod);
             if !free {
                 spend_budget(inner, &pod)?;
             }
@@ -84,7 +84,7 @@ fn remove(inner: &mut Inner, at: &ObjectRef, options: &DeleteOptions) -> Result<
     }
     let mut object = Value::clone(&live);
     let before = object.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0);
-    if object.pointer("/metadata/deletionTimestamp").is_some() && before <= grace {
+    if is_ending(&object) && before <= grace {
         return Ok(Deleted::Ending(live));
     }
     object["metadata"]["deletionTimestamp"] = json!(now());
@@ -133,7 +133,8 @@ fn check_preconditions(
 
 fn spend_budget(inner: &mut Inner, pod: &Value) -> Result<(), ApiError> {
     let mut budgets = inner.list("poddisruptionbudgets.policy", Some(&text(pod, "/metadata/namespace")));
-    budgets.retain(|b| LabelSelector::of(b.pointer("/spec/selector")).is_some_and(|s| s.matches(pod)));
+    budgets
+        .retain(|b| label_selector(b.pointer("/spec/selector")).is_some_and(|s| s.matches(&labels_of(pod))));
     let [budget] = budgets.as_slice() else {
         let why = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
         return if budgets.is_empty() { Ok(()) } else { Err(ApiError::internal(why)) };
@@ -147,7 +148,7 @@ fn spend_budget(inner: &mut Inner, pod: &Value) -> Result<(), ApiError> {
     if allowed < 1 || number("/status/observedGeneration") < number("/metadata/generation") {
         return Err(ApiError::disruption_budget(&text(budget, "/metadata/name"), wanted, healthy));
     }
-    if let Some(kind) = inner.kinds.by_id("poddisruptionbudgets.policy") {
+    if let Some(kind) = inner.kinds.get("poddisruptionbudgets.policy").cloned() {
         let mut spent = Value::clone(budget);
         spent["status"]["disruptionsAllowed"] = json!(allowed - 1);
         spent["status"]["disruptedPods"][text(pod, "/metadata/name")] = json!(now());

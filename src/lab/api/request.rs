@@ -5,12 +5,13 @@ use super::{
     kinds,
     reference::ObjectRef,
     remove::DeleteOptions,
+    selector::Selection,
     store::Store,
     write::{Options, Patch},
 };
 use http::{HeaderMap, header};
 use serde_json::{Value, json};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 /// A request for a resource.
 pub(super) struct ResourceRequest {
@@ -18,7 +19,7 @@ pub(super) struct ResourceRequest {
     pub at: ObjectRef,
     /// The subresource, or empty.
     pub subresource: String,
-    query: HashMap<String, String>,
+    query: BTreeMap<String, String>,
     /// Who writes when the query does not say.
     agent: String,
 }
@@ -53,11 +54,14 @@ impl ResourceRequest {
         let version = kind.version(version).cloned().ok_or_else(ApiError::not_served)?;
         let agent = header_text(&parts.headers, header::USER_AGENT);
         let agent = agent.split(['/', ' ']).next().filter(|a| !a.is_empty()).unwrap_or("unknown").to_owned();
+        let url =
+            reqwest::Url::parse(&format!("http://api{}", parts.uri)).map_err(|_| ApiError::not_served())?;
+        let query = url.query_pairs().into_owned().collect();
         let namespace = if kind.namespaced { namespace.to_owned() } else { String::new() };
         Ok(Self {
             at: ObjectRef { kind, version, namespace, name: name.to_owned() },
             subresource,
-            query: query(parts.uri.query().unwrap_or_default()),
+            query,
             agent,
         })
     }
@@ -65,6 +69,13 @@ impl ResourceRequest {
     /// Returns a query's value, or nothing.
     pub(super) fn query(&self, key: &str) -> &str {
         self.query.get(key).map_or("", String::as_str)
+    }
+
+    /// Returns what a list or a watch is about; one of an object selects it by its name.
+    pub(super) fn selection(&self) -> Result<Selection, ApiError> {
+        let name = format!("metadata.name={}", self.at.name);
+        let fields = if self.at.name.is_empty() { self.query("fieldSelector") } else { &name };
+        Selection::parse(&self.at.namespace, self.query("labelSelector"), fields)
     }
 
     /// Returns the options of a write.
@@ -113,45 +124,9 @@ impl ResourceRequest {
             _ => Err(ApiError::unsupported_patch()),
         }
     }
-
-    /// Returns an object in the version asked for.
-    pub(super) fn present(&self, object: &Value) -> Value {
-        let mut object = object.clone();
-        object["apiVersion"] = json!(self.at.api_version());
-        object
-    }
 }
 
 /// Returns a header's text, or nothing.
 pub(super) fn header_text(headers: &HeaderMap, name: header::HeaderName) -> String {
     headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned()
-}
-
-fn query(text: &str) -> HashMap<String, String> {
-    text.split('&')
-        .filter(|pair| !pair.is_empty())
-        .map(|pair| {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, "true"));
-            (decoded(&key.replace('+', " ")), decoded(&value.replace('+', " ")))
-        })
-        .collect()
-}
-
-/// Undoes percent-encoding.
-pub(super) fn decoded(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut found = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let hex = bytes.get(at + 1..at + 3).and_then(|h| std::str::from_utf8(h).ok());
-        match (bytes[at], hex.and_then(|h| u8::from_str_radix(h, 16).ok())) {
-            (b'%', Some(byte)) => {
-                found.push(byte);
-                at += 2;
-            }
-            (byte, _) => found.push(byte),
-        }
-        at += 1;
-    }
-    String::from_utf8_lossy(&found).into_owned()
 }

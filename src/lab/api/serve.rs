@@ -1,7 +1,7 @@
-//! Connections: plain ones with a given caller, TLS ones whose client certificate says who calls.
+//! Connections: over TLS, where a client certificate says who calls.
 
 use super::{http::Service, identity::Identity, store::Store, tls::Authority};
-use hyper::service::service_fn;
+use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use std::sync::Arc;
 use tokio::{
@@ -32,8 +32,11 @@ impl Api {
     {
         let Ok(stream) = TlsAcceptor::from(self.tls.clone()).accept(stream).await else { return };
         let certificates = stream.get_ref().1.peer_certificates();
-        let caller = certificates.and_then(|c| c.first()).and_then(|c| self.authority.whose(c));
-        serve_connection(self.store.clone(), &self.version, stream, caller).await;
+        let caller = certificates.and_then(|c| c.first()).and_then(|c| Identity::of(c));
+        let service = Service { store: self.store.clone(), version: self.version.clone(), caller };
+        let answer = service_fn(move |request| service.clone().answer(request));
+        // A client that disconnects early is not an error.
+        let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
     }
 
     /// Serves every connection of a listener, over TLS, until the listener fails or the future is dropped.
@@ -46,15 +49,4 @@ impl Api {
             connections.spawn(async move { api.serve_tls(stream).await });
         }
     }
-}
-
-/// Serves one plain connection until it ends; `caller` is who a certificate said it is.
-pub async fn serve_connection<S>(store: Arc<Store>, version: &str, stream: S, caller: Option<Identity>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let service = Service { store, version: version.to_owned(), caller };
-    let answer = service_fn(move |request| service.clone().answer(request));
-    // A client that disconnects early is not an error.
-    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
 }

@@ -3,16 +3,14 @@
 //! What a write means is in `write` and `remove`; this file only holds, finds and records.
 
 use super::{
-    kinds::{Kind, Kinds, from_definition},
-    objects::{condition, text},
+    kinds::{Kind, Kinds, built_in, from_definition, id, is_built_in},
+    objects::{condition, place},
+    selector::Selection,
 };
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use tokio::sync::watch;
 
@@ -49,7 +47,6 @@ pub struct Change {
 pub struct Store {
     inner: Mutex<Inner>,
     revision: watch::Sender<u64>,
-    quorum: AtomicBool,
 }
 
 pub(super) struct Inner {
@@ -68,9 +65,8 @@ impl Default for Store {
 impl Store {
     /// Returns an empty store that serves the built-in kinds.
     pub fn new() -> Self {
-        let inner =
-            Inner { kinds: Kinds::built_in(), objects: HashMap::new(), revision: 1, log: VecDeque::new() };
-        Self { inner: Mutex::new(inner), revision: watch::channel(1).0, quorum: AtomicBool::new(true) }
+        let inner = Inner { kinds: built_in(), objects: HashMap::new(), revision: 1, log: VecDeque::new() };
+        Self { inner: Mutex::new(inner), revision: watch::channel(1).0 }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -101,29 +97,19 @@ impl Store {
         self.lock().revision
     }
 
-    /// Says whether etcd has a quorum; without one every request fails.
-    pub fn set_quorum(&self, quorum: bool) {
-        self.quorum.store(quorum, Ordering::Relaxed);
-    }
-
-    /// Returns whether etcd has a quorum.
-    pub fn quorum(&self) -> bool {
-        self.quorum.load(Ordering::Relaxed)
-    }
-
     /// Returns a served kind by group and plural.
     pub fn kind(&self, group: &str, plural: &str) -> Option<Arc<Kind>> {
-        self.lock().kinds.find(group, plural)
+        self.lock().kinds.get(&id(group, plural)).cloned()
     }
 
     /// Says whether anything of a group is served, or is known to be left out of the lab.
     pub(super) fn serves(&self, group: &str) -> bool {
-        self.lock().kinds.serves(group)
+        is_built_in(group) || self.lock().kinds.values().any(|kind| kind.group == group)
     }
 
     /// Returns all served kinds.
     pub fn kinds(&self) -> Vec<Arc<Kind>> {
-        self.lock().kinds.sorted()
+        self.lock().kinds.values().cloned().collect()
     }
 
     /// Returns an object; `kind` is `Kind::id`.
@@ -141,10 +127,12 @@ impl Store {
         self.lock().list(kind, Some(namespace))
     }
 
-    /// Returns a consistent list and the revision it was taken at.
-    pub(super) fn snapshot(&self, kind: &str, namespace: Option<&str>) -> (Vec<Arc<Value>>, u64) {
+    /// Returns what a selection holds of a kind, and the revision it was taken at.
+    pub(super) fn snapshot(&self, kind: &str, selection: &Selection) -> (Vec<Arc<Value>>, u64) {
         let inner = self.lock();
-        (inner.list(kind, namespace), inner.revision)
+        let mut found = inner.list(kind, None);
+        found.retain(|object| selection.matches(object));
+        (found, inner.revision)
     }
 
     /// Returns all changes after a revision, and the revision they reach.
@@ -161,13 +149,12 @@ impl Store {
             return false;
         }
         for (id, items) in lists {
-            let Some(kind) = inner.kinds.by_id(id) else { continue };
-            let key = |o: &Value| (text(o, "/metadata/namespace"), text(o, "/metadata/name"));
+            let Some(kind) = inner.kinds.get(id).cloned() else { continue };
             let mut objects = BTreeMap::new();
             for mut object in items {
                 object["kind"] = Value::String(kind.kind.clone());
                 inner.serve_definition(&kind, &object);
-                objects.insert(key(&object), Arc::new(object));
+                objects.insert(place(&object), Arc::new(object));
             }
             inner.objects.insert(id.to_owned(), objects);
         }
@@ -176,7 +163,7 @@ impl Store {
 
     /// Returns the path of an object, or without a name of its collection; `None` while its kind is not served.
     pub fn path(&self, id: &str, namespace: &str, name: &str) -> Option<String> {
-        let kind = self.lock().kinds.by_id(id)?;
+        let kind = self.lock().kinds.get(id)?.clone();
         let version = kind.api_version(&kind.versions.first()?.name);
         let root = if kind.group.is_empty() { "api" } else { "apis" };
         let inside = if namespace.is_empty() { String::new() } else { format!("/namespaces/{namespace}") };
@@ -189,25 +176,14 @@ impl Store {
         self.lock().log.clear();
     }
 
-    /// Returns a kind's changes after a revision, and the revision they reach; `Err` is the oldest remembered one.
-    pub(super) fn since(&self, kind: &str, revision: u64) -> Result<(Vec<Change>, u64), u64> {
+    /// Returns the oldest revision whose changes are remembered.
+    pub(super) fn oldest(&self) -> u64 {
         let inner = self.lock();
-        let oldest = inner.oldest();
-        if revision < oldest {
-            return Err(oldest);
-        }
-        let start = inner.log.partition_point(|c| c.revision <= revision);
-        let found = inner.log.range(start..).filter(|c| c.kind == kind).cloned().collect();
-        Ok((found, inner.revision))
+        inner.log.front().map_or(inner.revision, |c| c.revision - 1)
     }
 }
 
 impl Inner {
-    /// Returns the oldest revision whose changes are remembered.
-    fn oldest(&self) -> u64 {
-        self.log.front().map_or(self.revision, |c| c.revision - 1)
-    }
-
     pub(super) fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<Arc<Value>> {
         self.objects.get(kind)?.get(&(namespace.to_owned(), name.to_owned())).cloned()
     }
@@ -228,9 +204,8 @@ impl Inner {
     pub(super) fn put(&mut self, kind: &Kind, mut object: Value) -> Arc<Value> {
         self.revision += 1;
         object["metadata"]["resourceVersion"] = Value::String(self.revision.to_string());
-        let key = (text(&object, "/metadata/namespace"), text(&object, "/metadata/name"));
         let object = Arc::new(object);
-        let before = self.objects.entry(kind.id.clone()).or_default().insert(key, object.clone());
+        let before = self.objects.entry(kind.id.clone()).or_default().insert(place(&object), object.clone());
         let action = if before.is_some() { Action::Modified } else { Action::Added };
         self.record(kind, action, object.clone(), before);
         self.serve_definition(kind, &object);
@@ -243,7 +218,7 @@ impl Inner {
             && condition(object, "Established")
             && let Some(kind) = from_definition(object)
         {
-            self.kinds.add(kind);
+            self.kinds.insert(kind.id.clone(), Arc::new(kind));
         }
     }
 
@@ -256,19 +231,15 @@ impl Inner {
         let last = Arc::new(last);
         self.record(kind, Action::Deleted, last.clone(), Some(before));
         if kind.id == "customresourcedefinitions.apiextensions.k8s.io" {
-            self.drop_kind(name);
+            // A definition is called like its kind, which goes with all objects of it.
+            if let Some(kind) = self.kinds.get(name).cloned() {
+                for (namespace, name) in self.list(name, None).iter().map(|object| place(object)) {
+                    self.take(&kind, &namespace, &name);
+                }
+                self.kinds.remove(name);
+            }
         }
         Some(last)
-    }
-
-    fn drop_kind(&mut self, id: &str) {
-        if let Some(kind) = self.kinds.by_id(id) {
-            for object in self.list(id, None) {
-                self.take(&kind, &text(&object, "/metadata/namespace"), &text(&object, "/metadata/name"));
-            }
-            self.kinds.remove(id);
-            self.objects.remove(id);
-        }
     }
 
     fn record(&mut self, kind: &Kind, action: Action, object: Arc<Value>, before: Option<Arc<Value>>) {

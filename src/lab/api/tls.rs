@@ -7,15 +7,13 @@ use rcgen::{
     KeyPair, KeyUsagePurpose,
 };
 use rustls::{
-    DigitallySignedStruct, DistinguishedName as Hint, Error, SignatureScheme,
-    client::danger::HandshakeSignatureValid,
-    crypto::{WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
-    server::danger::{ClientCertVerified, ClientCertVerifier},
+    RootCertStore,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::WebPkiClientVerifier,
 };
 use std::{
-    collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -30,12 +28,11 @@ pub enum AuthorityError {
     Tls(#[from] rustls::Error),
 }
 
-/// A certificate authority that remembers whose certificates it signed.
+/// A certificate authority.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: String,
     key: String,
-    issued: RwLock<HashMap<Vec<u8>, Identity>>,
 }
 
 /// Validity as k0s gives it: ten years for authorities, one for what they sign.
@@ -73,7 +70,7 @@ impl Authority {
         let certificate = params.self_signed(&key)?.pem();
         let key_text = key.serialize_pem();
         let issuer = Issuer::new(params, key);
-        Ok(Self { issuer, certificate, key: key_text, issued: RwLock::new(HashMap::new()) })
+        Ok(Self { issuer, certificate, key: key_text })
     }
 
     /// Returns the authority's certificate in PEM.
@@ -96,18 +93,7 @@ impl Authority {
         let mut params = CertificateParams::default();
         valid_for(&mut params, life);
         params.distinguished_name = named(&who.user, who.groups.first().map(String::as_str));
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        let key = KeyPair::generate()?;
-        let certificate = params.signed_by(&key, &self.issuer)?;
-        let mut issued = self.issued.write().unwrap_or_else(PoisonError::into_inner);
-        issued.insert(certificate.der().to_vec(), who.clone());
-        Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
-    }
-
-    /// Returns the owner of a client certificate; `None` for one of another authority.
-    pub fn whose(&self, certificate: &CertificateDer<'_>) -> Option<Identity> {
-        self.issued.read().unwrap_or_else(PoisonError::into_inner).get(certificate.as_ref()).cloned()
+        self.signed(params, ExtendedKeyUsagePurpose::ClientAuth)
     }
 
     /// Makes a server certificate for these names and addresses.
@@ -115,7 +101,15 @@ impl Authority {
         let mut params = CertificateParams::new(names.to_vec())?;
         valid(&mut params, DAYS.1);
         params.distinguished_name = named("kubernetes", None);
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        self.signed(params, ExtendedKeyUsagePurpose::ServerAuth)
+    }
+
+    fn signed(
+        &self,
+        mut params: CertificateParams,
+        usage: ExtendedKeyUsagePurpose,
+    ) -> Result<Pair, AuthorityError> {
+        params.extended_key_usages = vec![usage];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.use_authority_key_identifier_extension = true;
         let key = KeyPair::generate()?;
@@ -123,17 +117,22 @@ impl Authority {
         Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
     }
 
-    /// Returns what serves TLS under these names and addresses. Client certificates are asked for, not demanded: a
-    /// real API answers 401 to a stranger, not with an alert.
+    /// Returns what serves TLS under these names and addresses. Client certificates are asked for, not demanded: one
+    /// without any gets a 401. Unlike with a real API, one of another authority ends the connection.
     pub fn server(&self, names: &[String]) -> Result<Arc<rustls::ServerConfig>, AuthorityError> {
         let pair = self.server_pair(names)?;
         let provider = Arc::new(ring::default_provider());
-        let unreadable = |_| rustls::Error::General("a PEM file of our own cannot be read".to_owned());
+        let unusable = |why: String| rustls::Error::General(format!("a certificate of our own: {why}"));
+        let unreadable = |why: rustls::pki_types::pem::Error| unusable(why.to_string());
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.certificate.as_bytes()).map_err(unreadable)?)?;
+        let clients = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone());
+        let clients = clients.allow_unauthenticated().build().map_err(|why| unusable(why.to_string()))?;
         let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).map_err(unreadable)?;
         let certificate = CertificateDer::from_pem_slice(pair.certificate.as_bytes()).map_err(unreadable)?;
-        let mut config = rustls::ServerConfig::builder_with_provider(provider.clone())
+        let mut config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
-            .with_client_cert_verifier(Arc::new(AnyClient(provider.signature_verification_algorithms)))
+            .with_client_cert_verifier(clients)
             .with_single_cert(vec![certificate], key)?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Arc::new(config))
@@ -147,51 +146,6 @@ fn named(name: &str, organization: Option<&str>) -> DistinguishedName {
     }
     found.push(DnType::CommonName, name);
     found
-}
-
-/// Checks that a client holds the key of its certificate; the authority knows the owner.
-#[derive(Debug)]
-struct AnyClient(WebPkiSupportedAlgorithms);
-
-impl ClientCertVerifier for AnyClient {
-    fn client_auth_mandatory(&self) -> bool {
-        false
-    }
-
-    fn root_hint_subjects(&self) -> &[Hint] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_schemes()
-    }
 }
 
 /// Returns a kubeconfig as k0s writes it.

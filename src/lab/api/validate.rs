@@ -1,13 +1,20 @@
 //! Checks of what is written: unknown fields of the kinds that `provision` applies, names, labels, and the rules of
 //! selectors that manifests run into.
 
-use super::{defaults::quantities, errors::FieldError, kinds::Kind, objects::text, selector::LabelSelector};
+use super::{
+    defaults::quantities,
+    errors::FieldError,
+    kinds::Kind,
+    objects::{labels_of, text, without_nulls},
+    selector::label_selector,
+};
 use k8s_openapi::api::{
     apps::v1::{DaemonSet, Deployment},
     core::v1::{ConfigMap, Namespace, Secret, Service, ServiceAccount},
     node::v1::RuntimeClass,
     rbac::v1::{ClusterRole, ClusterRoleBinding},
 };
+use kube::core::SelectorExt;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
@@ -39,22 +46,14 @@ pub(super) fn take_unknown(kind: &Kind, object: &mut Value) -> Result<Vec<String
 /// Reads an object into its type and back: what does not come back is unknown.
 fn typed<T: Serialize + DeserializeOwned>(object: &Value) -> Result<Value, String> {
     let mut object = object.clone();
+    // What k8s-openapi reads more strictly than the API does.
     without_nulls(&mut object);
+    if let Some(Value::Object(metadata)) = object.get_mut("metadata") {
+        metadata.shift_remove("managedFields");
+    }
     quantities(&mut object);
     let typed: T = serde_json::from_value(object).map_err(|e| e.to_string())?;
     serde_json::to_value(typed).map_err(|e| e.to_string())
-}
-
-/// Leaves out what k8s-openapi reads more strictly than the API does.
-fn without_nulls(value: &mut Value) {
-    match value {
-        Value::Object(map) => {
-            map.retain(|name, value| !value.is_null() && name != "managedFields");
-            map.values_mut().for_each(without_nulls);
-        }
-        Value::Array(items) => items.iter_mut().for_each(without_nulls),
-        _ => {}
-    }
 }
 
 fn compare(object: &mut Value, known: &Value, path: &str, found: &mut Vec<String>) {
@@ -135,9 +134,9 @@ pub(super) fn selector(kind: &Kind, object: &Value, live: Option<&Value>) -> Vec
     }
     let mut found = labels(object, "/spec/template/metadata/labels", "spec.template.metadata.labels");
     let selector = object.pointer("/spec/selector");
-    match LabelSelector::of(selector.filter(|s| !s.is_null())) {
+    match label_selector(selector.filter(|s| !s.is_null())) {
         None => found.push(FieldError::required("spec.selector", "")),
-        Some(read) if !object.pointer("/spec/template").is_some_and(|t| read.matches(t)) => {
+        Some(read) if !object.pointer("/spec/template").is_some_and(|t| read.matches(&labels_of(t))) => {
             let labels = object.pointer("/spec/template/metadata/labels").unwrap_or(&Value::Null);
             let why = "`selector` does not match template `labels`";
             found.push(FieldError::invalid("spec.template.metadata.labels", labels, why));

@@ -3,10 +3,11 @@
 use super::{
     defaults,
     errors::{ApiError, FieldError},
+    fields::SERVER_METADATA,
     managed::{self, Writer},
     merging::Position,
-    objects::{now, suffix, text, uuid},
-    patch,
+    objects::{is_ending, now, place, suffix, text, uuid},
+    patch::merged,
     reference::ObjectRef,
     store::{Inner, Store},
     validate,
@@ -55,26 +56,24 @@ pub enum Patch {
 impl Store {
     /// Creates an object.
     pub fn create(&self, at: &ObjectRef, body: Value, options: &Options) -> Result<Arc<Value>, ApiError> {
-        self.write(at, options, |inner, live| {
-            if let Some(live) = live {
-                let being_deleted = live.pointer("/metadata/deletionTimestamp").is_some();
-                return Err(ApiError::already_exists(&at.kind, &at.name, being_deleted));
+        self.write(at, options, |write| {
+            if let Some(live) = write.live {
+                return Err(ApiError::already_exists(&at.kind, &at.name, is_ending(live)));
             }
             let mut object = identified(at, body)?;
-            if let Some(stem) = object.pointer("/metadata/generateName").and_then(Value::as_str)
-                && at.name.is_empty()
-            {
+            let stem = text(&object, "/metadata/generateName");
+            if at.name.is_empty() && !stem.is_empty() {
                 object["metadata"]["name"] = json!(format!("{stem}{}", suffix(5)));
             }
-            settle(inner, at, None, object, options)
+            write.settle(object)
         })
     }
 
     /// Replaces an object.
     pub fn replace(&self, at: &ObjectRef, body: Value, options: &Options) -> Result<Arc<Value>, ApiError> {
-        self.write(at, options, |inner, live| {
-            let live = live.ok_or_else(|| ApiError::not_found(&at.kind, &at.name))?;
-            settle(inner, at, Some(live), identified(at, body)?, options)
+        self.write(at, options, |write| {
+            write.existing()?;
+            write.settle(identified(at, body)?)
         })
     }
 
@@ -86,17 +85,13 @@ impl Store {
         options: &Options,
     ) -> Result<(Arc<Value>, bool), ApiError> {
         let existed = self.get(&at.kind.id, &at.namespace, &at.name).is_some();
-        let object = self.write(at, options, |inner, live| {
-            if let Patch::Apply(config) = change {
-                return applied(inner, at, live, config, options);
-            }
-            let live = live.ok_or_else(|| ApiError::not_found(&at.kind, &at.name))?;
-            let mut object = live.clone();
-            match change {
-                Patch::Strategic(body) => patch::strategic(&at.kind, &mut object, body),
-                Patch::Merge(body) | Patch::Apply(body) => patch::merge(&mut object, body),
-            }
-            settle(inner, at, Some(live), identified(at, object)?, options)
+        let object = self.write(at, options, |write| {
+            let (body, strategic) = match change {
+                Patch::Apply(config) => return write.applied(config),
+                Patch::Strategic(body) => (body, true),
+                Patch::Merge(body) => (body, false),
+            };
+            write.settle(identified(at, merged(write.existing()?, body, Position::patch(strategic)))?)
         })?;
         Ok((object, !existed))
     }
@@ -111,11 +106,10 @@ impl Store {
         change: impl Fn(&mut Value),
     ) -> Result<Option<Arc<Value>>, ApiError> {
         let Some(at) = ObjectRef::named(self, kind, namespace, name) else { return Ok(None) };
-        let written = self.write(&at, options, |inner, live| {
-            let live = live.ok_or_else(|| ApiError::not_found(&at.kind, &at.name))?;
-            let mut object = live.clone();
+        let written = self.write(&at, options, |write| {
+            let mut object = write.existing()?.clone();
             change(&mut object);
-            settle(inner, &at, Some(live), object, options)
+            write.settle(object)
         });
         match written {
             Err(error) if error.code == 404 => Ok(None),
@@ -125,7 +119,7 @@ impl Store {
 
     /// Creates an object unless its name is taken; for what controllers and bootstrapping make.
     pub fn ensure(&self, kind: &str, body: Value, manager: &str) -> Result<Option<Arc<Value>>, ApiError> {
-        let (namespace, name) = (text(&body, "/metadata/namespace"), text(&body, "/metadata/name"));
+        let (namespace, name) = place(&body);
         let Some(at) = ObjectRef::named(self, kind, &namespace, &name) else { return Ok(None) };
         match self.create(&at, body, &Options::by(manager)) {
             Err(error) if error.reason == "AlreadyExists" => Ok(None),
@@ -138,21 +132,28 @@ impl Store {
         &self,
         at: &ObjectRef,
         options: &Options,
-        compute: impl FnOnce(&mut Inner, Option<&Value>) -> Result<Value, ApiError>,
+        compute: impl FnOnce(&Write<'_>) -> Result<Value, ApiError>,
     ) -> Result<Arc<Value>, ApiError> {
         self.change(|inner| {
             let live = inner.get(&at.kind.id, &at.namespace, &at.name);
-            let object = compute(inner, live.as_deref())?;
+            let writer = Writer {
+                manager: &options.manager,
+                api_version: at.api_version(),
+                subresource: &options.subresource,
+                now: now(),
+                force: options.force,
+                root: Position::root(&at.kind),
+            };
+            let object = compute(&Write { inner, at, live: live.as_deref(), options, writer })?;
             if let Some(live) = live.filter(|live| same(live, &object)) {
                 return Ok(live);
             }
             if options.dry_run {
                 return Ok(Arc::new(object));
             }
-            let number = |pointer: &str| object.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
-            let finished = object.pointer("/metadata/deletionTimestamp").is_some()
+            let finished = is_ending(&object)
                 && object["metadata"]["finalizers"].as_array().is_none_or(Vec::is_empty)
-                && number("/metadata/deletionGracePeriodSeconds") == 0
+                && object["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) == 0
                 && at.kind.id != "namespaces";
             if !finished {
                 return Ok(inner.put(&at.kind, object));
@@ -213,67 +214,6 @@ fn identified(at: &ObjectRef, mut body: Value) -> Result<Value, ApiError> {
     Ok(body)
 }
 
-/// Merges an applied configuration into what is there.
-fn applied(
-    inner: &mut Inner,
-    at: &ObjectRef,
-    live: Option<&Value>,
-    sent: &Value,
-    options: &Options,
-) -> Result<Value, ApiError> {
-    if sent["metadata"]["managedFields"].as_array().is_some_and(|entries| !entries.is_empty()) {
-        return Err(ApiError::bad_request("metadata.managedFields must be nil"));
-    }
-    let mut config = identified(at, sent.clone())?;
-    let unknown = validate::take_unknown(&at.kind, &mut sent.clone());
-    let why = match unknown {
-        Err(why) => Some(format!(": {why}")),
-        Ok(paths) => paths.first().map(|path| format!(".{path}: field not declared in schema")),
-    };
-    if let Some(why) = why {
-        return Err(ApiError::unexplained(format!(
-            "failed to create typed patch object ({}/{}; {}, Kind={}): {why}",
-            text(sent, "/metadata/namespace"),
-            at.name,
-            at.api_version(),
-            at.kind.kind,
-        )));
-    }
-    if at.version.status {
-        keep_part(&mut config, &options.subresource);
-    }
-    let (api_version, now) = (at.api_version(), now());
-    let writer = writer(options, &api_version, &now);
-    let merged = managed::apply(live, &config, options.force, writer, Position::root(&at.kind))?;
-    complete(inner, at, live, merged, options)
-}
-
-fn writer<'a>(options: &'a Options, api_version: &'a str, now: &'a str) -> Writer<'a> {
-    Writer { manager: &options.manager, api_version, subresource: &options.subresource, now }
-}
-
-/// Refuses or drops fields that the kind does not know.
-fn check_fields(
-    at: &ObjectRef,
-    live: Option<&Value>,
-    object: &mut Value,
-    options: &Options,
-) -> Result<(), ApiError> {
-    let kind = &at.kind.kind;
-    let wrong = |why: String| {
-        let version = &at.version.name;
-        ApiError::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}"))
-    };
-    let unknown = validate::take_unknown(&at.kind, object).map_err(wrong)?;
-    if unknown.is_empty() || !options.strict {
-        return Ok(());
-    }
-    let listed: Vec<_> = unknown.iter().map(|path| format!("unknown field {path:?}")).collect();
-    let why = format!("strict decoding error: {}", listed.join(", "));
-    // A patch is at fault as a whole.
-    Err(if live.is_some() { ApiError::invalid_patch(&why) } else { wrong(why) })
-}
-
 /// Leaves of an object only what its subresource may say.
 fn keep_part(object: &mut Value, subresource: &str) {
     let Value::Object(map) = object else { return };
@@ -288,132 +228,170 @@ fn keep_part(object: &mut Value, subresource: &str) {
     }
 }
 
-/// Completes and checks a write that is not an apply, and tracks who changed what.
-fn settle(
-    inner: &mut Inner,
-    at: &ObjectRef,
-    live: Option<&Value>,
-    mut object: Value,
-    options: &Options,
-) -> Result<Value, ApiError> {
-    check_fields(at, live, &mut object, options)?;
-    let mut object = complete(inner, at, live, object, options)?;
-    let (api_version, now) = (at.api_version(), now());
-    managed::track(live, &mut object, writer(options, &api_version, &now), Position::root(&at.kind));
-    Ok(object)
-}
-
-/// What the server does to every object before it is stored.
-fn complete(
-    inner: &mut Inner,
-    at: &ObjectRef,
-    live: Option<&Value>,
-    mut object: Value,
-    options: &Options,
-) -> Result<Value, ApiError> {
-    let kind = &at.kind;
-    let name = text(&object, "/metadata/name");
-    if name.is_empty() {
-        let error = FieldError::required("metadata.name", "name or generateName is required");
-        return Err(ApiError::invalid(kind, "", &[error]));
-    }
-    match live {
-        None => begin(inner, at, &mut object)?,
-        Some(live) => carry_over(at, live, &mut object, options)?,
-    }
-    // Quantities are a status' business too.
-    if options.subresource.is_empty() || kind.id == "nodes" {
-        defaults::fill(kind, &mut object);
-    }
-    let mut errors = validate::metadata(kind, &object);
-    errors.extend(validate::selector(kind, &object, live));
-    if !errors.is_empty() {
-        return Err(ApiError::invalid(kind, &name, &errors));
-    }
-    if let Some(live) = live
-        && options.subresource.is_empty()
-        && meaning(&object) != meaning(live)
-        && let Some(generation) = live.pointer("/metadata/generation").and_then(Value::as_i64)
-    {
-        object["metadata"]["generation"] = json!(generation + 1);
-    }
-    Ok(object)
-}
-
 /// Kinds with a spec that do not count its changes.
 const WITHOUT_GENERATION: [&str; 4] = ["leases.coordination.k8s.io", "namespaces", "nodes", "services"];
 
-/// Sets the server's own fields of a new object.
-fn begin(inner: &Inner, at: &ObjectRef, object: &mut Value) -> Result<(), ApiError> {
-    if at.kind.namespaced {
-        let namespace = inner.get("namespaces", "", &at.namespace);
-        let namespace = namespace.ok_or_else(|| {
-            let kind = inner.kinds.by_id("namespaces");
-            kind.map_or_else(ApiError::not_served, |kind| ApiError::not_found(&kind, &at.namespace))
-        })?;
-        if namespace.pointer("/metadata/deletionTimestamp").is_some() {
-            return Err(ApiError::terminating(&at.kind, &at.name, &at.namespace));
-        }
-    }
-    if at.version.status && at.kind.id != "nodes" {
-        keep_part(object, "");
-    }
-    if let Value::Object(metadata) = &mut object["metadata"] {
-        metadata.retain(|name, _| {
-            !matches!(name.as_str(), "deletionTimestamp" | "deletionGracePeriodSeconds" | "resourceVersion")
-        });
-    }
-    object["metadata"]["uid"] = json!(uuid());
-    object["metadata"]["creationTimestamp"] = json!(now());
-    if object.get("spec").is_some() && !WITHOUT_GENERATION.contains(&at.kind.id.as_str()) {
-        object["metadata"]["generation"] = json!(1);
-    }
-    Ok(())
+/// A write, while it is computed.
+struct Write<'a> {
+    inner: &'a Inner,
+    at: &'a ObjectRef,
+    live: Option<&'a Value>,
+    options: &'a Options,
+    writer: Writer<'a>,
 }
 
-/// Checks that a write is of the object that is there, and keeps what it may not change.
-fn carry_over(at: &ObjectRef, live: &Value, object: &mut Value, options: &Options) -> Result<(), ApiError> {
-    let version = text(object, "/metadata/resourceVersion");
-    if !version.is_empty() && version != text(live, "/metadata/resourceVersion") {
-        let why =
-            "the object has been modified; please apply your changes to the latest version and try again";
-        return Err(ApiError::stale(&at.kind, &at.name, why));
+impl Write<'_> {
+    /// Returns what is there.
+    fn existing(&self) -> Result<&Value, ApiError> {
+        self.live.ok_or_else(|| ApiError::not_found(&self.at.kind, &self.at.name))
     }
-    let (uid, real) = (text(object, "/metadata/uid"), text(live, "/metadata/uid"));
-    if !uid.is_empty() && uid != real {
-        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {real}");
-        return Err(ApiError::stale(&at.kind, &at.name, &why));
-    }
-    if at.version.status {
-        let (mut kept, other) =
-            if options.subresource == "status" { (live.clone(), &*object) } else { (object.clone(), live) };
-        if let Value::Object(map) = &mut kept {
-            match other.get("status") {
-                Some(status) => map.insert("status".into(), status.clone()),
-                None => map.shift_remove("status"),
-            };
+
+    /// Merges an applied configuration into what is there.
+    fn applied(&self, sent: &Value) -> Result<Value, ApiError> {
+        let at = self.at;
+        if sent["metadata"]["managedFields"].as_array().is_some_and(|entries| !entries.is_empty()) {
+            return Err(ApiError::bad_request("metadata.managedFields must be nil"));
         }
-        kept["metadata"]["managedFields"] = object["metadata"]["managedFields"].clone();
-        *object = kept;
-    }
-    if let Value::Object(metadata) = &mut object["metadata"] {
-        metadata.retain(|key, value| key != "managedFields" || !value.is_null());
-        for key in [
-            "uid",
-            "creationTimestamp",
-            "deletionTimestamp",
-            "deletionGracePeriodSeconds",
-            "generation",
-            "generateName",
-            "resourceVersion",
-        ] {
-            match live["metadata"].get(key) {
-                Some(value) => metadata.insert(key.into(), value.clone()),
-                None => metadata.shift_remove(key),
-            };
+        let mut config = identified(at, sent.clone())?;
+        let why = match validate::take_unknown(&at.kind, &mut sent.clone()) {
+            Err(why) => Some(format!(": {why}")),
+            Ok(paths) => paths.first().map(|path| format!(".{path}: field not declared in schema")),
+        };
+        if let Some(why) = why {
+            return Err(ApiError::unexplained(format!(
+                "failed to create typed patch object ({}/{}; {}, Kind={}): {why}",
+                text(sent, "/metadata/namespace"),
+                at.name,
+                at.api_version(),
+                at.kind.kind,
+            )));
         }
+        if at.version.status {
+            keep_part(&mut config, &self.options.subresource);
+        }
+        self.complete(managed::apply(self.live, config, &self.writer)?)
     }
-    Ok(())
+
+    /// Completes and checks a write that is not an apply, and tracks who changed what.
+    fn settle(&self, mut object: Value) -> Result<Value, ApiError> {
+        self.check_fields(&mut object)?;
+        let mut object = self.complete(object)?;
+        managed::track(self.live, &mut object, &self.writer);
+        Ok(object)
+    }
+
+    /// Refuses or drops fields that the kind does not know.
+    fn check_fields(&self, object: &mut Value) -> Result<(), ApiError> {
+        let (kind, version) = (&self.at.kind.kind, &self.at.version.name);
+        let wrong = |why: String| {
+            ApiError::bad_request(format!(
+                "{kind} in version {version:?} cannot be handled as a {kind}: {why}"
+            ))
+        };
+        let unknown = validate::take_unknown(&self.at.kind, object).map_err(wrong)?;
+        if unknown.is_empty() || !self.options.strict {
+            return Ok(());
+        }
+        let listed: Vec<_> = unknown.iter().map(|path| format!("unknown field {path:?}")).collect();
+        let why = format!("strict decoding error: {}", listed.join(", "));
+        // A patch is at fault as a whole.
+        Err(if self.live.is_some() { ApiError::invalid_patch(&why) } else { wrong(why) })
+    }
+
+    /// What the server does to every object before it is stored.
+    fn complete(&self, mut object: Value) -> Result<Value, ApiError> {
+        let kind = &self.at.kind;
+        let name = text(&object, "/metadata/name");
+        let invalid = |errors: &[_]| Err(ApiError::invalid(&kind.kind, &kind.group, &name, errors));
+        if name.is_empty() {
+            return invalid(&[FieldError::required("metadata.name", "name or generateName is required")]);
+        }
+        match self.live {
+            None => self.begin(&mut object)?,
+            Some(live) => self.carry_over(live, &mut object)?,
+        }
+        // Quantities are a status' business too.
+        if self.options.subresource.is_empty() || kind.id == "nodes" {
+            defaults::fill(kind, &mut object);
+        }
+        let mut errors = validate::metadata(kind, &object);
+        errors.extend(validate::selector(kind, &object, self.live));
+        if !errors.is_empty() {
+            return invalid(&errors);
+        }
+        if let Some(live) = self.live
+            && self.options.subresource.is_empty()
+            && meaning(&object) != meaning(live)
+            && let Some(generation) = live["metadata"]["generation"].as_i64()
+        {
+            object["metadata"]["generation"] = json!(generation + 1);
+        }
+        Ok(object)
+    }
+
+    /// Sets the server's own fields of a new object.
+    fn begin(&self, object: &mut Value) -> Result<(), ApiError> {
+        let at = self.at;
+        if at.kind.namespaced {
+            let namespace = self.inner.get("namespaces", "", &at.namespace);
+            let namespace = namespace.ok_or_else(|| {
+                let kind = self.inner.kinds.get("namespaces");
+                kind.map_or_else(ApiError::not_served, |kind| ApiError::not_found(kind, &at.namespace))
+            })?;
+            if is_ending(&namespace) {
+                return Err(ApiError::terminating(&at.kind, &at.name, &at.namespace));
+            }
+        }
+        if at.version.status && at.kind.id != "nodes" {
+            keep_part(object, "");
+        }
+        if let Value::Object(metadata) = &mut object["metadata"] {
+            metadata.retain(|name, _| !name.starts_with("deletion") && name != "resourceVersion");
+        }
+        object["metadata"]["uid"] = json!(uuid());
+        object["metadata"]["creationTimestamp"] = json!(self.writer.now);
+        if object.get("spec").is_some() && !WITHOUT_GENERATION.contains(&at.kind.id.as_str()) {
+            object["metadata"]["generation"] = json!(1);
+        }
+        Ok(())
+    }
+
+    /// Checks that a write is of the object that is there, and keeps what it may not change.
+    fn carry_over(&self, live: &Value, object: &mut Value) -> Result<(), ApiError> {
+        let at = self.at;
+        let version = text(object, "/metadata/resourceVersion");
+        if !version.is_empty() && version != text(live, "/metadata/resourceVersion") {
+            let why =
+                "the object has been modified; please apply your changes to the latest version and try again";
+            return Err(ApiError::stale(&at.kind, &at.name, why));
+        }
+        let (uid, real) = (text(object, "/metadata/uid"), text(live, "/metadata/uid"));
+        if !uid.is_empty() && uid != real {
+            let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {real}");
+            return Err(ApiError::stale(&at.kind, &at.name, &why));
+        }
+        if at.version.status {
+            let mut status = live["status"].clone();
+            if self.options.subresource == "status" {
+                status = object["status"].take();
+                let managed = object["metadata"]["managedFields"].take();
+                *object = live.clone();
+                object["metadata"]["managedFields"] = managed;
+            }
+            object["status"] = status;
+        }
+        for key in SERVER_METADATA.split(' ').filter(|key| *key != "managedFields") {
+            object["metadata"][key] = live["metadata"][key].clone();
+        }
+        // What was set to nothing above is not there.
+        if let Value::Object(map) = object {
+            map.retain(|_, value| !value.is_null());
+        }
+        if let Value::Object(metadata) = &mut object["metadata"] {
+            metadata.retain(|_, value| !value.is_null());
+        }
+        Ok(())
+    }
 }
 
 /// What counts for the generation: all but metadata and status.

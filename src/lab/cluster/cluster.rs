@@ -6,10 +6,9 @@ use super::{mirror, workloads};
 use crate::event::Events;
 use crate::lab::api::{self, Api, Authority, Identity, Store, TokenUse, is_valid_token, kubeconfig};
 use crate::lab::machine::{CPUS, MEMORY_KIB};
-use base64::Engine as _;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::io::DuplexStream;
 use tokio::task::JoinSet;
@@ -192,12 +191,8 @@ impl Cluster {
         // How many devices a device plugin would find on this host.
         api.store.edit("nodes", "", host, &api::Options::by("lab"), |node| {
             node["metadata"]["annotations"]["lab/accelerators"] = json!(plugged.unwrap_or(0).to_string());
-            let mig = mig.as_ref().filter(|m| !m.is_empty()).map(|m| json!(m).to_string());
-            match (mig, node["metadata"]["annotations"].as_object_mut()) {
-                (Some(mig), Some(notes)) => drop(notes.insert("lab/mig".to_owned(), json!(mig))),
-                (None, Some(notes)) => drop(notes.remove("lab/mig")),
-                (_, None) => {}
-            }
+            node["metadata"]["annotations"]["lab/mig"] =
+                json!(json!(mig.clone().unwrap_or_default()).to_string());
         })?;
         api.store
             .edit("nodes", "", host, &api::Options::status_by("kubelet"), |node| {
@@ -331,23 +326,23 @@ fn taint(text: &str) -> Value {
     }
 }
 
+/// Returns the kubeconfig in a join token.
+fn decoded(token: &str) -> Option<Value> {
+    let packed = STANDARD.decode(token).ok()?;
+    let text = std::io::read_to_string(flate2::read::GzDecoder::new(packed.as_slice())).ok()?;
+    serde_saphyr::from_str(&text).ok()
+}
+
 /// Checks a join token: base64, gzip, kubeconfig, authority, secret, use, expiry.
 fn check(api: &Api, token: Option<&str>, wanted: TokenUse) -> Result<(), String> {
     let token = token.filter(|t| !t.is_empty()).ok_or("no join token given")?;
-    let undecodable = |_| "failed to decode join token".to_owned();
-    let packed =
-        base64::engine::general_purpose::STANDARD.decode(token).map_err(|e| undecodable(e.to_string()))?;
-    let mut text = String::new();
-    flate2::read::GzDecoder::new(packed.as_slice())
-        .read_to_string(&mut text)
-        .map_err(|e| undecodable(e.to_string()))?;
-    let config: Value = serde_saphyr::from_str(&text).map_err(|e| undecodable(e.to_string()))?;
+    let config = decoded(token).ok_or("failed to decode join token")?;
     let at = |pointer: &str| config.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     let user = if wanted == TokenUse::Worker { "kubelet-bootstrap" } else { "controller-bootstrap" };
     if at("/users/0/name") != user {
         return Err(format!("wrong token type {}, expected type: {user}", at("/users/0/name")));
     }
-    let ca = base64::engine::general_purpose::STANDARD.encode(api.authority.certificate());
+    let ca = STANDARD.encode(api.authority.certificate());
     if at("/clusters/0/cluster/certificate-authority-data") != ca {
         return Err("x509: certificate signed by unknown authority".to_owned());
     }

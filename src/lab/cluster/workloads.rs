@@ -1,14 +1,14 @@
 //! What runs on the simulated nodes: pods of Deployments and DaemonSets, device plugins, engines, and the router that
 //! obeys Gateway, ModelRoute and ModelServer. Engines answer with an echo that says it is a stand-in.
 
-use crate::lab::api::{Body, Options, Store, condition, json_answer, now, text};
+use crate::lab::api::{Body, Options, Store, condition, is_ending, json_answer, now, place, text};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::DuplexStream;
@@ -18,6 +18,9 @@ const DAEMONSETS: &str = "daemonsets.apps";
 const SERVERS: &str = "modelservers.networking.serving.volcano.sh";
 const ROUTES: &str = "modelroutes.networking.serving.volcano.sh";
 const GATEWAYS: &str = "gateways.gateway.networking.k8s.io";
+
+/// Where a pod names its owner.
+const OWNER: &str = "/metadata/annotations/lab~1owner";
 
 /// From a pod's deletion to its end. Real pods take minutes to start and end; the order is what the lab keeps.
 const STOP: Duration = Duration::from_millis(20);
@@ -51,15 +54,11 @@ pub(super) async fn heartbeats(store: Arc<Store>) {
                 "metadata": {"name": name, "namespace": NAMESPACE}, "spec": {"holderIdentity": name}});
             let _ = store.ensure(LEASES, lease, "kubelet");
             let _ = store.edit(LEASES, NAMESPACE, &name, &Options::by("kubelet"), |lease| {
-                lease["spec"]["renewTime"] = json!(micro_time());
+                lease["spec"]["renewTime"] = json!(format!("{:.6}", jiff::Timestamp::now()));
             });
         }
         tokio::time::sleep(HEARTBEAT).await;
     }
-}
-
-fn micro_time() -> String {
-    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
 }
 
 /// Does once what is due. Where real controllers and a real scheduler run, only what kubelets do.
@@ -72,45 +71,57 @@ pub(super) async fn step(store: &Store, has_controllers: bool) {
         end(store);
     }
     if !has_controllers {
-        orphans(store);
         schedule(store);
     }
-    if starting(store) {
+    if store.list("pods").iter().any(|p| waits(p)) {
         tokio::time::sleep(START).await;
         start(store);
     }
     plugins(store);
 }
 
-/// Makes the pods of Deployments and DaemonSets.
+/// Makes the pods of Deployments and DaemonSets, and ends those that none of them wants.
 fn owners(store: &Store) {
+    let (mut wanted, mut owners) = (BTreeSet::new(), Vec::new());
     for deployment in store.list(DEPLOYMENTS) {
         let replicas = deployment.pointer("/spec/replicas").and_then(Value::as_u64).unwrap_or(1);
         let names = (0..replicas).map(|n| (n.to_string(), None)).collect();
-        pods_of(store, &deployment, "Deployment", names);
-        status_of(store, DEPLOYMENTS, &deployment, replicas);
+        wanted.extend(pods_of(store, &deployment, "Deployment", names));
+        owners.push((DEPLOYMENTS, deployment, replicas));
     }
     for set in store.list(DAEMONSETS) {
         let nodes = store.list("nodes");
-        let on: Vec<_> = nodes
-            .iter()
-            .filter(|n| allows(n, &set["spec"]["template"]["spec"]))
-            .map(|n| (text(n, "/metadata/name"), Some(text(n, "/metadata/name"))))
-            .collect();
+        let nodes = nodes.iter().filter(|n| allows(n, &set["spec"]["template"]["spec"]));
+        let on: Vec<_> = nodes.map(|n| text(n, "/metadata/name")).map(|n| (n.clone(), Some(n))).collect();
         let count = on.len() as u64;
-        pods_of(store, &set, "DaemonSet", on);
-        status_of(store, DAEMONSETS, &set, count);
+        wanted.extend(pods_of(store, &set, "DaemonSet", on));
+        owners.push((DAEMONSETS, set, count));
+    }
+    for pod in store.list("pods") {
+        let (namespace, name) = place(&pod);
+        if !text(&pod, OWNER).is_empty() && !wanted.contains(&(namespace.clone(), name.clone())) {
+            store.erase("pods", &namespace, &name);
+        }
+    }
+    for (list, owner, count) in owners {
+        status_of(store, list, &owner, count);
     }
 }
 
-fn pods_of(store: &Store, owner: &Value, kind: &str, wanted: Vec<(String, Option<String>)>) {
-    let (namespace, name) = (text(owner, "/metadata/namespace"), text(owner, "/metadata/name"));
+/// Makes the pods of one owner, and returns where they are.
+fn pods_of(
+    store: &Store,
+    owner: &Value,
+    kind: &str,
+    wanted: Vec<(String, Option<String>)>,
+) -> Vec<(String, String)> {
+    let (namespace, name) = place(owner);
     let template = &owner["spec"]["template"];
     let hash = format!("{:08x}", crc(&template.to_string()));
-    let mut names = Vec::new();
+    let mut places = Vec::new();
     for (suffix, node) in wanted {
         let pod_name = format!("{name}-{hash}-{suffix}");
-        names.push(pod_name.clone());
+        places.push((namespace.clone(), pod_name.clone()));
         if store.get("pods", &namespace, &pod_name).is_some() {
             continue;
         }
@@ -124,20 +135,7 @@ fn pods_of(store: &Store, owner: &Value, kind: &str, wanted: Vec<(String, Option
         }
         let _ = store.ensure("pods", pod, "kube-controller-manager");
     }
-    for pod in store.list_in("pods", &namespace) {
-        let owned = text(&pod, "/metadata/annotations/lab~1owner") == format!("{kind}/{name}");
-        if owned && !names.contains(&text(&pod, "/metadata/name")) {
-            delete(store, &namespace, &text(&pod, "/metadata/name"));
-        }
-    }
-}
-
-fn delete(store: &Store, namespace: &str, name: &str) {
-    store.erase("pods", namespace, name);
-}
-
-fn is_ending(pod: &Value) -> bool {
-    !pod["metadata"]["deletionTimestamp"].is_null()
+    places
 }
 
 /// Pods that were asked to end, end; their owner makes others.
@@ -145,22 +143,9 @@ fn end(store: &Store) {
     for pod in store.list("pods").iter().filter(|p| is_ending(p)) {
         // A kubelet that does not run ends nothing.
         let node = store.get("nodes", "", &text(pod, "/spec/nodeName"));
-        if node.is_some_and(|node| !condition(&node, "Ready")) {
-            continue;
-        }
-        delete(store, &text(pod, "/metadata/namespace"), &text(pod, "/metadata/name"));
-    }
-}
-
-/// Pods whose owner is gone go too.
-fn orphans(store: &Store) {
-    for pod in store.list("pods") {
-        let namespace = text(&pod, "/metadata/namespace");
-        let owner = text(&pod, "/metadata/annotations/lab~1owner");
-        let Some((kind, name)) = owner.split_once('/') else { continue };
-        let list = if kind == "Deployment" { DEPLOYMENTS } else { DAEMONSETS };
-        if store.get(list, &namespace, name).is_none() {
-            delete(store, &namespace, &text(&pod, "/metadata/name"));
+        if node.is_none_or(|node| condition(&node, "Ready")) {
+            let (namespace, name) = place(pod);
+            store.erase("pods", &namespace, &name);
         }
     }
 }
@@ -171,13 +156,10 @@ fn crc(text: &str) -> u32 {
 }
 
 fn status_of(store: &Store, list: &str, owner: &Value, wanted: u64) {
-    let (namespace, name) = (text(owner, "/metadata/namespace"), text(owner, "/metadata/name"));
+    let (namespace, name) = place(owner);
     let mine = format!("{}/{name}", if list == DEPLOYMENTS { "Deployment" } else { "DaemonSet" });
-    let ready = store
-        .list_in("pods", &namespace)
-        .iter()
-        .filter(|p| text(p, "/metadata/annotations/lab~1owner") == mine && condition(p, "Ready"))
-        .count() as u64;
+    let pods = store.list_in("pods", &namespace);
+    let ready = pods.iter().filter(|p| text(p, OWNER) == mine && condition(p, "Ready")).count() as u64;
     let generation = owner["metadata"]["generation"].clone();
     let status = if list == DEPLOYMENTS {
         let available = if ready >= wanted { "True" } else { "False" };
@@ -187,10 +169,15 @@ fn status_of(store: &Store, list: &str, owner: &Value, wanted: u64) {
         json!({"observedGeneration": generation, "desiredNumberScheduled": wanted, "currentNumberScheduled": wanted,
             "updatedNumberScheduled": wanted, "numberReady": ready, "numberAvailable": ready, "numberMisscheduled": 0})
     };
-    if owner["status"] != status {
-        let _ = store.edit(list, &namespace, &name, &Options::status_by("kube-controller-manager"), |o| {
-            o["status"] = status.clone();
-        });
+    set_status(store, list, owner, "kube-controller-manager", &status);
+}
+
+/// Writes an object's status, if it is another than it has.
+fn set_status(store: &Store, kind: &str, object: &Value, manager: &str, status: &Value) {
+    if object["status"] != *status {
+        let (namespace, name) = place(object);
+        let by = Options::status_by(manager);
+        let _ = store.edit(kind, &namespace, &name, &by, |o| o["status"] = status.clone());
     }
 }
 
@@ -241,8 +228,8 @@ fn asks(pod: &Value) -> BTreeMap<String, u64> {
     let mut asked = BTreeMap::new();
     for container in pod["spec"]["containers"].as_array().into_iter().flatten() {
         for (key, value) in container["resources"]["limits"].as_object().into_iter().flatten() {
-            let amount = value.as_u64().or_else(|| value.as_str().and_then(|v| v.parse().ok()));
-            if let Some(amount) = amount.filter(|_| key.contains('/')) {
+            let amount = value.as_str().and_then(|v| v.parse::<u64>().ok()).filter(|_| key.contains('/'));
+            if let Some(amount) = amount {
                 *asked.entry(key.clone()).or_default() += amount;
             }
         }
@@ -274,19 +261,13 @@ fn schedule(store: &Store) {
             });
             lacking.map(|(key, _)| format!("Insufficient {key}"))
         };
-        let (namespace, name) = (text(&pod, "/metadata/namespace"), text(&pod, "/metadata/name"));
+        let (namespace, name) = place(&pod);
         let nodes = store.list("nodes");
         let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
-        let mut found = None;
-        for node in &nodes {
-            match refuses(node, &pod["spec"]).or_else(|| lacks(node)) {
-                None => {
-                    found = Some(node);
-                    break;
-                }
-                Some(reason) => *reasons.entry(reason).or_default() += 1,
-            }
-        }
+        let found = nodes.iter().find(|node| {
+            let reason = refuses(node, &pod["spec"]).or_else(|| lacks(node));
+            reason.map(|reason| *reasons.entry(reason).or_default() += 1).is_none()
+        });
         let Some(node) = found else {
             unschedulable(store, &pod, &reasons, nodes.len());
             continue;
@@ -295,9 +276,8 @@ fn schedule(store: &Store) {
             p["spec"]["nodeName"] = node["metadata"]["name"].clone();
         });
         let scheduled = json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": now()});
-        let _ = store.edit("pods", &namespace, &name, &Options::status_by("kube-scheduler"), |p| {
-            p["status"] = json!({"phase": "Pending", "conditions": [scheduled]});
-        });
+        let status = json!({"phase": "Pending", "conditions": [scheduled]});
+        set_status(store, "pods", &pod, "kube-scheduler", &status);
     }
 }
 
@@ -314,32 +294,24 @@ fn unschedulable(store: &Store, pod: &Value, reasons: &BTreeMap<String, usize>, 
     {
         return;
     }
-    let (namespace, name) = (text(pod, "/metadata/namespace"), text(pod, "/metadata/name"));
-    let _ = store.edit("pods", &namespace, &name, &Options::status_by("kube-scheduler"), |p| {
-        p["status"] = json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False",
-            "reason": "Unschedulable", "message": message, "lastTransitionTime": now()}]});
-    });
+    let status = json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False",
+        "reason": "Unschedulable", "message": message, "lastTransitionTime": now()}]});
+    set_status(store, "pods", pod, "kube-scheduler", &status);
 }
 
 fn waits(pod: &Value) -> bool {
     !text(pod, "/spec/nodeName").is_empty() && !condition(pod, "Ready")
 }
 
-fn starting(store: &Store) -> bool {
-    store.list("pods").iter().any(|p| waits(p))
-}
-
 fn start(store: &Store) {
     for pod in store.list("pods").iter().filter(|p| waits(p)) {
-        let (namespace, name) = (text(pod, "/metadata/namespace"), text(pod, "/metadata/name"));
         // The router crash-loops without the kinds that it watches.
         if is_router(pod) && store.kind("gateway.networking.k8s.io", "gateways").is_none() {
             continue;
         }
-        let _ = store.edit("pods", &namespace, &name, &Options::status_by("kubelet"), |p| {
-            p["status"] = json!({"phase": "Running", "podIP": "10.240.0.9",
-                "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": now()}]});
-        });
+        let status = json!({"phase": "Running", "podIP": "10.240.0.9",
+            "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": now()}]});
+        set_status(store, "pods", pod, "kubelet", &status);
     }
 }
 
@@ -378,17 +350,17 @@ fn plugins(store: &Store) {
         // A GPU is offered whole, or by its instances; what was offered before and is gone counts 0.
         let offered = found["status"]["allocatable"].as_object().into_iter().flatten();
         let stale = offered.filter(|(name, _)| name.starts_with("nvidia.com/mig-"));
-        let mut wanted: BTreeMap<String, String> =
-            stale.map(|(name, _)| (name.clone(), "0".to_owned())).collect();
-        wanted.extend(
-            mig.iter().map(|(p, n)| (format!("nvidia.com/mig-{}", p.replace('+', ".")), n.to_string())),
-        );
+        let stale = stale.map(|(name, _)| (name.clone(), "0".to_owned()));
+        let split =
+            mig.iter().map(|(p, n)| (format!("nvidia.com/mig-{}", p.replace('+', ".")), n.to_string()));
+        let mut wanted: BTreeMap<String, String> = stale.chain(split).collect();
         if mig.is_empty() {
             wanted.insert(resource.to_owned(), count);
         } else if found["status"]["allocatable"].get(resource).is_some() {
             wanted.insert(resource.to_owned(), "0".to_owned());
         }
         if wanted.iter().any(|(name, count)| found["status"]["allocatable"][name.as_str()] != *count) {
+            // Only these: a kubelet that falls silent at the same time keeps its last word.
             let _ = store.edit("nodes", "", &node, &Options::status_by("kubelet"), |n| {
                 for (name, count) in &wanted {
                     n["status"]["capacity"][name.as_str()] = json!(count);
@@ -441,11 +413,8 @@ async fn answer(store: &Store, gateway: &(String, String), request: Request<Inco
     if path != "/v1/chat/completions" {
         return refuse(StatusCode::NOT_FOUND, "route not found");
     }
-    let body = match request.into_body().collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(_) => return refuse(StatusCode::BAD_REQUEST, "invalid request body"),
-    };
-    let Ok(body) = serde_json::from_slice::<Value>(&body) else {
+    let body = request.into_body().collect().await.ok().map(|body| body.to_bytes());
+    let Some(body) = body.and_then(|body| serde_json::from_slice::<Value>(&body).ok()) else {
         return refuse(StatusCode::BAD_REQUEST, "invalid request body");
     };
     let Some(model) = body["model"].as_str() else { return refuse(StatusCode::NOT_FOUND, "model not found") };
@@ -469,17 +438,15 @@ async fn answer(store: &Store, gateway: &(String, String), request: Request<Inco
         here
     });
     let server_name = target.map(|t| text(t, "/modelServerName")).unwrap_or_default();
-    let Some(server) = store.get(SERVERS, &namespace, &server_name) else {
-        return refuse(StatusCode::NOT_FOUND, &format!("can't find model server: {namespace}/{server_name}"));
-    };
+    let lost =
+        || refuse(StatusCode::NOT_FOUND, &format!("can't find model server: {namespace}/{server_name}"));
+    let Some(server) = store.get(SERVERS, &namespace, &server_name) else { return lost() };
     let selector = server["spec"]["workloadSelector"]["matchLabels"].as_object().cloned().unwrap_or_default();
     let pods = store.list_in("pods", &namespace);
     let pod = pods.iter().find(|p| {
         condition(p, "Ready") && selector.iter().all(|(k, v)| p["metadata"]["labels"].get(k) == Some(v))
     });
-    let Some(pod) = pod else {
-        return refuse(StatusCode::NOT_FOUND, &format!("can't find model server: {namespace}/{server_name}"));
-    };
+    let Some(pod) = pod else { return lost() };
     let asked = server["spec"]["model"].as_str().unwrap_or(model);
     engine(pod, asked, &body)
 }

@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::ExitCode;
 
 /// What the lab has told a host about itself.
 #[derive(Deserialize, Default)]
@@ -75,10 +74,29 @@ pub(super) fn ask(request: &Request) -> Result<String, String> {
     }
 }
 
-/// Prints an error and returns a status.
-pub(super) fn fail(status: u8, message: impl std::fmt::Display) -> ExitCode {
-    eprintln!("{message}");
-    ExitCode::from(status)
+/// Returns the words of a command line that are neither options nor the values of these.
+pub(super) fn plain<'a>(arguments: &[&'a str], with_values: &[&str]) -> Vec<&'a str> {
+    let before = [""].iter().chain(arguments);
+    let pairs = before
+        .zip(arguments)
+        .filter(|(before, word)| !word.starts_with('-') && !with_values.contains(before));
+    pairs.map(|(_, word)| *word).collect()
+}
+
+/// How a tool that failed ends: its status, and what it says on standard error.
+pub(super) struct Failed(pub u8, pub String);
+/// How a tool ends.
+pub(super) type Ended = Result<(), Failed>;
+
+impl From<String> for Failed {
+    fn from(message: String) -> Self {
+        Self(1, message)
+    }
+}
+
+/// Returns a failure.
+pub(super) fn fail<T>(status: u8, message: impl std::fmt::Display) -> Result<T, Failed> {
+    Err(Failed(status, message.to_string()))
 }
 
 /// Returns what the lab has told a host, seen from outside or inside.

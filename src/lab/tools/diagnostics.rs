@@ -1,13 +1,12 @@
 //! Kernel log and test tools of accelerators: dmesg, dcgmi, nvbandwidth, nccl-tests, nccom-test, fio. Shapes and phrases
 //! as the real ones have them; the numbers are those of a healthy host.
 
-use super::common::{Settings, fail, has};
+use super::common::{Ended, Settings, fail, has};
 use super::hardware::loaded;
 use crate::lab::hardware_fault::HardwareFault;
-use std::process::ExitCode;
 
 /// `dmesg`.
-pub(super) fn dmesg(settings: &Settings) -> ExitCode {
+pub(super) fn dmesg(settings: &Settings) -> Ended {
     println!("[    0.000000] Linux version LAB");
     let modules = loaded();
     if let Some(version) = modules.get("nvidia") {
@@ -25,11 +24,11 @@ pub(super) fn dmesg(settings: &Settings) -> ExitCode {
     if let Some(version) = modules.get("neuron") {
         println!("[   12.000000] Neuron Driver Started with Version:{version}-LAB");
     }
-    ExitCode::SUCCESS
+    Ok(())
 }
 
 /// `dcgmi diag -r N -j`, in the shape of DCGM 3.
-pub(super) fn dcgmi(settings: &Settings) -> ExitCode {
+pub(super) fn dcgmi(settings: &Settings) -> Ended {
     if !loaded().contains_key("nvidia") {
         return fail(226, "Error: unable to establish a connection to the specified host: localhost");
     }
@@ -41,11 +40,11 @@ pub(super) fn dcgmi(settings: &Settings) -> ExitCode {
         {"category": "Hardware", "tests": [test("GPU Memory", memory), test("Diagnostic", "Skip")]},
     ]}});
     println!("{}", serde_json::to_string_pretty(&tree).unwrap_or_default());
-    ExitCode::SUCCESS
+    Ok(())
 }
 
 /// `nvbandwidth -t TEST`.
-pub(super) fn nvbandwidth(settings: &Settings, arguments: &[&str]) -> ExitCode {
+pub(super) fn nvbandwidth(settings: &Settings, arguments: &[&str]) -> Ended {
     let count = settings.hardware.as_ref().map_or(0, |h| h.count);
     let test = arguments.iter().find(|a| a.contains("memcpy")).copied().unwrap_or("host_to_device_memcpy_ce");
     let slow = has(settings, &HardwareFault::Pcie);
@@ -64,11 +63,11 @@ pub(super) fn nvbandwidth(settings: &Settings, arguments: &[&str]) -> ExitCode {
         println!("{row} {}", values.join(" "));
     }
     println!("\nSUM {test} 1.00");
-    ExitCode::SUCCESS
+    Ok(())
 }
 
 /// `all_reduce_perf`.
-pub(super) fn all_reduce(settings: &Settings) -> ExitCode {
+pub(super) fn all_reduce(settings: &Settings) -> Ended {
     if has(settings, &HardwareFault::FabricStuck) {
         return fail(3, "LAB: Test CUDA failure common.cu:892 'system not yet initialized'");
     }
@@ -80,11 +79,11 @@ pub(super) fn all_reduce(settings: &Settings) -> ExitCode {
     println!("#       size         count      type   redop    root     time   algbw   busbw #wrong");
     println!("  8589934592    2147483648     float     sum      -1  31500.0  272.70  {bandwidth:.2}      0");
     println!("# Out of bounds values : 0 OK\n# Avg bus bandwidth    : {bandwidth}\n#");
-    ExitCode::SUCCESS
+    Ok(())
 }
 
 /// `nccom-test`.
-pub(super) fn nccom_test(settings: &Settings) -> ExitCode {
+pub(super) fn nccom_test(settings: &Settings) -> Ended {
     if !loaded().contains_key("neuron") {
         return fail(1, "Neuron DKMS Driver is not running! Read the troubleshooting guide at: LAB");
     }
@@ -95,14 +94,14 @@ pub(super) fn nccom_test(settings: &Settings) -> ExitCode {
     println!("   size(B)    count(elems)     type    time(us)    algbw(GB/s)    busbw(GB/s)");
     println!("  33554432        33554432    uint8     768.0         40.70          40.70");
     println!("Avg bus bandwidth:      40.7000GB/s");
-    ExitCode::SUCCESS
+    Ok(())
 }
 
 /// `fio --output-format=json`.
-pub(super) fn fio() -> ExitCode {
+pub(super) fn fio() -> Ended {
     println!(
         "{}",
         serde_json::json!({"fio version": "fio-3.33", "jobs": [{"jobname": "provision", "read": {"iops": 900000.0}}]})
     );
-    ExitCode::SUCCESS
+    Ok(())
 }

@@ -1,7 +1,7 @@
 //! Kernel modules and accelerator tools of a host: what a driver package makes loadable, what is loaded, and what
 //! nvidia-smi and neuron-ls say of it.
 
-use super::common::{Settings, fail, has, here, load, request, save, settings_of};
+use super::common::{Ended, Failed, Settings, fail, has, here, load, plain, request, save, settings_of};
 use super::mig::{self, Mig};
 use super::nics;
 use super::packages::{Package, installed};
@@ -11,7 +11,6 @@ use crate::lab::request::Request;
 use crate::lab::spec::Hardware;
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::ExitCode;
 
 type Modules = BTreeMap<String, String>;
 
@@ -148,52 +147,53 @@ pub(super) fn loaded() -> Modules {
 }
 
 /// `modprobe`.
-pub(super) fn modprobe(settings: &Settings, arguments: &[&str]) -> ExitCode {
+pub(super) fn modprobe(settings: &Settings, arguments: &[&str]) -> Ended {
     let mut modules = loaded();
-    for module in arguments.iter().filter(|a| !a.starts_with('-')) {
-        if modules.contains_key(*module) {
+    for module in plain(arguments, &[]) {
+        if modules.contains_key(module) {
             continue;
         }
-        if *module == "nvidia" && modules.contains_key("nouveau") {
+        if module == "nvidia" && modules.contains_key("nouveau") {
             return fail(1, "modprobe: ERROR: could not insert 'nvidia': No such device");
         }
         let Some(version) = provided(here(), settings, module) else {
-            return fail(
-                1,
-                format!("modprobe: FATAL: Module {module} not found in directory /lib/modules/LAB"),
-            );
+            let what = format!("Module {module} not found in directory /lib/modules/LAB");
+            return fail(1, format!("modprobe: FATAL: {what}"));
         };
-        modules.insert((*module).to_owned(), version);
+        modules.insert(module.to_owned(), version);
     }
-    publish(here(), Path::new("/proc/modules"), &modules);
-    tell(settings, &modules);
-    ExitCode::SUCCESS
+    loaded_now(settings, &modules)
+}
+
+/// Shows what is loaded now, and what a device plugin would find of it.
+fn loaded_now(settings: &Settings, modules: &Modules) -> Ended {
+    publish(here(), Path::new("/proc/modules"), modules);
+    tell(settings, modules);
+    Ok(())
 }
 
 /// `rmmod`.
-pub(super) fn rmmod(settings: &Settings, arguments: &[&str]) -> ExitCode {
+pub(super) fn rmmod(settings: &Settings, arguments: &[&str]) -> Ended {
     let mut modules = loaded();
-    for module in arguments.iter().filter(|a| !a.starts_with('-')) {
-        if modules.remove(*module).is_none() {
+    for module in plain(arguments, &[]) {
+        if modules.remove(module).is_none() {
             return fail(1, format!("rmmod: ERROR: Module {module} is not currently loaded"));
         }
     }
-    publish(here(), Path::new("/proc/modules"), &modules);
-    tell(settings, &modules);
-    ExitCode::SUCCESS
+    loaded_now(settings, &modules)
 }
 
 /// `lsmod`.
-pub(super) fn lsmod() -> ExitCode {
+pub(super) fn lsmod() -> Ended {
     println!("Module                  Size  Used by");
     for module in loaded().keys() {
         println!("{module:<22} 16384  0");
     }
-    ExitCode::SUCCESS
+    Ok(())
 }
 
 /// `dkms status [-k KERNEL]` and `dkms autoinstall`.
-pub(super) fn dkms(settings: &Settings, arguments: &[&str]) -> ExitCode {
+pub(super) fn dkms(settings: &Settings, arguments: &[&str]) -> Ended {
     let kernel = arguments.iter().skip_while(|a| **a != "-k").nth(1).unwrap_or(&"LAB");
     if arguments.first() == Some(&"autoinstall") && has(settings, &HardwareFault::DkmsSkipped) {
         return fail(11, format!("Error! Your kernel headers for kernel {kernel} cannot be found"));
@@ -204,13 +204,13 @@ pub(super) fn dkms(settings: &Settings, arguments: &[&str]) -> ExitCode {
             println!("{name}/{version}, {kernel}, x86_64: installed");
         }
     }
-    ExitCode::SUCCESS
+    Ok(())
 }
 
 /// `nvidia-ctk cdi generate --output=FILE`.
-pub(super) fn nvidia_ctk(arguments: &[&str]) -> ExitCode {
+pub(super) fn nvidia_ctk(arguments: &[&str]) -> Ended {
     let Some(file) = arguments.iter().find_map(|a| a.strip_prefix("--output=")) else {
-        return ExitCode::SUCCESS;
+        return Ok(());
     };
     let Some(version) = loaded().get("nvidia").cloned() else {
         return fail(1, "failed to initialize NVML: Driver Not Loaded");
@@ -218,43 +218,37 @@ pub(super) fn nvidia_ctk(arguments: &[&str]) -> ExitCode {
     let text = format!(
         "cdiVersion: 0.5.0\nkind: nvidia.com/gpu\n# LAB\n- hostPath: /usr/lib/libnvidia-ml.so.{version}\n"
     );
-    match std::fs::write(file, text) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(1, format!("failed to write {file}: {error}")),
-    }
+    std::fs::write(file, text).or_else(|error| fail(1, format!("failed to write {file}: {error}")))
 }
 
 /// `nvidia-smi`: the list, the version, and queries of a few fields.
-pub(super) fn nvidia_smi(settings: &Settings, arguments: &[&str]) -> ExitCode {
+pub(super) fn nvidia_smi(settings: &Settings, arguments: &[&str]) -> Ended {
     let modules = loaded();
     let (Some(hardware), Some(version)) =
         (settings.hardware.as_ref().filter(|h| h.vendor == "nvidia"), modules.get("nvidia"))
     else {
-        return fail(
-            9,
-            "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the latest NVIDIA driver is installed and running.\n",
-        );
+        let advice = "Make sure that the latest NVIDIA driver is installed and running.\n";
+        let why = "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.";
+        return fail(9, format!("{why} {advice}"));
     };
     if arguments.iter().any(|a| a.starts_with("--query-compute-apps")) {
-        return ExitCode::SUCCESS; // nothing runs on them
+        return Ok(()); // nothing runs on them
     }
     if has(settings, &HardwareFault::DriverMismatch) {
         let newer = version.rsplit_once('.').map_or(version.as_str(), |(head, _)| head);
         println!("Failed to initialize NVML: Driver/library version mismatch\nNVML library version: {newer}");
-        return ExitCode::from(18);
+        return fail(18, "");
     }
     let gpus = present(settings, hardware);
-    if let Some((code, changed)) = mig::run(settings, arguments, gpus) {
-        if changed {
-            tell(settings, &modules);
-        }
-        return code;
+    if let Some(ended) = mig::run(settings, arguments, gpus) {
+        tell(settings, &modules);
+        return ended;
     }
     let split = Mig::of(here());
     let query = arguments.iter().find_map(|a| a.strip_prefix("--query-gpu="));
     let stuck = has(settings, &HardwareFault::FabricStuck);
-    let unwell = |fault: HardwareFault, index: u32| index == 0 && has(settings, &fault);
     for index in 0..gpus {
+        let unwell = |fault: &HardwareFault| index == 0 && has(settings, fault);
         let uuid = format!("GPU-00000000-0000-4000-8000-{index:012x}");
         match query {
             None => {
@@ -275,20 +269,18 @@ pub(super) fn nvidia_smi(settings: &Settings, arguments: &[&str]) -> ExitCode {
                         "driver_version" => version.clone(),
                         "memory.total" => format!("{} MiB", hardware.memory_mib),
                         "pci.bus_id" => format!("00000000:{:02X}:00.0", 0x0c + index),
-                        "mig.mode.current" | "mig.mode.pending" => {
-                            if split.enabled { "Enabled" } else { "Disabled" }.to_owned()
-                        }
+                        "mig.mode.current" | "mig.mode.pending" if split.enabled => "Enabled".to_owned(),
+                        "mig.mode.current" | "mig.mode.pending" => "Disabled".to_owned(),
                         "fabric.state" if stuck => "In Progress".to_owned(),
                         "fabric.status" if stuck => "N/A".to_owned(),
                         "fabric.state" => "Completed".to_owned(),
                         "fabric.status" => "Success".to_owned(),
-                        "ecc.errors.uncorrected.volatile.total" => {
-                            if unwell(HardwareFault::Ecc, index) { "3" } else { "0" }.to_owned()
+                        "ecc.errors.uncorrected.volatile.total" if unwell(&HardwareFault::Ecc) => {
+                            "3".to_owned()
                         }
-                        "remapped_rows.pending" => {
-                            if unwell(HardwareFault::RemapPending, index) { "Yes" } else { "No" }.to_owned()
-                        }
-                        "remapped_rows.failure" => "No".to_owned(),
+                        "ecc.errors.uncorrected.volatile.total" => "0".to_owned(),
+                        "remapped_rows.pending" if unwell(&HardwareFault::RemapPending) => "Yes".to_owned(),
+                        "remapped_rows.pending" | "remapped_rows.failure" => "No".to_owned(),
                         _ => "[N/A]".to_owned(),
                     })
                     .collect();
@@ -296,11 +288,11 @@ pub(super) fn nvidia_smi(settings: &Settings, arguments: &[&str]) -> ExitCode {
             }
         }
     }
-    ExitCode::SUCCESS
+    Ok(())
 }
 
 /// `neuron-ls -j`.
-pub(super) fn neuron_ls(settings: &Settings, _: &[&str]) -> ExitCode {
+pub(super) fn neuron_ls(settings: &Settings) -> Ended {
     let modules = loaded();
     let Some(hardware) =
         settings.hardware.as_ref().filter(|h| h.vendor == "neuron" && modules.contains_key("neuron"))
@@ -316,12 +308,12 @@ pub(super) fn neuron_ls(settings: &Settings, _: &[&str]) -> ExitCode {
         })
         .collect();
     print!("{}", serde_json::Value::Array(devices));
-    ExitCode::SUCCESS
+    Ok(())
 }
 
 /// `efa_installer.sh`, by its version: the driver's package, and one that hands GPU memory to it.
-pub(super) fn efa_installer(settings: &Settings, arguments: &[&str]) -> ExitCode {
-    let Some((version, options)) = arguments.split_first() else { return ExitCode::FAILURE };
+pub(super) fn efa_installer(settings: &Settings, arguments: &[&str]) -> Ended {
+    let Some((version, options)) = arguments.split_first() else { return fail(1, "") };
     if !options.contains(&"--yes") && !options.contains(&"-y") {
         return fail(1, "This script will install the EFA kernel driver. Do you wish to continue? [y/N]");
     }
@@ -347,8 +339,11 @@ pub(super) fn efa_installer(settings: &Settings, arguments: &[&str]) -> ExitCode
         return fail(1, format!("Error: failed to write installed packages file. {error}"));
     }
     // The real one does not look at what modprobe says either.
-    let _ = modprobe(settings, &["ib_uverbs"]);
-    let _ = modprobe(settings, &["efa"]);
+    for module in ["ib_uverbs", "efa"] {
+        if let Err(Failed(_, said)) = modprobe(settings, &[module]) {
+            eprintln!("{said}");
+        }
+    }
     println!("EFA installation complete.");
-    ExitCode::SUCCESS
+    Ok(())
 }

@@ -1,13 +1,12 @@
 //! The k0s stand-in: its command line contract, from `reference` facts of k0s 1.34 to 1.36: unit files, status, tokens,
 //! validation, errors.
 
-use super::common::{ask, fail, here, request};
+use super::common::{Ended, ask, fail, here, request};
 use super::{k0s_users, units};
 use crate::lab::on_host;
 use crate::lab::request::Request;
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::ExitCode;
 
 fn version() -> String {
     std::env::var("K0S_LAB_VERSION")
@@ -29,43 +28,37 @@ fn flags(arguments: &[&str]) -> Result<BTreeMap<String, String>, String> {
     let mut flags = BTreeMap::new();
     let mut words = arguments.iter();
     while let Some(word) = words.next() {
-        let Some(flag) = word.strip_prefix("--") else { return Err(format!("unknown command {word:?}")) };
+        let Some(flag) = word.strip_prefix("--") else {
+            return Err(format!("Error: unknown command {word:?}"));
+        };
         let (name, value) = match flag.split_once('=') {
             Some((name, value)) => (name, value.to_owned()),
             None if is_in(SWITCHES, flag) => (flag, "true".to_owned()),
             None => (flag, words.next().map(|w| (*w).to_owned()).unwrap_or_default()),
         };
         if !is_in(SWITCHES, name) && !is_in(VALUES, name) {
-            return Err(format!("unknown flag: --{name}"));
+            return Err(format!("Error: unknown flag: --{name}"));
         }
         flags.insert(name.to_owned(), value);
     }
     Ok(flags)
 }
 
-fn install(role: &str, arguments: &[&str]) -> ExitCode {
-    let mut flags = match flags(arguments) {
-        Ok(flags) => flags,
-        Err(error) => return fail(1, format!("Error: {error}")),
-    };
+fn install(role: &str, arguments: &[&str]) -> Ended {
+    let mut flags = flags(arguments)?;
     let path = here().join("etc/systemd/system").join(unit_of(role));
     let force = flags.remove("force").is_some();
     let env = flags.remove("env");
     flags.remove("start");
+    let failed = |why: String| format!("Error: failed to install {role} service: {why}");
     if path.exists() && !force {
-        return fail(
-            1,
-            format!(
-                "Error: failed to install {role} service: failed to install service: Init already exists: {}",
-                path.display()
-            ),
-        );
+        let there = format!("Init already exists: {}", path.display());
+        return fail(1, failed(format!("failed to install service: {there}")));
     }
     if role == "controller" {
         let config = flags.get("config").cloned().unwrap_or_else(|| "/etc/k0s/k0s.yaml".to_owned());
-        if let Err(error) = validate(&config) {
-            return fail(1, format!("Error: failed to load node config: invalid node config: {error}"));
-        }
+        validate(&config)
+            .map_err(|why| format!("Error: failed to load node config: invalid node config: {why}"))?;
     }
     // A map flag is written back sorted by key, whatever order it came in.
     if let Some(labels) = flags.get_mut("labels") {
@@ -83,13 +76,11 @@ fn install(role: &str, arguments: &[&str]) -> ExitCode {
          KillMode=process\nLimitCORE=infinity\nTasksMax=infinity\nTimeoutStartSec=0\nLimitNOFILE=999999\nRestart=always\n\n\
          [Install]\nWantedBy=multi-user.target\n"
     );
-    if let Err(error) = std::fs::write(&path, text) {
-        return fail(1, format!("Error: failed to install {role} service: {error}"));
-    }
+    std::fs::write(&path, text).map_err(|why| failed(why.to_string()))?;
     if on_host::is_here() {
         return match std::process::Command::new("systemctl").args(["enable", &unit_of(role)]).status() {
-            Ok(status) if status.success() => ExitCode::SUCCESS,
-            _ => fail(1, format!("Error: failed to install {role} service: failed to enable it")),
+            Ok(status) if status.success() => Ok(()),
+            _ => fail(1, failed("failed to enable it".to_owned())),
         };
     }
     units::systemctl(&["enable", &unit_of(role)])
@@ -105,10 +96,8 @@ fn validate(path: &str) -> Result<(), String> {
     if value.pointer("/kind").and_then(|k| k.as_str()) != Some("ClusterConfig") {
         return Err("kind: Invalid value: must be ClusterConfig".to_owned());
     }
-    for (pointer, name) in
-        [("/spec/network/podCIDR", "podCIDR"), ("/spec/network/serviceCIDR", "serviceCIDR")]
-    {
-        if let Some(cidr) = value.pointer(pointer).and_then(|c| c.as_str())
+    for name in ["podCIDR", "serviceCIDR"] {
+        if let Some(cidr) = value["spec"]["network"][name].as_str()
             && cidr.parse::<ipnet::IpNet>().is_err()
         {
             return Err(format!("spec: network: {name}: Invalid value: {cidr:?}: invalid CIDR address"));
@@ -145,11 +134,8 @@ fn state(role: &str, line: &[String], flags: &BTreeMap<String, String>, pid: u32
 }
 
 /// `k0s controller` and `k0s worker`, as their unit starts them on a real host.
-fn service(role: &str, arguments: &[&str]) -> ExitCode {
-    let flags = match flags(arguments) {
-        Ok(flags) => flags,
-        Err(error) => return fail(1, format!("Error: {error}")),
-    };
+fn service(role: &str, arguments: &[&str]) -> Ended {
+    let flags = flags(arguments)?;
     if let Some(problem) = bad_drop_in() {
         return fail(1, format!("Error: failed to configure containerd: {problem}"));
     }
@@ -158,12 +144,11 @@ fn service(role: &str, arguments: &[&str]) -> ExitCode {
     fail(1, on_host::run(role, &flags, state))
 }
 
-fn status(json: bool) -> ExitCode {
+fn status(json: bool) -> Ended {
     let Some((role, unit)) = running() else {
-        return fail(
-            1,
-            "Error: status: can't get \"status\" via \"/run/k0s/status.sock\": Get \"http://localhost/status\": dial unix /run/k0s/status.sock: connect: no such file or directory",
-        );
+        let why = "dial unix /run/k0s/status.sock: connect: no such file or directory";
+        let what = "can't get \"status\" via \"/run/k0s/status.sock\": Get \"http://localhost/status\"";
+        return fail(1, format!("Error: status: {what}: {why}"));
     };
     let line = unit.lines().find_map(|l| l.strip_prefix("ExecStart=")).unwrap_or_default();
     let value = state(role, &units::words(line), &units::exec_flags(&unit), 4242);
@@ -179,7 +164,7 @@ fn status(json: bool) -> ExitCode {
             println!("Kube-api probing successful: true\nKube-api probing last error:  ");
         }
     }
-    ExitCode::SUCCESS
+    Ok(())
 }
 
 /// Returns what `k0s sysinfo -o json` prints: one entry per probe (k0s internal/pkg/sysinfo/probes).
@@ -213,17 +198,12 @@ fn bad_drop_in() -> Option<String> {
 
 /// `k0s reset`: refuses while k0s runs, removes what is in the folders that it is told, and the units (k0s cmd/reset/reset.go,
 /// pkg/cleanup). The binary, `/etc/k0s`, and folders that it was not told of stay.
-fn reset(arguments: &[&str]) -> ExitCode {
-    let flags = match flags(arguments) {
-        Ok(flags) => flags,
-        Err(error) => return fail(1, format!("Error: {error}")),
-    };
+fn reset(arguments: &[&str]) -> Ended {
+    let flags = flags(arguments).map_err(|why| format!("Error: {why}"))?;
     if running().is_some() {
         return fail(1, "Error: another k0s process is still running, please stop k0s before reset");
     }
-    if let Err(error) = request(&Request::Reset) {
-        return fail(1, error);
-    }
+    request(&Request::Reset)?;
     let data = flags.get("data-dir").cloned().unwrap_or_else(|| "/var/lib/k0s".to_owned());
     let kubelet = flags.get("kubelet-root-dir").cloned().unwrap_or_else(|| format!("{data}/kubelet"));
     for path in [kubelet.as_str(), &data, "/run/k0s"] {
@@ -237,22 +217,19 @@ fn reset(arguments: &[&str]) -> ExitCode {
         "time=\"2026-01-01 00:00:00\" level=info msg=\"k0s cleanup operations done.\"\n\
          time=\"2026-01-01 00:00:00\" level=warning msg=\"To ensure a full reset, a node reboot is recommended.\""
     );
-    ExitCode::SUCCESS
+    Ok(())
 }
 
 /// `k0s`.
-pub(super) fn k0s(arguments: &[&str]) -> ExitCode {
+pub(super) fn k0s(arguments: &[&str]) -> Ended {
     match arguments {
         ["version"] => println!("{}", version()),
         ["version", "-a"] => println!("k0s : {}\ncontainerd : 1.7.34\nkubernetes : 1.35.7", version()),
         ["install", role @ ("controller" | "worker"), rest @ ..] => return install(role, rest),
         [role @ ("controller" | "worker"), rest @ ..] if on_host::is_here() => return service(role, rest),
-        ["start"] | ["stop"] => return fail(1, "Error: LAB: use systemctl"),
         ["status", rest @ ..] => return status(rest.contains(&"json")),
         ["config", "validate", "-c" | "--config", path] => {
-            if let Err(error) = validate(path) {
-                return fail(1, format!("Error: {error}"));
-            }
+            validate(path).map_err(|why| format!("Error: {why}"))?;
         }
         ["sysinfo", rest @ ..] => {
             let problem = bad_drop_in();
@@ -268,40 +245,37 @@ pub(super) fn k0s(arguments: &[&str]) -> ExitCode {
                 return fail(1, "Error: sysinfo failed");
             }
         }
-        ["kubeconfig", "admin"] => match std::fs::read_to_string("/var/lib/k0s/pki/admin.conf") {
-            Ok(text) => print!("{text}"),
-            Err(_) => {
-                return fail(1, "Error: failed to read admin PKI file /var/lib/k0s/pki/ca.crt: no such file");
-            }
-        },
+        ["kubeconfig", "admin"] => {
+            let text = std::fs::read_to_string("/var/lib/k0s/pki/admin.conf");
+            let why = "Error: failed to read admin PKI file /var/lib/k0s/pki/ca.crt: no such file";
+            print!("{}", text.map_err(|_| why.to_owned())?);
+        }
         ["kubeconfig", "create", user, rest @ ..] => return k0s_users::create(user, rest),
         ["kubectl", "get", "--raw=/readyz" | "--raw=/readyz/etcd"] => {
             let controls = running().is_some_and(|(role, _)| role == "controller");
             if controls && ask(&Request::Members).is_err() {
-                return fail(
-                    1,
-                    "Error from server (InternalError): [+]ping ok\n[-]etcd failed: reason withheld\nreadyz check failed",
-                );
+                let checks = "[+]ping ok\n[-]etcd failed: reason withheld\nreadyz check failed";
+                return fail(1, format!("Error from server (InternalError): {checks}"));
             }
             if !controls || !Path::new("/var/lib/k0s/pki/admin.conf").exists() {
+                let advice = "did you specify the right host or port?";
                 return fail(
                     1,
-                    "The connection to the server localhost:6443 was refused - did you specify the right host or port?",
+                    format!("The connection to the server localhost:6443 was refused - {advice}"),
                 );
             }
             println!("ok");
         }
-        ["etcd", "member-list"] => match ask(&Request::Members) {
-            Ok(members) => println!("{members}"),
-            Err(error) => return fail(1, format!("Error: can't list etcd cluster members: {error}")),
-        },
+        ["etcd", "member-list"] => {
+            let members = ask(&Request::Members);
+            println!("{}", members.map_err(|why| format!("Error: can't list etcd cluster members: {why}"))?);
+        }
         ["etcd", "leave", "--peer-address", address] => {
-            if let Err(error) = request(&Request::Leave { address: (*address).to_owned() }) {
-                return fail(1, format!("Error: {error}"));
-            }
+            request(&Request::Leave { address: (*address).to_owned() })
+                .map_err(|why| format!("Error: {why}"))?;
         }
         ["reset", rest @ ..] => return reset(rest),
         other => return fail(1, format!("Error: LAB: k0s {} is not simulated", other.join(" "))),
     }
-    ExitCode::SUCCESS
+    Ok(())
 }

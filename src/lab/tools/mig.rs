@@ -1,12 +1,11 @@
 //! MIG as nvidia-smi has it: a mode for all GPUs, and instances that take slices of a GPU until it is full. They are gone
 //! after a reboot, unless a unit that makes them is enabled.
 
-use super::common::{Settings, fail, here, load, save};
+use super::common::{Ended, Settings, fail, here, load, save};
 use super::units;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::ExitCode;
 
 /// The unit that makes instances at boot.
 const UNIT: &str = "provision-mig.service";
@@ -54,8 +53,8 @@ fn slices(profile: &str, total_gib: u64) -> Option<(u64, u64)> {
     Some((compute, (memory * 8).div_ceil(total_gib.max(1)).next_power_of_two()))
 }
 
-/// `nvidia-smi -mig 0|1` and `nvidia-smi mig …`; `None` if it is neither. The flag is whether anything changed.
-pub(super) fn run(settings: &Settings, arguments: &[&str], gpus: u32) -> Option<(ExitCode, bool)> {
+/// `nvidia-smi -mig 0|1` and `nvidia-smi mig …`; `None` if it is neither.
+pub(super) fn run(settings: &Settings, arguments: &[&str], gpus: u32) -> Option<Ended> {
     let mut mig = Mig::of(here());
     match arguments {
         ["-mig", flag] => {
@@ -67,9 +66,9 @@ pub(super) fn run(settings: &Settings, arguments: &[&str], gpus: u32) -> Option<
                 println!("{word} MIG Mode for GPU 00000000:{:02X}:00.0", 0x0c + gpu);
             }
             println!("All done.");
-            Some((ExitCode::SUCCESS, true))
+            Some(Ok(()))
         }
-        ["--gpu-reset", ..] => Some((ExitCode::SUCCESS, false)),
+        ["--gpu-reset", ..] => Some(Ok(())),
         ["mig", rest @ ..] => {
             let value = |name: &str| rest.iter().skip_while(|a| **a != name).nth(1).copied();
             let on: Vec<u32> = match value("-i").and_then(|i| i.parse().ok()) {
@@ -77,33 +76,27 @@ pub(super) fn run(settings: &Settings, arguments: &[&str], gpus: u32) -> Option<
                 None => (0..gpus).collect(),
             };
             if !mig.enabled {
-                return Some((fail(6, "No MIG-enabled devices found."), false));
+                return Some(fail(6, "No MIG-enabled devices found."));
             }
-            let (code, changed) = change(settings, &mut mig, rest, &on, value("-cgi"));
+            let ended = change(settings, &mut mig, rest, &on, value("-cgi"));
             save(here(), "mig.json", &mig);
-            Some((code, changed))
+            Some(ended)
         }
         _ => None,
     }
 }
 
-fn change(
-    settings: &Settings,
-    mig: &mut Mig,
-    rest: &[&str],
-    on: &[u32],
-    create: Option<&str>,
-) -> (ExitCode, bool) {
+fn change(settings: &Settings, mig: &mut Mig, rest: &[&str], on: &[u32], create: Option<&str>) -> Ended {
     if rest.contains(&"-dci") || rest.contains(&"-dgi") {
         if on.iter().all(|gpu| mig.instances.get(gpu).is_none_or(Vec::is_empty)) {
-            return (fail(6, "No GPU instances found: Not Found"), false);
+            return fail(6, "No GPU instances found: Not Found");
         }
         if rest.contains(&"-dgi") {
             mig.instances.retain(|gpu, _| !on.contains(gpu));
         }
-        return (ExitCode::SUCCESS, true);
+        return Ok(());
     }
-    let Some(profiles) = create else { return (fail(2, "LAB: this mig command is not simulated"), false) };
+    let Some(profiles) = create else { return fail(2, "LAB: this mig command is not simulated") };
     let total = settings.hardware.as_ref().map_or(80, |h| h.memory_mib / 1024);
     for gpu in on {
         for profile in profiles.split(',') {
@@ -113,20 +106,13 @@ fn change(
                 taken.map(|p| slices(p, total).map_or(99, of)).sum::<u64>()
             };
             if sum(|s| s.0) > 7 || sum(|s| s.1) > 8 {
-                return (
-                    fail(
-                        6,
-                        format!(
-                            "Unable to create a GPU instance on GPU  {gpu} using profile {profile}: Insufficient Resources"
-                        ),
-                    ),
-                    true,
-                );
+                let what = format!("a GPU instance on GPU  {gpu} using profile {profile}");
+                return fail(6, format!("Unable to create {what}: Insufficient Resources"));
             }
             there.push(profile.to_owned());
             let id = there.len();
             println!("Successfully created GPU instance ID  {id} on GPU  {gpu} using profile MIG {profile}");
         }
     }
-    (ExitCode::SUCCESS, true)
+    Ok(())
 }

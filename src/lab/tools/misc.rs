@@ -1,34 +1,23 @@
-//! Small stand-ins: sudo, hostnamectl, swapoff, sysctl, curl, ip, chronyc, cloud-init, df.
+//! Small stand-ins: sudo, hostnamectl, swapoff, sysctl, curl, df.
 
-use super::common::{Settings, fail};
+use super::common::{Ended, Settings, fail, plain};
 use crate::lab::spec::FaultKind;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitCode};
+use std::process::Command;
 
 /// `sudo`: with the lab's password where one is set.
-pub(super) fn sudo(settings: &Settings, arguments: &[&str]) -> ExitCode {
+pub(super) fn sudo(settings: &Settings, arguments: &[&str]) -> Ended {
     let mut reads = false;
-    let mut words = arguments.iter();
-    let mut command: Vec<&str> = Vec::new();
-    while let Some(word) = words.next() {
-        match *word {
-            "-n" => reads = false,
-            "-S" => reads = true,
-            "-p" => {
-                words.next();
-            }
-            "--" => {
-                command.extend(words);
-                break;
-            }
-            option if option.starts_with('-') => {}
-            first => {
-                command.push(first);
-                command.extend(words);
-                break;
-            }
+    let mut command = arguments;
+    while let [option, rest @ ..] = command
+        && option.starts_with('-')
+    {
+        reads |= *option == "-S";
+        command = if *option == "-p" { rest.get(1..).unwrap_or_default() } else { rest };
+        if *option == "--" {
+            break;
         }
     }
     if let Some(sha256) = &settings.sudo_sha256 {
@@ -56,26 +45,21 @@ fn line() -> Vec<u8> {
 }
 
 /// `hostnamectl set-hostname NAME`.
-pub(super) fn hostnamectl(arguments: &[&str]) -> ExitCode {
-    let Some(name) = arguments.iter().filter(|a| !a.starts_with('-')).nth(1) else {
-        return ExitCode::SUCCESS;
-    };
-    match std::fs::write("/etc/hostname", format!("{name}\n")) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(1, format!("Could not set static hostname: {error}")),
-    }
+pub(super) fn hostnamectl(arguments: &[&str]) -> Ended {
+    let words = plain(arguments, &[]);
+    let [_, name, ..] = words[..] else { return Ok(()) };
+    std::fs::write("/etc/hostname", format!("{name}\n"))
+        .or_else(|error| fail(1, format!("Could not set static hostname: {error}")))
 }
 
 /// `swapoff -a`.
-pub(super) fn swapoff() -> ExitCode {
-    match std::fs::write("/proc/swaps", "Filename\tType\tSize\tUsed\tPriority\n") {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(255, format!("swapoff: {error}")),
-    }
+pub(super) fn swapoff() -> Ended {
+    std::fs::write("/proc/swaps", "Filename\tType\tSize\tUsed\tPriority\n")
+        .or_else(|error| fail(255, format!("swapoff: {error}")))
 }
 
 /// `sysctl KEY` and `sysctl -w KEY=VALUE`.
-pub(super) fn sysctl(arguments: &[&str]) -> ExitCode {
+pub(super) fn sysctl(arguments: &[&str]) -> Ended {
     for word in arguments.iter().filter(|a| !a.starts_with('-')) {
         let (key, value) = word.split_once('=').map_or((*word, None), |(k, v)| (k, Some(v)));
         let path = format!("/proc/sys/{}", key.replace('.', "/"));
@@ -88,24 +72,15 @@ pub(super) fn sysctl(arguments: &[&str]) -> ExitCode {
             Err(_) => return fail(255, format!("sysctl: cannot stat {path}: No such file or directory")),
         }
     }
-    ExitCode::SUCCESS
+    Ok(())
 }
 
 /// `curl -o FILE URL` over plain HTTP, which is all that the lab's mirror speaks.
-pub(super) fn curl(arguments: &[&str]) -> ExitCode {
-    let (mut file, mut url) = (None, None);
-    let mut words = arguments.iter();
-    while let Some(word) = words.next() {
-        match *word {
-            "-o" => file = words.next(),
-            "--connect-timeout" | "--retry" | "--max-time" => {
-                words.next();
-            }
-            w if w.starts_with('-') => {}
-            _ => url = Some(word),
-        }
-    }
-    let Some((place, path)) = url.and_then(|u| u.strip_prefix("http://")).and_then(|u| u.split_once('/'))
+pub(super) fn curl(arguments: &[&str]) -> Ended {
+    let file = arguments.iter().skip_while(|a| **a != "-o").nth(1);
+    let words = plain(arguments, &["-o", "--connect-timeout", "--retry", "--max-time"]);
+    let Some((place, path)) =
+        words.last().and_then(|u| u.strip_prefix("http://")).and_then(|u| u.split_once('/'))
     else {
         return fail(6, "curl: (6) LAB: only the lab's own mirror can be reached");
     };
@@ -116,10 +91,8 @@ pub(super) fn curl(arguments: &[&str]) -> ExitCode {
         stream.read_to_end(&mut answer)?;
         Ok(answer)
     };
-    let answer = match get() {
-        Ok(answer) => answer,
-        Err(error) => return fail(7, format!("curl: (7) Failed to connect to {place}: {error}")),
-    };
+    let answer =
+        get().or_else(|error| fail(7, format!("curl: (7) Failed to connect to {place}: {error}")))?;
     if !answer.starts_with(b"HTTP/1.1 200") {
         return fail(22, "curl: (22) The requested URL returned error: 404");
     }
@@ -128,35 +101,15 @@ pub(super) fn curl(arguments: &[&str]) -> ExitCode {
         Some(file) => std::fs::write(file, body),
         None => std::io::stdout().write_all(body),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(23, format!("curl: (23) {error}")),
-    }
-}
-
-/// `ip -o addr`.
-pub(super) fn ip() -> ExitCode {
-    ExitCode::SUCCESS
-}
-
-/// `chronyc tracking`.
-pub(super) fn chronyc() -> ExitCode {
-    println!("Leap status     : Normal");
-    ExitCode::SUCCESS
-}
-
-/// `cloud-init status`.
-pub(super) fn cloud_init() -> ExitCode {
-    println!("status: done");
-    ExitCode::SUCCESS
+    result.or_else(|error| fail(23, format!("curl: (23) {error}")))
 }
 
 /// `df -Pk`: a roomy disk, or a full one.
-pub(super) fn df(settings: &Settings, arguments: &[&str]) -> ExitCode {
+pub(super) fn df(settings: &Settings, arguments: &[&str]) -> Ended {
     let free = if settings.faults.contains(&FaultKind::DiskFull) { 1024 } else { 200u64 << 20 };
     println!("Filesystem     1024-blocks      Used Available Capacity Mounted on");
     for path in arguments.iter().filter(|a| !a.starts_with('-')) {
         println!("/dev/lab         268435456  10485760 {free}       5% {path}");
     }
-    ExitCode::SUCCESS
+    Ok(())
 }

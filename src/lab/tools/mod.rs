@@ -13,7 +13,7 @@ mod packages;
 mod system;
 pub(super) mod units;
 
-use self::common::fail;
+use self::common::{Failed, fail};
 use super::spec::FaultKind;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -40,12 +40,11 @@ pub(super) fn run(name: &str, arguments: &[OsString]) -> Option<ExitCode> {
             std::thread::park();
         }
     }
-    Some(match name.as_str() {
+    let ended = match name.as_str() {
         "apt-get" => packages::apt_get(&settings, &a),
         "apt-mark" => packages::apt_mark(&a),
         "apt-cache" => packages::apt_cache(&settings, &a),
         "dpkg-query" => packages::dpkg_query(&a),
-        "dpkg" => ExitCode::SUCCESS,
         "systemctl" => units::systemctl(&a),
         "systemd-run" => units::systemd_run(&a),
         "journalctl" => units::journalctl(),
@@ -54,7 +53,7 @@ pub(super) fn run(name: &str, arguments: &[OsString]) -> Option<ExitCode> {
         "rmmod" => hardware::rmmod(&settings, &a),
         "lsmod" => hardware::lsmod(),
         "nvidia-smi" => hardware::nvidia_smi(&settings, &a),
-        "neuron-ls" => hardware::neuron_ls(&settings, &a),
+        "neuron-ls" => hardware::neuron_ls(&settings),
         "efa-installer" => hardware::efa_installer(&settings, &a),
         "dkms" => hardware::dkms(&settings, &a),
         "dmesg" => diagnostics::dmesg(&settings),
@@ -64,10 +63,11 @@ pub(super) fn run(name: &str, arguments: &[OsString]) -> Option<ExitCode> {
         "nccom-test" => diagnostics::nccom_test(&settings),
         "fio" => diagnostics::fio(),
         "uname" => system::uname(&a),
-        "nproc" | "arch" | "uptime" | "free" | "ps" | "ss" | "lsblk" | "findmnt" => system::fixed(&name),
+        "arch" | "nproc" | "uptime" | "free" | "ps" | "ss" | "lsblk" | "findmnt" | "chronyc"
+        | "cloud-init" => system::fixed(&name),
         "getconf" => system::getconf(&a),
         "nvidia-ctk" => hardware::nvidia_ctk(&a),
-        "update-initramfs" | "nvidia-persistenced" | "crictl" | "timedatectl" => ExitCode::SUCCESS,
+        "crictl" | "dpkg" | "ip" | "nvidia-persistenced" | "timedatectl" | "update-initramfs" => Ok(()),
         "sudo" => misc::sudo(&settings, &a),
         "reboot" => units::systemctl(&["reboot"]),
         "hostnamectl" => misc::hostnamectl(&a),
@@ -75,11 +75,15 @@ pub(super) fn run(name: &str, arguments: &[OsString]) -> Option<ExitCode> {
         "sysctl" => misc::sysctl(&a),
         "curl" => misc::curl(&a),
         "wget" => fail(1, "LAB: wget is not simulated; curl is"),
-        "ip" => misc::ip(),
-        "chronyc" => misc::chronyc(),
-        "cloud-init" => misc::cloud_init(),
         "mokutil" => fail(1, "EFI variables are not supported on this system"),
         "df" => misc::df(&settings, &a),
         _ => return None,
-    })
+    };
+    Some(ended.map_or_else(
+        |Failed(status, said)| {
+            eprint!("{said}{}", if said.is_empty() { "" } else { "\n" });
+            ExitCode::from(status)
+        },
+        |()| ExitCode::SUCCESS,
+    ))
 }

@@ -1,12 +1,11 @@
 //! The package manager stand-in: any package of any version, and what driver packages do to a host.
 
-use super::common::{Settings, fail, here, load, save};
+use super::common::{Ended, Settings, fail, here, load, plain, save};
 use super::units;
 use crate::lab::hardware_fault::HardwareFault;
 use crate::lab::spec::FaultKind;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::process::ExitCode;
 
 #[derive(Serialize, Deserialize, Default, Clone)]
 pub(super) struct Package {
@@ -43,10 +42,8 @@ fn candidate(name: &str) -> &'static str {
 /// What a package brings besides itself.
 fn effects(name: &str) {
     match name {
-        "chrony" => units::install("chrony.service", true),
-        "nvidia-fabricmanager" => units::install("nvidia-fabricmanager.service", false),
-        "nvidia-persistenced" => units::install("nvidia-persistenced.service", true),
-        "nvidia-imex" => units::install("nvidia-imex.service", false),
+        "chrony" | "nvidia-persistenced" => units::install(&format!("{name}.service"), true),
+        "nvidia-fabricmanager" | "nvidia-imex" => units::install(&format!("{name}.service"), false),
         // A kernel that was installed boots next, if it is the newest.
         name => {
             if let Some(release) = name.strip_prefix("linux-image-") {
@@ -58,74 +55,53 @@ fn effects(name: &str) {
 }
 
 /// `apt-get`.
-pub(super) fn apt_get(settings: &Settings, arguments: &[&str]) -> ExitCode {
-    let mut words = Vec::new();
-    let mut skip = false;
-    for word in arguments {
-        match *word {
-            _ if skip => skip = false,
-            "-o" => skip = true,
-            w if w.starts_with('-') => {}
-            w => words.push(w),
-        }
-    }
-    let Some((verb, names)) = words.split_first() else { return ExitCode::SUCCESS };
+pub(super) fn apt_get(settings: &Settings, arguments: &[&str]) -> Ended {
+    let words = plain(arguments, &["-o"]);
+    let Some((verb, names)) = words.split_first() else { return Ok(()) };
     // No package of the lab depends on another: what a command would remove is what it names.
     if arguments.contains(&"-s") {
         for name in names.iter().filter(|_| matches!(*verb, "remove" | "purge")) {
             println!("Remv {name} [LAB]");
         }
-        return ExitCode::SUCCESS;
+        return Ok(());
     }
     let full = settings.faults.contains(&FaultKind::DiskFull);
-    if matches!(*verb, "install" | "remove" | "purge")
-        && let Err(code) = frontend_lock(settings, arguments)
-    {
-        return code;
+    if matches!(*verb, "install" | "remove" | "purge") {
+        frontend_lock(settings, arguments)?;
     }
+    let mut all = installed();
     match *verb {
-        "update" => {
-            println!("LAB: package lists are a stand-in\nReading package lists...");
-            ExitCode::SUCCESS
-        }
+        "update" => println!("LAB: package lists are a stand-in\nReading package lists..."),
         "install" => {
-            let mut all = installed();
             for word in names {
                 let (name, version) = word.split_once('=').unwrap_or((word, candidate(word)));
                 let version = version.replace('*', "1");
                 println!("LAB: Setting up {name} ({version}) ...");
+                let broken = |what: &str| {
+                    let end = "E: Sub-process /usr/bin/dpkg returned an error code (1)";
+                    fail(100, format!("dpkg: error processing {what}\n{end}"))
+                };
                 if full {
-                    return fail(
-                        100,
-                        format!(
-                            "dpkg: error processing archive {name} (--unpack):\n cannot copy extracted data: No space left on device\nE: Sub-process /usr/bin/dpkg returned an error code (1)"
-                        ),
-                    );
+                    let why = "cannot copy extracted data: No space left on device";
+                    return broken(&format!("archive {name} (--unpack):\n {why}"));
                 }
                 if settings.faults.contains(&FaultKind::FailPackage(name.to_owned())) {
-                    return fail(
-                        100,
-                        format!(
-                            "dpkg: error processing package {name} (--configure):\n LAB fault: the maintainer script failed with exit status 1\nE: Sub-process /usr/bin/dpkg returned an error code (1)"
-                        ),
-                    );
+                    let why = "LAB fault: the maintainer script failed with exit status 1";
+                    return broken(&format!("package {name} (--configure):\n {why}"));
                 }
                 let held = all.get(name).is_some_and(|p| p.held);
                 all.insert(name.to_owned(), Package { version, held });
                 save(here(), "packages.json", &all);
                 effects(name);
             }
-            ExitCode::SUCCESS
         }
         "remove" | "purge" => {
-            let mut all = installed();
             for name in names {
                 let changes_held = arguments.contains(&"--allow-change-held-packages");
                 if all.get(*name).is_some_and(|p| p.held) && !changes_held {
-                    return fail(
-                        100,
-                        "E: Held packages were changed and -y was used without --allow-change-held-packages.",
-                    );
+                    let why =
+                        "Held packages were changed and -y was used without --allow-change-held-packages.";
+                    return fail(100, format!("E: {why}"));
                 }
                 println!("LAB: Removing {name} ...");
                 all.remove(*name);
@@ -134,10 +110,10 @@ pub(super) fn apt_get(settings: &Settings, arguments: &[&str]) -> ExitCode {
                 }
             }
             save(here(), "packages.json", &all);
-            ExitCode::SUCCESS
         }
-        other => fail(100, format!("E: LAB: apt-get {other} is not simulated")),
+        other => return fail(100, format!("E: LAB: apt-get {other} is not simulated")),
     }
+    Ok(())
 }
 
 /// Releases of the driver that the lab's repository has.
@@ -145,8 +121,8 @@ const DRIVERS: [&str; 7] =
     ["570.158.01", "580.126.09", "580.178.04", "595.45.04", "595.71.05", "595.91.07", "610.57.04"];
 
 /// `apt-cache policy NAMES` and `apt-cache madison NAME`: everything is there but what a fault takes away.
-pub(super) fn apt_cache(settings: &Settings, arguments: &[&str]) -> ExitCode {
-    let Some((verb, names)) = arguments.split_first() else { return ExitCode::SUCCESS };
+pub(super) fn apt_cache(settings: &Settings, arguments: &[&str]) -> Ended {
+    let Some((verb, names)) = arguments.split_first() else { return Ok(()) };
     for name in names.iter().filter(|n| !n.starts_with('-')) {
         let gone = settings.hardware_faults().any(|fault| match fault {
             HardwareFault::HeadersGone => name.starts_with("linux-headers-"),
@@ -154,9 +130,8 @@ pub(super) fn apt_cache(settings: &Settings, arguments: &[&str]) -> ExitCode {
             _ => false,
         });
         match *verb {
-            "policy" if gone => {}
+            "policy" | "madison" if gone => {}
             "policy" => println!("{name}:\n  Installed: (none)\n  Candidate: {}", candidate(name)),
-            "madison" if gone => {}
             "madison" => {
                 for version in DRIVERS {
                     println!("{name:>10} | {version}-1 | http://lab LAB/main amd64 Packages");
@@ -165,12 +140,12 @@ pub(super) fn apt_cache(settings: &Settings, arguments: &[&str]) -> ExitCode {
             other => return fail(100, format!("E: LAB: apt-cache {other} is not simulated")),
         }
     }
-    ExitCode::SUCCESS
+    Ok(())
 }
 
 /// Waits for dpkg's lock while another holds it, for as long as `DPkg::Lock::Timeout` says. A holder that never lets go
 /// is waited for a hundredth of that: ten simulated minutes would be too long.
-fn frontend_lock(settings: &Settings, arguments: &[&str]) -> Result<(), ExitCode> {
+fn frontend_lock(settings: &Settings, arguments: &[&str]) -> Ended {
     let Some(seconds) = settings.faults.iter().find_map(|f| match f {
         FaultKind::AptLock(seconds) => Some(*seconds),
         _ => None,
@@ -194,13 +169,9 @@ fn frontend_lock(settings: &Settings, arguments: &[&str]) -> Result<(), ExitCode
             return Ok(());
         }
         if now >= patience {
-            return Err(fail(
-                100,
-                format!(
-                    "E: {held}\nN: Be aware that removing the lock file is not a solution and may break your system.\n\
-                     E: Unable to acquire the dpkg frontend lock (/var/lib/dpkg/lock-frontend), is another process using it?"
-                ),
-            ));
+            let advice = "Be aware that removing the lock file is not a solution and may break your system.";
+            let lock = "the dpkg frontend lock (/var/lib/dpkg/lock-frontend), is another process using it?";
+            return fail(100, format!("E: {held}\nN: {advice}\nE: Unable to acquire {lock}"));
         }
         if !told {
             println!("Waiting for cache lock: {held}...");
@@ -211,49 +182,37 @@ fn frontend_lock(settings: &Settings, arguments: &[&str]) -> Result<(), ExitCode
 }
 
 /// `apt-mark`.
-pub(super) fn apt_mark(arguments: &[&str]) -> ExitCode {
+pub(super) fn apt_mark(arguments: &[&str]) -> Ended {
     let mut all = installed();
     match arguments.split_first() {
         Some((&"showhold", _)) => {
             for (name, _) in all.iter().filter(|(_, p)| p.held) {
                 println!("{name}");
             }
-            return ExitCode::SUCCESS;
+            return Ok(());
         }
         Some((verb @ (&"hold" | &"unhold"), names)) => {
             for name in names {
-                match all.get_mut(*name) {
-                    Some(package) => package.held = *verb == "hold",
-                    None => {
-                        return fail(
-                            100,
-                            format!("E: Can't select installed nor candidate version from package '{name}'"),
-                        );
-                    }
-                }
+                let Some(package) = all.get_mut(*name) else {
+                    let what = format!("installed nor candidate version from package '{name}'");
+                    return fail(100, format!("E: Can't select {what}"));
+                };
+                package.held = *verb == "hold";
             }
         }
         _ => return fail(100, "E: LAB: apt-mark knows hold, unhold and showhold"),
     }
     save(here(), "packages.json", &all);
-    ExitCode::SUCCESS
+    Ok(())
 }
 
 /// `dpkg-query -W -f FORMAT NAMES`.
-pub(super) fn dpkg_query(arguments: &[&str]) -> ExitCode {
+pub(super) fn dpkg_query(arguments: &[&str]) -> Ended {
     let all = installed();
-    let mut format = "${Package}\\t${Version}\\n";
-    let mut names = Vec::new();
-    let mut words = arguments.iter();
-    while let Some(word) = words.next() {
-        match *word {
-            "-f" => format = words.next().copied().unwrap_or_default(),
-            w if w.starts_with('-') => {}
-            w => names.push(w),
-        }
-    }
+    let format =
+        arguments.iter().skip_while(|a| **a != "-f").nth(1).copied().unwrap_or("${Package}\\t${Version}\\n");
     let mut missing = false;
-    for name in names {
+    for name in plain(arguments, &["-f"]) {
         let Some(package) = all.get(name) else {
             eprintln!("dpkg-query: no packages found matching {name}");
             missing = true;
@@ -268,5 +227,5 @@ pub(super) fn dpkg_query(arguments: &[&str]) -> ExitCode {
             .replace("\\n", "\n");
         print!("{line}");
     }
-    ExitCode::from(u8::from(missing))
+    if missing { fail(1, "") } else { Ok(()) }
 }

@@ -1,30 +1,18 @@
 //! Stand-ins for tools that tell of the machine: its kernel, processors, memory, processes, sockets, disks. The real ones
 //! would tell of the machine that the lab runs on.
 
-use super::common::{fail, here};
+use super::common::{Ended, fail, here};
 use crate::lab::machine::{ARCHITECTURE, CPUS, MEMORY_KIB, UPTIME_S, VERSION, release};
 use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitCode};
+use std::process::Command;
 
 fn host_name() -> String {
     std::fs::read_to_string("/etc/hostname").unwrap_or_default().trim().to_owned()
 }
 
-/// `uname`.
-pub(super) fn uname(arguments: &[&str]) -> ExitCode {
-    let mut wanted = String::new();
-    for word in arguments {
-        wanted += match *word {
-            "--all" => "snrvmo",
-            "--kernel-name" => "s",
-            "--nodename" => "n",
-            "--kernel-release" => "r",
-            "--kernel-version" => "v",
-            "--machine" => "m",
-            "--operating-system" => "o",
-            short => short.trim_start_matches('-'),
-        };
-    }
+/// `uname`, with short options.
+pub(super) fn uname(arguments: &[&str]) -> Ended {
+    let mut wanted: String = arguments.iter().map(|word| word.trim_start_matches('-')).collect();
     if let Some(odd) = wanted.chars().find(|c| !"asnrvmpio".contains(*c)) {
         return fail(1, format!("uname: invalid option -- '{odd}'"));
     }
@@ -46,11 +34,12 @@ pub(super) fn uname(arguments: &[&str]) -> ExitCode {
     ];
     let said: Vec<&str> = all.iter().filter(|(c, _)| wanted.contains(*c)).map(|(_, t)| t.as_str()).collect();
     println!("{}", said.join(" "));
-    ExitCode::SUCCESS
+    Ok(())
 }
 
-/// `nproc`, `arch`, `uptime`, `free`, `ps`, `ss`, `lsblk`, `findmnt`: one answer each, whatever the arguments.
-pub(super) fn fixed(name: &str) -> ExitCode {
+/// `arch`, `nproc`, `uptime`, `free`, `ps`, `ss`, `lsblk`, `findmnt`, `chronyc tracking`, `cloud-init status`: one answer each,
+/// whatever the arguments.
+pub(super) fn fixed(name: &str) -> Ended {
     match name {
         "nproc" => println!("{CPUS}"),
         "arch" => println!("{ARCHITECTURE}"),
@@ -64,17 +53,19 @@ pub(super) fn fixed(name: &str) -> ExitCode {
             "PID PPID STAT ELAPSED RSS COMMAND\n1 0 Ss 1-00:00:00 12000 /sbin/init\n2 1 Ss 1-00:00:00 9000 sshd"
         ),
         "ss" => println!("Netid State Local Address:Port Process\ntcp LISTEN 0.0.0.0:22 sshd"),
+        "chronyc" => println!("Leap status     : Normal"),
+        "cloud-init" => println!("status: done"),
         "lsblk" => println!("NAME SIZE TYPE FSTYPE MOUNTPOINT MODEL\nlab 256G disk ext4 / LAB"),
         _ => println!("TARGET SOURCE FSTYPE OPTIONS\n/ /dev/lab ext4 rw,relatime"),
     }
-    ExitCode::SUCCESS
+    Ok(())
 }
 
 /// `getconf`: the number of processors is the host's, all else the libc's.
-pub(super) fn getconf(arguments: &[&str]) -> ExitCode {
+pub(super) fn getconf(arguments: &[&str]) -> Ended {
     if matches!(arguments, ["_NPROCESSORS_ONLN" | "_NPROCESSORS_CONF"]) {
         println!("{CPUS}");
-        return ExitCode::SUCCESS;
+        return Ok(());
     }
     let error = Command::new("/usr/bin/getconf").args(arguments).exec();
     fail(1, format!("getconf: {error}"))

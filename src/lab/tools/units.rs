@@ -1,21 +1,10 @@
 //! The systemd stand-in: units, their state, and starting things that outlive their starter.
 
-use super::common::{fail, here, load, request, save};
+use super::common::{Ended, fail, here, load, plain, request, save};
 use crate::lab::request::Request;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::ExitCode;
-
-/// Units that packages bring.
-const PACKAGED: [&str; 6] = [
-    "chrony.service",
-    "nvidia-persistenced.service",
-    "nvidia-fabricmanager.service",
-    "ssh.service",
-    "nvidia-imex.service",
-    "unattended-upgrades.service",
-];
 
 #[derive(Serialize, Deserialize, Default, Clone)]
 pub(super) struct State {
@@ -37,11 +26,9 @@ fn exists(root: &Path, unit: &str, states: &States) -> bool {
 
 /// Brings a packaged unit into being, running and enabled, as Debian's packages do.
 pub(super) fn install(unit: &str, running: bool) {
-    if PACKAGED.contains(&unit) {
-        let mut all = states(here());
-        all.entry(unit.to_owned()).or_insert(State { active: running, enabled: true, ..State::default() });
-        save(here(), "units.json", &all);
-    }
+    let mut all = states(here());
+    all.entry(unit.to_owned()).or_insert(State { active: running, enabled: true, ..State::default() });
+    save(here(), "units.json", &all);
 }
 
 /// Takes a packaged unit away.
@@ -101,7 +88,7 @@ fn full(name: &str) -> String {
     if name.contains('.') { name.to_owned() } else { format!("{name}.service") }
 }
 
-fn show(units: &[String], all: &States) -> ExitCode {
+fn show(units: &[String], all: &States) {
     for (index, unit) in units.iter().enumerate() {
         if index > 0 {
             println!();
@@ -125,7 +112,6 @@ fn show(units: &[String], all: &States) -> ExitCode {
         };
         println!("Id={unit}\nLoadState={load}\nActiveState={active}\nSubState={sub}\nUnitFileState={file}");
     }
-    ExitCode::SUCCESS
 }
 
 fn start(unit: &str, all: &mut States) -> Result<(), String> {
@@ -159,133 +145,95 @@ fn stop(unit: &str, all: &mut States) {
 }
 
 /// `systemctl`.
-pub(super) fn systemctl(arguments: &[&str]) -> ExitCode {
-    let mut words = Vec::new();
-    let mut now = false;
-    let mut skip = false;
-    for word in arguments {
-        match *word {
-            _ if skip => skip = false,
-            "-p" | "-n" | "-o" => skip = true,
-            "--now" => now = true,
-            "--" => {}
-            w if w.starts_with('-') => {}
-            w => words.push(w),
-        }
-    }
-    let Some((verb, units)) = words.split_first() else { return ExitCode::SUCCESS };
+pub(super) fn systemctl(arguments: &[&str]) -> Ended {
+    let words = plain(arguments, &["-p", "-n", "-o"]);
+    let now = arguments.contains(&"--now");
+    let Some((verb, units)) = words.split_first() else { return Ok(()) };
     let units: Vec<String> = units.iter().map(|u| full(u)).collect();
     let mut all = states(here());
+    let is = |unit: &String, what: fn(&State) -> bool| all.get(unit).is_some_and(what);
     match *verb {
-        "show" => return show(&units, &all),
-        "daemon-reload" | "reset-failed" | "daemon-reexec" => return ExitCode::SUCCESS,
-        "is-system-running" => {
-            println!("running");
-            return ExitCode::SUCCESS;
+        "show" => {
+            show(&units, &all);
+            return Ok(());
         }
+        "daemon-reload" | "reset-failed" => return Ok(()),
         "is-active" => {
-            let active = units.iter().all(|u| all.get(u).is_some_and(|s| s.active));
+            let active = units.iter().all(|u| is(u, |s| s.active));
             println!("{}", if active { "active" } else { "inactive" });
-            return ExitCode::from(if active { 0 } else { 3 });
+            return if active { Ok(()) } else { fail(3, "") };
         }
         "is-enabled" => {
-            let enabled = units.iter().all(|u| all.get(u).is_some_and(|s| s.enabled));
+            let enabled = units.iter().all(|u| is(u, |s| s.enabled));
             println!("{}", if enabled { "enabled" } else { "disabled" });
-            return ExitCode::from(u8::from(!enabled));
+            return if enabled { Ok(()) } else { fail(1, "") };
         }
         "status" => {
             for unit in &units {
-                let active = all.get(unit).is_some_and(|s| s.active);
-                println!(
-                    "{unit}\n   Active: {}",
-                    if active { "active (running)" } else { "inactive (dead)" }
-                );
+                let active = if is(unit, |s| s.active) { "active (running)" } else { "inactive (dead)" };
+                println!("{unit}\n   Active: {active}");
             }
-            let log: Vec<String> = load(here(), "journal.json");
-            for line in log.iter().rev().take(10).rev() {
-                println!("{line}");
-            }
-            return ExitCode::SUCCESS;
+            return journalctl();
         }
-        "reboot" => {
-            return match request(&Request::Reboot) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => fail(1, error),
-            };
-        }
+        "reboot" => return Ok(request(&Request::Reboot)?),
         _ => {}
     }
     for unit in &units {
         let known = exists(here(), unit, &all);
-        let result = match *verb {
+        let active = all.get(unit).is_some_and(|s| s.active);
+        let mut result = Ok(());
+        match *verb {
             "enable" | "disable" if !known => {
-                Err(format!("Failed to {verb} unit: Unit file {unit} does not exist."))
+                result = Err(format!("Failed to {verb} unit: Unit file {unit} does not exist."));
             }
             "enable" | "disable" => {
                 all.entry(unit.clone()).or_default().enabled = *verb == "enable";
-                match (now, *verb) {
-                    (true, "enable") => start(unit, &mut all),
-                    (true, _) => {
-                        stop(unit, &mut all);
-                        Ok(())
-                    }
-                    (false, _) => Ok(()),
+                if now && *verb == "enable" {
+                    result = start(unit, &mut all);
+                } else if now {
+                    stop(unit, &mut all);
                 }
             }
-            "start" if all.get(unit).is_some_and(|s| s.active) => Ok(()),
-            "start" => start(unit, &mut all),
-            "stop" => {
-                stop(unit, &mut all);
-                Ok(())
-            }
-            "try-restart" if !all.get(unit).is_some_and(|s| s.active) => Ok(()),
+            "start" if active => {}
+            "start" => result = start(unit, &mut all),
+            "stop" => stop(unit, &mut all),
+            "try-restart" if !active => {}
             "restart" | "try-restart" => {
                 stop(unit, &mut all);
-                start(unit, &mut all)
+                result = start(unit, &mut all);
             }
             "mask" => {
                 if now {
                     stop(unit, &mut all);
                 }
                 all.entry(unit.clone()).or_default().masked = true;
-                Ok(())
             }
-            "unmask" => {
-                if let Some(state) = all.get_mut(unit) {
-                    state.masked = false;
-                }
-                Ok(())
-            }
-            other => Err(format!("LAB: systemctl {other} is not simulated")),
-        };
-        save(here(), "units.json", &all);
-        if let Err(error) = result {
-            return fail(1, error);
+            "unmask" => drop(all.get_mut(unit).map(|state| state.masked = false)),
+            other => result = Err(format!("LAB: systemctl {other} is not simulated")),
         }
+        save(here(), "units.json", &all);
+        result?;
     }
-    ExitCode::SUCCESS
+    Ok(())
 }
 
 /// `systemd-run`: the command goes on after its starter has gone.
-pub(super) fn systemd_run(arguments: &[&str]) -> ExitCode {
+pub(super) fn systemd_run(arguments: &[&str]) -> Ended {
     let command: Vec<String> = arguments
         .iter()
         .skip_while(|a| a.starts_with('-'))
         .map(|a| format!("'{}'", a.replace('\'', "'\\''")))
         .collect();
-    match request(&Request::Run { command: command.join(" ") }) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(1, error),
-    }
+    Ok(request(&Request::Run { command: command.join(" ") })?)
 }
 
 /// `journalctl`.
-pub(super) fn journalctl() -> ExitCode {
+pub(super) fn journalctl() -> Ended {
     let log: Vec<String> = load(here(), "journal.json");
     for line in log {
         println!("{line}");
     }
-    ExitCode::SUCCESS
+    Ok(())
 }
 
 /// Returns whether a unit runs on the host that this process is on.
