@@ -414,6 +414,12 @@ fn read_model(r: &mut Reader<'_>, entry: &Entry, secrets: &BTreeMap<String, Secr
             kind: if engine.key == "vllm" { EngineKind::Vllm } else { EngineKind::Sglang },
             image: text(Some(&engine.node), "image")?,
             args: texts(Some(&engine.node), "args"),
+            env: text_map(Some(&engine.node), "env"),
+            resources: EngineResources {
+                cpu: text(engine.node.get("resources"), "cpu"),
+                memory: text(engine.node.get("resources"), "memory"),
+                shm: text(engine.node.get("resources"), "shm"),
+            },
         },
         pool: PoolName::new(text(placement, "pool")?),
         accelerators_per_replica: r.fits(placement, "acceleratorsPerReplica")?,

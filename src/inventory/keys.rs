@@ -256,8 +256,20 @@ const SOURCE: &[Key] = &[
     ),
     key("path", Text, "A path on the host"),
 ];
-const ENGINE_KEYS: &[Key] =
-    &[need("image", Text, "Image with tag or digest"), key("args", Texts, "Additional arguments")];
+const ENGINE_KEYS: &[Key] = &[
+    need("image", Text, "Image with tag or digest"),
+    key("args", Texts, "Additional arguments"),
+    key("env", TextMap, "Additional environment variables"),
+    key(
+        "resources",
+        Section(&[
+            key("cpu", Text, "CPUs that a replica requests (default 1, and 1 per accelerator)"),
+            key("memory", Text, "Memory that a replica requests (default 4Gi, and 8Gi per accelerator)"),
+            key("shm", Text, "Maximum size of /dev/shm (default 32Gi)"),
+        ]),
+        "Requests of a replica",
+    ),
+];
 const ENGINE: &[Key] =
     &[key("vllm", Section(ENGINE_KEYS), "vLLM"), key("sglang", Section(ENGINE_KEYS), "SGLang")];
 const PLACEMENT: &[Key] = &[

@@ -11,6 +11,7 @@ mod findings;
 pub mod health;
 mod host;
 mod k0s;
+mod kernel;
 mod mig;
 mod mistakes;
 mod needs;
