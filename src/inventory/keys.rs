@@ -215,7 +215,7 @@ const HOST: &[Key] = &[
     key("clusterAddress", Text, "Address of etcd, kubelet and API"),
     key("state", Text, "active, maintenance or retired"),
     key("reason", Text, "Reason for not being active"),
-    key("until", Text, "Expected end of the maintenance"),
+    key("until", Text, "Expected end of the maintenance: 2026-12-24, or 2026-12-24 18:00"),
     key("rack", Text, "Rack"),
     key("bmc", Text, "BMC address, shown in messages"),
     key("serial", Text, "Serial number"),

@@ -92,7 +92,8 @@ pub fn product_text(catalog: &Catalog, product: &Product) -> String {
     // Of other rows, what concerns this product.
     let mig = catalog.mig(&product.slug).and_then(|row| row.unconfirmed.as_ref());
     let sdks = catalog.neuron_sdks().iter().filter(|s| {
-        product.vendor == Vendor::Neuron && s.products.iter().chain(&s.host_products).any(|p| *p == product.slug)
+        product.vendor == Vendor::Neuron
+            && s.products.iter().chain(&s.host_products).any(|p| *p == product.slug)
     });
     let sdks = sdks.filter_map(|s| Some(format!("SDK {}: {}", s.sdk, s.unconfirmed.as_ref()?)));
     let own = product.unconfirmed.iter().cloned().chain(mig.map(|why| format!("MIG: {why}"))).chain(sdks);

@@ -145,7 +145,8 @@ pub(super) fn context(input: &ServingInput<'_>, model: &Model) -> Value {
     let engine = if model.engine.kind == EngineKind::Vllm { "vllm" } else { "sglang" };
     let requests = input.catalog.engine_requests(engine);
     // An instance is a part of a GPU, and a host has many.
-    let whole = if accelerator.is_some_and(|a| a.mig().is_some()) { 0 } else { model.accelerators_per_replica };
+    let whole =
+        if accelerator.is_some_and(|a| a.mig().is_some()) { 0 } else { model.accelerators_per_replica };
     let gib = |of: &Option<String>, gib: Option<u32>| of.clone().or_else(|| Some(format!("{}Gi", gib?)));
     let cpu = requests.map(|r| (r.cpu + r.cpu_per_accelerator * whole).to_string());
     let memory = requests.map(|r| r.memory_gib + r.memory_gib_per_accelerator * whole);

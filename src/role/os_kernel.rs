@@ -1,6 +1,5 @@
 //! Template values of the kernel that a host runs: which one, what holds it, and the modules that its base package lacks.
 
-use super::desired::RoleInput;
 use crate::template::quote;
 use serde_json::{Value, json};
 
@@ -56,12 +55,10 @@ fn modules_extra(release: &str) -> Value {
 }
 
 /// Returns `kernel`: which one the host has to run, whether the inventory asks for it, and how it stays.
-pub(super) fn kernel(input: &RoleInput<'_>) -> Value {
-    let pool = input.inventory.pool_of(input.host);
-    let release = pool.kernel.as_ref().unwrap_or(&input.facts.kernel);
+pub(super) fn context(release: &str, wanted: bool) -> Value {
     json!({
         "release": release,
-        "wanted": pool.kernel.is_some(),
+        "wanted": wanted,
         "hold": hold(release),
         "modules_extra": modules_extra(release),
     })
