@@ -240,7 +240,7 @@ impl Fleet {
         let opening = Opening {
             sudo_password: resolved.sudo_password,
             secrets: Arc::new(resolved.registries),
-            ssh: endpoint::pool_options(&inventory, resolved.passphrase, resolved.password),
+            ssh: endpoint::pool_options(&inventory, lab.is_some(), resolved.passphrase, resolved.password),
             holder: Holder::new(owner(), run.as_str()),
             run,
             inventory: Arc::new(inventory),
@@ -360,7 +360,7 @@ impl Opening<'_> {
         // Controllers are needed for nodes, tokens and etcd even if only other hosts are selected.
         let controls = |h: &Host| inventory.pool_of(h).role.is_controller();
         let taking_part = inventory.active().filter(|h| self.selected.contains(&h.name) || controls(h));
-        let endpoints = taking_part.map(|host| endpoint::endpoint(inventory, host, self.events));
+        let endpoints = taking_part.map(|host| endpoint::endpoint(inventory, host, self.lab, self.events));
         let endpoints: Vec<Endpoint> = futures::future::join_all(endpoints).await;
         let pool = Pool::new(self.ssh.clone());
         for line in pool.bad_known_hosts_lines() {

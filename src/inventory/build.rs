@@ -254,6 +254,19 @@ fn secret_source(node: &Node) -> Option<SecretSource> {
     })
 }
 
+/// Returns the file that a path of the inventory is: below the user's folder, absolute, or relative to the inventory.
+fn at_home(root: &Path, path: &str) -> PathBuf {
+    let home = || std::env::home_dir().filter(|home| home.is_absolute());
+    match path.strip_prefix("~/").and_then(|rest| Some(home()?.join(rest))) {
+        Some(file) => file,
+        None => root.join(path),
+    }
+}
+
+fn key_files(r: &Reader<'_>, node: Option<&Node>) -> Vec<PathBuf> {
+    texts(node, "identities").iter().map(|path| at_home(r.root, path)).collect()
+}
+
 fn read_ssh(r: &mut Reader<'_>, node: Option<&Node>, secrets: &BTreeMap<String, SecretSource>) -> Ssh {
     let known_hosts =
         text(node.and_then(|n| n.get("hostKeys")), "file").unwrap_or_else(|| "known_hosts".to_owned());
@@ -261,11 +274,11 @@ fn read_ssh(r: &mut Reader<'_>, node: Option<&Node>, secrets: &BTreeMap<String, 
         user: text(node, "user"),
         port: r.port(node),
         bastions: texts(node, "bastions"),
-        identities: texts(node, "identities").into_iter().map(|path| r.root.join(path)).collect(),
+        identities: key_files(r, node),
         passphrase: r.secret(node, "passphrase", secrets),
         password: r.secret(node, "password", secrets),
         sudo_password: r.secret(node, "sudoPassword", secrets),
-        known_hosts: r.root.join(known_hosts),
+        known_hosts: at_home(r.root, &known_hosts),
         agent: flag(node, "agent", true),
     }
 }
@@ -365,6 +378,12 @@ fn read_pool(r: &mut Reader<'_>, entry: &Entry, kernel: Option<&str>) -> Option<
     Some(Pool {
         name: PoolName::new(entry.key.clone()),
         role,
+        ssh: entry.node.get("ssh").map(|ssh| PoolSsh {
+            user: text(Some(ssh), "user"),
+            port: r.port(Some(ssh)),
+            bastions: ssh.get("bastions").map(|_| texts(Some(ssh), "bastions")),
+            identities: key_files(r, Some(ssh)),
+        }),
         accelerator,
         efa: r.at_most(entry.node.get("efa"), "count", MOST_DEVICES),
         rdma: r.at_most(entry.node.get("rdma"), "count", MOST_DEVICES),

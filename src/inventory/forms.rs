@@ -9,6 +9,9 @@ use crate::state::shortened;
 /// What bypasses a proxy is compared with every host, so there is a bound.
 const MOST_NO_PROXY: usize = 1_000;
 
+/// What a bastion is, for hints.
+const BASTION: &str = "Use [user@]host[:port], with brackets around an IPv6 address: eva@[fd00::1]:22";
+
 /// What a folder of one's own is, for hints.
 const OWN_FOLDER: &str = "Use a folder of its own: /data/models";
 
@@ -44,8 +47,16 @@ impl Forms<'_> {
             self.wrong("E-USER", &["ssh", "user"], "a login name", user, USER);
         }
         for bastion in ssh.bastions.iter().filter(|b| !form::is_bastion(b)) {
-            let hint = "Use [user@]host[:port], with brackets around an IPv6 address: eva@[fd00::1]:22";
-            self.wrong("E-BASTION", &["ssh", "bastions"], "a bastion", bastion, hint);
+            self.wrong("E-BASTION", &["ssh", "bastions"], "a bastion", bastion, BASTION);
+        }
+    }
+
+    fn pool_ssh(&mut self, pool: &str, ssh: &PoolSsh) {
+        if let Some(user) = ssh.user.as_ref().filter(|user| !form::is_user(user)) {
+            self.wrong("E-USER", &["pools", pool, "ssh", "user"], "a login name", user, USER);
+        }
+        for bastion in ssh.bastions.iter().flatten().filter(|b| !form::is_bastion(b)) {
+            self.wrong("E-BASTION", &["pools", pool, "ssh", "bastions"], "a bastion", bastion, BASTION);
         }
     }
 
@@ -133,6 +144,9 @@ impl Forms<'_> {
 
     fn pool(&mut self, pool: &Pool) {
         let name = pool.name.as_str();
+        if let Some(ssh) = &pool.ssh {
+            self.pool_ssh(name, ssh);
+        }
         self.check(
             form::is_name(name),
             &["pools", name],

@@ -67,6 +67,19 @@ pub struct Ssh {
     pub agent: bool,
 }
 
+/// SSH settings of a pool's hosts, where they are not those of the inventory.
+#[derive(Clone, PartialEq, Eq, Serialize, Debug, Default)]
+pub struct PoolSsh {
+    /// Login name.
+    pub user: Option<String>,
+    /// Port.
+    pub port: Option<u16>,
+    /// `[user@]host[:port]`, from the laptop outwards; empty: none.
+    pub bastions: Option<Vec<String>>,
+    /// Private keys, besides those of the inventory.
+    pub identities: Vec<PathBuf>,
+}
+
 /// Network settings of hosts.
 #[derive(Clone, PartialEq, Eq, Serialize, Debug, Default)]
 pub struct HostNetwork {
@@ -174,6 +187,9 @@ pub struct Pool {
     pub name: PoolName,
     /// What its hosts do.
     pub role: NodeRole,
+    /// SSH settings of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ssh: Option<PoolSsh>,
     /// The accelerator that every host of it has.
     pub accelerator: Option<Accelerator>,
     /// How many EFA devices every host of it has.
