@@ -171,7 +171,7 @@ impl Kind for Package {
                 // Its output is passed on while it runs and read once more afterwards: a fresh image has no package
                 // lists, and an operation that lost its power half-way has to be ended first.
                 format!(
-                    "all_packages >\"$B/packages\"\n\
+                    "all_packages >\"$B/packages\" || true\n\
                      i() {{ : >\"$B/apt.rc\"; {{ {install} \"$@\" 2>&1 || echo $? >\"$B/apt.rc\"; }} | tee \"$B/apt\"; r=; read -r r <\"$B/apt.rc\" || true; r=${{r:-0}}; }}\n\
                      i --no-remove; if [ $r -ne 0 ]; then case $(cat \"$B/apt\") in\n\
                      *'Unable to locate package'*|*'has no installation candidate'*|*' was not found'*) {lists}; i --no-remove;;\n\
@@ -212,7 +212,10 @@ mod tests {
         let bin = dir.path().join("bin");
         std::fs::create_dir(&bin).expect("made");
         for (name, body) in [
-            ("dpkg-query", "case \"$*\" in *aws-neuronx-dkms) printf 'ii 2.30.2.0';; *) cat \"$B/after\";; esac"),
+            (
+                "dpkg-query",
+                "case \"$*\" in *aws-neuronx-dkms) printf 'ii 2.30.2.0';; *) cat \"$B/after\";; esac",
+            ),
             ("dpkg", "echo \"ran dpkg $*\""),
             ("apt-get", "echo \"ran apt-get $*\""),
         ] {
@@ -260,7 +263,11 @@ mod tests {
     #[test]
     fn what_was_broken_before_does_not_fail_what_was_installed() {
         let state = "old-thing 1 iF \n";
-        let text = left(state, &format!("{state}aws-neuronx-dkms 2.30.2.0 ii \n"), "dpkg: error processing package old-thing\n");
+        let text = left(
+            state,
+            &format!("{state}aws-neuronx-dkms 2.30.2.0 ii \n"),
+            "dpkg: error processing package old-thing\n",
+        );
         assert!(text.contains("aws-neuronx-dkms is installed") && text.contains("status 0"), "{text}");
         assert!(!text.contains("ran "), "nothing of it is touched: {text}");
     }

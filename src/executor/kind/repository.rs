@@ -50,7 +50,8 @@ impl Kind for PackageRepository {
         let state = |path: &str| if result.sums.get(path) == Some(&true) { "as wanted" } else { "differs" };
         let key = self.key.as_ref().map_or("none", |key| state(&key.path));
         let mut definition = state(&self.path()).to_owned();
-        if let Some(lists) = result.guard(&others(id)).ok().map(|guard| &guard.line).filter(|l| !l.is_empty()) {
+        if let Some(lists) = result.guard(&others(id)).ok().map(|guard| &guard.line).filter(|l| !l.is_empty())
+        {
             definition += &format!(", with another key in {lists}");
         }
         present([("definition", definition), ("key", key.to_owned())])
@@ -68,7 +69,10 @@ impl Kind for PackageRepository {
         // Ours must not make apt fail on the whole host: lists that it could read before are still to be read after.
         let (off, all) = match AptSource::of(&self.definition) {
             Some(source) => (
-                format!("apt-get indextargets >/dev/null 2>&1 && readable=yes || readable=\n{}", source.turn_off(&self.path())),
+                format!(
+                    "apt-get indextargets >/dev/null 2>&1 && readable=yes || readable=\n{}",
+                    source.turn_off(&self.path())
+                ),
                 format!(
                     "[ -z \"$readable\" ] || a=$(apt-get indextargets 2>&1 >/dev/null) || {{ rm -f -- {path}; restore $off; \
                      echo \"E-APT-SOURCES: with this repository apt cannot read its lists, so it was taken back: $a\"; exit 1; }}\n"

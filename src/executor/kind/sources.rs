@@ -98,14 +98,17 @@ const RESTORE: &str = "restore() { for f in \"$@\"; do [ ! -f \"$f\" ] || sed -i
 
 /// Returns shell that turns on again whatever was turned off, once ours is gone.
 pub(super) fn turn_on() -> String {
-    format!("{RESTORE}restore $(grep -ls '^{MARK}' /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources)\n")
+    format!(
+        "{RESTORE}restore $(grep -ls '^{MARK}' /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources)\n"
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const DEFINITION: &str = "Types: deb\nURIs: https://mirror.example/cuda/\nSuites: /\nSigned-By: /etc/apt/keyrings/cuda.asc\n";
+    const DEFINITION: &str =
+        "Types: deb\nURIs: https://mirror.example/cuda/\nSuites: /\nSigned-By: /etc/apt/keyrings/cuda.asc\n";
 
     /// Runs shell with a folder in the place of /etc/apt.
     fn run(dir: &std::path::Path, shell: &str) -> String {
@@ -121,10 +124,19 @@ mod tests {
         let lists = dir.path().join("sources.list.d");
         std::fs::create_dir(&lists).expect("made");
         let conflicting = [
-            ("one.list", "# the vendor's\ndeb [signed-by=/usr/share/keyrings/cuda.gpg] https://mirror.example/cuda/ /\ndeb http://deb.debian.org/debian bookworm main\n"),
-            ("arch.list", "deb [arch=amd64 signed-by=/usr/share/keyrings/cuda.gpg] https://mirror.example/cuda ./\n"),
+            (
+                "one.list",
+                "# the vendor's\ndeb [signed-by=/usr/share/keyrings/cuda.gpg] https://mirror.example/cuda/ /\ndeb http://deb.debian.org/debian bookworm main\n",
+            ),
+            (
+                "arch.list",
+                "deb [arch=amd64 signed-by=/usr/share/keyrings/cuda.gpg] https://mirror.example/cuda ./\n",
+            ),
             ("nokey.list", "  deb https://mirror.example/cuda /\n"),
-            ("vendor.sources", "Types: deb\nURIs: http://deb.debian.org/debian\nSuites: bookworm\nComponents: main\n\nEnabled: yes\nTypes: deb\nURIs: https://mirror.example/cuda\nSuites: /\nSigned-By:\n -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n abc\n -----END PGP PUBLIC KEY BLOCK-----\n"),
+            (
+                "vendor.sources",
+                "Types: deb\nURIs: http://deb.debian.org/debian\nSuites: bookworm\nComponents: main\n\nEnabled: yes\nTypes: deb\nURIs: https://mirror.example/cuda\nSuites: /\nSigned-By:\n -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n abc\n -----END PGP PUBLIC KEY BLOCK-----\n",
+            ),
         ];
         let harmless = [
             ("same-key.list", "deb [signed-by=/etc/apt/keyrings/cuda.asc] https://mirror.example/cuda/ /\n"),
@@ -141,13 +153,18 @@ mod tests {
         let source = AptSource::of(DEFINITION).expect("apt's");
         let own = "/etc/apt/sources.list.d/ours.sources";
         let found = run(dir.path(), &source.conflicting(own));
-        let expected = ["arch.list", "nokey.list", "one.list", "vendor.sources"].map(|n| format!("/sources.list.d/{n}"));
+        let expected =
+            ["arch.list", "nokey.list", "one.list", "vendor.sources"].map(|n| format!("/sources.list.d/{n}"));
         assert_eq!(found.trim(), expected.join(" "));
         run(dir.path(), &source.turn_off(own));
         assert_eq!(run(dir.path(), &source.conflicting(own)), "");
         let read = |name: &str| std::fs::read_to_string(lists.join(name)).expect("there");
         let one = read("one.list");
-        assert!(one.contains("\n# replaced by provision: deb [signed-by") && one.contains("\ndeb http://deb.debian.org"), "{one}");
+        assert!(
+            one.contains("\n# replaced by provision: deb [signed-by")
+                && one.contains("\ndeb http://deb.debian.org"),
+            "{one}"
+        );
         assert!(read("vendor.sources").starts_with("Types: deb\nURIs: http://deb.debian.org"));
         run(dir.path(), &turn_on());
         for (name, text) in conflicting.iter().chain(&harmless) {
