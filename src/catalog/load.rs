@@ -63,6 +63,8 @@ struct CatalogFile {
     #[serde(default)]
     nvidia_packages: Vec<NvidiaPackages>,
     #[serde(default)]
+    engine_requests: Vec<EngineRequests>,
+    #[serde(default)]
     engine_images: Vec<EngineImage>,
     #[serde(default)]
     xids: Vec<XidRow>,
@@ -92,6 +94,7 @@ pub struct Catalog {
     cuda_floors: Vec<CudaFloor>,
     switches: Vec<Switch>,
     nvidia_packages: Vec<NvidiaPackages>,
+    engine_requests: Vec<EngineRequests>,
     engine_images: Vec<EngineImage>,
     xids: Vec<XidRow>,
     floors: Vec<Floor>,
@@ -155,6 +158,7 @@ impl Catalog {
         merge(&mut self.switches, file.switches, |s| (s.vendor.clone(), s.device.clone()));
         // Of these the first that fits decides, so a user's come first; an Xid is taken out of the rows that had it.
         self.nvidia_packages.splice(0..0, file.nvidia_packages);
+        merge(&mut self.engine_requests, file.engine_requests, |r| r.engine.clone());
         self.engine_images.splice(0..0, file.engine_images);
         if self.engine_images.len() > MOST_IMAGES {
             let message = format!("a catalog can have at most {MOST_IMAGES} rows of engineImages");
@@ -215,10 +219,12 @@ impl Catalog {
             min_driver: None,
             max_driver: None,
             mig_instances: None,
+            cores: None,
             logical_cores: Vec::new(),
             host_arch: None,
             reboot_deadline_s: 1200,
             source: UNKNOWN.to_owned(),
+            unconfirmed: None,
         })
     }
 
@@ -284,6 +290,11 @@ impl Catalog {
     /// Returns what an engine image needs; `None` where nothing is known of it.
     pub fn engine_needs(&self, image: &str) -> Option<EngineNeeds<'_>> {
         self.engine_images.iter().find_map(|row| row.needs(image))
+    }
+
+    /// Returns what an engine requests of its host by default.
+    pub fn engine_requests(&self, engine: &str) -> Option<&EngineRequests> {
+        self.engine_requests.iter().find(|r| r.engine == engine)
     }
 
     /// Returns all rows of engine images.
@@ -359,6 +370,40 @@ impl Catalog {
     /// Returns a cluster component by name.
     pub fn component(&self, name: &str) -> Option<&Component> {
         self.components.iter().find(|c| c.name == name)
+    }
+
+    /// Returns what of the catalog is not confirmed, each with the row that it is about.
+    pub fn unconfirmed(&self) -> Vec<(String, &str)> {
+        let mut all: Vec<(String, Option<&String>)> = Vec::new();
+        all.extend(self.products.iter().map(|r| (r.slug.clone(), r.unconfirmed.as_ref())));
+        all.extend(
+            self.branches.iter().map(|r| (format!("driver branch {}", r.branch), r.unconfirmed.as_ref())),
+        );
+        all.extend(self.nvidia_packages.iter().map(|r| {
+            let range = match (r.from, r.to) {
+                (Some(from), Some(to)) => format!("branches {from} to {to}"),
+                (Some(from), None) => format!("branch {from} and newer"),
+                (None, Some(to)) => format!("branch {to} and older"),
+                (None, None) => "all branches".to_owned(),
+            };
+            (format!("driver packages of {range} on {}", r.systems.join(", ")), r.unconfirmed.as_ref())
+        }));
+        all.extend(
+            self.mig
+                .iter()
+                .map(|r| (format!("MIG profiles of {}", r.products.join(", ")), r.unconfirmed.as_ref())),
+        );
+        all.extend(
+            self.neuron_sdks.iter().map(|r| (format!("Neuron SDK {}", r.sdk), r.unconfirmed.as_ref())),
+        );
+        all.extend(self.engine_images.iter().map(|r| (r.image.clone(), r.unconfirmed.as_ref())));
+        all.extend(self.k0s_lines.iter().map(|r| (format!("k0s {}", r.minor), r.unconfirmed.as_ref())));
+        all.extend(self.kthena.iter().map(|r| (format!("Kthena {}", r.version), r.unconfirmed.as_ref())));
+        all.extend(
+            self.components.iter().map(|r| (format!("{} {}", r.name, r.version), r.unconfirmed.as_ref())),
+        );
+        all.extend(self.artifacts.iter().map(|r| (r.name.clone(), r.unconfirmed.as_ref())));
+        all.into_iter().filter_map(|(what, why)| Some((what, why?.as_str()))).collect()
     }
 
     /// Returns all artifacts.

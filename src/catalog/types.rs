@@ -100,6 +100,9 @@ pub struct Product {
     /// The most MIG instances of one; `None` where there is no MIG.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mig_instances: Option<u32>,
+    /// The physical cores of a Neuron device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cores: Option<u32>,
     /// Logical core sizes that a Neuron device can be set to; empty where it cannot.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub logical_cores: Vec<u32>,
@@ -110,6 +113,9 @@ pub struct Product {
     pub reboot_deadline_s: u64,
     /// Where the row comes from.
     pub source: String,
+    /// What of the row is not confirmed, if anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unconfirmed: Option<String>,
 }
 
 impl Product {
@@ -162,6 +168,9 @@ pub struct DriverBranch {
     pub cuda: Option<u32>,
     /// Where the row comes from.
     pub source: String,
+    /// What of the row is not confirmed, if anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unconfirmed: Option<String>,
 }
 
 /// The branch from which on only the open kernel modules exist.
@@ -232,6 +241,9 @@ pub struct NvidiaPackages {
     pub stream: Option<String>,
     /// Where the row comes from.
     pub source: String,
+    /// What of the row is not confirmed, if anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unconfirmed: Option<String>,
 }
 
 /// A Neuron SDK release.
@@ -261,9 +273,32 @@ pub struct NeuronSdk {
     /// Products whose hosts may run its driver, though its serving images do not support them.
     #[serde(default)]
     pub host_products: Vec<String>,
-    /// The newest kernel that its driver was tested on, by system.
+    /// The newest kernel that its driver was tested on, by product and system; empty where no table was found.
     #[serde(default)]
-    pub kernels: BTreeMap<String, String>,
+    pub kernels: BTreeMap<String, BTreeMap<String, String>>,
+    /// Where the row comes from.
+    pub source: String,
+    /// What of the row is not confirmed, if anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unconfirmed: Option<String>,
+}
+
+/// What an engine requests of its host by default.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EngineRequests {
+    /// `vllm` or `sglang`.
+    pub engine: String,
+    /// CPUs of a replica.
+    pub cpu: u32,
+    /// CPUs for each accelerator of a replica.
+    pub cpu_per_accelerator: u32,
+    /// Memory of a replica, in GiB.
+    pub memory_gib: u32,
+    /// Memory for each accelerator of a replica, in GiB.
+    pub memory_gib_per_accelerator: u32,
+    /// The most that /dev/shm takes, in GiB.
+    pub shm_gib: u32,
     /// Where the row comes from.
     pub source: String,
 }
@@ -282,6 +317,9 @@ pub struct EngineImage {
     pub products: Vec<String>,
     /// Where the row comes from.
     pub source: String,
+    /// What of the row is not confirmed, if anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unconfirmed: Option<String>,
 }
 
 /// What an image needs, once its row is found.
@@ -369,10 +407,16 @@ pub struct XidRow {
 pub struct MigRow {
     /// Which products.
     pub products: Vec<String>,
+    /// The first driver with MIG on them, where older ones run the products too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_driver: Option<String>,
     /// What their GPUs can be split into.
     pub profiles: Vec<MigProfile>,
     /// Where the row comes from.
     pub source: String,
+    /// What of the row is not confirmed, if anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unconfirmed: Option<String>,
 }
 
 /// A kind of GPU instance.
@@ -513,11 +557,17 @@ pub struct K0sLine {
     pub containerd_version: String,
     /// Releases that can be asked for.
     pub versions: Vec<String>,
+    /// The day of its Kubernetes' end of life, `YYYY-MM-DD`, where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eol: Option<String>,
     /// Releases that must not be used, and why.
     #[serde(default)]
     pub refused: BTreeMap<String, String>,
     /// Where the row comes from.
     pub source: String,
+    /// What of the row is not confirmed, if anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unconfirmed: Option<String>,
 }
 
 impl K0sLine {
@@ -560,6 +610,9 @@ pub struct KthenaRelease {
     pub inference_extension: String,
     /// Where the row comes from.
     pub source: String,
+    /// What of the row is not confirmed, if anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unconfirmed: Option<String>,
 }
 
 /// Something that runs in the cluster.
@@ -574,6 +627,9 @@ pub struct Component {
     pub image: String,
     /// Where the row comes from.
     pub source: String,
+    /// What of the row is not confirmed, if anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unconfirmed: Option<String>,
 }
 
 /// A file that is fetched by lock file.
@@ -599,6 +655,9 @@ pub struct ArtifactSource {
     /// Where the fingerprints come from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
+    /// What of the row is not confirmed, if anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unconfirmed: Option<String>,
 }
 
 /// The key of the taint that every node joins with and keeps until its gates have passed.

@@ -75,6 +75,11 @@ impl CatalogCommand {
                         "neuronSdks": catalog.neuron_sdks(),
                         "k0sLines": catalog.k0s_lines(),
                         "engineImages": catalog.engine_images(),
+                        "unconfirmed": catalog
+                            .unconfirmed()
+                            .into_iter()
+                            .map(|(row, why)| json!({"row": row, "why": why}))
+                            .collect::<Vec<_>>(),
                     }))?
                 ),
                 _ => print!("{}", catalog_text(&catalog)),

@@ -2,45 +2,41 @@
 
 use crate::event::{Event, Events};
 use crate::inventory::{Host, Inventory};
-use crate::ssh::{self, Credentials, Endpoint, PoolOptions};
+use crate::ssh::{self, Asked, Credentials, Endpoint, PoolOptions};
 use crate::state::SecretText;
-use std::net::IpAddr;
 
-/// Returns a host's endpoint, with settings of the user's own SSH configuration that the inventory does not have.
-pub(super) async fn endpoint(inventory: &Inventory, host: &Host, events: &Events) -> Endpoint {
-    let ssh = &inventory.ssh;
-    let user = host.user.clone().or_else(|| ssh.user.clone());
+/// Returns a host's endpoint, with settings of the user's own SSH configuration that the inventory does not have. In a lab that
+/// configuration does not count: it is about other hosts.
+pub(super) async fn endpoint(inventory: &Inventory, host: &Host, lab: bool, events: &Events) -> Endpoint {
+    let (ssh, pool) = (&inventory.ssh, inventory.pool_of(host).ssh.as_ref());
+    let user = host.user.clone().or_else(|| pool?.user.clone()).or_else(|| ssh.user.clone());
+    let port = host.port.or_else(|| pool?.port).or(ssh.port);
+    let bastions = pool.and_then(|p| p.bastions.as_ref()).unwrap_or(&ssh.bastions);
+    let of_pool = pool.map(|p| p.identities.clone()).unwrap_or_default();
+    let asked = Asked {
+        host: host.address.clone(),
+        user,
+        port,
+        identities: of_pool.iter().chain(&ssh.identities).cloned().collect(),
+    };
+    let mut config = if lab { ssh::without_config(&asked) } else { ssh::user_config(&asked).await };
+    let local = || std::env::var("USER").unwrap_or_else(|_| "root".to_owned());
     let mut endpoint = Endpoint {
         name: host.name.to_string(),
-        address: host.address.clone(),
-        port: host.port.or(ssh.port).unwrap_or(22),
-        user: user.clone().unwrap_or_default(),
-        bastions: ssh.bastions.clone(),
+        address: config.hostname.take().unwrap_or(asked.host),
+        port: asked.port.or(config.port).unwrap_or(22),
+        user: asked.user.or(config.user.take()).unwrap_or_else(local),
+        bastions: bastions.clone(),
         ..Endpoint::default()
     };
-    if ssh.identities.is_empty() || user.is_none() {
-        let config = ssh::user_config(&host.address).await;
-        if user.is_none() {
-            endpoint.user =
-                config.user.or_else(|| std::env::var("USER").ok()).unwrap_or_else(|| "root".to_owned());
-        }
-        if host.port.or(ssh.port).is_none() {
-            endpoint.port = config.port.unwrap_or(22);
-        }
-        if endpoint.bastions.is_empty() {
-            endpoint.bastions = config.jumps;
-        }
-        if ssh.identities.is_empty() {
-            endpoint.identities = config.identities;
-        }
-        // An alias may lead elsewhere; an address of the inventory is kept, above all the lab's.
-        if host.address.parse::<IpAddr>().is_err() {
-            endpoint.address = config.hostname.unwrap_or(endpoint.address);
-        }
-        endpoint.host_key_alias = config.host_key_alias;
-        if let Some(message) = config.problem {
-            events.emit(Event::Warning { target: Some(endpoint.name.clone()), message });
-        }
+    if let Some(message) = config.problem.clone() {
+        events.emit(Event::Warning { target: Some(endpoint.name.clone()), message });
+    }
+    endpoint.complete(config);
+    // Whether an unknown key is accepted matters for one alone, and is told with its error.
+    for option in endpoint.unsupported.iter().filter(|option| !option.starts_with("stricthostkeychecking")) {
+        let message = format!("ssh_config sets `{option}`, which provision does not support");
+        events.emit(Event::Warning { target: Some(endpoint.name.clone()), message });
     }
     endpoint
 }
@@ -48,17 +44,13 @@ pub(super) async fn endpoint(inventory: &Inventory, host: &Host, events: &Events
 /// Returns how connections to the inventory's hosts are made.
 pub(super) fn pool_options(
     inventory: &Inventory,
+    lab: bool,
     passphrase: Option<SecretText>,
     password: Option<SecretText>,
 ) -> PoolOptions {
     let ssh = &inventory.ssh;
-    // Without a home folder the user has no such file; one in the current folder is somebody else's.
-    let home = std::env::home_dir().filter(|h| h.is_absolute()).map(|h| h.join(".ssh/known_hosts"));
     PoolOptions {
-        known_hosts: std::iter::once(ssh.known_hosts.clone())
-            .chain(home)
-            .chain(std::iter::once("/etc/ssh/ssh_known_hosts".into()))
-            .collect(),
+        known_hosts: vec![ssh.known_hosts.clone()],
         credentials: Credentials {
             identities: ssh.identities.clone(),
             passphrase,
@@ -66,6 +58,7 @@ pub(super) fn pool_options(
             agent: ssh.agent,
             ..Credentials::default()
         },
+        use_ssh_config: !lab,
         ..PoolOptions::default()
     }
 }

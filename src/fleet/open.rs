@@ -260,7 +260,7 @@ impl Fleet {
         let opening = Opening {
             sudo_password: resolved.sudo_password,
             secrets: Arc::new(resolved.registries),
-            ssh: endpoint::pool_options(&inventory, resolved.passphrase, resolved.password),
+            ssh: endpoint::pool_options(&inventory, lab.is_some(), resolved.passphrase, resolved.password),
             holder: Holder::new(owner(), run.as_str()),
             run,
             inventory: Arc::new(inventory),
@@ -405,7 +405,7 @@ impl Opening<'_> {
             false if h.state == HostState::Retired => self.stops(&h.name),
             false => h.state == HostState::Active && (self.selected.contains(&h.name) || controls(h)),
         });
-        let endpoints = taking_part.map(|host| endpoint::endpoint(inventory, host, self.events));
+        let endpoints = taking_part.map(|host| endpoint::endpoint(inventory, host, self.lab, self.events));
         let endpoints: Vec<Endpoint> = futures::future::join_all(endpoints).await;
         let pool = Pool::new(self.ssh.clone());
         for line in pool.bad_known_hosts_lines() {

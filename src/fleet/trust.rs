@@ -22,6 +22,7 @@ impl Fleet {
         let pool = Pool::new(PoolOptions {
             // Keys known from the user's own files are recorded next to the inventory too.
             known_hosts: vec![file.clone()],
+            only_these_known_hosts: true,
             ..self.ssh.clone()
         });
         HostKeys { file, found: scan(&pool, self.endpoints.clone()).await }

@@ -25,6 +25,7 @@ pub(super) fn check(inventory: &Inventory, top: &Node, catalog: &Catalog, proble
     for model in inventory.models.values() {
         checker.engine(model);
         checker.instance(model);
+        checker.neuron_engine(model);
     }
     checker.drop_ins();
 }
@@ -96,7 +97,7 @@ impl Checker<'_> {
             Accelerator::Nvidia { driver, module, mig, .. } => {
                 self.nvidia(&product, driver, *module, &path);
                 if let Some(layout) = mig {
-                    self.mig(&product, layout, &path);
+                    self.mig(&product, driver, layout, &path);
                 }
             }
             Accelerator::Neuron { sdk, lnc, .. } => self.neuron(&product, sdk, *lnc, &path),
@@ -311,6 +312,7 @@ impl Checker<'_> {
     fn mig<'p>(
         &mut self,
         product: &Product,
+        driver: &str,
         layout: &BTreeMap<String, u32>,
         path: &dyn Fn(&'static str) -> [&'p str; 5],
     ) {
@@ -325,6 +327,14 @@ impl Checker<'_> {
             let problem = Diagnostic::error("E-MIG-PRODUCT", message).source(product.source.clone());
             return self.push(problem.hint(hint), &path("mig"));
         };
+        let older = |least: &&String| version_cmp(driver, least) == Ordering::Less;
+        if let Some(least) = row.min_driver.as_ref().filter(older) {
+            let message = format!("MIG on {slug} needs driver {least} or newer, got {driver}");
+            let problem = Diagnostic::error("E-MIG-DRIVER", message)
+                .source(row.source.clone())
+                .hint("Use a newer driver, or remove `mig`");
+            self.push(problem, &path("driver"));
+        }
         let names: Vec<&str> = row.profiles.iter().map(|p| p.name.as_str()).collect();
         for name in layout.keys().filter(|name| !names.contains(&name.as_str())) {
             let problem = Diagnostic::error("E-MIG-PROFILE", format!("{slug} has no MIG profile `{name}`"))
@@ -361,6 +371,32 @@ impl Checker<'_> {
                 Diagnostic::error("E-MIG-PLACEMENT", message).hint(hint),
                 &path("acceleratorsPerReplica"),
             );
+        }
+    }
+
+    /// A replica on Neuron devices. The kubelet hands out devices in any order, and the runtime takes only contiguous ones
+    /// (aws-neuron-sdk deploy/faq.rst, deploy/troubleshooting.rst).
+    fn neuron_engine(&mut self, model: &Model) {
+        let Some(pool) = self.inventory.pools.get(&model.pool) else { return };
+        let Some(Accelerator::Neuron { count, .. }) = &pool.accelerator else { return };
+        let wanted = model.accelerators_per_replica;
+        if wanted > 1 && wanted < *count {
+            let message = format!(
+                "a replica needs {wanted} of the {count} Neuron devices of a host, which are not handed out contiguously"
+            );
+            let problem = Diagnostic::error("E-NEURON-CONTIGUOUS", message)
+                .source("aws-neuron-sdk deploy/faq.rst: the device plugin alone does not guarantee contiguous devices".to_owned())
+                .hint(format!("Set acceleratorsPerReplica: 1 or {count}"));
+            self.push(problem, &["models", model.name.as_str(), "placement", "acceleratorsPerReplica"]);
+        }
+        if wanted > 0 && model.engine.kind == EngineKind::Vllm && !model.engine.has_arg("--max-model-len") {
+            let message = format!(
+                "model `{}` has no --max-model-len: vLLM on Neuron compiles for the longest context of the model",
+                model.name
+            );
+            let problem = Diagnostic::warning("W-NEURON-LENGTH", message)
+                .hint("Add it to engine.vllm.args: [\"--max-model-len\", \"8192\"]");
+            self.push(problem, &["models", model.name.as_str(), "engine", "vllm"]);
         }
     }
 

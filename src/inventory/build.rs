@@ -13,6 +13,13 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+/// The most accelerators, or links, of a host: more than any has; a typing error has hundreds.
+const MOST_DEVICES: u32 = 128;
+/// The most replicas of a model.
+const MOST_REPLICAS: u32 = 10_000;
+/// The longest that a drain may wait, in seconds: a day.
+const MOST_DRAIN_SECONDS: u32 = 86_400;
+
 /// First node port unless given.
 const NODE_PORT_BASE: u16 = 30080;
 /// The gateway port whose node port would be the base; the router itself uses it, so that no tenant has it.
@@ -252,6 +259,19 @@ fn secret_source(node: &Node) -> Option<SecretSource> {
     })
 }
 
+/// Returns the file that a path of the inventory is: below the user's folder, absolute, or relative to the inventory.
+fn at_home(root: &Path, path: &str) -> PathBuf {
+    let home = || std::env::home_dir().filter(|home| home.is_absolute());
+    match path.strip_prefix("~/").and_then(|rest| Some(home()?.join(rest))) {
+        Some(file) => file,
+        None => root.join(path),
+    }
+}
+
+fn key_files(r: &Reader<'_>, node: Option<&Node>) -> Vec<PathBuf> {
+    texts(node, "identities").iter().map(|path| at_home(r.root, path)).collect()
+}
+
 fn read_ssh(r: &mut Reader<'_>, node: Option<&Node>, secrets: &BTreeMap<String, SecretSource>) -> Ssh {
     let known_hosts =
         text(node.and_then(|n| n.get("hostKeys")), "file").unwrap_or_else(|| "known_hosts".to_owned());
@@ -259,11 +279,11 @@ fn read_ssh(r: &mut Reader<'_>, node: Option<&Node>, secrets: &BTreeMap<String, 
         user: text(node, "user"),
         port: r.port(node),
         bastions: texts(node, "bastions"),
-        identities: texts(node, "identities").into_iter().map(|path| r.root.join(path)).collect(),
+        identities: key_files(r, node),
         passphrase: r.secret(node, "passphrase", secrets),
         password: r.secret(node, "password", secrets),
         sudo_password: r.secret(node, "sudoPassword", secrets),
-        known_hosts: r.root.join(known_hosts),
+        known_hosts: at_home(r.root, &known_hosts),
         agent: flag(node, "agent", true),
     }
 }
@@ -275,6 +295,11 @@ fn read_cluster(r: &mut Reader<'_>, node: &Node) -> Option<Cluster> {
         let given = network.and_then(|n| n.get(key));
         let written = given.and_then(Node::text).unwrap_or_else(|| default.to_owned());
         match (written.parse::<ipnet::IpNet>(), given) {
+            (Ok(net), Some(node)) if net != net.trunc() => {
+                let message = format!("`{written}` is an address in a network, not a network");
+                r.error("E-CIDR", node, message, format!("Use {key}: {}", net.trunc()));
+                Some(net.trunc())
+            }
             (Ok(net), _) => Some(net),
             (Err(_), Some(node)) => {
                 let message = format!("`{written}` is not a network such as {default}");
@@ -333,7 +358,7 @@ fn read_pool(r: &mut Reader<'_>, entry: &Entry, kernel: Option<&str>) -> Option<
     )?;
     let accelerator = entry.node.get("accelerator").and_then(|a| a.entries().first()).and_then(|a| {
         let product = text(Some(&a.node), "product")?;
-        let count = r.fits(Some(&a.node), "count")?;
+        let count = r.at_most(Some(&a.node), "count", MOST_DEVICES)?;
         Some(match a.key.as_str() {
             "nvidia" => {
                 let flavours = [("open", ModuleFlavour::Open), ("closed", ModuleFlavour::Closed)];
@@ -358,9 +383,15 @@ fn read_pool(r: &mut Reader<'_>, entry: &Entry, kernel: Option<&str>) -> Option<
     Some(Pool {
         name: PoolName::new(entry.key.clone()),
         role,
+        ssh: entry.node.get("ssh").map(|ssh| PoolSsh {
+            user: text(Some(ssh), "user"),
+            port: r.port(Some(ssh)),
+            bastions: ssh.get("bastions").map(|_| texts(Some(ssh), "bastions")),
+            identities: key_files(r, Some(ssh)),
+        }),
         accelerator,
-        efa: r.fits(entry.node.get("efa"), "count"),
-        rdma: r.fits(entry.node.get("rdma"), "count"),
+        efa: r.at_most(entry.node.get("efa"), "count", MOST_DEVICES),
+        rdma: r.at_most(entry.node.get("rdma"), "count", MOST_DEVICES),
         kernel: text(node, "kernel").or_else(|| kernel.map(str::to_owned)),
         data_disk: disk(r, entry.node.get("storage").and_then(|s| s.get("data"))),
         models_disk: disk(r, entry.node.get("storage").and_then(|s| s.get("models"))),
@@ -373,7 +404,7 @@ fn read_pool(r: &mut Reader<'_>, entry: &Entry, kernel: Option<&str>) -> Option<
             max_unavailable: part("maxUnavailable"),
             max_failed: part("maxFailed"),
             canary: r.fits(disruption, "canary").unwrap_or(1),
-            drain_s: r.fits(disruption, "drainSeconds").unwrap_or(DRAIN_SECONDS),
+            drain_s: r.at_most(disruption, "drainSeconds", MOST_DRAIN_SECONDS).unwrap_or(DRAIN_SECONDS),
         },
     })
 }
@@ -419,9 +450,15 @@ fn read_model(r: &mut Reader<'_>, entry: &Entry, secrets: &BTreeMap<String, Secr
             kind: if engine.key == "vllm" { EngineKind::Vllm } else { EngineKind::Sglang },
             image: text(Some(&engine.node), "image")?,
             args: texts(Some(&engine.node), "args"),
+            env: text_map(Some(&engine.node), "env"),
+            resources: EngineResources {
+                cpu: text(engine.node.get("resources"), "cpu"),
+                memory: text(engine.node.get("resources"), "memory"),
+                shm: text(engine.node.get("resources"), "shm"),
+            },
         },
         pool: PoolName::new(text(placement, "pool")?),
-        accelerators_per_replica: r.fits(placement, "acceleratorsPerReplica")?,
-        replicas: r.fits(placement, "replicas").unwrap_or(1),
+        accelerators_per_replica: r.at_most(placement, "acceleratorsPerReplica", MOST_DEVICES)?,
+        replicas: r.at_most(placement, "replicas", MOST_REPLICAS).unwrap_or(1),
     })
 }

@@ -37,6 +37,25 @@ fn is_label_key(key: &str) -> bool {
     }
 }
 
+/// Returns whose a label or taint is, if it is not free for pools and hosts.
+fn owner(key: &str) -> Option<&'static str> {
+    let (prefix, name) = key.split_once('/')?;
+    let within =
+        |domain: &str| prefix == domain || prefix.strip_suffix(domain).is_some_and(|p| p.ends_with('.'));
+    match prefix {
+        _ if within("provision.dev") => Some("provision"),
+        _ if within("k0sproject.io") => Some("k0s"),
+        "kubernetes.io" | "k8s.io" => Some("Kubernetes"),
+        "beta.kubernetes.io" if matches!(name, "os" | "arch" | "hostname") => Some("Kubernetes"),
+        "node.kubernetes.io" if !matches!(name, "instance-type" | "exclude-from-external-load-balancers") => {
+            Some("Kubernetes")
+        }
+        _ => None,
+    }
+}
+
+const RESERVED_HINT: &str = "Use a prefix of your own, such as example.com/";
+
 fn is_label(key: &str, value: &str) -> bool {
     is_label_key(key) && (value.is_empty() || is_word(value))
 }
@@ -156,6 +175,23 @@ impl<'a> Checker<'a> {
         };
         match catalog.k0s_line(&version) {
             Some(line) => {
+                let ended =
+                    line.eol.as_ref().filter(|eol| eol.get(..7).is_some_and(|month| month < catalog.as_of()));
+                if let Some(eol) = ended {
+                    let minor = &line.minor;
+                    let newest = catalog.k0s_lines().iter().rev().find_map(|l| l.versions.last());
+                    let hint = match newest {
+                        Some(newest) => format!(
+                            "For a new cluster use {newest}; upgrade others one minor version at a time"
+                        ),
+                        None => "Upgrade one minor version at a time".to_owned(),
+                    };
+                    let problem = Diagnostic::warning(
+                        "W-K0S-EOL",
+                        format!("Kubernetes {minor} of k0s {version} reached end of life on {eol}"),
+                    );
+                    self.push(problem.source(line.source.clone()).hint(hint), &path);
+                }
                 if let Some(why) = line.refused.get(&version) {
                     self.error("E-K0S-VERSION", &path, format!("k0s {version} is blocked: {why}"), &known());
                 } else if !line.versions.contains(&version) {
@@ -253,6 +289,18 @@ impl<'a> Checker<'a> {
                 let hint = "Use key=value:Effect or key:Effect, with effect NoSchedule, PreferNoSchedule or NoExecute";
                 self.error("E-TAINT", &["pools", pool.name.as_str(), "taints"], message, hint);
             }
+            for (taint, owner) in
+                pool.taints.iter().filter_map(|t| Some((t, owner(t.split(['=', ':']).next()?)?)))
+            {
+                let path = ["pools", pool.name.as_str(), "taints"];
+                let message = format!("the taint `{taint}` is reserved for {owner}");
+                self.error("E-TAINT-RESERVED", &path, message, RESERVED_HINT);
+            }
+            for (key, owner) in pool.labels.keys().filter_map(|k| Some((k, owner(k)?))) {
+                let path = ["pools", pool.name.as_str(), "labels", key.as_str()];
+                let message = format!("the label `{key}` is reserved for {owner}");
+                self.error("E-LABEL-RESERVED", &path, message, RESERVED_HINT);
+            }
             for (key, value) in pool.labels.iter().filter(|(k, v)| !is_label(k, v)) {
                 let path = ["pools", pool.name.as_str(), "labels", key.as_str()];
                 let message = format!("`{key}: {value}` is not a node label");
@@ -270,6 +318,10 @@ impl<'a> Checker<'a> {
             }
         }
         for host in inventory.hosts.values() {
+            for (key, owner) in host.labels.keys().filter_map(|k| Some((k, owner(k)?))) {
+                let message = format!("the label `{key}` of host `{}` is reserved for {owner}", host.name);
+                self.at_host(Diagnostic::error("E-LABEL-RESERVED", message).hint(RESERVED_HINT), host);
+            }
             for (key, value) in host.labels.iter().filter(|(k, v)| !is_label(k, v)) {
                 let message = format!("`{key}: {value}` is not a node label");
                 self.at_host(Diagnostic::error("E-LABEL", message).hint(LABEL_HINT), host);
@@ -435,6 +487,10 @@ impl<'a> Checker<'a> {
                     message,
                     "Set acceleratorsPerReplica to at most the accelerators of one host",
                 );
+            } else if wanted == 0 && pool.accelerator.is_some() {
+                let message = format!("a replica on pool `{}` gets no accelerator", model.pool);
+                let hint = "Set acceleratorsPerReplica: 1 or more, or place the model on a pool without accelerators";
+                self.error("E-VALUE", &path("acceleratorsPerReplica"), message, hint);
             } else if wanted > 0 && model.replicas > (per_host / wanted) * hosts {
                 let room = (per_host / wanted) * hosts;
                 let message = format!(

@@ -9,6 +9,12 @@ use crate::state::shortened;
 /// What bypasses a proxy is compared with every host, so there is a bound.
 const MOST_NO_PROXY: usize = 1_000;
 
+/// What a bastion is, for hints.
+const BASTION: &str = "Use [user@]host[:port], with brackets around an IPv6 address: eva@[fd00::1]:22";
+
+/// What a folder of one's own is, for hints.
+const OWN_FOLDER: &str = "Use a folder of its own: /data/models";
+
 struct Forms<'a> {
     top: &'a Node,
     problems: &'a mut Problems,
@@ -41,8 +47,16 @@ impl Forms<'_> {
             self.wrong("E-USER", &["ssh", "user"], "a login name", user, USER);
         }
         for bastion in ssh.bastions.iter().filter(|b| !form::is_bastion(b)) {
-            let hint = "Use [user@]host[:port], with brackets around an IPv6 address: eva@[fd00::1]:22";
-            self.wrong("E-BASTION", &["ssh", "bastions"], "a bastion", bastion, hint);
+            self.wrong("E-BASTION", &["ssh", "bastions"], "a bastion", bastion, BASTION);
+        }
+    }
+
+    fn pool_ssh(&mut self, pool: &str, ssh: &PoolSsh) {
+        if let Some(user) = ssh.user.as_ref().filter(|user| !form::is_user(user)) {
+            self.wrong("E-USER", &["pools", pool, "ssh", "user"], "a login name", user, USER);
+        }
+        for bastion in ssh.bastions.iter().flatten().filter(|b| !form::is_bastion(b)) {
+            self.wrong("E-BASTION", &["pools", pool, "ssh", "bastions"], "a bastion", bastion, BASTION);
         }
     }
 
@@ -130,6 +144,9 @@ impl Forms<'_> {
 
     fn pool(&mut self, pool: &Pool) {
         let name = pool.name.as_str();
+        if let Some(ssh) = &pool.ssh {
+            self.pool_ssh(name, ssh);
+        }
         self.check(
             form::is_name(name),
             &["pools", name],
@@ -157,15 +174,11 @@ impl Forms<'_> {
                 "Use a release as printed by `uname -r`",
             );
         }
-        let path = &pool.models_path;
+        let (path, at) = (&pool.models_path, ["pools", name, "storage", "models", "path"]);
         if !form::is_path(path) {
-            self.wrong(
-                "E-PATH",
-                &["pools", name, "storage", "models", "path"],
-                "an absolute path",
-                path,
-                PATH,
-            );
+            self.wrong("E-PATH", &at, "an absolute path", path, PATH);
+        } else if form::is_system_path(path) {
+            self.wrong("E-PATH", &at, "a folder for models", path, OWN_FOLDER);
         }
         for (key, disk) in [("data", &pool.data_disk), ("models", &pool.models_disk)] {
             let Some(disk) = disk else { continue };
@@ -196,14 +209,34 @@ impl Forms<'_> {
                 self.check(form::is_revision(revision), &at("revision"), "a revision", revision, hint);
             }
             ModelSource::Path { path } => {
+                let at = ["models", name, "source", "path"];
                 if !form::is_path(path) {
-                    self.wrong("E-PATH", &["models", name, "source", "path"], "an absolute path", path, PATH);
+                    self.wrong("E-PATH", &at, "an absolute path", path, PATH);
+                } else if form::is_system_path(path) {
+                    self.wrong("E-PATH", &at, "a folder of weights", path, OWN_FOLDER);
                 }
             }
         }
         let image = &model.engine.image;
         let hint = "Use a repository with a tag or a digest: vllm/vllm-openai@sha256:…";
         self.check(form::is_image(image), &["models", name, "engine"], "an image", image, hint);
+        let word = if model.engine.kind == EngineKind::Vllm { "vllm" } else { "sglang" };
+        for variable in model.engine.env.keys() {
+            let at = ["models", name, "engine", word, "env", variable.as_str()];
+            let hint = "Use letters, digits and `_`: VLLM_LOGGING_LEVEL";
+            self.check(form::is_variable(variable), &at, "an environment variable", variable, hint);
+            if variable == "HF_TOKEN" {
+                let hint = "Use source.huggingFace.token with a secret: an inventory is no place for tokens";
+                self.wrong("E-FORM", &at, "a variable to be set here", variable, hint);
+            }
+        }
+        let resources = &model.engine.resources;
+        let all = [("cpu", &resources.cpu), ("memory", &resources.memory), ("shm", &resources.shm)];
+        for (key, quantity) in all.into_iter().filter_map(|(key, q)| Some((key, q.as_ref()?))) {
+            let at = ["models", name, "engine", word, "resources", key];
+            let hint = "Use a number with an optional unit: 4, 500m, 64Gi";
+            self.check(form::is_quantity(quantity), &at, "a quantity", quantity, hint);
+        }
     }
 
     fn tenant(&mut self, tenant: &Tenant) {

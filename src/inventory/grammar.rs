@@ -27,14 +27,34 @@ pub(super) fn is_user(text: &str) -> bool {
 pub(super) const USER: &str =
     "Use letters, digits and `.`, `_`, `-`, `+`, `@`, starting with a letter or a digit";
 
+/// Returns why no single host can have an address.
+pub(super) fn host_fault(address: IpAddr) -> Option<&'static str> {
+    let ipv4 = match address {
+        IpAddr::V4(ipv4) => Some(ipv4),
+        IpAddr::V6(ipv6) => ipv6.to_ipv4_mapped(),
+    };
+    match () {
+        () if ipv4.is_some_and(|a| a.octets()[0] == 0) || address.is_unspecified() => {
+            Some("Use the host's own address: 0.0.0.0 stands for any")
+        }
+        () if ipv4.is_some_and(|a| a.is_broadcast() || a.octets()[0] >= 240) => {
+            Some("Use the host's own address: this one is reserved or for broadcasts")
+        }
+        () if address.is_multicast() || ipv4.is_some_and(|a| a.is_multicast()) => {
+            Some("Use the host's own address: this one is for multicast")
+        }
+        () => None,
+    }
+}
+
 /// Returns what is wrong with an address: an IP address or a DNS name, or an alias of ssh's configuration; nothing else.
 pub(super) fn address_fault(text: &str) -> Option<&'static str> {
     let (host, zone) = text.split_once('%').map_or((text, None), |(host, zone)| (host, Some(zone)));
     if zone.is_some_and(|zone| !is_interface(zone) || host.parse::<Ipv6Addr>().is_err()) {
         return Some("Remove the zone: only link-local IPv6 addresses have one (fe80::1%eth0)");
     }
-    if host.parse::<IpAddr>().is_ok() {
-        return None;
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return host_fault(address);
     }
     if text.contains("://") {
         return Some("Remove the scheme: use 10.20.0.11 or a name");
@@ -151,6 +171,33 @@ pub(super) fn is_path(text: &str) -> bool {
         && !text.split('/').any(|part| part == "..")
 }
 
+/// Returns whether a path is one of the system's own, or above or inside one: nothing may be mounted there, and pods must not
+/// have it.
+pub(super) fn is_system_path(path: &str) -> bool {
+    /// With all that is in them.
+    const WHOLE: [&str; 12] =
+        ["bin", "boot", "dev", "etc", "lib", "lib32", "lib64", "libx32", "proc", "run", "sbin", "sys"];
+    /// They themselves.
+    const THEMSELVES: [&str; 9] = ["", "home", "opt", "root", "tmp", "usr", "usr/local", "var", "var/lib"];
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    let first = parts.first().copied().unwrap_or_default();
+    let inside_usr = first == "usr" && parts.get(1).is_some_and(|second| *second != "local");
+    WHOLE.contains(&first) || inside_usr || THEMSELVES.contains(&parts.join("/").as_str())
+}
+
+/// Returns whether a text is a day, or a day and a time: `2026-12-24`, `2026-12-24 18:00`, `2026-12-24T18:00Z`.
+pub(super) fn is_date(text: &str) -> bool {
+    text.parse::<jiff::civil::DateTime>().is_ok() || text.parse::<jiff::Timestamp>().is_ok()
+}
+
+/// Returns whether a text is a quantity of Kubernetes above 0: `4`, `500m`, `64Gi`.
+pub(super) fn is_quantity(text: &str) -> bool {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let units = ["", "m", "k", "M", "G", "T", "Ki", "Mi", "Gi", "Ti"];
+    text.len() <= 20 && units.contains(&unit) && number.parse::<f64>().is_ok_and(|n| n > 0.0)
+}
+
 /// What such a path is, for hints.
 pub(super) const PATH: &str =
     "Use a path that starts with /, of letters, digits and `.`, `_`, `-`, `+`, `@`, `:`, `=`, `,`";
@@ -248,6 +295,15 @@ mod tests {
             "*",
             "a,b",
             "a'b",
+            "0.0.0.0",
+            "0.1.2.3",
+            "::",
+            "224.0.0.1",
+            "239.255.255.250",
+            "ff02::1",
+            "::ffff:224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
         ] {
             assert!(address_fault(bad).is_some(), "{bad:?}");
         }
@@ -319,6 +375,64 @@ mod tests {
             "https://h/$(x)",
         ] {
             assert!(url_fault(bad).is_some(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn paths_of_the_system_are_none_for_models() {
+        for path in [
+            "/",
+            "//",
+            "/.",
+            "/etc",
+            "/etc/models",
+            "/usr",
+            "/usr/lib/x",
+            "/var",
+            "/var/lib/",
+            "/proc/1",
+            "/dev/x",
+        ] {
+            assert!(is_system_path(path), "{path}");
+        }
+        for path in [
+            "/data",
+            "/var/lib/provision/models",
+            "/home/models",
+            "/usr/local/models",
+            "/opt/models",
+            "/mnt",
+            "/etcd",
+        ] {
+            assert!(!is_system_path(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn dates_and_quantities() {
+        for date in
+            ["2026-12-24", "2026-12-24 18:00", "2026-12-24T18:00", "2026-12-24T18:00:00Z", "2028-02-29"]
+        {
+            assert!(is_date(date), "{date}");
+        }
+        for date in [
+            "",
+            "tomorrow",
+            "24.12.2026",
+            "2026-13-01",
+            "2026-02-30",
+            "2027-02-29",
+            "2026-12",
+            "12/24/2026",
+            "18:00",
+        ] {
+            assert!(!is_date(date), "{date}");
+        }
+        for quantity in ["4", "0.5", "500m", "64Gi", "1500M"] {
+            assert!(is_quantity(quantity), "{quantity}");
+        }
+        for quantity in ["", "0", "0Gi", "-1", "64GB", "lots", "1.2.3", "Gi", "1e400"] {
+            assert!(!is_quantity(quantity), "{quantity}");
         }
     }
 

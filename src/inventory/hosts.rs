@@ -172,7 +172,13 @@ fn apply(r: &mut Reader<'_>, node: &Node, host: &mut Host) {
 fn set_cluster_address(r: &mut Reader<'_>, node: &Node, host: &mut Host, given: Option<String>) {
     match given {
         Some(text) => match text.parse() {
-            Ok(address) => (host.cluster_address, host.node_ip) = (Some(address), true),
+            Ok(address) => {
+                if let Some(hint) = grammar::host_fault(address) {
+                    let at = node.get("clusterAddress").unwrap_or(node);
+                    r.error("E-ADDRESS", at, format!("`{address}` is not the address of a host"), hint);
+                }
+                (host.cluster_address, host.node_ip) = (Some(address), true);
+            }
             Err(_) => {
                 let at = node.get("clusterAddress").unwrap_or(node);
                 let hint = "Use an IP address, which etcd, kubelet and API need: clusterAddress: 10.20.0.11";
@@ -217,6 +223,10 @@ fn insert(
     for (key, _) in notes.iter().filter(|(_, note)| note.as_ref().is_some_and(|n| !grammar::is_note(n))) {
         let hint = format!("Use a single line of at most {} characters", grammar::MOST_NOTE);
         wrong("E-NOTE", format!("`{key}` of host `{shown}` is not a short line"), &hint);
+    }
+    if let Some(until) = host.until.as_ref().filter(|until| !grammar::is_date(until)) {
+        let message = format!("`{}` is not a date (`until` of host `{shown}`)", shortened(until, 60));
+        wrong("E-DATE", message, "Use a day, or a day and a time: 2026-12-24, 2026-12-24 18:00");
     }
     if !grammar::is_dns_label(&name) {
         let hint = "Use at most 63 lower-case letters, digits and `-`: it becomes hostname and node name";

@@ -77,14 +77,15 @@ const SSH: &[Key] = &[
     key("user", Text, "Login name"),
     key("port", Int, "Default SSH port"),
     key("bastions", Texts, "[user@]host[:port], in hop order"),
-    key("identities", Texts, "Private key files, relative to the inventory"),
+    key("identities", Texts, "Private key files, relative to the inventory, or below ~/"),
     key("passphrase", Section(SECRET_REF), "Passphrase of encrypted keys"),
     key("password", Section(SECRET_REF), "Login password, if the server asks for one after the key"),
     key("sudoPassword", Section(SECRET_REF), "Password for sudo"),
     key("hostKeys", Section(HOST_KEYS), "Host keys"),
     key("agent", Bool, "Use keys of the SSH agent (default true)"),
 ];
-const HOST_KEYS: &[Key] = &[key("file", Text, "The known_hosts file, relative to the inventory")];
+const HOST_KEYS: &[Key] =
+    &[key("file", Text, "The known_hosts file, relative to the inventory, or below ~/")];
 const NETWORK: &[Key] = &[
     key("firewall", Text, "check: firewalls are tested, never changed"),
     key("proxy", Text, "HTTP proxy URL for hosts: used by apt, dnf, downloads and k0s"),
@@ -139,6 +140,16 @@ const CLUSTER_NETWORK: &[Key] = &[
 ];
 const POOL: &[Key] = &[
     need("role", Text, "controller, worker, controller+worker or single"),
+    key(
+        "ssh",
+        Section(&[
+            key("user", Text, "Login name"),
+            key("port", Int, "SSH port"),
+            key("bastions", Texts, "[user@]host[:port], in hop order; [] for none"),
+            key("identities", Texts, "Private key files, besides those of the inventory"),
+        ]),
+        "SSH access to its hosts, where it differs",
+    ),
     key("accelerator", OneOf(ACCELERATOR), "Accelerators of every host"),
     key(
         "efa",
@@ -215,7 +226,7 @@ const HOST: &[Key] = &[
     key("clusterAddress", Text, "Address of etcd, kubelet and API"),
     key("state", Text, "active, maintenance or retired"),
     key("reason", Text, "Reason for not being active"),
-    key("until", Text, "Expected end of the maintenance"),
+    key("until", Text, "Expected end of the maintenance: 2026-12-24, or 2026-12-24 18:00"),
     key("rack", Text, "Rack"),
     key("bmc", Text, "BMC address, shown in messages"),
     key("serial", Text, "Serial number"),
@@ -256,8 +267,20 @@ const SOURCE: &[Key] = &[
     ),
     key("path", Text, "A path on the host"),
 ];
-const ENGINE_KEYS: &[Key] =
-    &[need("image", Text, "Image with tag or digest"), key("args", Texts, "Additional arguments")];
+const ENGINE_KEYS: &[Key] = &[
+    need("image", Text, "Image with tag or digest"),
+    key("args", Texts, "Additional arguments"),
+    key("env", TextMap, "Additional environment variables"),
+    key(
+        "resources",
+        Section(&[
+            key("cpu", Text, "CPUs that a replica requests (default 1, and 1 per accelerator)"),
+            key("memory", Text, "Memory that a replica requests (default 4Gi, and 8Gi per accelerator)"),
+            key("shm", Text, "Maximum size of /dev/shm (default 32Gi)"),
+        ]),
+        "Requests of a replica",
+    ),
+];
 const ENGINE: &[Key] =
     &[key("vllm", Section(ENGINE_KEYS), "vLLM"), key("sglang", Section(ENGINE_KEYS), "SGLang")];
 const PLACEMENT: &[Key] = &[

@@ -88,6 +88,19 @@ pub struct Ssh {
     pub agent: bool,
 }
 
+/// SSH settings of a pool's hosts, where they are not those of the inventory.
+#[derive(Clone, PartialEq, Eq, Serialize, Debug, Default)]
+pub struct PoolSsh {
+    /// Login name.
+    pub user: Option<String>,
+    /// Port.
+    pub port: Option<u16>,
+    /// `[user@]host[:port]`, from the laptop outwards; empty: none.
+    pub bastions: Option<Vec<String>>,
+    /// Private keys, besides those of the inventory.
+    pub identities: Vec<PathBuf>,
+}
+
 /// Network settings of hosts.
 #[derive(Clone, PartialEq, Eq, Serialize, Debug, Default)]
 pub struct HostNetwork {
@@ -195,6 +208,9 @@ pub struct Pool {
     pub name: PoolName,
     /// What its hosts do.
     pub role: NodeRole,
+    /// SSH settings of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ssh: Option<PoolSsh>,
     /// The accelerator that every host of it has.
     pub accelerator: Option<Accelerator>,
     /// How many EFA devices every host of it has.
@@ -473,6 +489,43 @@ pub struct Engine {
     pub image: String,
     /// Further arguments of the engine.
     pub args: Vec<String>,
+    /// Further environment variables; they replace ours.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// What a replica requests of its host.
+    #[serde(skip_serializing_if = "EngineResources::is_empty")]
+    pub resources: EngineResources,
+}
+
+impl Engine {
+    /// Returns whether an argument is given, as `--name value` or `--name=value`.
+    pub fn has_arg(&self, name: &str) -> bool {
+        self.args
+            .iter()
+            .any(|arg| arg.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('=')))
+    }
+}
+
+/// What a replica requests of its host, as quantities of Kubernetes; the catalog's where it is not given.
+#[derive(Clone, PartialEq, Eq, Serialize, Debug, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct EngineResources {
+    /// CPUs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<String>,
+    /// Memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<String>,
+    /// The most that /dev/shm takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shm: Option<String>,
+}
+
+impl EngineResources {
+    /// Returns whether nothing is given.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// The engines.

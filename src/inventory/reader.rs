@@ -95,6 +95,22 @@ impl Reader<'_> {
         fitting
     }
 
+    /// Reads a number that is at most so large.
+    pub(super) fn at_most<T: Whole + PartialOrd + std::fmt::Display>(
+        &mut self,
+        node: Option<&Node>,
+        key: &str,
+        most: T,
+    ) -> Option<T> {
+        let number: T = self.fits(node, key)?;
+        if number > most {
+            let hint = format!("Use a whole number of at most {most}");
+            self.error("E-VALUE", node?.get(key)?, format!("`{key}` is {number}, more than {most}"), hint);
+            return None;
+        }
+        Some(number)
+    }
+
     /// Reads `port`; nothing listens on port 0.
     pub(super) fn port(&mut self, node: Option<&Node>) -> Option<u16> {
         let port: u16 = self.fits(node, "port")?;

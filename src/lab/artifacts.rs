@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
 /// The version that the stand-in of the EFA installer plays.
-const EFA_INSTALLER: &str = "1.47.0";
+const EFA_INSTALLER: &str = "1.50.0";
 
 /// The stand-in for the k0s binary: hands over to the lab's tool and says which version it plays.
 fn k0s(version: &str) -> String {

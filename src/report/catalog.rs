@@ -89,6 +89,15 @@ pub fn product_text(catalog: &Catalog, product: &Product) -> String {
         ));
     }
     rows.push(("source", product.source.clone()));
+    // Of other rows, what concerns this product.
+    let mig = catalog.mig(&product.slug).and_then(|row| row.unconfirmed.as_ref());
+    let sdks = catalog.neuron_sdks().iter().filter(|s| {
+        product.vendor == Vendor::Neuron
+            && s.products.iter().chain(&s.host_products).any(|p| *p == product.slug)
+    });
+    let sdks = sdks.filter_map(|s| Some(format!("SDK {}: {}", s.sdk, s.unconfirmed.as_ref()?)));
+    let own = product.unconfirmed.iter().cloned().chain(mig.map(|why| format!("MIG: {why}"))).chain(sdks);
+    rows.extend(own.map(|why| ("not confirmed", why)));
     let line = |(name, value): &(&str, String)| format!("{name:<14} {value}\n");
     format!("{}\n", product.slug) + &rows.iter().map(line).collect::<String>()
 }
@@ -117,7 +126,16 @@ pub fn catalog_text(catalog: &Catalog) -> String {
     let lines: Vec<String> = catalog
         .k0s_lines()
         .iter()
-        .map(|l| format!("{} (containerd {}): {}", l.minor, l.containerd_version, l.versions.join(", ")))
+        .map(|l| {
+            let eol = l.eol.as_ref().map(|eol| format!(", end of life {eol}")).unwrap_or_default();
+            format!("{} (containerd {}{eol}): {}", l.minor, l.containerd_version, l.versions.join(", "))
+        })
         .collect();
-    text + &format!("k0s: {}\nFacts as of {}\n", lines.join("; "), catalog.as_of())
+    text += &format!("k0s: {}\nFacts as of {}\n", lines.join("; "), catalog.as_of());
+    let unconfirmed = catalog.unconfirmed();
+    if !unconfirmed.is_empty() {
+        text += &format!("\nNot confirmed ({}):\n", unconfirmed.len());
+        text += &unconfirmed.iter().map(|(what, why)| format!("  {what}: {why}\n")).collect::<String>();
+    }
+    text
 }

@@ -8,14 +8,14 @@ use super::{mig, rdma};
 use crate::catalog::{Fabric, version_cmp};
 use crate::inventory::{Accelerator, ModuleFlavour};
 use crate::state::{Facts, Failure, PackageManager};
-use crate::template::quote;
 use serde_json::{Value, json};
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
 /// The operating systems that NVIDIA's repository has folders for and that AWS tests its driver on, by their names in
 /// NVIDIA's repository (accelerators.md §1.5, §2.2).
-pub(super) const REPOSITORIES: [&str; 5] = ["debian12", "ubuntu2204", "ubuntu2404", "rhel9", "amzn2023"];
+pub(super) const REPOSITORIES: [&str; 6] =
+    ["debian12", "ubuntu2204", "ubuntu2404", "ubuntu2604", "rhel9", "amzn2023"];
 
 /// Returns the name of a host's operating system in NVIDIA's repository. Rebuilds of RHEL use RHEL's.
 pub(super) fn repository(facts: &Facts) -> Option<&'static str> {
@@ -169,20 +169,9 @@ fn imex_nodes(input: &RoleInput<'_>) -> String {
     neighbours.map(|h| format!("{}\n", address(h))).collect()
 }
 
-/// Returns `kernel`: which one the host has to run, whether the inventory asks for it, and the packages that hold it.
-pub(super) fn kernel(input: &RoleInput<'_>) -> Value {
-    let pool = input.inventory.pool_of(input.host);
-    let release = pool.kernel.as_ref().unwrap_or(&input.facts.kernel);
-    // Meta packages bring the next kernel (DeepOps, amazon-eks-ami); those of another flavour are not installed.
-    let metas = ["generic", "aws", "amd64", "cloud-amd64", "arm64", "cloud-arm64"];
-    let mut packages = vec![format!("linux-image-{release}"), format!("linux-headers-{release}")];
-    packages.extend(metas.iter().flat_map(|m| [format!("linux-image-{m}"), format!("linux-headers-{m}")]));
-    packages.extend(["generic", "aws"].map(|m| format!("linux-{m}")));
-    json!({
-        "release": release,
-        "wanted": pool.kernel.is_some(),
-        "packages": packages.iter().map(|p| quote(p)).collect::<Vec<_>>().join(" "),
-    })
+/// Returns the version of a package for any build of a release: AWS's packages of its tools carry a commit after it.
+fn any_build(release: &str) -> String {
+    format!("{}*", release.trim_end_matches('*'))
 }
 
 /// Returns `neuron`: null on hosts without Neuron devices.
@@ -209,7 +198,7 @@ pub(super) fn neuron(input: &RoleInput<'_>) -> Value {
     // Modules fail to build on kernels that are newer than those they were tested on (aws-neuron-sdk#843).
     let system = repository(input.facts).unwrap_or_default();
     let release = input.inventory.pool_of(input.host).kernel.as_ref().unwrap_or(&input.facts.kernel);
-    let tested = row.kernels.get(system);
+    let tested = row.kernels.get(&product.slug).and_then(|systems| systems.get(system));
     let newer = tested.filter(|tested| version_cmp(release, tested) == Ordering::Greater);
     let kernel_note =
         newer.map(|tested| format!("kernel {release} is newer than {tested}, the newest tested kernel"));
@@ -218,7 +207,9 @@ pub(super) fn neuron(input: &RoleInput<'_>) -> Value {
         "sdk": sdk,
         "driver": driver,
         "dkms": dkms(&["aws-neuronx"], driver),
-        "tools": row.tools,
+        // Versions of packages may go on after the release's own number.
+        "driver_package": any_build(driver),
+        "tools_package": row.tools.as_deref().map(any_build),
         "health": quick(look),
         "health_gate": quick(QuickInput { wait: true, ..look }),
         "standard": standard(input, look),

@@ -2,7 +2,7 @@
 
 use super::desired::RoleInput;
 use super::preflight::stop;
-use super::{accelerator, k0s, network, rdma};
+use super::{accelerator, k0s, network, os_kernel, rdma};
 use crate::inventory::Host;
 use crate::k0s::DATA_DIR;
 use crate::state::{Facts, Failure, PackageManager};
@@ -162,7 +162,7 @@ pub(super) fn context(input: &RoleInput<'_>) -> Result<Value, Failure> {
         "storage": storage(input),
         "sysctls": sysctls(input),
         "product": product,
-        "kernel": accelerator::kernel(input),
+        "kernel": os_kernel::context(pool.kernel.as_ref().unwrap_or(&facts.kernel), pool.kernel.is_some()),
         "keys": accelerator::keys(input)?,
         "nvidia": accelerator::nvidia(input),
         "neuron": accelerator::neuron(input),

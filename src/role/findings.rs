@@ -234,6 +234,11 @@ pub const TABLE: &[(&str, &str, &str)] = &[
         "Install a newer kernel of the distribution",
     ),
     ("W-OS", "this distribution has not been tested", "Apply to one host first, with --limit"),
+    (
+        "W-NEURON-SYSTEM",
+        "AWS has not tested this SDK's driver on this distribution with these devices",
+        "Apply to one host first, with --limit, or use a distribution that was tested",
+    ),
     ("W-CGROUP", "cgroup v1 is deprecated in Kubernetes", "Boot with systemd.unified_cgroup_hierarchy=1"),
     (
         "W-CLOCK",

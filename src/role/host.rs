@@ -1,11 +1,12 @@
 //! Preflight checks and warnings from a host's facts alone. Nothing is turned off or changed.
 
+use super::accelerator::repository;
 use super::context::{interface_address, own_address};
 use super::desired::RoleInput;
 use super::findings::{Finding, stop, warn};
 use super::ports::is_new;
 use crate::catalog::K0sStep;
-use crate::inventory::{Inventory, NodeRole};
+use crate::inventory::{Accelerator, Inventory, NodeRole};
 use crate::k0s;
 use crate::state::{Facts, HostKind, ResourceId};
 
@@ -149,6 +150,7 @@ fn kernel(input: &RoleInput<'_>, found: &mut Vec<Finding>) {
         let message = format!("this version has not been tested on {slug}");
         found.push(warn("W-OS", message, "Apply to one host first, with --limit"));
     }
+    found.extend(neuron_system(input));
     let worker = input.inventory.pool_of(input.host).role.is_worker();
     if worker && facts.cgroup == Some(1) {
         let hint = "Boot with systemd.unified_cgroup_hierarchy=1 (check with: stat -fc %T /sys/fs/cgroup), or set \
@@ -162,6 +164,27 @@ fn kernel(input: &RoleInput<'_>, found: &mut Vec<Finding>) {
             false => warn("W-CGROUP", "cgroup v1 is deprecated in Kubernetes", hint),
         });
     }
+}
+
+/// Whether AWS has tested the SDK's driver on this distribution. Drivers of which no table was found are not judged.
+fn neuron_system(input: &RoleInput<'_>) -> Option<Finding> {
+    let accelerator = input.inventory.pool_of(input.host).accelerator.as_ref()?;
+    let Accelerator::Neuron { product, sdk, .. } = accelerator else { return None };
+    let tested = &input.catalog.neuron_sdk(sdk)?.kernels;
+    let systems = tested.get(product);
+    let slug = repository(input.facts)?;
+    if tested.is_empty() || systems.is_some_and(|systems| systems.contains_key(slug)) {
+        return None;
+    }
+    let message = format!("AWS has not tested the driver of SDK {sdk} with {product} on {slug}");
+    let hint = match systems {
+        Some(systems) => format!(
+            "Apply to one host first, with --limit; tested: {}",
+            systems.keys().cloned().collect::<Vec<_>>().join(", ")
+        ),
+        None => "Apply to one host first, with --limit; AWS names no tested distribution for it".to_owned(),
+    };
+    Some(warn("W-NEURON-SYSTEM", message, hint))
 }
 
 /// Checks disk space for the pinned downloads, and that their mounts allow executables.

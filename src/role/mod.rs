@@ -16,6 +16,7 @@ mod mig;
 mod mistakes;
 mod needs;
 mod network;
+mod os_kernel;
 mod ports;
 mod preflight;
 mod rdma;

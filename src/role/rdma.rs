@@ -38,10 +38,12 @@ pub(super) fn rdma(input: &RoleInput<'_>) -> Result<Value, Failure> {
         }
         None => Value::Null,
     };
+    let id = input.facts.os.get("ID").map(String::as_str).unwrap_or_default();
     Ok(json!({
         "efa": efa,
         "modules": modules,
-        "modules_extra": input.facts.os.get("ID").is_some_and(|id| id == "ubuntu") && !loaded,
+        // Debian's one kernel package has all modules; an EFA host elsewhere needs none of mlx5.
+        "modules_extra": !loaded && (id == "ubuntu" || id != "debian" && links.rdma.is_some()),
         "health": links_gate(links, false),
         "health_gate": links_gate(links, true),
     }))

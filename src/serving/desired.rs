@@ -10,9 +10,6 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 
-/// How long a model may take to be ready, in seconds: weights are loaded, Neuron compiles. The startup probe's budget in
-/// the template is the same hour.
-const ENGINE_DEADLINE_S: u64 = 3600;
 /// How long the router may take to be ready, in seconds. Its image is small; but the first node that it can run on may
 /// be one that still builds a driver and reboots.
 const ROUTER_DEADLINE_S: u64 = 3600;
@@ -92,7 +89,7 @@ pub fn desired(input: &ServingInput<'_>) -> Result<Vec<Resource>, ServingError> 
         for model in &models {
             let name = model["name"].as_str().unwrap_or_default().to_owned();
             let context = json!({"model": model, "pool_label": POOL_LABEL});
-            add(&name, Stage::Engine, &ENGINE, &context, ENGINE_DEADLINE_S)?;
+            add(&name, Stage::Engine, &ENGINE, &context, engine::STARTUP_BUDGET_S)?;
         }
         add("tenants", Stage::Route, &templates.routes, &context, ACCEPT_DEADLINE_S)?;
         for crd in &input.crds {

@@ -1,13 +1,14 @@
 //! Authentication: identities (plain, encrypted, with certificates), then the agent, then a password if one is set, in
 //! sequence if the server requires several. Owns the order of attempts and the error that lists them.
 
+use super::endpoint::Endpoint;
 use super::handshake::{Checker, Destination, Learned};
-use super::keyring::{Agent, Keyring, LocalSigner, Named, Offer};
+use super::keyring::{Agent, AgentSigner, FromFile, Keyring, LocalSigner, Named, Offer};
 use super::{SshError, SshErrorKind};
 use crate::state::SecretText;
 use russh::client::{AuthResult, Handle, KeyboardInteractiveAuthResponse as Interactive};
 use russh::keys::ssh_key::public::KeyData;
-use russh::keys::{HashAlg, PrivateKeyWithHashAlg};
+use russh::keys::{Certificate, HashAlg, PrivateKeyWithHashAlg};
 use russh::{AgentAuthError, MethodKind, MethodSet};
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -42,18 +43,17 @@ struct Login<'a> {
     accepts: Option<MethodSet>,
 }
 
-/// Authenticates `user`; the error lists what was tried and how to check it manually.
+/// Authenticates an endpoint's user; the error lists what was tried and how to check it manually.
 pub(super) async fn authenticate(
     handle: &mut Handle<Checker>,
     at: &Destination<'_>,
-    user: &str,
-    first: &[PathBuf],
+    endpoint: &Endpoint,
     keyring: &Keyring,
     learned: &Mutex<Learned>,
 ) -> Result<(), SshError> {
     let mut login = Login {
         handle,
-        user,
+        user: &endpoint.user,
         rsa_hash: None,
         tried: Vec::new(),
         refusals: 0,
@@ -62,7 +62,7 @@ pub(super) async fn authenticate(
         unusable: Vec::new(),
         accepts: None,
     };
-    let outcome = login.attempt(first, keyring).await;
+    let outcome = login.attempt(endpoint, keyring).await;
     if matches!(outcome, Ok(true)) {
         return Ok(());
     }
@@ -71,29 +71,63 @@ pub(super) async fn authenticate(
 }
 
 impl Login<'_> {
-    /// Goes through keys, agent and password until the server is content or nothing is left.
-    async fn attempt(&mut self, first: &[PathBuf], keyring: &Keyring) -> Result<bool, russh::Error> {
-        let from_files = keyring.in_files(first, &mut self.unusable).await;
+    /// Goes through keys, agent and password until the server is content or nothing is left. The keys that the inventory names
+    /// come first. The others come in the order of OpenSSH (sshconnect2.c): keys of the configuration that the agent has, the
+    /// agent's other keys, keys that are only in files.
+    async fn attempt(&mut self, endpoint: &Endpoint, keyring: &Keyring) -> Result<bool, russh::Error> {
+        let named = keyring.named();
+        let certificates = keyring.certificates(&endpoint.certificates, &mut self.unusable);
+        // A bastion has its own keys; those of the inventory are for the hosts behind it, and its last resort.
+        let (first, mut others) = match endpoint.is_bastion {
+            false => (keyring.files(named).await, endpoint.identities.clone()),
+            true => (Vec::new(), endpoint.identities.clone()),
+        };
+        others.retain(|path| !named.contains(path));
+        if endpoint.is_bastion {
+            others.extend(named.iter().cloned());
+        }
+        let configured = keyring.files(&others).await;
+        let keys = !endpoint.no_keys;
         let mut agent: Option<(Agent, Vec<Named>)> = None;
         let mut agent_asked = false;
         // A second round is for servers that want the password first and a key after it.
         for round in 0..2 {
-            for named in &from_files {
-                match self.offer(named, None).await? {
-                    Some(Tried::In) => return Ok(true),
-                    Some(Tried::Partly | Tried::Refused) | None => {}
-                }
+            if keys && self.of_files(&first, &certificates).await? {
+                return Ok(true);
             }
-            if self.takes_keys() && !agent_asked {
+            if keys && self.takes_keys() && !agent_asked {
                 agent_asked = true;
-                agent = keyring.in_agent(&mut self.unusable).await;
+                agent = keyring.in_agent(&endpoint.agent, &mut self.unusable).await;
             }
-            if let Some((agent, held)) = &mut agent {
-                for named in held.iter() {
+            if let Some((agent, held)) = agent.as_mut().filter(|_| keys) {
+                let known = || first.iter().chain(&configured);
+                // Certificates of keys that are in no file.
+                for (path, certificate) in &certificates {
+                    let key = certificate.public_key();
+                    if known().any(|file| file.public.as_ref() == Some(key))
+                        || !held.iter().any(|n| n.offer.identity().0 == *key)
+                    {
+                        continue;
+                    }
+                    let offer = Offer::AgentCertificate(Box::new(certificate.clone()));
+                    let named = Named { name: path.display().to_string(), offer };
+                    if let Some(Tried::In) = self.offer(&named, Some(&mut *agent)).await? {
+                        return Ok(true);
+                    }
+                }
+                for file in known() {
+                    if self.of_agent(agent, held, file, &certificates).await? {
+                        return Ok(true);
+                    }
+                }
+                for named in held.iter().filter(|_| !endpoint.identities_only) {
                     if let Some(Tried::In) = self.offer(named, Some(&mut *agent)).await? {
                         return Ok(true);
                     }
                 }
+            }
+            if keys && self.of_files(&configured, &certificates).await? {
+                return Ok(true);
             }
             if round == 0 && self.tried.is_empty() {
                 // No credentials: an empty attempt makes the server list the methods that it accepts.
@@ -108,6 +142,59 @@ impl Login<'_> {
                 // Keys that were refused while the password was due may be welcome now.
                 Some(Tried::Partly) => self.spent.clear(),
                 Some(Tried::Refused) | None => return Ok(false),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Offers the keys of files; returns whether one was taken.
+    async fn of_files(
+        &mut self,
+        files: &[FromFile],
+        certificates: &[(PathBuf, Certificate)],
+    ) -> Result<bool, russh::Error> {
+        for file in files {
+            // What an agent has offered already needs no private key here.
+            if file.key.is_err()
+                && file.public.as_ref().is_some_and(|p| self.spent.contains(&(p.clone(), false)))
+            {
+                continue;
+            }
+            for named in file.offers(certificates, &mut self.unusable) {
+                if let Some(Tried::In) = self.offer(&named, None).await? {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Offers what an agent has of a file's key: with its certificates, the agent's own too, and alone.
+    async fn of_agent(
+        &mut self,
+        agent: &mut Agent,
+        held: &[Named],
+        file: &FromFile,
+        certificates: &[(PathBuf, Certificate)],
+    ) -> Result<bool, russh::Error> {
+        let Some(public) = &file.public else { return Ok(false) };
+        let of_key = |named: &&Named| named.offer.identity().0 == *public;
+        let Some(key) = held.iter().filter(of_key).find(|n| matches!(n.offer, Offer::AgentKey(_))) else {
+            return Ok(false);
+        };
+        self.unusable.retain(|problem| file.key.as_ref().err() != Some(problem));
+        let mut offers: Vec<Named> = file
+            .certificates(certificates, &mut self.unusable)
+            .into_iter()
+            .map(|(name, certificate)| Named { name, offer: Offer::AgentCertificate(certificate) })
+            .collect();
+        offers.extend(
+            held.iter().filter(of_key).filter(|n| matches!(n.offer, Offer::AgentCertificate(_))).cloned(),
+        );
+        offers.push(key.clone());
+        for named in &offers {
+            if let Some(Tried::In) = self.offer(named, Some(&mut *agent)).await? {
+                return Ok(true);
             }
         }
         Ok(false)
@@ -153,7 +240,9 @@ impl Login<'_> {
             }
             (Offer::AgentCertificate(certificate), Some(agent)) => {
                 let certificate = certificate.as_ref().clone();
-                self.handle.authenticate_certificate_with(user, certificate, hash, agent).await
+                let key = russh::keys::PublicKey::from(certificate.public_key().clone());
+                let mut signer = AgentSigner { agent, key };
+                self.handle.authenticate_certificate_with(user, certificate, hash, &mut signer).await
             }
             (Offer::AgentKey(_) | Offer::AgentCertificate(_), None) => return Ok(None),
         };

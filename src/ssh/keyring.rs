@@ -1,6 +1,7 @@
 //! Credentials: private keys and certificates from files, and the keys of the agent. Each file is read and decrypted once
 //! per command: decrypting a key takes a tenth of a second, and 2,000 hosts use the same one.
 
+use super::config::AgentChoice;
 use super::credentials::Credentials;
 use super::known_hosts::day;
 use crate::state::SecretText;
@@ -20,6 +21,7 @@ use tokio::sync::OnceCell;
 const AGENT_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A key as it is offered to a server.
+#[derive(Clone)]
 pub(super) enum Offer {
     /// A private key from a file.
     Key(Arc<PrivateKey>),
@@ -53,16 +55,65 @@ impl Offer {
 }
 
 /// An offer with the name that a person knows it by.
+#[derive(Clone)]
 pub(super) struct Named {
     pub name: String,
     pub offer: Offer,
 }
 
-/// What one file gave: a key with or without certificate, or the reason why not.
+/// What one file gave: a key with or without certificate, or the reason why not; and its public half, which an agent may hold
+/// the private one of.
 #[derive(Clone)]
-struct FromFile {
-    key: Result<Arc<PrivateKey>, String>,
+pub(super) struct FromFile {
+    pub path: PathBuf,
+    pub key: Result<Arc<PrivateKey>, String>,
+    pub public: Option<KeyData>,
     certificate: Option<Result<Box<Certificate>, String>>,
+}
+
+impl FromFile {
+    /// Returns the key's offers, its certificates first; what cannot be used is added to `unusable`.
+    pub(super) fn offers(
+        &self,
+        certificates: &[(PathBuf, Certificate)],
+        unusable: &mut Vec<String>,
+    ) -> Vec<Named> {
+        let key = match &self.key {
+            Ok(key) => key,
+            Err(problem) => {
+                unusable.push(problem.clone());
+                return Vec::new();
+            }
+        };
+        let mut offers: Vec<Named> = self
+            .certificates(certificates, unusable)
+            .into_iter()
+            .map(|(name, certificate)| Named { name, offer: Offer::Certificate(key.clone(), certificate) })
+            .collect();
+        offers.push(Named { name: self.path.display().to_string(), offer: Offer::Key(key.clone()) });
+        offers
+    }
+
+    /// Returns the certificates of the key: the one next to it, and those of `certificates`.
+    pub(super) fn certificates(
+        &self,
+        certificates: &[(PathBuf, Certificate)],
+        unusable: &mut Vec<String>,
+    ) -> Vec<(String, Box<Certificate>)> {
+        let mut all: Vec<(String, Box<Certificate>)> = certificates
+            .iter()
+            .filter(|(_, certificate)| Some(certificate.public_key()) == self.public.as_ref())
+            .map(|(path, certificate)| (path.display().to_string(), Box::new(certificate.clone())))
+            .collect();
+        match &self.certificate {
+            Some(Ok(certificate)) => {
+                all.push((certificate_path(&self.path).display().to_string(), certificate.clone()));
+            }
+            Some(Err(problem)) => unusable.push(problem.clone()),
+            None => {}
+        }
+        all
+    }
 }
 
 /// Files read so far.
@@ -87,34 +138,36 @@ impl Keyring {
         !self.credentials.identities.is_empty()
     }
 
-    /// Returns offers from files, `first` ahead of the common ones; what cannot be used is added to `unusable`.
-    pub(super) async fn in_files(&self, first: &[PathBuf], unusable: &mut Vec<String>) -> Vec<Named> {
-        let mut offers = Vec::new();
-        let mut seen: Vec<&Path> = Vec::new();
-        for path in first.iter().chain(&self.credentials.identities) {
-            if seen.contains(&path.as_path()) {
-                continue;
-            }
-            seen.push(path);
-            let FromFile { key, certificate } = self.file(path).await;
-            let key = match key {
-                Ok(key) => key,
-                Err(problem) => {
-                    unusable.push(problem);
-                    continue;
-                }
-            };
-            match certificate {
-                Some(Ok(certificate)) => offers.push(Named {
-                    name: certificate_path(path).display().to_string(),
-                    offer: Offer::Certificate(key.clone(), certificate),
-                }),
-                Some(Err(problem)) => unusable.push(problem),
-                None => {}
-            }
-            offers.push(Named { name: path.display().to_string(), offer: Offer::Key(key) });
+    /// Returns the key files that the inventory names.
+    pub(super) fn named(&self) -> &[PathBuf] {
+        &self.credentials.identities
+    }
+
+    /// Returns what key files give, in order.
+    pub(super) async fn files(&self, paths: &[PathBuf]) -> Vec<FromFile> {
+        let mut found = Vec::new();
+        for path in paths {
+            found.push(self.file(path).await);
         }
-        offers
+        found
+    }
+
+    /// Reads certificate files; what cannot be used is added to `unusable`.
+    pub(super) fn certificates(
+        &self,
+        paths: &[PathBuf],
+        unusable: &mut Vec<String>,
+    ) -> Vec<(PathBuf, Certificate)> {
+        let mut found = Vec::new();
+        for path in paths {
+            // As for ssh, one that is not there is not missed.
+            let Ok(text) = std::fs::read_to_string(path) else { continue };
+            match usable_certificate(&text) {
+                Ok(certificate) => found.push((path.clone(), certificate)),
+                Err(why) => unusable.push(format!("{}: {why}", path.display())),
+            }
+        }
+        found
     }
 
     async fn file(&self, path: &Path) -> FromFile {
@@ -125,22 +178,33 @@ impl Keyring {
         let read = || async {
             let (at, passphrase) = (path.to_owned(), self.credentials.passphrase.clone());
             tokio::task::spawn_blocking(move || read_file(&at, passphrase.as_ref())).await.unwrap_or_else(
-                |e| FromFile { key: Err(format!("{}: {e}", path.display())), certificate: None },
+                |e| FromFile {
+                    path: path.to_owned(),
+                    key: Err(format!("{}: {e}", path.display())),
+                    public: None,
+                    certificate: None,
+                },
             )
         };
         cell.get_or_init(read).await.clone()
     }
 
     /// Returns the agent and its keys, if it is enabled; reasons for failure are added to `unusable`.
-    pub(super) async fn in_agent(&self, unusable: &mut Vec<String>) -> Option<(Agent, Vec<Named>)> {
-        if !self.credentials.agent {
+    pub(super) async fn in_agent(
+        &self,
+        choice: &AgentChoice,
+        unusable: &mut Vec<String>,
+    ) -> Option<(Agent, Vec<Named>)> {
+        if !self.credentials.agent || *choice == AgentChoice::Off {
             return None;
         }
-        let socket = self
-            .credentials
-            .agent_socket
-            .clone()
-            .or_else(|| std::env::var_os("SSH_AUTH_SOCK").filter(|s| !s.is_empty()).map(PathBuf::from));
+        let socket =
+            match choice {
+                AgentChoice::Socket(socket) => Some(socket.clone()),
+                _ => self.credentials.agent_socket.clone().or_else(|| {
+                    std::env::var_os("SSH_AUTH_SOCK").filter(|s| !s.is_empty()).map(PathBuf::from)
+                }),
+            };
         let Some(socket) = socket else {
             unusable.push("no agent: SSH_AUTH_SOCK is not set".to_owned());
             return None;
@@ -190,7 +254,18 @@ fn certificate_path(key: &Path) -> PathBuf {
 }
 
 fn read_file(path: &Path, passphrase: Option<&SecretText>) -> FromFile {
-    let key = read_key(path, passphrase).map(Arc::new);
+    let mut public = public_key(path);
+    let key = match russh::keys::load_public_key(path) {
+        // IdentityFile may name the public half, for a key that only an agent has.
+        Ok(key) => {
+            public = Some(key.key_data().clone());
+            Err(format!("{} is a public key, and no agent offers its private key", path.display()))
+        }
+        Err(_) => read_key(path, passphrase).map(Arc::new),
+    };
+    if let Ok(key) = &key {
+        public = Some(key.public_key().key_data().clone());
+    }
     let certificate_file = certificate_path(path);
     let certificate = match std::fs::read_to_string(&certificate_file) {
         Err(_) => None,
@@ -198,7 +273,19 @@ fn read_file(path: &Path, passphrase: Option<&SecretText>) -> FromFile {
             Some(usable_certificate(&text).map_err(|why| format!("{}: {why}", certificate_file.display())))
         }
     };
-    FromFile { key, certificate: certificate.map(|c| c.map(Box::new)) }
+    FromFile { path: path.to_owned(), key, public, certificate: certificate.map(|c| c.map(Box::new)) }
+}
+
+/// Returns the public half of a private key that may be encrypted, or not be there at all: from the file beside it, or from the
+/// part of the key that is never encrypted.
+fn public_key(path: &Path) -> Option<KeyData> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".pub");
+    let beside = russh::keys::load_public_key(Path::new(&beside)).ok().map(|key| key.key_data().clone());
+    beside.or_else(|| {
+        let text = std::fs::read_to_string(path).ok()?;
+        Some(PrivateKey::from_openssh(text).ok()?.public_key().key_data().clone())
+    })
 }
 
 /// Reads a user certificate; one that is known not to be accepted would only cost a try.
@@ -257,5 +344,28 @@ impl russh::Signer for LocalSigner {
         let encoded = signed.encode(&mut blob).and_then(|()| blob.as_slice().encode(&mut to_sign));
         encoded.map_err(|e| Error::from(russh::keys::ssh_key::Error::from(e)))?;
         Ok(to_sign)
+    }
+}
+
+/// Signs for a certificate with an agent, which may have the certificate, or its key alone (CertificateFile).
+pub(super) struct AgentSigner<'a> {
+    pub agent: &'a mut Agent,
+    pub key: russh::keys::PublicKey,
+}
+
+impl russh::Signer for AgentSigner<'_> {
+    type Error = russh::AgentAuthError;
+
+    async fn auth_sign(
+        &mut self,
+        certificate: &AgentIdentity,
+        hash: Option<HashAlg>,
+        to_sign: Vec<u8>,
+    ) -> Result<Vec<u8>, Self::Error> {
+        let identity = AgentIdentity::PublicKey { key: self.key.clone(), comment: String::new() };
+        match self.agent.auth_sign(&identity, hash, to_sign.clone()).await {
+            Ok(signed) => Ok(signed),
+            Err(_) => self.agent.auth_sign(certificate, hash, to_sign).await,
+        }
     }
 }

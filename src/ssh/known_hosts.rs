@@ -121,6 +121,13 @@ pub struct HostKeys {
 }
 
 impl HostKeys {
+    /// Returns what is known of the host from two sets of files, these first.
+    pub(super) fn and(mut self, more: HostKeys) -> Self {
+        self.entries.extend(more.entries);
+        self.portless.extend(more.portless);
+        self
+    }
+
     fn all(&self) -> impl Iterator<Item = &Known> {
         self.entries.iter().chain(&self.portless).map(Arc::as_ref)
     }

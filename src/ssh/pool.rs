@@ -2,12 +2,14 @@
 //! deadlines, limits on concurrent handshakes, and the routing through bastions.
 
 use super::auth::authenticate;
-use super::config::{UserConfig, user_config};
+use super::config::{LocalEnd, user_config, without_config};
 use super::connection::Connection;
 use super::credentials::Credentials;
+use super::endpoint::{Endpoint, Hop};
 use super::handshake::{Checker, Destination, Learned, Purpose, handshake_error, hung_up, settings};
 use super::keyring::Keyring;
 use super::known_hosts::{HostKeys, KnownHosts, lookup_name};
+use super::proxy;
 use super::{Dial, Limits, SshError, SshErrorKind, Transport};
 use crate::state::BoxStream;
 use async_trait::async_trait;
@@ -19,7 +21,14 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{Mutex as AsyncMutex, Semaphore};
+
+/// Options that are not supported and change where a connection goes, or whom it trusts: ignoring them would be wrong.
+const MUST_NOT_BE_IGNORED: [&str; 2] = ["bindinterface ", "revokedhostkeys "];
+
+/// Bastions on the way to a host, those of bastions' own configuration included.
+const MOST_HOPS: usize = 8;
 
 /// Pauses before a server that hung up at once is asked again. Not all that were dropped together come back together.
 const AFTER_A_DROP: ExponentialBuilder = ExponentialBuilder::new()
@@ -29,30 +38,13 @@ const AFTER_A_DROP: ExponentialBuilder = ExponentialBuilder::new()
     .with_max_times(3)
     .with_jitter();
 
-/// Where and how a host is reached.
-#[derive(Clone, Debug, Default)]
-pub struct Endpoint {
-    /// The name used in messages.
-    pub name: String,
-    /// Address or DNS name.
-    pub address: String,
-    /// SSH port.
-    pub port: u16,
-    /// Login name.
-    pub user: String,
-    /// `[user@]host[:port]`, from here outwards.
-    pub bastions: Vec<String>,
-    /// Private keys that are tried before those of the pool.
-    pub identities: Vec<PathBuf>,
-    /// The name under which known_hosts has it, if not by its address and port.
-    pub host_key_alias: Option<String>,
-}
-
 /// Settings of a pool.
 #[derive(Clone, Debug)]
 pub struct PoolOptions {
-    /// known_hosts files, the inventory's first.
+    /// known_hosts files of all hosts; those of an endpoint's own come after them.
     pub known_hosts: Vec<PathBuf>,
+    /// Only `known_hosts` counts, not the files of endpoints.
+    pub only_these_known_hosts: bool,
     /// How to log in.
     pub credentials: Credentials,
     /// TCP connection within this time.
@@ -69,6 +61,7 @@ impl Default for PoolOptions {
     fn default() -> Self {
         Self {
             known_hosts: Vec::new(),
+            only_these_known_hosts: false,
             credentials: Credentials::default(),
             connect_deadline: Duration::from_secs(10),
             login_deadline: Duration::from_secs(30),
@@ -98,6 +91,8 @@ struct Current {
 pub struct Pool {
     options: PoolOptions,
     known: KnownHosts,
+    /// The files of endpoints, by their names: hosts of one configuration share them.
+    known_of: Mutex<HashMap<Vec<PathBuf>, Arc<KnownHosts>>>,
     keyring: Keyring,
     handshakes: Semaphore,
     bastions: Mutex<HashMap<String, Arc<Bastion>>>,
@@ -120,9 +115,36 @@ pub struct SshHost {
 /// The way to a host, up to its SSH port.
 pub(super) enum Way {
     /// By TCP from here.
-    Direct,
+    Direct(LocalEnd),
+    /// Through a command's input and output.
+    Command(String),
     /// Through a bastion.
     Through(Arc<Bastion>, Connection),
+}
+
+/// The hops of a way, from here outwards, and whose they are.
+#[derive(Clone, Copy)]
+pub(super) struct Through<'a> {
+    /// `[user@]host[:port]` of each.
+    pub hops: &'a [String],
+    /// They are a ProxyJump.
+    pub by_proxy_jump: bool,
+    /// The login behind them.
+    pub user: &'a str,
+    /// Hops behind them already.
+    pub depth: usize,
+}
+
+impl<'a> Through<'a> {
+    /// Returns the way that an endpoint names.
+    pub(super) fn of(endpoint: &'a Endpoint) -> Self {
+        Self {
+            hops: &endpoint.bastions,
+            by_proxy_jump: endpoint.by_proxy_jump,
+            user: &endpoint.user,
+            depth: 0,
+        }
+    }
 }
 
 impl Pool {
@@ -130,6 +152,7 @@ impl Pool {
     pub fn new(options: PoolOptions) -> Arc<Self> {
         Arc::new(Self {
             known: KnownHosts::read(&options.known_hosts),
+            known_of: Mutex::default(),
             keyring: Keyring::new(options.credentials.clone()),
             handshakes: Semaphore::new(options.limits.handshakes),
             bastions: Mutex::default(),
@@ -147,27 +170,40 @@ impl Pool {
         Arc::new(SshHost { pool: self.clone(), endpoint, slot: Slot::default() })
     }
 
-    /// Returns the bastion that `text` names; one and the same for all who name it.
-    pub(super) async fn bastion(&self, text: &str, default_user: &str) -> Result<Arc<Bastion>, SshError> {
-        let hop = Hop::parse(text)?;
-        // OpenSSH is asked where it may know more: an alias, a user, a key.
-        let may_know_more =
-            hop.user.is_none() || !self.keyring.names_identities() || hop.host.parse::<IpAddr>().is_err();
-        let config = if self.options.use_ssh_config && may_know_more {
-            user_config(&hop.host).await
-        } else {
-            UserConfig::default()
-        };
-        let endpoint = Endpoint {
+    /// Returns the bastion that `text` names; one and the same for all who name it in the same way. Without a user in `text`
+    /// or in its configuration it is `default_user`, if there is one: the local user for a ProxyJump.
+    pub(super) async fn bastion(
+        &self,
+        text: &str,
+        default_user: Option<&str>,
+    ) -> Result<Arc<Bastion>, SshError> {
+        let hop = Hop::parse(text).ok_or_else(|| SshError {
+            kind: SshErrorKind::Setup,
+            message: format!("{text:?} is not a bastion address"),
+            hint: "Use [user@]host[:port], with brackets around an IPv6 address: [::1]:22".to_owned(),
+        })?;
+        let asked = hop.asked();
+        let config =
+            if self.options.use_ssh_config { user_config(&asked).await } else { without_config(&asked) };
+        let local = std::env::var("USER").ok();
+        let configured =
+            config.user.clone().filter(|user| default_user.is_none() || Some(user) != local.as_ref());
+        let user = hop.user.or(configured).or_else(|| default_user.map(str::to_owned)).or(local);
+        let mut endpoint = Endpoint {
             name: format!("bastion {}", hop.host),
-            address: config.hostname.unwrap_or_else(|| hop.host.clone()),
+            address: config.hostname.clone().unwrap_or(hop.host),
             port: hop.port.or(config.port).unwrap_or(22),
-            user: hop.user.unwrap_or_else(|| default_user.to_owned()),
-            bastions: Vec::new(),
-            identities: config.identities,
-            host_key_alias: config.host_key_alias,
+            user: user.unwrap_or_else(|| "root".to_owned()),
+            is_bastion: true,
+            ..Endpoint::default()
         };
-        let key = format!("{}@{}:{}", endpoint.user, endpoint.address, endpoint.port);
+        let identities = self.keyring.names_identities() && !self.options.use_ssh_config;
+        endpoint.complete(config);
+        if identities {
+            endpoint.identities.clear();
+        }
+        let Endpoint { user, address, port, bastions, proxy_command, .. } = &endpoint;
+        let key = format!("{user}@{address}:{port} {text} {bastions:?} {proxy_command:?}");
         let fresh = || {
             Arc::new(Bastion {
                 endpoint,
@@ -187,7 +223,7 @@ impl Pool {
         &self,
         slot: &Slot,
         endpoint: &Endpoint,
-        through: &[String],
+        through: &Through<'_>,
     ) -> Result<Connection, SshError> {
         let begun = slot.begun.load(Ordering::Acquire);
         let under_way = (begun > slot.ended.load(Ordering::Acquire)).then_some(begun);
@@ -219,10 +255,22 @@ impl Pool {
 
     /// Returns what is known of an endpoint's host key.
     pub(super) fn known(&self, endpoint: &Endpoint) -> HostKeys {
-        match &endpoint.host_key_alias {
-            Some(alias) => self.known.lookup(alias, 22),
-            None => self.known.lookup(&endpoint.address, endpoint.port),
+        let (name, port) = match &endpoint.host_key_alias {
+            Some(alias) => (alias, 22),
+            None => (&endpoint.address, endpoint.port),
+        };
+        let keys = self.known.lookup(name, port);
+        if self.options.only_these_known_hosts || endpoint.known_hosts.is_empty() {
+            return keys;
         }
+        let more = match self.known_of.lock() {
+            Ok(mut all) => all
+                .entry(endpoint.known_hosts.clone())
+                .or_insert_with(|| Arc::new(KnownHosts::read(&endpoint.known_hosts)))
+                .clone(),
+            Err(_) => Arc::new(KnownHosts::read(&endpoint.known_hosts)),
+        };
+        keys.and(more.lookup(name, port))
     }
 
     pub(super) fn limits(&self) -> &Limits {
@@ -234,10 +282,35 @@ impl Pool {
     }
 
     /// Connects the bastions on the way, if there are any.
-    pub(super) async fn way(&self, user: &str, through: &[String]) -> Result<Way, SshError> {
-        let Some((last, before)) = through.split_last() else { return Ok(Way::Direct) };
-        let bastion = self.bastion(last, user).await?;
-        let hop = Box::pin(self.connection(&bastion.slot, &bastion.endpoint, before)).await?;
+    pub(super) async fn way(&self, endpoint: &Endpoint, through: &Through<'_>) -> Result<Way, SshError> {
+        let Some((last, before)) = through.hops.split_last() else {
+            let command = endpoint.proxy_command.clone().map(Way::Command);
+            return Ok(command.unwrap_or_else(|| Way::Direct(endpoint.local.clone())));
+        };
+        // OpenSSH starts itself once more for each hop, without end where a hop leads to itself.
+        if through.depth >= MOST_HOPS {
+            return Err(SshError {
+                kind: SshErrorKind::Setup,
+                message: format!(
+                    "more than {MOST_HOPS} bastions on the way to {}: does {last} lead to itself?",
+                    endpoint.name
+                ),
+                hint: format!("Set ProxyJump none for it in ssh_config (check with: ssh -G {last})"),
+            });
+        }
+        let default_user = (!through.by_proxy_jump).then_some(through.user);
+        let bastion = self.bastion(last, default_user).await?;
+        // The first hop is reached as its own configuration says.
+        let before = match before.is_empty() {
+            true => Through {
+                hops: &bastion.endpoint.bastions,
+                by_proxy_jump: bastion.endpoint.by_proxy_jump,
+                user: through.user,
+                depth: through.depth + 1,
+            },
+            false => Through { hops: before, depth: through.depth + 1, ..*through },
+        };
+        let hop = Box::pin(self.connection(&bastion.slot, &bastion.endpoint, &before)).await?;
         Ok(Way::Through(bastion, hop))
     }
 
@@ -246,14 +319,13 @@ impl Pool {
         let deadline = self.options.connect_deadline;
         let connect = async {
             match way {
-                Way::Direct => {
-                    let stream = tokio::net::TcpStream::connect((at.host, at.port))
-                        .await
-                        .map_err(|e| unreachable(at, &e))?;
+                Way::Direct(local) => {
+                    let stream = tcp(at, local).await.map_err(|e| unreachable(at, &e))?;
                     // `connect_stream` leaves the socket as it is.
                     let _ = stream.set_nodelay(true);
                     Ok(Box::new(stream) as BoxStream)
                 }
+                Way::Command(command) => proxy::stream(at, command),
                 Way::Through(_, hop) => {
                     let stream = hop.reach(at.host, at.port).await.map_err(|error| match error.kind {
                         SshErrorKind::Unreachable => SshError {
@@ -275,7 +347,7 @@ impl Pool {
     /// waits for one that needs a permit.
     pub(super) async fn handshake_permit<'a>(&'a self, way: &'a Way) -> HandshakePermit<'a> {
         let behind = match way {
-            Way::Direct => None,
+            Way::Direct(_) | Way::Command(_) => None,
             Way::Through(bastion, _) => bastion.handshakes.acquire().await.ok(),
         };
         HandshakePermit { _behind: behind, _all: self.handshakes.acquire().await.ok() }
@@ -283,7 +355,7 @@ impl Pool {
 
     /// Connects and logs in. A server that hangs up at once is asked again: beyond MaxStartups sshd does so at random,
     /// whatever the cause of its load.
-    async fn connect(&self, endpoint: &Endpoint, through: &[String]) -> Result<Connection, SshError> {
+    async fn connect(&self, endpoint: &Endpoint, through: &Through<'_>) -> Result<Connection, SshError> {
         let mut pauses = AFTER_A_DROP.build();
         loop {
             let mut dropped = false;
@@ -301,12 +373,12 @@ impl Pool {
     async fn connect_once(
         &self,
         endpoint: &Endpoint,
-        through: &[String],
+        through: &Through<'_>,
         dropped: &mut bool,
     ) -> Result<Connection, SshError> {
-        let Endpoint { name, address, port, user, identities, .. } = endpoint;
-        let way = self.way(user, through).await?;
-        let at = Destination { name, host: address, port: *port, by_hand: by_hand(endpoint, through) };
+        let Endpoint { name, address, port, .. } = endpoint;
+        let way = self.way(endpoint, through).await?;
+        let at = Destination { name, host: address, port: *port, by_hand: by_hand(endpoint, through.hops) };
         let _permit = self.handshake_permit(&way).await;
         let stream = self.stream(&at, &way).await?;
         let keys = self.known(endpoint);
@@ -315,7 +387,7 @@ impl Pool {
         let checker = Checker { keys, purpose: Purpose::Login, learned: learned.clone() };
         let login = async {
             let mut handle = shake(&at, config, stream, checker, &learned).await?;
-            authenticate(&mut handle, &at, user, identities, &self.keyring, &learned).await?;
+            authenticate(&mut handle, &at, endpoint, &self.keyring, &learned).await?;
             Ok(handle)
         };
         let deadline = self.options.login_deadline;
@@ -325,11 +397,40 @@ impl Pool {
         *dropped = learned.lock().is_ok_and(|learned| learned.dropped);
         let handle = handle?;
         let hop = match &way {
-            Way::Direct => None,
+            Way::Direct(_) | Way::Command(_) => None,
             Way::Through(_, hop) => Some(hop),
         };
         Ok(Connection::new(name.clone(), handle, self.limits().clone(), hop))
     }
+}
+
+/// Connects to the first address of a host that answers, as AddressFamily and BindAddress say.
+async fn tcp(at: &Destination<'_>, local: &LocalEnd) -> std::io::Result<TcpStream> {
+    if *local == LocalEnd::default() {
+        return TcpStream::connect((at.host, at.port)).await;
+    }
+    let from: Option<IpAddr> = match &local.address {
+        Some(address) => Some(address.parse().map_err(|_| {
+            std::io::Error::other(format!("BindAddress {address} of ssh_config is not an IP address"))
+        })?),
+        None => None,
+    };
+    let mut failure = std::io::Error::other("it has no address of the family that ssh_config asks for");
+    for to in tokio::net::lookup_host((at.host, at.port)).await? {
+        let wrong_family = local.ipv6.is_some_and(|ipv6| ipv6 != to.is_ipv6());
+        if wrong_family || from.is_some_and(|from| from.is_ipv6() != to.is_ipv6()) {
+            continue;
+        }
+        let socket = if to.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
+        if let Some(from) = from {
+            socket.bind((from, 0).into())?;
+        }
+        match socket.connect(to).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
 }
 
 /// Permits for a handshake.
@@ -361,6 +462,22 @@ pub(super) fn by_hand(endpoint: &Endpoint, through: &[String]) -> String {
     format!("ssh -v -p {}{jump} {}@{}", endpoint.port, endpoint.user, endpoint.address)
 }
 
+/// Adds to an error what of the user's ssh configuration was not followed.
+fn noted(mut error: SshError, endpoint: &Endpoint) -> SshError {
+    let strict = |option: &&String| {
+        !option.starts_with("stricthostkeychecking") || error.kind == SshErrorKind::HostKeyUnknown
+    };
+    let named: Vec<&str> = endpoint.unsupported.iter().filter(strict).map(String::as_str).collect();
+    if let Some(problem) = &endpoint.problem {
+        error.message += &format!("; {problem}");
+    }
+    if !named.is_empty() {
+        error.message +=
+            &format!("; not supported by provision, but set in ssh_config: {}", named.join(", "));
+    }
+    error
+}
+
 fn late(at: &Destination<'_>, what: &str, after: Duration) -> SshError {
     SshError {
         kind: SshErrorKind::Unreachable,
@@ -382,44 +499,6 @@ fn unreachable(at: &Destination<'_>, error: &std::io::Error) -> SshError {
     }
 }
 
-/// A bastion as written.
-#[derive(Debug, PartialEq, Eq)]
-struct Hop {
-    user: Option<String>,
-    host: String,
-    port: Option<u16>,
-}
-
-impl Hop {
-    /// Reads `[user@]host[:port]`; an IPv6 address with a port is in brackets.
-    fn parse(text: &str) -> Result<Self, SshError> {
-        let wrong = || SshError {
-            kind: SshErrorKind::Setup,
-            message: format!("{text:?} is not a bastion address"),
-            hint: "Use [user@]host[:port], with brackets around an IPv6 address: [::1]:22".to_owned(),
-        };
-        let text = text.strip_prefix("ssh://").unwrap_or(text).trim();
-        let (user, rest) = match text.rsplit_once('@') {
-            Some((user, rest)) => (Some(user.to_owned()), rest),
-            None => (None, text),
-        };
-        let (host, port) = if let Some(rest) = rest.strip_prefix('[') {
-            let (host, after) = rest.split_once(']').ok_or_else(wrong)?;
-            (host, after.strip_prefix(':').or((!after.is_empty()).then_some("?")))
-        } else {
-            match rest.split_once(':') {
-                Some((host, port)) if !port.contains(':') => (host, Some(port)),
-                _ => (rest, None),
-            }
-        };
-        let port = port.map(|p| p.parse().ok().filter(|p| *p != 0).ok_or_else(wrong)).transpose()?;
-        if host.is_empty() || user.as_deref() == Some("") {
-            return Err(wrong());
-        }
-        Ok(Self { user, host: host.to_owned(), port })
-    }
-}
-
 impl SshHost {
     /// Returns where it is.
     pub fn endpoint(&self) -> &Endpoint {
@@ -430,30 +509,23 @@ impl SshHost {
 #[async_trait]
 impl Dial for SshHost {
     async fn dial(&self) -> Result<Arc<dyn Transport>, SshError> {
-        let connection = self.pool.connection(&self.slot, &self.endpoint, &self.endpoint.bastions).await?;
-        Ok(Arc::new(connection))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bastions_are_read_as_openssh_reads_them() {
-        let hop = |user: Option<&str>, host: &str, port| Hop {
-            user: user.map(str::to_owned),
-            host: host.to_owned(),
-            port,
-        };
-        assert_eq!(Hop::parse("jump"), Ok(hop(None, "jump", None)));
-        assert_eq!(Hop::parse("a@b.c:2222"), Ok(hop(Some("a"), "b.c", Some(2222))));
-        assert_eq!(Hop::parse("a@dom@b"), Ok(hop(Some("a@dom"), "b", None)));
-        assert_eq!(Hop::parse("fd00::1"), Ok(hop(None, "fd00::1", None)));
-        assert_eq!(Hop::parse("[fd00::1]:22"), Ok(hop(None, "fd00::1", Some(22))));
-        for wrong in ["", "a@", "@b", "b:ssh", "b:0", "b:70000", "[::1", "[::1]22"] {
-            let error = Hop::parse(wrong).expect_err(wrong);
-            assert_eq!(error.kind, SshErrorKind::Setup, "{wrong}");
+        if let Some(option) =
+            self.endpoint.unsupported.iter().find(|o| MUST_NOT_BE_IGNORED.iter().any(|m| o.starts_with(m)))
+        {
+            return Err(SshError {
+                kind: SshErrorKind::Setup,
+                message: format!(
+                    "ssh_config sets `{option}` for {}, which provision does not support",
+                    self.endpoint.name
+                ),
+                hint: format!(
+                    "Take {} out of that option in ssh_config (check with: ssh -G {})",
+                    self.endpoint.name, self.endpoint.address
+                ),
+            });
         }
+        let through = Through::of(&self.endpoint);
+        let connection = self.pool.connection(&self.slot, &self.endpoint, &through).await;
+        Ok(Arc::new(connection.map_err(|error| noted(error, &self.endpoint))?))
     }
 }

@@ -1,8 +1,9 @@
 //! `provision trust`: reads host keys without logging in to the hosts, and reports which are new, known or changed.
 
+use super::endpoint::Endpoint;
 use super::handshake::{Checker, Destination, Learned, Purpose, settings};
 use super::known_hosts::{Verdict, lookup_name};
-use super::pool::{Endpoint, Pool, by_hand, shake};
+use super::pool::{Pool, Through, by_hand, shake};
 use super::{SshError, SshErrorKind};
 use futures::StreamExt;
 use russh::keys::{HashAlg, PublicKey};
@@ -41,8 +42,13 @@ pub async fn scan(pool: &Arc<Pool>, endpoints: Vec<Endpoint>) -> Vec<Scanned> {
     for endpoint in &endpoints {
         for (depth, text) in endpoint.bastions.iter().enumerate() {
             // A bastion with an invalid address is reported with the hosts behind it.
-            let Ok(bastion) = pool.bastion(text, &endpoint.user).await else { continue };
-            let at = Endpoint { bastions: endpoint.bastions[..depth].to_vec(), ..bastion.endpoint.clone() };
+            let default_user = (!endpoint.by_proxy_jump).then_some(endpoint.user.as_str());
+            let Ok(bastion) = pool.bastion(text, default_user).await else { continue };
+            let mut at = bastion.endpoint.clone();
+            if depth > 0 {
+                at.bastions = endpoint.bastions[..depth].to_vec();
+                at.by_proxy_jump = endpoint.by_proxy_jump;
+            }
             if seen.insert((at.address.clone(), at.port)) {
                 bastions.push(at);
             }
@@ -74,9 +80,9 @@ async fn look(pool: &Pool, endpoint: Endpoint) -> Scanned {
 
 /// Shakes hands up to the host key; whatever it is, the server is left alone then.
 async fn handshake(pool: &Pool, endpoint: &Endpoint, learned: &Arc<Mutex<Learned>>) -> Result<(), SshError> {
-    let Endpoint { name, address, port, user, bastions, .. } = endpoint;
+    let Endpoint { name, address, port, bastions, .. } = endpoint;
     let at = Destination { name, host: address, port: *port, by_hand: by_hand(endpoint, bastions) };
-    let way = pool.way(user, bastions).await?;
+    let way = pool.way(endpoint, &Through::of(endpoint)).await?;
     let _permit = pool.handshake_permit(&way).await;
     let stream = pool.stream(&at, &way).await?;
     let keys = pool.known(endpoint);

@@ -23,10 +23,16 @@ fn each_refusal_has_its_code_and_source_and_a_valid_counterpart_passes() {
         ("v100-branch-595", "E-NV-BRANCH-LAST", "last branch with Volta = R580"),
         ("gh200-closed-module", "E-NV-MODULE", "GPU Operator platform-support footnote 1"),
         ("inferentia1-sdk-2.32", "E-NEURON-CHIP", "last driver branch is 2.24.x"),
-        ("trainium1-image-2.32", "E-ENGINE-CHIP", "vllm-neuron supports Trn2 and Trn3 only"),
+        (
+            "trainium1-image-2.32",
+            "E-ENGINE-CHIP",
+            "vllm-neuron (images from 0.21.0.1.0.0 on) supports Trn2 and Trn3 only",
+        ),
         ("branch-570-cuda-13", "E-ENGINE-CUDA", "NVIDIA CUDA compatibility guide"),
         ("rdma-closed-module", "E-RDMA-MODULE", "GPU Operator documents, GPUDirect RDMA"),
         ("rdma-volta", "E-RDMA-MODULE", "GPU Operator documents, GPUDirect RDMA"),
+        ("neuron-some-devices", "E-NEURON-CONTIGUOUS", "deploy/faq.rst"),
+        ("mig-driver-570", "E-MIG-DRIVER", "mig-user-guide"),
         ("efa-kernel-5.10", "E-RDMA-KERNEL", "GPU Operator documents, GPUDirect RDMA"),
         ("rdma-neuron", "E-RDMA-POOL", "AWS instances have EFA"),
         ("k0s-1.36-drop-in-v2", "E-CONTAINERD-DROPIN", "k0s docs/runtime.md"),
@@ -55,7 +61,7 @@ fn each_refusal_has_its_code_and_source_and_a_valid_counterpart_passes() {
     }
 }
 
-const SYSTEMS: [(&str, &str); 5] = [
+const SYSTEMS: [(&str, &str); 6] = [
     ("debian12", r#"{"ID": "debian", "VERSION_ID": "12", "VERSION_CODENAME": "bookworm"}"#),
     (
         "ubuntu2204",
@@ -67,6 +73,10 @@ const SYSTEMS: [(&str, &str); 5] = [
     ),
     ("rhel9", r#"{"ID": "rocky", "VERSION_ID": "9.4", "ID_LIKE": "rhel centos fedora"}"#),
     ("amzn2023", r#"{"ID": "amzn", "VERSION_ID": "2023", "ID_LIKE": "fedora"}"#),
+    (
+        "ubuntu2604",
+        r#"{"ID": "ubuntu", "VERSION_ID": "26.04", "VERSION_CODENAME": "resolute", "ID_LIKE": "debian"}"#,
+    ),
 ];
 
 /// A class of products: what stands for it, how it is asked for, and what is on its bus.

@@ -90,7 +90,7 @@ fn a_users_file_adds_and_replaces_rows_and_contradictions_are_found() {
 fn an_unknown_gpu_gets_the_newest_branch_and_open_modules() {
     let catalog = builtin();
     let unknown = catalog.product("10de:3021").expect("assumed");
-    assert_eq!((unknown.min_branch, unknown.open_module), (Some(610), OpenModule::Required));
+    assert_eq!((unknown.min_branch, unknown.open_module), (Some(615), OpenModule::Required));
     for known_or_wrong in ["10de:2330", "10de:xyz1", "1d0f:9999", "h1000"] {
         assert!(catalog.product(known_or_wrong).is_none(), "{known_or_wrong}");
     }
@@ -112,6 +112,47 @@ fn every_device_of_the_vendors_lists_has_a_row() {
     assert!(catalog.is_switch("10de", "1af1") && catalog.is_switch("10de", "22a3"));
 }
 
+/// What is not confirmed says so in its row, and `catalog` shows all of it.
+#[test]
+fn what_is_not_confirmed_is_shown() {
+    let catalog = builtin();
+    let unconfirmed = catalog.unconfirmed();
+    for row in ["Neuron SDK 2.33.0", "nvidia-cuda-rpm-key", "nvidia-toolkit-key", "Kthena v1.0.0", "gb300"] {
+        assert!(
+            unconfirmed.iter().any(|(what, why)| what == row && !why.is_empty()),
+            "{row}: {unconfirmed:?}"
+        );
+    }
+    let text = provision::report::catalog_text(&catalog);
+    for (what, why) in &unconfirmed {
+        assert!(text.contains(&format!("{what}: {why}")), "{what}");
+    }
+    let trn2 = catalog.product("trainium2").expect("known");
+    assert!(provision::report::product_text(&catalog, &trn2).contains("SDK 2.33.0: "));
+    // A file of one's own can say so too, or confirm.
+    let dir = tempfile::tempdir().expect("a folder");
+    let row =
+        "components: [{name: dcgm-exporter, version: x, image: y, source: z, unconfirmed: all of it}]\n";
+    std::fs::write(dir.path().join("x.yaml"), row).expect("written");
+    let mine = with_rows(dir.path()).expect("loads");
+    assert!(mine.unconfirmed().iter().any(|(what, _)| what == "dcgm-exporter x"));
+}
+
+#[test]
+fn newer_products_can_be_split() {
+    let catalog = builtin();
+    let names = |slug: &str| -> Vec<String> {
+        catalog.mig(slug).expect("a row").profiles.iter().map(|p| p.name.clone()).collect()
+    };
+    for slug in ["rtx-pro-6000-server", "rtx-pro-6000-max-q", "rtx-pro-6000-workstation"] {
+        assert_eq!(names(slug), ["1g.24gb", "2g.48gb", "4g.96gb"]);
+        assert_eq!(catalog.product(slug).and_then(|p| p.mig_instances), Some(4));
+    }
+    assert!(names("gb300").contains(&"7g.278gb".to_owned()));
+    let gb200 = names("gb200");
+    assert!(["7g.186gb", "7g.189gb"].iter().all(|name| gb200.contains(&(*name).to_owned())), "{gb200:?}");
+}
+
 #[test]
 fn an_engine_image_says_what_it_needs() {
     let catalog = builtin();
@@ -125,7 +166,13 @@ fn an_engine_image_says_what_it_needs() {
     assert_eq!(needs.sdk.as_deref(), Some("2.32.0"));
     assert_eq!(needs.row.products, ["trainium2", "trainium3"]);
     let old = format!("{neuron}:0.16.0-neuronx-py312-sdk2.31.1-ubuntu24.04");
-    assert_eq!(catalog.engine_needs(&old).expect("known").row.products, ["inferentia2", "trainium1"]);
+    let all = ["inferentia2", "trainium1", "trainium2", "trainium3"];
+    assert_eq!(catalog.engine_needs(&old).expect("known").row.products, all);
+    let oldest = format!("{neuron}:0.9.1-neuronx-py311-sdk2.26.1-ubuntu22.04");
+    assert_eq!(catalog.engine_needs(&oldest).expect("known").row.products, all[..3]);
+    assert_eq!(cuda("vllm/vllm-openai:v0.11.2"), Some(12));
+    assert_eq!(cuda("vllm/vllm-openai:v0.28.0"), Some(13));
+    assert_eq!(cuda("vllm/vllm-openai:v0.28.0-cu129"), Some(12));
 }
 
 #[test]
@@ -136,6 +183,16 @@ fn an_xid_has_one_action_and_a_file_of_ones_own_can_change_it() {
     assert_eq!(catalog.xid(13), Some(Action::RestartApp));
     assert_eq!(catalog.xid(54), Some(Action::Isolate));
     assert_eq!(catalog.xid(9999), None);
+    // Notes, what asks for a person, and NVLink5's that are always to be ignored or reset.
+    for (numbers, action) in [
+        (&[162, 163, 164, 165, 171, 172, 147, 148][..], Action::Ignore),
+        (&[142, 166, 167, 168, 169, 170], Action::Isolate),
+        (&[149], Action::Reset),
+    ] {
+        for number in numbers {
+            assert_eq!(catalog.xid(*number), Some(action), "{number}");
+        }
+    }
     let dir = tempfile::tempdir().expect("a folder");
     std::fs::write(dir.path().join("x.yaml"), "xids: [{action: isolate, xids: [79], source: ours}]\n")
         .expect("written");

@@ -151,6 +151,50 @@ fn each_mistake_has_its_code_and_its_valid_counterpart_passes() {
         ("role: controller,", "role: worker,", "E-CONTROLLERS"),
         ("{env: HF}", "{env: HF, file: x}", "E-ONE-OF"),
         ("metadata: {name: x}\n", "", "E-MISSING"),
+        (
+            "{role: worker, hosts",
+            "{role: worker, labels: {kubernetes.io/hostname: x}, hosts",
+            "E-LABEL-RESERVED",
+        ),
+        ("{role: worker, hosts", "{role: worker, labels: {provision.dev/pool: x}, hosts", "E-LABEL-RESERVED"),
+        (
+            "{role: worker, hosts",
+            "{role: worker, labels: {node.k0sproject.io/role: x}, hosts",
+            "E-LABEL-RESERVED",
+        ),
+        ("{address: 10.1.0.2}", "{address: 10.1.0.2, labels: {kubernetes.io/os: x}}", "E-LABEL-RESERVED"),
+        (
+            "{role: worker, hosts",
+            "{role: worker, taints: [\"provision.dev/starting=true:NoSchedule\"], hosts",
+            "E-TAINT-RESERVED",
+        ),
+        (
+            "{role: worker, hosts",
+            "{role: worker, taints: [\"node.kubernetes.io/not-ready:NoExecute\"], hosts",
+            "E-TAINT-RESERVED",
+        ),
+        ("address: 10.1.0.2", "address: 0.0.0.0", "E-ADDRESS"),
+        ("address: 10.1.0.2", "address: 224.0.0.5", "E-ADDRESS"),
+        ("address: 10.1.0.2", "address: \"ff02::1\"", "E-ADDRESS"),
+        ("address: 10.1.0.2", "address: 10.1.0.2, clusterAddress: 255.255.255.255", "E-ADDRESS"),
+        ("podCIDR: 10.240.0.0/20", "podCIDR: 10.240.0.1/20", "E-CIDR"),
+        ("serviceCIDR: 10.96.0.0/16", "serviceCIDR: 10.96.1.0/16", "E-CIDR"),
+        ("acceleratorsPerReplica: 8", "acceleratorsPerReplica: 0", "E-VALUE"),
+        ("count: 8", "count: 1000000", "E-VALUE"),
+        (
+            "acceleratorsPerReplica: 8, replicas: 2",
+            "acceleratorsPerReplica: 8, replicas: 4000000000",
+            "E-VALUE",
+        ),
+        ("{role: worker, hosts", "{role: worker, disruption: {drainSeconds: 4000000000}, hosts", "E-VALUE"),
+        ("{role: worker, hosts", "{role: worker, storage: {models: {path: /}}, hosts", "E-PATH"),
+        ("{role: worker, hosts", "{role: worker, storage: {models: {path: /etc/models}}, hosts", "E-PATH"),
+        ("{huggingFace: {repo: a/b, revision: c, token: {secret: hf}}}", "{path: /}", "E-PATH"),
+        ("address: 10.1.0.2", "address: 10.1.0.2, state: maintenance, until: soon", "E-DATE"),
+        ("address: 10.1.0.2", "address: 10.1.0.2, state: maintenance, until: 2026-02-30", "E-DATE"),
+        ("{image: i}", "{image: i, env: {\"A B\": x}}", "E-FORM"),
+        ("{image: i}", "{image: i, env: {HF_TOKEN: x}}", "E-FORM"),
+        ("{image: i}", "{image: i, resources: {memory: 64GB}}", "E-FORM"),
     ] {
         let found = codes(from, to);
         assert!(found.contains(&code), "{from} -> {to}: {found:?}");
@@ -161,6 +205,41 @@ fn each_mistake_has_its_code_and_its_valid_counterpart_passes() {
     );
     let found = try_text(&tainted).expect_err("no home");
     assert!(found.all.iter().any(|d| d.code == "E-NO-HOME"), "{found}");
+}
+
+/// What stands next to the refused values is taken.
+#[test]
+fn labels_dates_paths_and_counts_that_are_in_use_are_taken() {
+    for (from, to) in [
+        (
+            "{role: worker, hosts",
+            "{role: worker, labels: {topology.kubernetes.io/zone: a, node-role.kubernetes.io/gpu: \"\"}, hosts",
+        ),
+        ("{role: worker, hosts", "{role: worker, labels: {node.kubernetes.io/instance-type: p5}, hosts"),
+        ("address: 10.1.0.2", "address: 10.1.0.2, state: maintenance, until: 2026-12-24"),
+        ("address: 10.1.0.2", "address: 10.1.0.2, state: maintenance, until: 2026-12-24 18:00"),
+        ("{role: worker, hosts", "{role: worker, storage: {models: {path: /var/lib/models}}, hosts"),
+        (
+            "{image: i}",
+            "{image: i, env: {VLLM_LOGGING_LEVEL: DEBUG}, resources: {cpu: 16, memory: 512Gi, shm: 64Gi}}",
+        ),
+    ] {
+        let found = codes(from, to);
+        assert_eq!(found, Vec::<&str>::new(), "{to}");
+    }
+}
+
+/// A k0s line whose Kubernetes gets no fixes any more.
+#[test]
+fn the_end_of_life_of_kubernetes_is_a_warning() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let text = GOOD.replace("v1.35.7+k0s.0", "v1.34.10+k0s.0");
+    std::fs::write(dir.path().join("a.yaml"), text).expect("written");
+    let loaded = load(dir.path(), &catalog()).unwrap_or_else(|d| panic!("{d}"));
+    let [warning] = &loaded.diagnostics.all[..] else { panic!("{}", loaded.diagnostics) };
+    assert_eq!(warning.code, "W-K0S-EOL");
+    assert!(warning.hint.as_deref().is_some_and(|h| h.contains("v1.36.4+k0s.1")), "{warning:?}");
+    assert!(warning.span.is_some() && warning.message.contains("2026-10-27"), "{warning:?}");
 }
 
 #[test]
@@ -356,13 +435,13 @@ fn a_text_without_quotes_stays_as_it_is_written() {
         "580.10",
         "12",
     ] {
-        let host = format!("10.1.0.2, rack: {written}, serial: &a {written}, until: *a }}");
+        let host = format!("10.1.0.2, rack: {written}, serial: &a {written}, reason: *a }}");
         let sysctls = format!("os: {{sysctls: {{vm.x: {written} }}}}\nsecrets:");
         let text = GOOD.replacen("10.1.0.2}", &host, 1).replacen("secrets:", &sysctls, 1);
         let inventory = try_text(&text).unwrap_or_else(|d| panic!("{written}: {d}"));
         assert_eq!(inventory.os.sysctls["vm.x"], written);
         let host = &inventory.hosts["w-1"];
-        assert_eq!([&host.rack, &host.serial, &host.until].map(Option::as_deref), [Some(written); 3]);
+        assert_eq!([&host.rack, &host.serial, &host.reason].map(Option::as_deref), [Some(written); 3]);
     }
     for written in ["1.10", "00123", "1e3", "True"] {
         let labels = format!("    role: worker\n    labels: {{l: {written}, {written}: k}}\n");

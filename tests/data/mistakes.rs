@@ -205,6 +205,27 @@ const MEANING: &[Case] = &[
         "{role: worker, hosts",
         "{role: worker, disruption: {maxUnavailable: 2, canary: 3}, hosts",
     ),
+    (
+        "a label of Kubernetes",
+        "{role: worker, hosts",
+        "{role: worker, labels: {kubernetes.io/hostname: x}, hosts",
+    ),
+    (
+        "a taint of provision",
+        "{role: worker, hosts",
+        "{role: worker, taints: [\"provision.dev/starting=true:NoSchedule\"], hosts",
+    ),
+    ("an address of all", "address: 10.1.0.2", "address: 0.0.0.0"),
+    ("a multicast address", "address: 10.1.0.2", "address: 10.1.0.2, clusterAddress: 224.0.0.5"),
+    ("a network with host bits", "podCIDR: 10.240.0.0/20", "podCIDR: 10.240.0.1/20"),
+    ("no accelerators for a replica", "acceleratorsPerReplica: 8", "acceleratorsPerReplica: 0"),
+    ("more accelerators than a host can have", "count: 8", "count: 1000000"),
+    (
+        "models in the root folder",
+        "{role: worker, hosts",
+        "{role: worker, storage: {models: {path: /}}, hosts",
+    ),
+    ("a date that is none", "address: 10.1.0.2", "address: 10.1.0.2, state: maintenance, until: 2026-02-30"),
     ("a tenant with a bad name", "  t: {", "  T_1: {"),
     ("a cluster with a bad name", "{name: x}", "{name: X_1}"),
 ];

@@ -235,6 +235,171 @@ fn dkms_is_asked_for_the_module_itself() {
     }
 }
 
+fn command<'a>(resources: &'a [Resource], id: &str) -> &'a provision::state::Command {
+    let of =
+        resources.iter().find(|r| r.id.text() == id).unwrap_or_else(|| panic!("{id}: {:?}", ids(resources)));
+    let Spec::Command(command) = &of.spec else { panic!("a command") };
+    command
+}
+
+fn version<'a>(resources: &'a [Resource], name: &str) -> &'a str {
+    let of = resources.iter().find(|r| r.id.text() == format!("package/{name}")).expect("a package");
+    let Spec::Package(package) = &of.spec else { panic!("a package") };
+    package.version.as_deref().unwrap_or_default()
+}
+
+/// Runs shell with stand-ins for programs, `NAME: BODY` on a line each; returns its output and whether it succeeded.
+fn sh(standins: &[(&str, &str)], program: &str) -> (String, bool) {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().expect("a folder");
+    for (name, body) in standins {
+        let path = dir.path().join(name);
+        std::fs::write(&path, format!("#!/bin/sh\n{body}\n")).expect("written");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("set");
+    }
+    let path = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap_or_default());
+    let output =
+        std::process::Command::new("sh").args(["-c", program]).env("PATH", path).output().expect("sh runs");
+    (String::from_utf8_lossy(&output.stdout).trim().to_owned(), output.status.success())
+}
+
+/// Since SDK 2.28 the versions of Neuron's tools end in a commit, which no list of releases names.
+#[test]
+fn neuron_packages_are_found_with_whatever_follows_the_release() {
+    for system in SYSTEMS {
+        let resources = Case::trn2(system).role("t-1", "neuron");
+        assert_eq!(version(&resources, "aws-neuronx-tools"), "2.32.28.0*", "{system}");
+        assert_eq!(version(&resources, "aws-neuronx-dkms"), "2.30.2.0*", "{system}");
+    }
+}
+
+/// Amazon Linux calls its newer kernels kernel6.12 and kernel6.18.
+#[test]
+fn headers_are_asked_for_by_what_they_provide() {
+    for (case, host, role) in [(Case::h100("rhel9"), "h-1", "nvidia"), (Case::trn2("rhel9"), "t-1", "neuron")]
+    {
+        let mut case = case;
+        case.facts.kernel = "6.12.46-66.121.amzn2023.x86_64".to_owned();
+        let resources = case.role(host, role);
+        let (said, _) = sh(&[("dnf", "echo \"$@\"")], &command(&resources, "command/kernel-devel").apply);
+        assert_eq!(said, "-y install kernel-devel-uname-r = 6.12.46-66.121.amzn2023.x86_64", "{role}");
+        // Without any source of dkms the role ends before it changes the driver.
+        let dkms = resources.iter().find(|r| r.id.text() == "command/dkms-available");
+        assert!(dkms.is_none(), "Rocky has EPEL's package");
+        case.facts.os.insert("ID".into(), "rhel".into());
+        let resources = case.role(host, role);
+        let (said, done) =
+            sh(&[("rpm", "false"), ("dnf", "false")], &command(&resources, "command/dkms-available").apply);
+        assert!(!done && said.starts_with("E-EPEL: "), "{said}");
+        assert!(sh(&[("rpm", "true")], &command(&resources, "command/dkms-available").guard).1);
+    }
+}
+
+/// What would bring another kernel is asked of dpkg: names of flavours have no end.
+#[test]
+fn whatever_brings_another_kernel_is_held() {
+    let resources = Case::h100("ubuntu2404").role("h-1", "nvidia");
+    let release = Case::h100("ubuntu2404").facts.kernel;
+    let hold = command(&resources, "command/kernel-hold");
+    let installed: String = [
+        ("ii ", format!("linux-image-{release}"), "kmod, linux-base"),
+        ("ii ", format!("linux-headers-{release}"), "linux-headers-6.8.0-60"),
+        ("ii ", "linux-image-5.15.0-25-generic".to_owned(), "kmod"),
+        (
+            "ii ",
+            "linux-generic-hwe-22.04".to_owned(),
+            "linux-image-generic-hwe-22.04 (= 6.8.0.60.60), linux-headers-generic-hwe-22.04",
+        ),
+        ("ii ", "linux-image-generic-hwe-22.04".to_owned(), "linux-image-RELEASE, linux-firmware"),
+        (
+            "ii ",
+            "linux-image-nvidia".to_owned(),
+            "linux-image-6.8.0-1030-nvidia | linux-image-unsigned-6.8.0-1030-nvidia",
+        ),
+        ("ii ", "linux-firmware".to_owned(), ""),
+        ("ii ", "linux-libc-dev".to_owned(), "linux-headers"),
+        ("rc ", "linux-image-lowlatency".to_owned(), "linux-image-6.8.0-60-lowlatency"),
+        ("ii ", "dkms".to_owned(), "linux-headers-generic | linux-headers"),
+    ]
+    .map(|(state, name, needs)| format!("{state}\\t{name}\\t{}, \\n", needs.replace("RELEASE", &release)))
+    .concat();
+    let query = format!("printf '{installed}'");
+    let run = |held: &str, program: &str| {
+        let mark = format!("[ \"$1\" != showhold ] || printf '%s\\n' {held}");
+        sh(&[("dpkg-query", &query), ("apt-mark", &mark), ("xargs", "cat")], program)
+    };
+    let wanted = [
+        "linux-generic-hwe-22.04".to_owned(),
+        format!("linux-headers-{release}"),
+        format!("linux-image-{release}"),
+        "linux-image-generic-hwe-22.04".to_owned(),
+        "linux-image-nvidia".to_owned(),
+    ];
+    let (said, _) = run("", &hold.apply);
+    assert_eq!(said.lines().collect::<Vec<_>>(), wanted);
+    assert!(run(&wanted.join(" "), &hold.guard).1);
+    let (said, held) = run(&wanted[..4].join(" "), &hold.guard);
+    assert!(!held && said == "linux-image-nvidia is not held", "{said}");
+}
+
+/// A list of packages that is somebody else's and cannot be fetched does not matter while the versions are there.
+#[test]
+fn a_foreign_list_that_fails_does_not_end_the_driver() {
+    let resources = Case::h100("debian12").role("h-1", "nvidia");
+    let apply = format!("set -e\n{}", command(&resources, "command/nvidia-versions").apply);
+    let run = |version: &str| {
+        let update = "echo 'E: The repository http://other.example ./ is not signed.'; exit 100";
+        let cache = format!("echo \"$2 | {version}-1 | http://mirror Packages\"");
+        sh(&[("apt-get", update), ("apt-cache", &cache)], &apply)
+    };
+    let (said, done) = run("580.178.04");
+    assert!(done, "{said}");
+    let (said, done) = run("580.65.06");
+    assert!(!done && said.contains("E-NV-LOCKSTEP: "), "{said}");
+}
+
+/// What RHEL and Amazon Linux keep out of the kernel's own package, by the name of that package.
+#[test]
+fn rdma_modules_come_from_the_package_of_the_running_kernel() {
+    let mut case = Case::new("rhel9").with("10de", "2901", "030200", 2);
+    case.facts.kernel = "6.12.46-66.121.amzn2023.x86_64".to_owned();
+    let resources = case.role("b-1", "nvidia");
+    let apply = &command(&resources, "command/kernel-modules-extra").apply;
+    for (kernel, package) in [("kernel6.12", "kernel6.12"), ("kernel-core", "kernel"), ("", "kernel")] {
+        let rpm = format!("echo '{kernel}'");
+        let (said, done) = sh(&[("rpm", &rpm), ("dnf", "echo \"$@\""), ("find", "echo there")], apply);
+        assert_eq!(said, format!("-y install {package}-modules-extra-6.12.46-66.121.amzn2023.x86_64"));
+        assert!(done);
+    }
+    assert!(!sh(&[("find", ":")], &command(&resources, "command/kernel-modules-extra").guard).1);
+    let cuda = case.role("b-1", "nvidia");
+    let repository =
+        cuda.iter().find(|r| r.id.text() == "package-repository/nvidia-cuda").expect("a repository");
+    let Spec::PackageRepository(repository) = &repository.spec else { panic!("a repository") };
+    assert!(repository.definition.contains("module_hotfixes=1"), "{}", repository.definition);
+}
+
+/// The driver's own table of tested systems, by product.
+#[test]
+fn systems_that_aws_has_not_tested_are_named() {
+    let warned = |case: &Case, host: &str| {
+        let inventory = case.inventory();
+        let found = check(&RoleInput {
+            inventory: &inventory,
+            catalog: &Catalog::builtin().expect("the catalog"),
+            lock: &case.lock,
+            host: &inventory.hosts[host],
+            facts: &case.facts,
+            secrets: &std::collections::BTreeMap::new(),
+        });
+        found.into_iter().find(|f| f.code == "W-NEURON-SYSTEM").map(|f| f.message)
+    };
+    assert_eq!(warned(&Case::trn2("debian12"), "t-1"), None);
+    let rocky = warned(&Case::trn2("rhel9"), "t-1").expect("Rocky 9 was tested with inf2 and trn1 only");
+    assert!(rocky.contains("trainium2 on rhel9"), "{rocky}");
+    assert_eq!(warned(&Case::h100("rhel9"), "h-1"), None);
+}
+
 #[test]
 fn nvidia_by_product() {
     // Fourth generation of NVSwitch, and a branch whose packages have lost it from their names.
@@ -384,7 +549,8 @@ fn every_reason_against_a_host_is_given_at_once() {
         assert!(failure.contains(code), "{code}: {failure}");
     }
     assert!(
-        failure.contains("debian12, ubuntu2204, ubuntu2404, rhel9, amzn2023, but this is debian13"),
+        failure
+            .contains("debian12, ubuntu2204, ubuntu2404, ubuntu2604, rhel9, amzn2023, but this is debian13"),
         "{failure}"
     );
     let mut case = Case::new("debian12");

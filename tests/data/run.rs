@@ -787,6 +787,8 @@ async fn an_engine_without_a_host_is_left_out_and_not_waited_for() {
             kind: provision::inventory::EngineKind::Vllm,
             image: "i:1".into(),
             args: Vec::new(),
+            env: BTreeMap::new(),
+            resources: provision::inventory::EngineResources::default(),
         },
         pool: pool.into(),
         accelerators_per_replica: 0,

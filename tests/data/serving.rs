@@ -93,6 +93,148 @@ models:
     assert!(limits.get("nvidia.com/gpu").is_none(), "{limits}");
 }
 
+const NEURON: &str = r#"metadata: {name: neuron}
+ssh: {user: root}
+cluster: {k0s: {version: v1.35.7+k0s.0}}
+pools:
+  c: {role: controller, hosts: {cp-1: {address: 10.1.0.1}}}
+  w: {role: worker, hosts: {w-1: {address: 10.1.0.2}}}
+  t:
+    role: worker
+    accelerator: {neuron: {product: trainium2, count: 16, sdk: "2.32.0"}}
+    hosts: {t-1: {address: 10.1.1.1}}
+router: {kthena: {version: v1.0.0}}
+models:
+  m:
+    source: {path: /data/m}
+    engine: {vllm: {image: i, args: ["--max-model-len", "8192"]}}
+    placement: {pool: t, acceleratorsPerReplica: 16}
+"#;
+
+fn engine_of(inventory: &Inventory, model: &str) -> Value {
+    let all = with(inventory, Vec::new(), &[]);
+    object(find(&all, &format!("Deployment/models/{model}"))).manifest["spec"]["template"]["spec"].clone()
+}
+
+/// Returns the value after a flag of an engine's command.
+fn flag<'a>(spec: &'a Value, name: &str) -> Vec<&'a str> {
+    let words: Vec<&str> = spec["containers"][0]["command"]
+        .as_array()
+        .expect("a command")
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
+    words.windows(2).filter(|pair| pair[0] == name).map(|pair| pair[1]).collect()
+}
+
+/// On Neuron weights are split over logical cores, and a first compilation takes longer than the plugin's 600 s.
+#[test]
+fn engines_on_neuron_get_the_time_and_the_cores_that_they_need() {
+    let variable = |spec: &Value, name: &str| {
+        let env = spec["containers"][0]["env"].as_array().expect("env").clone();
+        env.iter().find(|v| v["name"] == name).map(|v| v["value"].as_str().unwrap_or_default().to_owned())
+    };
+    let spec = engine_of(&text(NEURON), "m");
+    // 8 physical cores of a chip, two to a logical one: 16 x 4.
+    assert_eq!(flag(&spec, "--tensor-parallel-size"), ["64"]);
+    assert_eq!(flag(&spec, "--max-num-seqs"), ["8"]);
+    for name in ["VLLM_NEURON_COMPILATION_TIMEOUT", "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS"] {
+        assert_eq!(variable(&spec, name).as_deref(), Some("3600"), "{name}");
+    }
+    assert_eq!(variable(&spec, "NEURON_SKIP_EFA_AFFINITY").as_deref(), Some("1"));
+
+    let single = NEURON
+        .replace("sdk: \"2.32.0\"", "sdk: \"2.32.0\", lnc: 1")
+        .replace("PerReplica: 16", "PerReplica: 1");
+    assert_eq!(flag(&engine_of(&text(&single), "m"), "--tensor-parallel-size"), ["8"]);
+    let linked = NEURON.replace("    hosts: {t-1", "    efa: {count: 16}\n    hosts: {t-1");
+    assert_eq!(variable(&engine_of(&text(&linked), "m"), "NEURON_SKIP_EFA_AFFINITY"), None);
+    // What the inventory says counts, once.
+    let own = NEURON.replace(
+        "args: [\"--max-model-len\", \"8192\"]",
+        "args: [\"--max-model-len\", \"8192\", \"--tensor-parallel-size=16\", \"--max-num-seqs\", \"4\"], env: {VLLM_NEURON_COMPILATION_TIMEOUT: 7200}",
+    );
+    let spec = engine_of(&text(&own), "m");
+    assert_eq!(flag(&spec, "--tensor-parallel-size"), Vec::<&str>::new());
+    assert_eq!(flag(&spec, "--max-num-seqs"), ["4"]);
+    assert_eq!(variable(&spec, "VLLM_NEURON_COMPILATION_TIMEOUT").as_deref(), Some("7200"));
+    let missing = NEURON.replace(", args: [\"--max-model-len\", \"8192\"]", "");
+    let dir = tempfile::tempdir().expect("a folder");
+    std::fs::write(dir.path().join("a.yaml"), missing).expect("written");
+    let found = load(dir.path(), &Catalog::builtin().expect("the catalog")).expect("usable").diagnostics;
+    assert_eq!(found.all.iter().map(|d| d.code).collect::<Vec<_>>(), ["W-NEURON-LENGTH"]);
+}
+
+/// A loaded engine keeps its route, is not the first to be evicted, and ends what it began.
+#[test]
+fn engines_are_left_alone_under_load_and_end_what_they_began() {
+    for name in EXAMPLES {
+        let inventory = example(name);
+        for model in inventory.models.values() {
+            let spec = engine_of(&inventory, &model.name);
+            let container = &spec["containers"][0];
+            for probe in ["readinessProbe", "livenessProbe"] {
+                assert_eq!(container[probe]["timeoutSeconds"], 15, "{name} {probe}");
+                assert_eq!(container[probe]["failureThreshold"], 10, "{name} {probe}");
+            }
+            let requests = &container["resources"]["requests"];
+            assert!(requests["cpu"].is_string() && requests["memory"].is_string(), "{name}: {requests}");
+            assert_eq!(spec["volumes"][0]["emptyDir"], json!({"medium": "Memory", "sizeLimit": "32Gi"}));
+            assert_eq!(spec["terminationGracePeriodSeconds"], 330);
+            let wait = container["lifecycle"]["preStop"]["exec"]["command"][2].as_str().expect("a program");
+            assert!(
+                wait.contains("vllm:num_requests_running") || wait.contains("sglang:num_running_reqs"),
+                "{wait}"
+            );
+        }
+    }
+    let own = SITE.replace("v0.11.0\"}", "v0.11.0\", resources: {cpu: 32, memory: 512Gi, shm: 64Gi}}");
+    let spec = engine_of(&text(&own), "m");
+    assert_eq!(spec["containers"][0]["resources"]["requests"], json!({"cpu": "32", "memory": "512Gi"}));
+    assert_eq!(spec["volumes"][0]["emptyDir"]["sizeLimit"], "64Gi");
+    let spec = engine_of(&text(SITE), "m");
+    assert_eq!(spec["containers"][0]["resources"]["requests"], json!({"cpu": "5", "memory": "36Gi"}));
+}
+
+/// The program that a pod runs before it ends, against servers that answer as engines do.
+#[test]
+fn a_pod_ends_when_its_engine_has_no_request_left() {
+    use std::io::{Read, Write};
+    let spec = engine_of(&text(SITE), "m");
+    let program =
+        spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][2].as_str().expect("a program");
+    if std::process::Command::new("python3").arg("--version").output().is_err() {
+        eprintln!("NOT RUN: there is no python3 here");
+        return;
+    }
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let program =
+        program.replace("time.sleep(10)", "time.sleep(0)").replace("time.sleep(2)", "time.sleep(0)");
+    let program = program.replace(":8000/", &format!(":{port}/"));
+    let server = std::thread::spawn(move || {
+        let mut asked = 0;
+        for running in ["2.0", "1.0", "0.0"] {
+            let (mut stream, _) = listener.accept().expect("a question");
+            let mut buffer = [0; 1024];
+            let _ = stream.read(&mut buffer).expect("read");
+            let body = format!(
+                "# HELP vllm:num_requests_running Number of requests\nvllm:num_requests_running{{engine=\"0\"}} {running}\nvllm:num_requests_waiting 5\n"
+            );
+            let head =
+                format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+            stream.write_all((head + &body).as_bytes()).expect("written");
+            asked += 1;
+        }
+        asked
+    });
+    let run =
+        |program: &str| std::process::Command::new("python3").args(["-c", program]).status().expect("runs");
+    assert!(run(&program).success());
+    assert_eq!(server.join().expect("no panic"), 3, "it asks until none is running");
+    assert!(run(&program).success(), "an engine that is gone is not waited for");
+}
+
 /// Reads a manifest as its type and writes it again.
 fn round_trip<T: serde::Serialize + serde::de::DeserializeOwned>(manifest: &Value) -> Value {
     let typed: T = serde_json::from_value(manifest.clone()).unwrap_or_else(|e| panic!("{e}: {manifest}"));

@@ -2,6 +2,7 @@
 
 mod hosts;
 mod logins;
+mod parity;
 mod server;
 mod sessions;
 mod taken;

@@ -12,8 +12,8 @@ fn state(host: &Host) -> String {
     host.sh("dpkg-query -W -f '${db:Status-Abbrev}${Package} ${Version}\\n' 'aws-neuron*' | sed -n 's/^[ih]i *//p' | sort; cat /sys/module/neuron/version")
 }
 
-const OLD: &str = "aws-neuronx-dkms 2.29.9.0\n2.29.9.0";
-const NEW: &str = "aws-neuronx-dkms 2.30.2.0\naws-neuronx-tools 2.32.28.0\n2.30.2.0";
+const OLD: &str = "aws-neuronx-dkms 2.29.9.0\naws-neuronx-tools 2.31.15.0-5c7949a6a\n2.29.9.0";
+const NEW: &str = "aws-neuronx-dkms 2.30.2.0\naws-neuronx-tools 2.32.28.0-526c2b7f6\n2.30.2.0";
 
 #[test]
 fn a_neuron_driver_is_installed_held_repaired_and_rolled_back() {
@@ -43,7 +43,7 @@ fn a_neuron_driver_is_installed_held_repaired_and_rolled_back() {
     assert_eq!(state(host), NEW);
     assert_eq!(host.boots(), 3, "one reboot takes out what is held");
 
-    // Back to the earlier SDK, which has no pinned tools: they go.
+    // Back to the earlier SDK and its tools.
     site.accelerate(&hosts, &trainium2("2.31.1"), "");
     site.converge();
     assert_eq!(state(host), OLD);

@@ -114,6 +114,45 @@ fn a_repository_is_added_used_and_removed() {
     assert_eq!(hosts[0].sh("ls /etc/apt/sources.list.d"), "");
 }
 
+/// A vendor's guide has been followed before us: its list has the same repository with a key of its own, and apt reads no list at
+/// all when two entries of one repository differ in their keys.
+#[test]
+fn another_list_of_the_same_repository_is_turned_off_and_comes_back() {
+    let hosts = fleet().boot([Setup::new("h-1").prepare(": >/etc/apt/sources.list")]);
+    let host = &hosts[0];
+    let line = format!("deb [signed-by=/usr/share/keyrings/vendor.gpg] {MIRROR}/debian/ ./");
+    host.sh(&format!("echo '{line}' >/etc/apt/sources.list.d/vendor.list"));
+    let role = format!(
+        "- package-repository:\n    name: local\n    definition: |\n      Types: deb\n      URIs: {MIRROR}/debian/\n      Suites: ./\n      Trusted: yes\n{WIDGET}"
+    );
+    let site = Site::only(&hosts, &role);
+    site.converge();
+    assert_eq!(host.sh("dpkg-query -W -f '${Version}' widget"), "1.0-1");
+    assert_eq!(
+        host.sh("cat /etc/apt/sources.list.d/vendor.list"),
+        format!("# replaced by provision: {line}")
+    );
+    host.sh("apt-get -qq update");
+    // Somebody turns it on again: that is seen, and put right.
+    host.sh(&format!("echo '{line}' >/etc/apt/sources.list.d/vendor.list"));
+    assert_eq!(site.pending(), ["package-repository/local"]);
+    site.converge();
+    site.role("base", "[]\n");
+    site.converge();
+    assert_eq!(host.sh("cat /etc/apt/sources.list.d/vendor.list"), line);
+}
+
+/// A list of somebody else whose key the host does not have: `apt-get update` fails on the whole host, and what is wanted is there.
+#[test]
+fn a_foreign_list_that_fails_is_no_failure_of_ours() {
+    let hosts = fleet().boot([Setup::new("h-1")]);
+    let line = format!("deb [signed-by=/usr/share/keyrings/wrong.gpg] {MIRROR}/nowhere/ ./");
+    hosts[0].sh(&format!("echo '{line}' >/etc/apt/sources.list.d/kubernetes.list"));
+    let site = Site::only(&hosts, WIDGET);
+    site.converge();
+    assert_eq!(hosts[0].sh("dpkg-query -W -f '${Version}' widget"), "1.0-1");
+}
+
 #[test]
 fn a_package_whose_script_fails_is_reported_with_its_last_lines() {
     let hosts = fleet().boot([Setup::new("h-1")]);

@@ -15,6 +15,7 @@ mod query;
 mod query_result;
 mod reboot;
 mod repository;
+mod sources;
 mod swap;
 mod sysctl;
 mod unit;

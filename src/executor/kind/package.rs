@@ -33,6 +33,9 @@ impl Package {
 /// - `turn NAME` begins the package's own step.
 /// - `spare DOING NAME PACKAGE…` ends the step if the packages are neither NAME nor in `$D`: well where `$LEAVES` is set, as NAME stays
 ///   then, else not.
+/// - `left NAME VERSION` deals with what a failed installation left: packages that it broke are taken back, so that the package
+///   manager works as before; a module that was not built is named, with the end of its log; where only packages that were broken
+///   before fail again, and NAME is installed, `$r` becomes 0.
 /// - `apt_removes APT…` prints what this apt command would remove.
 /// - `dnf_removes DNF…` prints what this dnf command would remove or replace. dnf 5 also says of the older version of a package that
 ///   it is replaced.
@@ -42,6 +45,28 @@ spare() {
 d=$1; n=$2; shift 2; m=; for p in "$@"; do case "$D $n " in *" ${p%%:*} "*) ;; *) m="$m $p";; esac; done
 [ -z "$m" ] || [ -z "$LEAVES" ] || { echo "$n stays, needed by:$m"; exit 0; }
 [ -z "$m" ] || { echo "E-PACKAGE-REMOVES: $d $n would also remove$m, which the plan does not name: remove them first, or declare them absent"; exit 1; }
+}
+all_packages() { dpkg-query -W -f '${Package} ${Version} ${db:Status-Abbrev}\n' 2>/dev/null; }
+left() {
+awk '{ s = substr($3, 2, 1) } NR == FNR { if (s == "i") was[$1] = $2; else if (s != "c" && s != "n") bad[$1] = 1; next }
+s != "i" && s != "c" && s != "n" { print ($1 in bad ? "before" : "now"), $1, ($1 in was ? was[$1] : "-") }' "$B/packages" - <<ALL >"$B/left"
+$(all_packages)
+ALL
+gone=; old=; mine=
+while read -r when p v; do case $when in
+before) mine="$mine $p";;
+*) if [ "$v" = - ]; then gone="$gone $p"; else old="$old $p=$v"; fi;; esac; done <"$B/left"; rm -f -- "$B/left"
+l=$(sed -n 's/.*Consult \(\/[^ ]*make\.log\) for more.*/\1/p' "$B/apt" | tail -n 1); m=${l#/var/lib/dkms/}; m=${m%%/*}
+[ -z "$l" ] || tail -n 8 -- "$l" 2>/dev/null || true
+[ -z "$gone" ] || dpkg --force-remove-reinstreq --remove $gone || true
+[ -z "$old" ] || apt-get -y -o DPkg::Lock::Timeout=600 --allow-downgrades --allow-change-held-packages install $old || true
+[ -z "$gone$old" ] || echo "taken back, so that apt works again:$gone$old"
+[ -z "$l" ] || { case $m in nvidia*) c=E-NV-DKMS;; *neuron*) c=E-NEURON-DKMS;; efa*) c=E-EFA-DKMS;; *) c=E-DKMS;; esac
+echo "$c: the module $m was not built for this kernel; the end of its log is above ($l)"; return 0; }
+[ -n "$mine" ] && [ -z "$gone$old" ] || return 0
+v=$(dpkg-query -W -f '${db:Status-Abbrev}${Version}' "$1" 2>/dev/null)
+case $v in ?i" "$2) echo "$1 is installed; broken before, and still:$mine"; r=0;;
+*) echo "E-DPKG-BROKEN: packages of this host were broken before, and keep apt from working:$mine (dpkg --configure -a says why)";; esac
 }
 apt_removes() { "$@" -s 2>/dev/null | sed -n -e 's/^Remv \([^ ]*\).*/\1/p' -e 's/^Purg \([^ ]*\).*/\1/p'; }
 dnf_removes() {
@@ -144,15 +169,18 @@ impl Kind for Package {
                 let hold =
                     if self.hold { format!("apt-mark hold {name} >/dev/null\n") } else { String::new() };
                 let lists = update("");
+                let wanted = quote(self.version.as_deref().unwrap_or("*"));
                 // Its output is passed on while it runs and read once more afterwards: a fresh image has no package
                 // lists, and an operation that lost its power half-way has to be ended first.
                 format!(
-                    "i() {{ : >\"$B/apt.rc\"; {{ {install} \"$@\" 2>&1 || echo $? >\"$B/apt.rc\"; }} | tee \"$B/apt\"; r=; read -r r <\"$B/apt.rc\" || true; r=${{r:-0}}; }}\n\
+                    "all_packages >\"$B/packages\" || true\n\
+                     i() {{ : >\"$B/apt.rc\"; {{ {install} \"$@\" 2>&1 || echo $? >\"$B/apt.rc\"; }} | tee \"$B/apt\"; r=; read -r r <\"$B/apt.rc\" || true; r=${{r:-0}}; }}\n\
                      i --no-remove; if [ $r -ne 0 ]; then case $(cat \"$B/apt\") in\n\
                      *'Unable to locate package'*|*'has no installation candidate'*|*' was not found'*) {lists}; i --no-remove;;\n\
                      *'dpkg was interrupted'*) dpkg --force-confold --force-confdef --configure -a; i --no-remove;; esac; fi\n\
                      if [ $r -ne 0 ]; then case $(cat \"$B/apt\") in *'remove is disabled'*) spare installing {name} $(apt_removes {install}); i;; esac; fi\n\
-                     rm -f -- \"$B/apt\" \"$B/apt.rc\"; [ $r -eq 0 ] || exit $r\n{hold}"
+                     [ $r -eq 0 ] || left {name} {wanted}\n\
+                     rm -f -- \"$B/apt\" \"$B/apt.rc\" \"$B/packages\"; [ $r -eq 0 ] || exit $r\n{hold}"
                 )
             }
             // A package that is not there, or that no repository has any more, is as wanted.
@@ -174,14 +202,83 @@ impl Kind for Package {
 
 #[cfg(test)]
 mod tests {
-    use super::PACKAGES;
-    use std::process::Command;
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// Runs `left` after a failed installation of aws-neuronx-dkms: package states before and after, and what apt printed.
+    fn left(before: &str, after: &str, said: &str) -> String {
+        let dir = tempfile::tempdir().expect("a folder");
+        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).expect("written");
+        write("packages", before);
+        write("apt", said);
+        let bin = dir.path().join("bin");
+        std::fs::create_dir(&bin).expect("made");
+        for (name, body) in [
+            (
+                "dpkg-query",
+                "case \"$*\" in *aws-neuronx-dkms) printf 'ii 2.30.2.0';; *) cat \"$B/after\";; esac",
+            ),
+            ("dpkg", "echo \"ran dpkg $*\""),
+            ("apt-get", "echo \"ran apt-get $*\""),
+        ] {
+            write("after", after);
+            std::fs::write(bin.join(name), format!("#!/bin/sh\n{body}\n")).expect("written");
+            std::fs::set_permissions(bin.join(name), std::fs::Permissions::from_mode(0o755)).expect("set");
+        }
+        let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
+        let shell = format!("{PACKAGES}\nr=100\nleft aws-neuronx-dkms '2.30.2.0*'\necho \"status $r\"\n");
+        let output = std::process::Command::new("sh")
+            .args(["-ec", &shell])
+            .env("B", dir.path())
+            .env("PATH", path)
+            .output()
+            .expect("sh runs");
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+    }
+
+    const BUILD: &str = "Building initial module for 6.5.0-1015-azure\n\
+        Error! Bad return status for module build on kernel: 6.5.0-1015-azure (x86_64)\n\
+        Consult /var/lib/dkms/aws-neuronx/2.24.7.0/build/make.log for more information.\n\
+        dpkg: error processing package aws-neuronx-dkms (--configure):\n";
+
+    #[test]
+    fn a_package_whose_module_is_not_built_is_named_and_taken_back() {
+        let text = left("curl 8.0 ii \n", "curl 8.0 ii \naws-neuronx-dkms 2.24.7.0 iF \n", BUILD);
+        assert!(text.contains("ran dpkg --force-remove-reinstreq --remove aws-neuronx-dkms"), "{text}");
+        assert!(text.contains("E-NEURON-DKMS: the module aws-neuronx was not built"), "{text}");
+        assert!(text.contains("status 100"), "{text}");
+        let other = left("", "nvidia-dkms-580 1 iF \n", &BUILD.replace("aws-neuronx", "nvidia"));
+        assert!(other.contains("E-NV-DKMS: the module nvidia"), "{other}");
+        let third = left("", "zfs-dkms 1 iF \n", &BUILD.replace("aws-neuronx", "zfs"));
+        assert!(third.contains("E-DKMS: the module zfs"), "{third}");
+    }
+
+    #[test]
+    fn an_upgrade_that_fails_goes_back_to_the_version_before() {
+        let text = left("lib 1.0 ii \n", "lib 2.0 iF \nextra 2.0 iU \n", "dpkg: error\n");
+        assert!(text.contains("install lib=1.0") && text.contains("--remove extra"), "{text}");
+        assert!(text.contains("taken back, so that apt works again: extra lib=1.0"), "{text}");
+        assert!(text.contains("status 100"), "{text}");
+    }
+
+    /// Somebody else's package that does not configure makes every call of apt fail; ours is installed all the same.
+    #[test]
+    fn what_was_broken_before_does_not_fail_what_was_installed() {
+        let state = "old-thing 1 iF \n";
+        let text = left(
+            state,
+            &format!("{state}aws-neuronx-dkms 2.30.2.0 ii \n"),
+            "dpkg: error processing package old-thing\n",
+        );
+        assert!(text.contains("aws-neuronx-dkms is installed") && text.contains("status 0"), "{text}");
+        assert!(!text.contains("ran "), "nothing of it is touched: {text}");
+    }
 
     /// Removes `a`, with which `b` would go, on a host that leaves or not; returns whether the step goes on, and what it says.
     fn removed(leaves: &str) -> (i32, String) {
         let shell =
             format!("LEAVES={leaves} G=' a' W=; {PACKAGES}\nturn a\n( spare removing a a b; exit 7 )");
-        let output = Command::new("/bin/sh").args(["-c", &shell]).output().expect("a shell");
+        let output = std::process::Command::new("/bin/sh").args(["-c", &shell]).output().expect("a shell");
         (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stdout).into_owned())
     }
 

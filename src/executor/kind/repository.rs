@@ -3,6 +3,7 @@
 use super::super::digest::sha256;
 use super::download::fetch;
 use super::file::put;
+use super::sources::{AptSource, turn_on};
 use super::{Context, HostQuery, How, Kind, QueryResult, Sum, fields, present};
 use crate::state::{Fields, Observation, PackageRepository};
 use crate::template::quote;
@@ -22,8 +23,16 @@ impl PackageRepository {
     }
 }
 
+/// The guard that looks for other entries of a repository.
+fn others(id: &str) -> String {
+    format!("{id} in other lists")
+}
+
 impl Kind for PackageRepository {
-    fn query(&self, _: &str, query: &mut HostQuery) {
+    fn query(&self, id: &str, query: &mut HostQuery) {
+        if let Some(source) = AptSource::of(&self.definition) {
+            query.guards.insert(others(id), source.conflicting(&self.path()));
+        }
         query.paths.insert(self.path());
         query.sums.insert(self.path(), Sum { sha256: sha256(self.definition.as_bytes()), how: How::Shown });
         if let Some(key) = &self.key {
@@ -32,7 +41,7 @@ impl Kind for PackageRepository {
         }
     }
 
-    fn observe(&self, _: &str, result: &QueryResult) -> Observation {
+    fn observe(&self, id: &str, result: &QueryResult) -> Observation {
         match result.stat(&self.path()) {
             Ok(Some(_)) => {}
             Ok(None) => return Observation::Absent,
@@ -40,7 +49,12 @@ impl Kind for PackageRepository {
         }
         let state = |path: &str| if result.sums.get(path) == Some(&true) { "as wanted" } else { "differs" };
         let key = self.key.as_ref().map_or("none", |key| state(&key.path));
-        present([("definition", state(&self.path()).to_owned()), ("key", key.to_owned())])
+        let mut definition = state(&self.path()).to_owned();
+        if let Some(lists) = result.guard(&others(id)).ok().map(|guard| &guard.line).filter(|l| !l.is_empty())
+        {
+            definition += &format!(", with another key in {lists}");
+        }
+        present([("definition", definition), ("key", key.to_owned())])
     }
 
     fn wanted(&self) -> Fields {
@@ -52,6 +66,20 @@ impl Kind for PackageRepository {
         let key = self.key.as_ref().map(fetch).unwrap_or_default();
         let file = put(&self.path(), self.definition.as_bytes(), 0o644, "root:root");
         let path = quote(&self.path());
+        // Ours must not make apt fail on the whole host: lists that it could read before are still to be read after.
+        let (off, all) = match AptSource::of(&self.definition) {
+            Some(source) => (
+                format!(
+                    "apt-get indextargets >/dev/null 2>&1 && readable=yes || readable=\n{}",
+                    source.turn_off(&self.path())
+                ),
+                format!(
+                    "[ -z \"$readable\" ] || a=$(apt-get indextargets 2>&1 >/dev/null) || {{ rm -f -- {path}; restore $off; \
+                     echo \"E-APT-SOURCES: with this repository apt cannot read its lists, so it was taken back: $a\"; exit 1; }}\n"
+                ),
+            ),
+            None => (String::new(), String::new()),
+        };
         // A definition whose package lists cannot be fetched is removed, so that the next run tries again.
         let refresh = if self.is_apt() {
             // Only this list: another one that is broken is not our failure. apt exits 0 with an expired key or an
@@ -59,7 +87,7 @@ impl Kind for PackageRepository {
             format!(
                 "{}; r=$u\n\
                  case $o in *EXPKEYSIG*|*NO_PUBKEY*|*'not signed'*|*'Failed to fetch'*|*'Some index files failed'*) r=100;; esac\n\
-                 [ $r -eq 0 ] || {{ rm -f -- {path}; exit $r; }}\n",
+                 [ $r -eq 0 ] || {{ rm -f -- {path}; restore $off; exit $r; }}\n",
                 super::package::update(&format!(
                     " -o Dir::Etc::sourcelist={path} -o Dir::Etc::sourceparts=- -o APT::Get::List-Cleanup=0"
                 ))
@@ -73,11 +101,12 @@ impl Kind for PackageRepository {
                 .collect();
             format!("dnf -q{only} makecache || {{ r=$?; rm -f -- {path}; exit $r; }}\n")
         };
-        format!("{key}{file}{refresh}")
+        format!("{off}{key}{file}{all}{refresh}")
     }
 
     fn remove(&self, _: &Context) -> Option<String> {
         let key = self.key.as_ref().map(|k| quote(&k.path)).unwrap_or_default();
-        Some(format!("rm -f -- {} {key}\n", quote(&self.path())))
+        let on = if self.is_apt() { turn_on() } else { String::new() };
+        Some(format!("rm -f -- {} {key}\n{on}", quote(&self.path())))
     }
 }

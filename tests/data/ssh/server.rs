@@ -71,7 +71,12 @@ pub struct Rules {
     pub rekey_bytes: usize,
     /// What every program does instead of what it was asked for: a host that was taken over.
     pub instead: Option<&'static str>,
+    /// Where logins are noted, in the order of all servers that share it: this server's name, the user, the key.
+    pub log: Option<(&'static str, Log)>,
 }
+
+/// Logins of several servers.
+pub type Log = Arc<Mutex<Vec<String>>>;
 
 impl Default for Rules {
     fn default() -> Self {
@@ -89,6 +94,7 @@ impl Default for Rules {
             drops: 0,
             rekey_bytes: 1 << 30,
             instead: None,
+            log: None,
         }
     }
 }
@@ -248,6 +254,13 @@ struct Login {
 }
 
 impl Login {
+    fn note(&self, auth: &Auth, user: &str, key: &PublicKey) {
+        if let (Auth::Accept, Some((name, log))) = (auth, &self.rules.log) {
+            let key = key.fingerprint(russh::keys::HashAlg::Sha256).to_string();
+            log.lock().expect("not poisoned").push(format!("{name} {user} {key}"));
+        }
+    }
+
     /// Takes one link of the chain.
     fn pass(&mut self, method: MethodKind, right: bool, how: &str) -> Auth {
         let due = self.rules.chain.get(self.passed).copied();
@@ -274,7 +287,7 @@ impl Handler for Login {
         Ok(self.pass(MethodKind::None, true, "none"))
     }
 
-    async fn auth_publickey(&mut self, _: &str, key: VerifiedPublicKey<'_>) -> Result<Auth, Self::Error> {
+    async fn auth_publickey(&mut self, user: &str, key: VerifiedPublicKey<'_>) -> Result<Auth, Self::Error> {
         if self.rules.hang_up_at_login {
             return Err(russh::Error::Disconnect);
         }
@@ -282,7 +295,9 @@ impl Handler for Login {
         let sha1 = matches!(key.algorithm, Algorithm::Rsa { hash: None });
         let right = !sha1 && self.rules.authorized.iter().any(|k| k.key_data() == key.public_key.key_data());
         let how = key.algorithm.to_string();
-        Ok(self.pass(MethodKind::PublicKey, right, &how))
+        let auth = self.pass(MethodKind::PublicKey, right, &how);
+        self.note(&auth, user, key.public_key);
+        Ok(auth)
     }
 
     async fn auth_openssh_certificate(
@@ -292,7 +307,9 @@ impl Handler for Login {
     ) -> Result<Auth, Self::Error> {
         let right = self.rules.user_authority.as_ref().is_some_and(|a| a.key_data() == cert.signature_key())
             && cert.valid_principals().iter().any(|p| p == user);
-        Ok(self.pass(MethodKind::PublicKey, right, "certificate"))
+        let auth = self.pass(MethodKind::PublicKey, right, "certificate");
+        self.note(&auth, &format!("{user} certificate"), &PublicKey::from(cert.public_key().clone()));
+        Ok(auth)
     }
 
     async fn auth_password(&mut self, _: &str, password: &str) -> Result<Auth, Self::Error> {

@@ -132,11 +132,15 @@ fn toolkit() -> Vec<Package> {
 }
 
 fn neuron() -> Vec<Package> {
-    let mut tools = part("aws-neuronx-tools", "2.32.28.0", "");
-    tools.files.push(("opt/aws/neuron/bin/neuron-ls", NEURON_LS.to_owned()));
+    // Since SDK 2.28 their versions end in a commit.
+    let tools = ["2.31.15.0-5c7949a6a", "2.32.28.0-526c2b7f6"].map(|version| {
+        let mut tools = part("aws-neuronx-tools", version, "");
+        tools.files.push(("opt/aws/neuron/bin/neuron-ls", NEURON_LS.to_owned()));
+        tools
+    });
     let drivers = NEURON
         .map(|release| module(part("aws-neuronx-dkms", release, "dkms"), "aws-neuronx", release, "neuron"));
-    drivers.into_iter().chain([tools]).collect()
+    drivers.into_iter().chain(tools).collect()
 }
 
 /// Makes the repositories below the mirror's folder.
