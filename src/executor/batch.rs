@@ -4,8 +4,8 @@
 use super::digest::sha256;
 use super::kind::{self, Context};
 use crate::state::{
-    Facts, Hazard, HostKind, Managed, Resource, ResourceId, SecretText, Spec, Step, StepOutput, StepOutputs,
-    Verb, Work,
+    Facts, Hazard, HostKind, Managed, PackageManager, Resource, ResourceId, SecretText, Spec, Step,
+    StepOutput, StepOutputs, Verb, Work,
 };
 use crate::template::quote;
 use base64::Engine;
@@ -253,12 +253,23 @@ way_out() {{ [ ! -r "$S/environment" ] || . "$S/environment"; }}
             shell: format!("echo {} >&2; exit 1\n", quote(&why)),
             after: String::new(),
         });
+        // Removed packages leave their settings behind; a host that leaves has no use for them.
+        let purge = match package_of(&step.resource) {
+            Some(name)
+                if *leaves
+                    && step.change.verb == Verb::Remove
+                    && facts.package_manager != Some(PackageManager::Dnf) =>
+            {
+                format!("dpkg --purge -- {} >/dev/null 2>&1 || true\n", quote(name))
+            }
+            _ => String::new(),
+        };
         let restarts = restarts_before(step);
         let names: Vec<String> = step.inputs.iter().copied().map(output_name).collect();
         let outputs: String = names.iter().map(|n| format!("LATE_{n}=$L/{n}; export LATE_{n}\n")).collect();
         let spent: String = names.iter().map(|n| format!("rm -f -- \"$L/{n}\"\n")).collect();
         p += &format!(
-            "{restarts}printf '\\036step %s\\n' {id}\n{before}{outputs}{turn}way_out\n( set -e\n{shell}); r=$?\n{spent}\
+            "{restarts}printf '\\036step %s\\n' {id}\n{before}{outputs}{turn}way_out\n( set -e\n{shell}{purge}); r=$?\n{spent}\
              [ $r -eq 0 ] || {{ printf '\\036done %s %s\\n' {id} $r; finish $r; }}\n{after}printf '\\036done %s 0\\n' {id}\n"
         );
     }

@@ -107,6 +107,12 @@ pub const CAUSES: &[Cause] = &[
         hint: "Enroll the key (`mokutil --import`), use a signed driver package, or turn off Secure Boot",
     },
     Cause {
+        phrase: "is still mounted",
+        code: "E-MOUNTED",
+        what: "a file system of k0s is in use",
+        hint: "Reboot the host, then run the same reset again",
+    },
+    Cause {
         phrase: "Read-only file system",
         code: "E-READ-ONLY",
         what: "a filesystem is mounted read-only, often after a disk error",

@@ -1,6 +1,8 @@
 //! Hosts that leave the cluster: what of ours is taken away, and what stays.
 
+use crate::k0s;
 use crate::state::{Hazard, HostKind, Managed, Orphan, ResourceId};
+use crate::template::quote;
 
 /// What becomes of a host that leaves the cluster.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,9 +32,52 @@ pub(super) fn orphan(leaving: Option<Leaving>, managed: &Managed) -> Option<Orph
     Some(orphan)
 }
 
+/// Returns shell that removes our folder, `$S`, from a host on which nothing of ours is left: not while a batch runs, nor while
+/// somebody else has the host.
+pub(super) fn remove_records(owner: &str) -> String {
+    format!(
+        "u=; for b in \"$S\"/runs/*; do [ ! -d \"$b\" ] || [ -e \"$b/rc\" ] || u=yes; done\n\
+         r=$(cat \"$S/lock\" 2>/dev/null); e=$(printf '%s' \"$r\" | sed -n 's/.*\"expires_s\":\\([0-9]*\\).*/\\1/p')\n\
+         case $r in *'\"owner\":\"'{owner}'\"'*) e=0;; esac\n\
+         if [ -z \"$u\" ] && [ \"${{e:-0}}\" -le \"$(date +%s)\" ]; then {empty}rm -rf -- \"$S\"; fi\n",
+        owner = quote(owner),
+        empty = k0s::remove_empty_folders(),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::process::Command;
+
+    /// Removes our folder with this lock record and batch, and returns whether it is gone.
+    fn removed(lock: &str, ended: bool) -> bool {
+        let dir = tempfile::tempdir().expect("a folder");
+        let state = dir.path().join("state");
+        let batch = state.join("runs/AAAAA-1");
+        std::fs::create_dir_all(&batch).expect("made");
+        std::fs::write(state.join("lock"), lock).expect("written");
+        if ended {
+            std::fs::write(batch.join("rc"), "0").expect("written");
+        }
+        // Nothing of the machine that runs the test is looked at.
+        let shell = remove_records("me@here").replace(&k0s::remove_empty_folders(), "");
+        let shell = format!("S='{}'\n{shell}", state.display());
+        assert!(Command::new("/bin/sh").args(["-e", "-c", &shell]).status().expect("a shell").success());
+        !state.exists()
+    }
+
+    #[test]
+    fn records_stay_while_a_batch_runs_or_somebody_else_has_the_host() {
+        let record = |owner: &str, expires: i64| {
+            format!("{{\"owner\":\"{owner}\",\"run\":\"BBBBB\",\"boot_id\":\"x\",\"expires_s\":{expires}}}\n")
+        };
+        assert!(removed("", true));
+        assert!(!removed("", false), "it still runs");
+        assert!(removed(&record("me@here", i64::MAX), true), "of an earlier run of ours");
+        assert!(!removed(&record("eva@desk", 9_999_999_999), true));
+        assert!(removed(&record("eva@desk", 1), true), "it has run out");
+    }
 
     #[test]
     fn data_goes_only_if_that_was_asked_for_and_nothing_goes_from_a_host_that_is_kept() {

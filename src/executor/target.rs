@@ -763,11 +763,7 @@ impl Target for HostTarget {
              for b in \"$S\"/runs/*; do [ -d \"$b\" ] && [ ! -e \"$b/rc\" ] && flock -n \"$b/alive\" true && {{ rm -f -- \"$b/program.new\"; echo interrupted >\"$b/rc\"; }}; done\n\
              n=0; for b in $(ls -1t \"$S/runs\" 2>/dev/null); do [ -e \"$S/runs/$b/rc\" ] || continue; n=$((n+1)); [ $n -le {KEPT_RUNS} ] || rm -rf -- \"$S/runs/$b\"; done\n\
              {sweep}{remove}printf '\\036end 0\\n'; }}; main </dev/null\n",
-            remove = if clean {
-                format!("{}rm -rf -- \"$S\"\n", k0s::remove_empty_folders())
-            } else {
-                String::new()
-            },
+            remove = if clean { leaving::remove_records(&self.setup.owner) } else { String::new() },
             prelude = prelude(),
             state = crate::template::quote(&self.setup.state_dir),
             sweep = batch::sweep("*-*-????????"),

@@ -56,8 +56,8 @@ impl Fleet {
             host.is_some_and(|h| self.inventory.pool_of(h).role.is_controller())
         };
         let members: Vec<&HostName> = leaving.iter().filter(controls).collect();
-        // All hosts: there is no cluster left to keep.
-        if members.is_empty() || leaving.len() == self.inventory.hosts.len() {
+        // Without a selection the whole cluster is given up.
+        if members.is_empty() || self.selection.limit.is_none() {
             return None;
         }
         let names: Vec<&str> = members.iter().map(|h| h.as_str()).collect();

@@ -38,11 +38,11 @@ done
 if [ -n "$a" ]; then echo "$a" >{ARGUMENTS}; else read -r a 2>/dev/null <{ARGUMENTS} || a='--data-dir={DATA_DIR} --kubelet-root-dir={KUBELET_DIR}'; fi
 {stop_pods}
 for u in {WORKER_UNIT} {CONTROLLER_UNIT}; do systemctl disable --now -q -- "$u" 2>/dev/null || true; done
-case $a in *--cri-socket*) ;; *) [ ! -e {CONFIG} ] || a="$a --config={CONFIG}";; esac
+[ ! -e {CONFIG} ] || a="$a --config={CONFIG}"
 [ ! -x {BINARY} ] || timeout -k 10 600 {BINARY} reset $a
 m=$(sed -n 's/^[^ ]* [^ ]* [^ ]* [^ ]* \([^ ]*\) .*/\1/p' /proc/self/mountinfo)
 for d in {folders}; do
-for b in $m; do case $b in "$d"/*) echo "$b is still mounted" >&2; exit 1;; esac; done
+for b in $m; do case $b in "$d"/*) echo "E-MOUNTED: $b is still mounted"; exit 1;; esac; done
 [ ! -d "$d" ] || find "$d" -mindepth 1 -maxdepth 1 ! -name lost+found -exec rm -rf --one-file-system -- {{}} +
 case " $(echo $m) " in *" $d "*) ;; *) [ ! -d "$d" ] || rmdir -- "$d" 2>/dev/null || true;; esac
 done

@@ -4,7 +4,9 @@ use provision::artifact::{Lock, Locked};
 use provision::catalog::Catalog;
 use provision::inventory::{Inventory, load};
 use provision::role::{RoleInput, check, desired};
-use provision::state::{Content, Facts, Failure, Hazard, PciFunction, Resource, Spec};
+use provision::state::{
+    Content, Facts, Failure, Hazard, HostKind, Managed, PciFunction, Resource, ResourceId, Spec,
+};
 use std::path::{Path, PathBuf};
 
 const K0S: &str = "v1.35.7+k0s.0";
@@ -22,6 +24,7 @@ pub struct Case {
     pub facts: Facts,
     secrets: std::collections::BTreeMap<String, provision::state::SecretText>,
     pub text: String,
+    joins: bool,
 }
 
 impl Case {
@@ -47,6 +50,7 @@ impl Case {
                 provision::state::SecretText::new("me:canary-77"),
             )]),
             facts: serde_json::from_str(&facts).expect("facts"),
+            joins: false,
             text: std::fs::read_to_string(data("inventory.yaml")).expect("the inventory"),
         }
     }
@@ -87,7 +91,7 @@ impl Case {
             host,
             facts: &self.facts,
             secrets: &self.secrets,
-            joins: false,
+            joins: self.joins,
         })
     }
 
@@ -492,6 +496,37 @@ fn the_drop_in_comes_before_the_unit_and_the_driver_before_k0s() {
     let places: Vec<usize> = order.iter().map(|id| at(id)).collect();
     assert!(places.is_sorted(), "{places:?}");
     assert_eq!(resources[at("command/k0s-token")].inputs[0].text(), "token/worker");
+}
+
+/// Whether a controller joins is its own history; the first one that is new makes a cluster only if there is none.
+#[test]
+fn a_controller_joins_by_its_history_and_not_by_its_place_in_the_inventory() {
+    let joins = |case: &Case, host: &str| {
+        let role = case.role(host, "k0s");
+        let token = role.iter().any(|r| r.id.text() == "command/k0s-token");
+        let flag =
+            role.iter().any(|r| matches!(&r.spec, Spec::Command(c) if c.apply.contains("--token-file=")));
+        assert_eq!(token, flag, "{host}");
+        token
+    };
+    let mut case = Case::new("debian12");
+    assert_eq!([joins(&case, "cp-1"), joins(&case, "cp-2"), joins(&case, "w-1")], [false, true, true]);
+    case.joins = true;
+    assert!(joins(&case, "cp-1"), "it was reset, and the others have a cluster");
+    case.joins = false;
+    let mut own = |names: &[&str]| {
+        let managed = |name: &&str| Managed {
+            id: ResourceId::host(HostKind::Command, *name),
+            hash: String::new(),
+            undo: None,
+            adopted: false,
+            hazards: Vec::new(),
+        };
+        case.facts.managed = names.iter().map(managed).collect();
+        [joins(&case, "cp-1"), joins(&case, "cp-2")]
+    };
+    assert_eq!(own(&["k0s-install"]), [false; 2], "it made the cluster, wherever the inventory lists it now");
+    assert_eq!(own(&["k0s-token", "k0s-install"]), [true; 2], "it joined");
 }
 
 #[test]

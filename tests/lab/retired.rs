@@ -86,7 +86,7 @@ fn a_retired_host_leaves_the_cluster_and_one_in_maintenance_is_kept_out_of_servi
     }
 
     // One that cannot be reached is forgotten all the same.
-    story.control().inject("w-3=unreachable").expect("it answers").expect("injected");
+    story.control().inject("w-3=lost").expect("it answers").expect("injected");
     story.edit(pool, &format!("      w-3: {{state: retired, reason: lost}}\n{pool}"));
     let (code, shown) = story.plan();
     assert_eq!(code, 2, "{shown}");

@@ -1,8 +1,9 @@
 //! Disks of their own, with the real mkfs and blkid on files that stand in for disks; mounting is the lab's systemd.
 
 use crate::kit::Kit;
+use provision::executor::Leaving;
 use provision::plan::steps_of;
-use provision::state::{Filesystem, Mount, Resource, Spec, StepOutputs, Target};
+use provision::state::{Filesystem, Hazard, Mount, Resource, Spec, StepOutputs, Target};
 
 const DISK: &str = "/dev/disk/by-id/lab-disk";
 const UUID: &str = "0f9c2c1e-7a51-8d33-9b1e-2f6d8f0a1b2c";
@@ -56,6 +57,36 @@ async fn an_empty_disk_becomes_a_mounted_filesystem_once() {
     fewer.enact(&removal, &StepOutputs::new()).await.expect("removed");
     assert_eq!(kit.read("h", "/etc/systemd/system/data-my\\x2dmodels.mount"), "");
     assert!(carries(&path).contains("TYPE=ext4"));
+    kit.lab.down().await;
+}
+
+/// A host that leaves keeps the data on its disks, unless that was asked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reset_takes_the_mount_away_and_wipes_only_on_request() {
+    let kit = Kit::up(&["h"], |_| {}).await;
+    let path = disk(&kit);
+    for wipe_data in [false, true] {
+        let target = kit.target("h", wanted(None));
+        let (steps, _) = steps_of(&target.observe().await.expect("observed"));
+        target.enact(&steps, &StepOutputs::new()).await.expect("made and mounted");
+        assert!(carries(&path).contains(&format!("UUID={UUID}")));
+        let leaving = kit.target("h", Vec::new()).leaving(Leaving::Reset { wipe_data });
+        let (removal, _) = steps_of(&leaving.observe().await.expect("observed"));
+        let lost = removal.iter().any(|s| s.hazards.contains(&Hazard::DataLoss(DISK.into())));
+        assert_eq!(lost, wipe_data, "the plan says so: {removal:#?}");
+        leaving.enact(&removal, &StepOutputs::new()).await.expect("removed");
+        assert_eq!(steps_of(&leaving.observe().await.expect("observed")).0, []);
+        assert_eq!(carries(&path).contains("TYPE=ext4"), !wipe_data, "{}", carries(&path));
+        assert_eq!(kit.read("h", "/etc/systemd/system/data-my\\x2dmodels.mount"), "");
+        assert!(kit.file("h", "/var/lib/provision").exists(), "until the run ends");
+        leaving.finish().await.expect("ended");
+        assert!(!kit.file("h", "/var/lib/provision").exists());
+        if !wipe_data {
+            // An empty one for the second round.
+            std::fs::remove_file(&path).expect("removed");
+            disk(&kit);
+        }
+    }
     kit.lab.down().await;
 }
 
