@@ -247,6 +247,7 @@ async fn spec(loaded: &Loaded, faults: &[String]) -> Result<Spec> {
         hosts,
         faults,
         control_plane: None,
+        without: Vec::new(),
     })
 }
 

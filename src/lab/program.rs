@@ -49,7 +49,7 @@ pub(super) struct Program {
 }
 
 impl Program {
-    /// Starts a command that [`super::isolate::command`] made.
+    /// Starts a command that [`super::isolate::Isolation::command`] made.
     pub(super) fn spawn(command: &mut Command, ending: &Ending) -> std::io::Result<Self> {
         let child = command.kill_on_drop(true).spawn()?;
         Ok(Self { child: Some(child), ending: ending.clone() })

@@ -1,7 +1,7 @@
 //! The SSH server of a lab host, and what a login on it may do: run programs, open a shell on a terminal, reach ports of its own host.
 
 use super::host::LabHost;
-use super::isolate::{self, Stdin};
+use super::isolate::Stdin;
 use super::program::Program;
 use super::spec::FaultKind;
 use russh::keys::PrivateKey;
@@ -34,7 +34,7 @@ struct Terminal {
 }
 
 impl Terminal {
-    /// The lab is on Linux only (`isolate::check`).
+    /// The lab is on Linux only (`Isolation::new`).
     #[cfg(not(target_os = "linux"))]
     fn open(_: &str, _: Winsize) -> std::io::Result<Self> {
         Err(std::io::ErrorKind::Unsupported.into())
@@ -106,7 +106,7 @@ struct Started {
 }
 
 fn on_pipes(host: &LabHost, command: &str) -> std::io::Result<Started> {
-    let mut process = isolate::command(&host.spec.exe, &host.dir, command, Stdin::Pipe);
+    let mut process = host.isolation.command(&host.dir, command, Stdin::Pipe);
     process.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut program = Program::spawn(&mut process, &host.ending)?;
     let streams = program.child().and_then(|c| Some((c.stdin.take()?, c.stdout.take()?, c.stderr.take()?)));
@@ -119,7 +119,7 @@ fn on_terminal(
     command: &str,
     (kind, master, slave): (String, Arc<OwnedFd>, OwnedFd),
 ) -> std::io::Result<Started> {
-    let mut process = isolate::command(&host.spec.exe, &host.dir, command, Stdin::Terminal(kind));
+    let mut process = host.isolation.command(&host.dir, command, Stdin::Terminal(kind));
     process.stdout(slave.try_clone()?).stderr(slave.try_clone()?).stdin(slave);
     let end =
         |master: &OwnedFd| Ok::<_, std::io::Error>(tokio::fs::File::from_std(master.try_clone()?.into()));

@@ -1,6 +1,7 @@
 //! What a lab is made from: its own input type, so that the simulation shares no assumption with the modules that it tests.
 
 use super::hardware_fault::{HardwareFault, NAMES as HARDWARE_FAULTS};
+use super::isolate::Wall;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -26,6 +27,9 @@ pub struct Spec {
     /// kube-controller-manager and kube-scheduler if they are to run too.
     #[serde(default)]
     pub control_plane: Option<PathBuf>,
+    /// Walls that are not put up around programs on hosts. Nothing of an inventory ever gets here.
+    #[serde(default)]
+    pub without: Vec<Wall>,
 }
 
 /// One simulated host.

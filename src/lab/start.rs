@@ -3,11 +3,12 @@
 use super::artifacts::{files, sha256};
 use super::cluster::{Cluster, ClusterSpec, ControlPlane, HostSpec, programs_in};
 use super::host::{LabHost, MOST_EXECS};
+use super::isolate::Isolation;
 use super::program::Ending;
 use super::sockets::{listen_unix, private};
 use super::spec::{Fault, FaultKind, Host, Spec};
 use super::status::{Counters, HostStatus, Status};
-use super::{isolate, net, session, tree};
+use super::{net, session, tree};
 use crate::event::Events;
 use russh::keys::PrivateKey;
 use russh::keys::ssh_key::LineEnding;
@@ -93,7 +94,6 @@ fn key() -> Result<PrivateKey, LabError> {
 impl Lab {
     /// Makes the hosts anew and listens for them.
     pub async fn up(spec: Spec, events: Events) -> Result<Self, LabError> {
-        isolate::check().await.map_err(LabError::Forbidden)?;
         let dir = spec.dir.clone();
         let files_error = |source| LabError::Files { dir: dir.clone(), source };
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&spec.dir).map_err(files_error)?;
@@ -115,6 +115,7 @@ impl Lab {
 
         let listener = bind((spec.mirror, 0).into()).await?;
         let base = listener.local_addr().map_err(files_error)?;
+        let isolation = Arc::new(Isolation::new(&spec).await.map_err(LabError::Forbidden)?);
         let (served, names) = files(&spec.k0s_version);
         let artifacts = names
             .into_iter()
@@ -124,7 +125,8 @@ impl Lab {
                 Artifact { name, version, url, sha256: sha256(bytes), size: bytes.len() as u64 }
             })
             .collect();
-        tasks.spawn(net::serve_files(listener, Arc::new(served)));
+        let served = Arc::new(served);
+        tasks.spawn(net::serve_files(net::Place::Machine(listener), served.clone()));
 
         let client = key()?;
         let text = client.to_openssh(LineEnding::LF).map_err(LabError::Key)?;
@@ -147,6 +149,17 @@ impl Lab {
         let mut hosts = BTreeMap::new();
         for host in &spec.hosts {
             tree::build(&spec, host).map_err(files_error)?;
+            let dir = spec.host_dir(&host.name);
+            let init = listen_unix(&dir.join("root/run/lab/init.sock")).map_err(files_error)?;
+            let mirror = listen_unix(&dir.join("root").join(net::MIRROR.trim_start_matches('/')));
+            let mirror = net::Place::Host(mirror.map_err(files_error)?);
+            tasks.spawn(net::serve_files(mirror, served.clone()));
+            if let Some(owner) = isolation.owner {
+                tree::give(&dir, owner).map_err(files_error)?;
+            }
+            if hosts.is_empty() {
+                isolation.check(&dir).await.map_err(LabError::Forbidden)?;
+            }
             let host_key = key()?;
             let shown = if spec.faults_of(&host.name).any(|f| *f == FaultKind::WrongHostKey) {
                 key()?
@@ -166,10 +179,9 @@ impl Lab {
                 cluster.clone(),
                 client.public_key().clone(),
                 execs.clone(),
+                isolation.clone(),
                 ending.clone(),
             );
-            let socket = spec.host_dir(&host.name).join("root/run/lab/init.sock");
-            let init = listen_unix(&socket).map_err(files_error)?;
             tasks.spawn(running.clone().serve_init(init));
             if !spec.faults_of(&host.name).any(|f| *f == FaultKind::Unreachable) {
                 let listener = bind((host.address, host.port).into()).await?;

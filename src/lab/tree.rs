@@ -1,6 +1,7 @@
 //! A host's folders before anything was done to it: what an installed Debian with sshd has, and its hardware in /sys.
 
 use super::hardware_fault::HardwareFault;
+use super::isolate::TOOL;
 use super::machine::{self, COVERED, DEVICES};
 use super::spec::{FaultKind, Hardware, Host, Spec};
 use std::fs;
@@ -112,6 +113,7 @@ pub(super) fn build(spec: &Spec, host: &Host) -> io::Result<()> {
         fs::write(root.join("dev").join(name), "")?;
     }
     fs::write(root.join("opt/lab/tool"), "")?;
+    fs::hard_link(spec.dir.join(TOOL), dir.join(TOOL))?;
     for (link, target) in
         [("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")]
     {
@@ -164,7 +166,8 @@ pub(super) fn build(spec: &Spec, host: &Host) -> io::Result<()> {
     for tool in TOOLS.split(' ') {
         std::os::unix::fs::symlink("/opt/lab/tool", local.join("bin").join(tool))?;
     }
-    settings(&dir, host, &spec.faults_of(&host.name).cloned().collect::<Vec<_>>())?;
+    let faults: Vec<_> = spec.faults_of(&host.name).cloned().collect();
+    write(&root.join(SETTINGS), &settings(host, &faults))?;
     fs::create_dir_all(root.join("sys/module"))?;
     let broken =
         |fault: HardwareFault| spec.faults_of(&host.name).any(|f| *f == FaultKind::Hardware(fault.clone()));
@@ -193,17 +196,33 @@ pub(super) fn build(spec: &Spec, host: &Host) -> io::Result<()> {
     Ok(())
 }
 
-/// Tells the host's tools what they are to play. They read it at each start, so it is replaced as a whole.
-pub(super) fn settings(dir: &Path, host: &Host, faults: &[FaultKind]) -> io::Result<()> {
+/// Where the host's tools read what they are to play, below its root.
+pub(super) const SETTINGS: &str = "var/lib/lab/settings.json";
+
+/// Returns what the host's tools are to play. They read it at each start, so it is replaced as a whole.
+pub(super) fn settings(host: &Host, faults: &[FaultKind]) -> String {
     let settings = serde_json::json!({
         "host": host.name,
         "hardware": host.hardware,
         "sudo_sha256": host.sudo_sha256,
         "faults": faults,
     });
-    let file = dir.join("root/var/lib/lab/settings.json");
-    write(&file.with_extension("new"), &settings.to_string())?;
-    fs::rename(file.with_extension("new"), file)
+    settings.to_string()
+}
+
+/// Gives a host's folders to the user that its root is outside. Nothing runs on it yet.
+pub(super) fn give(dir: &Path, owner: u32) -> io::Result<()> {
+    // The executable may be a link to the machine's own.
+    if dir.file_name().is_some_and(|name| name == TOOL) {
+        return Ok(());
+    }
+    std::os::unix::fs::lchown(dir, Some(owner), Some(owner))?;
+    if fs::symlink_metadata(dir)?.is_dir() {
+        for entry in fs::read_dir(dir)? {
+            give(&entry?.path(), owner)?;
+        }
+    }
+    Ok(())
 }
 
 /// Gives the host a new boot id.

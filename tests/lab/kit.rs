@@ -58,6 +58,7 @@ impl Kit {
             hosts: names.iter().enumerate().map(host).collect(),
             faults: Vec::new(),
             control_plane: None,
+            without: Vec::new(),
         };
         change(&mut spec);
         let lab = Lab::up(spec.clone(), Events::none()).await.expect("the lab comes up");
