@@ -53,6 +53,11 @@ mod linux {
             self.at(path, OFlags::PATH)
         }
 
+        /// Opens a folder, to list it.
+        pub(in crate::lab) fn folder(&self, path: &str) -> io::Result<OwnedFd> {
+            self.at(path, OFlags::RDONLY | OFlags::DIRECTORY)
+        }
+
         /// Reads a regular file.
         pub(in crate::lab) fn read(&self, path: &str) -> io::Result<String> {
             // One that nobody writes to would be waited for, were it opened as files usually are.

@@ -4,6 +4,7 @@
 use super::beneath::Beneath;
 use super::cluster::{Cluster, ControllerStart, WorkerStart};
 use super::isolate::{Isolation, Stdin, TOOL, Wall};
+use super::limits::Disk;
 use super::program::{Ending, Program};
 use super::request::Request;
 use super::spec::{FaultKind, Spec};
@@ -64,6 +65,7 @@ pub(super) struct LabHost {
     pub(super) execs: Arc<Semaphore>,
     pub(super) isolation: Arc<Isolation>,
     detaching: Arc<Semaphore>,
+    pub(super) disk: Arc<Disk>,
     /// What was started detached; `None` once the lab goes down.
     detached: Mutex<Option<JoinSet<()>>>,
     /// Its programs that are being ended.
@@ -91,6 +93,7 @@ impl LabHost {
             links: watch::Sender::new(()),
             name: name.to_owned(),
             dir: spec.host_dir(name),
+            disk: Arc::new(Disk::new(spec.host_dir(name), spec.has(Wall::Limits))),
             cluster,
             authorized,
             counts: Counts::default(),
@@ -257,7 +260,7 @@ impl LabHost {
             let _permit = permit;
             let mut process = host.isolation.command(&host.dir, &command, Stdin::Pipe);
             process.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-            let Ok(mut program) = Program::spawn(&mut process, &host.ending) else { return };
+            let Ok(mut program) = Program::spawn(&mut process, &host.ending, &host.disk) else { return };
             tokio::select! {
                 _ = program.wait() => {}
                 _ = boot.changed() => program.end().await,
@@ -268,8 +271,7 @@ impl LabHost {
 
     /// Returns one of the host's folders, in which its programs may have put anything.
     fn folders(&self, name: &str) -> io::Result<Beneath> {
-        let walled = !self.spec.without.contains(&Wall::Paths);
-        Beneath::open(&self.dir.join(name), walled, self.isolation.owner)
+        Beneath::open(&self.dir.join(name), self.spec.has(Wall::Paths), self.isolation.owner)
     }
 
     /// Keeps what k0s was given in a file of the lab's own, outside every host, for whoever checks that it is nowhere else.
@@ -322,7 +324,7 @@ impl LabHost {
             let command = format!("exec /opt/lab/{TOOL} {}", super::boot::NAME);
             let mut process = host.isolation.command(&host.dir, &command, Stdin::Pipe);
             process.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-            if let Ok(mut program) = Program::spawn(&mut process, &host.ending) {
+            if let Ok(mut program) = Program::spawn(&mut process, &host.ending, &host.disk) {
                 // What does not end is no start of the machine; its files are then as they are.
                 let _ = tokio::time::timeout(BOOT_DEADLINE, program.wait()).await;
             }

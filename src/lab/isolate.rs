@@ -38,7 +38,8 @@ pub enum Wall {
     Processes,
     /// The machine's root is let go.
     Root,
-    /// A second namespace: what the first one has mounted, the program cannot change.
+    /// What is the machine's is mounted read-only, in a first user namespace; the program is in a second one, and cannot
+    /// change what the first one has mounted.
     Mounts,
     /// No capability but those over the host's own files and processes.
     Capabilities,
@@ -61,7 +62,7 @@ impl Wall {
         (Self::Network, "simulated hosts use this machine's network"),
         (Self::Processes, "simulated hosts see this machine's processes"),
         (Self::Root, "simulated hosts see this machine's files"),
-        (Self::Mounts, "simulated hosts can undo their mounts"),
+        (Self::Mounts, "simulated hosts can change what is mounted of this machine"),
         (Self::Capabilities, "simulated hosts keep all capabilities in their namespaces"),
         (Self::Syscalls, "simulated hosts can make any system call"),
         (Self::Descriptors, "simulated hosts inherit open files"),
@@ -144,9 +145,9 @@ impl Isolation {
         let cannot = |e: io::Error| format!("cannot copy {} for the lab: {e}", spec.exe.display());
         let exe = spec.dir.join(TOOL);
         copy(&spec.exe, &exe).map_err(cannot)?;
-        let owner = if spec.without.contains(&Wall::Id) { None } else { unprivileged()? };
+        let owner = if !spec.has(Wall::Id) { None } else { unprivileged()? };
         let mut isolation = Self { exe, owner, network: None, without: spec.without.clone() };
-        if !spec.without.contains(&Wall::Network) {
+        if spec.has(Wall::Network) {
             isolation.network = Some(isolation.network(&spec.dir).await?);
         }
         Ok(isolation)

@@ -137,8 +137,12 @@ pub(super) fn keep(mut setup: Setup, command: &OsStr) -> Result<ExitCode, String
             .and_then(|()| enter(network.as_fd(), Some(LinkNameSpaceType::Network)))
             .map_err(cannot(Wall::Network, "enter the lab's network"))?;
     }
-    let flags = UnshareFlags::NEWNS | UnshareFlags::NEWUTS | UnshareFlags::NEWIPC | UnshareFlags::NEWCGROUP;
-    enter_namespaces(&proc_folder()?, Wall::Root, flags | UnshareFlags::NEWPID)?;
+    let mut flags =
+        UnshareFlags::NEWNS | UnshareFlags::NEWUTS | UnshareFlags::NEWIPC | UnshareFlags::NEWCGROUP;
+    if setup.has(Wall::Processes) {
+        flags |= UnshareFlags::NEWPID;
+    }
+    enter_namespaces(&proc_folder()?, Wall::Root, flags)?;
     (setup.parent, setup.dir) = (std::process::id(), Default::default());
     let setup = serde_json::to_string(&setup).map_err(|e| e.to_string())?;
     let init = Command::new("/proc/self/exe").arg(INIT).arg(setup).arg(command).spawn();
@@ -177,6 +181,9 @@ pub(super) fn init(setup: &Setup, command: &OsStr) -> Result<ExitCode, String> {
         drop_capabilities().map_err(cannot(Wall::Capabilities, "drop capabilities"))?;
     }
     rustix::thread::set_no_new_privs(true).map_err(cannot(Wall::Capabilities, "set no_new_privs"))?;
+    // No program may use what this process has under /proc: its executable is the machine's.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .map_err(cannot(Wall::Processes, "close /proc/1"))?;
     if setup.has(Wall::Syscalls) {
         syscalls::restrict().map_err(|e| format!("wall syscalls: {e}"))?;
     }

@@ -13,6 +13,7 @@ mod host;
 mod isolate;
 #[cfg(target_os = "linux")]
 mod keeper;
+mod limits;
 mod machine;
 mod net;
 pub mod on_host;

@@ -4,8 +4,8 @@
 
 use super::beneath::Beneath;
 use super::isolate::{Setup, TOOL, Wall};
-use super::machine::{COVERED, DEVICES};
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use super::machine::{COVERED, DEVICES, NO_FILE, NO_FOLDER};
+use rustix::fs::{CWD, FileType, Mode, OFlags, openat};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags};
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 use rustix::mount::{
@@ -13,6 +13,9 @@ use rustix::mount::{
 };
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+
+/// What in /proc belongs to whoever looks, and `sys`, which is the host's own folder.
+const OF_PROCESSES: [&str; 6] = ["self", "thread-self", "mounts", "net", "filesystems", "sys"];
 
 fn failed(wall: Wall, what: &str, path: &str, error: impl std::fmt::Display) -> String {
     format!("wall {wall}: cannot {what} {path}: {error}")
@@ -37,6 +40,24 @@ fn own_proc() -> Result<OwnedFd, String> {
         fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
     });
     proc.map_err(|e| failed(Wall::Processes, "mount a", "/proc of its own", e))
+}
+
+/// Returns the names in the host's /proc that are neither a process nor about the process that asks: all of them show
+/// the machine.
+fn names(root: &Beneath) -> Result<Vec<String>, String> {
+    let failed = |e: &dyn std::fmt::Display| failed(Wall::Processes, "read", "/proc", e);
+    let proc = root.folder("proc").map_err(|e| failed(&e))?;
+    let entries = rustix::fs::Dir::new(proc).map_err(|e| failed(&e))?;
+    let names = entries.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()));
+    let shows = |name: &String| {
+        !name.starts_with(|c: char| c == '.' || c.is_ascii_digit()) && !OF_PROCESSES.contains(&name.as_str())
+    };
+    Ok(names.filter(shows).collect())
+}
+
+fn is_folder(handle: &OwnedFd) -> bool {
+    let is = |file: rustix::fs::Stat| FileType::from_raw_mode(file.st_mode) == FileType::Directory;
+    rustix::fs::fstat(handle).is_ok_and(is)
 }
 
 fn put(mount: &OwnedFd, place: &OwnedFd) -> rustix::io::Result<()> {
@@ -64,18 +85,25 @@ pub(super) fn enter(setup: &Setup) -> Result<(), String> {
     let proc = if setup.has(Wall::Processes) { own_proc()? } else { mount_of("/proc", true)? };
     add(proc, "proc")?;
     add(mount_of("proc-sys", false)?, "proc/sys")?;
-    for name in COVERED.split(' ') {
-        let at = format!("proc/{name}");
-        if root.handle(&at).is_ok() {
-            add(mount_of(&at, false)?, &at)?;
-        }
+    for name in names(&root)? {
+        let own = format!("proc/{name}");
+        let from = match COVERED.split(' ').any(|covered| covered == name) {
+            true => own.as_str(),
+            false if is_folder(&root.handle(&own).map_err(|e| failed(Wall::Paths, "open", &own, e))?) => {
+                NO_FOLDER
+            }
+            false => NO_FILE,
+        };
+        add(mount_of(from, false)?, &own)?;
     }
     for name in DEVICES {
         add(mount_of(&format!("/dev/{name}"), false)?, &format!("dev/{name}"))?;
     }
     add(mount_of(TOOL, false)?, "opt/lab/tool")?;
     leave(setup.has(Wall::Root), &folder("/")?)?;
-    read_only(&["/usr", "/proc", "/opt/lab/tool"], &["/usr/local", "/proc/sys"], setup.has(Wall::Root))?;
+    if setup.has(Wall::Mounts) {
+        read_only(&["/usr", "/proc", "/opt/lab/tool"], &["/usr/local", "/proc/sys"], setup.has(Wall::Root))?;
+    }
     if let Ok(name) = root.read("etc/hostname") {
         // Only for show; a failure shows in `uname -n` and nowhere else.
         let _ = rustix::system::sethostname(name.trim().as_bytes());

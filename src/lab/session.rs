@@ -1,7 +1,8 @@
 //! The SSH server of a lab host, and what a login on it may do: run programs, open a shell on a terminal, reach ports of its own host.
 
 use super::host::LabHost;
-use super::isolate::Stdin;
+use super::isolate::{Stdin, Wall};
+use super::limits::MOST_OUTPUT;
 use super::program::Program;
 use super::spec::FaultKind;
 use russh::keys::PrivateKey;
@@ -108,7 +109,7 @@ struct Started {
 fn on_pipes(host: &LabHost, command: &str) -> std::io::Result<Started> {
     let mut process = host.isolation.command(&host.dir, command, Stdin::Pipe);
     process.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut program = Program::spawn(&mut process, &host.ending)?;
+    let mut program = Program::spawn(&mut process, &host.ending, &host.disk)?;
     let streams = program.child().and_then(|c| Some((c.stdin.take()?, c.stdout.take()?, c.stderr.take()?)));
     let (input, output, errors) = streams.ok_or(std::io::ErrorKind::BrokenPipe)?;
     Ok(Started { program, input: Box::new(input), output: Box::new(output), errors: Box::new(errors) })
@@ -125,7 +126,7 @@ fn on_terminal(
         |master: &OwnedFd| Ok::<_, std::io::Error>(tokio::fs::File::from_std(master.try_clone()?.into()));
     let (input, output) = (Box::new(end(&master)?), Box::new(end(&master)?));
     // The program's ends are then the only ones: the terminal ends with it.
-    let program = Program::spawn(&mut process, &host.ending)?;
+    let program = Program::spawn(&mut process, &host.ending, &host.disk)?;
     Ok(Started { program, input, output, errors: Box::new(tokio::io::empty()) })
 }
 
@@ -175,14 +176,19 @@ async fn exec(
     };
     let out = async {
         let mut buffer = vec![0; CHUNK];
-        let mut rest = Vec::new();
+        let (mut rest, mut printed) = (Vec::new(), 0);
         // The last program on a terminal takes it along: reading fails then.
         while let Ok(n @ 1..) = output.read(&mut buffer).await {
             host.look_for_steps(&mut rest, &buffer[..n]);
+            printed += n as u64;
+            if printed > MOST_OUTPUT && host.spec.has(Wall::Limits) {
+                return Err(format!("it printed more than {} MiB", MOST_OUTPUT >> 20));
+            }
             if write.data_bytes(buffer[..n].to_vec()).await.is_err() {
                 break;
             }
         }
+        Ok(())
     };
     let err = async {
         let mut buffer = vec![0; CHUNK];
@@ -193,13 +199,21 @@ async fn exec(
         }
     };
     let ended = async {
-        let ((), (), status) = tokio::join!(out, err, program.wait());
-        status
+        let ((), (), status) = tokio::try_join!(out, async { Ok(err.await) }, program.wait())?;
+        Ok::<_, String>(status)
     };
     // A closed channel ends its program: nobody reads its output any more.
     let status = tokio::select! {
         status = ended => status,
-        () = feed => None,
+        () = feed => Ok(None),
+    };
+    let status = match status {
+        Ok(status) => status,
+        Err(why) => {
+            let text = format!("lab: the program was ended: {why}\n");
+            let _ = write.extended_data_bytes(1, text.into_bytes()).await;
+            Some(137)
+        }
     };
     let _ = write.exit_status(status.unwrap_or(255) as u32).await;
     let _ = write.eof().await;

@@ -169,6 +169,11 @@ impl Spec {
         self.faults.iter().filter(move |f| f.host == host && f.step.is_none()).map(|f| &f.kind)
     }
 
+    /// Returns whether a wall is put up.
+    pub(super) fn has(&self, wall: Wall) -> bool {
+        !self.without.contains(&wall)
+    }
+
     /// Returns the folder of a host.
     pub fn host_dir(&self, host: &str) -> PathBuf {
         self.dir.join("hosts").join(host)

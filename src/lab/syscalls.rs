@@ -2,8 +2,8 @@
 //!
 //! The list is that of Docker's default profile without what a host needs for nothing and what reaches beyond its walls or
 //! past its limits: namespaces and mounts, keys, ptrace and the memory of other processes, BPF, performance counters,
-//! io_uring (which makes system calls that no filter sees), file handles, clocks, memory files and System V shared memory
-//! (which belong to no process that could be ended), POSIX message queues.
+//! io_uring (which makes system calls that no filter sees), file handles, clocks; and what takes memory that belongs to no
+//! process which could be ended: memory files, System V shared memory, POSIX message queues, vmsplice.
 //! It names what is allowed, so that calls of kernels to come and of other ABIs are not.
 
 use serde_json::{Value, json};
@@ -25,9 +25,9 @@ const ALLOWED: &str = "accept accept4 bind brk cachestat capget capset chdir clo
     sched_getattr sched_getparam sched_getscheduler sched_rr_get_interval sched_setaffinity sched_yield sendfile \
     sendmmsg sendmsg sendto set_robust_list set_tid_address setfsgid setfsuid setgid setgroups setitimer setpgid setpriority \
     setregid setresgid setresuid setreuid setrlimit setsid setsockopt setuid setxattr shutdown sigaltstack signalfd4 splice \
-    statfs statx symlinkat sync sync_file_range syncfs sysinfo tee tgkill timer_create timer_delete timer_getoverrun \
+    statfs statx symlinkat sync sync_file_range syncfs sysinfo tgkill timer_create timer_delete timer_getoverrun \
     timer_gettime timer_settime timerfd_create timerfd_gettime timerfd_settime times tkill truncate umask uname unlinkat \
-    utimensat vmsplice wait4 waitid write writev";
+    utimensat wait4 waitid write writev";
 
 /// What only x86-64 has.
 #[cfg(target_arch = "x86_64")]
