@@ -8,7 +8,7 @@ use crate::artifact::{Lock, Locked};
 use crate::catalog::{Catalog, Fabric, Vendor};
 use crate::event::Events;
 use crate::inventory::{Host, Inventory, Secrets};
-use crate::lab::{self, Control, Fault, Hardware, Spec, Status};
+use crate::lab::{self, Control, Fault, Hardware, Spec, Status, Wall};
 use std::fs::File;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
@@ -52,9 +52,15 @@ pub struct OwnLab {
     process: Child,
     dir: PathBuf,
     hosts: usize,
+    without: Vec<Wall>,
 }
 
 impl OwnLab {
+    /// Returns the walls that this machine does not allow and that it goes without.
+    pub fn without(&self) -> &[Wall] {
+        &self.without
+    }
+
     /// Returns the number of its hosts.
     pub fn hosts(&self) -> usize {
         self.hosts
@@ -251,6 +257,13 @@ async fn spec(loaded: &Loaded, faults: &[String]) -> Result<Spec> {
     })
 }
 
+/// Returns the wall that a lab could not put up. Without a user namespace there is no lab.
+fn forbidden(error: &Error) -> Option<Wall> {
+    let text = error.to_string();
+    let wall = text.split_once("wall ")?.1.split(':').next()?.parse().ok()?;
+    (wall != Wall::Root).then_some(wall)
+}
+
 /// Starts the lab's process and waits until it is up. It goes down with what is returned.
 async fn up(spec: &Spec) -> Result<OwnLab> {
     let dir = &spec.dir;
@@ -276,7 +289,7 @@ async fn up(spec: &Spec) -> Result<OwnLab> {
     // Only the lab's process is to hold its lock.
     drop((command, lock));
     // From here on it goes down again if anything goes wrong.
-    let mut starting = OwnLab { process, dir: dir.clone(), hosts: spec.hosts.len() };
+    let mut starting = OwnLab { process, dir: dir.clone(), hosts: spec.hosts.len(), without: spec.without.clone() };
     if let Some(input) = &mut starting.process.stdin {
         serde_json::to_writer(&mut *input, spec)
             .map_err(std::io::Error::from)
@@ -338,6 +351,9 @@ pub(super) async fn attach_to(loaded: &mut Loaded, asked: bool, events: &Events)
     let mut lab = lab.ok_or_else(|| broken(&dir, "the lab has stopped".to_owned()))?;
     let status = lab.status();
     let status = status.map_err(|e| broken(&dir, format!("the lab does not respond: {e}")))?;
+    for wall in &status.without {
+        events.note(format!("LAB: without the wall `{wall}`: {}", wall.given_up()));
+    }
     let inventory = &mut loaded.inventory;
     for host in inventory.hosts.values_mut() {
         if let Some(at) = status.hosts.get(host.name.as_str()) {
@@ -382,15 +398,26 @@ pub async fn serve_lab() -> Result<()> {
 
 impl Loaded {
     /// Brings up a lab of this inventory, with faults of `HOST=KIND[:ARGUMENT][@STEP]`, and with the programs of a real
-    /// control plane where they are given. It goes down with what is returned.
+    /// control plane where they are given. It goes down with what is returned. Without `walls` it also comes up where this
+    /// machine does not allow all of them, for inventories of people who may run programs on it.
     pub async fn lab_up(
         &self,
         faults: &[String],
         control_plane: Option<&ControlPlanePrograms>,
+        walls: bool,
     ) -> Result<OwnLab> {
         let mut spec = spec(self, faults).await?;
         spec.control_plane = control_plane.map(|programs| programs.folder.clone());
-        up(&spec).await
+        loop {
+            let error = match up(&spec).await {
+                Ok(lab) => return Ok(lab),
+                Err(error) => error,
+            };
+            match forbidden(&error).filter(|wall| !walls && !spec.without.contains(wall)) {
+                Some(wall) => spec.without.push(wall),
+                None => return Err(error),
+            }
+        }
     }
 
     /// Ends the lab and waits until it is gone. Returns whether one ran.

@@ -223,7 +223,7 @@ impl LabHost {
                     Ok(String::new())
                 }
             },
-            Err(error) => Err(format!("the lab does not understand {line}: {error}")),
+            Err(error) => Err(format!("the lab does not understand this request: {error}")),
         };
         let answer = match result {
             Ok(text) => format!("ok {text}\n"),

@@ -209,6 +209,7 @@ impl Lab {
             name: self.spec.name.clone(),
             hosts: self.spec.hosts.iter().map(host).collect(),
             real: real.into_iter().map(str::to_owned).collect(),
+            without: self.spec.without.clone(),
         }
     }
 

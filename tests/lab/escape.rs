@@ -30,10 +30,8 @@ impl Prison {
         std::fs::write(machine.path().join("secret"), SECRET).expect("written");
         std::fs::write(machine.path().join("victim"), "whole").expect("written");
         std::fs::set_permissions(machine.path().join("victim"), PermissionsExt::from_mode(0o666)).expect("open");
-        let exe = machine.path().join("provision");
-        std::fs::copy(std::env::var_os("PROVISION_ESCAPE_EXE").unwrap_or(env!("CARGO_BIN_EXE_provision").into()), &exe)
-            .expect("copied");
-        let kit = Kit::up(&["a"], |spec| (spec.without, spec.exe) = (without.to_vec(), exe)).await;
+        let exe = std::env::var_os("PROVISION_ESCAPE_EXE").unwrap_or(env!("CARGO_BIN_EXE_provision").into());
+        let kit = Kit::up(&["a"], |spec| (spec.without, spec.exe) = (without.to_vec(), exe.into())).await;
         Self { kit, machine }
     }
 
@@ -82,7 +80,7 @@ fn is_root() -> bool {
 
 /// Runs an attack against all walls but `others`, and without `wall` too.
 async fn attack(wall: Wall, others: &[Wall], program: &str) {
-    for without in [&[][..], others] {
+    for without in [&[][..], others].into_iter().take(1 + usize::from(!others.is_empty())) {
         let prison = Prison::new(without).await;
         let said = prison.run(program).await;
         assert!(!said.contains(OUT), "out of a lab without {without:?}: {said}");
@@ -126,7 +124,7 @@ attacks! {
         "mount -t cgroup2 none /mnt && ls /mnt/cgroup.procs && echo $OUT; mount -t cgroup -o pids none /tmp && ls /tmp/cgroup.procs && echo $OUT";
     mounting_with_the_right_to: Capabilities [Syscalls],
         "mount -t tmpfs none /mnt && echo $OUT";
-    binding_with_the_right_to: Capabilities [Syscalls], "mount --bind /usr /mnt && echo $OUT";
+    binding_with_the_right_to: Capabilities [Syscalls], "mount --bind /tmp /mnt && echo $OUT";
     /// A namespace within, in which one has all rights again.
     user_namespaces_within: Syscalls [], "unshare --user --map-root-user true && echo $OUT";
     tracing: Syscalls [], "perl -e 'print \"I AM\", \" OUT\\n\" if syscall(101, 0, 0, 0, 0) == 0'";
@@ -167,8 +165,8 @@ attacks! {
     folders_in_folders: Limits [],
         "perl -e 'chdir \"/tmp\"; for (1..3000) { mkdir \"d\"; chdir \"d\" } chmod 0, \".\"'; sleep 8; echo $OUT";
     files_without_number: Limits [],
-        "perl -e 'for $d (1..21) { mkdir \"/tmp/$d\"; for (1..10000) { open F, \">\", \"/tmp/$d/$_\" } }'; sleep 8; echo $OUT";
-    output_without_end: Limits [], "head -c 300M /dev/zero; echo; echo $OUT";
+        "perl -e 'for $d (1..6) { mkdir \"/tmp/$d\"; for (1..10000) { open F, \">\", \"/tmp/$d/$_\" } }'; sleep 8; echo $OUT";
+    output_without_end: Limits [], "head -c 140M /dev/zero; echo; echo $OUT";
 }
 
 /// Root of a host is nobody of the machine.
@@ -277,7 +275,7 @@ async fn programs_are_in_no_session_of_the_machine() {
 }
 
 /// A unit of k0s on the host, and what systemctl asks of the lab to start it.
-const START: &str = "printf '[Service]\\nExecStart=/usr/local/bin/k0s controller --token-file /etc/token\\n' \
+const START: &str = "printf '[Service]\\nExecStart=/usr/local/bin/k0s controller --token-file=/etc/token\\n' \
     >/etc/systemd/system/k0scontroller.service
     start() { perl -MSocket -e 'socket($s, 1, 1, 0); connect($s, pack_sockaddr_un(\"/run/lab/init.sock\")) or die; \
     syswrite $s, qq({\"op\":\"start\",\"unit\":\"k0scontroller.service\"}\\n); print <$s>'; }\n";
@@ -334,6 +332,11 @@ async fn fifos_and_endless_files_and_requests_do_not_hold_the_lab() {
 async fn the_executable_is_not_changed_through_any_of_its_names() {
     for without in [&[][..], &[Mounts, Id]] {
         let prison = Prison::new(without).await;
+        // A link to the tests' own, were it not for this.
+        let tool = prison.kit.spec.host_dir("a").join("tool");
+        std::fs::copy(&prison.kit.spec.exe, prison.file("provision")).expect("copied");
+        std::fs::remove_file(&tool).expect("removed");
+        std::fs::hard_link(prison.file("provision"), &tool).expect("linked");
         let before = std::fs::metadata(prison.file("provision")).expect("there").mode();
         let said = prison
             .run(
