@@ -289,7 +289,8 @@ async fn up(spec: &Spec) -> Result<OwnLab> {
     // Only the lab's process is to hold its lock.
     drop((command, lock));
     // From here on it goes down again if anything goes wrong.
-    let mut starting = OwnLab { process, dir: dir.clone(), hosts: spec.hosts.len(), without: spec.without.clone() };
+    let mut starting =
+        OwnLab { process, dir: dir.clone(), hosts: spec.hosts.len(), without: spec.without.clone() };
     if let Some(input) = &mut starting.process.stdin {
         serde_json::to_writer(&mut *input, spec)
             .map_err(std::io::Error::from)

@@ -31,6 +31,7 @@ mod tasks;
 mod trust;
 mod tunnel;
 
+pub use crate::lab::Wall;
 pub use apply::{Saved, compare_saved};
 pub use chat::ChatResult;
 pub use compare::{CompareError, compare_inventories};
@@ -39,7 +40,6 @@ pub use exec::{Exec, ExecResult};
 pub use health::HealthReport;
 pub use history::{Run, Runs};
 pub use init::{FirstInventory, no_product};
-pub use crate::lab::Wall;
 pub use lab::{ControlPlanePrograms, LabStatus, OwnLab, serve_lab};
 pub use load::{Loaded, LockState, Source};
 pub use observe::{Observation, Programs};

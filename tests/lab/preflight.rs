@@ -218,7 +218,9 @@ fn a_port_that_something_else_holds_and_one_that_nobody_answers_on_are_named_wit
     // Hosts have a network of their own: only a program on one can hold its ports.
     crate::kit::write(
         story.file("cp-1", "/tmp/squatter"),
-        format!("use Socket; socket(S, 2, 1, 0); bind(S, sockaddr_in(2380, inet_aton('{address}'))) or die; listen(S, 9); sleep 600"),
+        format!(
+            "use Socket; socket(S, 2, 1, 0); bind(S, sockaddr_in(2380, inet_aton('{address}'))) or die; listen(S, 9); sleep 600"
+        ),
     );
     story.on(
         "cp-1",
