@@ -4,7 +4,7 @@ use super::args::{Global, Where};
 use super::errors::coded;
 use super::session::{Session, load};
 use super::{apply, exit, plan};
-use crate::fleet::{ControlPlanePrograms, Fleet, Loaded, Purpose, Wall, serve_lab};
+use crate::fleet::{ControlPlanePrograms, Fleet, Loaded, Purpose, Wall, dial, serve_lab};
 use clap::{Args, Subcommand};
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -45,6 +45,12 @@ enum LabCommand {
     /// The lab's own process: its specification comes on standard input; its standard output is the lock of its folder
     #[command(hide = true)]
     Serve,
+    /// What ssh reaches a simulated host through
+    #[command(hide = true)]
+    Dial {
+        /// The socket of the host
+        socket: PathBuf,
+    },
 }
 
 #[derive(Args)]
@@ -121,6 +127,10 @@ impl Lab {
         match self.command {
             LabCommand::Serve => {
                 serve_lab().await?;
+                Ok(exit::DONE)
+            }
+            LabCommand::Dial { socket } => {
+                dial(&socket).await?;
                 Ok(exit::DONE)
             }
             LabCommand::Up(command) => {

@@ -66,6 +66,7 @@ pub(super) fn pool_options(
             agent: ssh.agent,
             ..Credentials::default()
         },
+        sockets: ssh.sockets.clone(),
         ..PoolOptions::default()
     }
 }

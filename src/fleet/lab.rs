@@ -9,6 +9,7 @@ use crate::catalog::{Catalog, Fabric, Vendor};
 use crate::event::Events;
 use crate::inventory::{Host, Inventory, Secrets};
 use crate::lab::{self, Control, Fault, Hardware, Spec, Status, Wall};
+use crate::template::quote;
 use std::fs::File;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
@@ -368,6 +369,7 @@ pub(super) async fn attach_to(loaded: &mut Loaded, asked: bool, events: &Events)
     inventory.ssh.known_hosts = dir.join("known_hosts");
     inventory.ssh.bastions.clear();
     inventory.ssh.agent = false;
+    inventory.ssh.sockets = Some(lab::sockets(&dir));
     Ok(Some(Running { lock: dir.join("provision.lock"), own }))
 }
 
@@ -395,6 +397,34 @@ pub async fn serve_lab() -> Result<()> {
     Lock { artifacts: artifacts.collect() }.save(&dir.join("provision.lock"))?;
     lab.serve(input).await.map_err(failed("the lab has stopped"))?;
     Ok(())
+}
+
+/// Returns the option of `ssh` by which it reaches the socket of a simulated host.
+pub(super) fn proxy_command(program: &Path, socket: &Path) -> String {
+    // ssh reads `%` before a shell reads the rest.
+    let word = |path: &Path| quote(&path.display().to_string()).replace('%', "%%");
+    format!("ProxyCommand={} lab dial -- {}", word(program), word(socket))
+}
+
+/// Carries standard input and output to and from the socket of a simulated host.
+pub async fn dial(socket: &Path) -> Result<()> {
+    let (folder, name) = (socket.parent().unwrap_or(socket), socket.file_name().unwrap_or_default());
+    let stream = lab::connect(folder, &name.to_string_lossy()).map_err(cannot("connect to", socket))?;
+    stream.set_nonblocking(true).map_err(cannot("connect to", socket))?;
+    let stream = tokio::net::UnixStream::from_std(stream).map_err(cannot("connect to", socket))?;
+    let (mut from, mut to) = stream.into_split();
+    let mut output = tokio::io::stdout();
+    let send = async {
+        // The connection ends with the host's end of it, whatever is still to be read here.
+        let _ = tokio::io::copy(&mut tokio::io::stdin(), &mut to).await;
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        copied = tokio::io::copy(&mut from, &mut output) => {
+            copied.map(drop).map_err(failed("the connection was lost"))
+        }
+        () = send => Ok(()),
+    }
 }
 
 impl Loaded {
@@ -459,7 +489,8 @@ impl Loaded {
         let identity = dir.join("id_ed25519").display().to_string();
         let (port, login) = (at.port.to_string(), format!("{USER}@{}", at.address));
         let words = ["-F", "none", "-o", "IdentitiesOnly=yes", "-o", "LogLevel=ERROR", "-o", &known_hosts];
-        let words = words.into_iter().chain(["-i", &identity, "-p", &port, "--", &login]);
+        let dial = proxy_command(&self.source.program()?, &lab::sockets(&dir).join(host));
+        let words = words.into_iter().chain(["-o", &dial, "-i", &identity, "-p", &port, "--", &login]);
         Ok(words.map(str::to_owned).collect())
     }
 

@@ -40,7 +40,7 @@ pub use exec::{Exec, ExecResult};
 pub use health::HealthReport;
 pub use history::{Run, Runs};
 pub use init::{FirstInventory, no_product};
-pub use lab::{ControlPlanePrograms, LabStatus, OwnLab, serve_lab};
+pub use lab::{ControlPlanePrograms, LabStatus, OwnLab, dial, serve_lab};
 pub use load::{Loaded, LockState, Source};
 pub use observe::{Observation, Programs};
 pub use open::{Fleet, Purpose, Selection};

@@ -260,6 +260,7 @@ fn read_ssh(r: &mut Reader<'_>, node: Option<&Node>, secrets: &BTreeMap<String, 
         sudo_password: r.secret(node, "sudoPassword", secrets),
         known_hosts: r.root.join(known_hosts),
         agent: flag(node, "agent", true),
+        sockets: None,
     }
 }
 

@@ -65,6 +65,9 @@ pub struct Ssh {
     pub known_hosts: PathBuf,
     /// Use keys of the agent.
     pub agent: bool,
+    /// A folder with a socket for each host, in place of TCP: a lab's. No inventory sets it.
+    #[serde(skip)]
+    pub sockets: Option<PathBuf>,
 }
 
 /// Network settings of hosts.

@@ -35,6 +35,7 @@ pub use cluster::programs_in;
 pub use control::{Control, STAY};
 pub use hardware_fault::HardwareFault;
 pub use isolate::Wall;
+pub use sockets::{connect, sockets};
 pub use spec::{Fault, FaultKind, Hardware, Host, Spec};
 pub use start::{Artifact, Lab, LabError};
 pub use status::{Counters, HostStatus, Status};

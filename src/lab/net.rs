@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
 /// Where a host's tools reach the mirror, whatever address is in a URL.
 pub(super) const MIRROR: &str = "/run/lab/mirror.sock";
 
 /// Returns a stream that is cut after so many bytes were written to it, and what carries them while it is polled.
-pub(super) fn cut_after(stream: TcpStream, bytes: u64) -> (DuplexStream, impl Future<Output = ()>) {
+pub(super) fn cut_after(stream: UnixStream, bytes: u64) -> (DuplexStream, impl Future<Output = ()>) {
     let (near, far) = tokio::io::duplex(16 << 10);
     let carry = async move {
         let (mut from, mut to) = stream.into_split();

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
 /// sshd's MaxSessions.
@@ -221,7 +221,7 @@ async fn exec(
 }
 
 /// Accepts SSH connections until dropped, or until the machine is lost.
-pub(super) async fn serve_ssh(host: Arc<LabHost>, listener: TcpListener, key: PrivateKey) {
+pub(super) async fn serve_ssh(host: Arc<LabHost>, listener: UnixListener, key: PrivateKey) {
     let config = Arc::new(Config {
         keys: vec![key],
         nodelay: true,
@@ -248,8 +248,7 @@ pub(super) async fn serve_ssh(host: Arc<LabHost>, listener: TcpListener, key: Pr
     }
 }
 
-async fn connection(host: Arc<LabHost>, stream: TcpStream, config: Arc<Config>) {
-    let _ = stream.set_nodelay(true);
+async fn connection(host: Arc<LabHost>, stream: UnixStream, config: Arc<Config>) {
     let mut boot = host.boot.subscribe();
     boot.mark_unchanged();
     let mut links = host.links.subscribe();

@@ -5,7 +5,7 @@ use super::cluster::{Cluster, ClusterSpec, ControlPlane, HostSpec, programs_in};
 use super::host::{LabHost, MOST_EXECS};
 use super::isolate::Isolation;
 use super::program::Ending;
-use super::sockets::{listen_unix, private};
+use super::sockets::{listen_unix, private, sockets};
 use super::spec::{Fault, FaultKind, Host, Spec};
 use super::status::{Counters, HostStatus, Status};
 use super::{net, session, tree};
@@ -147,6 +147,8 @@ impl Lab {
         let ending = Ending::default();
         let mut known = String::from("# Host keys of the lab; made by `lab up`.\n");
         let mut hosts = BTreeMap::new();
+        let sockets = sockets(&spec.dir);
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&sockets).map_err(files_error)?;
         for host in &spec.hosts {
             tree::build(&spec, host).map_err(files_error)?;
             let dir = spec.host_dir(&host.name);
@@ -183,8 +185,9 @@ impl Lab {
                 ending.clone(),
             );
             tasks.spawn(running.clone().serve_init(init));
+            let listener = listen_unix(&sockets.join(&host.name)).map_err(files_error)?;
+            // A socket that nobody listens on refuses connections, as a port does.
             if !spec.faults_of(&host.name).any(|f| *f == FaultKind::Unreachable) {
-                let listener = bind((host.address, host.port).into()).await?;
                 tasks.spawn(session::serve_ssh(running.clone(), listener, host_key));
             }
             hosts.insert(host.name.clone(), running);

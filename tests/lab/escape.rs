@@ -39,6 +39,7 @@ impl Prison {
     /// Runs a program on the host, and returns all that it printed.
     async fn run(&self, program: &str) -> String {
         let pool = Pool::new(PoolOptions {
+            sockets: Some(provision::lab::sockets(&self.kit.spec.dir)),
             known_hosts: vec![self.kit.lab.known_hosts()],
             credentials: Credentials { identities: vec![self.kit.lab.identity()], ..Credentials::default() },
             ..PoolOptions::default()

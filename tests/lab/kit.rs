@@ -73,6 +73,7 @@ impl Kit {
 
     pub fn target_with(&self, host: &str, desired: Vec<Resource>, sudo: Sudo, events: Events) -> HostTarget {
         let pool = Pool::new(PoolOptions {
+            sockets: Some(provision::lab::sockets(&self.spec.dir)),
             known_hosts: vec![self.lab.known_hosts()],
             credentials: Credentials { identities: vec![self.lab.identity()], ..Credentials::default() },
             connect_deadline: Duration::from_secs(3),
