@@ -25,7 +25,7 @@ const MOST_FILES: u64 = 50_000;
 /// Folders of a host inside each other.
 const MOST_DEPTH: usize = 200;
 /// Below so many free bytes on the file system of the lab no program goes on.
-const LEAST_DISK: u64 = 256 << 20;
+const LEAST_DISK: u64 = 512 << 20;
 /// A host's files are counted again after this time, or once the file system has lost so many bytes or files.
 const COUNT_AGAIN: Duration = Duration::from_secs(5);
 const BYTES_AGAIN: u64 = 256 << 20;
@@ -73,7 +73,12 @@ impl Disk {
             }
             *counted = Some(free);
         }
-        count(&self.dir)
+        let exceeded = count(&self.dir)?;
+        if exceeded.is_some() {
+            // The next program is looked at afresh.
+            *self.counted.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+        Ok(exceeded)
     }
 }
 

@@ -197,9 +197,10 @@ async fn exec(
                 break;
             }
         }
+        Ok(())
     };
     let ended = async {
-        let ((), (), status) = tokio::try_join!(out, async { Ok(err.await) }, program.wait())?;
+        let ((), (), status) = tokio::try_join!(out, err, program.wait())?;
         Ok::<_, String>(status)
     };
     // A closed channel ends its program: nobody reads its output any more.

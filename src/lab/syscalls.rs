@@ -37,10 +37,10 @@ const ALSO_ALLOWED: &str = "access alarm arch_prctl chmod chown creat dup2 epoll
 #[cfg(not(target_arch = "x86_64"))]
 const ALSO_ALLOWED: &str = "";
 
-/// Kinds of sockets: local ones, those of the lab's network, and (of netlink) what asks for its devices and routes.
-const FAMILIES: [(i32, &str); 3] = [(1, "AF_UNIX"), (2, "AF_INET"), (10, "AF_INET6")];
-const AF_NETLINK: i32 = 16;
-const NETLINK_ROUTE: i32 = 0;
+/// Sockets, by family and protocol: local ones, TCP and UDP on IPv4 and IPv6, and netlink for devices and routes. A socket of
+/// another protocol could have its module loaded.
+const SOCKETS: [(i32, &[i32]); 4] = [(AF_UNIX, &[0]), (2, &[0, 6, 17]), (10, &[0, 6, 17]), (16, &[0])];
+const AF_UNIX: i32 = 1;
 /// Flags of clone that make a namespace.
 const NEW_NAMESPACES: u64 = 0x7e02_0000;
 /// ioctls that put words into the mouth of whoever sits at a terminal: TIOCSTI and TIOCLINUX.
@@ -55,14 +55,13 @@ fn argument(index: u8, op: Value, value: impl Into<Value>) -> Value {
 fn rules() -> Value {
     let names = ALLOWED.split_whitespace().chain(ALSO_ALLOWED.split_whitespace());
     let mut rules: Vec<Value> = names.map(|name| json!({"syscall": name})).collect();
-    for (family, comment) in FAMILIES {
-        rules.push(
-            json!({"syscall": "socket", "comment": comment, "args": [argument(0, json!("eq"), family)]}),
-        );
+    for (family, protocol) in
+        SOCKETS.iter().flat_map(|(family, all)| all.iter().map(move |one| (family, one)))
+    {
+        let both = [argument(0, json!("eq"), *family), argument(2, json!("eq"), *protocol)];
+        rules.push(json!({"syscall": "socket", "args": both}));
     }
-    let routes = [argument(0, json!("eq"), AF_NETLINK), argument(2, json!("eq"), NETLINK_ROUTE)];
-    rules.push(json!({"syscall": "socket", "args": routes}));
-    rules.push(json!({"syscall": "socketpair", "args": [argument(0, json!("eq"), FAMILIES[0].0)]}));
+    rules.push(json!({"syscall": "socketpair", "args": [argument(0, json!("eq"), AF_UNIX)]}));
     rules.push(json!({"syscall": "clone", "args": [argument(0, json!({"masked_eq": NEW_NAMESPACES}), 0)]}));
     let others: Vec<Value> = TYPING.iter().map(|request| argument(1, json!("ne"), *request)).collect();
     rules.push(json!({"syscall": "ioctl", "args": others}));

@@ -315,6 +315,9 @@ fn taint(text: &str) -> Value {
     }
 }
 
+/// Bytes of an unpacked join token; a host may present anything.
+const MOST_TOKEN: u64 = 1 << 20;
+
 /// Checks a join token: base64, gzip, kubeconfig, authority, secret, use, expiry.
 fn check(api: &Api, token: Option<&str>, wanted: TokenUse) -> Result<(), String> {
     let token = token.filter(|t| !t.is_empty()).ok_or("no join token given")?;
@@ -323,6 +326,7 @@ fn check(api: &Api, token: Option<&str>, wanted: TokenUse) -> Result<(), String>
         base64::engine::general_purpose::STANDARD.decode(token).map_err(|e| undecodable(e.to_string()))?;
     let mut text = String::new();
     flate2::read::GzDecoder::new(packed.as_slice())
+        .take(MOST_TOKEN)
         .read_to_string(&mut text)
         .map_err(|e| undecodable(e.to_string()))?;
     let config: Value = serde_saphyr::from_str(&text).map_err(|e| undecodable(e.to_string()))?;
