@@ -4,7 +4,7 @@ use super::args::{Global, Where};
 use super::errors::coded;
 use super::session::{Session, load};
 use super::{apply, exit, plan};
-use crate::fleet::{ControlPlanePrograms, Fleet, Loaded, Purpose, serve_lab};
+use crate::fleet::{ControlPlanePrograms, Fleet, Loaded, Purpose, Wall, dial, serve_lab};
 use clap::{Args, Subcommand};
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -45,6 +45,12 @@ enum LabCommand {
     /// The lab's own process: its specification comes on standard input; its standard output is the lock of its folder
     #[command(hide = true)]
     Serve,
+    /// What ssh reaches a simulated host through
+    #[command(hide = true)]
+    Dial {
+        /// The socket of the host
+        socket: PathBuf,
+    },
 }
 
 #[derive(Args)]
@@ -60,6 +66,9 @@ struct LabRun {
     /// Keep the simulated cluster running afterwards
     #[arg(long)]
     keep: bool,
+    /// Run even where this machine does not allow all walls around simulated hosts; only for inventories that you trust
+    #[arg(long)]
+    without_walls: bool,
 }
 
 #[derive(Args)]
@@ -76,6 +85,9 @@ struct LabUp {
     /// and kube-scheduler if it has both
     #[arg(long, value_name = "FOLDER")]
     control_plane: Option<PathBuf>,
+    /// Run even where this machine does not allow all walls around simulated hosts; only for inventories that you trust
+    #[arg(long)]
+    without_walls: bool,
 }
 
 #[derive(Args)]
@@ -117,11 +129,16 @@ impl Lab {
                 serve_lab().await?;
                 Ok(exit::DONE)
             }
+            LabCommand::Dial { socket } => {
+                dial(&socket).await?;
+                Ok(exit::DONE)
+            }
             LabCommand::Up(command) => {
                 let loaded = load(&command.inventory, global)?;
                 let real = command.control_plane.as_deref().map(ControlPlanePrograms::of).transpose()?;
-                let lab = loaded.lab_up(&command.fault, real.as_ref()).await?;
+                let lab = loaded.lab_up(&command.fault, real.as_ref(), !command.without_walls).await?;
                 let hosts = lab.hosts();
+                given_up(lab.without());
                 lab.leave()?;
                 let flag = if loaded.is_lab() { "" } else { " --lab" };
                 eprintln!("LAB: {hosts} simulated hosts are up");
@@ -145,6 +162,7 @@ impl Lab {
                     return Ok(exit::FAILED);
                 };
                 println!("LAB {} (pid {})", lab.status.name, lab.pid);
+                given_up(&lab.status.without);
                 if !lab.status.real.is_empty() {
                     println!("real: {}", lab.status.real.join(", "));
                 }
@@ -185,6 +203,13 @@ impl Lab {
     }
 }
 
+/// Shows which walls are not there.
+fn given_up(without: &[Wall]) {
+    for wall in without {
+        eprintln!("LAB: without the wall `{wall}`: {}", wall.given_up());
+    }
+}
+
 impl LabRun {
     async fn run(self, global: &Global) -> anyhow::Result<u8> {
         let loaded: Loaded = load(&self.inventory, global)?;
@@ -192,7 +217,8 @@ impl LabRun {
             "LAB: {} simulated hosts on this machine; hardware, packages, k0s and engines are simulated",
             loaded.inventory.active().count()
         );
-        let lab = loaded.lab_up(&self.fault, None).await?;
+        let lab = loaded.lab_up(&self.fault, None, !self.without_walls).await?;
+        given_up(lab.without());
         if !self.keep {
             let result = self.run_in_lab(global).await;
             lab.end()?;

@@ -59,6 +59,7 @@ pub(super) fn pool_options(
             ..Credentials::default()
         },
         use_ssh_config: !lab,
+        sockets: ssh.sockets.clone(),
         ..PoolOptions::default()
     }
 }

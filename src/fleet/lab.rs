@@ -8,7 +8,8 @@ use crate::artifact::{Lock, Locked};
 use crate::catalog::{Catalog, Fabric, Vendor};
 use crate::event::Events;
 use crate::inventory::{Host, Inventory, Secrets};
-use crate::lab::{self, Control, Fault, Hardware, Spec, Status};
+use crate::lab::{self, Control, Fault, Hardware, Spec, Status, Wall};
+use crate::template::quote;
 use std::fs::File;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
@@ -52,9 +53,15 @@ pub struct OwnLab {
     process: Child,
     dir: PathBuf,
     hosts: usize,
+    without: Vec<Wall>,
 }
 
 impl OwnLab {
+    /// Returns the walls that this machine does not allow and that it goes without.
+    pub fn without(&self) -> &[Wall] {
+        &self.without
+    }
+
     /// Returns the number of its hosts.
     pub fn hosts(&self) -> usize {
         self.hosts
@@ -247,7 +254,15 @@ async fn spec(loaded: &Loaded, faults: &[String]) -> Result<Spec> {
         hosts,
         faults,
         control_plane: None,
+        without: Vec::new(),
     })
+}
+
+/// Returns the wall that a lab could not put up. Without a user namespace there is no lab.
+fn forbidden(error: &Error) -> Option<Wall> {
+    let text = error.to_string();
+    let wall = text.split_once("wall ")?.1.split(':').next()?.parse().ok()?;
+    (wall != Wall::Root).then_some(wall)
 }
 
 /// Starts the lab's process and waits until it is up. It goes down with what is returned.
@@ -275,7 +290,8 @@ async fn up(spec: &Spec) -> Result<OwnLab> {
     // Only the lab's process is to hold its lock.
     drop((command, lock));
     // From here on it goes down again if anything goes wrong.
-    let mut starting = OwnLab { process, dir: dir.clone(), hosts: spec.hosts.len() };
+    let mut starting =
+        OwnLab { process, dir: dir.clone(), hosts: spec.hosts.len(), without: spec.without.clone() };
     if let Some(input) = &mut starting.process.stdin {
         serde_json::to_writer(&mut *input, spec)
             .map_err(std::io::Error::from)
@@ -337,6 +353,9 @@ pub(super) async fn attach_to(loaded: &mut Loaded, asked: bool, events: &Events)
     let mut lab = lab.ok_or_else(|| broken(&dir, "the lab has stopped".to_owned()))?;
     let status = lab.status();
     let status = status.map_err(|e| broken(&dir, format!("the lab does not respond: {e}")))?;
+    for wall in &status.without {
+        events.note(format!("LAB: without the wall `{wall}`: {}", wall.given_up()));
+    }
     let inventory = &mut loaded.inventory;
     for host in inventory.hosts.values_mut() {
         if let Some(at) = status.hosts.get(host.name.as_str()) {
@@ -350,6 +369,7 @@ pub(super) async fn attach_to(loaded: &mut Loaded, asked: bool, events: &Events)
     inventory.ssh.known_hosts = dir.join("known_hosts");
     inventory.ssh.bastions.clear();
     inventory.ssh.agent = false;
+    inventory.ssh.sockets = Some(lab::sockets(&dir));
     Ok(Some(Running { lock: dir.join("provision.lock"), own }))
 }
 
@@ -379,17 +399,56 @@ pub async fn serve_lab() -> Result<()> {
     Ok(())
 }
 
+/// Returns the option of `ssh` by which it reaches the socket of a simulated host.
+pub(super) fn proxy_command(program: &Path, socket: &Path) -> String {
+    // ssh reads `%` before a shell reads the rest.
+    let word = |path: &Path| quote(&path.display().to_string()).replace('%', "%%");
+    format!("ProxyCommand={} lab dial -- {}", word(program), word(socket))
+}
+
+/// Carries standard input and output to and from the socket of a simulated host.
+pub async fn dial(socket: &Path) -> Result<()> {
+    let (folder, name) = (socket.parent().unwrap_or(socket), socket.file_name().unwrap_or_default());
+    let stream = lab::connect(folder, &name.to_string_lossy()).map_err(cannot("connect to", socket))?;
+    stream.set_nonblocking(true).map_err(cannot("connect to", socket))?;
+    let stream = tokio::net::UnixStream::from_std(stream).map_err(cannot("connect to", socket))?;
+    let (mut from, mut to) = stream.into_split();
+    let mut output = tokio::io::stdout();
+    let send = async {
+        // The connection ends with the host's end of it, whatever is still to be read here.
+        let _ = tokio::io::copy(&mut tokio::io::stdin(), &mut to).await;
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        copied = tokio::io::copy(&mut from, &mut output) => {
+            copied.map(drop).map_err(failed("the connection was lost"))
+        }
+        () = send => Ok(()),
+    }
+}
+
 impl Loaded {
     /// Brings up a lab of this inventory, with faults of `HOST=KIND[:ARGUMENT][@STEP]`, and with the programs of a real
-    /// control plane where they are given. It goes down with what is returned.
+    /// control plane where they are given. It goes down with what is returned. Without `walls` it also comes up where this
+    /// machine does not allow all of them, for inventories of people who may run programs on it.
     pub async fn lab_up(
         &self,
         faults: &[String],
         control_plane: Option<&ControlPlanePrograms>,
+        walls: bool,
     ) -> Result<OwnLab> {
         let mut spec = spec(self, faults).await?;
         spec.control_plane = control_plane.map(|programs| programs.folder.clone());
-        up(&spec).await
+        loop {
+            let error = match up(&spec).await {
+                Ok(lab) => return Ok(lab),
+                Err(error) => error,
+            };
+            match forbidden(&error).filter(|wall| !walls && !spec.without.contains(wall)) {
+                Some(wall) => spec.without.push(wall),
+                None => return Err(error),
+            }
+        }
     }
 
     /// Ends the lab and waits until it is gone. Returns whether one ran.
@@ -430,7 +489,8 @@ impl Loaded {
         let identity = dir.join("id_ed25519").display().to_string();
         let (port, login) = (at.port.to_string(), format!("{USER}@{}", at.address));
         let words = ["-F", "none", "-o", "IdentitiesOnly=yes", "-o", "LogLevel=ERROR", "-o", &known_hosts];
-        let words = words.into_iter().chain(["-i", &identity, "-p", &port, "--", &login]);
+        let dial = proxy_command(&self.source.program()?, &lab::sockets(&dir).join(host));
+        let words = words.into_iter().chain(["-o", &dial, "-i", &identity, "-p", &port, "--", &login]);
         Ok(words.map(str::to_owned).collect())
     }
 

@@ -34,6 +34,7 @@ mod tasks;
 mod trust;
 mod tunnel;
 
+pub use crate::lab::Wall;
 pub use apply::{Saved, compare_saved};
 pub use approval::{Approvable, Approvals, LONGEST, approvals, approve, usual_key};
 pub use chat::ChatResult;
@@ -44,7 +45,7 @@ pub use health::HealthReport;
 pub use history::{Run, Runs};
 pub use init::{FirstInventory, no_product};
 pub use kubeconfig::{IssuedKubeconfig, MergedKubeconfig, Via, usual_kubeconfig};
-pub use lab::{ControlPlanePrograms, LabStatus, OwnLab, serve_lab};
+pub use lab::{ControlPlanePrograms, LabStatus, OwnLab, dial, serve_lab};
 pub use load::{Loaded, LockState, Source};
 pub use observe::{Observation, Programs};
 pub use open::{Fleet, Purpose, Reset, Selection};

@@ -41,6 +41,10 @@ impl Fleet {
             if let Some(alias) = &at.host_key_alias {
                 words.extend(["-o".to_owned(), format!("HostKeyAlias={alias}")]);
             }
+            if let Some(sockets) = &self.ssh.sockets {
+                let program = self.source.program()?;
+                words.extend(["-o".to_owned(), super::lab::proxy_command(&program, &sockets.join(host))]);
+            }
             // Nothing behind this is read as an option, whatever it is called.
             words.extend(["--".to_owned(), format!("{}@{}", at.user, at.address)]);
         }

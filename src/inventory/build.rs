@@ -285,6 +285,7 @@ fn read_ssh(r: &mut Reader<'_>, node: Option<&Node>, secrets: &BTreeMap<String, 
         sudo_password: r.secret(node, "sudoPassword", secrets),
         known_hosts: at_home(r.root, &known_hosts),
         agent: flag(node, "agent", true),
+        sockets: None,
     }
 }
 

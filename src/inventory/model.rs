@@ -86,6 +86,9 @@ pub struct Ssh {
     pub known_hosts: PathBuf,
     /// Use keys of the agent.
     pub agent: bool,
+    /// A folder with a socket for each host, in place of TCP: a lab's. No inventory sets it.
+    #[serde(skip)]
+    pub sockets: Option<PathBuf>,
 }
 
 /// SSH settings of a pool's hosts, where they are not those of the inventory.

@@ -1,20 +1,23 @@
 //! A running lab host: its state, its faults, and its stand-in for an init process, which the stand-in tools reach
 //! through a socket in the host's `/run/lab`. Its SSH server is in `session`.
 
+use super::beneath::Beneath;
 use super::cluster::{Cluster, ControllerStart, WorkerStart};
-use super::isolate::{self, Stdin};
+use super::isolate::{Isolation, Stdin, TOOL, Wall};
+use super::limits::Disk;
 use super::program::{Ending, Program};
 use super::request::Request;
 use super::spec::{FaultKind, Spec};
 use super::status::Counters;
 use super::tools::units;
 use russh::keys::PublicKey;
+use std::io;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -23,6 +26,12 @@ use tokio::task::JoinSet;
 pub(super) const MOST_EXECS: usize = 48;
 /// The file of the lab's folder that keeps the join tokens that hosts were given.
 const TOKENS_SEEN: &str = "tokens.seen";
+/// A request of a host's tool is shorter, in bytes.
+const MOST_REQUEST: u64 = 1 << 20;
+/// Requests of one host that are answered at once, and programs that it has started detached.
+const MOST_AT_ONCE: usize = 64;
+/// A host that takes longer to boot its files is up without them.
+const BOOT_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a simulated machine is away when it reboots.
 const REBOOT_TIME: Duration = Duration::from_millis(700);
 
@@ -54,6 +63,9 @@ pub(super) struct LabHost {
     /// The machine is gone for good.
     pub(super) lost: watch::Sender<bool>,
     pub(super) execs: Arc<Semaphore>,
+    pub(super) isolation: Arc<Isolation>,
+    detaching: Arc<Semaphore>,
+    pub(super) disk: Arc<Disk>,
     /// What was started detached; `None` once the lab goes down.
     detached: Mutex<Option<JoinSet<()>>>,
     /// Its programs that are being ended.
@@ -68,6 +80,7 @@ impl LabHost {
         cluster: Arc<Cluster>,
         authorized: PublicKey,
         execs: Arc<Semaphore>,
+        isolation: Arc<Isolation>,
         ending: Ending,
     ) -> Arc<Self> {
         let later = spec.faults.iter().filter(|f| f.host == name);
@@ -80,6 +93,7 @@ impl LabHost {
             links: watch::Sender::new(()),
             name: name.to_owned(),
             dir: spec.host_dir(name),
+            disk: Arc::new(Disk::new(spec.host_dir(name), spec.has(Wall::Limits))),
             cluster,
             authorized,
             counts: Counts::default(),
@@ -87,6 +101,8 @@ impl LabHost {
             up: AtomicBool::new(true),
             cut: AtomicBool::new(false),
             execs,
+            isolation,
+            detaching: Arc::new(Semaphore::new(MOST_AT_ONCE)),
             detached: Mutex::new(Some(JoinSet::new())),
             ending,
             spec,
@@ -123,7 +139,9 @@ impl LabHost {
         };
         if let Some(host) = self.spec.hosts.iter().find(|h| h.name == self.name) {
             // A host whose folders are gone has no tools that could ask.
-            let _ = super::tree::settings(&self.dir, host, &all);
+            let _ = self
+                .folders("root")
+                .and_then(|root| root.write(super::tree::SETTINGS, &super::tree::settings(host, &all)));
         }
         match kind {
             FaultKind::LinkCut(_) => {
@@ -180,6 +198,9 @@ impl LabHost {
     pub(super) async fn serve_init(self: Arc<Self>, listener: UnixListener) {
         let mut requests = JoinSet::new();
         while let Ok((stream, _)) = listener.accept().await {
+            while requests.len() >= MOST_AT_ONCE {
+                requests.join_next().await;
+            }
             while requests.try_join_next().is_some() {}
             let host = self.clone();
             requests.spawn(async move { host.answer(stream).await });
@@ -189,23 +210,20 @@ impl LabHost {
     async fn answer(self: Arc<Self>, stream: UnixStream) {
         let (read, mut write) = stream.into_split();
         let mut line = String::new();
-        if BufReader::new(read).read_line(&mut line).await.is_err() {
+        if BufReader::new(read.take(MOST_REQUEST)).read_line(&mut line).await.is_err() {
             return;
         }
         let result = match serde_json::from_str::<Request>(&line) {
             Ok(request) => match request.carry_out(&self.cluster, &self.name) {
                 Ok(answer) => answer,
                 Err(Request::Start { unit }) => self.start_unit(&unit).await.map(|()| String::new()),
-                Err(Request::Run { command }) => {
-                    self.clone().detach(command);
-                    Ok(String::new())
-                }
+                Err(Request::Run { command }) => self.clone().detach(command).map(|()| String::new()),
                 Err(_) => {
                     self.clone().reboot();
                     Ok(String::new())
                 }
             },
-            Err(error) => Err(format!("the lab does not understand {line}: {error}")),
+            Err(error) => Err(format!("the lab does not understand this request: {error}")),
         };
         let answer = match result {
             Ok(text) => format!("ok {text}\n"),
@@ -232,19 +250,28 @@ impl LabHost {
     }
 
     /// Starts a program that outlives the exec that asked for it, but not the boot.
-    fn detach(self: Arc<Self>, command: String) {
+    fn detach(self: Arc<Self>, command: String) -> Result<(), String> {
+        let permit = self.detaching.clone().try_acquire_owned();
+        let permit = permit.map_err(|_| format!("{MOST_AT_ONCE} detached programs run already"))?;
         let mut boot = self.boot.subscribe();
         boot.mark_unchanged();
         let host = self.clone();
         self.spawn(async move {
-            let mut process = isolate::command(&host.spec.exe, &host.dir, &command, Stdin::Pipe);
+            let _permit = permit;
+            let mut process = host.isolation.command(&host.dir, &command, Stdin::Pipe);
             process.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-            let Ok(mut program) = Program::spawn(&mut process, &host.ending) else { return };
+            let Ok(mut program) = Program::spawn(&mut process, &host.ending, &host.disk) else { return };
             tokio::select! {
                 _ = program.wait() => {}
                 _ = boot.changed() => program.end().await,
             }
         });
+        Ok(())
+    }
+
+    /// Returns one of the host's folders, in which its programs may have put anything.
+    fn folders(&self, name: &str) -> io::Result<Beneath> {
+        Beneath::open(&self.dir.join(name), self.spec.has(Wall::Paths), self.isolation.owner)
     }
 
     /// Keeps what k0s was given in a file of the lab's own, outside every host, for whoever checks that it is nowhere else.
@@ -252,6 +279,10 @@ impl LabHost {
         use std::io::Write;
         use std::os::unix::fs::OpenOptionsExt;
         let file = self.spec.dir.join(TOKENS_SEEN);
+        // A host may ask any number of times, with any text.
+        if std::fs::metadata(&file).is_ok_and(|seen| seen.len() > MOST_REQUEST) {
+            return;
+        }
         let open = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(file);
         // Only a record: a host joins all the same without it.
         let _ = open.and_then(|mut file| writeln!(file, "{token}"));
@@ -259,15 +290,14 @@ impl LabHost {
 
     /// Brings a k0s unit up in the simulated cluster, from what the host's own files say.
     async fn start_unit(&self, unit: &str) -> Result<(), String> {
-        let root = self.dir.join("root");
-        let read =
-            |path: &str| std::fs::read_to_string(root.join(path.trim_start_matches('/'))).unwrap_or_default();
+        let root = self.folders("root").map_err(|e| e.to_string())?;
+        let read = |path: &str| root.read(path).unwrap_or_default();
         let flags = units::exec_flags(&read(&format!("etc/systemd/system/{unit}")));
         let token = flags.get("token-file").map(|path| read(path).trim().to_owned());
         if let Some(token) = &token {
             self.record_token(token);
         }
-        let unless = |joined: &str| token.filter(|_| !root.join(joined).exists());
+        let unless = |joined: &str| token.filter(|_| root.handle(joined).is_err());
         let files = if unit == "k0scontroller.service" {
             let start = ControllerStart::new(&flags, unless("var/lib/k0s/pki/ca.crt"));
             self.cluster.start_controller(&self.name, start).await?
@@ -277,9 +307,7 @@ impl LabHost {
         };
         let status = ("/run/k0s/status.sock", String::new());
         for (path, text) in files.into_iter().chain([status]) {
-            let path = root.join(path.trim_start_matches('/'));
-            let folder = path.parent().map_or(Ok(()), std::fs::create_dir_all);
-            folder.and_then(|()| std::fs::write(&path, text)).map_err(|e| e.to_string())?;
+            root.write(path, &text).map_err(|e| format!("cannot write {path}: {e}"))?;
         }
         Ok(())
     }
@@ -297,16 +325,12 @@ impl LabHost {
                 return;
             }
             tokio::time::sleep(REBOOT_TIME).await;
-            let _ = super::tree::new_boot(&host.dir);
-            let _ = std::fs::remove_dir_all(host.dir.join("root/dev/shm"));
-            let _ = std::fs::create_dir_all(host.dir.join("root/dev/shm"));
-            let (answering, mig) = super::tools::boot(&host.dir);
-            host.cluster.set_accelerators(&host.name, answering, mig);
-            for unit in units::enabled(&host.dir.join("root")) {
-                if unit.starts_with("k0s") {
-                    let result = host.start_unit(&unit).await;
-                    units::set_active(&host.dir.join("root"), &unit, result.is_ok());
-                }
+            let command = format!("exec /opt/lab/{TOOL} {}", super::boot::NAME);
+            let mut process = host.isolation.command(&host.dir, &command, Stdin::Pipe);
+            process.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            if let Ok(mut program) = Program::spawn(&mut process, &host.ending, &host.disk) {
+                // What does not end is no start of the machine; its files are then as they are.
+                let _ = tokio::time::timeout(BOOT_DEADLINE, program.wait()).await;
             }
             host.up.store(true, Relaxed);
         });

@@ -1,20 +1,120 @@
-//! One exec on a lab host: a fresh user, mount, pid and uts namespace in which the host's own folders are the root and
-//! the machine's `/usr` is read-only: a program in here, even when the lab runs as root, can write to
-//! nothing but the host's folders.
+//! How programs of a simulated host are started behind walls, and which walls there are. The processes that put the walls
+//! up are in `keeper`, the mounts in `sandbox`, the allowed system calls in `syscalls`.
 
 #[cfg(target_os = "linux")]
-use super::sandbox;
-use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::{Command, ExitCode};
+use super::keeper;
+use super::spec::Spec;
+use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, Stdio};
+use std::str::FromStr;
 
+/// The first argument by which the executable knows that it is to become a program's outer process.
+const KEEPER: &str = "lab-keeper";
 /// The first argument by which the executable knows that it is to set up the sandbox.
 pub(super) const INIT: &str = "lab-init";
-/// The first argument by which the executable knows that it is to become a program's outer process.
-pub(super) const KEEPER: &str = "lab-keeper";
-/// Arguments of unshare for one exec.
-const NAMESPACES: [&str; 8] =
-    ["--user", "--map-root-user", "--mount", "--pid", "--uts", "--fork", "--kill-child", "--"];
+/// The first argument by which the executable knows that it is to hold the lab's network.
+const NETWORK: &str = "lab-network";
+/// Where programs are found.
+pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// The lab's own executable in its folder, which hosts have as `/opt/lab/tool`.
+pub(super) const TOOL: &str = "tool";
+/// No simulated root is one of these outside: 0 is root, and 65534 owns what has no owner in a namespace.
+const FORBIDDEN_IDS: [u32; 2] = [0, 65534];
+/// The lowest id that is taken where there is a choice: far above those of people, services and containers.
+const LOWEST_ID: u32 = 0x4000_0000;
+
+/// What separates a program on a simulated host from the machine.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[serde(rename_all = "kebab-case")]
+pub enum Wall {
+    /// Root on a host is an unprivileged user of the machine, also when the lab runs as root.
+    Id,
+    /// A network of the lab's own.
+    Network,
+    /// A host sees its own processes only: a process namespace, and a `/proc` of it.
+    Processes,
+    /// The machine's root is let go.
+    Root,
+    /// What is the machine's is mounted read-only, in a first user namespace; the program is in a second one, and cannot
+    /// change what the first one has mounted.
+    Mounts,
+    /// No capability but those over the host's own files and processes.
+    Capabilities,
+    /// System calls that a program does not need do not exist.
+    Syscalls,
+    /// No file but standard input, output and error is inherited.
+    Descriptors,
+    /// The terminal of whoever started the lab is not the programs'.
+    Terminal,
+    /// Programs, memory, files and time are bounded.
+    Limits,
+    /// No link of a host's is followed by the lab.
+    Paths,
+}
+
+impl Wall {
+    /// All walls, with what is given up without each.
+    pub const ALL: [(Self, &'static str); 11] = [
+        (Self::Id, "root on a simulated host is root on this machine"),
+        (Self::Network, "simulated hosts use this machine's network"),
+        (Self::Processes, "simulated hosts see this machine's processes"),
+        (Self::Root, "simulated hosts see this machine's files"),
+        (Self::Mounts, "simulated hosts can change what is mounted of this machine"),
+        (Self::Capabilities, "simulated hosts keep all capabilities in their namespaces"),
+        (Self::Syscalls, "simulated hosts can make any system call"),
+        (Self::Descriptors, "simulated hosts inherit open files"),
+        (Self::Terminal, "simulated hosts can use your terminal"),
+        (Self::Limits, "simulated hosts can use all memory, processes and disk space"),
+        (Self::Paths, "links on simulated hosts are followed"),
+    ];
+
+    /// Returns what is given up without it.
+    pub fn given_up(self) -> &'static str {
+        Self::ALL.iter().find(|(wall, _)| *wall == self).map_or("", |(_, what)| what)
+    }
+}
+
+impl std::fmt::Display for Wall {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&format!("{self:?}").to_lowercase())
+    }
+}
+
+impl FromStr for Wall {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let found = Self::ALL.iter().find(|(wall, _)| wall.to_string() == name);
+        found.map(|(wall, _)| *wall).ok_or_else(|| format!("there is no wall {name}"))
+    }
+}
+
+/// What the processes around a program are told.
+#[derive(Serialize, Deserialize, Debug)]
+pub(super) struct Setup {
+    /// The process that must be the parent.
+    pub parent: u32,
+    /// The host's folder; empty once that is the working directory.
+    pub dir: PathBuf,
+    /// The user and group of the machine that simulated root is, if not the lab's own.
+    pub outer: Option<u32>,
+    /// The process that holds the lab's network.
+    pub network: Option<u32>,
+    /// Walls that are not put up.
+    pub without: Vec<Wall>,
+    /// The kind of the terminal that is standard input, if it is one.
+    pub terminal: Option<String>,
+}
+
+impl Setup {
+    /// Returns whether a wall is to be put up.
+    pub(super) fn has(&self, wall: Wall) -> bool {
+        !self.without.contains(&wall)
+    }
+}
 
 /// What a program's standard input is.
 pub(super) enum Stdin {
@@ -24,21 +124,163 @@ pub(super) enum Stdin {
     Terminal(String),
 }
 
-/// Returns the command that runs `command` on the host whose folder is `dir`.
-pub(super) fn command(exe: &Path, dir: &Path, command: &str, stdin: Stdin) -> tokio::process::Command {
-    let mut keeper = tokio::process::Command::new(exe);
-    keeper
-        .arg(KEEPER)
-        .arg(std::process::id().to_string())
-        .arg(dir)
-        .arg(exe)
-        .arg(command)
-        .env_clear()
-        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-    if let Stdin::Terminal(kind) = stdin {
-        keeper.env("TERM", kind);
+/// How the programs of one lab are started.
+pub(super) struct Isolation {
+    exe: PathBuf,
+    /// The user and group that owns hosts' files, if not the lab's own.
+    pub(super) owner: Option<u32>,
+    network: Option<tokio::process::Child>,
+    without: Vec<Wall>,
+}
+
+impl Isolation {
+    /// Puts up what all hosts of a lab share. The error names the wall that this machine forbids.
+    pub(super) async fn new(spec: &Spec) -> Result<Self, String> {
+        if !cfg!(target_os = "linux") {
+            return Err(
+                "the lab needs Linux user namespaces; on this system run it in a Linux virtual machine"
+                    .to_owned(),
+            );
+        }
+        let cannot = |e: io::Error| format!("cannot copy {} for the lab: {e}", spec.exe.display());
+        let exe = spec.dir.join(TOOL);
+        copy(&spec.exe, &exe).map_err(cannot)?;
+        let owner = if !spec.has(Wall::Id) { None } else { unprivileged()? };
+        let mut isolation = Self { exe, owner, network: None, without: spec.without.clone() };
+        if spec.has(Wall::Network) {
+            isolation.network = Some(isolation.network(&spec.dir).await?);
+        }
+        Ok(isolation)
     }
-    keeper
+
+    fn process(&self, name: &str, dir: &Path, terminal: Option<String>) -> tokio::process::Command {
+        let setup = Setup {
+            parent: std::process::id(),
+            dir: dir.to_owned(),
+            outer: self.owner,
+            network: self.network.as_ref().and_then(tokio::process::Child::id),
+            without: self.without.clone(),
+            terminal,
+        };
+        let mut process = tokio::process::Command::new(&self.exe);
+        // Only a folder that is no text cannot be written; nothing is started in it then.
+        process.arg(name).arg(serde_json::to_string(&setup).unwrap_or_default());
+        process.env_clear().env("PATH", PATH);
+        process
+    }
+
+    /// Returns the command that runs `command` on the host whose folder is `dir`.
+    pub(super) fn command(&self, dir: &Path, command: &str, stdin: Stdin) -> tokio::process::Command {
+        let terminal = match stdin {
+            Stdin::Pipe => None,
+            Stdin::Terminal(kind) => Some(kind),
+        };
+        let mut keeper = self.process(KEEPER, dir, terminal);
+        keeper.arg(command);
+        keeper
+    }
+
+    /// Starts the process that holds the network of the lab's hosts.
+    async fn network(&self, dir: &Path) -> Result<tokio::process::Child, String> {
+        use tokio::io::AsyncReadExt;
+        let mut process = self.process(NETWORK, dir, None);
+        process.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut holder = process.spawn().map_err(|e| format!("cannot run {}: {e}", self.exe.display()))?;
+        let mut ready = [0];
+        let said = match &mut holder.stdout {
+            Some(output) => output.read_exact(&mut ready).await,
+            None => Err(io::ErrorKind::BrokenPipe.into()),
+        };
+        if said.is_ok() {
+            return Ok(holder);
+        }
+        let output = holder.wait_with_output().await.map_err(|e| e.to_string())?;
+        Err(forbidden(&String::from_utf8_lossy(&output.stderr)))
+    }
+
+    /// Checks that this machine allows all walls, on a host whose folder is `dir`.
+    pub(super) async fn check(&self, dir: &Path) -> Result<(), String> {
+        let mut probe = self.command(dir, ":", Stdin::Pipe);
+        let output = probe.stdin(Stdio::null()).output().await.map_err(|e| e.to_string())?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(forbidden(&String::from_utf8_lossy(&output.stderr)))
+    }
+}
+
+/// Copies the executable to where its user and nobody else can change it; a link to the same file is as good, if
+/// whatever user the hosts have may run it.
+fn copy(exe: &Path, to: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let exe = std::fs::canonicalize(exe)?;
+    match std::fs::remove_file(to) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let for_all = std::fs::metadata(&exe)?.permissions().mode() & 0o005 == 0o005;
+    if for_all && std::fs::hard_link(&exe, to).is_ok() {
+        return Ok(());
+    }
+    std::fs::copy(&exe, to)?;
+    std::fs::set_permissions(to, std::fs::Permissions::from_mode(0o755))
+}
+
+/// Returns the user that simulated root is outside, if that cannot be the one who runs the lab.
+fn unprivileged() -> Result<Option<u32>, String> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let map = std::fs::read_to_string("/proc/self/uid_map").map_err(|e| e.to_string())?;
+    let groups = std::fs::read_to_string("/proc/self/gid_map").map_err(|e| e.to_string())?;
+    let alone = map.lines().count() == 1 && map.split_whitespace().nth(1).is_some_and(|id| id != "0");
+    match chosen(&ranges(&map), &ranges(&groups), rand::random()) {
+        Some(id) => Ok(Some(id)),
+        // Who is root of this namespace, and nobody else in it, is somebody else outside already.
+        None if alone => Ok(None),
+        None => {
+            Err("wall id: this user namespace has no user but root; run the lab as a plain user".to_owned())
+        }
+    }
+}
+
+/// Reads ranges of ids, each with its first and its last one, from a map of a user namespace.
+fn ranges(map: &str) -> Vec<(u32, u32)> {
+    let numbers = |line: &str| line.split_whitespace().map(str::parse).collect::<Result<Vec<u32>, _>>().ok();
+    let range = |n: Vec<u32>| Some((*n.first()?, n.first()?.checked_add(n.get(2)?.checked_sub(1)?)?));
+    map.lines().filter_map(numbers).filter_map(range).collect()
+}
+
+/// Chooses an id that is a user and a group: by chance, so that labs do not share one, and a high one where there are any.
+fn chosen(users: &[(u32, u32)], groups: &[(u32, u32)], chance: u32) -> Option<u32> {
+    let both = users.iter().flat_map(|u| groups.iter().map(move |g| (u.0.max(g.0), u.1.min(g.1))));
+    let (first, last) = both.filter(|(first, last)| first <= last).max_by_key(|(_, last)| *last)?;
+    let last = last.min(i32::MAX as u32);
+    let first = if last > LOWEST_ID { first.max(LOWEST_ID) } else { first.max(last.saturating_sub(999)) };
+    let id = first + chance % (last - first + 1);
+    let near = [id, id.saturating_sub(1), id.saturating_add(1)];
+    near.into_iter().find(|id| (first..=last).contains(id) && !FORBIDDEN_IDS.contains(id))
+}
+
+/// Returns what went wrong, with the setting that forbids it.
+fn forbidden(said: &str) -> String {
+    let said = said.trim().trim_start_matches("lab: ");
+    let setting = |name: &str| std::fs::read_to_string(format!("/proc/sys/{}", name.replace('.', "/")));
+    let is = |name: &str, value: &str| setting(name).is_ok_and(|v| v.trim() == value);
+    let hint = if is("kernel.apparmor_restrict_unprivileged_userns", "1") {
+        "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
+    } else if is("kernel.unprivileged_userns_clone", "0") {
+        "sysctl -w kernel.unprivileged_userns_clone=1"
+    } else if is("user.max_user_namespaces", "0") {
+        "sysctl -w user.max_user_namespaces=10000"
+    } else if said.starts_with("wall processes") {
+        "a container needs an unmasked /proc (Docker: --security-opt systempaths=unconfined)"
+    } else if said.contains("user namespace") {
+        "a container must allow user namespaces (Docker: --security-opt seccomp=unconfined)"
+    } else {
+        "see docs/security.md"
+    };
+    format!("this machine does not allow a wall of the lab: {said}; allow it: {hint}")
 }
 
 /// Returns the parent of a process.
@@ -48,103 +290,67 @@ pub(super) fn parent(pid: u32) -> Option<u32> {
     stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
 }
 
-/// Asks the kernel to end this process when its parent ends, however that comes about.
-fn end_with_parent() -> std::io::Result<()> {
-    #[cfg(target_os = "linux")]
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
-    Ok(())
-}
-
-/// Becomes unshare, as a process that does not outlive the lab's. Runs first thing in `main`.
-pub(super) fn keep(arguments: &[std::ffi::OsString]) -> ExitCode {
-    let [lab, dir, exe, command] = arguments else {
-        eprintln!("{KEEPER} is run by the lab only");
-        return ExitCode::FAILURE;
-    };
-    let kept = end_with_parent();
-    // A lab that ended before the request above will never end this process.
-    let parent = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().to_string());
-    if kept.is_err() || parent.as_deref() != lab.to_str() {
-        return ExitCode::FAILURE;
+/// Becomes one of the processes around programs, if this one was started as one. Runs first in `main`, before there are
+/// threads.
+pub(super) fn entry(arguments: &[OsString]) -> Option<ExitCode> {
+    let name = arguments.first()?.to_str()?;
+    if !matches!(name, KEEPER | INIT | NETWORK) {
+        return None;
     }
-    let own = std::process::id().to_string();
-    let error =
-        Command::new("unshare").args(NAMESPACES).arg(exe).arg(INIT).arg(own).args([dir, exe, command]).exec();
-    eprintln!("lab: cannot run unshare (package util-linux): {error}");
-    ExitCode::from(126)
+    let setup = arguments.get(1).and_then(|text| serde_json::from_str::<Setup>(text.to_str()?).ok());
+    let Some(setup) = setup else {
+        eprintln!("{name} is run by the lab only");
+        return Some(ExitCode::FAILURE);
+    };
+    let command = arguments.get(2).cloned().unwrap_or_default();
+    let code = match name {
+        KEEPER => keeper::keep(setup, &command),
+        INIT => keeper::init(&setup, &command),
+        _ => keeper::hold(&setup),
+    };
+    Some(code.unwrap_or_else(|error| {
+        eprintln!("lab: {error}");
+        ExitCode::from(125)
+    }))
 }
 
-/// Nothing but Linux has these namespaces; [`check`] has said so before anybody comes here.
+/// Nothing but Linux has these namespaces; [`Isolation::new`] has said so before anybody comes here.
 #[cfg(not(target_os = "linux"))]
-mod sandbox {
-    pub(super) fn enter(_: &std::path::Path, _: &std::path::Path) -> Result<(), String> {
-        Err("only Linux has the namespaces that it needs".to_owned())
+mod keeper {
+    use super::Setup;
+    use std::ffi::OsStr;
+    use std::process::ExitCode;
+
+    pub(super) fn keep(setup: Setup, _: &OsStr) -> Result<ExitCode, String> {
+        hold(&setup)
+    }
+
+    pub(super) fn init(setup: &Setup, _: &OsStr) -> Result<ExitCode, String> {
+        hold(setup)
+    }
+
+    pub(super) fn hold(setup: &Setup) -> Result<ExitCode, String> {
+        let wall = setup.without.first().map_or(String::new(), ToString::to_string);
+        Err(format!("only Linux has the namespaces that it needs {wall}{}", super::INIT))
     }
 }
 
-/// Sets up the sandbox and becomes the shell. Runs first in `main`, before there are threads.
-pub(super) fn init(arguments: &[std::ffi::OsString]) -> ExitCode {
-    let [keeper, dir, exe, command] = arguments else {
-        eprintln!("{INIT} is run by the lab only");
-        return ExitCode::FAILURE;
-    };
-    // unshare asks for its child's end with its own only after it has made the child; one that ended before has not.
-    let own = std::fs::read_link("/proc/self").ok().and_then(|pid| pid.to_str()?.parse().ok());
-    let outer = own.and_then(parent).map(|pid| pid.to_string());
-    if outer.as_deref() != keeper.to_str() {
-        return ExitCode::FAILURE;
-    }
-    if let Err(error) = sandbox::enter(Path::new(dir), Path::new(exe)) {
-        eprintln!("lab: cannot set up the sandbox of a simulated host: {error}");
-        return ExitCode::from(125);
-    }
-    let terminal = std::env::var_os("TERM");
-    if terminal.is_some() {
-        // A terminal that does not control the shell takes no Ctrl-C; the shell says so and works all the same.
-        let _ = rustix::process::setsid();
-        let _ = rustix::process::ioctl_tiocsctty(rustix::stdio::stdin());
-    }
-    let host = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
-    let prompt = format!("LAB {} # ", host.trim());
-    let error = Command::new("/bin/sh")
-        .arg("-c")
-        .arg(command)
-        .env_clear()
-        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-        .env("HOME", "/root")
-        .env("SHELL", "/bin/sh")
-        .env("PROVISION_LAB", "1")
-        .envs(terminal.map(|kind| [("TERM", kind), ("PS1", prompt.into())]).into_iter().flatten())
-        .exec();
-    eprintln!("lab: cannot start /bin/sh: {error}");
-    ExitCode::from(126)
-}
+#[cfg(test)]
+mod tests {
+    use super::{FORBIDDEN_IDS, LOWEST_ID, chosen, ranges};
 
-/// Checks that this machine allows the lab's sandboxes; the error names the setting that forbids them.
-pub(super) async fn check() -> Result<(), String> {
-    if !cfg!(target_os = "linux") {
-        return Err("the lab needs Linux user namespaces; on this system run it in a Linux virtual machine"
-            .to_owned());
+    #[test]
+    fn simulated_root_is_never_root_and_never_the_overflow_id() {
+        for map in ["0 0 4294967295", "0 0 1\n1 100000 65536", "0 1000 1\n1 100000 65534", "0 100000 65536"] {
+            for chance in (0..2000).chain([u32::MAX]) {
+                let id = chosen(&ranges(map), &ranges(map), chance).expect("an id");
+                assert!(!FORBIDDEN_IDS.contains(&id), "{map}: {id}");
+                assert!(ranges(map).iter().any(|(a, b)| (*a..=*b).contains(&id)), "{map}: {id}");
+                assert!(id >= LOWEST_ID || !map.contains("4294967295"), "{map}: {id}");
+            }
+        }
+        assert_eq!(chosen(&ranges("0 0 1"), &ranges("0 0 1"), 7), None, "root is all there is");
+        assert_eq!(chosen(&ranges("0 0 100"), &ranges("200 0 100"), 7), None, "no user has a group");
+        assert_eq!(chosen(&[], &[], 7), None);
     }
-    let probe = tokio::process::Command::new("unshare")
-        .args(NAMESPACES)
-        .arg("true")
-        .stdin(std::process::Stdio::null())
-        .output()
-        .await;
-    let why = match probe {
-        Ok(output) if output.status.success() => return Ok(()),
-        Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-        Err(error) => return Err(format!("cannot run unshare (package util-linux): {error}")),
-    };
-    let setting = |name: &str| std::fs::read_to_string(format!("/proc/sys/{}", name.replace('.', "/")));
-    let is = |name: &str, value: &str| setting(name).is_ok_and(|v| v.trim() == value);
-    let name = if is("kernel.apparmor_restrict_unprivileged_userns", "1") {
-        "kernel.apparmor_restrict_unprivileged_userns=0"
-    } else if is("kernel.unprivileged_userns_clone", "0") {
-        "kernel.unprivileged_userns_clone=1"
-    } else {
-        "user.max_user_namespaces (above 0)"
-    };
-    Err(format!("this machine forbids user namespaces ({why}); allow them: sysctl -w {name}"))
 }

@@ -24,6 +24,10 @@ pub(super) const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urando
 pub(super) const COVERED: &str = "modules swaps sysrq-trigger kcore version cmdline cpuinfo meminfo uptime loadavg stat config.gz \
     partitions diskstats mdstat interrupts iomem ioports kallsyms kmsg";
 
+/// What covers all else in /proc that is of the machine, in the host's folder: an empty file and an empty folder.
+pub(super) const NO_FILE: &str = "nothing/file";
+pub(super) const NO_FOLDER: &str = "nothing/folder";
+
 /// Where a host keeps the release that it booted into, below its root.
 const BOOTED: &str = "var/lib/lab/kernel";
 
@@ -51,6 +55,8 @@ fn kernel(dir: &Path, release: &str) -> io::Result<()> {
 
 /// Writes what /proc and /sys of a fresh host say of the machine that it plays.
 pub(super) fn build(dir: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(dir.join(NO_FOLDER))?;
+    write(&dir.join(NO_FILE), "")?;
     let proc = dir.join("proc");
     let cpu = |n: u32| format!("processor\t: {n}\nvendor_id\t: LAB\nmodel name\t: simulated\n\n");
     write(&proc.join("cpuinfo"), &(0..CPUS).map(cpu).collect::<String>())?;

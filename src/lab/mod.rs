@@ -4,11 +4,16 @@
 
 pub mod api;
 mod artifacts;
+mod beneath;
+mod boot;
 pub mod cluster;
 mod control;
 mod hardware_fault;
 mod host;
 mod isolate;
+#[cfg(target_os = "linux")]
+mod keeper;
+mod limits;
 mod machine;
 mod net;
 pub mod on_host;
@@ -21,17 +26,22 @@ mod sockets;
 mod spec;
 mod start;
 mod status;
+#[cfg(target_os = "linux")]
+mod syscalls;
 mod tools;
 mod tree;
 
 pub use cluster::programs_in;
 pub use control::{Control, STAY};
 pub use hardware_fault::HardwareFault;
+pub use isolate::Wall;
+pub use sockets::{connect, sockets};
 pub use spec::{Fault, FaultKind, Hardware, Host, Spec};
 pub use start::{Artifact, Lab, LabError};
 pub use status::{Counters, HostStatus, Status};
 pub use tree::clear;
 
+use isolate::TOOL;
 use std::process::ExitCode;
 
 /// Runs as a stand-in tool or sets up a sandbox, if that is what this process was started for. Called first in `main`.
@@ -40,11 +50,11 @@ pub fn entry() -> Option<ExitCode> {
     let name = arguments.next()?;
     let name = std::path::Path::new(&name).file_name()?.to_string_lossy().into_owned();
     let rest: Vec<_> = arguments.collect();
-    if rest.first().is_some_and(|a| a == isolate::INIT) {
-        return Some(isolate::init(&rest[1..]));
+    if let Some(code) = isolate::entry(&rest) {
+        return Some(code);
     }
-    if rest.first().is_some_and(|a| a == isolate::KEEPER) {
-        return Some(isolate::keep(&rest[1..]));
+    if name == TOOL && rest.first().is_some_and(|a| a == boot::NAME) {
+        return Some(boot::boot());
     }
     if name == "k0s" && on_host::is_here() {
         return tools::run(&name, &rest);

@@ -1,14 +1,17 @@
-//! The lab's network faults, and its mirror: a small HTTP server on loopback.
+//! The lab's network faults, and its mirror: a small HTTP server on a socket in each host.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
+/// Where a host's tools reach the mirror, whatever address is in a URL.
+pub(super) const MIRROR: &str = "/run/lab/mirror.sock";
+
 /// Returns a stream that is cut after so many bytes were written to it, and what carries them while it is polled.
-pub(super) fn cut_after(stream: TcpStream, bytes: u64) -> (DuplexStream, impl Future<Output = ()>) {
+pub(super) fn cut_after(stream: UnixStream, bytes: u64) -> (DuplexStream, impl Future<Output = ()>) {
     let (near, far) = tokio::io::duplex(16 << 10);
     let carry = async move {
         let (mut from, mut to) = stream.into_split();
@@ -22,11 +25,39 @@ pub(super) fn cut_after(stream: TcpStream, bytes: u64) -> (DuplexStream, impl Fu
     (near, carry)
 }
 
+/// What the mirror serves, by path.
+pub(super) type Files = Arc<BTreeMap<String, Vec<u8>>>;
+/// Requests that are answered at once at one place.
+const MOST_AT_ONCE: usize = 64;
+
+/// Where the mirror listens.
+pub(super) enum Place {
+    /// On the machine's loopback, for the command line.
+    Machine(TcpListener),
+    /// On a socket in a host, for its tools.
+    Host(UnixListener),
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+impl Place {
+    async fn accept(&self) -> io::Result<Box<dyn Stream>> {
+        Ok(match self {
+            Self::Machine(listener) => Box::new(listener.accept().await?.0),
+            Self::Host(listener) => Box::new(listener.accept().await?.0),
+        })
+    }
+}
+
 /// Serves files by path until dropped.
-pub(super) async fn serve_files(listener: TcpListener, files: Arc<BTreeMap<String, Vec<u8>>>) {
+pub(super) async fn serve_files(place: Place, files: Files) {
     let mut connections = JoinSet::new();
-    while let Ok((stream, _)) = listener.accept().await {
+    while let Ok(stream) = place.accept().await {
         while connections.try_join_next().is_some() {}
+        if connections.len() >= MOST_AT_ONCE {
+            connections.join_next().await;
+        }
         let files = files.clone();
         connections.spawn(async move {
             let _ = answer(stream, &files).await;
@@ -34,7 +65,7 @@ pub(super) async fn serve_files(listener: TcpListener, files: Arc<BTreeMap<Strin
     }
 }
 
-async fn answer(mut stream: TcpStream, files: &BTreeMap<String, Vec<u8>>) -> io::Result<()> {
+async fn answer(mut stream: Box<dyn Stream>, files: &BTreeMap<String, Vec<u8>>) -> io::Result<()> {
     /// A request line and its headers are far below this, in bytes.
     const MOST_REQUEST: usize = 16 << 10;
     let mut request = Vec::new();

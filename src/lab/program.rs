@@ -1,6 +1,7 @@
 //! A program that runs on a simulated host, from outside: when it is to end, everything that it started ends with it, and
 //! whoever brings the lab down can wait until that is so.
 
+use super::limits::{self, Disk, Usage};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
@@ -46,13 +47,14 @@ impl Ending {
 pub(super) struct Program {
     child: Option<Child>,
     ending: Ending,
+    disk: Arc<Disk>,
 }
 
 impl Program {
-    /// Starts a command that [`super::isolate::command`] made.
-    pub(super) fn spawn(command: &mut Command, ending: &Ending) -> std::io::Result<Self> {
+    /// Starts a command that [`super::isolate::Isolation::command`] made.
+    pub(super) fn spawn(command: &mut Command, ending: &Ending, disk: &Arc<Disk>) -> std::io::Result<Self> {
         let child = command.kill_on_drop(true).spawn()?;
-        Ok(Self { child: Some(child), ending: ending.clone() })
+        Ok(Self { child: Some(child), ending: ending.clone(), disk: disk.clone() })
     }
 
     /// Returns its outer process, for its streams.
@@ -60,11 +62,24 @@ impl Program {
         self.child.as_mut()
     }
 
-    /// Waits until it ends by itself. Returns its exit status, unless a signal ended it.
-    pub(super) async fn wait(&mut self) -> Option<i32> {
-        let status = self.child.as_mut()?.wait().await.ok()?;
-        self.child = None;
-        status.code()
+    /// Waits until it ends by itself, or has gone beyond its limits and is ended. Returns its exit status, unless a signal
+    /// ended it; the error says which limit it was.
+    pub(super) async fn wait(&mut self) -> Result<Option<i32>, String> {
+        let (Some(child), disk) = (self.child.as_mut(), self.disk.clone()) else { return Ok(None) };
+        let usage = Usage::new(&disk);
+        let why = loop {
+            if let Ok(status) = tokio::time::timeout(limits::LOOK, child.wait()).await {
+                self.child = None;
+                return Ok(status.ok().and_then(|status| status.code()));
+            }
+            if let Some(why) = child.id().and_then(|outer| usage.exceeded(outer)) {
+                break why;
+            }
+        };
+        if let Some(child) = self.child.take() {
+            end(child).await;
+        }
+        Err(why)
     }
 
     /// Ends it and waits until nothing of it runs.

@@ -1,7 +1,8 @@
 //! The SSH server of a lab host, and what a login on it may do: run programs, open a shell on a terminal, reach ports of its own host.
 
 use super::host::LabHost;
-use super::isolate::{self, Stdin};
+use super::isolate::{Stdin, Wall};
+use super::limits::MOST_OUTPUT;
 use super::program::Program;
 use super::spec::FaultKind;
 use russh::keys::PrivateKey;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
 /// sshd's MaxSessions.
@@ -34,7 +35,7 @@ struct Terminal {
 }
 
 impl Terminal {
-    /// The lab is on Linux only (`isolate::check`).
+    /// The lab is on Linux only (`Isolation::new`).
     #[cfg(not(target_os = "linux"))]
     fn open(_: &str, _: Winsize) -> std::io::Result<Self> {
         Err(std::io::ErrorKind::Unsupported.into())
@@ -106,9 +107,9 @@ struct Started {
 }
 
 fn on_pipes(host: &LabHost, command: &str) -> std::io::Result<Started> {
-    let mut process = isolate::command(&host.spec.exe, &host.dir, command, Stdin::Pipe);
+    let mut process = host.isolation.command(&host.dir, command, Stdin::Pipe);
     process.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut program = Program::spawn(&mut process, &host.ending)?;
+    let mut program = Program::spawn(&mut process, &host.ending, &host.disk)?;
     let streams = program.child().and_then(|c| Some((c.stdin.take()?, c.stdout.take()?, c.stderr.take()?)));
     let (input, output, errors) = streams.ok_or(std::io::ErrorKind::BrokenPipe)?;
     Ok(Started { program, input: Box::new(input), output: Box::new(output), errors: Box::new(errors) })
@@ -119,13 +120,13 @@ fn on_terminal(
     command: &str,
     (kind, master, slave): (String, Arc<OwnedFd>, OwnedFd),
 ) -> std::io::Result<Started> {
-    let mut process = isolate::command(&host.spec.exe, &host.dir, command, Stdin::Terminal(kind));
+    let mut process = host.isolation.command(&host.dir, command, Stdin::Terminal(kind));
     process.stdout(slave.try_clone()?).stderr(slave.try_clone()?).stdin(slave);
     let end =
         |master: &OwnedFd| Ok::<_, std::io::Error>(tokio::fs::File::from_std(master.try_clone()?.into()));
     let (input, output) = (Box::new(end(&master)?), Box::new(end(&master)?));
     // The program's ends are then the only ones: the terminal ends with it.
-    let program = Program::spawn(&mut process, &host.ending)?;
+    let program = Program::spawn(&mut process, &host.ending, &host.disk)?;
     Ok(Started { program, input, output, errors: Box::new(tokio::io::empty()) })
 }
 
@@ -175,14 +176,19 @@ async fn exec(
     };
     let out = async {
         let mut buffer = vec![0; CHUNK];
-        let mut rest = Vec::new();
+        let (mut rest, mut printed) = (Vec::new(), 0);
         // The last program on a terminal takes it along: reading fails then.
         while let Ok(n @ 1..) = output.read(&mut buffer).await {
             host.look_for_steps(&mut rest, &buffer[..n]);
+            printed += n as u64;
+            if printed > MOST_OUTPUT && host.spec.has(Wall::Limits) {
+                return Err(format!("it printed more than {} MiB", MOST_OUTPUT >> 20));
+            }
             if write.data_bytes(buffer[..n].to_vec()).await.is_err() {
                 break;
             }
         }
+        Ok(())
     };
     let err = async {
         let mut buffer = vec![0; CHUNK];
@@ -191,15 +197,24 @@ async fn exec(
                 break;
             }
         }
+        Ok(())
     };
     let ended = async {
-        let ((), (), status) = tokio::join!(out, err, program.wait());
-        status
+        let ((), (), status) = tokio::try_join!(out, err, program.wait())?;
+        Ok::<_, String>(status)
     };
     // A closed channel ends its program: nobody reads its output any more.
     let status = tokio::select! {
         status = ended => status,
-        () = feed => None,
+        () = feed => Ok(None),
+    };
+    let status = match status {
+        Ok(status) => status,
+        Err(why) => {
+            let text = format!("lab: the program was ended: {why}\n");
+            let _ = write.extended_data_bytes(1, text.into_bytes()).await;
+            Some(137)
+        }
     };
     let _ = write.exit_status(status.unwrap_or(255) as u32).await;
     let _ = write.eof().await;
@@ -207,7 +222,7 @@ async fn exec(
 }
 
 /// Accepts SSH connections until dropped, or until the machine is lost.
-pub(super) async fn serve_ssh(host: Arc<LabHost>, listener: TcpListener, key: PrivateKey) {
+pub(super) async fn serve_ssh(host: Arc<LabHost>, listener: UnixListener, key: PrivateKey) {
     let config = Arc::new(Config {
         keys: vec![key],
         nodelay: true,
@@ -234,8 +249,7 @@ pub(super) async fn serve_ssh(host: Arc<LabHost>, listener: TcpListener, key: Pr
     }
 }
 
-async fn connection(host: Arc<LabHost>, stream: TcpStream, config: Arc<Config>) {
-    let _ = stream.set_nodelay(true);
+async fn connection(host: Arc<LabHost>, stream: UnixStream, config: Arc<Config>) {
     let mut boot = host.boot.subscribe();
     boot.mark_unchanged();
     let mut links = host.links.subscribe();

@@ -19,6 +19,16 @@ pub(super) fn through_handle<T>(
     then(&PathBuf::from(format!("/proc/self/fd/{}", handle.as_raw_fd())).join(name))
 }
 
+/// Returns the folder with the sockets of a lab's SSH servers, each named after its host.
+pub fn sockets(lab: &Path) -> PathBuf {
+    lab.join("ssh")
+}
+
+/// Connects to a socket in a folder.
+pub fn connect(folder: &Path, name: &str) -> std::io::Result<std::os::unix::net::UnixStream> {
+    through_handle(folder, name, |path| std::os::unix::net::UnixStream::connect(path))
+}
+
 /// Listens on a socket, in the place of one that an earlier process left.
 pub(super) fn listen_unix(path: &Path) -> std::io::Result<UnixListener> {
     let _ = std::fs::remove_file(path);

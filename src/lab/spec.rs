@@ -1,6 +1,7 @@
 //! What a lab is made from: its own input type, so that the simulation shares no assumption with the modules that it tests.
 
 use super::hardware_fault::{HardwareFault, NAMES as HARDWARE_FAULTS};
+use super::isolate::Wall;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -26,6 +27,9 @@ pub struct Spec {
     /// kube-controller-manager and kube-scheduler if they are to run too.
     #[serde(default)]
     pub control_plane: Option<PathBuf>,
+    /// Walls that are not put up around programs on hosts. Nothing of an inventory ever gets here.
+    #[serde(default)]
+    pub without: Vec<Wall>,
 }
 
 /// One simulated host.
@@ -163,6 +167,11 @@ impl Spec {
     /// Returns the faults of a host that are there from the start.
     pub fn faults_of<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a FaultKind> + 'a {
         self.faults.iter().filter(move |f| f.host == host && f.step.is_none()).map(|f| &f.kind)
+    }
+
+    /// Returns whether a wall is put up.
+    pub(super) fn has(&self, wall: Wall) -> bool {
+        !self.without.contains(&wall)
     }
 
     /// Returns the folder of a host.

@@ -3,11 +3,12 @@
 use super::artifacts::{files, sha256};
 use super::cluster::{Cluster, ClusterSpec, ControlPlane, HostSpec, programs_in};
 use super::host::{LabHost, MOST_EXECS};
+use super::isolate::Isolation;
 use super::program::Ending;
-use super::sockets::{listen_unix, private};
+use super::sockets::{listen_unix, private, sockets};
 use super::spec::{Fault, FaultKind, Host, Spec};
 use super::status::{Counters, HostStatus, Status};
-use super::{isolate, net, session, tree};
+use super::{net, session, tree};
 use crate::event::Events;
 use russh::keys::PrivateKey;
 use russh::keys::ssh_key::LineEnding;
@@ -93,7 +94,6 @@ fn key() -> Result<PrivateKey, LabError> {
 impl Lab {
     /// Makes the hosts anew and listens for them.
     pub async fn up(spec: Spec, events: Events) -> Result<Self, LabError> {
-        isolate::check().await.map_err(LabError::Forbidden)?;
         let dir = spec.dir.clone();
         let files_error = |source| LabError::Files { dir: dir.clone(), source };
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&spec.dir).map_err(files_error)?;
@@ -115,6 +115,7 @@ impl Lab {
 
         let listener = bind((spec.mirror, 0).into()).await?;
         let base = listener.local_addr().map_err(files_error)?;
+        let isolation = Arc::new(Isolation::new(&spec).await.map_err(LabError::Forbidden)?);
         let (served, names) = files(&spec.k0s_version);
         let artifacts = names
             .into_iter()
@@ -124,7 +125,8 @@ impl Lab {
                 Artifact { name, version, url, sha256: sha256(bytes), size: bytes.len() as u64 }
             })
             .collect();
-        tasks.spawn(net::serve_files(listener, Arc::new(served)));
+        let served = Arc::new(served);
+        tasks.spawn(net::serve_files(net::Place::Machine(listener), served.clone()));
 
         let client = key()?;
         let text = client.to_openssh(LineEnding::LF).map_err(LabError::Key)?;
@@ -145,8 +147,21 @@ impl Lab {
         let ending = Ending::default();
         let mut known = String::from("# Host keys of the lab; made by `lab up`.\n");
         let mut hosts = BTreeMap::new();
+        let sockets = sockets(&spec.dir);
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&sockets).map_err(files_error)?;
         for host in &spec.hosts {
             tree::build(&spec, host).map_err(files_error)?;
+            let dir = spec.host_dir(&host.name);
+            let init = listen_unix(&dir.join("root/run/lab/init.sock")).map_err(files_error)?;
+            let mirror = listen_unix(&dir.join("root").join(net::MIRROR.trim_start_matches('/')));
+            let mirror = net::Place::Host(mirror.map_err(files_error)?);
+            tasks.spawn(net::serve_files(mirror, served.clone()));
+            if let Some(owner) = isolation.owner {
+                tree::give(&dir, owner).map_err(files_error)?;
+            }
+            if hosts.is_empty() {
+                isolation.check(&dir).await.map_err(LabError::Forbidden)?;
+            }
             let host_key = key()?;
             let shown = if spec.faults_of(&host.name).any(|f| *f == FaultKind::WrongHostKey) {
                 key()?
@@ -166,13 +181,13 @@ impl Lab {
                 cluster.clone(),
                 client.public_key().clone(),
                 execs.clone(),
+                isolation.clone(),
                 ending.clone(),
             );
-            let socket = spec.host_dir(&host.name).join("root/run/lab/init.sock");
-            let init = listen_unix(&socket).map_err(files_error)?;
             tasks.spawn(running.clone().serve_init(init));
+            let listener = listen_unix(&sockets.join(&host.name)).map_err(files_error)?;
+            // A socket that nobody listens on refuses connections, as a port does.
             if !spec.faults_of(&host.name).any(|f| *f == FaultKind::Unreachable) {
-                let listener = bind((host.address, host.port).into()).await?;
                 tasks.spawn(session::serve_ssh(running.clone(), listener, host_key));
             }
             hosts.insert(host.name.clone(), running);
@@ -197,6 +212,7 @@ impl Lab {
             name: self.spec.name.clone(),
             hosts: self.spec.hosts.iter().map(host).collect(),
             real: real.into_iter().map(str::to_owned).collect(),
+            without: self.spec.without.clone(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The status of a running lab.
 
+use super::isolate::Wall;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -25,6 +26,9 @@ pub struct Status {
     /// Programs of a real control plane that run in place of stand-ins.
     #[serde(default)]
     pub real: Vec<String>,
+    /// Walls that are not there.
+    #[serde(default)]
+    pub without: Vec<Wall>,
 }
 
 /// A host of a running lab.

@@ -1,8 +1,11 @@
 //! A host's folders before anything was done to it: what an installed Debian with sshd has, and its hardware in /sys.
 
 use super::hardware_fault::HardwareFault;
+use super::isolate::TOOL;
+use super::limits::enter;
 use super::machine::{self, COVERED, DEVICES};
 use super::spec::{FaultKind, Hardware, Host, Spec};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fchmod, fstat, openat, renameat, unlinkat};
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -57,47 +60,58 @@ pub fn clear(lab: &Path) -> io::Result<()> {
 fn remove(dir: &Path) -> io::Result<()> {
     let began = Instant::now();
     loop {
-        match fs::remove_dir_all(dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                if fs::symlink_metadata(dir).is_err() {
-                    return Ok(());
-                }
-            }
+        match remove_all(dir) {
             Err(error) if began.elapsed() > REMOVE_DEADLINE => return Err(error),
-            Err(_) => {
-                // A program on the host may have closed a folder to its owner, who is not root outside.
-                let _ = open_up(fs::File::open(dir)?.into());
-                std::thread::sleep(Duration::from_millis(5));
-            }
+            // A program that was killed may still have made something.
+            Err(_) => std::thread::sleep(Duration::from_millis(5)),
             Ok(()) => return Ok(()),
         }
     }
 }
 
-/// No lab runs on other systems.
-#[cfg(not(target_os = "linux"))]
-fn open_up(_: std::os::fd::OwnedFd) -> io::Result<()> {
-    Ok(())
-}
-
-/// Gives the owner all rights on the folders below one.
-#[cfg(target_os = "linux")]
-fn open_up(dir: std::os::fd::OwnedFd) -> io::Result<()> {
-    use rustix::fs::{FileType, Mode, OFlags, openat};
-    use std::os::fd::AsRawFd;
-    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    for entry in rustix::fs::Dir::read_from(&dir)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if entry.file_type() != FileType::Directory || matches!(name.to_bytes(), b"." | b"..") {
-            continue;
+/// Removes a folder and all that is in it, however deep it is. Links are removed, never followed.
+fn remove_all(dir: &Path) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let top = match openat(CWD, dir, flags, Mode::empty()) {
+        Err(rustix::io::Errno::NOENT) => return Ok(()),
+        top => top?,
+    };
+    fchmod(&top, Mode::from_raw_mode(fstat(&top)?.st_mode) | Mode::RWXU)?;
+    let mut moved = 0u64;
+    loop {
+        let mut folders = Vec::new();
+        for entry in Dir::read_from(&top)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            match entry.file_type() {
+                _ if matches!(name.to_bytes(), b"." | b"..") => {}
+                FileType::Directory => folders.push(name.to_owned()),
+                _ => unlinkat(&top, name, AtFlags::empty())?,
+            }
         }
-        // This handle needs no right on the folder, and stays what it is whatever takes the name's place.
-        let Ok(handle) = openat(&dir, name, flags | OFlags::PATH, Mode::empty()) else { continue };
-        rustix::fs::chmod(format!("/proc/self/fd/{}", handle.as_raw_fd()), Mode::RWXU)?;
-        open_up(openat(&handle, ".", flags | OFlags::RDONLY, Mode::empty())?)?;
+        if folders.is_empty() {
+            return fs::remove_dir(dir);
+        }
+        for name in folders {
+            let folder = enter(&top, &name)?;
+            fchmod(&folder, Mode::RWXU)?;
+            for entry in Dir::read_from(&folder)? {
+                let entry = entry?;
+                let inner = entry.file_name();
+                match entry.file_type() {
+                    _ if matches!(inner.to_bytes(), b"." | b"..") => {}
+                    FileType::Directory => {
+                        // Up, so that no depth has to be gone into; it must be writable to change its parent.
+                        fchmod(&enter(&folder, inner)?, Mode::RWXU)?;
+                        moved += 1;
+                        renameat(&folder, inner, &top, format!(".lab-{moved}"))?;
+                    }
+                    _ => unlinkat(&folder, inner, AtFlags::empty())?,
+                }
+            }
+            unlinkat(&top, &name, AtFlags::REMOVEDIR)?;
+        }
     }
-    Ok(())
 }
 
 /// Makes a host's folders anew.
@@ -112,6 +126,7 @@ pub(super) fn build(spec: &Spec, host: &Host) -> io::Result<()> {
         fs::write(root.join("dev").join(name), "")?;
     }
     fs::write(root.join("opt/lab/tool"), "")?;
+    fs::hard_link(spec.dir.join(TOOL), dir.join(TOOL))?;
     for (link, target) in
         [("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")]
     {
@@ -164,7 +179,8 @@ pub(super) fn build(spec: &Spec, host: &Host) -> io::Result<()> {
     for tool in TOOLS.split(' ') {
         std::os::unix::fs::symlink("/opt/lab/tool", local.join("bin").join(tool))?;
     }
-    settings(&dir, host, &spec.faults_of(&host.name).cloned().collect::<Vec<_>>())?;
+    let faults: Vec<_> = spec.faults_of(&host.name).cloned().collect();
+    write(&root.join(SETTINGS), &settings(host, &faults))?;
     fs::create_dir_all(root.join("sys/module"))?;
     let broken =
         |fault: HardwareFault| spec.faults_of(&host.name).any(|f| *f == FaultKind::Hardware(fault.clone()));
@@ -193,17 +209,33 @@ pub(super) fn build(spec: &Spec, host: &Host) -> io::Result<()> {
     Ok(())
 }
 
-/// Tells the host's tools what they are to play. They read it at each start, so it is replaced as a whole.
-pub(super) fn settings(dir: &Path, host: &Host, faults: &[FaultKind]) -> io::Result<()> {
+/// Where the host's tools read what they are to play, below its root.
+pub(super) const SETTINGS: &str = "var/lib/lab/settings.json";
+
+/// Returns what the host's tools are to play. They read it at each start, so it is replaced as a whole.
+pub(super) fn settings(host: &Host, faults: &[FaultKind]) -> String {
     let settings = serde_json::json!({
         "host": host.name,
         "hardware": host.hardware,
         "sudo_sha256": host.sudo_sha256,
         "faults": faults,
     });
-    let file = dir.join("root/var/lib/lab/settings.json");
-    write(&file.with_extension("new"), &settings.to_string())?;
-    fs::rename(file.with_extension("new"), file)
+    settings.to_string()
+}
+
+/// Gives a host's folders to the user that its root is outside. Nothing runs on it yet.
+pub(super) fn give(dir: &Path, owner: u32) -> io::Result<()> {
+    // The executable may be a link to the machine's own.
+    if dir.file_name().is_some_and(|name| name == TOOL) {
+        return Ok(());
+    }
+    std::os::unix::fs::lchown(dir, Some(owner), Some(owner))?;
+    if fs::symlink_metadata(dir)?.is_dir() {
+        for entry in fs::read_dir(dir)? {
+            give(&entry?.path(), owner)?;
+        }
+    }
+    Ok(())
 }
 
 /// Gives the host a new boot id.

@@ -53,6 +53,8 @@ pub struct PoolOptions {
     pub login_deadline: Duration,
     /// Query `ssh -G` for settings of bastions that the inventory does not have.
     pub use_ssh_config: bool,
+    /// A folder with a socket for each host, named after it, in place of TCP.
+    pub sockets: Option<PathBuf>,
     /// How much at once.
     pub limits: Limits,
 }
@@ -66,6 +68,7 @@ impl Default for PoolOptions {
             connect_deadline: Duration::from_secs(10),
             login_deadline: Duration::from_secs(30),
             use_ssh_config: true,
+            sockets: None,
             limits: Limits::default(),
         }
     }
@@ -319,6 +322,10 @@ impl Pool {
         let deadline = self.options.connect_deadline;
         let connect = async {
             match way {
+                Way::Direct(_) if self.options.sockets.is_some() => {
+                    let stream = self.socket(at.name).await.map_err(|e| unreachable(at, &e))?;
+                    Ok(Box::new(stream) as BoxStream)
+                }
                 Way::Direct(local) => {
                     let stream = tcp(at, local).await.map_err(|e| unreachable(at, &e))?;
                     // `connect_stream` leaves the socket as it is.
@@ -341,6 +348,15 @@ impl Pool {
         tokio::time::timeout(deadline, connect)
             .await
             .unwrap_or_else(|_| Err(late(at, "TCP connection", deadline)))
+    }
+
+    /// Connects to the socket of a host.
+    async fn socket(&self, host: &str) -> std::io::Result<tokio::net::UnixStream> {
+        use std::os::fd::AsRawFd;
+        let folder = std::fs::File::open(self.options.sockets.as_deref().unwrap_or("/".as_ref()))?;
+        // A socket's address holds no more than 108 bytes; this path is short, whatever the folder's is.
+        let short = format!("/proc/self/fd/{}/{host}", folder.as_raw_fd());
+        tokio::net::UnixStream::connect(short).await
     }
 
     /// Acquires the permits for a handshake. Bastions are connected before, so that a task which holds a permit never

@@ -78,7 +78,7 @@ fn what_runs_can_be_seen_reached_and_collected() {
     );
 
     let archive = story.dir.path().join("t-1.tar.gz");
-    std::fs::write(story.file("t-1", "/etc/k0s/k0s.yaml"), "password: hunter2-canary\n").expect("written");
+    crate::kit::write(story.file("t-1", "/etc/k0s/k0s.yaml"), "password: hunter2-canary\n");
     // What batches left, the newest last, and one whose output is in memory because of what it was given.
     let runs = story.file("t-1", "/var/lib/provision/runs");
     for (batch, rc) in [("OLD-1-00000001", "0"), ("NEW-1-00000002", "5"), ("MEMORY-1-00000003", "0")] {
@@ -93,7 +93,7 @@ fn what_runs_can_be_seen_reached_and_collected() {
         let output =
             format!("\u{1e}step package/{batch}\nE: it failed, password: hunter2-canary\n\u{1e}rc {rc}\n");
         if batch.starts_with("MEMORY") {
-            std::fs::write(story.file("t-1", "/dev/shm/output"), output).expect("written");
+            crate::kit::write(story.file("t-1", "/dev/shm/output"), output);
             std::os::unix::fs::symlink("/dev/shm/output", folder.join("output")).expect("linked");
         } else {
             std::fs::write(folder.join("output"), output).expect("written");

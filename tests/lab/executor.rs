@@ -143,7 +143,7 @@ async fn a_batch_outlives_its_client_and_another_attaches() {
     // Let go only when the second client says that it waits.
     let mut lines = Vec::new();
     while !matches!(receiver.recv().await.expect("events"), Event::Waiting { .. }) {}
-    std::fs::write(kit.file("a", "/etc/go"), "").expect("written");
+    crate::kit::write(kit.file("a", "/etc/go"), "");
     let (attached, second) = attaching.join_next().await.expect("a client").expect("attached");
     assert_eq!(attached.expect("followed to its end"), 1);
     let after = second.observe().await.expect("observed");
@@ -164,8 +164,7 @@ async fn a_host_that_another_works_on_is_left_alone() {
     let target = kit.target("a", vec![file("/etc/x", text("x"))]);
     let plan = steps(&target.observe().await.expect("observed"));
     let record = r#"{"owner":"eva@desk","run":"OTHER","boot_id":"b","expires_s":99999999999}"#;
-    std::fs::create_dir_all(kit.file("a", "/var/lib/provision")).expect("made");
-    std::fs::write(kit.file("a", "/var/lib/provision/lock"), record).expect("written");
+    crate::kit::write(kit.file("a", "/var/lib/provision/lock"), record);
     let failure = target.enact(&plan, &StepOutputs::new()).await.expect_err("refused");
     assert_eq!((failure.kind, failure.code.as_str()), (FailureKind::Locked, "E-LOCKED"));
     assert!(failure.message.contains("eva@desk"), "{failure}");
@@ -225,7 +224,7 @@ async fn a_failed_step_leaves_no_temporary_file_and_its_restart_is_not_forgotten
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_there_is_adopted_and_what_is_ours_goes_whole() {
     let kit = Kit::up(&["a"], |_| {}).await;
-    std::fs::write(kit.file("a", "/etc/theirs"), "theirs\n").expect("written");
+    crate::kit::write(kit.file("a", "/etc/theirs"), "theirs\n");
     let line = |name: &str| {
         let line =
             LineInFile { path: "/etc/hosts".into(), name: name.into(), line: format!("127.0.0.9 {name}") };
@@ -277,8 +276,7 @@ async fn a_large_download_is_believed_by_its_stamp_until_it_is_touched() {
         use std::os::unix::fs::MetadataExt;
         let m = path.metadata().expect("metadata");
         let text = format!("{sum}|{}|{}|{}.{:09}|/opt/big\n", m.size(), m.ino(), m.ctime(), m.ctime_nsec());
-        std::fs::create_dir_all(kit.file("a", "/var/lib/provision")).expect("made");
-        std::fs::write(kit.file("a", "/var/lib/provision/stamps"), text).expect("written");
+        crate::kit::write(kit.file("a", "/var/lib/provision/stamps"), text);
     };
     let download = |sum: &str| {
         let mode = {
@@ -323,7 +321,7 @@ async fn a_lock_is_renewed_by_its_run_and_by_no_other() {
     let set = |run: &str| {
         let record =
             format!("{{\"owner\":\"test@here\",\"run\":\"{run}\",\"boot_id\":\"b\",\"expires_s\":17}}\n");
-        std::fs::write(kit.file("a", "/var/lib/provision/lock"), record).expect("written");
+        crate::kit::write(kit.file("a", "/var/lib/provision/lock"), record);
     };
     set("OTHER");
     target.renew_lock().await.expect("nothing to do");

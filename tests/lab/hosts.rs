@@ -95,7 +95,7 @@ async fn every_kind_is_brought_about_once_and_drift_is_named_and_mended() {
     assert!(kit.read("h-1", "/etc/hosts").contains("127.0.0.1 localhost\n127.0.1.1 me # provision: self\n"));
     assert_eq!(after.facts.managed.len(), 12);
 
-    std::fs::write(kit.file("h-1", "/etc/one.conf"), "edited\n").expect("written");
+    crate::kit::write(kit.file("h-1", "/etc/one.conf"), "edited\n");
     std::fs::remove_file(kit.file("h-1", "/etc/link")).expect("removed");
     let drifted = steps(&target.observe().await.expect("observed"));
     let ids: Vec<_> = drifted.iter().map(|s| s.resource.text()).collect();
@@ -323,7 +323,7 @@ async fn a_reboot_is_proved_by_the_boot_id() {
         wanted: "x".into(),
         when_changed: Vec::new(),
     });
-    std::fs::write(kit.file("a", "/run/reboot-required"), "").expect("written");
+    crate::kit::write(kit.file("a", "/run/reboot-required"), "");
     let target = kit.target("a", vec![Resource::new("t", clear), Resource::new("t", reboot)]);
     let before = target.observe().await.expect("observed");
     target.enact(&steps(&before), &StepOutputs::new()).await.expect("rebooted");

@@ -6,6 +6,7 @@ use provision::lab::{Fault, Hardware, Host, Lab, Spec};
 use provision::ssh::{Credentials, Endpoint, Pool, PoolOptions};
 use provision::state::{Resource, SecretText};
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -58,6 +59,7 @@ impl Kit {
             hosts: names.iter().enumerate().map(host).collect(),
             faults: Vec::new(),
             control_plane: None,
+            without: Vec::new(),
         };
         change(&mut spec);
         let lab = Lab::up(spec.clone(), Events::none()).await.expect("the lab comes up");
@@ -71,6 +73,7 @@ impl Kit {
 
     pub fn target_with(&self, host: &str, desired: Vec<Resource>, sudo: Sudo, events: Events) -> HostTarget {
         let pool = Pool::new(PoolOptions {
+            sockets: Some(provision::lab::sockets(&self.spec.dir)),
             known_hosts: vec![self.lab.known_hosts()],
             credentials: Credentials { identities: vec![self.lab.identity()], ..Credentials::default() },
             connect_deadline: Duration::from_secs(3),
@@ -109,6 +112,19 @@ impl Kit {
 
     pub fn read(&self, host: &str, path: &str) -> String {
         std::fs::read_to_string(self.file(host, path)).unwrap_or_default()
+    }
+}
+
+/// Writes a file of a host from outside, with the folders it needs, as if the host had: it belongs to whom their folder
+/// belongs to.
+pub fn write(path: impl AsRef<Path>, content: impl AsRef<[u8]>) {
+    let (path, mut made) = (path.as_ref(), vec![path.as_ref()]);
+    made.extend(path.ancestors().skip(1).take_while(|folder| !folder.exists()));
+    let owner = std::fs::metadata(made[made.len() - 1].parent().expect("a folder")).expect("there");
+    std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+    std::fs::write(path, content).expect("written");
+    for path in made {
+        std::os::unix::fs::lchown(path, Some(owner.uid()), Some(owner.gid())).expect("given");
     }
 }
 

@@ -18,8 +18,10 @@ const STRANGE: [(&str, &str); 7] = [
 
 /// Runs the binary on a machine of another name, kernel, user, language, time zone and number of processors.
 fn strange(story: &Story, arguments: &str) -> String {
+    // Who is root need not become it, and would have nobody else to be on the hosts.
+    let user = if rustix::process::geteuid().is_root() { "" } else { "--user --map-root-user" };
     let text_of = format!(
-        "exec setarch --uname-2.6 unshare --user --map-root-user --uts /bin/sh -c 'echo strange-host >/proc/sys/kernel/hostname; \
+        "exec setarch --uname-2.6 unshare {user} --uts /bin/sh -c 'echo strange-host >/proc/sys/kernel/hostname; \
          exec taskset -c 0 {} {arguments}'",
         env!("CARGO_BIN_EXE_provision")
     );

@@ -6,6 +6,7 @@
 mod accelerators;
 mod commands;
 mod contract;
+mod escape;
 mod executor;
 mod fabric;
 mod gitops;

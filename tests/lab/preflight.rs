@@ -70,9 +70,9 @@ fn what_the_operating_system_lacks_is_said_with_what_to_do() {
         "case $1 in is-active) for u in \"$@\"; do case $u in is-active) ;; k3s.service|docker.service|fapolicyd.service|ufw.service) echo active;; *) echo inactive;; esac; done; exit 3;; esac; exec /opt/lab/tool systemctl \"$@\"",
     );
     std::fs::create_dir_all(story.file("t-1", "/sys/fs/selinux")).expect("made");
-    std::fs::write(story.file("t-1", "/sys/fs/selinux/enforce"), "1").expect("written");
+    crate::kit::write(story.file("t-1", "/sys/fs/selinux/enforce"), "1");
     std::fs::create_dir_all(story.file("t-1", "/sys/module/apparmor/parameters")).expect("made");
-    std::fs::write(story.file("t-1", "/sys/module/apparmor/parameters/enabled"), "Y\n").expect("written");
+    crate::kit::write(story.file("t-1", "/sys/module/apparmor/parameters/enabled"), "Y\n");
     stand_in(
         &story,
         "cp-1",
@@ -130,7 +130,7 @@ fn hosts_that_are_one_machine_or_bear_anothers_name_do_not_go_on_and_the_rest_do
     story.up();
     std::fs::copy(story.file("h-1", "/etc/machine-id"), story.file("b-1", "/etc/machine-id"))
         .expect("copied");
-    std::fs::write(story.file("t-1", "/etc/hostname"), "w-1\n").expect("written");
+    crate::kit::write(story.file("t-1", "/etc/hostname"), "w-1\n");
     let (code, shown) = preflight(&story);
     assert_eq!(code, 1, "{shown}");
     check(&shown, "h-1", "E-MACHINE-ID", "/proc/sys/kernel/random/uuid");
@@ -215,7 +215,17 @@ fn a_port_that_something_else_holds_and_one_that_nobody_answers_on_are_named_wit
     let site = std::fs::read_to_string(story.inventory.join("inventory.yaml")).expect("readable");
     let address =
         site.split("cp-1: {address: ").nth(1).and_then(|r| r.split('}').next()).expect("an address");
-    let squatter = std::net::TcpListener::bind((address, 2380)).expect("bound");
+    // Hosts have a network of their own: only a program on one can hold its ports.
+    crate::kit::write(
+        story.file("cp-1", "/tmp/squatter"),
+        format!(
+            "use Socket; socket(S, 2, 1, 0); bind(S, sockaddr_in(2380, inet_aton('{address}'))) or die; listen(S, 9); sleep 600"
+        ),
+    );
+    story.on(
+        "cp-1",
+        &format!("systemd-run perl /tmp/squatter && until bash -c '</dev/tcp/{address}/2380' 2>&1; do sleep 0.1; done"),
+    );
     // A firewall that drops: the connection is never answered. A host that is busy answers the second time.
     stand_in(
         &story,
@@ -227,7 +237,6 @@ fn a_port_that_something_else_holds_and_one_that_nobody_answers_on_are_named_wit
         ),
     );
     let (code, shown) = preflight(&story);
-    drop(squatter);
     assert_eq!(code, 1, "{shown}");
     check(&shown, "cp-1", "E-PORT-TAKEN", "ss -lntp 'sport = :2380'");
     check(

@@ -116,6 +116,8 @@ fn files(folder: &Path, forms: &[Vec<u8>], found: &mut Vec<PathBuf>) {
         let kind = entry.file_type().expect("a type");
         if kind.is_dir() {
             files(&path, forms, found);
+        } else if path.ends_with("tool") {
+            // The executable, which is older than any secret.
         } else if kind.is_file() && std::fs::read(&path).is_ok_and(|bytes| holds(&bytes, forms)) {
             found.push(path);
         }

@@ -26,8 +26,8 @@ fn wanted(erase: Option<&str>) -> Vec<Resource> {
 
 fn disk(kit: &Kit) -> std::path::PathBuf {
     let path = kit.file("h", DISK);
-    std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
-    let file = std::fs::File::create(&path).expect("made");
+    crate::kit::write(&path, "");
+    let file = std::fs::OpenOptions::new().write(true).open(&path).expect("made");
     file.set_len(16 << 20).expect("sparse");
     path
 }
@@ -142,7 +142,7 @@ async fn a_disk_that_is_not_there_and_a_folder_in_use_are_said() {
     assert!(refused.code == "E-DISK" && refused.message.contains("does not exist"), "{refused}");
     disk(&kit);
     std::fs::create_dir_all(kit.file("h", "/data/my-models")).expect("made");
-    std::fs::write(kit.file("h", "/data/my-models/weights"), "x").expect("written");
+    crate::kit::write(kit.file("h", "/data/my-models/weights"), "x");
     let target = kit.target("h", wanted(None));
     let (steps, _) = steps_of(&target.observe().await.expect("observed"));
     let failure = target.enact(&steps, &StepOutputs::new()).await.expect_err("it would hide them");

@@ -180,7 +180,7 @@ fn a_stale_plan_is_refused_naming_file_and_host() {
         .expect("written");
     let saved = story.dir.path().join("plan.json").display().to_string();
     assert_eq!(story.run(&["plan", "-i", &story.at(), "-o", &saved]).status.code(), Some(2));
-    std::fs::write(story.file("t-1", "/opt/aws/neuron/logical_nc_config"), "by hand\n").expect("written");
+    crate::kit::write(story.file("t-1", "/opt/aws/neuron/logical_nc_config"), "by hand\n");
     let refused = story.apply(&[&saved]);
     assert_eq!(refused.status.code(), Some(3));
     assert!(text(&refused).contains("file//opt/aws/neuron/logical_nc_config on t-1"), "{}", text(&refused));

@@ -99,6 +99,7 @@ impl Story {
         let lab = self.lab();
         let status = self.control().status().expect("it answers");
         let pool = Pool::new(PoolOptions {
+            sockets: Some(provision::lab::sockets(&lab)),
             known_hosts: vec![lab.join("known_hosts")],
             credentials: Credentials { identities: vec![lab.join("id_ed25519")], ..Credentials::default() },
             ..PoolOptions::default()

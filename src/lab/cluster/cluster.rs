@@ -9,6 +9,7 @@ use crate::lab::machine::{CPUS, MEMORY_KIB};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::io::DuplexStream;
 use tokio::task::JoinSet;
@@ -326,10 +327,14 @@ fn taint(text: &str) -> Value {
     }
 }
 
+/// Bytes of an unpacked join token; a host may present anything.
+const MOST_TOKEN: u64 = 1 << 20;
+
 /// Returns the kubeconfig in a join token.
 fn decoded(token: &str) -> Option<Value> {
     let packed = STANDARD.decode(token).ok()?;
-    let text = std::io::read_to_string(flate2::read::GzDecoder::new(packed.as_slice())).ok()?;
+    let unpacked = flate2::read::GzDecoder::new(packed.as_slice()).take(MOST_TOKEN);
+    let text = std::io::read_to_string(unpacked).ok()?;
     serde_saphyr::from_str(&text).ok()
 }
 

@@ -26,6 +26,11 @@ pub(super) fn boot(dir: &Path) -> (u32, BTreeMap<String, u32>) {
     hardware::boot(dir)
 }
 
+/// Asks the lab to do something, as a tool does.
+pub(super) fn request(request: &super::request::Request) -> Result<(), String> {
+    common::request(request)
+}
+
 /// Runs as a stand-in; `None` if the name is none of theirs.
 pub(super) fn run(name: &str, arguments: &[OsString]) -> Option<ExitCode> {
     let mut words: Vec<String> = arguments.iter().map(|a| a.to_string_lossy().into_owned()).collect();

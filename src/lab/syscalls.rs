@@ -1,0 +1,79 @@
+//! The system calls that programs on simulated hosts may make; all others do not exist for them. Linux only.
+//!
+//! The list is that of Docker's default profile without what a host needs for nothing and what reaches beyond its walls or
+//! past its limits: namespaces and mounts, keys, ptrace and the memory of other processes, BPF, performance counters,
+//! io_uring (which makes system calls that no filter sees), file handles, clocks; and what takes memory that belongs to no
+//! process which could be ended: memory files, System V shared memory, POSIX message queues, vmsplice.
+//! It names what is allowed, so that calls of kernels to come and of other ABIs are not.
+
+use serde_json::{Value, json};
+
+/// What both architectures have.
+const ALLOWED: &str = "accept accept4 bind brk cachestat capget capset chdir clock_getres clock_gettime clock_nanosleep close \
+    close_range connect copy_file_range dup dup3 epoll_create1 epoll_ctl epoll_pwait epoll_pwait2 eventfd2 execve execveat exit \
+    exit_group faccessat faccessat2 fadvise64 fallocate fchdir fchmod fchmodat fchmodat2 fchown fchownat fcntl fdatasync \
+    fgetxattr flistxattr flock fremovexattr fsetxattr fstat fstatfs fsync ftruncate futex futex_requeue futex_wait futex_waitv \
+    futex_wake get_robust_list getcpu getcwd getdents64 getegid geteuid getgid getgroups getitimer getpeername getpgid getpid \
+    getppid getpriority getrandom getresgid getresuid getrlimit getrusage getsid getsockname getsockopt gettid gettimeofday \
+    getuid getxattr inotify_add_watch inotify_init1 inotify_rm_watch ioprio_get kill landlock_add_rule \
+    landlock_create_ruleset landlock_restrict_self lgetxattr linkat listen listxattr llistxattr lremovexattr lseek lsetxattr \
+    madvise membarrier mincore mkdirat mknodat mlock mlock2 mmap mprotect mremap mseal msync munlock munmap nanosleep \
+    newfstatat openat openat2 pidfd_open pidfd_send_signal pipe2 pkey_alloc pkey_free pkey_mprotect ppoll prctl pread64 preadv \
+    preadv2 prlimit64 pselect6 pwrite64 pwritev pwritev2 read readahead readlinkat readv recvfrom recvmmsg recvmsg removexattr \
+    renameat renameat2 restart_syscall rseq rt_sigaction rt_sigpending rt_sigprocmask rt_sigqueueinfo rt_sigreturn \
+    rt_sigsuspend rt_sigtimedwait rt_tgsigqueueinfo sched_get_priority_max sched_get_priority_min sched_getaffinity \
+    sched_getattr sched_getparam sched_getscheduler sched_rr_get_interval sched_setaffinity sched_yield sendfile \
+    sendmmsg sendmsg sendto set_robust_list set_tid_address setfsgid setfsuid setgid setgroups setitimer setpgid setpriority \
+    setregid setresgid setresuid setreuid setrlimit setsid setsockopt setuid setxattr shutdown sigaltstack signalfd4 splice \
+    statfs statx symlinkat sync sync_file_range syncfs sysinfo tgkill timer_create timer_delete timer_getoverrun \
+    timer_gettime timer_settime timerfd_create timerfd_gettime timerfd_settime times tkill truncate umask uname unlinkat \
+    utimensat wait4 waitid write writev";
+
+/// What only x86-64 has.
+#[cfg(target_arch = "x86_64")]
+const ALSO_ALLOWED: &str = "access alarm arch_prctl chmod chown creat dup2 epoll_create epoll_wait eventfd fork futimesat getdents \
+    getpgrp inotify_init lchown link lstat mkdir mknod open pause pipe poll readlink rename rmdir select signalfd stat symlink \
+    time unlink utime utimes vfork";
+#[cfg(not(target_arch = "x86_64"))]
+const ALSO_ALLOWED: &str = "";
+
+/// Sockets, by family and protocol: local ones, TCP and UDP on IPv4 and IPv6, and netlink for devices and routes. A socket of
+/// another protocol could have its module loaded.
+const SOCKETS: [(i32, &[i32]); 4] = [(AF_UNIX, &[0]), (2, &[0, 6, 17]), (10, &[0, 6, 17]), (16, &[0])];
+const AF_UNIX: i32 = 1;
+/// Flags of clone that make a namespace.
+const NEW_NAMESPACES: u64 = 0x7e02_0000;
+/// ioctls that put words into the mouth of whoever sits at a terminal: TIOCSTI and TIOCLINUX.
+const TYPING: [u32; 2] = [0x5412, 0x541c];
+/// "Function not implemented": programs then do without, or use an older call.
+const ENOSYS: i32 = 38;
+
+fn argument(index: u8, op: Value, value: impl Into<Value>) -> Value {
+    json!({"index": index, "type": "dword", "op": op, "val": value.into()})
+}
+
+fn rules() -> Value {
+    let names = ALLOWED.split_whitespace().chain(ALSO_ALLOWED.split_whitespace());
+    let mut rules: Vec<Value> = names.map(|name| json!({"syscall": name})).collect();
+    for (family, protocol) in
+        SOCKETS.iter().flat_map(|(family, all)| all.iter().map(move |one| (family, one)))
+    {
+        let both = [argument(0, json!("eq"), *family), argument(2, json!("eq"), *protocol)];
+        rules.push(json!({"syscall": "socket", "args": both}));
+    }
+    rules.push(json!({"syscall": "socketpair", "args": [argument(0, json!("eq"), AF_UNIX)]}));
+    rules.push(json!({"syscall": "clone", "args": [argument(0, json!({"masked_eq": NEW_NAMESPACES}), 0)]}));
+    let others: Vec<Value> = TYPING.iter().map(|request| argument(1, json!("ne"), *request)).collect();
+    rules.push(json!({"syscall": "ioctl", "args": others}));
+    json!({"program": {"mismatch_action": {"errno": ENOSYS}, "match_action": "allow", "filter": rules}})
+}
+
+/// Takes all other system calls from this process and from what it starts.
+pub(super) fn restrict() -> Result<(), String> {
+    let arch =
+        std::env::consts::ARCH.try_into().map_err(|_| format!("no filter for {}", std::env::consts::ARCH))?;
+    let filters = seccompiler::compile_from_json(rules().to_string().as_bytes(), arch);
+    let filters = filters.map_err(|e| format!("cannot compile the filter: {e}"))?;
+    let filter = filters.get("program").ok_or("the filter is empty")?;
+    seccompiler::apply_filter(filter).map_err(|e| format!("cannot filter system calls: {e}"))
+}
