@@ -177,6 +177,15 @@ fn a_cluster_is_destroyed_and_made_again() {
     story.up();
     let hosts = ["cp-1", "h-1", "w-1"];
     let fresh: Vec<_> = hosts.iter().map(|h| story.files(h)).collect();
+    // Begun small, a host added, one reset and joined again.
+    let first = story.apply(&["--limit", "cp-1,w-1"]);
+    assert_eq!(code(&first), Some(0), "{}", text(&first));
+    assert!(story.node("w-1").is_some() && story.node("h-1").is_none());
+    story.applied();
+    assert!(story.node("h-1").is_some());
+    let gone = story.reset(&["h-1", "--yes"]);
+    assert_eq!(code(&gone), Some(0), "{}", text(&gone));
+    assert_eq!(story.files("h-1"), fresh[1]);
     story.applied();
     let at = story.at();
     let wrong = story.typed(&["destroy", "-i", &at], "yes");
