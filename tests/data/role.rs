@@ -395,6 +395,7 @@ fn systems_that_aws_has_not_tested_are_named() {
             host: &inventory.hosts[host],
             facts: &case.facts,
             secrets: &std::collections::BTreeMap::new(),
+            joins: false,
         });
         found.into_iter().find(|f| f.code == "W-NEURON-SYSTEM").map(|f| f.message)
     };
