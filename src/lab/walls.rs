@@ -99,12 +99,14 @@ pub(super) struct Setup {
 
 impl Setup {
     /// Returns whether a wall is to be put up.
+    #[cfg(target_os = "linux")]
     pub(super) fn has(&self, wall: Wall) -> bool {
         !self.without.contains(&wall)
     }
 }
 
 /// Returns the parent of a process.
+#[cfg(target_os = "linux")]
 pub(super) fn parent(pid: u32) -> Option<u32> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name of the program, in parentheses, may hold anything.
