@@ -261,7 +261,7 @@ async fn spec(loaded: &Loaded, faults: &[String]) -> Result<Spec> {
 /// Returns the wall that a lab could not put up. Without a user namespace there is no lab.
 fn forbidden(error: &Error) -> Option<Wall> {
     let text = error.to_string();
-    let wall = text.split_once("wall ")?.1.split(':').next()?.parse().ok()?;
+    let wall = text.split("wall ").skip(1).find_map(|rest| rest.split(':').next()?.parse().ok())?;
     (wall != Wall::Root).then_some(wall)
 }
 

@@ -3,13 +3,14 @@
 
 use super::beneath::Beneath;
 use super::cluster::{Cluster, ControllerStart, WorkerStart};
-use super::isolate::{Isolation, Stdin, TOOL, Wall};
+use super::isolate::{Isolation, Stdin};
 use super::limits::Disk;
 use super::program::{Ending, Program};
 use super::request::Request;
 use super::spec::{FaultKind, Spec};
 use super::status::Counters;
 use super::tools::units;
+use super::walls::{TOOL, Wall};
 use russh::keys::PublicKey;
 use std::io;
 use std::path::PathBuf;

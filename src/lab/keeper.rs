@@ -5,7 +5,7 @@
 //! a second user namespace, in which those mounts are locked, gives up every right that a program does not need, and
 //! starts the program. Neither outlives the lab: the kernel ends each with its parent.
 
-use super::isolate::{INIT, PATH, Setup, Wall, parent};
+use super::walls::{INIT, PATH, Setup, Wall, parent};
 use super::{sandbox, syscalls};
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
@@ -184,7 +184,7 @@ pub(super) fn init(setup: &Setup, command: &OsStr) -> Result<ExitCode, String> {
     rustix::thread::set_no_new_privs(true).map_err(cannot(Wall::Capabilities, "set no_new_privs"))?;
     // No program may use what this process has under /proc: its executable is the machine's.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
-        .map_err(cannot(Wall::Processes, "close /proc/1"))?;
+        .map_err(cannot(Wall::Proc, "close /proc/1"))?;
     if setup.has(Wall::Syscalls) {
         syscalls::restrict().map_err(|e| format!("wall syscalls: {e}"))?;
     }

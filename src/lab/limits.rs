@@ -5,7 +5,7 @@
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, openat, statat, statvfs};
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -129,13 +129,25 @@ fn count(dir: &Path) -> io::Result<Option<String>> {
 /// Opens a folder in another one. One that is closed to its owner, who is not root outside, is opened up.
 pub(super) fn enter(folder: &OwnedFd, name: &std::ffi::CStr) -> io::Result<OwnedFd> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    if let Ok(folder) = openat(folder, name, flags | OFlags::RDONLY, Mode::empty()) {
-        return Ok(folder);
+    match openat(folder, name, flags | OFlags::RDONLY, Mode::empty()) {
+        Ok(folder) => Ok(folder),
+        Err(error) => opened_up(folder, name, flags).unwrap_or_else(|| Err(error.into())),
     }
+}
+
+/// No lab runs on other systems.
+#[cfg(not(target_os = "linux"))]
+fn opened_up(_: &OwnedFd, _: &std::ffi::CStr, _: OFlags) -> Option<io::Result<OwnedFd>> {
+    None
+}
+
+#[cfg(target_os = "linux")]
+fn opened_up(folder: &OwnedFd, name: &std::ffi::CStr, flags: OFlags) -> Option<io::Result<OwnedFd>> {
+    use std::os::fd::AsRawFd;
     // This handle needs no right on the folder, and stays what it is whatever takes the name's place.
-    let handle = openat(folder, name, flags | OFlags::PATH, Mode::empty())?;
-    rustix::fs::chmod(format!("/proc/self/fd/{}", handle.as_raw_fd()), Mode::RWXU)?;
-    Ok(openat(&handle, ".", flags | OFlags::RDONLY, Mode::empty())?)
+    let handle = openat(folder, name, flags | OFlags::PATH, Mode::empty()).ok()?;
+    rustix::fs::chmod(format!("/proc/self/fd/{}", handle.as_raw_fd()), Mode::RWXU).ok()?;
+    Some(openat(&handle, ".", flags | OFlags::RDONLY, Mode::empty()).map_err(io::Error::from))
 }
 
 /// What one running program has used.

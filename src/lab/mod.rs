@@ -30,19 +30,20 @@ mod status;
 mod syscalls;
 mod tools;
 mod tree;
+mod walls;
 
 pub use cluster::programs_in;
 pub use control::{Control, STAY};
 pub use hardware_fault::HardwareFault;
-pub use isolate::Wall;
 pub use sockets::{connect, sockets};
 pub use spec::{Fault, FaultKind, Hardware, Host, Spec};
 pub use start::{Artifact, Lab, LabError};
 pub use status::{Counters, HostStatus, Status};
 pub use tree::clear;
+pub use walls::Wall;
 
-use isolate::TOOL;
 use std::process::ExitCode;
+use walls::TOOL;
 
 /// Runs as a stand-in tool or sets up a sandbox, if that is what this process was started for. Called first in `main`.
 pub fn entry() -> Option<ExitCode> {

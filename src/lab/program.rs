@@ -123,8 +123,7 @@ mod inner {
         let Ok(handle) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
         // The number may have been given to another process between the two lines above; this handle cannot be.
         let number = pid.as_raw_nonzero().get().unsigned_abs();
-        super::super::isolate::parent(number) == Some(outer)
-            && pidfd_send_signal(handle, Signal::KILL).is_ok()
+        super::super::walls::parent(number) == Some(outer) && pidfd_send_signal(handle, Signal::KILL).is_ok()
     }
 }
 

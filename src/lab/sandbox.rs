@@ -3,8 +3,8 @@
 //! which no program on it can reach. Linux only.
 
 use super::beneath::Beneath;
-use super::isolate::{Setup, TOOL, Wall};
 use super::machine::{COVERED, DEVICES, NO_FILE, NO_FOLDER};
+use super::walls::{Setup, TOOL, Wall};
 use rustix::fs::{CWD, FileType, Mode, OFlags, openat};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags};
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
@@ -39,13 +39,13 @@ fn own_proc() -> Result<OwnedFd, String> {
         fsconfig_create(context.as_fd())?;
         fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
     });
-    proc.map_err(|e| failed(Wall::Processes, "mount a", "/proc of its own", e))
+    proc.map_err(|e| failed(Wall::Proc, "mount a", "/proc of its own", e))
 }
 
 /// Returns the names in the host's /proc that are neither a process nor about the process that asks: all of them show
 /// the machine.
 fn names(root: &Beneath) -> Result<Vec<String>, String> {
-    let failed = |e: &dyn std::fmt::Display| failed(Wall::Processes, "read", "/proc", e);
+    let failed = |e: &dyn std::fmt::Display| failed(Wall::Proc, "read", "/proc", e);
     let proc = root.folder("proc").map_err(|e| failed(&e))?;
     let entries = rustix::fs::Dir::new(proc).map_err(|e| failed(&e))?;
     let names = entries.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()));
@@ -82,7 +82,7 @@ pub(super) fn enter(setup: &Setup) -> Result<(), String> {
     };
     add(mount_of("/usr", true)?, "usr")?;
     add(mount_of("usr-local", false)?, "usr/local")?;
-    let proc = if setup.has(Wall::Processes) { own_proc()? } else { mount_of("/proc", true)? };
+    let proc = if setup.has(Wall::Proc) { own_proc()? } else { mount_of("/proc", true)? };
     add(proc, "proc")?;
     add(mount_of("proc-sys", false)?, "proc/sys")?;
     for name in names(&root)? {

@@ -1,10 +1,11 @@
 //! The SSH server of a lab host, and what a login on it may do: run programs, open a shell on a terminal, reach ports of its own host.
 
 use super::host::LabHost;
-use super::isolate::{Stdin, Wall};
+use super::isolate::Stdin;
 use super::limits::MOST_OUTPUT;
 use super::program::Program;
 use super::spec::FaultKind;
+use super::walls::Wall;
 use russh::keys::PrivateKey;
 use russh::server::{Auth, ChannelOpenHandle, Config, Handler, Msg, Session, VerifiedPublicKey};
 use russh::{Channel, ChannelId, ChannelMsg, ChannelOpenFailure, Pty};

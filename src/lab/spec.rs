@@ -1,7 +1,7 @@
 //! What a lab is made from: its own input type, so that the simulation shares no assumption with the modules that it tests.
 
 use super::hardware_fault::{HardwareFault, NAMES as HARDWARE_FAULTS};
-use super::isolate::Wall;
+use super::walls::Wall;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::path::PathBuf;

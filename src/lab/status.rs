@@ -1,6 +1,6 @@
 //! The status of a running lab.
 
-use super::isolate::Wall;
+use super::walls::Wall;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -1,10 +1,10 @@
 //! A host's folders before anything was done to it: what an installed Debian with sshd has, and its hardware in /sys.
 
 use super::hardware_fault::HardwareFault;
-use super::isolate::TOOL;
 use super::limits::enter;
 use super::machine::{self, COVERED, DEVICES};
 use super::spec::{FaultKind, Hardware, Host, Spec};
+use super::walls::TOOL;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fchmod, fstat, openat, renameat, unlinkat};
 use std::fs;
 use std::io;

@@ -151,8 +151,8 @@ attacks! {
     /// Typing into the terminal of whoever looks.
     typing_into_a_terminal: Syscalls [],
         "perl -e '$! = 0; ioctl(STDIN, 0x5412, $c = \"x\"); print \"I AM\", \" OUT\\n\" if $! + 0 != 38'";
-    processes_of_the_machine: Processes [], "test -e /proc/$PID && echo $OUT";
-    a_signal_to_the_machine: Processes [Id], "kill -0 $PID && echo $OUT";
+    processes_of_the_machine: Proc [], "test -e /proc/$PID && echo $OUT";
+    a_signal_to_the_machine: Processes [Id Proc], "kill -0 $PID && echo $OUT";
     /// A process of its own that may have many programs at once.
     more_processes_than_allowed: Limits [],
         "perl -e 'for (1..700) { $p = fork; last unless defined $p; if (!$p) { sleep 20; exit } $n++ } \
