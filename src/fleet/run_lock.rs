@@ -9,9 +9,13 @@ use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Earlier runs that are remembered, the newest: each may have left a lease, on this cluster or on one of the lab.
 const MOST_ENDED: usize = 8;
+/// How often a lock that is taken is tried again, and after what pause.
+const TRIES: usize = 10;
+const PAUSE: Duration = Duration::from_millis(20);
 /// The most that is read of the file, in bytes.
 const MOST_READ: u64 = 64 << 10;
 
@@ -98,7 +102,15 @@ impl RunLock {
     pub(super) fn take(state: &StateDir, inventory: &Inventory, mut runner: Runner) -> Result<Self> {
         let path = state.folder(&["running"])?.join(identity(inventory));
         let mut file = super::state_dir::open(&path).map_err(cannot("open", &path))?;
-        let taken = flock(&file, FlockOperation::NonBlockingLockExclusive);
+        // A program that this process starts has the lock of a run that just ended for a moment too, between its fork and exec.
+        let mut taken = flock(&file, FlockOperation::NonBlockingLockExclusive);
+        for _ in 0..TRIES {
+            if taken != Err(rustix::io::Errno::WOULDBLOCK) {
+                break;
+            }
+            std::thread::sleep(PAUSE);
+            taken = flock(&file, FlockOperation::NonBlockingLockExclusive);
+        }
         let before = read(&mut file);
         match taken {
             Ok(()) => {}

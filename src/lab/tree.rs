@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Settings of a fresh kernel that programs read or raise.
-const SYSCTLS: [(&str, &str); 14] = [
+const SYSCTLS: [(&str, &str); 22] = [
     ("net/ipv4/ip_forward", "0"),
     ("net/ipv6/conf/all/forwarding", "0"),
     ("net/bridge/bridge-nf-call-iptables", "0"),
@@ -21,6 +21,14 @@ const SYSCTLS: [(&str, &str); 14] = [
     ("fs/inotify/max_user_instances", "128"),
     ("fs/inotify/max_user_watches", "65536"),
     ("fs/file-max", "9223372036854775807"),
+    ("fs/aio-max-nr", "65536"),
+    ("net/core/rmem_max", "212992"),
+    ("net/core/wmem_max", "212992"),
+    ("net/core/netdev_max_backlog", "1000"),
+    ("net/ipv4/ip_local_port_range", "32768\t60999"),
+    ("vm/swappiness", "60"),
+    ("vm/nr_hugepages", "0"),
+    ("vm/dirty_ratio", "20"),
     ("vm/max_map_count", "65530"),
     ("vm/overcommit_memory", "0"),
     ("vm/panic_on_oom", "0"),
