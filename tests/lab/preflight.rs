@@ -11,6 +11,28 @@ fn stand_in(story: &Story, host: &str, name: &str, script: &str) {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("executable");
 }
 
+/// Carries connections to the hosts' addresses, where an inventory that is no lab's looks for them, to their sockets.
+fn listen_for_hosts(story: &Story) {
+    let sockets = provision::lab::sockets(&story.lab());
+    for (name, host) in story.control().status().expect("it answers").hosts {
+        let listener = std::net::TcpListener::bind((host.address, host.port)).expect("bound");
+        let sockets = sockets.clone();
+        std::thread::spawn(move || {
+            for near in listener.incoming().flatten() {
+                let far = provision::lab::connect(&sockets, &name).expect("the host listens");
+                let (mut from, mut to) =
+                    (near.try_clone().expect("a copy"), far.try_clone().expect("a copy"));
+                std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+                std::thread::spawn(move || {
+                    let (mut from, mut to) = (far, near);
+                    let _ = std::io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(std::net::Shutdown::Both);
+                });
+            }
+        });
+    }
+}
+
 /// Runs preflight; returns its exit code and text.
 fn preflight(story: &Story) -> (i32, String) {
     let output = story.run(&["preflight", "-i", &story.at()]);
@@ -201,6 +223,7 @@ fn a_login_that_is_refused_says_so() {
     std::fs::copy(story.lab().join("known_hosts"), story.inventory.join("known")).expect("copied");
     std::fs::copy(story.lab().join("provision.lock"), story.inventory.join("provision.lock"))
         .expect("copied");
+    listen_for_hosts(&story);
     let (code, shown) = preflight(&story);
     std::fs::write(&path, site).expect("written");
     assert_eq!(code, 1, "{shown}");
