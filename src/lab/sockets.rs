@@ -1,7 +1,7 @@
 //! Files of a lab: Unix sockets, whose paths may be longer than a socket address, and what only this user may read.
 
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use tokio::net::UnixListener;
 
@@ -29,12 +29,16 @@ pub fn connect(folder: &Path, name: &str) -> std::io::Result<std::os::unix::net:
     through_handle(folder, name, |path| std::os::unix::net::UnixStream::connect(path))
 }
 
-/// Listens on a socket, in the place of one that an earlier process left.
+/// Listens on a socket that only this user may connect to, in the place of one that an earlier process left.
 pub(super) fn listen_unix(path: &Path) -> std::io::Result<UnixListener> {
     let _ = std::fs::remove_file(path);
     let folder = path.parent().unwrap_or(Path::new("."));
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    through_handle(folder, &name, |path| UnixListener::bind(path))
+    through_handle(folder, &name, |path| {
+        let listener = UnixListener::bind(path)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        Ok(listener)
+    })
 }
 
 /// Writes a file anew that only this user may read; a link in its place is removed, not followed.
