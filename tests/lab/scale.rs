@@ -14,10 +14,11 @@ const MOST_KIB: u64 = 4 << 20;
 /// keep it with a debug build while other builds run.
 const MOST_TIME: Duration = Duration::from_secs(300);
 
-/// Returns the resident memory of a process and all below it, in KiB. Shared pages count once for each.
+/// Returns the memory of a process and all below it, in KiB: what each has for itself, and the most that one of them has in
+/// common with others. Nearly all of them are the same program, whose pages the kernel holds once.
 fn tree_kib(top: u32) -> u64 {
     let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
-    let mut resident: HashMap<u32, u64> = HashMap::new();
+    let mut memory: HashMap<u32, (u64, u64)> = HashMap::new();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
         let read = |name: &str| std::fs::read_to_string(entry.path().join(name)).unwrap_or_default();
@@ -25,15 +26,20 @@ fn tree_kib(top: u32) -> u64 {
         let parent = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
         children.entry(parent.unwrap_or(0)).or_default().push(pid);
         // A process that ended meanwhile holds nothing.
-        let pages = read("statm").split(' ').nth(1).and_then(|n| n.parse().ok()).unwrap_or(0u64);
-        resident.insert(pid, pages * rustix::param::page_size() as u64 / 1024);
+        let statm = read("statm");
+        let mut fields = statm.split(' ').skip(1).map(|n| n.parse::<u64>().unwrap_or(0));
+        let (resident, shared) = (fields.next().unwrap_or(0), fields.next().unwrap_or(0));
+        let kib = rustix::param::page_size() as u64 / 1024;
+        memory.insert(pid, (resident.saturating_sub(shared) * kib, shared * kib));
     }
-    let (mut total, mut left) = (0, vec![top]);
+    let (mut total, mut common, mut left) = (0, 0, vec![top]);
     while let Some(pid) = left.pop() {
-        total += resident.get(&pid).copied().unwrap_or(0);
+        let (own, shared) = memory.get(&pid).copied().unwrap_or_default();
+        total += own;
+        common = shared.max(common);
         left.extend(children.get(&pid).into_iter().flatten());
     }
-    total
+    total + common
 }
 
 /// Returns the process of the lab, as `lab status` names it.
@@ -129,10 +135,9 @@ fn driver_upgrade_is_told(story: &Story) {
     assert_eq!(changed.len(), 1, "{changed:?}");
     let told = &changed[0];
     assert_eq!(told["pool"], "h100");
-    assert_eq!(
-        told["fields"][0],
-        serde_json::json!(["accelerator.nvidia.driver", "580.178.04", "595.91.07"])
-    );
+    let field = &told["fields"][0];
+    let said = [&field["name"], &field["before"], &field["after"]];
+    assert_eq!(said, ["accelerator.nvidia.driver", "580.178.04", "595.91.07"], "{field}");
     // The same hosts drain and reboot, and the same capacity stays.
     assert_eq!(told["drains"], pool["hazards"]["drain"]);
     assert_eq!(told["waves"], serde_json::json!([12, 6]));
