@@ -153,6 +153,8 @@ fn drift_of_every_kind_is_reported_and_only_drift_is_repaired() {
         ("hostnamectl set-hostname renamed", "hostname/self"),
         ("systemctl disable -q --now chrony", "unit/chrony.service"),
         (&format!("apt-mark unhold linux-image-{kernel}"), &format!("package/linux-image-{kernel}")),
+        // It is among what brings kernels, too.
+        ("true", "command/hold-kernel-metas"),
         ("echo 1000 >/proc/sys/vm/max_map_count", "sysctl/vm.max_map_count"),
         ("rm /etc/sysctl.d/90-provision-kernel.panic.conf", "sysctl/kernel.panic"),
         ("rm /etc/modules-load.d/provision-overlay.conf", "kernel-module/overlay"),
