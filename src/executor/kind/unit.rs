@@ -12,12 +12,14 @@ use crate::template::quote;
 ///   that one gets a second to end.
 ///
 /// Errors are told by what programs print, in the order of how sure that is: `Error: …` (Go, k0s), `level=error`, a klog line
-/// (`E1128 …`), then words that also occur elsewhere. systemd's own `Started …` separates one start from the next.
+/// (`E1128 …`), then words that also occur elsewhere. systemd's own `Started …` separates one start from the next; it may come after
+/// the program's words, and only systemd's verdict after it, which is no error of the program.
 pub(crate) const UNITS: &str = r#"restarts() { n=$(systemctl show -p NRestarts --value -- "$1" 2>/dev/null); case $n in ''|*[!0-9]*) n=0;; esac; echo "$n"; }
 fallen() {
 j=$(timeout -k 1 10 journalctl --no-pager -q -o cat -n 200 -u "$1" 2>/dev/null | tail -c 65536); s=; w=; q=; v=; l=
 while IFS= read -r x; do case $x in
 'Started '*|'Starting '*) [ -z "$s$w" ] || { q=$s; v=$w; }; s=; w=;;
+"$1: Failed with result "*|"$1: Main process exited"*) l=${l:-$x};;
 *rror:*|*level=error*|*level=fatal*|*atal:*|*FATAL*|*panic:*|*ejected*|E[0-9][0-9][0-9][0-9]\ *) s=${s:-$x};;
 *ailed*|*enied*|*efused*|*annot*|*nvalid*|*'o such'*|*'ot found'*) w=${w:-$x};;
 ?*) l=$x;; esac; done <<END
@@ -206,6 +208,11 @@ mod tests {
         let (_, text) =
             started("exit 1", "simple", "failed", "0", "Started x.\nlistening\nbind: permission denied\nbye");
         assert!(text.starts_with("E-UNIT: k0sworker.service is not up: bind: permission denied\n"), "{text}");
+        // The words of the last start came before systemd said that it had started it.
+        let late = "Error: no good\nbye\nStarted x.\nk0sworker.service: Main process exited, code=exited\n\
+                    k0sworker.service: Failed with result 'exit-code'.";
+        let (_, text) = started("exit 1", "simple", "failed", "0", late);
+        assert!(text.starts_with("E-UNIT: k0sworker.service is not up: Error: no good\n"), "{text}");
         let (_, text) = started("exit 1", "simple", "failed", "0", "");
         assert!(text.starts_with("E-UNIT: k0sworker.service is not up: its journal is empty\n"), "{text}");
     }
