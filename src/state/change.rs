@@ -172,8 +172,8 @@ pub struct Step {
 }
 
 /// All that carrying out a step takes. Not part of a saved plan: what that is made of is in its sources, and it is planned
-/// again, and compared, before anything is done.
-#[derive(Clone, PartialEq, Debug, Default)]
+/// again, and compared, before anything is done. Shown for debugging without what is wanted: a manifest may hold a secret.
+#[derive(Clone, PartialEq, Default)]
 pub enum Work {
     /// Its resource's id says all.
     #[default]
@@ -189,6 +189,16 @@ pub enum Work {
     },
     /// Remove what its host has recorded like this.
     Remove(Arc<Managed>),
+}
+
+impl std::fmt::Debug for Work {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::ById => f.write_str("ById"),
+            Self::Make { resource, found, .. } => write!(f, "Make({}, found: {found})", resource.id),
+            Self::Remove(managed) => write!(f, "Remove({})", managed.id),
+        }
+    }
 }
 
 impl Step {
