@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
   provision apply -i site.yaml --yes           for CI
   provision apply plan.json                    exactly the saved plan; refused if anything has changed
   provision apply -i site.yaml --limit h-031   one host
-  provision apply plan.json --require-approvals 2 --approvers main:approvers     only if two people have approved it")]
+  provision apply plan.json --require-approvals 2 --approvers policy:approvers     only if two people have approved it")]
 pub(super) struct Apply {
     /// A plan saved by `plan -o`; it contains its inventory, lock file and selection of hosts
     plan: Option<PathBuf>,

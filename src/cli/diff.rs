@@ -11,7 +11,7 @@ use clap::Args;
 /// Compare two inventories without contacting hosts; exit 2 if they differ
 ///
 /// Each side is a file, a folder whose files merge, or REV:PATH of the git repository here: a branch, a tag or a commit,
-/// and a path as seen from here. Bases (`extends`), host lists (`hostsFrom`) and a catalog next to the inventory are read
+/// and a path as seen from here; a path with a colon begins with `./`. Bases (`extends`), host lists (`hostsFrom`) and a catalog next to the inventory are read
 /// from the same side. Shown are hosts that come, go and change, and how far it reaches: drains, reboots, restarts, the
 /// capacity that stays while it is carried out, and models that lose replicas for a time.
 #[derive(Args)]

@@ -74,28 +74,18 @@ pub fn observe_program(resources: &[Resource]) -> String {
     facts::program(STATE_DIR) + &query.program(STATE_DIR, false)
 }
 
+/// What a batch belongs to whose program is only shown.
+const SHOWN: batch::BatchContext<'static> =
+    batch::BatchContext { state: STATE_DIR, batch: "BATCH", run: "RUN", owner: "you@here", leaves: false };
+
 /// Returns the whole program that a host would run for these steps.
 pub fn enact_program(steps: &[Step], facts: &Facts) -> String {
-    let context = batch::BatchContext {
-        state: STATE_DIR,
-        batch: "BATCH",
-        run: "RUN",
-        owner: "you@here",
-        leaves: false,
-    };
-    batch::program(&context, steps, facts)
+    batch::program(&SHOWN, steps, facts)
 }
 
 /// Returns the text that starts a batch detached and follows it, without the secrets that it would carry.
 pub fn launch_program(program: &str) -> String {
-    let context = batch::BatchContext {
-        state: STATE_DIR,
-        batch: "BATCH",
-        run: "RUN",
-        owner: "you@here",
-        leaves: false,
-    };
-    batch::launcher(&context, Some(program), &batch::Payloads::new(), false, 0)
+    batch::launcher(&SHOWN, Some(program), &batch::Payloads::new(), false, 0)
 }
 
 /// Returns a change in one line: `580.126.09 -> 580.178.04`.

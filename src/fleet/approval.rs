@@ -207,7 +207,7 @@ fn check(
     if now >= said.expires_s {
         return Err(format!("the approval of {person} has expired"));
     }
-    if said.expires_s - said.approved_s > LONGEST.as_secs() as i64 {
+    if said.expires_s.saturating_sub(said.approved_s) > LONGEST.as_secs() as i64 {
         return Err(format!("the approval of {person} would last more than 31 days"));
     }
     Ok(person.to_lowercase())

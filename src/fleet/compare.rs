@@ -81,6 +81,9 @@ impl Objects {
         }
         let mut content = Vec::new();
         self.answers.by_ref().take(size + 1).read_to_end(&mut content)?;
+        if content.len() as u64 != size + 1 {
+            return Err(Error::new(std::io::ErrorKind::UnexpectedEof, "git ended in the middle of a file"));
+        }
         content.pop(); // the line break after it
         Ok((kind.to_owned(), content))
     }
@@ -165,9 +168,16 @@ impl Files for Revision {
     }
 }
 
+/// Returns the parts of `REV:PATH`; `None` for a path, which has its colons behind a `/` at its start or in `./`. What lies in
+/// the working tree does not decide: a change under review could put a file with such a name there, to be read in place of the
+/// revision.
+fn revision(said: &str) -> Option<(&str, &str)> {
+    said.split_once(':').filter(|_| !said.starts_with(['.', '/']))
+}
+
 /// Returns the text of a file, or of `REV:PATH` of the git repository here.
 pub(super) fn text_at(said: &str) -> Result<String> {
-    let read = match said.split_once(':').filter(|_| !Path::new(said).exists()) {
+    let read = match revision(said) {
         Some((revision, path)) => Revision::open(revision)?.read(Path::new(path)),
         None => read_regular(Path::new(said), MOST_SAID)
             .and_then(|b| String::from_utf8(b).map_err(std::io::Error::other)),
@@ -212,17 +222,16 @@ impl From<Error> for CompareError {
 }
 
 fn read(said: &str, allow_outside: &[PathBuf]) -> std::result::Result<Side, CompareError> {
-    let (files, path): (Box<dyn Files>, PathBuf) =
-        match said.split_once(':').filter(|_| !Path::new(said).exists()) {
-            Some((revision, path)) => {
-                let path = if path.is_empty() { "." } else { path };
-                (Box::new(Revision::open(revision)?), PathBuf::from(path))
-            }
-            None => {
-                let source = Source { allow_outside: allow_outside.to_owned(), ..Source::at(said) };
-                (source.files()?, source.path)
-            }
-        };
+    let (files, path): (Box<dyn Files>, PathBuf) = match revision(said) {
+        Some((revision, path)) => {
+            let path = if path.is_empty() { "." } else { path };
+            (Box::new(Revision::open(revision)?), PathBuf::from(path))
+        }
+        None => {
+            let source = Source { allow_outside: allow_outside.to_owned(), ..Source::at(said) };
+            (source.files()?, source.path)
+        }
+    };
     let catalog = inventory::catalog_beside(files.as_ref(), &path).map_err(Error::from)?;
     match load_from(files.as_ref(), &path, &catalog) {
         Ok(loaded) => Ok(Side { inventory: loaded.inventory, catalog }),
@@ -239,7 +248,7 @@ pub fn compare_inventories(
     // `main..HEAD PATH` is `main:PATH HEAD:PATH`.
     let sides = before.split_once("..").filter(|(old, new)| {
         let named = |part: &str| part.starts_with(|c: char| c.is_alphanumeric()) && !part.contains(':');
-        named(old) && named(new) && !Path::new(before).exists()
+        named(old) && named(new)
     });
     let sides = sides.map(|(old, new)| (format!("{old}:{after}"), format!("{new}:{after}")));
     let (before, after) = sides.as_ref().map_or((before, after), |(old, new)| (old.as_str(), new.as_str()));

@@ -147,9 +147,10 @@ impl ClusterTarget {
             };
             let blocked = held.iter().find(|(_, why)| *why != "ending");
             let left = held.len();
+            let s = if left == 1 { "" } else { "s" };
             let note = match blocked {
-                Some((pod, why)) => format!("draining: {left} pods left, {pod}: {why}"),
-                None => format!("draining: {left} pods left"),
+                Some((pod, why)) => format!("draining: {left} pod{s} left, {pod}: {why}"),
+                None => format!("draining: {left} pod{s} left"),
             };
             if note != said {
                 let target = node.to_owned();

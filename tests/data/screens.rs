@@ -422,6 +422,11 @@ fn a_revision_is_compared_with_the_working_tree() {
     let range = diff(&["HEAD~1..HEAD", "ams/site.yaml"]);
     let said = String::from_utf8_lossy(&range.stdout).into_owned();
     assert!(range.status.code() == Some(2) && said.contains("580.178.04 -> 595.91.07"), "{said}");
+    // A change that puts a file, or a folder, of such a name there does not stand in for the revision.
+    write("sites/HEAD~1:ams/site.yaml", "x: 1\n");
+    write("sites/HEAD~1..HEAD", "x: 1\n");
+    assert_eq!(diff(&["HEAD~1:ams/site.yaml", "HEAD:ams/site.yaml"]).stdout, range.stdout);
+    assert_eq!(diff(&["HEAD~1..HEAD", "ams/site.yaml"]).stdout, range.stdout);
     let none = diff(&["v9:ams/site.yaml", "ams/site.yaml"]);
     let said = String::from_utf8_lossy(&none.stderr).into_owned();
     assert_eq!(none.status.code(), Some(1));

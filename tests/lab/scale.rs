@@ -14,32 +14,31 @@ const MOST_KIB: u64 = 4 << 20;
 /// keep it with a debug build while other builds run.
 const MOST_TIME: Duration = Duration::from_secs(300);
 
-/// Returns the memory of a process and all below it, in KiB: what each has for itself, and the most that one of them has in
-/// common with others. Nearly all of them are the same program, whose pages the kernel holds once.
+/// Returns the memory of a process and all below it, in KiB. Pages that several share, such as those of the one program that
+/// nearly all of them are, count once between them (`Pss`, proc_pid_smaps(5)); of a process that does not tell, in full.
 fn tree_kib(top: u32) -> u64 {
     let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
-    let mut memory: HashMap<u32, (u64, u64)> = HashMap::new();
+    let mut memory: HashMap<u32, u64> = HashMap::new();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
         let read = |name: &str| std::fs::read_to_string(entry.path().join(name)).unwrap_or_default();
         let stat = read("stat");
         let parent = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
         children.entry(parent.unwrap_or(0)).or_default().push(pid);
+        let rollup = read("smaps_rollup");
+        let share =
+            rollup.lines().find_map(|l| l.strip_prefix("Pss:")?.trim().split(' ').next()?.parse().ok());
         // A process that ended meanwhile holds nothing.
-        let statm = read("statm");
-        let mut fields = statm.split(' ').skip(1).map(|n| n.parse::<u64>().unwrap_or(0));
-        let (resident, shared) = (fields.next().unwrap_or(0), fields.next().unwrap_or(0));
-        let kib = rustix::param::page_size() as u64 / 1024;
-        memory.insert(pid, (resident.saturating_sub(shared) * kib, shared * kib));
+        let pages = || read("statm").split(' ').nth(1).and_then(|n| n.parse().ok()).unwrap_or(0u64);
+        let all = || pages() * rustix::param::page_size() as u64 / 1024;
+        memory.insert(pid, share.unwrap_or_else(all));
     }
-    let (mut total, mut common, mut left) = (0, 0, vec![top]);
+    let (mut total, mut left) = (0, vec![top]);
     while let Some(pid) = left.pop() {
-        let (own, shared) = memory.get(&pid).copied().unwrap_or_default();
-        total += own;
-        common = shared.max(common);
+        total += memory.get(&pid).copied().unwrap_or(0);
         left.extend(children.get(&pid).into_iter().flatten());
     }
-    total + common
+    total
 }
 
 /// Returns the process of the lab, as `lab status` names it.
