@@ -8,7 +8,6 @@ use crate::report::{PlanView, plan_text};
 use crate::{artifact, executor, redact, run, ssh};
 use std::path::Path;
 use std::sync::LazyLock;
-use std::time::Duration;
 
 /// What one parser is called, and the parser.
 pub type Target = (&'static str, fn(&[u8]));
@@ -75,8 +74,7 @@ fn plan(data: &[u8]) {
     if let Ok(plan) = serde_json::from_slice::<Plan>(data) {
         for verbose in [false, true] {
             let place = "-i site".to_owned();
-            let _ =
-                plan_text(&plan, &PlanView { hosts: verbose, verbose, observed_in: Duration::ZERO, place });
+            let _ = plan_text(&plan, &PlanView { hosts: verbose, verbose, observed_in: None, place });
         }
         let _ = crate::plan::stale(&plan, &plan);
     }

@@ -151,7 +151,7 @@ impl Apply {
             }
         }
         if global.output != Output::Json {
-            plan::print(&plan, global, false, took, String::new());
+            plan::print(&plan, global, false, Some(took), String::new());
         }
         if plan.steps() == 0 {
             for failure in session.fleet.finish().await {

@@ -6,6 +6,7 @@ use super::prompt::confirm;
 use super::{exit, plan};
 use crate::fleet::{Approvable, Error, LONGEST, approve, usual_key};
 use crate::plan::load;
+use crate::state::plain_line;
 use clap::Args;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -50,14 +51,25 @@ impl Approve {
         let Some(key) = self.key.or_else(|| usual_key(home.as_deref()?)) else {
             return Err(usage("no SSH key in ~/.ssh", "Name one with --key"));
         };
+        let commit = saved.sources.as_ref().and_then(|s| s.commit.as_ref());
         if global.output != Output::Json {
-            plan::print(&saved, global, false, Duration::ZERO, String::new());
+            plan::print(&saved, global, false, None, String::new());
+        }
+        if saved.steps() == 0 {
+            eprintln!("Nothing to approve");
+            return Ok(exit::DONE);
+        }
+        if let Some(commit) = commit {
+            let more = if commit.modified { ", with changes that are not committed" } else { "" };
+            eprintln!(
+                "{}",
+                plain_line(&format!("Inventory of commit {} by {}{more}", commit.id, commit.author))
+            );
         }
         if !self.yes && !confirm("Approve this plan?", "Review the plan, then add --yes")? {
             eprintln!("Not approved");
             return Ok(exit::DONE);
         }
-        let commit = saved.sources.as_ref().and_then(|s| s.commit.as_ref());
         let approvable =
             Approvable { path: &self.plan, digest: &digest, inventory: &saved.inventory, commit };
         let written = approve(&approvable, &key, Duration::from_secs(self.hours * 3600))?;

@@ -240,7 +240,7 @@ impl LabRun {
         let observation = session.fleet.observe(&session.events).await;
         let took = observation.took;
         let plan = session.fleet.plan(observation);
-        plan::print(&plan, global, false, took, String::new());
+        plan::print(&plan, global, false, Some(took), String::new());
         let report = apply::carry_out(&session.fleet, &plan, session.events.clone(), None).await?;
         let (fleet, shown) = session.settle().await;
         apply::print_end(&fleet, &report, &shown, (&place, false), !self.keep, global);

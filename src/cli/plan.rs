@@ -32,7 +32,7 @@ pub(super) struct PlanCommand {
 }
 
 /// Prints a plan.
-pub(super) fn print(plan: &Plan, global: &Global, hosts: bool, observed_in: Duration, place: String) {
+pub(super) fn print(plan: &Plan, global: &Global, hosts: bool, observed_in: Option<Duration>, place: String) {
     match global.output {
         Output::Json => println!("{}", serde_json::to_string_pretty(plan).unwrap_or_default()),
         _ => print!("{}", plan_text(plan, &PlanView { hosts, verbose: global.verbose, observed_in, place })),
@@ -58,7 +58,7 @@ impl PlanCommand {
         let (fleet, _) = session.settle().await;
         // What is saved is told below instead.
         let place = if self.out.is_some() { String::new() } else { self.place.said() };
-        print(&plan, global, self.hosts, took, place);
+        print(&plan, global, self.hosts, Some(took), place);
         if let Some(path) = &self.out {
             let needs = fleet.save(&plan, path)?;
             eprintln!("Saved. To carry out exactly this plan: provision apply {}", path.display());

@@ -6,7 +6,7 @@ use super::prompt::confirm_typed;
 use super::session::{Session, source};
 use super::{exit, plan};
 use crate::fleet::{Fleet, Purpose, Reset, Selection};
-use crate::report::{LAB, count};
+use crate::report::count;
 use crate::run::KillAt;
 use crate::state::{Failure, HostName};
 use clap::Args;
@@ -126,10 +126,10 @@ async fn run(how: How, limit: Option<String>, global: &Global) -> anyhow::Result
     let json = global.output == Output::Json;
     let (plan, took, refused) = session.fleet.plan_to_reset(&session.events).await?;
     if !json || how.dry_run {
-        if session.fleet.is_lab() && !json && how.dry_run && !global.quiet {
-            eprintln!("{LAB}");
+        plan::print(&plan, global, false, Some(took), String::new());
+        if destroys && !json && plan.steps() > 0 {
+            eprintln!("The cluster ends, and everything that is stored in it is lost");
         }
-        plan::print(&plan, global, false, took, String::new());
     }
     if !refused.is_empty() {
         session.end().await?;

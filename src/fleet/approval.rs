@@ -138,6 +138,11 @@ pub fn approvals(plan: &Approvable<'_>, approvers: &str) -> Result<Approvals> {
     let allowed = scratch.path().join("approvers");
     std::fs::write(&allowed, text_at(approvers)?).map_err(cannot("write", &allowed))?;
     let mut found = Approvals::default();
+    if plan.commit.is_some_and(|commit| commit.modified) {
+        let why = "none counts: the plan was made from changes that are not committed, and so have no author";
+        found.refused.push(why.to_owned());
+        return Ok(found);
+    }
     let author = plan.commit.map(|commit| commit.author.to_lowercase());
     for path in files(&folder(plan.path))? {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

@@ -21,7 +21,7 @@ const LEAST_MEMORY: u64 = 256 << 20;
 const LEAST_PART: u64 = 32;
 /// Bytes and files of one host.
 const MOST_BYTES: u64 = 4 << 30;
-const MOST_FILES: u64 = 50_000;
+const MOST_FILES: u64 = 20_000;
 /// Folders of a host inside each other.
 const MOST_DEPTH: usize = 200;
 /// Below so many free bytes on the file system of the lab no program goes on.
@@ -29,7 +29,7 @@ const LEAST_DISK: u64 = 512 << 20;
 /// A host's files are counted again after this time, or once the file system has lost so many bytes or files.
 const COUNT_AGAIN: Duration = Duration::from_secs(5);
 const BYTES_AGAIN: u64 = 256 << 20;
-const FILES_AGAIN: u64 = 10_000;
+const FILES_AGAIN: u64 = 5_000;
 /// Bytes that a program may print.
 pub(super) const MOST_OUTPUT: u64 = 128 << 20;
 

@@ -14,8 +14,8 @@ pub struct PlanView {
     pub hosts: bool,
     /// Every step, with why.
     pub verbose: bool,
-    /// How long observing took.
-    pub observed_in: Duration,
+    /// How long observing took; `None` for a saved plan.
+    pub observed_in: Option<Duration>,
     /// How the inventory was named on the command line, for the closing lines: `-i site.yaml`; empty leaves them out.
     pub place: String,
 }
@@ -259,17 +259,20 @@ pub fn plan_text(plan: &Plan, view: &PlanView) -> String {
     let hosts = plan.targets.iter().filter(|t| t.target.host().is_some()).count();
     let seen = plan.targets.iter().filter(|t| t.unobserved.is_none()).count();
     let cluster = if plan.targets.iter().any(|t| t.target == TargetId::Cluster) { ", 1 cluster" } else { "" };
-    let took = elapsed(view.observed_in);
+    let when = match view.observed_in {
+        Some(took) => format!("in {}", elapsed(took)),
+        None => "when it was saved".to_owned(),
+    };
     let mut text = String::new();
     if plan.lab {
         text += &format!("{}\n", super::LAB);
     }
     let unobserved: Vec<_> = plan.unobserved().collect();
     if plan.steps() == 0 && !plan.is_blind() {
-        text += &format!("in sync: {}{cluster}, observed in {took}\n", count(hosts, "host"));
+        text += &format!("in sync: {}{cluster}, observed {when}\n", count(hosts, "host"));
     } else {
         text += &format!(
-            "Plan for {} · {}{cluster} · observed {seen} of {} in {took} · lock {}\n",
+            "Plan for {} · {}{cluster} · observed {seen} of {} {when} · lock {}\n",
             plan.inventory,
             count(hosts, "host"),
             plan.targets.len(),

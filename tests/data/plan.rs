@@ -169,12 +169,7 @@ fn an_unknown_resource_is_not_in_sync() {
             past: Past::default(),
         })
     };
-    let view = PlanView {
-        hosts: false,
-        verbose: false,
-        observed_in: std::time::Duration::ZERO,
-        place: String::new(),
-    };
+    let view = PlanView { hosts: false, verbose: false, observed_in: None, place: String::new() };
     for observation in [Some(Observation::Unknown("timed out".into())), None] {
         let blind = plan(observation);
         assert!(blind.is_blind() && blind.steps() == 0);

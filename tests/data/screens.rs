@@ -142,7 +142,7 @@ fn past() -> Past {
 }
 
 fn view(hosts: bool, verbose: bool) -> PlanView {
-    let observed_in = Duration::from_millis(900);
+    let observed_in = Some(Duration::from_millis(900));
     PlanView { hosts, verbose, observed_in, place: "-i inventories/ams".into() }
 }
 

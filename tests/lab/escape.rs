@@ -15,7 +15,7 @@ const OUT: &str = "I AM OUT";
 /// What a file of the machine holds that no simulated host may read.
 const SECRET: &str = "secret-of-the-machine-5b1e";
 /// An attack that is neither out nor stopped by then hangs.
-const DEADLINE: Duration = Duration::from_secs(120);
+const DEADLINE: Duration = Duration::from_secs(300);
 
 /// A lab of one host, and files of the machine that anybody may read or write.
 struct Prison {
@@ -171,7 +171,7 @@ attacks! {
     folders_in_folders: Limits [],
         "perl -e 'chdir \"/tmp\"; for (1..3000) { mkdir \"d\"; chdir \"d\" } chmod 0, \".\"'; sleep 8; echo $OUT";
     files_without_number: Limits [],
-        "perl -e 'for $d (1..6) { mkdir \"/tmp/$d\"; for (1..10000) { open F, \">\", \"/tmp/$d/$_\" } }'; sleep 8; echo $OUT";
+        "perl -e 'for $d (1..3) { mkdir \"/tmp/$d\"; for (1..8000) { open F, \">\", \"/tmp/$d/$_\" } }'; sleep 15; echo $OUT";
     output_without_end: Limits [], "head -c 140M /dev/zero; echo; echo $OUT";
 }
 

@@ -108,6 +108,12 @@ fn a_change_is_reviewed_planned_approved_applied_and_drift_is_found() {
     team.ok("cp ci-out/plan.json ci-out/kept && sed -i 's/\"deadline_s\": 300/\"deadline_s\": 301/' ci-out/plan.json");
     refused("ada@example.net approved another plan");
     team.ok("mv ci-out/kept ci-out/plan.json");
+    // Nobody is known to have written what is not committed.
+    team.ok("echo >>site/inventory.yaml");
+    team.ends("OUT=ci-out/unsaved sh $CI_SCRIPT plan", 2);
+    team.ok("git checkout -q site; $PROVISION approve ci-out/unsaved/plan.json --key keys/ada --yes -q");
+    let unsaved = team.ends("OUT=ci-out/unsaved REQUIRE_APPROVALS=1 sh $CI_SCRIPT apply", 3);
+    assert!(unsaved.contains("changes that are not committed"), "{unsaved}");
     let applied = team.ok("REQUIRE_APPROVALS=1 sh $CI_SCRIPT apply");
     assert!(applied.contains("Approved by ada@example.net") && applied.contains("\"exit\":0"), "{applied}");
 
