@@ -57,7 +57,7 @@ impl Where {
     /// Returns what of the inventory takes part; the machines of `lost` hosts are off for good.
     pub(super) fn selection(&self, lost: &[String]) -> Selection {
         let lost = lost.iter().map(|name| HostName::new(name.as_str())).collect();
-        Selection { limit: self.limit.clone(), lab: self.lab, lost, reset: None }
+        Selection { limit: self.limit.clone(), lab: self.lab, lost, ..Selection::default() }
     }
 
     /// Returns these flags as on a command line.

@@ -7,6 +7,7 @@ mod terminal;
 mod apply;
 mod approve;
 mod args;
+mod backup;
 mod catalog;
 mod diff;
 mod docs;
@@ -25,6 +26,7 @@ mod preflight;
 mod prompt;
 mod render;
 mod reset;
+mod restore;
 mod schema;
 mod session;
 mod ssh;
@@ -102,6 +104,10 @@ enum Command {
     Reset(reset::ResetCommand),
     /// Reset all hosts of the inventory: the cluster is gone afterwards
     Destroy(reset::Destroy),
+    /// Back up the control plane into a file of this machine
+    Backup(backup::BackupCommand),
+    /// Start the cluster again from a backup
+    Restore(restore::RestoreCommand),
     /// Approve a saved plan with your SSH key
     Approve(approve::Approve),
     /// Follow batches that an earlier run left running on the hosts
@@ -192,6 +198,8 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Approve(command) => command.run(global),
         Command::Reset(command) => command.run(global).await,
         Command::Destroy(command) => command.run(global).await,
+        Command::Backup(command) => command.run(global).await,
+        Command::Restore(command) => command.run(global).await,
         Command::Attach(command) => command.run(global).await,
         Command::Status(command) => command.run(global).await,
         Command::Ssh(command) => command.run(global).await,

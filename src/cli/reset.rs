@@ -104,7 +104,7 @@ fn question(fleet: &Fleet, resets: &[&HostName], destroys: bool) -> (String, Str
     }
 }
 
-fn print_refused(refused: &[Failure], global: &Global) {
+pub(super) fn print_refused(refused: &[Failure], global: &Global) {
     if global.output == Output::Json {
         println!("{}", serde_json::json!({"exit": exit::REFUSED, "refused": refused}));
     }

@@ -160,6 +160,7 @@ fn parts(step: &Step, facts: &Facts) -> Result<Parts, String> {
     // Recorded first: a power loss in between must not leave an unrecorded resource.
     let before = match resource.spec {
         Spec::Reboot(_) | Spec::Hostname(_) | Spec::Swap(_) => String::new(),
+        _ if resource.once => String::new(),
         _ => format!(
             "remember {} {}\n",
             quote(&resource.id.text()),

@@ -17,6 +17,7 @@ mod progress;
 mod removal;
 mod requirements;
 mod root_shell;
+mod stream;
 mod sudo;
 mod support;
 mod target;

@@ -98,6 +98,39 @@ impl RootShell {
         }
     }
 
+    /// Sends a last program and hands on each piece of what it prints until the shell ends, or `take` wants no more. Returns the
+    /// shell's status; `None` if it was not waited for. A pause longer than `silence` ends it.
+    pub(super) async fn pour(
+        &mut self,
+        program: &str,
+        silence: Duration,
+        take: &mut (dyn FnMut(&[u8]) -> bool + Send),
+    ) -> Result<Option<i32>, RootShellError> {
+        let sent = self.session.send(Bytes::from(program.to_owned())).await;
+        let mut exit = None;
+        loop {
+            let next = tokio::time::timeout(silence, self.session.next()).await;
+            match next.map_err(|_| RootShellError::TimedOut)? {
+                Some(Chunk::Stdout(bytes)) if !take(&bytes) => return Ok(None),
+                Some(Chunk::Stdout(_)) => {}
+                Some(Chunk::Stderr(bytes)) => {
+                    self.stderr.push(&bytes);
+                    if self.stderr.is_flood() {
+                        return Err(RootShellError::Flood);
+                    }
+                }
+                Some(Chunk::Exit(rc)) => exit = Some(rc),
+                None => {
+                    return match (exit, sent) {
+                        (Some(rc), _) => Ok(Some(rc)),
+                        (None, Err(error)) => Err(RootShellError::Ssh(error)),
+                        (None, Ok(())) => Err(RootShellError::Lost),
+                    };
+                }
+            }
+        }
+    }
+
     /// Ends the shell.
     pub(super) async fn end(mut self) {
         let _ = self.session.finish_input().await;

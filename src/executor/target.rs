@@ -195,7 +195,7 @@ impl HostTarget {
         ended.filter(|ended| !ended.succeeded())
     }
 
-    fn shell_failure(&self, error: RootShellError, shell: &RootShell, what: &str) -> Failure {
+    pub(super) fn shell_failure(&self, error: RootShellError, shell: &RootShell, what: &str) -> Failure {
         let host = &self.setup.host;
         match error {
             RootShellError::Ssh(error) => error.into(),
@@ -478,7 +478,7 @@ impl HostTarget {
 
     /// Returns the first lines of what a program printed, as a failure shows them: bounded, and without secrets, as a unit's
     /// journal may hold one.
-    fn shown(&self, said: &str) -> VecDeque<String> {
+    pub(super) fn shown(&self, said: &str) -> VecDeque<String> {
         const LINES: usize = 20;
         const LINE: usize = 500;
         let forms: Vec<_> = self.secrets(&Payloads::new()).iter().flat_map(SecretText::forms).collect();

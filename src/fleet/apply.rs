@@ -203,7 +203,7 @@ impl Source {
         })?;
         let Sources { path, files, limit, lab, lost, needs: _, commit: _ } = sources;
         let source = Self { snapshot: Some(Arc::new(files)), ..Self::at(path) };
-        Ok((source, Selection { limit, lab, lost, reset: None }))
+        Ok((source, Selection { limit, lab, lost, ..Selection::default() }))
     }
 }
 

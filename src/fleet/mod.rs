@@ -9,6 +9,8 @@
 
 mod apply;
 mod approval;
+mod archive;
+mod backup;
 mod chat;
 mod compare;
 mod endpoint;
@@ -25,6 +27,7 @@ mod open;
 mod preflight;
 mod reach;
 mod reset;
+mod restore;
 mod run_lock;
 mod ssh;
 mod state_dir;
@@ -37,6 +40,8 @@ mod tunnel;
 pub use crate::lab::Wall;
 pub use apply::{Saved, compare_saved};
 pub use approval::{Approvable, Approvals, LONGEST, approvals, approve, usual_key};
+pub use archive::{BackupRecord, Restore};
+pub use backup::{Backup, MadeBackup, backups_in};
 pub use chat::ChatResult;
 pub use compare::{CompareError, compare_inventories};
 pub use error::{Error, Result};

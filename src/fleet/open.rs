@@ -1,6 +1,7 @@
 //! Opens an inventory: hosts over SSH, the cluster, secrets, the lock file, or the lab in place of all these. Contacts no host
 //! yet, but starts the lab if requested.
 
+use super::archive::Restore;
 use super::endpoint;
 use super::error::{Error, Result, coded};
 use super::lab::Running;
@@ -13,7 +14,7 @@ use crate::event::{Event, Events};
 use crate::executor::{DesiredFn, HostSetup, HostTarget, Leaving, STATE_DIR, Sudo};
 use crate::inventory::{self, Host, HostState, Inventory, LimitError, Secrets, Snapshot};
 use crate::reconciler::{Access, ClusterSetup, ClusterTarget, Holder, Retired, nodes};
-use crate::role::{RoleInput, desired, leaving};
+use crate::role::{RoleInput, desired, leaving, restoring};
 use crate::serving::{self, ServingInput};
 use crate::ssh::{Dial, Endpoint, Pool, PoolOptions};
 use crate::state::{HostName, Nodes, Resource, RunId, SecretText, Spec, Stage, Target, TargetId};
@@ -43,6 +44,8 @@ pub struct Selection {
     pub lost: BTreeSet<HostName>,
     /// The hosts are to be as before their first apply.
     pub reset: Option<Reset>,
+    /// The first controller is to begin with a backup.
+    pub restore: Option<Restore>,
 }
 
 /// How hosts are reset.
@@ -269,6 +272,7 @@ impl Fleet {
             selected,
             lost: selection.lost.clone(),
             reset: selection.reset,
+            restore: selection.restore.clone(),
             purpose,
             lab: lab.is_some(),
             state: source.state.clone(),
@@ -369,6 +373,7 @@ struct Opening<'a> {
     selected: BTreeSet<HostName>,
     lost: BTreeSet<HostName>,
     reset: Option<Reset>,
+    restore: Option<Restore>,
     purpose: Purpose,
     lab: bool,
     state: StateDir,
@@ -454,8 +459,10 @@ impl Opening<'_> {
             let (inventory, catalog, lock) =
                 (self.inventory.clone(), self.catalog.clone(), self.lock.clone());
             let (host, secrets, joins) = (host.clone(), self.secrets.clone(), self.joins.clone());
+            let first = inventory.controllers().next().is_some_and(|first| first.name == host.name);
+            let restore = self.restore.as_ref().filter(|_| first).map(|r| (r.sha256.clone(), r.name()));
             Arc::new(move |facts| {
-                desired(&RoleInput {
+                let mut resources = desired(&RoleInput {
                     inventory: &inventory,
                     catalog: &catalog,
                     lock: &lock,
@@ -463,7 +470,11 @@ impl Opening<'_> {
                     facts,
                     secrets: &secrets,
                     joins: joins.load(Ordering::Relaxed),
-                })
+                })?;
+                if let Some((sha256, name)) = &restore {
+                    restoring(&mut resources, sha256, name);
+                }
+                Ok(resources)
             })
         };
         let accelerator = self.inventory.pool_of(host).accelerator.as_ref();

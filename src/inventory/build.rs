@@ -5,7 +5,7 @@ use super::diagnostic::{Diagnostic, Problems};
 use super::files::{Files, texts as texts_below};
 use super::model::*;
 use super::reader::{HostSpans, Reader, flag, share, text, text_map, texts};
-use super::tree::{Entry, Node};
+use super::tree::{Entry, Node, Value};
 use super::{check, hosts, written};
 use crate::catalog::Catalog;
 use crate::state::{HostName, PoolName};
@@ -336,6 +336,7 @@ fn read_cluster(r: &mut Reader<'_>, node: &Node) -> Option<Cluster> {
         }
         (None, None) => Endpoint::NodeLocal,
     };
+    let backup = read_backup(r, node.get("backup"));
     Some(Cluster {
         k0s_version: text(k0s, "version")?,
         k0s_config: k0s.and_then(|n| n.get("config")).map(Node::json).unwrap_or(serde_json::Value::Null),
@@ -343,7 +344,41 @@ fn read_cluster(r: &mut Reader<'_>, node: &Node) -> Option<Cluster> {
         endpoint,
         pod_cidr: pod_cidr?,
         service_cidr: service_cidr?,
+        backup,
     })
+}
+
+/// How many backups are kept where the inventory does not say.
+const BACKUPS: u32 = 10;
+
+fn read_backup(r: &mut Reader<'_>, node: Option<&Node>) -> BackupPolicy {
+    let recipients = match node.and_then(|n| n.get("recipients")).map(|n| &n.value) {
+        Some(Value::List(items)) => items.as_slice(),
+        _ => &[],
+    };
+    for recipient in recipients {
+        let Some(written) = recipient.text() else { continue };
+        if written.parse::<age::x25519::Recipient>().is_err() {
+            let message = format!("`{written}` is not an age recipient");
+            r.error("E-BACKUP", recipient, message, "Use the public key that age-keygen prints: age1…");
+        }
+    }
+    let mut positive = |key: &str| {
+        let number: Option<u32> = r.fits(node, key);
+        if number == Some(0)
+            && let Some(value) = node.and_then(|n| n.get(key))
+        {
+            r.error(
+                "E-BACKUP",
+                value,
+                format!("`{key}` must be at least 1"),
+                "The newest backup is always kept",
+            );
+        }
+        number
+    };
+    let (keep, keep_days) = (positive("keep"), positive("keepDays"));
+    BackupPolicy { recipients: texts(node, "recipients"), keep: keep.unwrap_or(BACKUPS).max(1), keep_days }
 }
 
 fn read_pool(r: &mut Reader<'_>, entry: &Entry, kernel: Option<&str>) -> Option<Pool> {

@@ -116,6 +116,16 @@ const CLUSTER: &[Key] = &[
     need("k0s", Section(K0S), "k0s"),
     key("endpoint", OneOf(ENDPOINT), "How nodes reach the API (default nodeLocal)"),
     key("network", Section(CLUSTER_NETWORK), "Networks"),
+    key("backup", Section(BACKUP), "Backups that `provision backup` makes"),
+];
+const BACKUP: &[Key] = &[
+    key(
+        "recipients",
+        Texts,
+        "age recipients that backups are encrypted to: age1…; without any they are not encrypted",
+    ),
+    key("keep", Int, "How many backups are kept (default 10)"),
+    key("keepDays", Int, "Backups that are older are removed, except the newest"),
 ];
 const K0S: &[Key] = &[
     need("version", Text, "Version, such as v1.35.7+k0s.0"),

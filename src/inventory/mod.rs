@@ -30,5 +30,5 @@ pub use limit::{LimitError, select, skipped};
 pub use load::{Loaded, catalog_beside, explain, load, load_from, no_disk};
 pub use model::*;
 pub use range::Range;
-pub use secrets::{SecretError, Secrets, needs};
+pub use secrets::{AGE_IDENTITY, SecretError, Secrets, needs, open_age};
 pub use snapshot::{Recording, Snapshot};

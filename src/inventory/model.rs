@@ -152,6 +152,19 @@ pub struct Cluster {
     pub pod_cidr: IpNet,
     /// Service network.
     pub service_cidr: IpNet,
+    /// How it is backed up.
+    pub backup: BackupPolicy,
+}
+
+/// How a cluster is backed up.
+#[derive(Clone, PartialEq, Eq, Serialize, Debug)]
+pub struct BackupPolicy {
+    /// age recipients that can read the backups; without any they are not encrypted.
+    pub recipients: Vec<String>,
+    /// How many are kept; at least one.
+    pub keep: u32,
+    /// Older ones are removed, except the newest.
+    pub keep_days: Option<u32>,
 }
 
 /// How nodes find the API.

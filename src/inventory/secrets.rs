@@ -3,6 +3,7 @@
 use super::model::{Inventory, SecretSource};
 use crate::state::SecretText;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use tokio::process::Command;
 use tokio::sync::Mutex;
@@ -82,7 +83,7 @@ impl SecretSource {
             SecretSource::Env(name) => format!("environment variable {name}"),
             SecretSource::File(path) => at(path),
             SecretSource::Age { file, identity } => {
-                let identity = identity.as_deref().map_or("PROVISION_AGE_IDENTITY".to_owned(), at);
+                let identity = identity.as_deref().map_or(AGE_IDENTITY.to_owned(), at);
                 format!("{}, with the age identity of {identity}", at(file))
             }
             SecretSource::Sops { file, key } => format!("{key} in {}, with sops", at(file)),
@@ -120,9 +121,9 @@ async fn fetch(root: &Path, source: &SecretSource) -> Result<String, String> {
         SecretSource::Age { file, identity } => {
             let identity = match identity {
                 Some(path) => at(path),
-                None => std::env::var_os("PROVISION_AGE_IDENTITY")
+                None => std::env::var_os(AGE_IDENTITY)
                     .map(PathBuf::from)
-                    .ok_or("no `identity` and PROVISION_AGE_IDENTITY is not set")?,
+                    .ok_or(format!("no `identity` and {AGE_IDENTITY} is not set"))?,
             };
             age_decrypt(&at(file), &identity)
         }
@@ -152,8 +153,19 @@ async fn run(command: &mut Command, name: &str) -> Result<String, String> {
     String::from_utf8(output.stdout).map_err(|_| format!("{name} printed no text"))
 }
 
+/// The environment variable that names the age identity file, where nothing else does.
+pub const AGE_IDENTITY: &str = "PROVISION_AGE_IDENTITY";
+
 fn age_decrypt(file: &Path, identity: &Path) -> Result<String, String> {
-    use std::io::Read;
+    let mut text = String::new();
+    let read = open_age(file, identity)?.read_to_string(&mut text);
+    read.map_err(|e| format!("{}: {e}", file.display()))?;
+    Ok(text)
+}
+
+/// Opens a file that is encrypted with age to be read as it was before, with the identity in another file. What is read is only
+/// then whole when its end was reached without an error.
+pub fn open_age(file: &Path, identity: &Path) -> Result<impl Read + Send + use<>, String> {
     let identities = age::IdentityFile::from_file(identity.display().to_string())
         .map_err(|e| format!("{}: {e}", identity.display()))?
         .into_identities()
@@ -162,8 +174,5 @@ fn age_decrypt(file: &Path, identity: &Path) -> Result<String, String> {
     let failed = |e: &dyn std::fmt::Display| format!("{}: {e}", file.display());
     let armored = age::armor::ArmoredReader::new(std::io::BufReader::new(input));
     let decryptor = age::Decryptor::new_buffered(armored).map_err(|e| failed(&e))?;
-    let mut reader = decryptor.decrypt(identities.iter().map(|i| &**i)).map_err(|e| failed(&e))?;
-    let mut text = String::new();
-    reader.read_to_string(&mut text).map_err(|e| failed(&e))?;
-    Ok(text)
+    decryptor.decrypt(identities.iter().map(|i| &**i)).map_err(|e| failed(&e))
 }

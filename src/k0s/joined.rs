@@ -4,7 +4,7 @@ use super::paths::{CONTROLLER_UNIT, WORKER_UNIT};
 use crate::state::{Facts, HostKind, ResourceId};
 
 /// The command of the k0s role that writes its unit, before its first start.
-const INSTALL: &str = "k0s-install";
+pub const INSTALL: &str = "k0s-install";
 /// The command of the k0s role that restarts k0s when what it was started with has changed.
 pub const STARTED: &str = "k0s-started";
 /// The command of the k0s role that waits until k0s is up; its record stays on the host.

@@ -1,6 +1,7 @@
 //! Everything specific to k0s: paths, ports, units, command line, join tokens, etcd membership, the state of the control
 //! plane, `k0s sysinfo`. Facts and pure functions only: modules above run programs on hosts and write to the API.
 
+mod backup;
 mod command_line;
 mod control_plane;
 pub mod etcd;
@@ -13,12 +14,16 @@ mod steady;
 mod sysinfo;
 pub mod token;
 
+pub use backup::{
+    RESTORE, RestoreState, UPLOADED, backup, check_archive, forget_restore, is_restored, read_restore_state,
+    restore, restore_state,
+};
 pub use command_line::Install;
 pub use control_plane::{
     ControlPlane, QUESTION_SECONDS, Question, QuestionAnswer, control_plane, questions, subject_and_end,
 };
 pub use etcd::ControllerOutput;
-pub use joined::{READY, STARTED, has_joined, is_ours, joined_with_token, may_have_joined};
+pub use joined::{INSTALL, READY, STARTED, has_joined, is_ours, joined_with_token, may_have_joined};
 pub use paths::*;
 pub use pods::{NO_PODS, stop_pods};
 pub use ports::*;

@@ -29,6 +29,13 @@ pub(super) enum Request {
         /// The member's peer address.
         address: String,
     },
+    /// `k0s backup`: what the store holds, as one line of text.
+    Snapshot,
+    /// `k0s restore`: such a text.
+    Restore {
+        /// The text.
+        snapshot: String,
+    },
     /// `k0s kubeconfig create`.
     ClientCertificate {
         /// The user.
@@ -61,6 +68,10 @@ impl Request {
                 return Ok(members.map(|members| serde_json::json!({"members": members}).to_string()));
             }
             Self::Leave { address } => return Ok(cluster.leave(&address).map(|()| String::new())),
+            Self::Snapshot => return Ok(cluster.snapshot(host)),
+            Self::Restore { snapshot } => {
+                return Ok(cluster.restore(host, &snapshot).map(|()| String::new()));
+            }
             Self::ClientCertificate { user, group, seconds } => {
                 return Ok(cluster.client_certificate(user, group, seconds));
             }

@@ -5,7 +5,7 @@ use super::errors::failure;
 use super::ready::pods_say;
 use crate::state::{Failure, FailureKind};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use kube::api::{Api, ListParams};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -94,6 +94,15 @@ where
 }
 
 impl ClusterTarget {
+    /// Returns what the cluster is known by: the uid of its namespace `kube-system`, which a restored cluster has too and a new one
+    /// has not; `None` if there is no cluster yet.
+    pub async fn identity(&self) -> Result<Option<String>, Failure> {
+        let Some(link) = self.link().await? else { return Ok(None) };
+        let namespaces: Api<Namespace> = Api::all(link.client.clone());
+        let found = namespaces.get("kube-system").await.map_err(|e| failure("namespaces", &e))?;
+        Ok(found.metadata.uid)
+    }
+
     /// Returns the nodes, and the Deployments of a namespace, from the API; `None` if there is no cluster yet.
     pub async fn survey(&self, namespace: &str) -> Result<Option<Survey>, Failure> {
         let Some(link) = self.link().await? else { return Ok(None) };

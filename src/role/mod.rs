@@ -21,6 +21,7 @@ mod ports;
 mod preflight;
 mod rdma;
 mod repository;
+mod restore;
 mod secret;
 mod values;
 
@@ -32,3 +33,4 @@ pub use mistakes::mistakes;
 pub use needs::artifacts;
 pub use ports::{Try, among, findings, is_new, program, tries};
 pub use repository::repositories;
+pub use restore::restoring;

@@ -28,6 +28,9 @@ pub struct Resource {
     pub inputs: Vec<StepOutput>,
     /// How long enacting it may take, in seconds.
     pub deadline_s: u64,
+    /// It is done once, because that was asked for, and is no state that stays wanted: the host keeps no record of it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub once: bool,
 }
 
 /// The default deadline of a resource, in seconds.
@@ -45,6 +48,7 @@ impl Resource {
             hazards: Vec::new(),
             inputs: Vec::new(),
             deadline_s: DEFAULT_DEADLINE_S,
+            once: false,
         }
     }
 }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod accelerators;
+mod backup;
 mod commands;
 mod contract;
 mod escape;

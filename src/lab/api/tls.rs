@@ -61,16 +61,25 @@ pub struct Pair {
 impl Authority {
     /// Makes a new authority.
     pub fn new() -> Result<Self, AuthorityError> {
+        let (params, key) = (Self::params(), KeyPair::generate()?);
+        let certificate = params.self_signed(&key)?.pem();
+        let key_text = key.serialize_pem();
+        Ok(Self { issuer: Issuer::new(params, key), certificate, key: key_text })
+    }
+
+    /// Returns one that was made before, from its certificate and key in PEM.
+    pub fn again(certificate: String, key: String) -> Result<Self, AuthorityError> {
+        let pair = KeyPair::from_pem(&key)?;
+        Ok(Self { issuer: Issuer::new(Self::params(), pair), certificate, key })
+    }
+
+    fn params() -> CertificateParams {
         let mut params = CertificateParams::default();
         params.distinguished_name = named("kubernetes-ca", None);
         valid(&mut params, DAYS.0);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
-        let key = KeyPair::generate()?;
-        let certificate = params.self_signed(&key)?.pem();
-        let key_text = key.serialize_pem();
-        let issuer = Issuer::new(params, key);
-        Ok(Self { issuer, certificate, key: key_text })
+        params
     }
 
     /// Returns the authority's certificate in PEM.

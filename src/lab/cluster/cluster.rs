@@ -7,6 +7,7 @@ use crate::event::Events;
 use crate::lab::api::{self, Api, Authority, Identity, Store, TokenUse, is_valid_token, kubeconfig};
 use crate::lab::machine::{CPUS, MEMORY_KIB};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
@@ -35,6 +36,17 @@ struct Inner {
     workers: BTreeSet<String>,
     joined: BTreeSet<String>,
     accelerators: BTreeMap<String, (u32, BTreeMap<String, u32>)>,
+    /// What the controller that restored a backup begins with.
+    restored: Option<(String, Snapshot)>,
+}
+
+/// What a backup holds of a cluster.
+#[derive(Serialize, Deserialize)]
+struct Snapshot {
+    certificate: String,
+    key: String,
+    /// Objects by kind, definitions of kinds first.
+    objects: Vec<(String, Vec<Value>)>,
 }
 
 impl Inner {
@@ -73,16 +85,23 @@ impl Cluster {
     }
 
     /// Makes the control plane that the first controller brings.
-    fn begin(&self) -> Result<Api, String> {
-        let authority = match &self.control_plane {
-            Some(real) => real.authority.clone(),
-            None => Arc::new(Authority::new().map_err(|e| e.to_string())?),
+    fn begin(&self, restored: Option<Snapshot>) -> Result<Api, String> {
+        let authority = match (&self.control_plane, &restored) {
+            (Some(real), _) => real.authority.clone(),
+            (None, Some(from)) => {
+                let authority = Authority::again(from.certificate.clone(), from.key.clone());
+                Arc::new(authority.map_err(|e| e.to_string())?)
+            }
+            (None, None) => Arc::new(Authority::new().map_err(|e| e.to_string())?),
         };
         let tls = authority.server(&self.spec.api_names()).map_err(|e| e.to_string())?;
         let store = Arc::new(Store::new());
         if let Some(real) = &self.control_plane {
             self.spawn(mirror::run(real.client()?, store.clone(), real.has_controllers));
         } else {
+            for (kind, objects) in restored.into_iter().flat_map(|from| from.objects) {
+                store.load(vec![(&kind, objects)], store.revision());
+            }
             for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
                 let body = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
                 store.ensure("namespaces", body, "kube-apiserver").map_err(|r| format!("{r:?}"))?;
@@ -99,7 +118,8 @@ impl Cluster {
         let existing = self.inner().api.clone();
         let api = match existing {
             None => {
-                let api = self.begin()?;
+                let restored = self.inner().restored.take_if(|(by, _)| by == host).map(|(_, from)| from);
+                let api = self.begin(restored)?;
                 self.inner().api = Some(api.clone());
                 api
             }
@@ -233,8 +253,8 @@ impl Cluster {
         let mut inner = self.inner();
         inner.joined.remove(host);
         if !inner.members.iter().any(|member| inner.joined.contains(member)) {
-            let accelerators = std::mem::take(&mut inner.accelerators);
-            *inner = Inner { accelerators, ..Inner::default() };
+            let (accelerators, restored) = (std::mem::take(&mut inner.accelerators), inner.restored.take());
+            *inner = Inner { accelerators, restored, ..Inner::default() };
         }
     }
 
@@ -246,6 +266,47 @@ impl Cluster {
             return None;
         }
         Some(inner.members.iter().map(|h| (h.clone(), format!("https://{}:2380", self.address(h)))).collect())
+    }
+
+    /// Returns what the cluster holds, as one line of text (`k0s backup`).
+    pub fn snapshot(&self, host: &str) -> Result<String, String> {
+        if self.control_plane.is_some() {
+            return Err("LAB: a real control plane is not backed up".to_owned());
+        }
+        let inner = self.inner();
+        let api = inner.api.as_ref().filter(|_| inner.controllers.contains(host) && inner.has_quorum());
+        let api = api.ok_or("etcdserver: request timed out")?;
+        let mut kinds: Vec<String> = api.store.kinds().iter().map(|kind| kind.id.clone()).collect();
+        kinds.sort_by_key(|id| (!id.starts_with("customresourcedefinitions."), id.clone()));
+        let objects = |id: String| {
+            let all = api.store.list(&id).iter().map(|object| (**object).clone()).collect();
+            (id, all)
+        };
+        let snapshot = Snapshot {
+            certificate: api.authority.certificate().to_owned(),
+            key: api.authority.key().to_owned(),
+            objects: kinds.into_iter().map(objects).collect(),
+        };
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        serde_json::to_writer(&mut packed, &snapshot).map_err(|e| e.to_string())?;
+        Ok(STANDARD.encode(packed.finish().map_err(|e| e.to_string())?))
+    }
+
+    /// Has a host that is no member begin with what another cluster held (`k0s restore`).
+    pub fn restore(&self, host: &str, snapshot: &str) -> Result<(), String> {
+        let damaged = |why: &dyn std::fmt::Display| format!("snapshot file integrity check failed: {why}");
+        let packed = STANDARD.decode(snapshot.trim()).map_err(|e| damaged(&e))?;
+        let unpacked = flate2::read::GzDecoder::new(packed.as_slice()).take(MOST_SNAPSHOT);
+        let snapshot = serde_json::from_reader(unpacked).map_err(|e| damaged(&e))?;
+        let mut inner = self.inner();
+        if self.control_plane.is_some() {
+            return Err("LAB: a real control plane is not restored".to_owned());
+        }
+        if inner.api.is_some() {
+            return Err("LAB: another controller has a cluster; reset it first".to_owned());
+        }
+        inner.restored = Some((host.to_owned(), snapshot));
+        Ok(())
     }
 
     fn address(&self, host: &str) -> String {
@@ -326,6 +387,9 @@ fn taint(text: &str) -> Value {
         json!({"key": key, "value": value, "effect": effect})
     }
 }
+
+/// Bytes of an unpacked snapshot; a host may present anything.
+const MOST_SNAPSHOT: u64 = 64 << 20;
 
 /// Bytes of an unpacked join token; a host may present anything.
 const MOST_TOKEN: u64 = 1 << 20;

@@ -1,7 +1,7 @@
 //! The k0s stand-in: its command line contract, from `reference` facts of k0s 1.34 to 1.36: unit files, status, tokens,
 //! validation, errors.
 
-use super::common::{Ended, ask, fail, here, request};
+use super::common::{Ended, Failed, ask, fail, here, request};
 use super::{k0s_users, units};
 use crate::lab::on_host;
 use crate::lab::request::Request;
@@ -220,6 +220,80 @@ fn reset(arguments: &[&str]) -> Ended {
     Ok(())
 }
 
+/// The archive's own name of the store (k0s pkg/backup/etcd_unix.go).
+const STORE: &str = "etcd-snapshot.db";
+
+/// `k0s backup --save-path=-` (k0s cmd/backup, pkg/backup): the archive on standard output, the log on standard error.
+fn backup() -> Ended {
+    if running().is_none_or(|(role, _)| role != "controller") {
+        return fail(
+            1,
+            "Error: unable to detect cluster status status: can't get \"status\" via \"/run/k0s/status.sock\"",
+        );
+    }
+    eprintln!("time=\"2026-01-01 00:00:00\" level=info msg=\"Starting backup\"");
+    let snapshot = ask(&Request::Snapshot);
+    let snapshot = snapshot.map_err(|why| format!("Error: failed to create backup on step `etcd`: {why}"))?;
+    let gzip = flate2::write::GzEncoder::new(std::io::stdout().lock(), flate2::Compression::default());
+    let mut archive = tar::Builder::new(gzip);
+    let mut add = |name: &str, text: &str| {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(text.len() as u64);
+        header.set_mode(0o600);
+        archive.append_data(&mut header, name, text.as_bytes())
+    };
+    let config = std::fs::read_to_string("/etc/k0s/k0s.yaml").unwrap_or_default();
+    let ca = std::fs::read_to_string("/var/lib/k0s/pki/ca.crt").unwrap_or_default();
+    let files = [
+        (STORE, snapshot),
+        ("pki/ca.crt", ca),
+        ("pki/ca.key", "LAB: in the snapshot\n".to_owned()),
+        ("k0s.yaml", config),
+    ];
+    let written = files.iter().try_for_each(|(name, text)| add(name, text));
+    let ended = written.and_then(|()| archive.into_inner()?.finish().map(drop));
+    ended.map_err(|why| Failed(1, format!("Error: failed to add file to backup archive: {why}")))
+}
+
+/// `k0s restore` (k0s cmd/restore, pkg/backup): refuses while k0s runs, and where etcd's folder has something in it.
+fn restore(path: &str, config: &str) -> Ended {
+    if running().is_some() {
+        return fail(1, "k0s seems to be running! k0s must be down during the restore operation.");
+    }
+    let etcd = Path::new("/var/lib/k0s/etcd");
+    if std::fs::read_dir(etcd).is_ok_and(|mut entries| entries.next().is_some()) {
+        return fail(
+            1,
+            "Error: failed to restore on step `etcd`: data-dir \"/var/lib/k0s/etcd\" not empty or could not be read",
+        );
+    }
+    let unpack = |why: std::io::Error| format!("Error: failed to unpack backup archive `{path}`: {why}");
+    let file = std::fs::File::open(path).map_err(|_| format!("Error: given file {path} does not exist"))?;
+    let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(file));
+    let mut snapshot = None;
+    let _ = std::fs::create_dir_all("/var/lib/k0s/pki");
+    for entry in archive.entries().map_err(unpack)? {
+        let mut entry = entry.map_err(unpack)?;
+        let name = entry.path().map_err(unpack)?.display().to_string();
+        let text = std::io::read_to_string(&mut entry).map_err(unpack)?;
+        match name.as_str() {
+            STORE => snapshot = Some(text),
+            "pki/ca.crt" | "pki/ca.key" => {
+                std::fs::write(format!("/var/lib/k0s/{name}"), text).map_err(unpack)?
+            }
+            "k0s.yaml" => std::fs::write(config, text).map_err(unpack)?,
+            _ => {}
+        }
+    }
+    let Some(snapshot) = snapshot else {
+        return fail(1, "Error: failed to restore on step `etcd`: etcd snapshot not found");
+    };
+    let failed = |why: String| format!("Error: failed to restore on step `etcd`: {why}");
+    request(&Request::Restore { snapshot }).map_err(failed)?;
+    let _ = std::fs::create_dir_all(etcd.join("member"));
+    Ok(())
+}
+
 /// `k0s`.
 pub(super) fn k0s(arguments: &[&str]) -> Ended {
     match arguments {
@@ -275,6 +349,8 @@ pub(super) fn k0s(arguments: &[&str]) -> Ended {
                 .map_err(|why| format!("Error: {why}"))?;
         }
         ["reset", rest @ ..] => return reset(rest),
+        ["backup", "--save-path=-"] => return backup(),
+        ["restore", "--config-out", config, path] => return restore(path, config),
         other => return fail(1, format!("Error: LAB: k0s {} is not simulated", other.join(" "))),
     }
     Ok(())

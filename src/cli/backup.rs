@@ -1,0 +1,101 @@
+//! `backup`: the control plane's data, streamed off a controller.
+
+use super::args::{Global, Output, Where};
+use super::exit;
+use super::session::Session;
+use crate::event::Event;
+use crate::fleet::{Backup, Purpose, backups_in};
+use crate::report::LAB;
+use clap::Args;
+use indicatif::HumanBytes;
+use std::path::PathBuf;
+
+/// Back up the control plane: etcd, certificates, keys and configuration
+///
+/// Runs `k0s backup` on a controller and streams the archive into a file of this machine; nothing stays on the host. The archive is
+/// checked while it arrives and read back afterwards. It holds every secret of the cluster: set cluster.backup.recipients
+/// to have it encrypted with age. Volumes and models are not part of it. `provision restore` brings it back.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  provision backup -i site.yaml                     into this user's state folder; older ones are removed by cluster.backup.keep
+  provision backup -i site.yaml --to /srv/backups   into this folder
+  provision backup -i site.yaml --list              what is there
+  provision restore -i site.yaml FILE               brings it back")]
+pub(super) struct BackupCommand {
+    /// The inventory: a file, or a folder whose files are merged [default: PROVISION_INVENTORY, or the current folder]
+    #[arg(long, short)]
+    inventory: Option<PathBuf>,
+    /// Use simulated hosts on this machine instead of the inventory's hosts
+    #[arg(long)]
+    lab: bool,
+    /// The folder of backups (default: one in the state folder of this user)
+    #[arg(long, value_name = "DIR")]
+    to: Option<PathBuf>,
+    /// The controller to back up (default: the first that is healthy)
+    #[arg(long, value_name = "HOST")]
+    from: Option<String>,
+    /// List the backups in the folder instead of making one
+    #[arg(long, conflicts_with = "from")]
+    list: bool,
+}
+
+fn json(backup: &Backup) -> serde_json::Value {
+    let mut value = serde_json::to_value(&backup.record).unwrap_or_default();
+    value["file"] = serde_json::json!(backup.path);
+    value
+}
+
+fn line(backup: &Backup) -> String {
+    let record = &backup.record;
+    let sealed = if record.recipients.is_empty() { "not encrypted" } else { "encrypted" };
+    let created = record.created.strftime("%Y-%m-%d %H:%M:%SZ");
+    format!(
+        "{created}  {}  {}  {}  {sealed}  {}",
+        record.host,
+        record.k0s,
+        HumanBytes(record.bytes),
+        backup.path.display()
+    )
+}
+
+impl BackupCommand {
+    /// Makes a backup, or lists those that are there.
+    pub(super) async fn run(self, global: &Global) -> anyhow::Result<u8> {
+        let place = Where { inventory: self.inventory, limit: None, lab: self.lab };
+        let session = Session::open(&place, global, Purpose::Look, true).await?;
+        let is_json = global.output == Output::Json;
+        if session.fleet.is_lab() && !global.quiet && !is_json {
+            eprintln!("{LAB}");
+        }
+        let folder = match self.to {
+            Some(folder) => folder,
+            None => session.fleet.backup_folder()?,
+        };
+        if self.list {
+            let all = backups_in(&folder, &session.fleet.inventory.name)?;
+            session.end().await?;
+            match is_json {
+                true => println!("{:#}", all.iter().map(json).collect::<serde_json::Value>()),
+                false if all.is_empty() => eprintln!("No backups in {}", folder.display()),
+                false => all.iter().for_each(|backup| println!("{}", line(backup))),
+            }
+            return Ok(exit::DONE);
+        }
+        let made = session.fleet.backup(&folder, self.from.as_deref(), &session.events).await?;
+        if made.backup.record.recipients.is_empty() {
+            let message = "the backup is not encrypted, and holds every secret of the cluster; set cluster.backup.recipients".to_owned();
+            session.events.emit(Event::Warning { target: None, message });
+        }
+        for old in &made.removed {
+            session.events.note(format!("removed {}", old.display()));
+        }
+        session.end().await?;
+        match is_json {
+            true => {
+                println!("{}", serde_json::json!({"backup": json(&made.backup), "removed": made.removed}))
+            }
+            false => println!("{}", made.backup.path.display()),
+        }
+        Ok(exit::DONE)
+    }
+}

@@ -1,0 +1,116 @@
+//! `restore`: a cluster begins again with a backup.
+
+use super::apply::{carry_out, print_end};
+use super::args::{Global, Output, Where};
+use super::prompt::confirm;
+use super::reset::print_refused;
+use super::session::{Session, source};
+use super::{exit, plan};
+use crate::fleet::{Purpose, Restore, Selection};
+use crate::inventory::AGE_IDENTITY;
+use crate::run::KillAt;
+use clap::Args;
+use std::path::PathBuf;
+
+/// Start the cluster again from a backup
+///
+/// Plans like `apply`, with one more step: the first controller gets the backup before its k0s first starts. Other controllers
+/// and workers join it. Refused while a controller has a control plane or cannot be reached: `destroy` comes first.
+/// An interrupted restore is continued by the same command. Configuration comes from the inventory, not from
+/// the backup.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  provision restore -i site.yaml FILE --dry-run                 shows the plan only; exit 2
+  provision restore -i site.yaml FILE                           asks for confirmation
+  provision restore -i site.yaml FILE.age --identity age.key    an encrypted one
+  provision backup -i site.yaml --list                          what there is to restore")]
+pub(super) struct RestoreCommand {
+    /// A file that `provision backup` made
+    file: PathBuf,
+    /// The inventory: a file, or a folder whose files are merged [default: PROVISION_INVENTORY, or the current folder]
+    #[arg(long, short)]
+    inventory: Option<PathBuf>,
+    /// Use simulated hosts on this machine instead of the inventory's hosts
+    #[arg(long)]
+    lab: bool,
+    /// The age identity file of an encrypted backup (default: PROVISION_AGE_IDENTITY)
+    #[arg(long, value_name = "FILE")]
+    identity: Option<PathBuf>,
+    /// Show the plan and change nothing; exit 2 if there is anything to do
+    #[arg(long, conflicts_with = "yes")]
+    dry_run: bool,
+    /// Skip the confirmation prompt
+    #[arg(long, short)]
+    yes: bool,
+    /// For tests: kill@N or kill@TRANSITION kills this process right after that record of the journal
+    #[arg(long, value_name = "FAULT", hide = true)]
+    fault: Option<KillAt>,
+}
+
+impl RestoreCommand {
+    /// Checks the backup, plans, asks for confirmation, restores.
+    pub(super) async fn run(self, global: &Global) -> anyhow::Result<u8> {
+        let identity = self.identity.or_else(|| std::env::var_os(AGE_IDENTITY).map(PathBuf::from));
+        let restore = Restore::read(&self.file, identity.as_deref())?;
+        if restore.record.is_none() && !global.quiet {
+            eprintln!(
+                "warning: no record beside the backup: neither its k0s version nor its cluster can be compared"
+            );
+        }
+        let place = Where { inventory: self.inventory, limit: None, lab: self.lab };
+        let selection = Selection { restore: Some(restore), ..place.selection(&[]) };
+        let source = source(&place.inventory(), global);
+        let session = Session::of(&source, &selection, global, Purpose::Change, !self.dry_run).await?;
+        let (plan, took, refused) = session.fleet.plan_to_restore(&session.events).await?;
+        if !refused.is_empty() {
+            session.end().await?;
+            print_refused(&refused, global);
+            return Ok(exit::REFUSED);
+        }
+        if global.output != Output::Json || self.dry_run {
+            plan::print(&plan, global, false, Some(took), String::new());
+        }
+        if self.dry_run {
+            session.end().await?;
+            return Ok(plan::code(&plan));
+        }
+        let mut code = exit::DONE;
+        if plan.steps() > 0 {
+            if !self.yes && !confirm("Restore this?", "Review the plan with --dry-run, then add --yes")? {
+                session.end().await?;
+                eprintln!("Not restored; nothing was changed");
+                return Ok(exit::PENDING);
+            }
+            session.fleet.upload_backup(&session.events).await?;
+            let report = carry_out(&session.fleet, &plan, session.events.clone(), self.fault).await?;
+            code = report.exit_code();
+            let (fleet, shown) = session.settle().await;
+            print_end(&fleet, &report, &shown, (&place, false), true, global);
+            if code != exit::DONE {
+                eprintln!(
+                    "next: Fix the failures and run the same restore again; completed steps are skipped"
+                );
+                fleet.close()?;
+                return Ok(code);
+            }
+            compared(fleet.restored().await?, global);
+            fleet.close()?;
+        } else {
+            compared(session.fleet.restored().await?, global);
+            session.end().await?;
+        }
+        Ok(code)
+    }
+}
+
+/// Says what the cluster was compared with.
+fn compared(cluster: Option<String>, global: &Global) {
+    if !global.quiet && global.output != Output::Json {
+        match cluster {
+            Some(uid) => eprintln!("The cluster is the one of the backup (uid {uid})"),
+            None => eprintln!(
+                "The cluster was not compared with the one of the backup, which has no record of it"
+            ),
+        }
+    }
+}

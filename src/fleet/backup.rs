@@ -1,0 +1,352 @@
+//! Backups of the control plane: streamed off a controller into a file of this machine, checked on the way, encrypted to the
+//! inventory's recipients, and read back.
+
+use super::archive::{BackupRecord, Counted, read_record, record_of};
+use super::error::{Error, Result, cannot, coded};
+use super::open::Fleet;
+use crate::event::{Event, Events};
+use crate::executor::HostTarget;
+use crate::inventory::BackupPolicy;
+use crate::k0s;
+use crate::state::{Failure, FailureKind, HostName};
+use jiff::{SignedDuration, Timestamp};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+use tempfile::NamedTempFile;
+
+/// Endings of a backup's name: not encrypted, and encrypted with age.
+const ENDINGS: [&str; 2] = [".tar.gz", ".tar.gz.age"];
+/// Pieces of an archive that wait to be checked.
+const WAITING: usize = 16;
+/// How often progress is said.
+const SAY_EVERY: Duration = Duration::from_secs(5);
+
+/// A backup in a folder.
+#[derive(Clone, Debug)]
+pub struct Backup {
+    /// The file.
+    pub path: PathBuf,
+    /// What it is of.
+    pub record: BackupRecord,
+}
+
+/// What making a backup did.
+#[derive(Debug)]
+pub struct MadeBackup {
+    /// The new one.
+    pub backup: Backup,
+    /// Older ones that were removed.
+    pub removed: Vec<PathBuf>,
+}
+
+/// Returns the backups of an inventory in a folder, the newest first. Other files are passed over.
+pub fn backups_in(folder: &Path, inventory: &str) -> Result<Vec<Backup>> {
+    let mut found = Vec::new();
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(found),
+        entries => entries.map_err(cannot("read", folder))?,
+    };
+    for entry in entries {
+        let path = entry.map_err(cannot("read", folder))?.path();
+        let is_named = path.file_name().is_some_and(|name| {
+            let name = name.to_string_lossy();
+            ENDINGS.iter().any(|ending| name.ends_with(ending))
+        });
+        if let (true, Ok(Some(record))) = (is_named, read_record(&path))
+            && record.inventory == inventory
+        {
+            found.push(Backup { path, record });
+        }
+    }
+    found.sort_by(|a, b| b.record.created.cmp(&a.record.created).then_with(|| b.path.cmp(&a.path)));
+    Ok(found)
+}
+
+/// Returns the backups that a policy does not keep, of all of one inventory, the newest first.
+fn outlived<'a>(backups: &'a [Backup], policy: &BackupPolicy, now: Timestamp) -> Vec<&'a Backup> {
+    let too_old = |backup: &Backup| {
+        let days = policy.keep_days.map(|days| SignedDuration::from_hours(i64::from(days) * 24));
+        days.is_some_and(|days| now.duration_since(backup.record.created) > days)
+    };
+    let keep = policy.keep.max(1) as usize;
+    let old = backups.iter().enumerate().skip(1);
+    old.filter(|(n, backup)| *n >= keep || too_old(backup)).map(|(_, backup)| backup).collect()
+}
+
+/// The end of a channel as a file that is read.
+struct Pieces {
+    pieces: Receiver<Vec<u8>>,
+    rest: std::io::Cursor<Vec<u8>>,
+}
+
+impl Read for Pieces {
+    fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
+        loop {
+            match self.rest.read(bytes)? {
+                0 => match self.pieces.recv() {
+                    Ok(piece) => self.rest = std::io::Cursor::new(piece),
+                    Err(_) => return Ok(0),
+                },
+                read => return Ok(read),
+            }
+        }
+    }
+}
+
+/// Checks an archive while it arrives, on a thread of its own.
+struct Checking {
+    pieces: SyncSender<Vec<u8>>,
+    thread: std::thread::JoinHandle<std::result::Result<(), String>>,
+}
+
+impl Checking {
+    fn begin() -> Self {
+        let (pieces, received) = sync_channel(WAITING);
+        let thread = std::thread::spawn(move || {
+            let mut archive = Pieces { pieces: received, rest: std::io::Cursor::default() };
+            let checked = k0s::check_archive(&mut archive);
+            // What comes after a mistake is taken too, so that the other end is not stopped.
+            while archive.pieces.recv().is_ok() {}
+            checked
+        });
+        Self { pieces, thread }
+    }
+
+    fn end(self) -> std::result::Result<(), String> {
+        drop(self.pieces);
+        self.thread.join().unwrap_or_else(|_| Err("it could not be checked".to_owned()))
+    }
+}
+
+/// A file that is written, encrypted or not.
+enum Out {
+    Plain(Counted<File>),
+    Sealed(age::stream::StreamWriter<Counted<File>>),
+}
+
+impl Out {
+    fn new(file: File, recipients: &[String]) -> Result<Self> {
+        let file = Counted::new(file);
+        if recipients.is_empty() {
+            return Ok(Self::Plain(file));
+        }
+        let wrong = |why: &dyn std::fmt::Display| {
+            coded("E-BACKUP", format!("cannot encrypt: {why}"), "Check cluster.backup.recipients")
+        };
+        let parsed: std::result::Result<Vec<age::x25519::Recipient>, _> =
+            recipients.iter().map(|text| text.parse()).collect();
+        let parsed = parsed.map_err(|why| wrong(&why))?;
+        let encryptor = age::Encryptor::with_recipients(parsed.iter().map(|r| r as &dyn age::Recipient));
+        let encryptor = encryptor.map_err(|why| wrong(&why))?;
+        encryptor.wrap_output(file).map(Self::Sealed).map_err(|why| wrong(&why))
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        match self {
+            Self::Plain(file) => file.write_all(bytes),
+            Self::Sealed(file) => file.write_all(bytes),
+        }
+    }
+
+    /// Returns the sha256 of what was written into the file.
+    fn end(self) -> std::io::Result<String> {
+        let file = match self {
+            Self::Plain(file) => file,
+            Self::Sealed(file) => file.finish()?,
+        };
+        file.inner.sync_all()?;
+        Ok(file.sum())
+    }
+}
+
+fn step_failed(message: String, hint: &str) -> Error {
+    Failure::new(FailureKind::Step, "E-BACKUP", message).hint(hint).into()
+}
+
+impl Fleet {
+    /// Returns the folder of the inventory's backups on this machine.
+    pub fn backup_folder(&self) -> Result<PathBuf> {
+        self.source.state.folder(&["backups", &super::state_dir::identity(&self.inventory)])
+    }
+
+    /// Returns the first controller whose control plane is ready, or `from`, and its k0s version.
+    async fn backup_source(&self, from: Option<&str>) -> Result<(Arc<HostTarget>, String)> {
+        let controls = |name: &HostName| {
+            let host = self.inventory.hosts.get(name);
+            host.is_some_and(|h| self.inventory.pool_of(h).role.is_controller())
+        };
+        let names: Vec<&HostName> = match from {
+            Some(name) => {
+                let host = self.host(name)?.host();
+                if !controls(host) {
+                    return Err(coded(
+                        "E-USAGE",
+                        format!("{name} is not a controller"),
+                        "Name a controller, or omit --from",
+                    ));
+                }
+                vec![host]
+            }
+            None => self.hosts.keys().filter(|name| controls(name)).collect(),
+        };
+        let mut reasons = Vec::new();
+        for name in names {
+            let Some(host) = self.hosts.get(name) else { continue };
+            match host.control_plane().await {
+                Ok(plane) => match (plane.problem, plane.version) {
+                    (None, Some(version)) => return Ok((host.clone(), version)),
+                    (problem, _) => {
+                        reasons.push(format!("{name}: {}", problem.unwrap_or_else(|| "no k0s".to_owned())))
+                    }
+                },
+                Err(failure) => reasons.push(format!("{name}: {}", failure.message)),
+            }
+        }
+        let mut failure = Failure::new(FailureKind::Step, "E-NO-CLUSTER", "no controller can be backed up")
+            .hint("Check the controllers with `provision status`");
+        failure.cause = Some(reasons.join("\n"));
+        Err(failure.into())
+    }
+
+    /// Backs up the control plane into a folder, checks the file, and removes what the inventory's policy does not keep.
+    pub async fn backup(&self, folder: &Path, from: Option<&str>, events: &Events) -> Result<MadeBackup> {
+        let policy = &self.inventory.cluster.backup;
+        let (host, k0s) = self.backup_source(from).await?;
+        // An API that does not respond is a reason to back up, not one against it.
+        let cluster = match &self.cluster {
+            Some(cluster) => cluster.identity().await.unwrap_or_else(|failure| {
+                let message = format!("the backup does not say which cluster it is of: {}", failure.message);
+                events.emit(Event::Warning { target: None, message });
+                None
+            }),
+            None => None,
+        };
+        let created = Timestamp::now();
+        std::fs::create_dir_all(folder).map_err(cannot("create", folder))?;
+        let file = NamedTempFile::new_in(folder).map_err(cannot("write to", folder))?;
+        let writer = file.reopen().map_err(cannot("write to", folder))?;
+        let mut out = Out::new(writer, &policy.recipients)?;
+        let mut archive = Counted::new(std::io::sink());
+        let checking = Checking::begin();
+        let mut said = Instant::now();
+        events.note(format!("{}: backing up k0s {k0s}", host.host()));
+        host.pour(&k0s::backup(), &mut |bytes| {
+            archive.write_all(bytes)?;
+            out.write_all(bytes)?;
+            let _ = checking.pieces.send(bytes.to_vec());
+            if said.elapsed() > SAY_EVERY {
+                said = Instant::now();
+                events.note(format!("{}: {} MiB", host.host(), archive.bytes >> 20));
+            }
+            Ok(())
+        })
+        .await?;
+        let unusable = "Run `k0s backup` on the controller, and check its log";
+        checking.end().map_err(|why| step_failed(format!("{}: {why}", host.host()), unusable))?;
+        let written = out.end().map_err(cannot("write to", folder))?;
+        // What the disk has is what counts.
+        let mut back = Counted::new(file.reopen().map_err(cannot("read", folder))?);
+        std::io::copy(&mut back, &mut std::io::sink()).map_err(cannot("read", folder))?;
+        if back.sum() != written {
+            return Err(step_failed(
+                format!("{} returns other bytes than were written", folder.display()),
+                "Check the disk",
+            ));
+        }
+        let record = BackupRecord {
+            inventory: self.inventory.name.clone(),
+            cluster,
+            host: host.host().clone(),
+            k0s,
+            created,
+            bytes: archive.bytes,
+            sha256: archive.sum(),
+            recipients: policy.recipients.clone(),
+        };
+        let backup = keep(file, folder, record)?;
+        let all = backups_in(folder, &self.inventory.name)?;
+        let mut removed = Vec::new();
+        for old in outlived(&all, policy, created) {
+            std::fs::remove_file(&old.path).map_err(cannot("remove", &old.path))?;
+            let _ = std::fs::remove_file(record_of(&old.path));
+            removed.push(old.path.clone());
+        }
+        Ok(MadeBackup { backup, removed })
+    }
+}
+
+/// Gives a finished backup its name, after its record.
+fn keep(file: NamedTempFile, folder: &Path, record: BackupRecord) -> Result<Backup> {
+    let ending = ENDINGS[usize::from(!record.recipients.is_empty())];
+    let stamp = record.created.strftime("%Y%m%dT%H%M%SZ");
+    let path = folder.join(format!("{}-{stamp}-{}{ending}", record.inventory, record.host));
+    if path.exists() {
+        return Err(coded("E-FILE", format!("{} exists", path.display()), "Try again in a second"));
+    }
+    let beside = record_of(&path);
+    let mut text = NamedTempFile::new_in(folder).map_err(cannot("write to", folder))?;
+    let json = serde_json::to_string_pretty(&record)
+        .map_err(|e| Error::Malformed { what: "cannot write the record".to_owned(), source: e.into() })?;
+    writeln!(text, "{json}").map_err(cannot("write", &beside))?;
+    text.persist(&beside).map_err(|e| cannot("write", &beside)(e.error))?;
+    file.persist_noclobber(&path).map_err(|e| cannot("write", &path)(e.error))?;
+    Ok(Backup { path, record })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn backup(days_ago: i64) -> Backup {
+        let created = Timestamp::from_second(1_800_000_000 - days_ago * 86_400).expect("a time");
+        let record = BackupRecord {
+            inventory: "ams".to_owned(),
+            cluster: None,
+            host: HostName::new("cp-1"),
+            k0s: "v1.36.4+k0s.1".to_owned(),
+            created,
+            bytes: 1,
+            sha256: String::new(),
+            recipients: Vec::new(),
+        };
+        Backup { path: format!("{days_ago}").into(), record }
+    }
+
+    #[test]
+    fn the_newest_backup_is_always_kept() {
+        let now = Timestamp::from_second(1_800_000_000).expect("a time");
+        let all: Vec<Backup> = [1, 2, 9, 30].map(backup).to_vec();
+        let gone = |keep, keep_days| {
+            let policy = BackupPolicy { recipients: Vec::new(), keep, keep_days };
+            outlived(&all, &policy, now).iter().map(|b| b.path.display().to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(gone(10, None), Vec::<String>::new());
+        assert_eq!(gone(2, None), ["9", "30"]);
+        assert_eq!(gone(10, Some(7)), ["9", "30"]);
+        assert_eq!(gone(0, Some(0)), ["2", "9", "30"]);
+    }
+
+    #[test]
+    fn only_records_of_this_inventory_count() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for (name, text) in [
+            ("ams-1-cp-1.tar.gz", "x"),
+            ("ams-2-cp-1.tar.gz", "x"),
+            ("ams-2-cp-1.tar.gz.json", "{"),
+            ("ams-3-cp-1.tar.gz", "x"),
+        ] {
+            std::fs::write(folder.path().join(name), text).expect("written");
+        }
+        let mut other = backup(1).record;
+        other.inventory = "ams-2".to_owned();
+        let json = serde_json::to_string(&other).expect("JSON");
+        std::fs::write(folder.path().join("ams-3-cp-1.tar.gz.json"), json).expect("written");
+        assert!(backups_in(folder.path(), "ams").expect("read").is_empty());
+        assert_eq!(backups_in(folder.path(), "ams-2").expect("read").len(), 1);
+        assert!(backups_in(&folder.path().join("none"), "ams").expect("read").is_empty());
+    }
+}

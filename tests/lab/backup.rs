@@ -1,0 +1,238 @@
+//! Backups of the control plane, and clusters that begin again with one.
+
+use super::story::{Story, text};
+use super::twin::site;
+use age::secrecy::ExposeSecret;
+use base64::Engine as _;
+use serde_json::Value;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+impl Story {
+    fn backup(&self, more: &[&str]) -> Output {
+        let at = self.at();
+        self.run(&[&["backup", "-i", &at], more].concat())
+    }
+
+    /// Makes a backup and returns its file.
+    fn backed_up(&self, more: &[&str]) -> PathBuf {
+        let output = self.backup(more);
+        assert_eq!(code(&output), Some(0), "{}", text(&output));
+        PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())
+    }
+
+    fn restore(&self, file: &Path, more: &[&str]) -> Output {
+        let (at, file) = (self.at(), file.display().to_string());
+        self.run(&[&["restore", "-i", &at, &file], more].concat())
+    }
+
+    fn destroyed(&self) {
+        let at = self.at();
+        let output = self.run(&["destroy", "-i", &at, "--yes"]);
+        assert_eq!(code(&output), Some(0), "{}", text(&output));
+    }
+
+    /// Returns the inventory with this below `cluster`.
+    fn with_policy(&self, policy: &str) {
+        let file = self.inventory.join("inventory.yaml");
+        let before = std::fs::read_to_string(&file).expect("read");
+        let first = before.lines().filter(|line| !line.starts_with("  backup:"));
+        let text: Vec<String> = first
+            .flat_map(|line| match line {
+                "cluster:" => vec![line.to_owned(), format!("  backup: {policy}")],
+                line => vec![line.to_owned()],
+            })
+            .collect();
+        std::fs::write(&file, text.join("\n") + "\n").expect("written");
+    }
+}
+
+fn code(output: &Output) -> Option<i32> {
+    output.status.code()
+}
+
+fn record(file: &Path) -> Value {
+    let text = std::fs::read_to_string(format!("{}.json", file.display())).expect("a record");
+    serde_json::from_str(&text).expect("JSON")
+}
+
+fn files(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).expect("a folder").flatten();
+    let mut names: Vec<String> = entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_destroyed_cluster_begins_again_with_its_backup() {
+    let story = Story::of(&site(3));
+    story.up();
+    let none = story.backup(&[]);
+    assert_eq!(code(&none), Some(1));
+    assert!(text(&none).contains("error[E-NO-CLUSTER]"), "{}", text(&none));
+    story.applied();
+
+    let before = story.tree();
+    let file = story.backed_up(&[]);
+    assert_eq!(story.tree(), before, "nothing stays on any host");
+    assert_eq!(std::fs::metadata(&file).expect("there").permissions().mode() & 0o777, 0o600);
+    let cluster = record(&file)["cluster"].as_str().expect("a uid").to_owned();
+    let listed = story.backup(&["--list", "--output", "json"]);
+    let listed: Value = serde_json::from_slice(&listed.stdout).expect("JSON");
+    assert_eq!(listed[0]["file"], file.display().to_string());
+    assert_eq!((&listed[0]["host"], listed.as_array().map(Vec::len)), (&"cp-1".into(), Some(1)));
+
+    let running = story.restore(&file, &["--yes"]);
+    assert_eq!(code(&running), Some(3), "{}", text(&running));
+    assert_eq!(text(&running).matches("error[E-RESTORE]").count(), 3, "{}", text(&running));
+    assert_eq!(story.tree(), before);
+
+    story.destroyed();
+    let fresh = story.tree();
+    let dry = story.restore(&file, &["--dry-run"]);
+    assert_eq!(code(&dry), Some(2), "{}", text(&dry));
+    assert!(text(&dry).contains("> command k0s-restore"), "{}", text(&dry));
+    assert!(text(&dry).contains(&file.file_name().expect("a name").to_string_lossy()[..]), "{}", text(&dry));
+    assert_eq!(story.tree(), fresh);
+    let unconfirmed = story.restore(&file, &[]);
+    assert_eq!(code(&unconfirmed), Some(1), "without a terminal: {}", text(&unconfirmed));
+    assert_eq!(story.tree(), fresh);
+
+    // Killed on the way, it is still the same cluster in the end. What runs on a host goes on, so that less and less is left.
+    let killed = story.restore(&file, &["--yes", "--fault", "kill@10"]);
+    assert_eq!(code(&killed), None, "{}", text(&killed));
+    let again = ["kill@30", "kill@20", "kill@1000000"].map(|fault| ["--yes", "--fault", fault]);
+    let mut again = again.iter().map(|flags| story.restore(&file, flags));
+    let restored = again.find(|output| code(output).is_some()).expect("the last one ends");
+    assert_eq!(code(&restored), Some(0), "{}", text(&restored));
+    let same = format!("the one of the backup (uid {cluster})");
+    assert!(text(&restored).contains(&same), "{}", text(&restored));
+    let (rc, shown) = story.plan();
+    assert_eq!(rc, 0, "{shown}");
+    assert_eq!(record(&story.backed_up(&[]))["cluster"], cluster);
+    assert_eq!(story.members().len(), 3);
+    for left in ["restore.tar.gz", "k0s.restored", "k0s.restoring", "backup", "backup.lock"] {
+        assert!(!story.file("cp-1", &format!("/var/lib/provision/{left}")).exists(), "{left}");
+    }
+    assert_eq!(code(&story.restore(&file, &["--yes"])), Some(3), "it runs again");
+
+    // Without a backup, a new cluster is another one.
+    story.destroyed();
+    story.applied();
+    assert_ne!(record(&story.backed_up(&[]))["cluster"], cluster);
+}
+
+#[test]
+fn backups_are_encrypted_and_only_so_many_are_kept() {
+    let story = Story::of(&site(1));
+    let (ours, theirs) = (age::x25519::Identity::generate(), age::x25519::Identity::generate());
+    let key = |name: &str, identity: &age::x25519::Identity| {
+        let path = story.dir.path().join(name);
+        std::fs::write(&path, identity.to_string().expose_secret()).expect("written");
+        path.display().to_string()
+    };
+    let (ours_at, theirs_at) = (key("ours", &ours), key("theirs", &theirs));
+    story.with_policy(&format!("{{recipients: [{}], keep: 2}}", ours.to_public()));
+    story.up();
+    story.applied();
+    let to = story.dir.path().join("kept");
+    let to = to.to_str().expect("text");
+    std::fs::create_dir(to).expect("made");
+    std::fs::write(Path::new(to).join("mine.tar.gz"), "mine").expect("written");
+    let first = story.backed_up(&["--to", to]);
+    let bytes = std::fs::read(&first).expect("read");
+    assert!(bytes.starts_with(b"age-encryption.org/v1"), "{}", first.display());
+    let all: Vec<PathBuf> = (0..3)
+        .map(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(1100));
+            story.backed_up(&["--to", to])
+        })
+        .collect();
+    assert_eq!(files(Path::new(to)).len(), 5, "two backups, their records, and a file of somebody else");
+    assert!(
+        !first.exists() && all[1].exists() && all[2].exists() && Path::new(to).join("mine.tar.gz").exists()
+    );
+
+    story.destroyed();
+    let newest = &all[2];
+    let fresh = story.tree();
+    let refused = |file: &Path, more: &[&str], why: &str| {
+        let output = story.restore(file, &[&["--yes"], more].concat());
+        assert_ne!(code(&output), Some(0), "{more:?}: {}", text(&output));
+        assert!(text(&output).contains(why), "{why}: {}", text(&output));
+        assert_eq!(story.tree(), fresh);
+    };
+    refused(newest, &[], "is encrypted");
+    refused(newest, &["--identity", &theirs_at], "error[E-BACKUP]");
+    let bytes = std::fs::read(newest).expect("read");
+    let cut = story.dir.path().join("cut.tar.gz.age");
+    std::fs::write(&cut, &bytes[..bytes.len() - 7]).expect("written");
+    refused(&cut, &["--identity", &ours_at], "incomplete or damaged");
+    // A record of another inventory, and of a newer k0s.
+    for (name, value, why) in
+        [("inventory", "other", "of inventory other"), ("k0s", "v1.36.4+k0s.1", "of k0s v1.36.4")]
+    {
+        let other = story.dir.path().join(format!("{name}.tar.gz.age"));
+        std::fs::copy(newest, &other).expect("copied");
+        let mut edited = record(newest);
+        edited[name] = value.into();
+        std::fs::write(format!("{}.json", other.display()), edited.to_string()).expect("written");
+        refused(&other, &["--identity", &ours_at], why);
+    }
+    refused(&story.inventory, &["--identity", &ours_at], "is not a file");
+
+    let restored = story.restore(newest, &["--yes", "--identity", &ours_at, "--output", "json"]);
+    assert_eq!(code(&restored), Some(0), "{}", text(&restored));
+    assert_eq!(story.plan().0, 0);
+}
+
+#[test]
+fn what_is_no_backup_is_not_kept() {
+    let story = Story::of(&site(1));
+    story.up();
+    story.applied();
+    let to = story.dir.path().join("kept");
+    let to_text = to.to_str().expect("text");
+    let wrong = story.backup(&["--from", "w-1"]);
+    assert!(text(&wrong).contains("w-1 is not a controller"), "{}", text(&wrong));
+    story.on("cp-1", "sudo cp /usr/local/bin/k0s /usr/local/bin/k0s.real");
+    for (plays, why) in [
+        ("echo no archive", "incomplete or damaged"),
+        ("head -c 5000000 /dev/urandom", "incomplete or damaged"),
+        ("echo 'Error: etcd is tired' >&2; exit 3", "etcd is tired"),
+        ("/usr/local/bin/k0s.real \"$@\" | head -c 3000", "incomplete or damaged"),
+    ] {
+        let script = format!(
+            "#!/bin/sh\ncase $1 in backup) {plays};; *) exec /usr/local/bin/k0s.real \"$@\";; esac\n"
+        );
+        let packed = base64::engine::general_purpose::STANDARD.encode(script);
+        story.on("cp-1", &format!("echo {packed} | base64 -d | sudo tee /usr/local/bin/k0s >/dev/null"));
+        let output = story.backup(&["--to", to_text]);
+        assert_eq!(code(&output), Some(1), "{plays}: {}", text(&output));
+        assert!(text(&output).contains(why), "{plays}: {}", text(&output));
+        assert_eq!(files(&to), Vec::<String>::new(), "{plays}");
+    }
+    assert!(!story.file("cp-1", "/var/lib/provision/backup").exists());
+}
+
+/// The commands of the how-to, word for word.
+#[test]
+fn the_how_to_does_what_it_says() {
+    let story = Story::new();
+    story.up();
+    assert_eq!(code(&story.apply(&[])), Some(0));
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/how-to/backup.md");
+    let page = std::fs::read_to_string(page).expect("read");
+    let commands =
+        page.lines().filter_map(|l| l.strip_prefix("$ ")).filter(|c| c.contains("inventories/lab"));
+    let commands: Vec<&str> = commands.collect();
+    assert_eq!(commands.len(), 5);
+    for command in commands {
+        let own = command.replace("inventories/lab", &story.at());
+        let own = own.replacen("provision", env!("CARGO_BIN_EXE_provision"), 1);
+        let output = story.shell(&own).output().expect("it runs");
+        let expected = if own.contains("--dry-run") { 2 } else { 0 };
+        assert_eq!(code(&output), Some(expected), "{own}\n{}", text(&output));
+    }
+}
