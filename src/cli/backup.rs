@@ -3,7 +3,6 @@
 use super::args::{Global, Output, Where};
 use super::exit;
 use super::session::Session;
-use crate::event::Event;
 use crate::fleet::{Backup, Purpose, backups_in};
 use crate::report::LAB;
 use clap::Args;
@@ -82,10 +81,6 @@ impl BackupCommand {
             return Ok(exit::DONE);
         }
         let made = session.fleet.backup(&folder, self.from.as_deref(), &session.events).await?;
-        if made.backup.record.recipients.is_empty() {
-            let message = "the backup is not encrypted, and holds every secret of the cluster; set cluster.backup.recipients".to_owned();
-            session.events.emit(Event::Warning { target: None, message });
-        }
         for old in &made.removed {
             session.events.note(format!("removed {}", old.display()));
         }

@@ -65,6 +65,14 @@ impl Fleet {
         kill_at: Option<KillAt>,
     ) -> Result<RunReport> {
         let _alone = self.alone()?;
+        let mut cancel = cancel;
+        if plan.backup_first {
+            tokio::select! {
+                made = self.backup_first(&events) => made?,
+                // Nothing begins from here on.
+                () = cancel.reached(1) => {}
+            }
+        }
         let journal = self.source.state.journals(&self.inventory)?.join(format!("{}.jsonl", self.run));
         let journal = Journal::create(&journal, kill_at)?;
         let said = events.clone();

@@ -212,6 +212,24 @@ impl Fleet {
         Err(failure.into())
     }
 
+    /// Backs up the control plane into the inventory's folder before a plan that upgrades it is carried out.
+    pub(super) async fn backup_first(&self, events: &Events) -> Result<()> {
+        let folder = self.backup_folder()?;
+        match self.backup(&folder, None, events).await {
+            Ok(made) => {
+                events.note(format!("backed up into {}", made.backup.path.display()));
+                Ok(())
+            }
+            Err(error) => {
+                let mut failure = error.failure();
+                failure.message =
+                    format!("no backup before the upgrade, nothing was changed: {}", failure.message);
+                failure.hint = Some("Check the controllers with `provision status`; to upgrade without a backup, set cluster.backup.beforeUpgrade: false".to_owned());
+                Err(failure.into())
+            }
+        }
+    }
+
     /// Backs up the control plane into a folder, checks the file, and removes what the inventory's policy does not keep.
     pub async fn backup(&self, folder: &Path, from: Option<&str>, events: &Events) -> Result<MadeBackup> {
         let policy = &self.inventory.cluster.backup;
@@ -268,6 +286,10 @@ impl Fleet {
             recipients: policy.recipients.clone(),
         };
         let backup = keep(file, folder, record)?;
+        if policy.recipients.is_empty() && !self.is_lab() {
+            let message = "the backup is not encrypted, and holds every secret of the cluster; set cluster.backup.recipients";
+            events.emit(Event::Warning { target: None, message: message.to_owned() });
+        }
         let all = backups_in(folder, &self.inventory.name)?;
         let mut removed = Vec::new();
         for old in outlived(&all, policy, created) {
@@ -321,7 +343,7 @@ mod tests {
         let now = Timestamp::from_second(1_800_000_000).expect("a time");
         let all: Vec<Backup> = [1, 2, 9, 30].map(backup).to_vec();
         let gone = |keep, keep_days| {
-            let policy = BackupPolicy { recipients: Vec::new(), keep, keep_days };
+            let policy = BackupPolicy { recipients: Vec::new(), keep, keep_days, before_upgrade: true };
             outlived(&all, &policy, now).iter().map(|b| b.path.display().to_string()).collect::<Vec<_>>()
         };
         assert_eq!(gone(10, None), Vec::<String>::new());

@@ -378,7 +378,12 @@ fn read_backup(r: &mut Reader<'_>, node: Option<&Node>) -> BackupPolicy {
         number
     };
     let (keep, keep_days) = (positive("keep"), positive("keepDays"));
-    BackupPolicy { recipients: texts(node, "recipients"), keep: keep.unwrap_or(BACKUPS).max(1), keep_days }
+    BackupPolicy {
+        recipients: texts(node, "recipients"),
+        keep: keep.unwrap_or(BACKUPS).max(1),
+        keep_days,
+        before_upgrade: flag(node, "beforeUpgrade", true),
+    }
 }
 
 fn read_pool(r: &mut Reader<'_>, entry: &Entry, kernel: Option<&str>) -> Option<Pool> {

@@ -165,6 +165,8 @@ pub struct BackupPolicy {
     pub keep: u32,
     /// Older ones are removed, except the newest.
     pub keep_days: Option<u32>,
+    /// A backup is made before k0s on a controller is changed.
+    pub before_upgrade: bool,
 }
 
 /// How nodes find the API.

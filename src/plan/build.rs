@@ -226,10 +226,17 @@ fn lost_its_node(
     works && has_joined(&observed.facts) && !nodes.is_empty() && !nodes.contains(&host.name)
 }
 
+/// Returns whether a step changes k0s itself.
+fn is_upgrade(step: &Step) -> bool {
+    let binary = ResourceId::host(HostKind::Download, k0s::BINARY);
+    step.change.verb == Verb::Update && step.resource == binary
+}
+
 /// Makes a plan.
 pub fn build(input: PlanInput<'_>) -> Plan {
     let inventory = input.inventory;
     let several = inventory.controllers().nth(1).is_some();
+    let mut backup_first = false;
     let mut targets: Vec<TargetPlan> = input
         .observed
         .into_iter()
@@ -254,6 +261,7 @@ pub fn build(input: PlanInput<'_>) -> Plan {
                         };
                         is_member = role.is_controller() && joined && several;
                         settle_hazards(&mut steps, is_node, is_member);
+                        backup_first |= role.is_controller() && joined && steps.iter().any(is_upgrade);
                     }
                     for step in &mut steps {
                         let node = step.resource.node().or(target.host());
@@ -317,6 +325,7 @@ pub fn build(input: PlanInput<'_>) -> Plan {
         skipped,
         out_of_service: OutOfService::default(),
         waves: BTreeMap::new(),
+        backup_first: backup_first && inventory.cluster.backup.before_upgrade,
         impact: Impact::default(),
         sources: None,
     };

@@ -29,6 +29,9 @@ pub struct Plan {
     pub out_of_service: OutOfService,
     /// The hosts that leave service, by pool.
     pub waves: BTreeMap<PoolName, Waves>,
+    /// A controller gets another k0s: the control plane is backed up before anything is changed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub backup_first: bool,
     /// Its impact.
     #[serde(default, rename = "outlook")]
     pub impact: Impact,

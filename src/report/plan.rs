@@ -218,6 +218,10 @@ fn impact(plan: &Plan, view: &PlanView) -> String {
             count(impact.deferred, "change")
         );
     }
+    if plan.backup_first {
+        text +=
+            "  Before the upgrade, the control plane is backed up on this machine; it stops if that fails\n";
+    }
     if !view.place.is_empty() {
         text += &format!(
             "  To apply: provision apply {place}\n  To apply exactly this plan later: provision plan {place} -o plan.json, then provision apply plan.json\n",

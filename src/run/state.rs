@@ -26,7 +26,7 @@ impl Cancel {
     }
 
     /// Waits until the level is at least this high.
-    pub(super) async fn reached(&mut self, level: u8) {
+    pub async fn reached(&mut self, level: u8) {
         while self.level() < level {
             if self.0.changed().await.is_err() {
                 std::future::pending::<()>().await;

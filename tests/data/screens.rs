@@ -122,6 +122,7 @@ fn upgrade(inventory: &Inventory, past: &Past) -> Plan {
         skipped: BTreeMap::from([("h-063".into(), "RMA 4711".to_owned())]),
         out_of_service: Default::default(),
         waves: BTreeMap::new(),
+        backup_first: false,
         impact: Default::default(),
         sources: None,
     };

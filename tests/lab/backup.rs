@@ -1,5 +1,6 @@
 //! Backups of the control plane, and clusters that begin again with one.
 
+use super::preflight::stand_in;
 use super::story::{Story, text};
 use super::twin::site;
 use age::secrecy::ExposeSecret;
@@ -214,6 +215,44 @@ fn what_is_no_backup_is_not_kept() {
         assert_eq!(files(&to), Vec::<String>::new(), "{plays}");
     }
     assert!(!story.file("cp-1", "/var/lib/provision/backup").exists());
+}
+
+#[test]
+fn an_upgrade_of_k0s_is_backed_up_first() {
+    const TOLD: &str = "the control plane is backed up on this machine";
+    let story = Story::of(&site(1));
+    story.up();
+    story.applied();
+    assert!(!story.plan().1.contains(TOLD));
+    let script = "K0S_LAB_VERSION=v1.34.10+k0s.0 exec /opt/lab/tool k0s \"$@\"";
+    stand_in(&story, "cp-1", "k0s", script);
+    let (rc, shown) = story.plan();
+    assert!(rc == 2 && shown.contains(TOLD), "{shown}");
+
+    // A control plane that cannot be backed up is not upgraded.
+    story.on("cp-1", "sudo systemctl stop k0scontroller.service");
+    let before = story.tree();
+    let refused = story.apply(&[]);
+    assert_eq!(code(&refused), Some(1), "{}", text(&refused));
+    assert!(
+        text(&refused).contains("no backup before the upgrade, nothing was changed"),
+        "{}",
+        text(&refused)
+    );
+    assert_eq!(story.tree(), before);
+    story.with_policy("{beforeUpgrade: false}");
+    assert!(!story.plan().1.contains(TOLD));
+    story.with_policy("{keep: 3}");
+    story.on("cp-1", "sudo systemctl start k0scontroller.service");
+
+    let upgraded = story.apply(&[]);
+    assert_eq!(code(&upgraded), Some(0), "{}", text(&upgraded));
+    assert!(text(&upgraded).contains("cp-1: backing up k0s v1.34.10+k0s.0"), "{}", text(&upgraded));
+    let listed: Value =
+        serde_json::from_slice(&story.backup(&["--list", "--output", "json"]).stdout).expect("JSON");
+    assert_eq!(listed[0]["k0s"], "v1.34.10+k0s.0");
+    let (rc, shown) = story.plan();
+    assert_eq!(rc, 0, "{shown}");
 }
 
 /// The commands of the how-to, word for word.

@@ -4,7 +4,7 @@ use crate::story::{Story, text};
 use std::os::unix::fs::PermissionsExt;
 
 /// Puts a program before the real one of that name.
-fn stand_in(story: &Story, host: &str, name: &str, script: &str) {
+pub fn stand_in(story: &Story, host: &str, name: &str, script: &str) {
     let path = story.lab().join("hosts").join(host).join("usr-local/bin").join(name);
     let _ = std::fs::remove_file(&path);
     std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("written");
