@@ -61,8 +61,9 @@ impl BackupCommand {
     /// Makes a backup, or lists those that are there.
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<u8> {
         let place = Where { inventory: self.inventory, limit: None, lab: self.lab };
-        let session = Session::open(&place, global, Purpose::Look, true).await?;
         let is_json = global.output == Output::Json;
+        // In JSON there is one document, the result; what cannot wait goes to standard error.
+        let session = Session::open(&place, global, Purpose::Look, !is_json && !self.list).await?;
         if session.fleet.is_lab() && !global.quiet && !is_json {
             eprintln!("{LAB}");
         }

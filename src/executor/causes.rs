@@ -17,6 +17,12 @@ pub struct Cause {
 /// The table; the first phrase found decides. Phrases: apt 2.6, dpkg 1.21, dkms 3, coreutils 9.
 pub const CAUSES: &[Cause] = &[
     Cause {
+        phrase: "E-RESTORE: a restore is not finished",
+        code: "E-RESTORE",
+        what: "a restore is not finished on this host",
+        hint: "Run `provision restore FILE` again; to give it up, run `provision reset HOST`",
+    },
+    Cause {
         phrase: "No space left on device",
         code: "E-NO-SPACE",
         what: "a filesystem is full",

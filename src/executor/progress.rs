@@ -205,7 +205,12 @@ impl<'a> Progress<'a> {
                 failure.exit = Some(rc);
                 failure.after = elapsed;
                 failure.tail = self.tail.iter().cloned().collect();
-                failure.hint = Some(format!("Fix the cause, then run `provision apply --limit {host}`"));
+                failure.hint = Some(match step.and_then(Step::wanted) {
+                    Some(wanted) if wanted.once => {
+                        "Fix the cause, then run the same command again".to_owned()
+                    }
+                    _ => format!("Fix the cause, then run `provision apply --limit {host}`"),
+                });
                 let failure = causes::explain(failure);
                 events.emit(Event::StepFailed {
                     target: host,

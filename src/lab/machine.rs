@@ -12,9 +12,9 @@ pub(super) const VERSION: &str = "#1 SMP PREEMPT_DYNAMIC Debian 6.1.199-1 (2026-
 /// Every simulated host is one of these, also on a machine that is not: nothing on it is compiled.
 pub(super) const ARCHITECTURE: &str = "x86_64";
 /// Processors; as many as the host's node has in the simulated cluster.
-pub(super) const CPUS: u32 = 16;
+pub(super) const CPUS: u32 = 192;
 /// Memory in KiB; as much as the host's node has in the simulated cluster.
-pub(super) const MEMORY_KIB: u64 = 64 << 20;
+pub(super) const MEMORY_KIB: u64 = 2 << 30;
 /// Seconds since the host booted: long enough for nothing to be waited for.
 pub(super) const UPTIME_S: u64 = 86_400;
 /// Device nodes that a host gets; never a disk.

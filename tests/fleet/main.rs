@@ -11,6 +11,7 @@ mod first_hour;
 mod identity;
 mod interrupted;
 mod kit;
+mod life;
 mod logins;
 mod neuron;
 mod packages;

@@ -103,6 +103,10 @@ fn a_destroyed_cluster_begins_again_with_its_backup() {
     // Killed on the way, it is still the same cluster in the end. What runs on a host goes on, so that less and less is left.
     let killed = story.restore(&file, &["--yes", "--fault", "kill@10"]);
     assert_eq!(code(&killed), None, "{}", text(&killed));
+    // Without the backup it would be a new cluster.
+    let other = story.apply(&[]);
+    assert_eq!(code(&other), Some(1), "{}", text(&other));
+    assert!(text(&other).contains("[E-RESTORE]"), "{}", text(&other));
     let again = ["kill@30", "kill@20", "kill@1000000"].map(|fault| ["--yes", "--fault", fault]);
     let mut again = again.iter().map(|flags| story.restore(&file, flags));
     let restored = again.find(|output| code(output).is_some()).expect("the last one ends");

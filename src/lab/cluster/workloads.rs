@@ -223,15 +223,35 @@ fn untolerated(node: &Value, pod: &Value) -> Option<Value> {
     taints.into_iter().filter(|t| t["effect"] != "PreferNoSchedule").find(|taint| !tolerated(taint))
 }
 
-/// Extended resources that a pod asks for.
+/// Reads a quantity, such as `500m`, `9` or `68Gi`, in thousandths.
+fn quantity(value: &Value) -> Option<u64> {
+    const UNITS: [(&str, u64); 9] = [
+        ("Ki", 1000 << 10),
+        ("Mi", 1000 << 20),
+        ("Gi", 1000 << 30),
+        ("Ti", 1000 << 40),
+        ("m", 1),
+        ("k", 1_000_000),
+        ("M", 1_000_000_000),
+        ("G", 1_000_000_000_000),
+        ("T", 1_000_000_000_000_000),
+    ];
+    let written = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let unit = UNITS.into_iter().find_map(|(unit, size)| Some((written.strip_suffix(unit)?, size)));
+    let (number, size) = unit.unwrap_or((&written, 1000));
+    number.parse::<u64>().ok()?.checked_mul(size)
+}
+
+/// What a pod asks for that the scheduler counts: CPUs, memory and devices, in thousandths.
 fn asks(pod: &Value) -> BTreeMap<String, u64> {
     let mut asked = BTreeMap::new();
     for container in pod["spec"]["containers"].as_array().into_iter().flatten() {
-        for (key, value) in container["resources"]["limits"].as_object().into_iter().flatten() {
-            let amount = value.as_str().and_then(|v| v.parse::<u64>().ok()).filter(|_| key.contains('/'));
-            if let Some(amount) = amount {
-                *asked.entry(key.clone()).or_default() += amount;
-            }
+        let resources = &container["resources"];
+        let of = |kind: &str| resources[kind].as_object().into_iter().flatten();
+        let devices = of("limits").filter(|(key, _)| key.contains('/'));
+        let shares = of("requests").filter(|(key, _)| matches!(key.as_str(), "cpu" | "memory"));
+        for (key, amount) in devices.chain(shares).filter_map(|(key, value)| Some((key, quantity(value)?))) {
+            *asked.entry(key.clone()).or_default() += amount;
         }
     }
     asked
@@ -247,10 +267,7 @@ fn schedule(store: &Store) {
         let lacks = |node: &Value| {
             let name = text(node, "/metadata/name");
             let lacking = wanted.iter().find(|&(key, amount)| {
-                let all: u64 = node["status"]["allocatable"][key.as_str()]
-                    .as_str()
-                    .and_then(|v| v.parse().ok())
-                    .unwrap_or(0);
+                let all = quantity(&node["status"]["allocatable"][key.as_str()]).unwrap_or(0);
                 let used: u64 = store
                     .list("pods")
                     .iter()

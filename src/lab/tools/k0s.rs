@@ -275,15 +275,17 @@ fn restore(path: &str, config: &str) -> Ended {
     for entry in archive.entries().map_err(unpack)? {
         let mut entry = entry.map_err(unpack)?;
         let name = entry.path().map_err(unpack)?.display().to_string();
-        let text = std::io::read_to_string(&mut entry).map_err(unpack)?;
-        match name.as_str() {
-            STORE => snapshot = Some(text),
-            "pki/ca.crt" | "pki/ca.key" => {
-                std::fs::write(format!("/var/lib/k0s/{name}"), text).map_err(unpack)?
+        let to = match name.as_str() {
+            "pki/ca.crt" | "pki/ca.key" => format!("/var/lib/k0s/{name}"),
+            "k0s.yaml" => config.to_owned(),
+            STORE => {
+                snapshot = Some(std::io::read_to_string(&mut entry).map_err(unpack)?);
+                continue;
             }
-            "k0s.yaml" => std::fs::write(config, text).map_err(unpack)?,
-            _ => {}
-        }
+            _ => continue,
+        };
+        let mut file = std::fs::File::create(to).map_err(unpack)?;
+        std::io::copy(&mut entry, &mut file).map_err(unpack)?;
     }
     let Some(snapshot) = snapshot else {
         return fail(1, "Error: failed to restore on step `etcd`: etcd snapshot not found");
