@@ -49,6 +49,9 @@ pub(super) struct Apply {
     fault: Option<KillAt>,
 }
 
+/// Steps that are out of date are named up to this number, and then counted.
+const MOST_STALE: usize = 20;
+
 /// Carries out a plan with Ctrl-C and SIGTERM wired: the first stops, the second detaches.
 pub(super) async fn carry_out(
     fleet: &Fleet,
@@ -252,9 +255,17 @@ impl Apply {
                 return Ok(None);
             }
         };
-        for m in &moved {
+        for m in moved.iter().take(MOST_STALE) {
             let said = format!("error[E-STALE]: {} on {} {}", m.resource, m.target, m.what);
             eprintln!("{}", plain_line(&said));
+        }
+        if moved.len() > MOST_STALE {
+            eprintln!("error[E-STALE]: and {} more", moved.len() - MOST_STALE);
+        }
+        if !moved.is_empty() && plan.steps() == 0 {
+            eprintln!(
+                "  = note: hosts and cluster are as the plan wants them; it may have been carried out already"
+            );
         }
         if !moved.is_empty() && !self.skip_stale {
             eprintln!("  = next: plan again, or add --skip-stale to carry out the rest");

@@ -2,8 +2,8 @@
 
 use super::args::{Global, Output, Where};
 use super::exit;
-use super::session::Session;
-use crate::fleet::{Backup, Purpose, backups_in};
+use super::session::{Session, load};
+use crate::fleet::{Backup, Purpose, backup_folder, backups_in};
 use crate::report::LAB;
 use clap::Args;
 use indicatif::HumanBytes;
@@ -62,25 +62,32 @@ impl BackupCommand {
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<u8> {
         let place = Where { inventory: self.inventory, limit: None, lab: self.lab };
         let is_json = global.output == Output::Json;
+        if self.list {
+            // Files of this machine: no host is contacted, and no lab has to be up.
+            let loaded = load(&place.inventory(), global)?;
+            let folder = match self.to {
+                Some(folder) => folder,
+                None => backup_folder(&loaded.source, &loaded.inventory)?,
+            };
+            let all = backups_in(&folder, &loaded.inventory.name)?;
+            match is_json {
+                true => println!("{:#}", all.iter().map(json).collect::<serde_json::Value>()),
+                false if all.is_empty() => {
+                    eprintln!("No backups of {} in {}", loaded.inventory.name, folder.display())
+                }
+                false => all.iter().for_each(|backup| println!("{}", line(backup))),
+            }
+            return Ok(exit::DONE);
+        }
         // In JSON there is one document, the result; what cannot wait goes to standard error.
-        let session = Session::open(&place, global, Purpose::Look, !is_json && !self.list).await?;
+        let session = Session::open(&place, global, Purpose::Look, !is_json).await?;
         if session.fleet.is_lab() && !global.quiet && !is_json {
             eprintln!("{LAB}");
         }
         let folder = match self.to {
             Some(folder) => folder,
-            None => session.fleet.backup_folder()?,
+            None => backup_folder(&session.fleet.source, &session.fleet.inventory)?,
         };
-        if self.list {
-            let all = backups_in(&folder, &session.fleet.inventory.name)?;
-            session.end().await?;
-            match is_json {
-                true => println!("{:#}", all.iter().map(json).collect::<serde_json::Value>()),
-                false if all.is_empty() => eprintln!("No backups in {}", folder.display()),
-                false => all.iter().for_each(|backup| println!("{}", line(backup))),
-            }
-            return Ok(exit::DONE);
-        }
         let made = session.fleet.backup(&folder, self.from.as_deref(), &session.events).await?;
         for old in &made.removed {
             session.events.note(format!("removed {}", old.display()));

@@ -163,6 +163,8 @@ async fn run(how: How, limit: Option<String>, global: &Global) -> anyhow::Result
     if !json && !global.quiet {
         let word = if destroys { "destroy" } else { "reset" };
         match code {
+            // A machine that is off for good is not rebooted.
+            exit::DONE if all.iter().all(|host| selection.lost.contains(host)) => {}
             exit::DONE => eprintln!(
                 "A reboot of the hosts is recommended: k0s leaves network interfaces and rules behind"
             ),

@@ -2,15 +2,16 @@
 
 use super::apply::{carry_out, print_end};
 use super::args::{Global, Output, Where};
+use super::errors::usage;
 use super::prompt::confirm;
 use super::reset::print_refused;
 use super::session::{Session, source};
 use super::{exit, plan};
-use crate::fleet::{Purpose, Restore, Selection};
+use crate::fleet::{Purpose, Restore, Selection, backups_in};
 use crate::inventory::AGE_IDENTITY;
 use crate::run::KillAt;
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Start the cluster again from a backup
 ///
@@ -21,11 +22,12 @@ use std::path::PathBuf;
 #[derive(Args)]
 #[command(after_help = "Examples:
   provision restore -i site.yaml FILE --dry-run                 shows the plan only; exit 2
+  provision restore -i site.yaml /srv/backups                   the newest in this folder
   provision restore -i site.yaml FILE                           asks for confirmation
   provision restore -i site.yaml FILE.age --identity age.key    an encrypted one
   provision backup -i site.yaml --list                          what there is to restore")]
 pub(super) struct RestoreCommand {
-    /// A file that `provision backup` made
+    /// A file that `provision backup` made, or a folder of backups: the newest of this inventory
     file: PathBuf,
     /// The inventory: a file, or a folder whose files are merged [default: PROVISION_INVENTORY, or the current folder]
     #[arg(long, short)]
@@ -51,15 +53,19 @@ impl RestoreCommand {
     /// Checks the backup, plans, asks for confirmation, restores.
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<u8> {
         let identity = self.identity.or_else(|| std::env::var_os(AGE_IDENTITY).map(PathBuf::from));
-        let restore = Restore::read(&self.file, identity.as_deref())?;
+        let place = Where { inventory: self.inventory, limit: None, lab: self.lab };
+        let source = source(&place.inventory(), global);
+        let file = match self.file.is_dir() {
+            true => newest(&self.file, &source.load()?.inventory.name)?,
+            false => self.file,
+        };
+        let restore = Restore::read(&file, identity.as_deref())?;
         if restore.record.is_none() && !global.quiet {
             eprintln!(
                 "warning: no record beside the backup: neither its k0s version nor its cluster can be compared"
             );
         }
-        let place = Where { inventory: self.inventory, limit: None, lab: self.lab };
         let selection = Selection { restore: Some(restore), ..place.selection(&[]) };
-        let source = source(&place.inventory(), global);
         let session = Session::of(&source, &selection, global, Purpose::Change, !self.dry_run).await?;
         let (plan, took, refused) = session.fleet.plan_to_restore(&session.events).await?;
         if !refused.is_empty() {
@@ -69,6 +75,9 @@ impl RestoreCommand {
         }
         if global.output != Output::Json || self.dry_run {
             plan::print(&plan, global, false, Some(took), String::new());
+            if global.output != Output::Json && plan.steps() > 0 {
+                eprintln!("Objects of the cluster that the backup has are restored, not made anew");
+            }
         }
         if self.dry_run {
             session.end().await?;
@@ -101,6 +110,16 @@ impl RestoreCommand {
         }
         Ok(code)
     }
+}
+
+/// Returns the newest backup of an inventory in a folder.
+fn newest(folder: &Path, inventory: &str) -> anyhow::Result<PathBuf> {
+    let found = backups_in(folder, inventory)?.into_iter().next();
+    let none = || {
+        let message = format!("no backup of {inventory} in {}", folder.display());
+        usage(&message, "List what is there with `provision backup --list --to DIR`")
+    };
+    Ok(found.ok_or_else(none)?.path)
 }
 
 /// Says what the cluster was compared with.

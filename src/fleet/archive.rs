@@ -4,6 +4,7 @@ use super::error::{Error, Result, cannot, coded};
 use crate::inventory::{AGE_IDENTITY, open_age};
 use crate::k0s;
 use crate::state::{HostName, read_regular};
+use indicatif::HumanBytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -144,7 +145,7 @@ impl Restore {
     /// Returns what plans call it.
     pub(super) fn name(&self) -> String {
         let name = self.path.file_name().unwrap_or_default().to_string_lossy();
-        format!("{name} ({} MiB, sha256 {})", self.bytes.div_ceil(1 << 20), &self.sha256[..12])
+        format!("{name} ({}, sha256 {})", HumanBytes(self.bytes), &self.sha256[..12])
     }
 
     /// Opens the archive, decrypted.
@@ -152,7 +153,7 @@ impl Restore {
         match &self.identity {
             Some(identity) => {
                 let opened = open_age(&self.path, identity);
-                let hint = "Use the identity of one of the recipients in the record beside it";
+                let hint = "Check the age identity file: it has to belong to one of the recipients in the record beside the backup";
                 opened
                     .map(|r| Box::new(r) as Box<dyn Read + Send>)
                     .map_err(|why| coded("E-BACKUP", why, hint))

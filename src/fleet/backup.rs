@@ -3,15 +3,18 @@
 
 use super::archive::{BackupRecord, Counted, read_record, record_of};
 use super::error::{Error, Result, cannot, coded};
+use super::load::Source;
 use super::open::Fleet;
 use crate::event::{Event, Events};
 use crate::executor::HostTarget;
-use crate::inventory::BackupPolicy;
+use crate::inventory::{BackupPolicy, Inventory};
 use crate::k0s;
 use crate::state::{Failure, FailureKind, HostName};
+use indicatif::HumanBytes;
 use jiff::{SignedDuration, Timestamp};
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io::{Read, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -167,12 +170,12 @@ fn step_failed(message: String, hint: &str) -> Error {
     Failure::new(FailureKind::Step, "E-BACKUP", message).hint(hint).into()
 }
 
-impl Fleet {
-    /// Returns the folder of the inventory's backups on this machine.
-    pub fn backup_folder(&self) -> Result<PathBuf> {
-        self.source.state.folder(&["backups", &super::state_dir::identity(&self.inventory)])
-    }
+/// Returns the folder of an inventory's backups on this machine; made if it is not there.
+pub fn backup_folder(source: &Source, inventory: &Inventory) -> Result<PathBuf> {
+    source.state.folder(&["backups", &super::state_dir::identity(inventory)])
+}
 
+impl Fleet {
     /// Returns the first controller whose control plane is ready, or `from`, and its k0s version.
     async fn backup_source(&self, from: Option<&str>) -> Result<(Arc<HostTarget>, String)> {
         let controls = |name: &HostName| {
@@ -214,7 +217,7 @@ impl Fleet {
 
     /// Backs up the control plane into the inventory's folder before a plan that upgrades it is carried out.
     pub(super) async fn backup_first(&self, events: &Events) -> Result<()> {
-        let folder = self.backup_folder()?;
+        let folder = backup_folder(&self.source, &self.inventory)?;
         match self.backup(&folder, None, events).await {
             Ok(made) => {
                 events.note(format!("backed up into {}", made.backup.path.display()));
@@ -244,7 +247,13 @@ impl Fleet {
             None => None,
         };
         let created = Timestamp::now();
-        std::fs::create_dir_all(folder).map_err(cannot("create", folder))?;
+        // Its parent is not made: a mistyped path would get the secrets of the cluster.
+        match DirBuilder::new().mode(0o700).create(folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(cannot("create", folder)(error));
+            }
+            _ => {}
+        }
         let file = NamedTempFile::new_in(folder).map_err(cannot("write to", folder))?;
         let writer = file.reopen().map_err(cannot("write to", folder))?;
         let mut out = Out::new(writer, &policy.recipients)?;
@@ -258,7 +267,7 @@ impl Fleet {
             let _ = checking.pieces.send(bytes.to_vec());
             if said.elapsed() > SAY_EVERY {
                 said = Instant::now();
-                events.note(format!("{}: {} MiB", host.host(), archive.bytes >> 20));
+                events.note(format!("{}: {} received", host.host(), HumanBytes(archive.bytes)));
             }
             Ok(())
         })
@@ -286,7 +295,7 @@ impl Fleet {
             recipients: policy.recipients.clone(),
         };
         let backup = keep(file, folder, record)?;
-        if policy.recipients.is_empty() && !self.is_lab() {
+        if policy.recipients.is_empty() {
             let message = "the backup is not encrypted, and holds every secret of the cluster; set cluster.backup.recipients";
             events.emit(Event::Warning { target: None, message: message.to_owned() });
         }

@@ -41,7 +41,7 @@ pub use crate::lab::Wall;
 pub use apply::{Saved, compare_saved};
 pub use approval::{Approvable, Approvals, LONGEST, approvals, approve, usual_key};
 pub use archive::{BackupRecord, Restore};
-pub use backup::{Backup, MadeBackup, backups_in};
+pub use backup::{Backup, MadeBackup, backup_folder, backups_in};
 pub use chat::ChatResult;
 pub use compare::{CompareError, compare_inventories};
 pub use error::{Error, Result};

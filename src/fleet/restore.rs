@@ -10,6 +10,7 @@ use crate::inventory::HostState;
 use crate::k0s::{self, RestoreState};
 use crate::plan::Plan;
 use crate::state::{Failure, FailureKind, HostName};
+use indicatif::HumanBytes;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -120,14 +121,14 @@ impl Fleet {
             return Ok(());
         }
         let mut archive = restore.open()?;
-        let (name, all) = (host.host(), restore.bytes.div_ceil(1 << 20));
-        events.note(format!("{name}: uploading {all} MiB"));
+        let (name, all) = (host.host(), HumanBytes(restore.bytes));
+        events.note(format!("{name}: uploading {all}"));
         let mut said = Instant::now();
         let sum = host
             .put_large(k0s::UPLOADED, &mut archive, &mut |bytes| {
                 if said.elapsed() > SAY_EVERY {
                     said = Instant::now();
-                    events.note(format!("{name}: uploaded {} of {all} MiB", bytes >> 20));
+                    events.note(format!("{name}: uploaded {} of {all}", HumanBytes(bytes)));
                 }
             })
             .await?;

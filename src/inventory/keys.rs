@@ -125,7 +125,7 @@ const BACKUP: &[Key] = &[
         "age recipients that backups are encrypted to: age1…; without any they are not encrypted",
     ),
     key("keep", Int, "How many backups are kept (default 10)"),
-    key("beforeUpgrade", Bool, "Back up before k0s on a controller is changed (default true)"),
+    key("beforeUpgrade", Bool, "Back up before k0s on a controller is upgraded (default true)"),
     key("keepDays", Int, "Backups that are older are removed, except the newest"),
 ];
 const K0S: &[Key] = &[

@@ -115,7 +115,10 @@ pub fn check_archive(archive: impl Read) -> Result<(), String> {
         let mut archive = tar::Archive::new(&mut unpacked);
         let broken = |error: std::io::Error| format!("the archive is incomplete or damaged: {error}");
         for (number, entry) in archive.entries().map_err(broken)?.enumerate() {
-            let entry = entry.map_err(broken)?;
+            let entry = entry.map_err(|error| match number {
+                0 => format!("it is not an archive of `k0s backup`, or its beginning is damaged: {error}"),
+                _ => broken(error),
+            })?;
             if number > MOST_FILES {
                 return Err(format!("the archive has more than {MOST_FILES} files"));
             }

@@ -3,8 +3,9 @@
 
 use std::fmt::Write;
 
-/// Has no width: what has it inside is not recognised as a mention, a reference or an address.
-const ZERO_WIDTH: char = '\u{200b}';
+/// Has no width: what has it inside is not recognised as a mention, a reference or an address. Written as an entity, as the
+/// character itself is replaced on its way to a terminal.
+const ZERO_WIDTH: &str = "&#8203;";
 
 /// Returns whether a character is one that a reader does not see, but that moves or hides what they do see: direction marks,
 /// joiners, tags, separators of lines.
@@ -29,16 +30,16 @@ pub(super) fn escaped(text: &str) -> String {
             // Mathematics and strikethrough; labels and snippets of other sites.
             '$' | '~' => drop(write!(out, "&#{};{ZERO_WIDTH}", u32::from(c))),
             '*' | '_' | '[' | ']' => out.extend(['\\', c]),
-            '@' | '#' | '!' => out.extend([c, ZERO_WIDTH]),
+            '@' | '#' | '!' => out += &format!("{c}{ZERO_WIDTH}"),
             // An address of the web becomes a link by itself.
             // So does one of mail; and a word between two is a picture.
             ':' if rest.starts_with(|c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '+' | '-')) => {
-                out.extend([c, ZERO_WIDTH]);
+                out += &format!("{c}{ZERO_WIDTH}");
             }
-            '.' if ends_with(&text[..at], "www") => out.extend([ZERO_WIDTH, c]),
+            '.' if ends_with(&text[..at], "www") => out += &format!("{ZERO_WIDTH}{c}"),
             // GH-123 is an issue, too.
             '-' if ends_with(&text[..at], "gh") && rest.starts_with(|c: char| c.is_ascii_digit()) => {
-                out.extend([c, ZERO_WIDTH]);
+                out += &format!("{c}{ZERO_WIDTH}");
             }
             c => out.push(c),
         }

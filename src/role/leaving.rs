@@ -22,6 +22,7 @@ pub fn reset(facts: &Facts) -> Vec<Resource> {
     };
     let mut resource = Resource::new(ROLE, Spec::Command(command));
     resource.deadline_s = RESET_DEADLINE_S;
+    resource.once = true;
     vec![resource]
 }
 
