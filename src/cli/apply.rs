@@ -202,7 +202,7 @@ impl Apply {
             path.display(),
             count(people.len(), "approval")
         );
-        eprintln!("  = next: have it approved with `provision approve {}`", path.display());
+        eprintln!("  = next: Have it approved with `provision approve {}`", path.display());
         Ok(false)
     }
 

@@ -8,6 +8,7 @@ use crate::report::LAB;
 use clap::Args;
 use indicatif::HumanBytes;
 use std::path::PathBuf;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Back up the control plane: etcd, certificates, keys and configuration
 ///
@@ -88,7 +89,17 @@ impl BackupCommand {
             Some(folder) => folder,
             None => backup_folder(&session.fleet.source, &session.fleet.inventory)?,
         };
-        let made = session.fleet.backup(&folder, self.from.as_deref(), &session.events).await?;
+        let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let made = tokio::select! {
+            made = session.fleet.backup(&folder, self.from.as_deref(), &session.events) => Some(made?),
+            _ = int.recv() => None,
+            _ = term.recv() => None,
+        };
+        let Some(made) = made else {
+            session.end().await?;
+            eprintln!("Stopped; no backup was kept");
+            return Ok(exit::INTERRUPTED);
+        };
         for old in &made.removed {
             session.events.note(format!("removed {}", old.display()));
         }

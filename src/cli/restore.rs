@@ -90,7 +90,6 @@ impl RestoreCommand {
                 eprintln!("Not restored; nothing was changed");
                 return Ok(exit::PENDING);
             }
-            session.fleet.upload_backup(&session.events).await?;
             let report = carry_out(&session.fleet, &plan, session.events.clone(), self.fault).await?;
             code = report.exit_code();
             let (fleet, shown) = session.settle().await;
@@ -105,8 +104,13 @@ impl RestoreCommand {
             compared(fleet.restored().await?, global);
             fleet.close()?;
         } else {
-            compared(session.fleet.restored().await?, global);
+            let cluster = session.fleet.restored().await?;
             session.end().await?;
+            eprintln!(
+                "Nothing to do: an earlier run restored this backup, and what was done in the cluster since stays"
+            );
+            eprintln!("  = next: to go back to the backup, run `provision destroy` first");
+            compared(cluster, global);
         }
         Ok(code)
     }

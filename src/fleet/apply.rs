@@ -73,6 +73,16 @@ impl Fleet {
                 () = cancel.reached(1) => {}
             }
         }
+        if self.selection.restore.is_some() {
+            let uploaded = tokio::select! {
+                uploaded = self.upload_backup(&events) => Some(uploaded),
+                () = cancel.reached(1) => None,
+            };
+            if !matches!(uploaded, Some(Ok(()))) {
+                self.drop_upload().await;
+            }
+            uploaded.unwrap_or(Ok(()))?;
+        }
         let journal = self.source.state.journals(&self.inventory)?.join(format!("{}.jsonl", self.run));
         let journal = Journal::create(&journal, kill_at)?;
         let said = events.clone();

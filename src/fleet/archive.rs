@@ -1,9 +1,9 @@
 //! A backup as a file of this machine: what it is of, whether it is whole, and its content.
 
-use super::error::{Error, Result, cannot, coded};
+use super::error::{Result, cannot, coded};
 use crate::inventory::{AGE_IDENTITY, open_age};
 use crate::k0s;
-use crate::state::{HostName, read_regular};
+use crate::state::{HostName, is_steering, read_regular};
 use indicatif::HumanBytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -51,10 +51,22 @@ pub(super) fn read_record(path: &Path) -> Result<Option<BackupRecord>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(cannot("read", &at)(error)),
     };
-    let record = serde_json::from_slice(&text);
-    record
-        .map(Some)
-        .map_err(|e| Error::Malformed { what: format!("{} is malformed", at.display()), source: e.into() })
+    let malformed = |why: String| {
+        coded(
+            "E-BACKUP",
+            format!("{} is malformed: {why}", at.display()),
+            "Use another backup, or one without a record beside it",
+        )
+    };
+    let record: BackupRecord = serde_json::from_slice(&text).map_err(|e| malformed(e.to_string()))?;
+    let texts = [&record.inventory, &record.k0s, &record.sha256]
+        .into_iter()
+        .chain(&record.cluster)
+        .chain(&record.recipients);
+    if texts.chain([&record.host.to_string()]).any(|text| text.chars().any(is_steering)) {
+        return Err(malformed("it has control characters".to_owned()));
+    }
+    Ok(Some(record))
 }
 
 /// Hashes and counts what goes through it.
@@ -117,12 +129,22 @@ pub struct Restore {
 impl Restore {
     /// Reads a backup to its end. `identity` is the age identity file for one that is encrypted.
     pub fn read(path: &Path, identity: Option<&Path>) -> Result<Self> {
+        // The record is beside the file that a link leads to.
+        let path = &std::fs::canonicalize(path).map_err(cannot("read", path))?;
         let record = read_record(path)?;
         let encrypted = is_encrypted(path)?;
         let identity = match (encrypted, identity) {
             (true, None) => {
                 let hint = format!("Add --identity FILE, or set {AGE_IDENTITY}");
                 return Err(coded("E-BACKUP", format!("{} is encrypted", path.display()), hint));
+            }
+            (true, Some(identity)) if identity.to_string_lossy().contains("AGE-SECRET-KEY-") => {
+                let message = "an age identity was given in place of the file that holds it";
+                return Err(coded(
+                    "E-BACKUP",
+                    message,
+                    format!("Name a file: --identity FILE, or {AGE_IDENTITY}=FILE"),
+                ));
             }
             (true, Some(identity)) => Some(identity.to_owned()),
             (false, _) => None,

@@ -25,6 +25,9 @@ use tempfile::NamedTempFile;
 const ENDINGS: [&str; 2] = [".tar.gz", ".tar.gz.age"];
 /// Pieces of an archive that wait to be checked.
 const WAITING: usize = 16;
+/// What the file of a backup that is being made begins with; whose last change is this long ago is one that was killed.
+const PARTIAL: &str = ".provision-backup-";
+const LEFT_AFTER: Duration = Duration::from_secs(3600);
 /// How often progress is said.
 const SAY_EVERY: Duration = Duration::from_secs(5);
 
@@ -54,12 +57,14 @@ pub fn backups_in(folder: &Path, inventory: &str) -> Result<Vec<Backup>> {
         entries => entries.map_err(cannot("read", folder))?,
     };
     for entry in entries {
-        let path = entry.map_err(cannot("read", folder))?.path();
-        let is_named = path.file_name().is_some_and(|name| {
-            let name = name.to_string_lossy();
-            ENDINGS.iter().any(|ending| name.ends_with(ending))
-        });
-        if let (true, Ok(Some(record))) = (is_named, read_record(&path))
+        let entry = entry.map_err(cannot("read", folder))?;
+        let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+        let is_named =
+            name.starts_with(&format!("{inventory}-")) && ENDINGS.iter().any(|ending| name.ends_with(ending));
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        if is_named
+            && is_file
+            && let Ok(Some(record)) = read_record(&path)
             && record.inventory == inventory
         {
             found.push(Backup { path, record });
@@ -69,15 +74,35 @@ pub fn backups_in(folder: &Path, inventory: &str) -> Result<Vec<Backup>> {
     Ok(found)
 }
 
-/// Returns the backups that a policy does not keep, of all of one inventory, the newest first.
-fn outlived<'a>(backups: &'a [Backup], policy: &BackupPolicy, now: Timestamp) -> Vec<&'a Backup> {
+/// Returns the backups that a policy does not keep beside the newest, `made`: of its cluster only, as other clusters may have had its
+/// name. A clock that was wrong once makes no backup newer than that.
+fn outlived<'a>(backups: &'a [Backup], made: &Backup, policy: &BackupPolicy) -> Vec<&'a Backup> {
+    let now = made.record.created;
     let too_old = |backup: &Backup| {
         let days = policy.keep_days.map(|days| SignedDuration::from_hours(i64::from(days) * 24));
         days.is_some_and(|days| now.duration_since(backup.record.created) > days)
     };
-    let keep = policy.keep.max(1) as usize;
-    let old = backups.iter().enumerate().skip(1);
-    old.filter(|(n, backup)| *n >= keep || too_old(backup)).map(|(_, backup)| backup).collect()
+    let of_cluster =
+        |backup: &&Backup| backup.path != made.path && backup.record.cluster == made.record.cluster;
+    let mut others: Vec<&Backup> = backups.iter().filter(of_cluster).collect();
+    others.sort_by_key(|backup| std::cmp::Reverse(backup.record.created.min(now)));
+    let others = others.into_iter().enumerate();
+    others
+        .filter(|(n, backup)| n + 2 > policy.keep as usize || too_old(backup))
+        .map(|(_, backup)| backup)
+        .collect()
+}
+
+/// Removes what killed backups have left in a folder.
+fn sweep(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let age =
+            entry.metadata().ok().filter(|m| m.is_file()).and_then(|m| m.modified().ok()?.elapsed().ok());
+        if name.starts_with(PARTIAL) && age.is_some_and(|age| age > LEFT_AFTER) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// The end of a channel as a file that is read.
@@ -254,7 +279,11 @@ impl Fleet {
             }
             _ => {}
         }
-        let file = NamedTempFile::new_in(folder).map_err(cannot("write to", folder))?;
+        sweep(folder);
+        let file = tempfile::Builder::new()
+            .prefix(PARTIAL)
+            .tempfile_in(folder)
+            .map_err(cannot("write to", folder))?;
         let writer = file.reopen().map_err(cannot("write to", folder))?;
         let mut out = Out::new(writer, &policy.recipients)?;
         let mut archive = Counted::new(std::io::sink());
@@ -301,7 +330,7 @@ impl Fleet {
         }
         let all = backups_in(folder, &self.inventory.name)?;
         let mut removed = Vec::new();
-        for old in outlived(&all, policy, created) {
+        for old in outlived(&all, &backup, policy) {
             std::fs::remove_file(&old.path).map_err(cannot("remove", &old.path))?;
             let _ = std::fs::remove_file(record_of(&old.path));
             removed.push(old.path.clone());
@@ -348,17 +377,27 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_backup_is_always_kept() {
-        let now = Timestamp::from_second(1_800_000_000).expect("a time");
-        let all: Vec<Backup> = [1, 2, 9, 30].map(backup).to_vec();
+    fn the_backup_that_was_just_made_is_always_kept() {
+        let made = backup(0);
+        // The last two are of a clock that was wrong, and of another cluster.
+        let mut all: Vec<Backup> = [0, 1, 2, 9, 30, -400, 5].map(backup).to_vec();
+        all[6].record.cluster = Some("another".to_owned());
         let gone = |keep, keep_days| {
             let policy = BackupPolicy { recipients: Vec::new(), keep, keep_days, before_upgrade: true };
-            outlived(&all, &policy, now).iter().map(|b| b.path.display().to_string()).collect::<Vec<_>>()
+            let mut gone: Vec<i64> = outlived(&all, &made, &policy)
+                .iter()
+                .map(|b| b.path.display().to_string().parse().expect("a number"))
+                .collect();
+            gone.sort_unstable();
+            gone
         };
-        assert_eq!(gone(10, None), Vec::<String>::new());
-        assert_eq!(gone(2, None), ["9", "30"]);
-        assert_eq!(gone(10, Some(7)), ["9", "30"]);
-        assert_eq!(gone(0, Some(0)), ["2", "9", "30"]);
+        assert_eq!(gone(10, None), [0; 0]);
+        assert_eq!(gone(3, None), [2, 9, 30]);
+        assert_eq!(gone(10, Some(7)), [9, 30]);
+        assert_eq!(gone(1, Some(0)), [-400, 1, 2, 9, 30]);
+        let all: Vec<Backup> = [-1, -2, -3].map(backup).into_iter().chain([made.clone()]).collect();
+        let policy = BackupPolicy { recipients: Vec::new(), keep: 1, keep_days: None, before_upgrade: true };
+        assert_eq!(outlived(&all, &made, &policy).len(), 3);
     }
 
     #[test]
@@ -369,13 +408,16 @@ mod tests {
             ("ams-2-cp-1.tar.gz", "x"),
             ("ams-2-cp-1.tar.gz.json", "{"),
             ("ams-3-cp-1.tar.gz", "x"),
+            ("ams-2-x-cp-1.tar.gz", "x"),
         ] {
             std::fs::write(folder.path().join(name), text).expect("written");
         }
         let mut other = backup(1).record;
         other.inventory = "ams-2".to_owned();
         let json = serde_json::to_string(&other).expect("JSON");
-        std::fs::write(folder.path().join("ams-3-cp-1.tar.gz.json"), json).expect("written");
+        for name in ["ams-3-cp-1.tar.gz.json", "ams-2-x-cp-1.tar.gz.json", "notes.txt.json"] {
+            std::fs::write(folder.path().join(name), &json).expect("written");
+        }
         assert!(backups_in(folder.path(), "ams").expect("read").is_empty());
         assert_eq!(backups_in(folder.path(), "ams-2").expect("read").len(), 1);
         assert!(backups_in(&folder.path().join("none"), "ams").expect("read").is_empty());

@@ -43,6 +43,15 @@ impl Fleet {
         let mut refused = self.mismatches(restore);
         refused.extend(self.taken(restore).await?);
         let (plan, took) = self.plan_to_apply(events).await;
+        let first = self.first_controller()?.host();
+        if refused.is_empty() {
+            for (target, why) in plan.unobserved().filter(|(target, _)| target.host() == Some(first)) {
+                let mut failure = why.clone();
+                failure.kind = FailureKind::Refused;
+                failure.message = format!("{target}, which would begin with the backup: {}", why.message);
+                refused.push(failure);
+            }
+        }
         Ok((plan, took, refused))
     }
 
@@ -62,7 +71,10 @@ impl Fleet {
         }
         let wanted = &self.inventory.cluster.k0s_version;
         let step = K0sStep::between(&record.k0s, wanted);
-        if !K0sStep::same_minor(&record.k0s, wanted) || step == Some(K0sStep::PatchDown) {
+        if step.is_none() {
+            let message = format!("the record beside the backup has no k0s version: {}", record.k0s);
+            found.push(refusal(message, "Use another backup, with the record that `provision backup` wrote"));
+        } else if !K0sStep::same_minor(&record.k0s, wanted) || step == Some(K0sStep::PatchDown) {
             let message = format!("the backup is of k0s {}, and the inventory wants {wanted}", record.k0s);
             let hint = format!(
                 "Set cluster.k0s.version to {}, run `provision lock`, restore, then upgrade",
@@ -114,7 +126,7 @@ impl Fleet {
     }
 
     /// Puts the backup onto the first controller, unless it is restored there already.
-    pub async fn upload_backup(&self, events: &Events) -> Result<()> {
+    pub(super) async fn upload_backup(&self, events: &Events) -> Result<()> {
         let (restore, host) = (self.restore()?, self.first_controller()?);
         let state = host.output(&k0s::restore_state(&restore.sha256)).await?;
         if k0s::read_restore_state(&state) == RestoreState::Restored {
@@ -138,6 +150,14 @@ impl Fleet {
                 let message = "the backup has changed since it was checked".to_owned();
                 Err(refusal(message, "Run the same command again").into())
             }
+        }
+    }
+
+    /// Takes an upload away that nothing came of.
+    pub(super) async fn drop_upload(&self) {
+        if let Ok(host) = self.first_controller() {
+            // What cannot be removed now keeps the host from starting another cluster.
+            let _ = host.output(&k0s::forget_upload()).await;
         }
     }
 

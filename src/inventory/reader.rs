@@ -1,6 +1,6 @@
 //! How parts of an inventory's tree are read: texts, numbers, secrets, ranges, each with its mistake at its place.
 
-use super::diagnostic::{Diagnostic, Problems, SourceSpan};
+use super::diagnostic::{Diagnostic, Problems, Source, SourceSpan};
 use super::files::Files;
 use super::model::*;
 use super::range::{MOST_OF_ALL, Range};
@@ -8,6 +8,7 @@ use super::tree::Node;
 use crate::state::{HostName, shortened};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+use std::sync::Arc;
 
 /// Where hosts are named, for what is found wrong with them later.
 pub(super) type HostSpans = HashMap<HostName, SourceSpan>;
@@ -80,6 +81,20 @@ impl Reader<'_> {
         hint: impl Into<String>,
     ) {
         self.problems.push(Diagnostic::error(code, message).at(&node.span).hint(hint));
+    }
+
+    /// Tells of an error without the line that it is on, which may hold a secret.
+    pub(super) fn error_unquoted(
+        &mut self,
+        code: &'static str,
+        node: &Node,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) {
+        let Source { name, text, .. } = &*node.span.source;
+        let source = Arc::new(Source { name: name.clone(), text: text.clone(), quotable: false });
+        let span = SourceSpan { source, ..node.span.clone() };
+        self.problems.push(Diagnostic::error(code, message).at(&span).hint(hint));
     }
 
     /// Reads a number that must fit its type; the table of keys has seen that it is one.

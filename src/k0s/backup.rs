@@ -1,6 +1,6 @@
 //! Backups of a control plane as `k0s backup` makes them: the store, certificates and keys, and the configuration.
 
-use super::paths::{BINARY, DATA_DIR};
+use super::paths::{BINARY, CONTROLLER_UNIT, DATA_DIR};
 use std::collections::BTreeSet;
 use std::io::Read;
 
@@ -11,6 +11,12 @@ pub const UPLOADED: &str = "/var/lib/provision/restore.tar.gz";
 /// Where k0s gathers what it backs up. Not below its data folder: the names in the archive would be other ones
 /// (k0s pkg/backup/util_unix.go, `addToArchive`).
 const SCRATCH: &str = "/var/lib/provision/backup";
+/// Holds the sha256 of the backup that is being restored.
+const RESTORING: &str = "/var/lib/provision/k0s.restoring";
+/// Holds the sha256 of the backup that was restored, until the run that did it is over.
+const RESTORED: &str = "/var/lib/provision/k0s.restored";
+/// Written when k0s is first started (the k0s role).
+const STARTED: &str = "/var/lib/provision/k0s.started";
 /// What is said on a host whose backup is being made already.
 const BUSY: &str = "another backup of this controller is running";
 
@@ -36,46 +42,58 @@ TMPDIR=$d {BINARY} backup --save-path=- 9>&-
     )
 }
 
-/// Returns shell that succeeds on a host without a control plane's data, and prints what is there otherwise.
-fn has_no_store() -> String {
+/// Returns shell that succeeds on a host that has no control plane, and prints why it has one otherwise.
+fn has_no_control_plane() -> String {
     format!(
-        "for d in etcd db pki; do [ -z \"$(ls -A \"{DATA_DIR}/$d\" 2>/dev/null)\" ] || {{ echo \"{DATA_DIR}/$d is not empty\"; exit 1; }}; done\n"
+        "{check}\n{store}",
+        check = never_started(),
+        store = format!(
+            "for d in etcd db pki; do [ -z \"$(ls -A \"{DATA_DIR}/$d\" 2>/dev/null)\" ] || {{ echo \"{DATA_DIR}/$d is not empty\"; exit 1; }}; done"
+        ),
+    )
+}
+
+/// Returns shell that succeeds on a host whose controller neither runs nor was started by us, and prints what it found otherwise.
+fn never_started() -> String {
+    format!(
+        "[ ! -e {STARTED} ] || {{ echo 'k0s was started on it'; exit 1; }}\n\
+         case $(systemctl is-active {CONTROLLER_UNIT} 2>/dev/null) in active|activating|reloading|deactivating) echo 'k0s runs on it'; exit 1;; esac"
     )
 }
 
 /// Returns the shell of the step that restores the uploaded backup with this sha256. One that was interrupted is done again: what
-/// it left is removed, which is nobody else's, as it began on a host without any.
+/// it left is removed, which is nobody else's: it began on a host without any, and k0s was not started since.
 pub fn restore(sha256: &str) -> String {
     format!(
-        r#"m=/var/lib/provision/k0s.restoring
-if ! grep -qsxF {sha256} "$m"; then
-( {check}) || exit 1
-echo {sha256} >"$m.new"; sync "$m.new" 2>/dev/null || sync; mv -f -- "$m.new" "$m"
+        r#"if grep -qsxF {sha256} {RESTORING}; then w=$( ({idle}) )||{{ echo "E-RESTORE: $w"; exit 1; }}
+else w=$( ({check}) )||{{ echo "E-RESTORE: $w"; exit 1; }}
+echo {sha256} >{RESTORING}.new; sync {RESTORING}.new 2>/dev/null || sync; mv -f -- {RESTORING}.new {RESTORING}
 fi
 s=$(sha256sum <{UPLOADED}); [ "${{s%% *}}" = {sha256} ] || {{ echo 'the backup has not arrived on this host; run the same command again'; exit 1; }}
 for d in etcd db pki manifests; do rm -rf --one-file-system -- "{DATA_DIR}/$d"; done
 d={SCRATCH}; rm -rf -- "$d"; mkdir -m 700 -- "$d"; trap 'rm -rf -- "$d"' EXIT
 TMPDIR=$d {BINARY} restore --config-out "$d/k0s.yaml" {UPLOADED}
-echo {sha256} >/var/lib/provision/k0s.restored
-rm -f -- {UPLOADED} "$m"
+echo {sha256} >{RESTORED}
+rm -f -- {UPLOADED} {RESTORING}
 "#,
-        check = has_no_store(),
+        idle = never_started(),
+        check = has_no_control_plane(),
     )
 }
 
-/// Returns the guard of that step.
+/// Returns the guard of that step. A record without the data that it tells of is none.
 pub fn is_restored(sha256: &str) -> String {
-    format!("grep -qsxF {sha256} /var/lib/provision/k0s.restored")
+    format!("grep -qsxF {sha256} {RESTORED} && [ -n \"$(ls -A {DATA_DIR}/pki 2>/dev/null)\" ]")
 }
 
 /// How far a controller is with a restore.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum RestoreState {
-    /// It has no data of a control plane.
+    /// It has no control plane.
     Empty,
     /// A restore of the same backup was interrupted on it.
     Begun,
-    /// The backup is restored on it, and the run that did it is not over.
+    /// The backup is restored on it, and the run that did it did not come to its end.
     Restored,
     /// It has a control plane; why.
     Taken(String),
@@ -84,10 +102,11 @@ pub enum RestoreState {
 /// Returns the program that prints how far a controller is with the restore of a backup.
 pub fn restore_state(sha256: &str) -> String {
     format!(
-        "if {restored}; then echo restored; elif grep -qsxF {sha256} /var/lib/provision/k0s.restoring; then echo begun\n\
+        "if {restored}; then echo restored; elif grep -qsxF {sha256} {RESTORING} && w=$( ({idle}) ); then echo begun\n\
          elif w=$( ({check}) ); then echo empty; else echo \"taken $w\"; fi\n",
         restored = is_restored(sha256),
-        check = has_no_store().trim_end(),
+        idle = never_started(),
+        check = has_no_control_plane(),
     )
 }
 
@@ -103,7 +122,12 @@ pub fn read_restore_state(said: &str) -> RestoreState {
 
 /// Returns the program that forgets on a host that a backup was restored: once it is over, the same backup can be restored again.
 pub fn forget_restore() -> String {
-    format!("rm -f -- /var/lib/provision/k0s.restored /var/lib/provision/k0s.restoring {UPLOADED}\n")
+    format!("rm -f -- {RESTORED} {RESTORING} {UPLOADED} {UPLOADED}.new\n")
+}
+
+/// Returns the program that removes an upload that is not restored.
+pub fn forget_upload() -> String {
+    format!("rm -f -- {UPLOADED} {UPLOADED}.new\n")
 }
 
 /// Reads an archive to its end; the error is why nothing could be restored from it.
@@ -124,6 +148,10 @@ pub fn check_archive(archive: impl Read) -> Result<(), String> {
             }
             let path = entry.path_bytes();
             let name = String::from_utf8_lossy(&path);
+            let leads_out = name.starts_with('/') || name.split('/').any(|part| part == "..");
+            if leads_out || !(entry.header().entry_type().is_file() || entry.header().entry_type().is_dir()) {
+                return Err("the archive has an entry that leads out of it".to_owned());
+            }
             wanted.remove(name.as_ref());
             if let Some(name) = STORES.into_iter().find(|store| *store == name) {
                 store = (entry.size() > 0).then_some(name);
@@ -182,6 +210,26 @@ mod tests {
         let empty = [("etcd-snapshot.db", ""), WHOLE[1], WHOLE[2], WHOLE[3]];
         assert!(check_archive(&archive(&empty)[..]).is_err(), "an empty snapshot");
         assert!(check_archive(&b"Error: k0s is not running\n"[..]).is_err());
+        let link = |kind, name: &str| {
+            let mut archive =
+                tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(kind);
+            header.set_size(0);
+            header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
+            header.set_cksum();
+            archive.append(&header, std::io::empty()).expect("added");
+            archive.into_inner().expect("whole").finish().expect("packed")
+        };
+        for (kind, name) in [
+            (tar::EntryType::Regular, "../evil"),
+            (tar::EntryType::Regular, "/etc/evil"),
+            (tar::EntryType::Regular, "pki/../../evil"),
+            (tar::EntryType::Symlink, "pki"),
+        ] {
+            let why = check_archive(&link(kind, name)[..]).expect_err("it leads out");
+            assert!(why.contains("leads out"), "{name}: {why}");
+        }
         let mut noise = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         noise.write_all(&[7; 5000]).expect("packed");
         assert!(check_archive(&noise.finish().expect("packed")[..]).is_err());

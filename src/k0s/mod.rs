@@ -15,8 +15,8 @@ mod sysinfo;
 pub mod token;
 
 pub use backup::{
-    RESTORE, RestoreState, UPLOADED, backup, check_archive, forget_restore, is_restored, read_restore_state,
-    restore, restore_state,
+    RESTORE, RestoreState, UPLOADED, backup, check_archive, forget_restore, forget_upload, is_restored,
+    read_restore_state, restore, restore_state,
 };
 pub use command_line::Install;
 pub use control_plane::{

@@ -8,7 +8,7 @@ use base64::Engine as _;
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 impl Story {
     fn backup(&self, more: &[&str]) -> Output {
@@ -117,6 +117,18 @@ fn a_destroyed_cluster_begins_again_with_its_backup() {
         assert!(!story.file("cp-1", &format!("/var/lib/provision/{left}")).exists(), "{left}");
     }
     assert_eq!(code(&story.restore(&file, &["--yes"])), Some(3), "it runs again");
+    // What an interrupted restore has left there once is no leave to wipe what runs by now.
+    let running = story.tree();
+    let sha256 = record(&file)["sha256"].as_str().expect("a sum").to_owned();
+    story.on("cp-1", &format!("echo {sha256} | sudo tee /var/lib/provision/k0s.restoring >/dev/null"));
+    let refused = story.restore(&file, &["--yes"]);
+    assert_eq!(code(&refused), Some(3), "{}", text(&refused));
+    assert!(text(&refused).contains("cp-1 has a control plane: k0s was started on it"), "{}", text(&refused));
+    story.on("cp-1", &format!("sudo rm /var/lib/provision/k0s.restoring; echo {sha256} | sudo tee /var/lib/provision/k0s.restored >/dev/null"));
+    let over = story.restore(&file, &["--yes"]);
+    assert_eq!(code(&over), Some(0), "{}", text(&over));
+    assert!(text(&over).contains("what was done in the cluster since stays"), "{}", text(&over));
+    assert_eq!(story.tree(), running, "the record of it is gone, too");
 
     // An apply makes no new cluster where a restore is not finished, and otherwise one with another uid.
     story.destroyed();
@@ -171,10 +183,21 @@ fn backups_are_encrypted_and_only_so_many_are_kept() {
     };
     refused(newest, &[], "is encrypted");
     refused(newest, &["--identity", &theirs_at], "error[E-BACKUP]");
+    let secret = ours.to_string().expose_secret().to_owned();
+    let mistaken = story.command(&["restore", "-i", &story.at(), newest.to_str().expect("text"), "--yes"]);
+    let mistaken = { mistaken }.env("PROVISION_AGE_IDENTITY", &secret).output().expect("it runs");
+    assert!(text(&mistaken).contains("in place of the file that holds it"), "{}", text(&mistaken));
+    assert!(!text(&mistaken).contains(&secret[20..]), "{}", text(&mistaken));
+    let inventory = std::fs::read_to_string(story.inventory.join("inventory.yaml")).expect("read");
+    story.with_policy(&format!("{{recipients: [{secret}]}}"));
+    let mistaken = story.run(&["validate", "-i", &story.at()]);
+    assert!(text(&mistaken).contains("which is a secret key"), "{}", text(&mistaken));
+    assert!(!text(&mistaken).contains(&secret[20..]), "{}", text(&mistaken));
+    std::fs::write(story.inventory.join("inventory.yaml"), inventory).expect("written");
     let bytes = std::fs::read(newest).expect("read");
     let cut = story.dir.path().join("cut.tar.gz.age");
     std::fs::write(&cut, &bytes[..bytes.len() - 7]).expect("written");
-    refused(&cut, &["--identity", &ours_at], "incomplete or damaged");
+    refused(&cut, &["--identity", &ours_at], "damaged");
     // A record of another inventory, and of a newer k0s.
     for (name, value, why) in
         [("inventory", "other", "of inventory other"), ("k0s", "v1.36.4+k0s.1", "of k0s v1.36.4")]
@@ -220,6 +243,22 @@ fn what_is_no_backup_is_not_kept() {
         assert_eq!(files(&to), Vec::<String>::new(), "{plays}");
     }
     assert!(!story.file("cp-1", "/var/lib/provision/backup").exists());
+
+    // Nothing stays of one that is stopped, here or there.
+    let script = "#!/bin/sh\ncase $1 in backup) sleep 60;; *) exec /usr/local/bin/k0s.real \"$@\";; esac\n";
+    let packed = base64::engine::general_purpose::STANDARD.encode(script);
+    story.on("cp-1", &format!("echo {packed} | base64 -d | sudo tee /usr/local/bin/k0s >/dev/null"));
+    let at = story.at();
+    let mut command = story.command(&["backup", "-i", &at, "--to", to_text]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+    while files(&to).is_empty() {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("sent");
+    let stopped = child.wait_with_output().expect("it ends");
+    assert_eq!(code(&stopped), Some(130), "{}", text(&stopped));
+    assert_eq!(files(&to), Vec::<String>::new());
 }
 
 #[test]
