@@ -3,8 +3,10 @@
 
 use crate::catalog::Catalog;
 use crate::inventory::{Inventory, Range, Snapshot, catalog_beside, load_from, select};
+use crate::k0s::{ControllerOutput, QuestionAnswer};
 use crate::plan::Plan;
 use crate::report::{PlanView, plan_text};
+use crate::state::HostName;
 use crate::{artifact, executor, redact, run, ssh};
 use std::path::Path;
 use std::sync::LazyLock;
@@ -13,7 +15,7 @@ use std::sync::LazyLock;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them. Those that read documents come first.
-pub const TARGETS: [Target; 13] = [
+pub const TARGETS: [Target; 16] = [
     ("inventory", inventory),
     ("csv", csv),
     ("lock", lock),
@@ -27,6 +29,9 @@ pub const TARGETS: [Target; 13] = [
     ("catalog", catalog),
     ("keys", keys),
     ("redaction", redaction),
+    ("ssh_config", ssh_config),
+    ("k0s", k0s),
+    ("backup", backup),
 ];
 
 /// The inventory that other parsers need one of.
@@ -106,6 +111,43 @@ fn known_hosts(data: &[u8]) {
 
 fn keys(data: &[u8]) {
     let _ = artifact::fingerprints(data);
+}
+
+/// What `ssh -G` prints.
+fn ssh_config(data: &[u8]) {
+    let asked = ssh::Asked { host: "h-1".to_owned(), ..ssh::Asked::default() };
+    let _ = ssh::parse_user_config(&text(data), &asked, Path::new("/nowhere"));
+}
+
+/// What k0s and programs on controllers print.
+fn k0s(data: &[u8]) {
+    let said = text(data);
+    let _ = crate::k0s::sysinfo(&said);
+    let _ = crate::k0s::control_plane(|_| Some(QuestionAnswer { text: said.clone(), exit: Some(0) }));
+    let _ = crate::k0s::read_restore_state(&said);
+    let _ = crate::k0s::subject_and_end(data);
+    let answer = |host: &str| ControllerOutput {
+        host: HostName::new(host),
+        address: "10.0.0.1".to_owned(),
+        output: Ok(said.clone()),
+    };
+    let answers = [answer("cp-1"), answer("cp-2")];
+    let _ = crate::k0s::etcd::members(&answers);
+    let _ = crate::k0s::etcd::ready(&answers);
+    let _ = crate::k0s::etcd::without(&answers, &HostName::new("cp-1"), "10.0.0.1");
+    let _ = crate::k0s::etcd::hindrance(&answers, &HostName::new("cp-1"));
+}
+
+/// An archive of a controller, and what is kept beside it.
+fn backup(data: &[u8]) {
+    let _ = crate::k0s::check_archive(data);
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    if std::io::Write::write_all(&mut packed, data).is_ok()
+        && let Ok(packed) = packed.finish()
+    {
+        let _ = crate::k0s::check_archive(&packed[..]);
+    }
+    let _ = serde_json::from_slice::<crate::fleet::BackupRecord>(data);
 }
 
 fn redaction(data: &[u8]) {

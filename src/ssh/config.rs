@@ -183,7 +183,8 @@ fn exists(path: &Path) -> bool {
     path.exists() || Path::new(&public).exists()
 }
 
-fn parse(text: &str, asked: &Asked, home: &Path) -> UserConfig {
+/// Reads what `ssh -G` printed for a host; `home` is where `~` leads.
+pub fn parse(text: &str, asked: &Asked, home: &Path) -> UserConfig {
     let pairs: Vec<(&str, &str)> = text.lines().filter_map(|line| line.split_once(' ')).collect();
     let last = |key: &str| pairs.iter().rfind(|(k, _)| *k == key).map(|(_, value)| *value);
     let set = |key: &str| last(key).filter(|value| *value != "none").map(str::to_owned);

@@ -21,7 +21,9 @@ mod proxy;
 mod transport;
 pub mod trust;
 
-pub use config::{AgentChoice, Asked, LocalEnd, UserConfig, user_config, without_config};
+pub use config::{
+    AgentChoice, Asked, LocalEnd, UserConfig, parse as parse_user_config, user_config, without_config,
+};
 pub use connection::Connection;
 pub use credentials::Credentials;
 pub use endpoint::Endpoint;
