@@ -29,6 +29,7 @@ mod reset;
 mod restore;
 mod schema;
 mod session;
+mod show;
 mod ssh;
 mod status;
 mod support;
@@ -98,6 +99,8 @@ enum Command {
     Preflight(preflight::Preflight),
     /// Show pending changes; exit 2 if there are any
     Plan(plan::PlanCommand),
+    /// Show a saved plan without contacting hosts
+    Show(show::Show),
     /// Carry out the plan after confirmation
     Apply(apply::Apply),
     /// Take hosts out of the cluster and remove everything that provision made on them
@@ -194,6 +197,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Trust(command) => command.run(global).await,
         Command::Preflight(command) => command.run(global).await,
         Command::Plan(command) => command.run(global).await,
+        Command::Show(command) => command.run(global),
         Command::Apply(command) => command.run(global).await,
         Command::Approve(command) => command.run(global),
         Command::Reset(command) => command.run(global).await,

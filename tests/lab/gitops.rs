@@ -108,6 +108,8 @@ fn a_change_is_reviewed_planned_approved_applied_and_drift_is_found() {
     team.ok("cp ci-out/plan.json ci-out/kept && sed -i 's/\"deadline_s\": 300/\"deadline_s\": 301/' ci-out/plan.json");
     refused("ada@example.net approved another plan");
     team.ok("mv ci-out/kept ci-out/plan.json");
+    let shown = team.ok("$PROVISION show ci-out/plan.json");
+    assert!(shown.contains("when it was saved") && shown.contains("Inventory of commit "), "{shown}");
     // Nobody is known to have written what is not committed.
     team.ok("echo >>site/inventory.yaml");
     team.ends("OUT=ci-out/unsaved sh $CI_SCRIPT plan", 2);
