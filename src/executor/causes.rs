@@ -20,7 +20,7 @@ pub const CAUSES: &[Cause] = &[
         phrase: "E-RESTORE: a restore is not finished",
         code: "E-RESTORE",
         what: "a restore is not finished on this host",
-        hint: "Run `provision restore FILE` again; to give it up, run `provision reset HOST`",
+        hint: "Run `provision restore FILE` again; to give it up, run `provision destroy`",
     },
     Cause {
         phrase: "No space left on device",

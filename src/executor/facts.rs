@@ -4,7 +4,7 @@
 use super::frame::Sections;
 use crate::k0s::{BINARY as K0S_BINARY, CLUSTER_FILES};
 use crate::state::{
-    Facts, Hazard, Headers, LockRecord, Managed, Mounted, OpenBatch, PackageManager, PciFunction,
+    Facts, Hazard, Headers, LockRecord, Managed, Mounted, OpenBatch, PackageManager, PciFunction, RestoreLeft,
 };
 use std::collections::BTreeMap;
 
@@ -101,6 +101,7 @@ f secureboot; for v in /sys/firmware/efi/efivars/SecureBoot-*; do [ -r "$v" ] &&
 f cloudinit; if command -v cloud-init >/dev/null 2>&1; then t 5 cloud-init status; [ $? -lt 124 ] || echo 'status: unknown (timed out)'; fi
 f k0s; [ -x {K0S_BINARY} ] && t 5 {K0S_BINARY} version
 f up; [ -e "$S/k0s.ready" ] && echo yes
+f restore; if [ -e "$S/k0s.restored" ]; then echo restored; elif [ ! -e "$S/k0s.started" ] && {{ [ -e "$S/k0s.restoring" ] || [ -e "$S/restore.tar.gz" ]; }}; then echo pending; fi
 f cluster; for p in {cluster_files}; do [ ! -e "$p" ] || echo "$p"; done
 f managed; [ ! -e "$S/managed.json" ] || cat "$S/managed.json" 2>/dev/null; echo
 f lock; p "$S/lock"; echo
@@ -253,6 +254,11 @@ pub(super) fn parse(sections: &Sections) -> Result<Facts, String> {
             .map(str::to_owned),
         k0s_was_up: sections.first("up") == "yes",
         cluster_files: sections.lines("cluster").iter().filter(|l| !l.is_empty()).cloned().collect(),
+        restore: match sections.first("restore") {
+            "pending" => Some(RestoreLeft::Pending),
+            "restored" => Some(RestoreLeft::Restored),
+            _ => None,
+        },
         cloud_init: sections.first("cloudinit").strip_prefix("status: ").map(str::to_owned),
         managed,
         lock: parse_lock(&sections.lines("lock").join("\n"), sections.first("held") == "held"),

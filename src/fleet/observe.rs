@@ -10,8 +10,8 @@ use crate::plan::{Past, Plan, PlanInput, build, nodes_to_drain, steps_of};
 use crate::role::{self, Finding, RoleInput, desired};
 use crate::run::past;
 use crate::state::{
-    BarePods, Cluster, Facts, Failure, HostName, Nodes, Observed, Orphan, Resource, ResourceId, Target,
-    TargetId, Verb,
+    BarePods, Cluster, Facts, Failure, FailureKind, HostName, Nodes, Observed, Orphan, Resource, ResourceId,
+    RestoreLeft, Target, TargetId, Verb,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
@@ -77,6 +77,7 @@ impl Fleet {
         let mut observation = Observation { targets, bare_pods: BarePods::new(), took: began.elapsed() };
         // A host that leaves need not fit in.
         if self.selection.reset.is_none() {
+            self.restores_first(&mut observation);
             self.first_joins(&mut observation).await;
             self.compare_hosts(&mut observation);
             self.probe_new(&mut observation).await;
@@ -97,12 +98,49 @@ impl Fleet {
         observation
     }
 
+    /// While a restore is not finished on one controller, no other one makes a cluster: that would be a new one.
+    fn restores_first(&self, observation: &mut Observation) {
+        if self.selection.restore.is_some() {
+            return;
+        }
+        let controls = |id: &TargetId| {
+            let host = id.host().and_then(|name| self.inventory.hosts.get(name));
+            host.is_some_and(|h| self.inventory.pool_of(h).role.is_controller())
+        };
+        let seen = || {
+            observation
+                .targets
+                .iter()
+                .filter(|(id, _)| controls(id))
+                .filter_map(|(id, r)| Some((id, r.as_ref().ok()?)))
+        };
+        let pending: BTreeSet<TargetId> = seen()
+            .filter(|(_, observed)| observed.facts.restore == Some(RestoreLeft::Pending))
+            .map(|(id, _)| id.clone())
+            .collect();
+        let Some(first) = pending.first() else { return };
+        let has_cluster = seen().any(|(_, observed)| observed.facts.k0s_was_up);
+        let failure = Failure::new(
+            FailureKind::Preflight,
+            "E-RESTORE",
+            format!("a restore is not finished on {first}"),
+        )
+        .hint("Run `provision restore FILE` again; to give it up, run `provision destroy`");
+        for (id, result) in &mut observation.targets {
+            if controls(id) && (pending.contains(id) || !has_cluster) {
+                *result = Err(failure.clone());
+            }
+        }
+    }
+
     /// Where the first controller is new and the others have a cluster, it joins that: it is looked at again as one that does.
     async fn first_joins(&self, observation: &mut Observation) {
         let Some(first) = self.inventory.controllers().next() else { return };
         let seen = observation.targets.iter_mut().find(|(id, _)| id.host() == Some(&first.name));
         let Some((_, result)) = seen else { return };
-        let is_new = result.as_ref().is_ok_and(|observed| !k0s::is_ours(&observed.facts));
+        // One that begins with a backup makes the cluster.
+        let makes = |facts: &Facts| k0s::is_ours(facts) || facts.restore.is_some();
+        let is_new = result.as_ref().is_ok_and(|observed| !makes(&observed.facts));
         // Its own admin kubeconfig would be of a cluster that is not ours.
         if is_new && self.access.kubeconfig().await.is_ok_and(|found| found.is_some()) {
             self.joins.store(true, Ordering::Relaxed);

@@ -9,7 +9,7 @@ use crate::executor::HostTarget;
 use crate::inventory::HostState;
 use crate::k0s::{self, RestoreState};
 use crate::plan::Plan;
-use crate::state::{Failure, FailureKind, HostName};
+use crate::state::{Failure, FailureKind, HostName, LockRecord};
 use indicatif::HumanBytes;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -131,6 +131,17 @@ impl Fleet {
         let state = host.output(&k0s::restore_state(&restore.sha256)).await?;
         if k0s::read_restore_state(&state) == RestoreState::Restored {
             return Ok(());
+        }
+        // Another run may be at it, from another machine.
+        let facts = host.facts().await?;
+        let others = |lock: &LockRecord| {
+            lock.held || (lock.owner != self.holder.owner && lock.expires_s > facts.now_s)
+        };
+        if let Some(lock) = facts.lock.as_ref().filter(|lock| lock.run != self.run && others(lock)) {
+            let message = format!("{} is locked by {} (run {})", host.host(), lock.owner, lock.run);
+            return Err(Failure::new(FailureKind::Locked, "E-LOCKED", message)
+                .hint("Wait for that run to end")
+                .into());
         }
         let mut archive = restore.open()?;
         let (name, all) = (host.host(), HumanBytes(restore.bytes));

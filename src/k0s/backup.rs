@@ -45,7 +45,7 @@ TMPDIR=$d {BINARY} backup --save-path=- 9>&-
 /// Returns shell that succeeds on a host that has no control plane, and prints why it has one otherwise.
 fn has_no_control_plane() -> String {
     format!(
-        "{check}\n{store}",
+        "{check}\n[ ! -s {RESTORING} ] || {{ echo 'a restore of another backup is not finished on it'; exit 1; }}\n{store}",
         check = never_started(),
         store = format!(
             "for d in etcd db pki; do [ -z \"$(ls -A \"{DATA_DIR}/$d\" 2>/dev/null)\" ] || {{ echo \"{DATA_DIR}/$d is not empty\"; exit 1; }}; done"
@@ -53,11 +53,12 @@ fn has_no_control_plane() -> String {
     )
 }
 
-/// Returns shell that succeeds on a host whose controller neither runs nor was started by us, and prints what it found otherwise.
+/// Returns shell that succeeds on a host whose controller is not installed and was not started by us, and prints what it found
+/// otherwise.
 fn never_started() -> String {
     format!(
         "[ ! -e {STARTED} ] || {{ echo 'k0s was started on it'; exit 1; }}\n\
-         case $(systemctl is-active {CONTROLLER_UNIT} 2>/dev/null) in active|activating|reloading|deactivating) echo 'k0s runs on it'; exit 1;; esac"
+         [ ! -e /etc/systemd/system/{CONTROLLER_UNIT} ] || {{ echo '{CONTROLLER_UNIT} is installed on it'; exit 1; }}"
     )
 }
 

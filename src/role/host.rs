@@ -101,7 +101,8 @@ fn earlier_cluster(input: &RoleInput<'_>) -> Option<Finding> {
         None => true,
     };
     let files: Vec<&str> = facts.cluster_files.iter().map(String::as_str).filter(|p| speaks(p)).collect();
-    if files.is_empty() {
+    // What a restore has put there is ours.
+    if files.is_empty() || facts.restore.is_some() {
         return None;
     }
     let data: Vec<&str> = files.iter().filter(|p| p.starts_with(k0s::DATA_DIR)).copied().collect();

@@ -1,4 +1,5 @@
-//! The step that restores a backup on the first controller: after its k0s is installed, before it first starts.
+//! The step that restores a backup on the first controller: after its k0s is configured, before it is installed: a
+//! host that reboots in between starts none.
 
 use crate::k0s;
 use crate::state::{Command, HostKind, Resource, ResourceId, Spec};
@@ -25,6 +26,6 @@ pub fn restoring(resources: &mut Vec<Resource>, sha256: &str, backup: &str) {
     resource.deadline_s = DEADLINE_S;
     resource.once = true;
     let install = ResourceId::host(HostKind::Command, k0s::INSTALL);
-    let at = resources.iter().position(|r| r.id == install).map_or(resources.len(), |at| at + 1);
+    let at = resources.iter().position(|r| r.id == install).unwrap_or(resources.len());
     resources.insert(at, resource);
 }

@@ -70,6 +70,9 @@ pub struct Facts {
     pub k0s_was_up: bool,
     /// Files of a Kubernetes node or control plane on the host, whoever made them: what k0s keeps, and CNI configurations.
     pub cluster_files: Vec<String>,
+    /// A restore that has not come to its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<RestoreLeft>,
     /// cloud-init's status word, where it is installed.
     pub cloud_init: Option<String>,
     /// What we own on the host, from `/var/lib/provision/managed.json`.
@@ -78,6 +81,16 @@ pub struct Facts {
     pub lock: Option<LockRecord>,
     /// Batches that have not ended: run folders without `rc`.
     pub open_batches: Vec<OpenBatch>,
+}
+
+/// How far a restore has come that is not over.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestoreLeft {
+    /// The backup is on the host, or restored in part.
+    Pending,
+    /// The backup is restored; k0s may not have started since.
+    Restored,
 }
 
 /// A mounted file system.

@@ -16,7 +16,9 @@ mod target;
 
 pub use change::{Change, FieldDiff, Fields, Observation, Observed, Orphan, Seen, Step, Verb, Work};
 pub use cluster::{BarePods, Cluster, Nodes, OutOfService};
-pub use facts::{Facts, Headers, LockRecord, Managed, Mounted, OpenBatch, PackageManager, PciFunction};
+pub use facts::{
+    Facts, Headers, LockRecord, Managed, Mounted, OpenBatch, PackageManager, PciFunction, RestoreLeft,
+};
 pub use hazard::Hazard;
 pub use id::{HostKind, InvalidId, JoinRole, ObjectId, ResourceId, StepId, StepOutput};
 pub use names::{HostName, PoolName, RunId, TargetId};

@@ -132,11 +132,12 @@ fn a_destroyed_cluster_begins_again_with_its_backup() {
 
     // An apply makes no new cluster where a restore is not finished, and otherwise one with another uid.
     story.destroyed();
-    story.on("cp-1", "sudo mkdir -p /var/lib/provision && sudo touch /var/lib/provision/restore.tar.gz");
+    story.on("cp-2", "sudo mkdir -p /var/lib/provision && sudo touch /var/lib/provision/restore.tar.gz");
     let other = story.apply(&[]);
     assert_eq!(code(&other), Some(1), "{}", text(&other));
-    assert!(text(&other).contains("[E-RESTORE]"), "{}", text(&other));
-    story.on("cp-1", "sudo rm /var/lib/provision/restore.tar.gz");
+    assert_eq!(text(&other).matches("could not be observed [E-RESTORE]").count(), 3, "{}", text(&other));
+    assert!(!story.file("cp-1", "/var/lib/k0s/pki").exists());
+    story.on("cp-2", "sudo rm /var/lib/provision/restore.tar.gz");
     story.applied();
     assert_ne!(record(&story.backed_up(&[]))["cluster"], cluster);
 }
