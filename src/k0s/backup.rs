@@ -45,11 +45,10 @@ TMPDIR=$d {BINARY} backup --save-path=- 9>&-
 /// Returns shell that succeeds on a host that has no control plane, and prints why it has one otherwise.
 fn has_no_control_plane() -> String {
     format!(
-        "{check}\n[ ! -s {RESTORING} ] || {{ echo 'a restore of another backup is not finished on it'; exit 1; }}\n{store}",
+        r#"{check}
+[ ! -s {RESTORING} ] || {{ echo 'a restore of another backup is not finished on it'; exit 1; }}
+for d in etcd db pki; do [ -z "$(ls -A "{DATA_DIR}/$d" 2>/dev/null)" ] || {{ echo "{DATA_DIR}/$d is not empty"; exit 1; }}; done"#,
         check = never_started(),
-        store = format!(
-            "for d in etcd db pki; do [ -z \"$(ls -A \"{DATA_DIR}/$d\" 2>/dev/null)\" ] || {{ echo \"{DATA_DIR}/$d is not empty\"; exit 1; }}; done"
-        ),
     )
 }
 
