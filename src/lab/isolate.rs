@@ -19,6 +19,10 @@ const FORBIDDEN_IDS: [u32; 2] = [0, 65534];
 /// The lowest id that is taken where there is a choice: far above those of people, services and containers.
 const LOWEST_ID: u32 = 0x4000_0000;
 
+/// How often an executable is tried that somebody has open for writing, and the pause in between.
+const BUSY_TRIES: u32 = 500;
+const BUSY_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
+
 /// What a program's standard input is.
 pub(super) enum Stdin {
     /// A pipe, or nothing.
@@ -88,7 +92,18 @@ impl Isolation {
         use tokio::io::AsyncReadExt;
         let mut process = self.process(NETWORK, dir, None);
         process.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        let mut holder = process.spawn().map_err(|e| format!("cannot run {}: {e}", self.exe.display()))?;
+        // A process that another thread has started just now may hold the copy open for writing until it runs its own program.
+        let mut tries = 0;
+        let holder = loop {
+            match process.spawn() {
+                Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && tries < BUSY_TRIES => {
+                    tries += 1
+                }
+                spawned => break spawned,
+            }
+            tokio::time::sleep(BUSY_PAUSE).await;
+        };
+        let mut holder = holder.map_err(|e| format!("cannot run {}: {e}", self.exe.display()))?;
         let mut ready = [0];
         let said = match &mut holder.stdout {
             Some(output) => output.read_exact(&mut ready).await,
