@@ -6,7 +6,6 @@ use super::prompt::confirm;
 use super::{exit, plan};
 use crate::fleet::{Approvable, Error, LONGEST, approve, usual_key};
 use crate::plan::load;
-use crate::state::plain_line;
 use clap::Args;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -59,12 +58,8 @@ impl Approve {
             eprintln!("Nothing to approve");
             return Ok(exit::DONE);
         }
-        if let Some(commit) = commit {
-            let more = if commit.modified { ", with changes that are not committed" } else { "" };
-            eprintln!(
-                "{}",
-                plain_line(&format!("Inventory of commit {} by {}{more}", commit.id, commit.author))
-            );
+        if let Some(line) = plan::commit_line(&saved) {
+            eprintln!("{line}");
         }
         if !self.yes && !confirm("Approve this plan?", "Review the plan, then add --yes")? {
             eprintln!("Not approved");

@@ -109,7 +109,7 @@ enum Command {
     Destroy(reset::Destroy),
     /// Back up the control plane into a file of this machine
     Backup(backup::BackupCommand),
-    /// Start the cluster again from a backup
+    /// Restore the cluster from a backup
     Restore(restore::RestoreCommand),
     /// Approve a saved plan with your SSH key
     Approve(approve::Approve),

@@ -31,6 +31,13 @@ pub(super) struct PlanCommand {
     hosts: bool,
 }
 
+/// Returns the commit that a saved plan was made from, as a line; `None` where it was in no repository.
+pub(super) fn commit_line(plan: &Plan) -> Option<String> {
+    let commit = plan.sources.as_ref()?.commit.as_ref()?;
+    let more = if commit.modified { ", with changes that are not committed" } else { "" };
+    Some(plain_line(&format!("Inventory of commit {} by {}{more}", commit.id, commit.author)).into_owned())
+}
+
 /// Prints a plan.
 pub(super) fn print(plan: &Plan, global: &Global, hosts: bool, observed_in: Option<Duration>, place: String) {
     match global.output {

@@ -1,4 +1,4 @@
-//! `restore`: a cluster begins again with a backup.
+//! `restore`: the cluster as it was in a backup.
 
 use super::apply::{carry_out, print_end};
 use super::args::{Global, Output, Where};
@@ -13,7 +13,7 @@ use crate::run::KillAt;
 use clap::Args;
 use std::path::{Path, PathBuf};
 
-/// Start the cluster again from a backup
+/// Restore the cluster from a backup
 ///
 /// Plans like `apply`, with one more step: the first controller gets the backup before its k0s first starts. Other controllers
 /// and workers join it. Refused while a controller has a control plane or cannot be reached: `destroy` comes first.
@@ -76,7 +76,7 @@ impl RestoreCommand {
         if global.output != Output::Json || self.dry_run {
             plan::print(&plan, global, false, Some(took), String::new());
             if global.output != Output::Json && plan.steps() > 0 {
-                eprintln!("Objects of the cluster that the backup has are restored, not made anew");
+                eprintln!("Objects that are in the backup are restored, not created");
             }
         }
         if self.dry_run {
@@ -109,7 +109,7 @@ impl RestoreCommand {
             eprintln!(
                 "Nothing to do: an earlier run restored this backup, and what was done in the cluster since stays"
             );
-            eprintln!("  = next: to go back to the backup, run `provision destroy` first");
+            eprintln!("  = next: To go back to the backup, run `provision destroy` first");
             compared(cluster, global);
         }
         Ok(code)

@@ -32,16 +32,10 @@ impl Show {
         plan::print(&saved, global, self.hosts, None, String::new());
         if global.output != Output::Json {
             println!("\n  sha256: {digest}");
-            let Some(sources) = &saved.sources else { return Ok(exit::DONE) };
-            if let Some(commit) = &sources.commit {
-                let more = if commit.modified { ", with changes that are not committed" } else { "" };
-                println!(
-                    "  Inventory of commit {} by {}{more}",
-                    plain_line(&commit.id),
-                    plain_line(&commit.author)
-                );
+            if let Some(line) = plan::commit_line(&saved) {
+                println!("  {line}");
             }
-            for needed in &sources.needs {
+            for needed in saved.sources.iter().flat_map(|sources| &sources.needs) {
                 println!("  Needs {}", plain_line(needed));
             }
         }

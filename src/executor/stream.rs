@@ -14,6 +14,8 @@ use std::time::Duration;
 const SILENCE: Duration = Duration::from_secs(600);
 /// A piece of an upload arrives within this time.
 const PIECE_DEADLINE: Duration = Duration::from_secs(120);
+/// Lines of a program's log that a failure shows.
+const LINES: usize = 20;
 /// Bytes of one piece.
 const PIECE: usize = 1 << 20;
 
@@ -49,11 +51,13 @@ impl HostTarget {
             (None, Ok(Some(0))) => Ok(()),
             (None, Ok(rc)) => {
                 let said = shell.stderr();
-                let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("no message");
-                let mut failure =
-                    Failure::new(FailureKind::Step, "E-STREAM", format!("{host}: {}", last.trim()));
+                // Of a log, the end says why.
+                let lines: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).collect();
+                let end = self.shown(&lines[lines.len().saturating_sub(LINES)..].join("\n"));
+                let last = end.back().map_or("no message", |line| line.trim());
+                let mut failure = Failure::new(FailureKind::Step, "E-STREAM", format!("{host}: {last}"));
                 failure.exit = rc;
-                failure.tail = self.shown(&said).into();
+                failure.tail = end.into();
                 Err(failure)
             }
             (None, Err(error)) => Err(self.shell_failure(error, &shell, "archive")),

@@ -73,7 +73,7 @@ impl Fleet {
                 () = cancel.reached(1) => {}
             }
         }
-        if self.selection.restore.is_some() {
+        if self.selection.restore.is_some() && self.may_upload().await? {
             let uploaded = tokio::select! {
                 uploaded = self.upload_backup(&events) => Some(uploaded),
                 () = cancel.reached(1) => None,

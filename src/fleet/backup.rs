@@ -9,7 +9,7 @@ use crate::event::{Event, Events};
 use crate::executor::HostTarget;
 use crate::inventory::{BackupPolicy, Inventory};
 use crate::k0s;
-use crate::state::{Failure, FailureKind, HostName};
+use crate::state::{Failure, FailureKind, HostName, is_steering};
 use indicatif::HumanBytes;
 use jiff::{SignedDuration, Timestamp};
 use std::fs::{DirBuilder, File};
@@ -28,6 +28,10 @@ const WAITING: usize = 16;
 /// What the file of a backup that is being made begins with; whose last change is this long ago is one that was killed.
 const PARTIAL: &str = ".provision-backup-";
 const LEFT_AFTER: Duration = Duration::from_secs(3600);
+/// A backup that takes longer is given up: a host could send a byte now and then for ever.
+const DEADLINE: Duration = Duration::from_secs(6 * 3600);
+/// The longest version of k0s, in bytes.
+const MOST_VERSION: usize = 64;
 /// How often progress is said.
 const SAY_EVERY: Duration = Duration::from_secs(5);
 
@@ -136,10 +140,8 @@ impl Checking {
         let (pieces, received) = sync_channel(WAITING);
         let thread = std::thread::spawn(move || {
             let mut archive = Pieces { pieces: received, rest: std::io::Cursor::default() };
-            let checked = k0s::check_archive(&mut archive);
-            // What comes after a mistake is taken too, so that the other end is not stopped.
-            while archive.pieces.recv().is_ok() {}
-            checked
+            // Dropping the other end stops a host that sends something else, or without end.
+            k0s::check_archive(&mut archive)
         });
         Self { pieces, thread }
     }
@@ -226,6 +228,11 @@ impl Fleet {
             let Some(host) = self.hosts.get(name) else { continue };
             match host.control_plane().await {
                 Ok(plane) => match (plane.problem, plane.version) {
+                    (None, Some(version))
+                        if version.len() > MOST_VERSION || version.chars().any(is_steering) =>
+                    {
+                        reasons.push(format!("{name}: its k0s names no version"));
+                    }
                     (None, Some(version)) => return Ok((host.clone(), version)),
                     (problem, _) => {
                         reasons.push(format!("{name}: {}", problem.unwrap_or_else(|| "no k0s".to_owned())))
@@ -288,21 +295,35 @@ impl Fleet {
         let mut out = Out::new(writer, &policy.recipients)?;
         let mut archive = Counted::new(std::io::sink());
         let checking = Checking::begin();
-        let mut said = Instant::now();
+        let (mut said, mut stopped) = (Instant::now(), false);
         events.note(format!("{}: backing up k0s {k0s}", host.host()));
-        host.pour(&k0s::backup(), &mut |bytes| {
+        let mut take = |bytes: &[u8]| {
             archive.write_all(bytes)?;
             out.write_all(bytes)?;
-            let _ = checking.pieces.send(bytes.to_vec());
+            if checking.pieces.send(bytes.to_vec()).is_err() {
+                stopped = true;
+                return Err(std::io::Error::other("it is not a backup"));
+            }
             if said.elapsed() > SAY_EVERY {
                 said = Instant::now();
                 events.note(format!("{}: {} received", host.host(), HumanBytes(archive.bytes)));
             }
             Ok(())
-        })
-        .await?;
+        };
+        let poured = tokio::time::timeout(DEADLINE, host.pour(&k0s::backup(), &mut take)).await;
+        let checked = checking.end();
         let unusable = "Run `k0s backup` on the controller, and check its log";
-        checking.end().map_err(|why| step_failed(format!("{}: {why}", host.host()), unusable))?;
+        let failed = |why: &str| step_failed(format!("{}: {why}", host.host()), unusable);
+        match poured {
+            Err(_) => return Err(failed("the backup took too long")),
+            // What it sent says more than that it was stopped.
+            Ok(Err(_)) if stopped => {
+                let why = checked.err().unwrap_or_else(|| "it sent more than an archive".to_owned());
+                return Err(failed(&why));
+            }
+            Ok(Err(failure)) => return Err(failure.into()),
+            Ok(Ok(())) => checked.map_err(|why| failed(&why))?,
+        }
         let written = out.end().map_err(cannot("write to", folder))?;
         // What the disk has is what counts.
         let mut back = Counted::new(file.reopen().map_err(cannot("read", folder))?);
@@ -348,7 +369,8 @@ fn keep(file: NamedTempFile, folder: &Path, record: BackupRecord) -> Result<Back
         return Err(coded("E-FILE", format!("{} exists", path.display()), "Try again in a second"));
     }
     let beside = record_of(&path);
-    let mut text = NamedTempFile::new_in(folder).map_err(cannot("write to", folder))?;
+    let text = tempfile::Builder::new().prefix(PARTIAL).tempfile_in(folder);
+    let mut text = text.map_err(cannot("write to", folder))?;
     let json = serde_json::to_string_pretty(&record)
         .map_err(|e| Error::Malformed { what: "cannot write the record".to_owned(), source: e.into() })?;
     writeln!(text, "{json}").map_err(cannot("write", &beside))?;

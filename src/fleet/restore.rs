@@ -1,4 +1,4 @@
-//! A cluster begins again with a backup: why it must not, the upload, and whether it is the same one afterwards.
+//! A cluster is restored from a backup: why it must not be, the upload, and whether it is the same one afterwards.
 
 use super::archive::Restore;
 use super::error::{Result, coded};
@@ -28,7 +28,7 @@ impl Fleet {
         self.selection.restore.as_ref().ok_or_else(none)
     }
 
-    /// Returns the controller that begins with the backup.
+    /// Returns the controller that is restored.
     fn first_controller(&self) -> Result<&Arc<HostTarget>> {
         let first = self.inventory.controllers().next().and_then(|host| self.hosts.get(&host.name));
         first.ok_or_else(|| {
@@ -48,7 +48,7 @@ impl Fleet {
             for (target, why) in plan.unobserved().filter(|(target, _)| target.host() == Some(first)) {
                 let mut failure = why.clone();
                 failure.kind = FailureKind::Refused;
-                failure.message = format!("{target}, which would begin with the backup: {}", why.message);
+                failure.message = format!("{target}, which would be restored first: {}", why.message);
                 refused.push(failure);
             }
         }
@@ -125,12 +125,18 @@ impl Fleet {
         Ok(found)
     }
 
-    /// Puts the backup onto the first controller, unless it is restored there already.
-    pub(super) async fn upload_backup(&self, events: &Events) -> Result<()> {
+    /// Returns whether the backup is to be put onto the first controller; `false` if it is restored there already. Refuses where
+    /// another run is at work, or a control plane has appeared since the plan was made.
+    pub(super) async fn may_upload(&self) -> Result<bool> {
         let (restore, host) = (self.restore()?, self.first_controller()?);
         let state = host.output(&k0s::restore_state(&restore.sha256)).await?;
-        if k0s::read_restore_state(&state) == RestoreState::Restored {
-            return Ok(());
+        match k0s::read_restore_state(&state) {
+            RestoreState::Restored => return Ok(false),
+            RestoreState::Taken(why) => {
+                let message = format!("{} has a control plane: {why}", host.host());
+                return Err(refusal(message, "Run the same command again").into());
+            }
+            RestoreState::Empty | RestoreState::Begun => {}
         }
         // Another run may be at it, from another machine.
         let facts = host.facts().await?;
@@ -143,6 +149,12 @@ impl Fleet {
                 .hint("Wait for that run to end")
                 .into());
         }
+        Ok(true)
+    }
+
+    /// Puts the backup onto the first controller.
+    pub(super) async fn upload_backup(&self, events: &Events) -> Result<()> {
+        let (restore, host) = (self.restore()?, self.first_controller()?);
         let mut archive = restore.open()?;
         let (name, all) = (host.host(), HumanBytes(restore.bytes));
         events.note(format!("{name}: uploading {all}"));

@@ -27,7 +27,7 @@ const FILES: [&str; 3] = ["k0s.yaml", "pki/ca.crt", "pki/ca.key"];
 /// Files in an archive; one of a large cluster has some hundred, and images of air-gapped hosts.
 const MOST_FILES: usize = 100_000;
 /// Bytes of an unpacked archive: what a host sends may unpack to anything.
-const MOST_UNPACKED: u64 = 256 << 30;
+const MOST_UNPACKED: u64 = 64 << 30;
 
 /// Returns the program that prints a controller's backup, and its log on standard error. k0s gathers secrets in a folder that
 /// a killed one leaves behind: it is one of ours, which the next backup empties.
@@ -73,7 +73,7 @@ s=$(sha256sum <{UPLOADED}); [ "${{s%% *}}" = {sha256} ] || {{ echo 'the backup h
 for d in etcd db pki manifests; do rm -rf --one-file-system -- "{DATA_DIR}/$d"; done
 d={SCRATCH}; rm -rf -- "$d"; mkdir -m 700 -- "$d"; trap 'rm -rf -- "$d"' EXIT
 TMPDIR=$d {BINARY} restore --config-out "$d/k0s.yaml" {UPLOADED}
-echo {sha256} >{RESTORED}
+echo {sha256} >{RESTORED}.new; sync; mv -f -- {RESTORED}.new {RESTORED}; sync
 rm -f -- {UPLOADED} {RESTORING}
 "#,
         idle = never_started(),

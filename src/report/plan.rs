@@ -219,8 +219,7 @@ fn impact(plan: &Plan, view: &PlanView) -> String {
         );
     }
     if plan.backup_first {
-        text +=
-            "  Before the upgrade, the control plane is backed up on this machine; it stops if that fails\n";
+        text += "  Before the upgrade, the control plane is backed up to this machine; if that fails, nothing is changed\n";
     }
     if !view.place.is_empty() {
         text += &format!(

@@ -100,6 +100,19 @@ fn a_destroyed_cluster_begins_again_with_its_backup() {
     assert_eq!(code(&unconfirmed), Some(1), "without a terminal: {}", text(&unconfirmed));
     assert_eq!(story.tree(), fresh);
 
+    // What another run has put there, from another machine, is not touched.
+    let lock = "{\"owner\":\"eva@desk\",\"run\":\"BBBBB\",\"boot_id\":\"x\",\"expires_s\":9999999999}";
+    story.on("cp-1", &format!("sudo mkdir -p /var/lib/provision; echo '{lock}' | sudo tee /var/lib/provision/lock; echo theirs | sudo tee /var/lib/provision/restore.tar.gz"));
+    let locked = story.restore(&file, &["--yes"]);
+    assert_eq!(code(&locked), Some(1), "{}", text(&locked));
+    assert!(
+        text(&locked).contains("error[E-LOCKED]: cp-1 is locked by eva@desk (run BBBBB)"),
+        "{}",
+        text(&locked)
+    );
+    assert_eq!(story.on("cp-1", "sudo cat /var/lib/provision/restore.tar.gz").trim(), "theirs");
+    story.on("cp-1", "sudo rm -r /var/lib/provision");
+
     // Killed on the way, it is still the same cluster in the end. What runs on a host goes on, so that less and less is left.
     let killed = story.restore(&file, &["--yes", "--fault", "kill@10"]);
     assert_eq!(code(&killed), None, "{}", text(&killed));
@@ -264,7 +277,7 @@ fn what_is_no_backup_is_not_kept() {
 
 #[test]
 fn an_upgrade_of_k0s_is_backed_up_first() {
-    const TOLD: &str = "the control plane is backed up on this machine";
+    const TOLD: &str = "the control plane is backed up to this machine";
     let story = Story::of(&site(1));
     story.up();
     story.applied();
