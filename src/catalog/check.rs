@@ -1,6 +1,6 @@
 //! Consistency checks of a catalog: contradictory rows, unknown names, malformed values. Reports all of them at once.
 
-use super::load::{Catalog, CatalogError};
+use super::query::{Catalog, CatalogError};
 use super::types::*;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;

@@ -4,7 +4,8 @@
 
 mod check;
 mod load;
+mod query;
 mod types;
 
-pub use load::{Catalog, CatalogError};
+pub use query::{Catalog, CatalogError};
 pub use types::*;

@@ -2,9 +2,10 @@
 //! are ready, and pruned when they are no longer wanted.
 
 use super::applyset::{ApplySet, MANAGER};
+use super::cluster::{AT_ONCE, ClusterTarget, Pause};
 use super::errors::{self, claims, failure, is_busy, is_missing, is_unreachable, may_pass, phrase};
 use super::kinds::{KINDS, Kind, Leftovers};
-use super::target::ClusterTarget;
+
 use super::{differ, ready};
 use crate::state::{
     Failure, FailureKind, Object, ObjectId, Observation, Orphan, Ready, Resource, ResourceId, Seen, Step,
@@ -16,8 +17,6 @@ use serde_json::{Value, json};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Requests under way at once while observing.
-pub(super) const AT_ONCE: usize = 16;
 /// How long a read is tried again that the API was too busy for: the storage of a kind whose definition has just
 /// changed is initialised again, which takes seconds (429, "storage is (re)initializing").
 const READ_PATIENCE: Duration = Duration::from_secs(15);
@@ -81,7 +80,7 @@ async fn live_of(api: &kube::Api<DynamicObject>, name: &str) -> Result<Option<Dy
 async fn read<'a, T>(
     mut attempt: impl FnMut() -> BoxFuture<'a, Result<T, kube::Error>> + Send,
 ) -> Result<T, kube::Error> {
-    let mut pause = super::target::Pause::new(READ_PATIENCE);
+    let mut pause = Pause::new(READ_PATIENCE);
     loop {
         match attempt().await {
             Err(error) if is_busy(&error) && pause.more().await => {}
@@ -334,7 +333,7 @@ impl ClusterTarget {
         step: &Step,
         mut attempt: impl FnMut() -> BoxFuture<'a, Result<T, kube::Error>> + Send,
     ) -> Result<T, Failure> {
-        let mut pause = super::target::Pause::new(Duration::from_secs(step.deadline_s));
+        let mut pause = Pause::new(Duration::from_secs(step.deadline_s));
         let mut said = String::new();
         loop {
             let error = match attempt().await {

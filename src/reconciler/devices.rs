@@ -2,10 +2,10 @@
 //! healthy host is restarted once, as it considers a device unhealthy until then (k8s-device-plugin#234). If that does
 //! not help, the node is cordoned with our mark, so that no pod waits for missing devices.
 
+use super::cluster::{ClusterTarget, Pause};
 use super::errors::{failure, is_unreachable, phrase};
 use super::kinds::node_api;
-use super::nodes::{self, CORDONED};
-use super::target::{ClusterTarget, Pause};
+use super::nodes::{self, CORDONED, SHORT};
 use crate::catalog::device_plugin;
 use crate::state::{Failure, FailureKind, Node};
 use k8s_openapi::api::apps::v1::DaemonSet;
@@ -17,11 +17,6 @@ use std::time::{Duration, Instant};
 
 /// Where device plugins run (`templates/manifests/{nvidia,neuron}`).
 const NAMESPACE: &str = "kube-system";
-/// Why a node is cordoned whose devices are not all there.
-pub(super) const SHORT: &str = "short";
-/// How long a plugin may be ready before what it reports is what there is: a kubelet writes its node's status every 10 s,
-/// and a plugin registers seconds after its start.
-pub(super) const PATIENCE: Duration = Duration::from_secs(45);
 
 /// What was seen of the plugin of one node, and done about it.
 struct Plugin {

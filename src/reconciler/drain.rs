@@ -2,10 +2,10 @@
 //! afterwards. The cordon is marked as ours, so that the next apply undoes an interrupted drain but not the cordon of
 //! somebody else.
 
+use super::cluster::{ClusterTarget, Pause};
 use super::errors::{failure, is_missing, may_pass, phrase};
 use super::kinds::node_api;
 use super::nodes::{CORDONED, ready};
-use super::target::{ClusterTarget, Pause};
 use crate::event::Event;
 use crate::state::{BarePods, Failure, FailureKind, HostName, NODE_DEAD};
 use k8s_openapi::api::core::v1::Pod;

@@ -3,16 +3,15 @@
 //! the renewals that are seen here: no clock of another machine is read, and no process id.
 
 use super::applyset::MANAGER;
+use super::cluster::ClusterTarget;
 use super::errors::{failure, is_missing, phrase};
-use super::target::ClusterTarget;
+use super::holder::{DIGITS, Holder};
 use crate::event::Event;
 use crate::state::{Failure, FailureKind, TargetId};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Where it is: a namespace that every cluster has from its first minute.
@@ -26,39 +25,6 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Looks that another client may spoil by writing in between.
 const CONFLICTS: usize = 3;
 const RUN: &str = "provision.dev/run";
-/// Digits of an identity's random part.
-const DIGITS: usize = 32;
-
-/// Who works on the cluster.
-#[derive(Clone, Debug)]
-pub struct Holder {
-    /// `user@machine_` and a random number, of this run alone; it is what the lease is held by.
-    pub identity: String,
-    /// `user@machine`, for people.
-    pub owner: String,
-    /// The run, for people.
-    pub run: String,
-    /// Identities of runs that are known to be over.
-    ended: Arc<Mutex<BTreeSet<String>>>,
-}
-
-impl Holder {
-    /// Returns a new one, unlike any other.
-    pub fn new(owner: String, run: &str) -> Self {
-        let identity = format!("{owner}_{:0DIGITS$x}", rand::random::<u128>());
-        Self { identity, owner, run: run.to_owned(), ended: Arc::default() }
-    }
-
-    /// Notes that runs are over, by their identities: what they left need not be waited for.
-    pub fn have_ended<'a>(&self, identities: impl IntoIterator<Item = &'a String>) {
-        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        ended.extend(identities.into_iter().cloned());
-    }
-
-    fn is_over(&self, identity: &str) -> bool {
-        self.ended.lock().unwrap_or_else(PoisonError::into_inner).contains(identity)
-    }
-}
 
 /// What a lease that is there means for us.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -1,10 +1,9 @@
 //! Nodes: desired state compared with the API, and the changes in between. Only the labels and taints in the inventory
 //! are managed; an annotation records them, so that one that is no longer wanted is removed and others stay.
 
-use super::devices::SHORT;
+use super::cluster::ClusterTarget;
 use super::errors::phrase;
 use super::kinds::node_api;
-use super::target::ClusterTarget;
 use crate::catalog::{ACCELERATOR_LABEL, POOL_LABEL, STARTING_TAINT_KEY};
 use crate::inventory::{Accelerator, HostState, Inventory};
 use crate::state::{Failure, Fields, Node, Observation, Resource, Seen, Spec, Step};
@@ -17,6 +16,8 @@ use std::time::Duration;
 pub(super) const MANAGED: &str = "provision.dev/managed";
 /// Why provision cordoned a node: `maintenance`, `drain`, or `short` of devices. Cordons without it are left alone.
 pub(super) const CORDONED: &str = "provision.dev/cordoned";
+/// Why a node is cordoned whose devices are not all there.
+pub(super) const SHORT: &str = "short";
 /// Until a node is as wanted once its host is done, in seconds: the device plugin's image is pulled.
 const NODE_DEADLINE_S: u64 = 900;
 

@@ -1,9 +1,9 @@
 //! Retired hosts: the node is drained and deleted, and the member leaves etcd. The host itself, which may no longer exist,
 //! is not contacted.
 
+use super::cluster::{ClusterTarget, Pause};
 use super::errors::{failure, is_missing};
 use super::kinds::node_api;
-use super::target::{ClusterTarget, Pause};
 use crate::event::Event;
 use crate::k0s::{self, etcd};
 use crate::state::{Failure, FailureKind, Hazard, HostName, NODE_DEAD, Orphan, ResourceId, Spec, Step};
@@ -12,19 +12,6 @@ use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-
-/// A host that the cluster is to forget.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Retired {
-    /// The host, which is its node's name too.
-    pub host: HostName,
-    /// Its address as other controllers know it, if it was a controller.
-    pub member: Option<String>,
-    /// How long pods may take to leave its node.
-    pub drain: Duration,
-    /// Somebody confirmed that its machine is off for good: nothing of its pods runs.
-    pub lost: bool,
-}
 
 /// Tells Kubernetes that a node's machine is off, so that volumes of its pods are detached
 /// (<https://kubernetes.io/docs/concepts/cluster-administration/node-shutdown/#non-graceful-node-shutdown>).

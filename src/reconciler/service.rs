@@ -1,9 +1,9 @@
 //! The operations of a run on the cluster: draining and uncordoning nodes, etcd, the lease.
 
+use super::cluster::{ClusterTarget, Pause};
 use super::errors::{failure, may_pass};
 use super::kinds::node_api;
 use super::nodes::{CORDONED, Starting, has_starting_taint, patch, ready};
-use super::target::{ClusterTarget, Pause};
 use crate::event::Event;
 use crate::k0s::etcd;
 use crate::state::{BarePods, Cluster, Failure, FailureKind, HostName, Node, Nodes, OutOfService, Spec};

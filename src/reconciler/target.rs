@@ -1,217 +1,27 @@
 //! The cluster as a `Target`: observes by reading and dry-run, enacts step by step, waits with its own deadlines.
 
-use super::apply::AT_ONCE;
-use super::applyset::{ApplySet, MANAGER};
-use super::connect::{self, Link};
-use super::devices::PATIENCE;
+use super::applyset::MANAGER;
+use super::cluster::{AT_ONCE, ClusterTarget, interrupted, locked};
+use super::connect::Link;
 use super::errors::{failure, is_missing, is_unreachable, phrase};
-use super::kinds::{Kind, node_api};
-use super::{Access, Holder, Retired, chat, chat_completion, nodes};
-use crate::event::{Event, Events};
+use super::kinds::Kind;
+use super::{chat, chat_completion, nodes};
+use crate::event::Event;
 use crate::k0s::{etcd, token};
 use crate::state::*;
 use async_trait::async_trait;
-use backon::{BackoffBuilder, ExponentialBuilder};
 use futures::StreamExt;
 use futures::future::{BoxFuture, join_all};
-use kube::api::{DeleteParams, DynamicObject, ListParams, PostParams};
+use kube::api::{DeleteParams, DynamicObject, PostParams};
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// Between two looks at something that is awaited, at first and at most: a lab is ready in no time, an engine loads for
-/// an hour.
-const POLL: ExponentialBuilder = ExponentialBuilder::new()
-    .with_min_delay(Duration::from_millis(100))
-    .with_factor(1.5)
-    .with_max_delay(Duration::from_secs(3))
-    .without_max_times();
 /// An answer of a model that takes longer is none: observing only wants to know that there is one.
 const CHAT_DEADLINE: Duration = Duration::from_secs(20);
 /// Tokens of a completion whose only purpose is that it comes.
 const PROBE_TOKENS: u32 = 8;
-/// Nodes in one page of a list.
-const PAGE: u32 = 500;
-
-/// What a cluster target needs.
-pub struct ClusterSetup {
-    /// What is wanted, in the order in which it is enacted.
-    pub desired: Vec<Resource>,
-    /// How it is reached.
-    pub access: Arc<dyn Access>,
-    /// A controller's address, as nodes reach it; used where none is known to be ready.
-    pub address: String,
-    /// The inventory's name; it names the ApplySet.
-    pub name: String,
-    /// Hosts that it is to forget.
-    pub retired: Vec<Retired>,
-    /// Where events go.
-    pub events: Events,
-}
-
-/// The cluster behind the Kubernetes API.
-pub struct ClusterTarget {
-    pub(super) setup: ClusterSetup,
-    pub(super) set: ApplySet,
-    link: tokio::sync::Mutex<Option<Link>>,
-    tokens: Mutex<Vec<String>>,
-    draining: Mutex<BTreeSet<String>>,
-    /// The operator wants nothing more to begin.
-    stopped: tokio::sync::watch::Sender<bool>,
-    pub(super) holder: Option<Holder>,
-    /// When the lease was last renewed.
-    pub(super) renewed: tokio::sync::Mutex<Option<Instant>>,
-    /// Only some hosts are worked on: their nodes are all that is wanted, and nothing is left over.
-    pub(super) partial: bool,
-    /// How long a device plugin may be ready before what it reports is what there is; pods that no node has room for are
-    /// given up after four times as long.
-    pub(super) patience: Duration,
-}
-
-/// Time between looks, growing, until a deadline.
-pub(super) struct Pause {
-    began: Instant,
-    deadline: Duration,
-    pauses: <ExponentialBuilder as BackoffBuilder>::Backoff,
-}
-
-impl Pause {
-    /// Begins to count.
-    pub(super) fn new(deadline: Duration) -> Self {
-        Self { began: Instant::now(), deadline, pauses: POLL.build() }
-    }
-
-    /// Waits a little; `false` when the time is over.
-    pub(super) async fn more(&mut self) -> bool {
-        match self.pauses.next() {
-            Some(next) if self.began.elapsed() + next <= self.deadline => {
-                tokio::time::sleep(next).await;
-                true
-            }
-            _ => false,
-        }
-    }
-}
-
-fn interrupted() -> Failure {
-    Failure::new(FailureKind::Interrupted, "E-INTERRUPTED", "stopped while waiting for the cluster")
-        .hint("Run the same command again; completed steps are skipped")
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl ClusterTarget {
-    /// Returns the target; nothing is contacted yet.
-    pub fn new(mut setup: ClusterSetup) -> Self {
-        let set = ApplySet::new(&setup.name);
-        let mut desired = set.parents(&setup.desired);
-        desired.append(&mut setup.desired);
-        setup.desired = desired;
-        Self {
-            setup,
-            set,
-            link: tokio::sync::Mutex::new(None),
-            tokens: Mutex::default(),
-            draining: Mutex::default(),
-            stopped: tokio::sync::watch::Sender::new(false),
-            holder: None,
-            renewed: tokio::sync::Mutex::new(None),
-            partial: false,
-            patience: PATIENCE,
-        }
-    }
-
-    /// Waits so long for a device plugin that is ready, instead of as long as a real kubelet may take, and for pods
-    /// without room in proportion.
-    pub fn with_patience(mut self, patience: Duration) -> Self {
-        self.patience = patience;
-        self
-    }
-
-    /// Takes the cluster's lease for a run before anything is changed, and gives it back at the end.
-    pub fn held_by(mut self, holder: Holder) -> Self {
-        self.holder = Some(holder);
-        self
-    }
-
-    /// Marks the desired state as partial, so that everything else is left alone and never pruned.
-    pub fn partial(mut self) -> Self {
-        self.partial = true;
-        self
-    }
-
-    /// Returns a link to the cluster; `None` where there is no cluster yet.
-    pub(super) async fn link(&self) -> Result<Option<Link>, Failure> {
-        let mut slot = self.link.lock().await;
-        if let Some(link) = slot.as_ref() {
-            return Ok(Some(link.clone()));
-        }
-        let Some(kubeconfig) = self.setup.access.kubeconfig().await? else { return Ok(None) };
-        let link = connect::link(&kubeconfig, self.setup.access.clone()).await?;
-        *slot = Some(link.clone());
-        Ok(Some(link))
-    }
-
-    /// Nodes that are being drained.
-    pub(super) fn draining(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        locked(&self.draining)
-    }
-
-    /// Emits how far a step is.
-    pub(super) fn progress(&self, step: &Step, note: String) {
-        self.setup.events.emit(Event::StepProgress {
-            target: TargetId::Cluster.to_string(),
-            step: step.resource.to_string(),
-            note,
-        });
-    }
-
-    /// Waits for something, unless the operator stops the run.
-    async fn unless_stopped<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
-        let mut stopped = self.stopped.subscribe();
-        tokio::select! {
-            biased;
-            _ = stopped.wait_for(|stopped| *stopped) => Err(interrupted()),
-            value = work => Ok(value),
-        }
-    }
-
-    /// Waits a little; `false` when the time is over, an error when the operator stops the run.
-    pub(super) async fn more(&self, pause: &mut Pause) -> Result<bool, Failure> {
-        self.unless_stopped(pause.more()).await
-    }
-
-    /// Tries until it works or the time is over, saying what it waits for whenever that changes.
-    pub(super) async fn until<'a, T>(
-        &self,
-        step: &Step,
-        deadline: Duration,
-        mut attempt: impl FnMut() -> BoxFuture<'a, Result<T, String>> + Send,
-    ) -> Result<T, Failure> {
-        let mut pause = Pause::new(deadline);
-        let mut said = String::new();
-        loop {
-            // What it asks may take as long as a model thinks, or a dead controller does not answer.
-            let why = match self.unless_stopped(attempt()).await? {
-                Ok(value) => return Ok(value),
-                Err(why) => why,
-            };
-            if why != said {
-                self.progress(step, why.clone());
-                said.clone_from(&why);
-            }
-            if !self.more(&mut pause).await? {
-                let message = format!("{}: timed out after {} s: {why}", step.what, deadline.as_secs());
-                return Err(Failure::new(FailureKind::Step, "E-K8S-DEADLINE", message).hint(
-                    "Run `k0s kubectl describe` for it on a controller, and check its pods and events",
-                ));
-            }
-        }
-    }
-
     /// Returns all nodes by name, in one list however many resources ask.
     async fn live_nodes(&self, client: &kube::Client) -> Result<BTreeMap<String, Value>, String> {
         let none = self.setup.retired.is_empty();
@@ -219,28 +29,6 @@ impl ClusterTarget {
             return Ok(BTreeMap::new());
         }
         self.all_nodes(client).await.map_err(|e| phrase(&e))
-    }
-
-    /// Lists the nodes, page by page.
-    pub(super) async fn all_nodes(
-        &self,
-        client: &kube::Client,
-    ) -> Result<BTreeMap<String, Value>, kube::Error> {
-        let mut found = BTreeMap::new();
-        let api = node_api(client);
-        let mut params = ListParams::default().limit(PAGE);
-        loop {
-            let page = api.list(&params).await?;
-            let next = page.metadata.continue_.clone().filter(|c| !c.is_empty());
-            for node in page.items {
-                let name = node.metadata.name.clone().unwrap_or_default();
-                found.insert(name, serde_json::to_value(node).unwrap_or_default());
-            }
-            match next {
-                Some(token) => params = params.continue_token(&token),
-                None => return Ok(found),
-            }
-        }
     }
 
     async fn observe_one(
@@ -431,7 +219,7 @@ impl Target for ClusterTarget {
         };
         if let Err(error) = link.client.apiserver_version().await {
             // The kubeconfig may be of a cluster that is no more: read again next time.
-            *self.link.lock().await = None;
+            self.unlink().await;
             if !is_unreachable(&error) {
                 let mut failure = failure("querying the Kubernetes API", &error);
                 failure.kind = FailureKind::Unobserved;

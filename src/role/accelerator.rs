@@ -1,35 +1,15 @@
 //! Template values of the accelerator roles: repositories by operating system, package names by driver
 //! branch, fabric daemons by the devices on the bus.
 
-use super::context::{address, download};
-use super::desired::RoleInput;
 use super::health::{Links, QuickInput, forget, gate, isolate, needs_reboot, passed, quick, restart_app};
+use super::input::{RoleInput, address, download, repository};
 use super::{mig, rdma};
 use crate::catalog::{Fabric, version_cmp};
 use crate::inventory::{Accelerator, ModuleFlavour};
-use crate::state::{Facts, Failure, PackageManager};
+use crate::state::{Failure, PackageManager};
 use serde_json::{Value, json};
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
-
-/// The operating systems that NVIDIA's repository has folders for and that AWS tests its driver on, by their names in
-/// NVIDIA's repository (accelerators.md §1.5, §2.2).
-pub(super) const REPOSITORIES: [&str; 6] =
-    ["debian12", "ubuntu2204", "ubuntu2404", "ubuntu2604", "rhel9", "amzn2023"];
-
-/// Returns the name of a host's operating system in NVIDIA's repository. Rebuilds of RHEL use RHEL's.
-pub(super) fn repository(facts: &Facts) -> Option<&'static str> {
-    let slug = facts.os_slug();
-    let like = facts.os.get("ID_LIKE").map(String::as_str).unwrap_or_default();
-    let version = facts.os.get("VERSION_ID").map(String::as_str).unwrap_or_default();
-    let name = match slug.as_str() {
-        _ if like.split_whitespace().any(|l| l == "rhel") && version.split('.').next() == Some("9") => {
-            "rhel9"
-        }
-        slug => slug,
-    };
-    REPOSITORIES.into_iter().find(|known| *known == name)
-}
 
 /// Returns the signing keys that the host's accelerator role needs, by its name in the role.
 pub(super) fn keys(input: &RoleInput<'_>) -> Result<Value, Failure> {

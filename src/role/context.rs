@@ -1,11 +1,10 @@
 //! The variables of role files and templates: the host, its pool, its facts, and derived values.
 
-use super::desired::RoleInput;
-use super::preflight::stop;
+use super::input::{RoleInput, address, own_address, repository};
 use super::{accelerator, k0s, network, os_kernel, rdma};
 use crate::inventory::Host;
 use crate::k0s::DATA_DIR;
-use crate::state::{Facts, Failure, PackageManager};
+use crate::state::{Failure, PackageManager};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -24,35 +23,6 @@ const SYSCTLS: [(&str, &str, bool); 11] = [
     ("kernel.panic", "10", true),
     ("kernel.panic_on_oops", "1", true),
 ];
-
-/// Returns the address that etcd, kubelet and the API use.
-pub(super) fn address(host: &Host) -> String {
-    host.cluster_address.map(|a| a.to_string()).unwrap_or_else(|| host.address.clone())
-}
-
-/// Returns the IPv4 address of an interface.
-pub(super) fn interface_address(facts: &Facts, interface: &str) -> Option<String> {
-    let mut own =
-        facts.addresses.iter().filter(|(name, address)| name == interface && !address.contains(':'));
-    own.next().and_then(|(_, address)| address.split('/').next()).map(str::to_owned)
-}
-
-/// Returns the host's own address in the cluster: what is declared, else that of the pool's clusterInterface.
-pub(super) fn own_address(input: &RoleInput<'_>) -> String {
-    let pool = input.inventory.pool_of(input.host);
-    let asked = pool.cluster_interface.as_ref().filter(|_| !input.host.node_ip);
-    asked.and_then(|i| interface_address(input.facts, i)).unwrap_or_else(|| address(input.host))
-}
-
-/// Returns a locked artifact as a download to `path`.
-pub(super) fn download(input: &RoleInput<'_>, name: &str, path: &str, mode: u32) -> Result<Value, Failure> {
-    let locked = input.lock.get(name).ok_or_else(|| {
-        stop("E-LOCK", format!("{name} is missing from provision.lock")).hint(
-            "Run `provision lock`; if the catalog's hostArch excludes it, add your own row for the product",
-        )
-    })?;
-    Ok(json!({"path": path, "urls": locked.urls, "sha256": locked.sha256, "mode": mode}))
-}
 
 /// Returns the lines of /etc/hosts: the host's own, and those of the controllers, so that a person finds them when
 /// nothing else resolves names.
@@ -155,7 +125,7 @@ pub(super) fn context(input: &RoleInput<'_>) -> Result<Value, Failure> {
         "os": inventory.os,
         "os_slug": facts.os_slug(),
         "apt": apt,
-        "repository": accelerator::repository(facts),
+        "repository": repository(facts),
         "chrony": if apt { "chrony.service" } else { "chronyd.service" },
         "names": names(input),
         "network": network::network(input),
@@ -176,6 +146,7 @@ mod tests {
     use super::*;
     use crate::artifact::Lock;
     use crate::catalog::Catalog;
+    use crate::state::Facts;
     use std::collections::{BTreeMap, BTreeSet};
 
     #[test]

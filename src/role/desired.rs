@@ -2,35 +2,15 @@
 
 use super::entry::{self, Entry};
 use super::findings::Finding;
+use super::input::RoleInput;
 use super::{context, host, preflight, repository, secret};
-use crate::artifact::Lock;
-use crate::catalog::Catalog;
-use crate::inventory::{Accelerator, Host, Inventory};
-use crate::state::{Facts, Failure, FailureKind, Resource, ResourceId, SecretText};
+use crate::inventory::{Accelerator, Inventory};
+use crate::state::{Failure, FailureKind, Resource, ResourceId};
 use crate::template::Scope;
 use include_dir::{Dir, include_dir};
 use std::collections::{BTreeMap, BTreeSet};
 
 static BUILTIN: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/roles");
-
-/// What roles are made from.
-#[derive(Clone, Copy)]
-pub struct RoleInput<'a> {
-    /// The inventory.
-    pub inventory: &'a Inventory,
-    /// The catalog.
-    pub catalog: &'a Catalog,
-    /// The lock file.
-    pub lock: &'a Lock,
-    /// The host.
-    pub host: &'a Host,
-    /// Its own description.
-    pub facts: &'a Facts,
-    /// Secrets that files of roles hold, by name.
-    pub secrets: &'a BTreeMap<String, SecretText>,
-    /// The cluster exists already: a first controller that is new joins it instead of making one.
-    pub joins: bool,
-}
 
 /// Returns a file of a role and what errors call it: the inventory's own if there is one, else the built-in.
 pub(super) fn source(inventory: &Inventory, path: &str) -> Result<(String, String), String> {

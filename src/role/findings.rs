@@ -3,6 +3,11 @@
 
 use crate::state::{Failure, FailureKind};
 
+/// Clocks further apart break certificates and tokens, in seconds.
+pub(super) const MOST_SKEW_S: i64 = 300;
+/// Larger clock differences are reported, in seconds; observing takes about this long at worst.
+pub(super) const SEEN_SKEW_S: i64 = 5;
+
 /// A thing that preflight found on one host.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Finding {

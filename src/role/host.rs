@@ -1,10 +1,7 @@
 //! Preflight checks and warnings from a host's facts alone. Nothing is turned off or changed.
 
-use super::accelerator::repository;
-use super::context::{interface_address, own_address};
-use super::desired::RoleInput;
-use super::findings::{Finding, stop, warn};
-use super::ports::is_new;
+use super::findings::{Finding, MOST_SKEW_S, SEEN_SKEW_S, stop, warn};
+use super::input::{RoleInput, interface_address, is_new, own_address, repository};
 use crate::catalog::K0sStep;
 use crate::inventory::{Accelerator, Inventory, NodeRole};
 use crate::k0s;
@@ -16,10 +13,6 @@ const OLDEST_KERNEL: (u32, u32) = (4, 18);
 const CGROUP_V2_KERNEL: (u32, u32) = (5, 8);
 /// From this Kubernetes on the kubelet's failCgroupV1 defaults to true (KEP-5573; k0s 1.35's pre-flight too).
 const CGROUP_V2_ONLY: (u32, u32) = (1, 35);
-/// Clocks further apart break certificates and tokens, in seconds.
-pub(super) const MOST_SKEW_S: i64 = 300;
-/// Larger clock differences are reported, in seconds; observing takes about this long at worst.
-pub(super) const SEEN_SKEW_S: i64 = 5;
 /// k0s unpacks what it embeds: its data takes about its own size once more, and images come on top (k0s's own sysinfo
 /// wants 1.8 GiB free).
 const K0S_DATA_KIB: u64 = 2 << 20;

@@ -1,8 +1,7 @@
 //! Template values of the k0s role: flags as k0s writes them into its unit, its configuration, and the join token of each
 //! host.
 
-use super::context::{download, own_address};
-use super::desired::RoleInput;
+use super::input::{RoleInput, download, own_address};
 use super::{network, secret};
 use crate::catalog::{ACCELERATOR_LABEL, POOL_LABEL, STARTING_TAINT};
 use crate::inventory::{Accelerator, Endpoint, NodeRole};

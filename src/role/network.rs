@@ -1,6 +1,6 @@
 //! Outbound access of hosts: proxy and certificates for apt, dnf, downloads and k0s.
 
-use super::desired::RoleInput;
+use super::input::RoleInput;
 use crate::state::PackageManager;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};

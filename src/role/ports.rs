@@ -2,8 +2,7 @@
 //! one, and only before a host's first start of k0s or on demand. It changes nothing: no listener is started, so a port
 //! without a listener counts as open if the connection is refused, and as blocked if it times out.
 
-use super::findings::{Finding, stop, warn};
-use super::host::{MOST_SKEW_S, SEEN_SKEW_S};
+use super::findings::{Finding, MOST_SKEW_S, SEEN_SKEW_S, stop, warn};
 use crate::inventory::{Endpoint, Host, HostState, Inventory};
 use crate::k0s::{self, API_PORT, BGP_PORT, BINARY, CONTROLLER_UNIT, PORTS, WORKER_UNIT};
 use crate::state::{Facts, HostName};
@@ -241,11 +240,6 @@ fn sysinfo(inventory: &Inventory, version: &str, text: &str) -> Vec<Finding> {
         if item.stops { stop("E-K0S-SYSINFO", said, hint) } else { warn("W-K0S-SYSINFO", said, hint) }
     };
     items.into_iter().map(finding).collect()
-}
-
-/// Returns whether a host has yet to start k0s.
-pub fn is_new(facts: &Facts) -> bool {
-    !k0s::has_joined(facts)
 }
 
 /// Returns how far clocks differ from the majority of hosts, in seconds, by position in the list. `None` if no half of

@@ -1,16 +1,10 @@
 //! Preflight checks of a host, from its facts, before anything is changed.
 
-use super::accelerator::{REPOSITORIES, repository};
-use super::desired::RoleInput;
+use super::input::{REPOSITORIES, RoleInput, repository, stop};
 use crate::catalog::version_cmp;
 use crate::inventory::{Accelerator, DMA_BUF_KERNEL};
 use crate::k0s;
-use crate::state::{Content, Failure, FailureKind, File, Headers, Resource, Spec};
-
-/// Returns a reason not to begin.
-pub(super) fn stop(code: &str, message: impl Into<String>) -> Failure {
-    Failure::new(FailureKind::Preflight, code, message)
-}
+use crate::state::{Content, Failure, File, Headers, Resource, Spec};
 
 /// Returns how many accelerators of each product are on the bus, by catalog slug.
 fn found(input: &RoleInput<'_>) -> Vec<(String, u32)> {

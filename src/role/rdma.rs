@@ -1,8 +1,7 @@
 //! Template values of the rdma role: the EFA installer, and the modules of the links.
 
-use super::context::download;
-use super::desired::RoleInput;
 use super::health::{Links, links_gate};
+use super::input::{RoleInput, download};
 use crate::catalog::Fabric;
 use crate::state::Failure;
 use serde_json::{Value, json};

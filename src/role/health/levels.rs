@@ -2,7 +2,8 @@
 //! if workloads are running, they are skipped and reported as unknown. The tools of the standard level are judged on the
 //! host (`standard`), those that only the burn-in has by `judge`.
 
-use super::quick::{FRAME, QuickInput, framed};
+use super::frame::FRAME;
+use super::quick::{QuickInput, framed};
 use super::standard::{Purpose, judging};
 use crate::catalog::Vendor;
 use crate::template::quote;

@@ -1,7 +1,7 @@
 //! Links between hosts: EFA devices bound to their driver, and InfiniBand or RoCE ports that are up. Read from sysfs, without
 //! tools. Part of the quick test, and the gate of the role that sets them up.
 
-use super::quick::{END, FRAME};
+use super::frame::{END, FRAME};
 
 /// A port needs some seconds to train after its module was loaded; this long is "it does not come up".
 const LINK_SECONDS: u32 = 30;

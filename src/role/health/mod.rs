@@ -2,6 +2,7 @@
 //! part of every apply; `standard` judges the standard level; `gate` is that level before a node takes workloads; `levels`
 //! are the tests of `provision verify`; `judge` reads what a host found.
 
+mod frame;
 mod gate;
 mod judge;
 mod levels;

@@ -5,6 +5,7 @@
 //! It prints a line per finding, worst first: `E-NV-ECC: what and what to do`, `E-NV-HUNG: unknown: …` for what could not
 //! be read, `ok: …`. Exit 0 healthy, 1 not, 125 if something is unknown and nothing is unhealthy.
 
+use super::frame::{END, FRAME};
 use super::links::Links;
 use super::xid::decided;
 use crate::catalog::{Catalog, Fabric, Product, Vendor};
@@ -42,24 +43,6 @@ impl QuickInput<'_> {
         self.count > 1 && !self.mig
     }
 }
-
-pub(super) const FRAME: &str = r#"set +e; B=; U=; O=
-bad() { case $2 in unknown:*) U="$U$1: $2
-";; *) B="$B$1: $2
-";; esac; }
-okay() { O="${O}ok: $1
-"; }
-# What hangs in the kernel cannot be killed, but the shell around it can.
-tool() { s=$1; shift; timeout -k 1 "$s" /bin/sh -c '"$@"; exit $?' tool "$@" </dev/null; }
-T=$(mktemp) || exit 125
-trap 'rm -f -- "$T" "$T.x"' EXIT
-"#;
-
-pub(super) const END: &str = r#"printf '%s' "$B$U$O"
-[ -z "$B" ] || exit 1
-[ -z "$U" ] || exit 125
-exit 0
-"#;
 
 /// Returns a shell pattern that a version has to fit.
 fn fits(driver: &str) -> String {

@@ -1,7 +1,8 @@
 //! How the output of the standard level's tools is judged: by shell on the host, once for every purpose. `judge` only reads
 //! the lines that it prints.
 
-use super::quick::{END, FRAME, QuickInput};
+use super::frame::{END, FRAME};
+use super::quick::QuickInput;
 use crate::catalog::Vendor;
 
 /// Who asks for the standard level.
