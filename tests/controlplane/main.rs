@@ -14,6 +14,7 @@ mod nodes;
 mod pki;
 mod reconciler;
 mod servers;
+mod waves;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -56,6 +57,7 @@ fn all() -> Vec<Test> {
     let mut all: Vec<Test> = contract::cases!(contract_tests).to_vec();
     all.extend(reconciler::tests());
     all.extend(nodes::tests());
+    all.extend(waves::tests());
     all.extend(manifests::tests());
     all.extend(lab::tests());
     all
