@@ -32,7 +32,7 @@ pub(super) struct Apply {
     /// Skip the confirmation prompt
     #[arg(long, short)]
     yes: bool,
-    /// A retired host whose machine is off for good: its pods, which nothing can end, are treated as gone
+    /// A retired host whose machine is off for good: its pods, which cannot be terminated, are treated as gone
     #[arg(long, value_name = "HOST", value_delimiter = ',')]
     lost: Vec<String>,
     /// With a saved plan: skip steps that are out of date, carry out the rest, exit 1
@@ -198,7 +198,7 @@ impl Apply {
             format!(" (by {})", plain_line(&people.join(", ")))
         };
         eprintln!(
-            "error[E-APPROVAL]: {} has {} of {wanted}{by}; nothing was changed",
+            "error[E-APPROVAL]: {} has {} of {wanted} required{by}; nothing was changed",
             path.display(),
             count(people.len(), "approval")
         );
@@ -263,9 +263,7 @@ impl Apply {
             eprintln!("error[E-STALE]: and {} more", moved.len() - MOST_STALE);
         }
         if !moved.is_empty() && plan.steps() == 0 {
-            eprintln!(
-                "  = note: hosts and cluster are as the plan wants them; it may have been carried out already"
-            );
+            eprintln!("  = note: hosts and cluster already match the plan; it may have been applied already");
         }
         if !moved.is_empty() && !self.skip_stale {
             eprintln!("  = next: plan again, or add --skip-stale to carry out the rest");

@@ -21,16 +21,16 @@ use std::time::Duration;
   provision approve plan.json --key ~/.ssh/id_ed25519.pub      with the agent's key
   provision approve plan.json --hours 2 --yes
 
-A file of approvers has a line for each key, as in ssh-keygen(1) under ALLOWED SIGNERS:
+An approvers file has one line per key, as in ssh-keygen(1) under ALLOWED SIGNERS:
   ada@example.net ssh-ed25519 AAAA…
   bob@example.net valid-before=\"20271231\" ssh-ed25519 AAAA…")]
 pub(super) struct Approve {
     /// A plan saved by `plan -o`
     plan: PathBuf,
-    /// The private key, or a public one whose private key the agent has (default: the first of ~/.ssh/id_*)
+    /// The private key, or a public key whose private key is in the agent (default: the first of ~/.ssh/id_*)
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
-    /// For how many hours it holds
+    /// How many hours the approval is valid
     #[arg(long, value_name = "N", default_value_t = 24, value_parser = clap::value_parser!(u64).range(1..=LONGEST.as_secs() / 3600))]
     hours: u64,
     /// Skip the confirmation prompt

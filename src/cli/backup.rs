@@ -19,8 +19,8 @@ use tokio::signal::unix::{SignalKind, signal};
 #[command(after_help = "Examples:
   provision backup -i site.yaml                     into this user's state folder; older ones are removed by cluster.backup.keep
   provision backup -i site.yaml --to /srv/backups   into this folder
-  provision backup -i site.yaml --list              what is there
-  provision restore -i site.yaml FILE               brings it back")]
+  provision backup -i site.yaml --list              lists the backups
+  provision restore -i site.yaml FILE               restores one")]
 pub(super) struct BackupCommand {
     /// The inventory: a file, or a folder whose files are merged [default: PROVISION_INVENTORY, or the current folder]
     #[arg(long, short)]
@@ -28,7 +28,7 @@ pub(super) struct BackupCommand {
     /// Use simulated hosts on this machine instead of the inventory's hosts
     #[arg(long)]
     lab: bool,
-    /// The folder of backups (default: one in the state folder of this user)
+    /// The folder for backups (default: a folder in this user's state folder)
     #[arg(long, value_name = "DIR")]
     to: Option<PathBuf>,
     /// The controller to back up (default: the first that is healthy)

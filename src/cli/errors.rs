@@ -1,5 +1,6 @@
 //! Errors at the edge: each with its code, what it is, and what to do. Modules report what failed; it is printed here, once.
 
+use super::exit;
 use super::session::print_findings;
 use crate::fleet;
 use crate::report::within;
@@ -29,6 +30,15 @@ pub(super) fn print_error(error: &anyhow::Error) {
         return print_findings(found);
     }
     eprint!("{}", error_text(error));
+}
+
+/// Returns the exit code that an error ends the command with.
+pub(super) fn exit_code(error: &anyhow::Error) -> u8 {
+    let failure = error.downcast_ref::<fleet::Error>().map(fleet::Error::failure);
+    match failure.as_ref().or(error.downcast_ref()).map(|failure| failure.kind) {
+        Some(FailureKind::Locked) => exit::LOCKED,
+        _ => exit::FAILED,
+    }
 }
 
 /// Returns an error as it is printed.

@@ -26,10 +26,10 @@ use std::time::Duration;
 pub(super) struct Kubeconfig {
     #[command(flatten)]
     place: Where,
-    /// Merge into this kubeconfig under a context of its own (default: the first of KUBECONFIG, or ~/.kube/config)
+    /// Merge into this kubeconfig under a separate context (default: the first of KUBECONFIG, or ~/.kube/config)
     #[arg(long, value_name = "FILE", num_args = 0..=1)]
     merge: Option<Option<PathBuf>>,
-    /// Name of the context, cluster and user entries (default: the inventory's name; with --user NAME@INVENTORY)
+    /// Name of the context, cluster and user entries (default: the inventory's name; with --user: NAME@INVENTORY)
     #[arg(long, value_name = "NAME")]
     context: Option<String>,
     /// Sign a certificate for this user instead of printing the admin's

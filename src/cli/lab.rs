@@ -2,9 +2,9 @@
 
 use super::args::{Global, Where};
 use super::errors::coded;
-use super::session::{Session, load};
+use super::session::{Session, load, load_from, source};
 use super::{apply, exit, plan};
-use crate::fleet::{ControlPlanePrograms, Fleet, Loaded, Purpose, Wall, dial, serve_lab};
+use crate::fleet::{ControlPlanePrograms, Fleet, Purpose, Source, Wall, dial, serve_lab};
 use clap::{Args, Subcommand};
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -212,7 +212,10 @@ fn given_up(without: &[Wall]) {
 
 impl LabRun {
     async fn run(self, global: &Global) -> anyhow::Result<u8> {
-        let loaded: Loaded = load(&self.inventory, global)?;
+        let source = source(&self.inventory, global);
+        // One that stays is the inventory's, so that other commands find it.
+        let source = if self.keep { source } else { source.with_own_lab() };
+        let loaded = load_from(&source)?;
         eprintln!(
             "LAB: {} simulated hosts on this machine; hardware, packages, k0s and engines are simulated",
             loaded.inventory.active().count()
@@ -220,12 +223,12 @@ impl LabRun {
         let lab = loaded.lab_up(&self.fault, None, !self.without_walls).await?;
         given_up(lab.without());
         if !self.keep {
-            let result = self.run_in_lab(global).await;
+            let result = self.run_in_lab(&source, global).await;
             lab.end()?;
             return result;
         }
         lab.leave()?;
-        let result = self.run_in_lab(global).await;
+        let result = self.run_in_lab(&source, global).await;
         eprintln!(
             "the simulated cluster is still running; stop it with: provision lab down {}",
             self.inventory.display()
@@ -234,9 +237,9 @@ impl LabRun {
     }
 
     /// Plans, applies, and queries the models.
-    async fn run_in_lab(&self, global: &Global) -> anyhow::Result<u8> {
+    async fn run_in_lab(&self, source: &Source, global: &Global) -> anyhow::Result<u8> {
         let place = Where { inventory: Some(self.inventory.clone()), limit: None, lab: true };
-        let session = Session::open(&place, global, Purpose::Change, true).await?;
+        let session = Session::of(source, &place.selection(&[]), global, Purpose::Change, true).await?;
         let observation = session.fleet.observe(&session.events).await;
         let took = observation.took;
         let plan = session.fleet.plan(observation);

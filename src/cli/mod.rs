@@ -105,9 +105,9 @@ enum Command {
     Apply(apply::Apply),
     /// Take hosts out of the cluster and remove everything that provision made on them
     Reset(reset::ResetCommand),
-    /// Reset all hosts of the inventory: the cluster is gone afterwards
+    /// Reset all hosts of the inventory and destroy the cluster
     Destroy(reset::Destroy),
-    /// Back up the control plane into a file of this machine
+    /// Back up the control plane to a file on this machine
     Backup(backup::BackupCommand),
     /// Restore the cluster from a backup
     Restore(restore::RestoreCommand),
@@ -175,7 +175,7 @@ pub fn main() -> ExitCode {
     runtime.shutdown_background();
     let code = result.unwrap_or_else(|error| {
         print_error(&error);
-        exit::FAILED
+        errors::exit_code(&error)
     });
     terminal::end(code).into()
 }

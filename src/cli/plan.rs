@@ -23,7 +23,7 @@ pub(super) struct PlanCommand {
     /// Save the plan for `apply FILE`
     #[arg(long, short, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// A retired host whose machine is off for good: its pods, which nothing can end, are treated as gone
+    /// A retired host whose machine is off for good: its pods, which cannot be terminated, are treated as gone
     #[arg(long, value_name = "HOST", value_delimiter = ',')]
     lost: Vec<String>,
     /// List every host separately

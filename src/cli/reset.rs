@@ -19,7 +19,7 @@ use std::path::PathBuf;
 /// a host that is still in the inventory as new; to keep it out, set `state: retired` or remove it.
 #[derive(Args)]
 #[command(after_help = "Examples:
-  provision reset -i site.yaml w-2                asks to type the name
+  provision reset -i site.yaml w-2                asks you to type the name
   provision reset -i site.yaml w-2 --dry-run      shows the plan only; exit 2
   provision reset -i site.yaml h-031 --lost h-031   its machine is off for good
   provision reset -i site.yaml 'h-[001-004]' --yes  for CI")]
@@ -36,7 +36,7 @@ pub(super) struct ResetCommand {
 /// Nothing is drained. What was there before the first apply stays, and so do file systems, unless --wipe-data is given.
 #[derive(Args)]
 #[command(after_help = "Examples:
-  provision destroy -i site.yaml                  asks to type the inventory's name
+  provision destroy -i site.yaml                  asks you to type the inventory's name
   provision destroy -i site.yaml --dry-run        shows the plan only; exit 2
   provision destroy -i site.yaml --lost h-031     without a host whose machine is off for good")]
 pub(super) struct Destroy {
@@ -56,7 +56,7 @@ struct How {
     /// A host whose machine is off for good: it is not contacted, and its pods are treated as gone
     #[arg(long, value_name = "HOST", value_delimiter = ',')]
     lost: Vec<String>,
-    /// Also wipe file systems that provision made; everything on them is lost
+    /// Also wipe filesystems that provision made; everything on them is lost
     #[arg(long)]
     wipe_data: bool,
     /// Show the plan and change nothing; exit 2 if there is anything to do
@@ -92,7 +92,9 @@ fn question(fleet: &Fleet, resets: &[&HostName], destroys: bool) -> (String, Str
         _ if destroys => {
             let hosts = count(resets.len(), "host");
             (
-                format!("This ends cluster {site} and resets {hosts}. Type the inventory's name ({site})"),
+                format!(
+                    "This destroys cluster {site} and resets {hosts}. Type the inventory's name ({site})"
+                ),
                 site.clone(),
             )
         }
@@ -128,7 +130,7 @@ async fn run(how: How, limit: Option<String>, global: &Global) -> anyhow::Result
     if !json || how.dry_run {
         plan::print(&plan, global, false, Some(took), String::new());
         if destroys && !json && plan.steps() > 0 {
-            eprintln!("The cluster ends, and everything that is stored in it is lost");
+            eprintln!("The cluster is destroyed, and everything stored in it is lost");
         }
     }
     if !refused.is_empty() {

@@ -25,9 +25,9 @@ use std::path::{Path, PathBuf};
   provision restore -i site.yaml /srv/backups                   the newest in this folder
   provision restore -i site.yaml FILE                           asks for confirmation
   provision restore -i site.yaml FILE.age --identity age.key    an encrypted one
-  provision backup -i site.yaml --list                          what there is to restore")]
+  provision backup -i site.yaml --list                          lists the backups")]
 pub(super) struct RestoreCommand {
-    /// A file that `provision backup` made, or a folder of backups: the newest of this inventory
+    /// A backup file, or a folder: the newest backup of this inventory in it
     file: PathBuf,
     /// The inventory: a file, or a folder whose files are merged [default: PROVISION_INVENTORY, or the current folder]
     #[arg(long, short)]
@@ -62,7 +62,7 @@ impl RestoreCommand {
         let restore = Restore::read(&file, identity.as_deref())?;
         if restore.record.is_none() && !global.quiet {
             eprintln!(
-                "warning: no record beside the backup: neither its k0s version nor its cluster can be compared"
+                "warning: the backup has no record (.json), so its k0s version and its cluster cannot be checked"
             );
         }
         let selection = Selection { restore: Some(restore), ..place.selection(&[]) };
@@ -107,7 +107,7 @@ impl RestoreCommand {
             let cluster = session.fleet.restored().await?;
             session.end().await?;
             eprintln!(
-                "Nothing to do: an earlier run restored this backup, and what was done in the cluster since stays"
+                "Nothing to do: an earlier run restored this backup; changes made in the cluster since then are kept"
             );
             eprintln!("  = next: To go back to the backup, run `provision destroy` first");
             compared(cluster, global);
@@ -130,9 +130,9 @@ fn newest(folder: &Path, inventory: &str) -> anyhow::Result<PathBuf> {
 fn compared(cluster: Option<String>, global: &Global) {
     if !global.quiet && global.output != Output::Json {
         match cluster {
-            Some(uid) => eprintln!("The cluster is the one of the backup (uid {uid})"),
+            Some(uid) => eprintln!("The restored cluster matches the backup (uid {uid})"),
             None => eprintln!(
-                "The cluster was not compared with the one of the backup, which has no record of it"
+                "The cluster could not be compared with the backup, because the backup has no record of its cluster"
             ),
         }
     }

@@ -28,7 +28,8 @@ pub(super) fn load(path: &Path, global: &Global) -> anyhow::Result<Loaded> {
     load_from(&source(path, global))
 }
 
-fn load_from(source: &Source) -> anyhow::Result<Loaded> {
+/// Loads the inventory of a source, and prints its warnings.
+pub(super) fn load_from(source: &Source) -> anyhow::Result<Loaded> {
     let loaded = source.load()?;
     if !loaded.warnings.all.is_empty() {
         print_findings(&loaded.warnings);

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 #[derive(Args)]
 #[command(after_help = "Examples:
   provision show plan.json
-  provision show plan.json --hosts              every host by itself
+  provision show plan.json --hosts              every host separately
   provision show plan.json --output json")]
 pub(super) struct Show {
     /// A plan saved by `plan -o`

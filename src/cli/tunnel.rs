@@ -55,7 +55,7 @@ impl Tunnel {
                 println!("export KUBECONFIG={}", quote(&tunnel.kubeconfig().display().to_string()));
                 std::io::stdout().flush()?;
                 eprintln!(
-                    "Forwarding {} to the Kubernetes API of {}; Ctrl-C stops and removes the kubeconfig",
+                    "Forwarding {} to the Kubernetes API of {}; Ctrl-C stops it and removes the kubeconfig",
                     tunnel.local(),
                     fleet.inventory.name
                 );

@@ -17,10 +17,22 @@ pub struct Cause {
 /// The table; the first phrase found decides. Phrases: apt 2.6, dpkg 1.21, dkms 3, coreutils 9.
 pub const CAUSES: &[Cause] = &[
     Cause {
-        phrase: "E-RESTORE: a restore is not finished",
+        phrase: "a restore is not finished on this host",
         code: "E-RESTORE",
         what: "a restore is not finished on this host",
         hint: "Run `provision restore FILE` again; to give it up, run `provision destroy`",
+    },
+    Cause {
+        phrase: "cgroup v1 is not supported",
+        code: "E-K0S-SYSINFO",
+        what: "this k0s does not start on cgroup v1",
+        hint: "Boot the host with cgroup v2 (kernel argument systemd.unified_cgroup_hierarchy=1), or choose k0s 1.34",
+    },
+    Cause {
+        phrase: "does not accept this host",
+        code: "E-K0S-SYSINFO",
+        what: "k0s does not accept the host, by its own checks",
+        hint: "Fix what it names; `/usr/local/bin/k0s.next sysinfo` on the host shows all checks",
     },
     Cause {
         phrase: "No space left on device",
@@ -85,7 +97,7 @@ pub const CAUSES: &[Cause] = &[
     Cause {
         phrase: "is not valid yet",
         code: "E-CLOCK",
-        what: "the host's clock is slow",
+        what: "the host's clock is behind",
         hint: "Set the clock on the host (`chronyc makestep`), then apply again",
     },
     Cause {
@@ -115,7 +127,7 @@ pub const CAUSES: &[Cause] = &[
     Cause {
         phrase: "is still mounted",
         code: "E-MOUNTED",
-        what: "a file system of k0s is in use",
+        what: "a filesystem of k0s is in use",
         hint: "Reboot the host, then run the same reset again",
     },
     Cause {
@@ -128,7 +140,7 @@ pub const CAUSES: &[Cause] = &[
         phrase: "provision.lock says",
         code: "E-SHA256",
         what: "downloaded content does not match provision.lock",
-        hint: "If the source is correct, run `provision lock`; otherwise the file was changed by someone",
+        hint: "If the source is correct, run `provision lock`; otherwise find out who changed the file",
     },
     Cause {
         phrase: "no source gave",

@@ -81,7 +81,7 @@ const COLLECTED: [(&str, &str, u32, u32); 25] = [
 const BATCHES: &str = "cd /var/lib/provision/runs || exit; for b in $(ls -1tr | tail -n 8); do [ -d $b ] || continue; \
                        echo; echo \"## $b: rc $(cat $b/rc 2>/dev/null || echo none)\"; ls -la $b; \
                        echo '### program'; sed '/^base64 -d /,/_END$/s|^[A-Za-z0-9+/=]*$|(content)|' $b/program | head -c 131072; \
-                       echo '### output'; if [ -L $b/output ]; then echo 'not collected: commands got secrets'; \
+                       echo '### output'; if [ -L $b/output ]; then echo 'not collected: its commands received secrets'; \
                        else tail -c 262144 $b/output; fi; done";
 
 /// Returns what is run on a host for its archive.

@@ -175,7 +175,7 @@ impl Fleet {
             lease: self.holder.identity.clone(),
             ended: Vec::new(),
         };
-        let lock = RunLock::take(&self.source.state, &self.inventory, runner)?;
+        let lock = RunLock::take(&self.source.state, &self.inventory, self.source.lab.as_ref(), runner)?;
         self.holder.have_ended(&lock.ended);
         Ok(lock)
     }

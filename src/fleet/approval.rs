@@ -115,7 +115,7 @@ pub fn approve(plan: &Approvable<'_>, key: &Path, lasts: Duration) -> Result<Pat
         return Err(coded(
             "E-APPROVAL",
             message,
-            "Name a private key, or a public one that the agent has, with --key",
+            "Specify a private key, or a public key whose private key is in the agent, with --key",
         ));
     }
     let signature = String::from_utf8_lossy(&signed.stdout).into_owned();
@@ -139,7 +139,7 @@ pub fn approvals(plan: &Approvable<'_>, approvers: &str) -> Result<Approvals> {
     std::fs::write(&allowed, text_at(approvers)?).map_err(cannot("write", &allowed))?;
     let mut found = Approvals::default();
     if plan.commit.is_some_and(|commit| commit.modified) {
-        let why = "none counts: the plan was made from changes that are not committed, and so have no author";
+        let why = "no approval counts: the plan was made from uncommitted changes, which have no author";
         found.refused.push(why.to_owned());
         return Ok(found);
     }
@@ -192,9 +192,9 @@ fn check(
     let known = run(&["find-principals"], "")?;
     let said = String::from_utf8_lossy(&known.stdout).into_owned();
     let person = said.lines().next().filter(|_| known.status.success());
-    let person = person.ok_or("its key is not among the approvers")?.trim().to_owned();
+    let person = person.ok_or("its key is not in the approvers file")?.trim().to_owned();
     if person.is_empty() || person.contains([',', '*', '?', '!', ' ']) {
-        return Err(format!("the approvers name no single person for its key: {person}"));
+        return Err(format!("the approvers file does not name exactly one person for its key: {person}"));
     }
     if !run(&["verify", "-n", NAMESPACE, "-I", &person], &statement)?.status.success() {
         return Err("its signature does not match".to_owned());

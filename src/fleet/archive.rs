@@ -139,7 +139,7 @@ impl Restore {
                 return Err(coded("E-BACKUP", format!("{} is encrypted", path.display()), hint));
             }
             (true, Some(identity)) if identity.to_string_lossy().contains("AGE-SECRET-KEY-") => {
-                let message = "an age identity was given in place of the file that holds it";
+                let message = "got an age identity instead of a file that contains it";
                 return Err(coded(
                     "E-BACKUP",
                     message,
@@ -159,7 +159,7 @@ impl Restore {
         std::io::copy(&mut archive, &mut std::io::sink()).map_err(cannot("read", path))?;
         (this.sha256, this.bytes) = (archive.sum(), archive.bytes);
         if this.record.as_ref().is_some_and(|record| record.sha256 != this.sha256) {
-            return Err(damaged("its sha256 is not the one in the record beside it".to_owned()));
+            return Err(damaged("its sha256 differs from the one in its record".to_owned()));
         }
         Ok(this)
     }
@@ -175,7 +175,7 @@ impl Restore {
         match &self.identity {
             Some(identity) => {
                 let opened = open_age(&self.path, identity);
-                let hint = "Check the age identity file: it has to belong to one of the recipients in the record beside the backup";
+                let hint = "Check the age identity file: it must belong to one of the recipients in the backup's record";
                 opened
                     .map(|r| Box::new(r) as Box<dyn Read + Send>)
                     .map_err(|why| coded("E-BACKUP", why, hint))

@@ -231,7 +231,7 @@ impl Fleet {
                     (None, Some(version))
                         if version.len() > MOST_VERSION || version.chars().any(is_steering) =>
                     {
-                        reasons.push(format!("{name}: its k0s names no version"));
+                        reasons.push(format!("{name}: k0s reports no version"));
                     }
                     (None, Some(version)) => return Ok((host.clone(), version)),
                     (problem, _) => {
@@ -252,7 +252,7 @@ impl Fleet {
         let folder = backup_folder(&self.source, &self.inventory)?;
         match self.backup(&folder, None, events).await {
             Ok(made) => {
-                events.note(format!("backed up into {}", made.backup.path.display()));
+                events.note(format!("backup written to {}", made.backup.path.display()));
                 Ok(())
             }
             Err(error) => {
@@ -272,7 +272,7 @@ impl Fleet {
         // An API that does not respond is a reason to back up, not one against it.
         let cluster = match &self.cluster {
             Some(cluster) => cluster.identity().await.unwrap_or_else(|failure| {
-                let message = format!("the backup does not say which cluster it is of: {}", failure.message);
+                let message = format!("the backup's cluster could not be determined: {}", failure.message);
                 events.emit(Event::Warning { target: None, message });
                 None
             }),
@@ -318,7 +318,8 @@ impl Fleet {
             Err(_) => return Err(failed("the backup took too long")),
             // What it sent says more than that it was stopped.
             Ok(Err(_)) if stopped => {
-                let why = checked.err().unwrap_or_else(|| "it sent more than an archive".to_owned());
+                let why =
+                    checked.err().unwrap_or_else(|| "it sent data after the end of the archive".to_owned());
                 return Err(failed(&why));
             }
             Ok(Err(failure)) => return Err(failure.into()),
@@ -330,7 +331,7 @@ impl Fleet {
         std::io::copy(&mut back, &mut std::io::sink()).map_err(cannot("read", folder))?;
         if back.sum() != written {
             return Err(step_failed(
-                format!("{} returns other bytes than were written", folder.display()),
+                format!("{} returned different bytes than were written", folder.display()),
                 "Check the disk",
             ));
         }
@@ -346,7 +347,7 @@ impl Fleet {
         };
         let backup = keep(file, folder, record)?;
         if policy.recipients.is_empty() {
-            let message = "the backup is not encrypted, and holds every secret of the cluster; set cluster.backup.recipients";
+            let message = "the backup is not encrypted and contains every secret of the cluster; set cluster.backup.recipients";
             events.emit(Event::Warning { target: None, message: message.to_owned() });
         }
         let all = backups_in(folder, &self.inventory.name)?;

@@ -5,7 +5,7 @@ use super::load::Loaded;
 use super::run_lock;
 use crate::run::{History, Record, Recorded, Summary, history, recorded, recorded_targets, replay, summary};
 use serde::Serialize;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 /// The runs of one inventory that are recorded on this machine.
@@ -13,7 +13,7 @@ pub struct Runs {
     folder: PathBuf,
     inventory: String,
     /// The one that is in progress on this machine, and its process.
-    running: Option<(String, u32)>,
+    running: BTreeMap<String, u32>,
 }
 
 /// One run.
@@ -44,10 +44,10 @@ impl Runs {
     /// Returns all, newest first.
     pub fn all(&self) -> Vec<History> {
         let mut all = history(&self.folder);
-        if let Some((run, pid)) = &self.running
-            && let Some(known) = all.iter_mut().find(|h| h.run == *run)
-        {
-            known.note = format!("in progress (process {pid})");
+        for known in &mut all {
+            if let Some(pid) = self.running.get(&known.run) {
+                known.note = format!("in progress (process {pid})");
+            }
         }
         all
     }

@@ -3,7 +3,7 @@
 
 use super::error::{Error, Result, cannot, coded, failed};
 use super::load::Loaded;
-use super::state_dir;
+use super::state_dir::{self, OwnLabName};
 use crate::artifact::{Lock, Locked};
 use crate::catalog::{Catalog, Fabric, Vendor};
 use crate::event::Events;
@@ -23,6 +23,8 @@ const UP_DEADLINE: Duration = Duration::from_secs(120);
 const DOWN_DEADLINE: Duration = Duration::from_secs(45);
 /// How often it is looked whether a lab has come up or gone.
 const LOOK: Duration = Duration::from_millis(20);
+/// What a lab holds for as long as its process lives.
+const LOCK: &str = "lab.lock";
 /// Standard error of the lab's process.
 const LOG: &str = "lab.log";
 /// Who logs in to simulated hosts.
@@ -54,6 +56,8 @@ pub struct OwnLab {
     dir: PathBuf,
     hosts: usize,
     without: Vec<Wall>,
+    /// Nothing else uses its folder, which goes with it.
+    alone: bool,
 }
 
 impl OwnLab {
@@ -89,13 +93,16 @@ impl OwnLab {
         while matches!(self.process.try_wait(), Ok(None)) && began.elapsed() < DOWN_DEADLINE {
             std::thread::sleep(LOOK);
         }
-        if self.process.try_wait().is_ok_and(|status| status.is_some_and(|s| s.success())) {
-            return Ok(());
+        if !self.process.try_wait().is_ok_and(|status| status.is_some_and(|s| s.success())) {
+            // It has left something behind. It is not waited for yet, so its number is still its own.
+            let _ = self.process.kill();
+            let _ = self.process.wait();
+            down(&self.dir)?;
         }
-        // It has left something behind. It is not waited for yet, so its number is still its own.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-        down(&self.dir).map(drop)
+        if self.alone {
+            remove(&self.dir);
+        }
+        Ok(())
     }
 }
 
@@ -141,7 +148,31 @@ const KINDS: &str = "See docs/reference/faults.md for the kinds";
 /// Returns the folder of an inventory's lab, which is private to this user: nothing next to the inventory is read or written,
 /// for its author may not be trusted.
 fn lab_dir(loaded: &Loaded) -> Result<PathBuf> {
-    loaded.source.state.folder(&["lab", &state_dir::identity(&loaded.inventory)])
+    loaded.source.state.folder(&["lab", &state_dir::lab(&loaded.inventory, loaded.source.lab.as_ref())])
+}
+
+/// Removes what commands that were killed have left of their own labs of an inventory.
+fn sweep(loaded: &Loaded) -> Result<()> {
+    let all = loaded.source.state.folder(&["lab"])?;
+    for entry in std::fs::read_dir(&all).map_err(cannot("read", &all))?.flatten() {
+        // One that is younger may be about to take its lock.
+        let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|at| at.elapsed().ok());
+        let old = age.is_some_and(|age| age > UP_DEADLINE);
+        if old && state_dir::is_own_lab(&entry.file_name(), &loaded.inventory) {
+            remove(&entry.path());
+        }
+    }
+    Ok(())
+}
+
+/// Removes the folder of a lab unless one runs in it. Another command may do the same at once, and what stays is removed by the
+/// next one: no failure is worth a word.
+fn remove(dir: &Path) {
+    let Ok(lock) = File::open(dir.join(LOCK)) else { return };
+    let free = rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok();
+    if free && lab::clear(dir).is_ok() {
+        let _ = std::fs::remove_dir_all(dir);
+    }
 }
 
 /// Returns an error with the lab's log as the hint.
@@ -157,7 +188,7 @@ fn running(dir: &Path) -> Result<Option<Control>> {
 /// Takes the lock of a lab's folder, which a lab holds for as long as its process lives. Waits for one that goes down.
 /// `None` if one runs.
 fn lock(dir: &Path) -> Result<Option<File>> {
-    let path = dir.join("lab.lock");
+    let path = dir.join(LOCK);
     let file = state_dir::open(&path).map_err(cannot("open", &path))?;
     let began = Instant::now();
     while rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
@@ -290,8 +321,8 @@ async fn up(spec: &Spec) -> Result<OwnLab> {
     // Only the lab's process is to hold its lock.
     drop((command, lock));
     // From here on it goes down again if anything goes wrong.
-    let mut starting =
-        OwnLab { process, dir: dir.clone(), hosts: spec.hosts.len(), without: spec.without.clone() };
+    let (hosts, without) = (spec.hosts.len(), spec.without.clone());
+    let mut starting = OwnLab { process, dir: dir.clone(), hosts, without, alone: false };
     if let Some(input) = &mut starting.process.stdin {
         serde_json::to_writer(&mut *input, spec)
             .map_err(std::io::Error::from)
@@ -334,7 +365,7 @@ pub(super) async fn attach_to(loaded: &mut Loaded, asked: bool, events: &Events)
     if !own_lab && !asked {
         return Ok(None);
     }
-    let dir = lab_dir(loaded)?;
+    let mut dir = lab_dir(loaded)?;
     let mut own = None;
     let mut lab = running(&dir)?;
     if lab.is_none() {
@@ -347,7 +378,9 @@ pub(super) async fn attach_to(loaded: &mut Loaded, asked: bool, events: &Events)
             ));
         }
         events.note(format!("LAB: starting {} simulated hosts", loaded.inventory.active().count()));
-        own = Some(up(&spec(loaded, &[]).await?).await?);
+        loaded.source.lab = Some(OwnLabName::new());
+        dir = lab_dir(loaded)?;
+        own = Some(loaded.lab_up(&[], None, true).await?);
         lab = running(&dir)?;
     }
     let mut lab = lab.ok_or_else(|| broken(&dir, "the lab has stopped".to_owned()))?;
@@ -383,7 +416,7 @@ pub async fn serve_lab() -> Result<()> {
     let spec: Spec = serde_json::from_str(&line)
         .map_err(|e| Error::Malformed { what: "invalid specification".to_owned(), source: e.into() })?;
     let dir = spec.dir.clone();
-    let failed_up = |e: lab::LabError| coded("E-LAB", e.to_string(), "the lab's log has more");
+    let failed_up = |e: lab::LabError| coded("E-LAB", e.to_string(), "See the lab's log");
     let lab = lab::Lab::up(spec, Events::none()).await.map_err(failed_up)?;
     let artifacts = lab.artifacts().iter().map(|a| {
         let locked = Locked {
@@ -437,11 +470,17 @@ impl Loaded {
         control_plane: Option<&ControlPlanePrograms>,
         walls: bool,
     ) -> Result<OwnLab> {
+        if self.source.lab.is_some() {
+            sweep(self)?;
+        }
         let mut spec = spec(self, faults).await?;
         spec.control_plane = control_plane.map(|programs| programs.folder.clone());
         loop {
             let error = match up(&spec).await {
-                Ok(lab) => return Ok(lab),
+                Ok(mut lab) => {
+                    lab.alone = self.source.lab.is_some();
+                    return Ok(lab);
+                }
                 Err(error) => error,
             };
             match forbidden(&error).filter(|wall| !walls && !spec.without.contains(wall)) {

@@ -1,7 +1,7 @@
 //! Loads an inventory from disk: what it may read, the catalog next to it, its lock file.
 
 use super::error::{Error, Result, failed};
-use super::state_dir::StateDir;
+use super::state_dir::{OwnLabName, StateDir};
 use crate::artifact::{LOCK_FILE, Lock, LockError, UnresolvedAll, Wanted, resolve};
 use crate::catalog::Catalog;
 use crate::event::Events;
@@ -24,6 +24,8 @@ pub struct Source {
     pub program: Option<PathBuf>,
     /// Where runs, reports, downloads and labs are kept.
     pub state: StateDir,
+    /// The lab that is used in place of the one that `lab up` starts; see [`Source::with_own_lab`].
+    pub lab: Option<OwnLabName>,
     /// What the files of the inventory and its lock file hold, in place of those on disk.
     pub snapshot: Option<Arc<Snapshot>>,
 }
@@ -46,6 +48,12 @@ impl Source {
     /// Returns a source that may name files in its own folder alone.
     pub fn at(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), ..Self::default() }
+    }
+
+    /// Returns the source with a lab of its own: any number of them run at once beside the one that `lab up` starts, and
+    /// nothing of them stays.
+    pub fn with_own_lab(self) -> Self {
+        Self { lab: Some(OwnLabName::new()), ..self }
     }
 
     /// Returns the binary that a lab runs as.

@@ -168,7 +168,7 @@ impl Fleet {
                 Ok(observed) if steps_of(&observed).0.is_empty() => {}
                 Ok(observed) => stopped.push((TargetId::Host(name), Ok(observed))),
                 Err(failure) => cluster.warnings.push(format!(
-                    "k0s on retired {name} is not stopped: {}; should the machine run again, reset it with `provision reset {name}`",
+                    "k0s on retired host {name} was not stopped: {}; if the machine runs again, reset it with `provision reset {name}`",
                     failure.message
                 )),
             }

@@ -240,14 +240,14 @@ impl Fleet {
             let resets = selection.reset.is_some();
             let why = match inventory.hosts.get(name).map(|h| h.state) {
                 Some(_) if resets && selected.contains(name) => continue,
-                Some(_) if resets => "the host is not one of those to be reset",
+                Some(_) if resets => "the host is not being reset",
                 Some(HostState::Retired) => continue,
                 Some(_) => "the host is not retired",
-                None => "no host of this inventory",
+                None => "no such host in this inventory",
             };
             let hint = match resets {
-                true => "Name hosts that are reset, several with commas",
-                false => "Name hosts with `state: retired` in their pool, several with commas",
+                true => "Specify hosts that are being reset, comma-separated",
+                false => "Specify hosts with `state: retired` in their pool, comma-separated",
             };
             return Err(coded("E-USAGE", format!("--lost {name}: {why}"), hint));
         }

@@ -48,7 +48,8 @@ impl Fleet {
             for (target, why) in plan.unobserved().filter(|(target, _)| target.host() == Some(first)) {
                 let mut failure = why.clone();
                 failure.kind = FailureKind::Refused;
-                failure.message = format!("{target}, which would be restored first: {}", why.message);
+                failure.message =
+                    format!("cannot restore to {target}, the first controller: {}", why.message);
                 refused.push(failure);
             }
         }
@@ -61,7 +62,7 @@ impl Fleet {
         let mut found = Vec::new();
         if record.inventory != self.inventory.name {
             let message = format!(
-                "the backup is of inventory {}, and this is {}",
+                "the backup belongs to inventory {}, but this is inventory {}",
                 record.inventory, self.inventory.name
             );
             found.push(refusal(
@@ -72,10 +73,11 @@ impl Fleet {
         let wanted = &self.inventory.cluster.k0s_version;
         let step = K0sStep::between(&record.k0s, wanted);
         if step.is_none() {
-            let message = format!("the record beside the backup has no k0s version: {}", record.k0s);
+            let message = format!("the backup's record has an invalid k0s version: {}", record.k0s);
             found.push(refusal(message, "Use another backup, with the record that `provision backup` wrote"));
         } else if !K0sStep::same_minor(&record.k0s, wanted) || step == Some(K0sStep::PatchDown) {
-            let message = format!("the backup is of k0s {}, and the inventory wants {wanted}", record.k0s);
+            let message =
+                format!("the backup was made with k0s {}, but the inventory wants {wanted}", record.k0s);
             let hint = format!(
                 "Set cluster.k0s.version to {}, run `provision lock`, restore, then upgrade",
                 record.k0s
@@ -194,7 +196,7 @@ impl Fleet {
         };
         if wanted.is_some() && wanted != found {
             let message =
-                "the cluster is not the one of the backup: its namespace kube-system has another uid";
+                "the cluster does not match the backup: its namespace kube-system has a different uid";
             return Err(coded(
                 "E-RESTORE",
                 message,

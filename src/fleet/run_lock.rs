@@ -1,11 +1,13 @@
 //! One run of an inventory at a time on this machine: a lock of a file that says who holds it. The kernel releases it however
 //! the process ends, so it is also the proof that an earlier run is over.
 
-use super::error::{Result, cannot, coded, failed};
-use super::state_dir::{StateDir, identity};
+use super::error::{Result, cannot, failed};
+use super::state_dir::{OwnLabName, StateDir, identity, is_own_lab, lab};
 use crate::inventory::Inventory;
+use crate::state::{Failure, FailureKind};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -56,10 +58,14 @@ fn age(seconds: i64) -> String {
     }
 }
 
+fn locked(message: String) -> Failure {
+    Failure::new(FailureKind::Locked, "E-RUNNING", message)
+}
+
 fn in_progress(name: &str, holder: Option<&Runner>, now_s: i64) -> super::Error {
     let Some(holder) = holder else {
         let message = format!("another run of {name} is in progress on this machine");
-        return coded("E-RUNNING", message, "Wait for it to finish, or stop it with Ctrl-C");
+        return locked(message).hint("Wait for it to finish, or stop it with Ctrl-C").into();
     };
     let message = format!(
         "run {} of {name} is in progress on this machine: process {} of {}, inventory {}, started {} ago",
@@ -70,7 +76,7 @@ fn in_progress(name: &str, holder: Option<&Runner>, now_s: i64) -> super::Error 
         age(now_s - holder.began_s)
     );
     let hint = format!("Wait for it to finish, or stop it with Ctrl-C or `kill -INT {}`", holder.pid);
-    coded("E-RUNNING", message, hint)
+    locked(message).hint(hint).into()
 }
 
 fn read(file: &mut File) -> Option<Runner> {
@@ -87,20 +93,36 @@ fn write(file: &mut File, runner: &Runner) -> std::io::Result<()> {
     file.sync_data()
 }
 
-/// Returns the run of an inventory that is in progress on this machine, and its process.
-pub(super) fn running(state: &StateDir, inventory: &Inventory) -> Option<(String, u32)> {
-    let path = state.folder(&["running"]).ok()?.join(identity(inventory));
-    let mut file = File::open(path).ok()?;
-    match flock(&file, FlockOperation::NonBlockingLockShared) {
-        Err(rustix::io::Errno::WOULDBLOCK) => read(&mut file).map(|runner| (runner.run, runner.pid)),
-        _ => None,
-    }
+/// The lock of the runs on a lab that one command started for itself, in the folder of that lab.
+const OF_LAB: &str = "running";
+
+/// Returns the runs of an inventory that are in progress on this machine, each with its process.
+pub(super) fn running(state: &StateDir, inventory: &Inventory) -> BTreeMap<String, u32> {
+    let labs = state.folder(&["lab"]).ok().and_then(|labs| std::fs::read_dir(labs).ok());
+    let labs = labs.into_iter().flatten().flatten().filter(|lab| is_own_lab(&lab.file_name(), inventory));
+    let site = state.folder(&["running"]).map(|folder| folder.join(identity(inventory)));
+    let of_run = |path: PathBuf| {
+        let mut file = File::open(path).ok()?;
+        match flock(&file, FlockOperation::NonBlockingLockShared) {
+            Err(rustix::io::Errno::WOULDBLOCK) => read(&mut file).map(|runner| (runner.run, runner.pid)),
+            _ => None,
+        }
+    };
+    labs.map(|lab| lab.path().join(OF_LAB)).chain(site).filter_map(of_run).collect()
 }
 
 impl RunLock {
-    /// Takes the lock of an inventory for a run, or fails naming the run that has it.
-    pub(super) fn take(state: &StateDir, inventory: &Inventory, mut runner: Runner) -> Result<Self> {
-        let path = state.folder(&["running"])?.join(identity(inventory));
+    /// Takes the lock of an inventory, or of a command's own lab of it, for a run, or fails naming the run that has it.
+    pub(super) fn take(
+        state: &StateDir,
+        inventory: &Inventory,
+        own: Option<&OwnLabName>,
+        mut runner: Runner,
+    ) -> Result<Self> {
+        let path = match own {
+            Some(_) => state.folder(&["lab", &lab(inventory, own)])?.join(OF_LAB),
+            None => state.folder(&["running"])?.join(identity(inventory)),
+        };
         let mut file = super::state_dir::open(&path).map_err(cannot("open", &path))?;
         // A program that this process starts has the lock of a run that just ended for a moment too, between its fork and exec.
         let mut taken = flock(&file, FlockOperation::NonBlockingLockExclusive);
@@ -162,7 +184,7 @@ mod tests {
         std::fs::write(site.join("site.yaml"), text).expect("written");
         let catalog = crate::catalog::Catalog::builtin().expect("the catalog");
         let inventory = crate::inventory::load(&site, &catalog).unwrap_or_else(|d| panic!("{d}")).inventory;
-        let take = |runner| RunLock::take(&state, &inventory, runner);
+        let take = |runner| RunLock::take(&state, &inventory, None, runner);
         let first = take(runner("AAAAA", 1000)).expect("free");
         assert_eq!(first.ended, Vec::<String>::new());
         let refused = take(runner("BBBBB", 1150)).expect_err("taken").failure();

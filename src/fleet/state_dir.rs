@@ -38,6 +38,32 @@ pub(super) fn identity(inventory: &Inventory) -> String {
     format!("{}-{}", inventory.name, &hash[..HASH_DIGITS])
 }
 
+/// What a lab is kept by that one command starts for itself, beside the inventory's identity.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OwnLabName(String);
+
+impl OwnLabName {
+    /// Returns a name that no other lab has.
+    pub(super) fn new() -> Self {
+        Self(format!("{:016x}", rand::random::<u64>()))
+    }
+}
+
+/// What stands between an inventory's identity and the name of a command's own lab; no name of an inventory has it.
+const OF_COMMAND: char = '@';
+
+/// Returns the name of the folder of a lab.
+pub(super) fn lab(inventory: &Inventory, own: Option<&OwnLabName>) -> String {
+    let identity = identity(inventory);
+    own.map_or(identity.clone(), |own| format!("{identity}{OF_COMMAND}{}", own.0))
+}
+
+/// Returns whether a folder is of a lab that some command started for itself on an inventory.
+pub(super) fn is_own_lab(folder: &OsStr, inventory: &Inventory) -> bool {
+    let rest = folder.to_str().and_then(|f| f.strip_prefix(&identity(inventory)));
+    rest.is_some_and(|rest| rest.starts_with(OF_COMMAND))
+}
+
 /// Returns whether a folder is the identity of an inventory of this name.
 fn is_of(folder: &OsStr, name: &str) -> bool {
     let hash = folder.to_str().and_then(|f| f.strip_prefix(name)?.strip_prefix('-'));

@@ -360,8 +360,8 @@ fn read_backup(r: &mut Reader<'_>, node: Option<&Node>) -> BackupPolicy {
         let Some(written) = recipient.text() else { continue };
         if written.parse::<age::x25519::Recipient>().is_err() {
             if written.to_uppercase().contains("AGE-SECRET-KEY-") {
-                let message = "an age identity, which is a secret key, stands in place of a recipient";
-                r.error_unquoted("E-BACKUP", recipient, message, "Use its public key (`age-keygen -y FILE`), and make a new identity: this one is in a file that others read");
+                let message = "this is an age identity, which is a secret key, not a recipient";
+                r.error_unquoted("E-BACKUP", recipient, message, "Use its public key (`age-keygen -y FILE`), and create a new identity: this one is exposed in the inventory");
                 continue;
             }
             let message = format!("`{written}` is not an age recipient");

@@ -274,8 +274,9 @@ impl<'a> Checker<'a> {
             let (canary, at_once) =
                 (pool.disruption.canary as usize, pool.disruption.max_unavailable.of(size));
             if canary > at_once.max(1) {
-                let message =
-                    format!("a canary of {canary} hosts, where {at_once} may be out of service at once");
+                let message = format!(
+                    "disruption.canary is {canary}, but only {at_once} hosts may be out of service at once"
+                );
                 let hint = "Lower disruption.canary, or raise disruption.maxUnavailable";
                 self.error(
                     "E-CANARY-SIZE",

@@ -88,7 +88,13 @@ impl Forms<'_> {
         let path = ["network", "noProxy"];
         if rules.len() > MOST_NO_PROXY {
             let hint = "Use networks and .domains to cover many hosts";
-            self.wrong("E-NO-PROXY", &path, "Use at most 1,000 entries", &rules.len().to_string(), hint);
+            self.wrong(
+                "E-NO-PROXY",
+                &path,
+                "a number of entries up to 1,000",
+                &rules.len().to_string(),
+                hint,
+            );
         }
         for rule in rules.iter().filter(|rule| !form::is_no_proxy(rule)) {
             let hint = "Use an address, a network, a name, .domain or *.domain";
@@ -204,8 +210,8 @@ impl Forms<'_> {
         match &model.source {
             ModelSource::HuggingFace { repo, revision, .. } => {
                 let at = |key: &'static str| ["models", name, "source", "huggingFace", key];
-                self.check(form::is_repository(repo), &at("repo"), "a repository", repo, "owner/name");
-                let hint = "a commit, best, or a tag or a branch";
+                self.check(form::is_repository(repo), &at("repo"), "a repository", repo, "Use owner/name");
+                let hint = "Use a commit (recommended), a tag or a branch";
                 self.check(form::is_revision(revision), &at("revision"), "a revision", revision, hint);
             }
             ModelSource::Path { path } => {
@@ -226,8 +232,8 @@ impl Forms<'_> {
             let hint = "Use letters, digits and `_`: VLLM_LOGGING_LEVEL";
             self.check(form::is_variable(variable), &at, "an environment variable", variable, hint);
             if variable == "HF_TOKEN" {
-                let hint = "Use source.huggingFace.token with a secret: an inventory is no place for tokens";
-                self.wrong("E-FORM", &at, "a variable to be set here", variable, hint);
+                let hint = "Use source.huggingFace.token with a secret: inventories must not contain tokens";
+                self.wrong("E-FORM", &at, "a variable that can be set here", variable, hint);
             }
         }
         let resources = &model.engine.resources;

@@ -35,7 +35,7 @@ pub(super) fn host_fault(address: IpAddr) -> Option<&'static str> {
     };
     match () {
         () if ipv4.is_some_and(|a| a.octets()[0] == 0) || address.is_unspecified() => {
-            Some("Use the host's own address: 0.0.0.0 stands for any")
+            Some("Use the host's own address: 0.0.0.0 means any address")
         }
         () if ipv4.is_some_and(|a| a.is_broadcast() || a.octets()[0] >= 240) => {
             Some("Use the host's own address: this one is reserved or for broadcasts")
@@ -121,7 +121,7 @@ pub(super) fn url_fault(text: &str) -> Option<&'static str> {
             Some("Use a URL with a host: https://hub.example.net")
         }
         () if !text.chars().all(plain) => {
-            Some("Use a URL without blanks, quotes, `$`, `;`, `\\` and brackets")
+            Some("Use a URL without spaces, quotes, `$`, `;`, `\\` and brackets")
         }
         () if !url.username().is_empty() || url.password().is_some() => {
             Some("Remove the login, which every user of a host could read")

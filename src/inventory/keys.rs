@@ -96,7 +96,7 @@ const REGISTRY: &[Key] = &[
     key(
         "mirror",
         Text,
-        "Mirror URL; with a path, `/v2` is where the registry has it (Harbor: https://hub.example.net/v2/PROJECT) or at the end",
+        "Mirror URL; with a path, `/v2` is used where it is (Harbor: https://hub.example.net/v2/PROJECT), or else appended",
     ),
     key(
         "credentials",
@@ -122,11 +122,11 @@ const BACKUP: &[Key] = &[
     key(
         "recipients",
         Texts,
-        "age recipients that backups are encrypted to: age1…; without any they are not encrypted",
+        "age recipients that backups are encrypted to: age1…; without any, backups are not encrypted",
     ),
     key("keep", Int, "How many backups are kept (default 10)"),
     key("beforeUpgrade", Bool, "Back up before k0s on a controller is upgraded (default true)"),
-    key("keepDays", Int, "Backups that are older are removed, except the newest"),
+    key("keepDays", Int, "Remove backups older than this many days, except the newest"),
 ];
 const K0S: &[Key] = &[
     need("version", Text, "Version, such as v1.35.7+k0s.0"),
@@ -165,7 +165,7 @@ const POOL: &[Key] = &[
     key(
         "efa",
         Section(EFA),
-        "Elastic Fabric Adapters (AWS), installed by the EFA installer, for models across hosts",
+        "Elastic Fabric Adapters (AWS), installed by the EFA installer, for workloads across hosts",
     ),
     key(
         "rdma",
@@ -227,7 +227,7 @@ const STORAGE: &[Key] = &[
 const DISRUPTION: &[Key] = &[
     key("maxUnavailable", Share, "Hosts out of service at once (default 10%); 0 allows none"),
     key("maxFailed", Share, "Hosts that may fail before the pool stops (default 10%)"),
-    key("canary", Int, "Hosts that leave service first, before any other does (default 1); 0 is none"),
+    key("canary", Int, "Number of hosts that leave service before all others (default 1); 0 for none"),
     key("drainSeconds", Int, "Drain timeout in seconds (default 900)"),
 ];
 const HOST: &[Key] = &[
@@ -271,7 +271,7 @@ const SOURCE: &[Key] = &[
         "huggingFace",
         Section(&[
             need("repo", Text, "owner/name"),
-            need("revision", Text, "A commit"),
+            need("revision", Text, "A commit (recommended), a tag or a branch"),
             key("token", Section(SECRET_REF), "Access token"),
         ]),
         "A Hugging Face repository",
@@ -285,8 +285,8 @@ const ENGINE_KEYS: &[Key] = &[
     key(
         "resources",
         Section(&[
-            key("cpu", Text, "CPUs that a replica requests (default 1, and 1 per accelerator)"),
-            key("memory", Text, "Memory that a replica requests (default 4Gi, and 8Gi per accelerator)"),
+            key("cpu", Text, "CPUs that a replica requests (default 1, plus 1 per accelerator)"),
+            key("memory", Text, "Memory that a replica requests (default 4Gi, plus 8Gi per accelerator)"),
             key("shm", Text, "Maximum size of /dev/shm (default 32Gi)"),
         ]),
         "Requests of a replica",

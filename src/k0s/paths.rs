@@ -2,6 +2,8 @@
 
 /// The binary.
 pub const BINARY: &str = "/usr/local/bin/k0s";
+/// The binary of the version that is to come, until it takes its place.
+pub const NEXT_BINARY: &str = "/usr/local/bin/k0s.next";
 /// What it keeps (`--data-dir`).
 pub const DATA_DIR: &str = "/var/lib/k0s";
 /// What it keeps while it runs: sockets, and the configuration that it was started with.

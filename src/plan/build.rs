@@ -270,11 +270,10 @@ pub fn build(input: PlanInput<'_>) -> Plan {
                     let mut warnings = observed.warnings.clone();
                     let lost: BTreeSet<&str> =
                         steps.iter().flat_map(|s| &s.hazards).filter_map(Hazard::pod).collect();
-                    warnings.extend(lost.into_iter().map(|pod| {
-                        format!(
-                            "draining loses pod {pod}: it belongs to no controller that would make it again"
-                        )
-                    }));
+                    warnings.extend(
+                        lost.into_iter()
+                            .map(|pod| format!("draining loses pod {pod}: no controller would recreate it")),
+                    );
                     let moved = ports::observed(inventory, &observed);
                     warnings.extend(moved.iter().map(ToString::to_string));
                     TargetPlan {

@@ -108,7 +108,7 @@ pub fn stale(saved: &Plan, fresh: &Plan) -> Vec<Moved> {
             match new.iter().find(|s| s.resource == step.resource) {
                 None => say(step, "no longer needs a change"),
                 Some(now) if now.change != step.change => say(step, "differs from the saved plan"),
-                Some(now) if now.digest != step.digest => say(step, "would be carried out in another way"),
+                Some(now) if now.digest != step.digest => say(step, "would be carried out differently"),
                 Some(now) if now.hazards.iter().any(|h| !step.hazards.contains(h)) => {
                     say(step, "has a hazard that the saved plan does not show");
                 }

@@ -73,7 +73,7 @@ pub(super) fn is_node(step: &Step) -> bool {
 }
 
 /// Splits a target's steps at gates: a step that needs what was not waited for yet, or takes another step's output, begins a
-/// batch; a reboot ends one. On the cluster a join token and a node are batches of their own, as hosts wait for the one
+/// batch; a reboot and a gate end one. On the cluster a join token and a node are batches of their own, as hosts wait for the one
 /// and a failed host leaves out the other; all else goes together, so that engines load side by side.
 pub(super) fn batches(steps: &[Step], is_member: bool) -> Vec<Batch> {
     let mut cuts = Vec::new();
@@ -86,7 +86,7 @@ pub(super) fn batches(steps: &[Step], is_member: bool) -> Vec<Batch> {
             cuts.push(index);
         }
         awaited.extend(&step.needs);
-        gate = alone || step.hazards.contains(&Hazard::Reboot);
+        gate = alone || step.hazards.contains(&Hazard::Reboot) || step.wanted().is_some_and(|r| r.gate);
     }
     let ends = cuts.iter().skip(1).copied().chain([steps.len()]);
     let batch = |(from, to): (&usize, usize)| {

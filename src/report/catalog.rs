@@ -39,7 +39,7 @@ pub fn product_text(catalog: &Catalog, product: &Product) -> String {
             OpenModule::Unsupported => "closed only".to_owned(),
             OpenModule::Required => "open only".to_owned(),
             OpenModule::Supported => match product.open_from {
-                Some(from) => format!("closed, open from branch {from} on"),
+                Some(from) => format!("closed; open from branch {from}"),
                 None => "open, or closed".to_owned(),
             },
         };
@@ -60,7 +60,7 @@ pub fn product_text(catalog: &Catalog, product: &Product) -> String {
     } else {
         let fits = |s: &&NeuronSdk| s.products.iter().chain(&s.host_products).any(|p| *p == product.slug);
         for sdk in catalog.neuron_sdks().iter().filter(fits) {
-            let driver = sdk.driver.as_deref().unwrap_or("not known");
+            let driver = sdk.driver.as_deref().unwrap_or("unknown");
             let serves = if sdk.products.contains(&product.slug) {
                 ""
             } else {
@@ -77,7 +77,7 @@ pub fn product_text(catalog: &Catalog, product: &Product) -> String {
         let profiles = catalog.mig(&product.slug).map(|row| {
             row.profiles.iter().map(|p| format!("{} x {}", p.most, p.name)).collect::<Vec<_>>().join(", ")
         });
-        let profiles = profiles.unwrap_or_else(|| "profiles not known".to_owned());
+        let profiles = profiles.unwrap_or_else(|| "profiles unknown".to_owned());
         rows.push(("MIG", format!("up to {most} instances: {profiles}")));
     }
     rows.push(("reboot", format!("within {} min", product.reboot_deadline_s / 60)));

@@ -89,9 +89,9 @@ fn reach(diff: &InventoryDiff) -> String {
     parts.extend(counted(2..counts.len()));
     match (parts.is_empty(), diff.roles.is_empty()) {
         (false, true) => parts.join(", "),
-        (false, false) => format!("{}, and what the changed roles do", parts.join(", ")),
-        (true, true) => "no host is disturbed".to_owned(),
-        (true, false) => "what the changed roles do; `provision plan` shows it".to_owned(),
+        (false, false) => format!("{}, and the effects of the changed roles", parts.join(", ")),
+        (true, true) => "no disruption".to_owned(),
+        (true, false) => "the effects of the changed roles; `provision plan` shows them".to_owned(),
     }
 }
 

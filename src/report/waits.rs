@@ -58,9 +58,7 @@ impl Waits {
             })
             .collect();
         if all.len() > NAMED {
-            events.push(Event::Note {
-                message: format!("{} more hosts are being worked on", all.len() - NAMED),
-            });
+            events.push(Event::Note { message: format!("{} more hosts are in progress", all.len() - NAMED) });
         }
         events
     }
@@ -101,6 +99,6 @@ mod tests {
         }
         let events = waits.events(later);
         assert_eq!(events.len(), NAMED + 1);
-        assert_eq!(events[NAMED], Event::Note { message: "5 more hosts are being worked on".into() });
+        assert_eq!(events[NAMED], Event::Note { message: "5 more hosts are in progress".into() });
     }
 }

@@ -10,6 +10,8 @@
 //!   hazards: [reboot]
 //!   late: [token/worker]
 //!   deadline_s: 900
+//!   once: true                                              # done where `when` is true, and not recorded as wanted
+//!   gate: true                                              # a node is drained only after it
 //! - file: {path: /etc/x, template: x.j2, mode: 0o600}       # `template` or `content`
 //! ```
 
@@ -35,9 +37,12 @@ pub(super) struct Around {
     #[serde(rename = "late")]
     inputs: Vec<StepOutput>,
     deadline_s: Option<u64>,
+    once: bool,
+    gate: bool,
 }
 
-const AROUND: [&str; 7] = ["when", "each", "why", "restarts", "hazards", "late", "deadline_s"];
+const AROUND: [&str; 9] =
+    ["when", "each", "why", "restarts", "hazards", "late", "deadline_s", "once", "gate"];
 
 /// A file: its content, or the template that makes it.
 #[derive(Deserialize)]
@@ -261,6 +266,7 @@ impl Entry {
         }
         resource.inputs = around.inputs;
         resource.deadline_s = around.deadline_s.unwrap_or(DEFAULT_DEADLINE_S);
+        (resource.once, resource.gate) = (around.once, around.gate);
         Ok(resource)
     }
 }

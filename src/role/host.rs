@@ -134,7 +134,8 @@ fn kernel(input: &RoleInput<'_>, found: &mut Vec<Finding>) {
             found.push(stop("E-KERNEL", format!("kernel {} is older than {a}.{b}", facts.kernel), hint));
         }
         Some(kernel) if kernel < CGROUP_V2_KERNEL && facts.cgroup == Some(2) => {
-            let message = format!("kernel {}: cgroup v2 is complete from 5.8", facts.kernel);
+            let message =
+                format!("kernel {} is older than 5.8, which has complete cgroup v2 support", facts.kernel);
             found.push(warn("W-KERNEL", message, hint));
         }
         _ => {}
@@ -152,9 +153,11 @@ fn kernel(input: &RoleInput<'_>, found: &mut Vec<Finding>) {
         let wanted = &input.inventory.cluster.k0s_version;
         let only_v2 = version(wanted).is_some_and(|v| v >= CGROUP_V2_ONLY);
         found.push(match only_v2 && !allows_cgroup_v1(input.inventory) {
-            true => {
-                stop("E-CGROUP", format!("cgroup v1; the kubelet of k0s {wanted} does not start on it"), hint)
-            }
+            true => stop(
+                "E-CGROUP",
+                format!("the host uses cgroup v1, on which the kubelet of k0s {wanted} does not start"),
+                hint,
+            ),
             false => warn("W-CGROUP", "cgroup v1 is deprecated in Kubernetes", hint),
         });
     }

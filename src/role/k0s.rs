@@ -57,6 +57,12 @@ pub(super) fn k0s(input: &RoleInput<'_>) -> Result<Value, Failure> {
     let memlock = pool.is_linked();
     let mut binary = download(input, &name, k0s::BINARY, 0o755)?;
     binary["version"] = json!(lock.get(&name).map(|locked| &locked.version));
+    // Where another version is in its place, or none: it is asked about the host before it goes there.
+    let next = (facts.k0s_version.as_ref() != Some(&inventory.cluster.k0s_version)).then(|| {
+        let mut next = binary.clone();
+        next["path"] = json!(k0s::NEXT_BINARY);
+        next
+    });
     // What a running k0s was started with; anything else on disk wants a restart.
     let mut started = Sha256::new();
     for part in [
@@ -105,6 +111,11 @@ pub(super) fn k0s(input: &RoleInput<'_>) -> Result<Value, Failure> {
         .iter()
         .map(|(name, text)| json!({"name": name, "text": format!("{}\n", text.trim_end())}))
         .collect();
+    let own_drop_ins: Vec<String> = ["nvidia", "registries"]
+        .into_iter()
+        .chain(inventory.cluster.containerd.keys().map(String::as_str))
+        .map(|name| format!("/etc/k0s/containerd.d/{name}.toml"))
+        .collect();
     // As `k0s etcd member-list` prints a member: its name, and its peer address.
     let several = controller && inventory.controllers().nth(1).is_some();
     let member = several.then(|| {
@@ -117,7 +128,10 @@ pub(super) fn k0s(input: &RoleInput<'_>) -> Result<Value, Failure> {
         "role": install.role(),
         "controller": controller,
         "unit": k0s::unit(controller),
+        "worker": pool.role.is_worker(),
         "binary": binary,
+        "next": next,
+        "own_drop_ins": own_drop_ins,
         // Written when the host has become part of the cluster.
         "joined_file": k0s::joined_file(controller),
         "containerd": catalog.k0s_line(&inventory.cluster.k0s_version).map_or(1, |l| l.containerd),

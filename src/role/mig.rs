@@ -64,7 +64,7 @@ fn program(have: &str, create: &str, mode: &str, flag: u8) -> String {
             r#"for i in $gpus; do
 [ "$(of "$i")" != {have} ] || continue
 clear "$i"
-smi mig -i "$i" -cgi {create} -C || fail "GPU $i does not take {create}: nvidia-smi mig -lgip says what it takes"
+smi mig -i "$i" -cgi {create} -C || fail "GPU $i rejects {create}: nvidia-smi mig -lgip lists what it supports"
 done
 "#
         ),
@@ -81,7 +81,7 @@ for i in $gpus; do clear "$i"; done
 smi -mig {flag} || fail 'MIG mode cannot be set: something holds the GPUs'
 # Ampere wants a reset; newer ones set it at once.
 [ "$(mode)" = {mode} ] || smi --gpu-reset || true
-[ "$(mode)" = {mode} ] || fail 'MIG mode {mode} is pending until a reboot: plan again, it is a step then'
+[ "$(mode)" = {mode} ] || fail 'MIG mode {mode} is pending until a reboot: plan again; the plan then includes the reboot'
 fi
 {make}# CDI is not told of MIG changes (container toolkit documents).
 mkdir -p /var/run/cdi

@@ -61,7 +61,7 @@ fn in_role(inventory: &Inventory, role: &str, text: &str) -> Vec<Mistake> {
         // What nobody means would remove all that the role has made.
         Ok(entries) if entries.is_empty() && !text.contains('[') => {
             let message =
-                "a role without entries; write `[]` if it is to remove all that it has made".to_owned();
+                "the role has no entries; write `[]` to remove everything that it has created".to_owned();
             return vec![Mistake { line: None, message }];
         }
         Ok(entries) => entries,

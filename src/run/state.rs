@@ -153,7 +153,7 @@ impl RunState {
         let pool = plan.pool.as_deref().filter(|_| begun == Begun::No)?;
         let blocked = |code: &str, message: String| Failure::new(FailureKind::Blocked, code, message);
         if let Some(canary) = now.failed_canaries.get(pool).filter(|_| plan.drains()) {
-            let message = format!("pool {pool} stopped: {canary}, the first host to leave service, failed");
+            let message = format!("pool {pool} stopped: {canary}, a host that left service first, failed");
             return Some(blocked("E-CANARY", message).hint("Fix that host, then apply again"));
         }
         let allowed = self.budgets.get(pool)?.failed;

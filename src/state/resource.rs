@@ -31,6 +31,9 @@ pub struct Resource {
     /// It is done once, because that was asked for, and is no state that stays wanted: the host keeps no record of it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub once: bool,
+    /// What comes after it on its host is another batch: a node is drained only once this is done.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gate: bool,
 }
 
 /// The default deadline of a resource, in seconds.
@@ -49,6 +52,7 @@ impl Resource {
             inputs: Vec::new(),
             deadline_s: DEFAULT_DEADLINE_S,
             once: false,
+            gate: false,
         }
     }
 }

@@ -422,61 +422,57 @@ fn what_an_xid_asks_for_is_read_from_its_whole_line() {
             let text = format!(
                 "{prefix}NVRM: Xid (PCI:{field}): 95, pid=42, name=python3, Uncontained: FBHUB. RST: Yes\n"
             );
-            cases.push((
-                text,
-                Some(reset),
-                format!("{bad}{reset} asks for a reset of the GPU: a reboot does it"),
-            ));
+            cases.push((text, Some(reset), format!("{bad}{reset} requires a GPU reset: reboot the host")));
         }
     }
     cases.extend([
-        (nvlink(145, "Nonfatal"), None, "ok: Xid 145 on 0000:3b:00 is nonfatal and asks for nothing".into()),
-        (nvlink(149, "Non-fatal"), None, "ok: Xid 149 on 0000:3b:00 is nonfatal and asks for nothing".into()),
+        (nvlink(145, "Nonfatal"), None, "ok: Xid 145 on 0000:3b:00 is nonfatal and needs no action".into()),
+        (nvlink(149, "Non-fatal"), None, "ok: Xid 149 on 0000:3b:00 is nonfatal and needs no action".into()),
         (
             nvlink(145, "Fatal   "),
             Some("Xid 145 on 0000:3b:00"),
-            format!("{bad}Xid 145 on 0000:3b:00 asks for a reboot"),
+            format!("{bad}Xid 145 on 0000:3b:00 requires a reboot"),
         ),
         (
             nvlink(145, "Nonfatal") + &nvlink(145, "Fatal"),
             Some("Xid 145 on 0000:3b:00"),
-            format!("{bad}Xid 145 on 0000:3b:00 asks for a reboot"),
+            format!("{bad}Xid 145 on 0000:3b:00 requires a reboot"),
         ),
         (
             nvlink(145, "Nonfatal") + &from("0x1 (GPU Reset Required)"),
             Some("Xid 154 on 0000:3b:00 (GPU Reset Required)"),
-            format!("{bad}Xid 154 on 0000:3b:00 (GPU Reset Required) asks for a reset"),
+            format!("{bad}Xid 154 on 0000:3b:00 (GPU Reset Required) requires a GPU reset"),
         ),
         (
             from("0x2 (Node Reboot Required)"),
             Some("Xid 154 on 0000:3b:00 (Node Reboot Required)"),
-            format!("{bad}Xid 154 on 0000:3b:00 (Node Reboot Required) asks for a reboot"),
+            format!("{bad}Xid 154 on 0000:3b:00 (Node Reboot Required) requires a reboot"),
         ),
         (
             from("0x4 (Drain and Reset)"),
             Some("Xid 154 on 0000:3b:00 (Drain and Reset)"),
-            format!("{bad}Xid 154 on 0000:3b:00 (Drain and Reset) asks for a reset"),
+            format!("{bad}Xid 154 on 0000:3b:00 (Drain and Reset) requires a GPU reset"),
         ),
         (
             nvlink(145, "Fatal") + &from("0x3 (Drain P2P)"),
             None,
-            format!("{bad}Xid 154 on 0000:3b:00 (Drain P2P) asks for the node to be drained"),
+            format!("{bad}Xid 154 on 0000:3b:00 (Drain P2P) requires a drain"),
         ),
         (
             nvlink(145, "Fatal") + &from("0x0 (None)"),
             None,
-            "ok: Xid 145 on 0000:3b:00: the Xid 154 after it decides".into(),
+            "ok: Xid 145 on 0000:3b:00: a later Xid 154 overrides it".into(),
         ),
         // What comes after the last Xid 154, or is of another GPU, is not decided by it.
         (
             from("0x0 (None)") + &nvlink(145, "Fatal"),
             Some("Xid 145 on 0000:3b:00"),
-            format!("{bad}Xid 145 on 0000:3b:00 asks for a reboot"),
+            format!("{bad}Xid 145 on 0000:3b:00 requires a reboot"),
         ),
         (
             nvlink(145, "Fatal") + &from("0x0 (None)").replace("3b:00", "5e:00"),
             Some("Xid 145 on 0000:3b:00"),
-            format!("{bad}Xid 145 on 0000:3b:00 asks for a reboot"),
+            format!("{bad}Xid 145 on 0000:3b:00 requires a reboot"),
         ),
         (
             from("0x9 (Something New)"),
@@ -489,13 +485,13 @@ fn what_an_xid_asks_for_is_read_from_its_whole_line() {
         (
             line("48, pid=42, name=python3, channel 0x00000008"),
             Some("Xid 48 on 0000:3b:00"),
-            format!("{bad}Xid 48 on 0000:3b:00 asks for a reboot"),
+            format!("{bad}Xid 48 on 0000:3b:00 requires a reboot"),
         ),
         (
             line("48, pid=42, name=python3, channel 0x00000008")
                 + &line("94, pid=42, name=python3, Contained: SM (0x1). RST: No"),
             None,
-            "ok: Xid 48 on 0000:3b:00 is contained and asks for nothing".into(),
+            "ok: Xid 48 on 0000:3b:00 is contained and needs no action".into(),
         ),
         (
             line("171, GDDR Uncorrectable DRAM error at FBPA 0")
@@ -503,7 +499,7 @@ fn what_an_xid_asks_for_is_read_from_its_whole_line() {
                 + &line("63, Row Remapper: New row")
                 + &from("0x4 (Drain and Reset)"),
             Some("Xid 154 on 0000:3b:00 (Drain and Reset)"),
-            "ok: Xid 171 on 0000:3b:00 asks for nothing".into(),
+            "ok: Xid 171 on 0000:3b:00 needs no action".into(),
         ),
         // NVSwitches: three lines for each event.
         (
@@ -511,14 +507,14 @@ fn what_an_xid_asks_for_is_read_from_its_whole_line() {
                 + &sxid("Severity 0 Engine instance 31")
                 + &sxid("Data {0x1}"),
             None,
-            "ok: SXid 20034 on 0000:06:00 is nonfatal and asks for nothing".into(),
+            "ok: SXid 20034 on 0000:06:00 is nonfatal and needs no action".into(),
         ),
         (
             sxid("Fatal, Link 31 LTSSM Fault Up")
                 + &sxid("Severity 1 Engine instance 31")
                 + &sxid("Data {0x1}"),
             Some("SXid 20034 on 0000:06:00"),
-            format!("{bad}SXid 20034 on 0000:06:00 asks for a reboot"),
+            format!("{bad}SXid 20034 on 0000:06:00 requires a reboot"),
         ),
         (sxid("Link 31"), None, format!("{unknown}cannot read what the kernel log says about SXid 20034")),
         (
@@ -535,7 +531,7 @@ fn what_an_xid_asks_for_is_read_from_its_whole_line() {
         assert!(found.iter().any(|l| l.starts_with(&expected)), "{expected}\nin {found:?}\nof {text}");
         assert_eq!(
             reboot.is_none(),
-            !found.iter().any(|l| l.contains("reboot does it") || l.ends_with("a reboot")),
+            !found.iter().any(|l| l.contains("reset: reboot the host") || l.ends_with("a reboot")),
             "{found:?}"
         );
     }
@@ -562,7 +558,7 @@ fn a_program_that_hit_an_xid_is_ended_and_no_other() {
         assert!(child.try_wait().expect("asked").is_none(), "{harmless}");
     }
     let log = Log::of(&line(now + 1, 31, "sleep"));
-    let found = format!("process {pid} sleep runs on after Xid 31");
+    let found = format!("process {pid} sleep is still running after Xid 31");
     assert_eq!(log.run(&guard), (Some(1), found.clone()));
     let text = line(now + 1, 31, "sleep").replace("0c:00)", "0c:00 GPU-I:05 GPU-CI:00)");
     for text in [format!("kern  :err   : {text}"), text.replace("] ", "][ T42] ")] {
@@ -571,7 +567,7 @@ fn a_program_that_hit_an_xid_is_ended_and_no_other() {
     // Reaped as its parent would, so that it is gone when it ended.
     let reaper = std::thread::spawn(move || child.wait().expect("waited for"));
     let (code, said) = log.run(&apply);
-    assert_eq!((code, said), (Some(0), format!("ends process {pid} (TERM)")));
+    assert_eq!((code, said), (Some(0), format!("killing process {pid} (TERM)")));
     assert!(!reaper.join().expect("no panic").success());
     assert_eq!(log.run(&guard).0, Some(0));
 }

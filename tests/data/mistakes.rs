@@ -358,7 +358,7 @@ fn the_reference_page_of_inventories_is_the_schema() {
          deeply, lists are replaced, `null` deletes. Ranges such as `h-[001-064]` expand to many names, and in `address`,\n\
          `clusterAddress` and `bmc` to as many values. Keys marked \"not supported yet\" are rejected, never ignored.\n\n\
          Storage: name disks by their path below `/dev/disk/by-id`. Only empty disks are formatted: `keep: true` uses an existing\n\
-         filesystem, `erase: ext4` allows wiping exactly that type. Mounts are systemd mount units; k0s does not start without its own.\n\n\
+         filesystem, `erase: ext4` allows wiping exactly that type. Mounts are systemd mount units; k0s does not start until those that it needs are mounted.\n\n\
          Network: apt, dnf, downloads, k0s and containerd use `proxy`; `noProxy` must cover every host. `caBundle` is added to the trust\n\
          store of each host. The `credentials` of a registry are a secret `user:password`, stored in a file that only root can read.\n\
          `clusterInterface` selects the address of workers; controllers also need `clusterAddress`.\n\n\

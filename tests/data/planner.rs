@@ -519,7 +519,7 @@ fn a_saved_plan_is_out_of_date_when_more_would_be_disturbed_than_it_says() {
     // The same change by another command.
     let mut fresh = saved.clone();
     fresh.targets[1].steps[0].digest = "0".repeat(16);
-    assert_eq!(stale(&saved, &fresh)[0].what, "would be carried out in another way");
+    assert_eq!(stale(&saved, &fresh)[0].what, "would be carried out differently");
     assert_eq!(saved.targets[1].steps[0].digest.len(), 16);
 }
 
@@ -659,6 +659,34 @@ fn a_member_that_is_down_is_started_before_healthy_ones_are_touched() {
     }
     let hosts = ["cp-1", "cp-2", "cp-3"].map(|host| k0s_host(host, &[config()]));
     assert_eq!(order(&plan_of(hosts.into())), ["cp-1", "cp-2", "cp-3"]);
+}
+
+/// What k0s refuses is known while the node still serves.
+#[test]
+fn a_node_is_drained_only_after_a_gate() {
+    let binary = ResourceId::host(HostKind::Download, "/usr/local/bin/k0s");
+    let (id, worker) = k0s_host("w-1", &[field(binary.clone(), "version", "v1.35.7+k0s.0")]);
+    let mut worker = worker.expect("observed");
+    let asks = Command {
+        name: "k0s-preflight".into(),
+        guard: "false".into(),
+        apply: "true".into(),
+        undo: None,
+        wanted: "accepted".into(),
+        when_changed: Vec::new(),
+    };
+    let mut gate = Resource::new("base", Spec::Command(asks));
+    gate.gate = true;
+    worker.seen.insert(gate.id.clone(), Observation::Absent);
+    worker.desired.insert(0, gate);
+    for resource in worker.desired.iter_mut().filter(|r| r.id == binary) {
+        resource.hazards.push(Hazard::Drain);
+    }
+    let hosts = vec![k0s_host("cp-1", &[]), (id, Ok(worker))];
+    let plan = plan_of(hosts);
+    let worker = plan.targets.iter().find(|t| t.target == TargetId::Host("w-1".into())).expect("planned");
+    let batches: Vec<_> = worker.batches.iter().map(|b| (b.steps.clone(), b.drains)).collect();
+    assert_eq!(batches, [(0..1, false), (1..2, true)]);
 }
 
 /// A real worker got the new k0s while two controllers had the old one.

@@ -235,7 +235,7 @@ fn a_failure_is_shown_with_its_cause_its_budget_and_what_to_do() {
 
 fn unhealthy() -> Health {
     let code = "E-NV-XID".to_owned();
-    let detail = "Xid 79 on 0000:0c:00 asks for a reboot".to_owned();
+    let detail = "Xid 79 on 0000:0c:00 requires a reboot".to_owned();
     Health::of(Finding { verdict: Verdict::Unhealthy, code, detail })
 }
 

@@ -118,7 +118,8 @@ fn what_runs_can_be_seen_reached_and_collected() {
         assert!(batches.contains(wanted), "{wanted}: {batches}");
     }
     assert!(
-        batches.contains("not collected: commands got secrets") && !batches.contains("step package/MEMORY"),
+        batches.contains("not collected: its commands received secrets")
+            && !batches.contains("step package/MEMORY"),
         "{batches}"
     );
     // The applies of this lab as well: a step that it ran, with its status.

@@ -90,13 +90,13 @@ fn a_change_is_reviewed_planned_approved_applied_and_drift_is_found() {
     approve("bob");
     refused("bob@example.net wrote the commit that the plan was made from");
     approve("eve");
-    refused("its key is not among the approvers");
+    refused("its key is not in the approvers file");
     // A key that comes with the change and not to the protected branch, committed, or in a file that looks like that revision.
     team.ok("echo \"eve@example.net $(cut -d' ' -f1,2 keys/eve.pub)\" >>approvers");
-    refused("its key is not among the approvers");
+    refused("its key is not in the approvers file");
     team.ok("cp approvers policy:approvers");
     team.commit("eve", "me too");
-    refused("its key is not among the approvers");
+    refused("its key is not in the approvers file");
     approve("ada");
     approve("ada");
     let twice = team.ends("REQUIRE_APPROVALS=2 sh $CI_SCRIPT apply", 3);

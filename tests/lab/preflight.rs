@@ -317,3 +317,30 @@ fn a_change_of_k0s_shows_versions_and_a_skipped_minor_stops_the_host() {
     assert_eq!(code, 1, "{plan}");
     assert!(plan.contains("E-LOCK-VERSION") && plan.contains("provision lab down"), "{plan}");
 }
+
+/// Its checks are asked before anything else is changed on a host, and before its node leaves service.
+#[test]
+fn what_k0s_refuses_is_known_before_anything_is_changed() {
+    let story = Story::new();
+    let file = story.inventory.join("inventory.yaml");
+    let inventory = std::fs::read_to_string(&file).expect("read");
+    std::fs::write(&file, inventory.replace("v1.35.7+k0s.0", "v1.36.3+k0s.2")).expect("written");
+    story.up();
+    // The containerd of 1.36 does not take the form of this one.
+    let theirs = "/etc/k0s/containerd.d/theirs.toml";
+    story.on("w-1", &format!("sudo mkdir -p /etc/k0s/containerd.d; echo 'version = 2' | sudo tee {theirs}"));
+    let output = story.apply(&["--limit", "cp-1,w-1"]);
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("w-1 stopped: [E-K0S-SYSINFO]") && said.contains("expected 3, got 2"), "{said}");
+    assert!(said.contains("k0s.next sysinfo"), "the hint is a command: {said}");
+    assert!(!story.file("w-1", "/etc/chrony/sources.d/provision.sources").exists(), "{said}");
+    assert!(!story.file("w-1", "/usr/local/bin/k0s").exists(), "{said}");
+    assert_eq!(story.on("w-1", "hostname").trim(), "localhost", "not even its name: {said}");
+    story.on("w-1", &format!("sudo rm {theirs}"));
+    let output = story.apply(&["--limit", "cp-1,w-1"]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(!story.file("w-1", "/usr/local/bin/k0s.next").exists(), "it took its place");
+    let output = story.run(&["plan", "-i", &story.at(), "--limit", "cp-1,w-1"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+}

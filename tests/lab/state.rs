@@ -60,8 +60,8 @@ fn holding(folder: &Path, text: &str) -> Vec<PathBuf> {
 }
 
 fn lab_is_up(story: &Story) -> bool {
-    story.dir.path().join("state/provision/lab").exists()
-        && provision::lab::Control::open(&story.lab()).expect("a socket or none").is_some()
+    let is_up = |lab: &PathBuf| provision::lab::Control::open(lab).expect("a socket or none").is_some();
+    story.labs().iter().any(is_up)
 }
 
 fn signal(child: &Child, name: &str) {
@@ -281,14 +281,60 @@ fn a_lab_of_one_command_ends_with_it_however_it_ends() {
         .stderr(Stdio::null())
         .spawn()
         .expect("runs");
-    until("it applies", || !holding(&story.kept("runs"), "\"started\"").is_empty());
+    // Those that were killed may have begun to apply.
+    until("it comes up", || lab_is_up(&story));
     let pid = story.control().pid();
+    until("it applies", || text(&story.run(&["history", "-i", &at])).contains("in progress (process "));
     signal(&run, "TERM");
     assert_eq!(run.wait().expect("it ends").code(), Some(130));
     assert!(!Path::new(&format!("/proc/{pid}/exe")).exists(), "the lab is gone with it");
     let output = story.run(&["lab", "run", &at, "--keep"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     assert!(lab_is_up(&story), "--keep leaves it");
+}
+
+#[test]
+fn labs_of_one_inventory_run_at_once_and_leave_nothing() {
+    let story = Story::of(&single(&ssh("")));
+    let at = story.at();
+    story.up();
+    let standing = story.lab();
+    let start = || {
+        let mut command = story.command(&["lab", "run", &at, "--fault", "a-1=slow:300"]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts")
+    };
+    let runs = [start(), start()];
+    until("all three are up", || {
+        let labs = story.labs();
+        let up = labs.iter().filter(|lab| provision::lab::Control::open(lab).is_ok_and(|lab| lab.is_some()));
+        up.count() == 3
+    });
+    until("both apply", || {
+        let history = text(&story.run(&["history", "-i", &at]));
+        history.matches("in progress (process ").count() == 2
+    });
+    for run in runs {
+        let output = run.wait_with_output().expect("it ends");
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    }
+    assert_eq!(story.labs(), [standing], "theirs are gone");
+    // What was done in them was not done here.
+    let output = story.run(&["plan", "-i", &at]);
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+    // Killed, it leaves its folder to one of the next commands.
+    let mut killed = start();
+    until("it is up", || story.labs().len() == 2);
+    signal(&killed, "KILL");
+    killed.wait().expect("ended");
+    until("it is removed", || {
+        for lab in story.labs() {
+            // What goes down is still at work in it.
+            let long_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
+            std::fs::File::open(lab).expect("a folder").set_modified(long_ago).expect("set");
+        }
+        assert_eq!(story.run(&["lab", "run", &at]).status.code(), Some(0));
+        story.labs().len() == 1
+    });
 }
 
 #[test]

@@ -93,12 +93,21 @@ impl Story {
         self.lab().join("hosts").join(host).join("root").join(path.trim_start_matches('/'))
     }
 
-    /// Returns the folder of its lab, which has been up.
+    /// Returns the folders of all its labs: the one of `lab up`, and those of commands that start one for themselves.
+    pub fn labs(&self) -> Vec<PathBuf> {
+        let all = std::fs::read_dir(self.dir.path().join("state/provision/lab")).into_iter().flatten();
+        all.flatten().map(|entry| entry.path()).collect()
+    }
+
+    /// Returns the folder of its lab: the one that is up, or the one of `lab up` where none is.
     pub fn lab(&self) -> PathBuf {
-        let all = std::fs::read_dir(self.dir.path().join("state/provision/lab")).expect("a lab was up");
-        let all: Vec<PathBuf> = all.flatten().map(|e| e.path()).collect();
-        assert_eq!(all.len(), 1, "one lab: {all:?}");
-        all[0].clone()
+        let all = self.labs();
+        let is_up = |lab: &&PathBuf| provision::lab::Control::open(lab).expect("a socket or none").is_some();
+        let up: Vec<&PathBuf> = all.iter().filter(is_up).collect();
+        assert!(up.len() < 2, "one lab: {up:?}");
+        let own = |lab: &&PathBuf| lab.display().to_string().contains('@');
+        let found = up.first().copied().or_else(|| all.iter().find(|lab| !own(lab)));
+        found.expect("a lab was up").clone()
     }
 
     /// Returns the folder of what is kept of one kind for its inventory, the only one; its parent where there is none.

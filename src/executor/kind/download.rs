@@ -7,7 +7,7 @@ use crate::template::quote;
 use std::collections::BTreeMap;
 
 /// The text for a file with different content.
-const OTHER: &str = "another content";
+const OTHER: &str = "different content";
 
 /// A source that sends next to nothing for this long is given up, in seconds.
 const STALLED_SECONDS: u32 = 60;
@@ -91,7 +91,8 @@ pub(super) fn fetch(download: &Download) -> String {
          elif command -v wget >/dev/null 2>&1; then if [ \"$1\" = -C ]; then shift 2; set -- -c \"$1\"; fi; wget -q -T {STALLED_SECONDS} -t 3 -O \"$new\" \"$@\"\n\
          else echo 'neither curl nor wget is installed' >&2; rm -f -- \"$new\"; exit 1; fi; }}\n\
          fits() {{ s=$(sha256sum <\"$new\"); s=${{s%% *}}; [ \"$s\" = {sum} ]; }}\n\
-         for u in {urls}; do\n\
+         if [ -f \"$p.next\" ] && mv -fT -- \"$p.next\" \"$new\" && fits; then got=yes; fi\n\
+         for u in {urls}; do [ -z \"$got\" ] || break\n\
          if [ -s \"$new\" ] && get -C - \"$u\" && fits; then got=yes; break; fi\n\
          rm -f -- \"$new\"; get \"$u\" || {{ echo \"$u could not be fetched\" >&2; continue; }}\n\
          if fits; then got=yes; break; fi\n\

@@ -56,11 +56,11 @@ impl Kind for Filesystem {
         };
         // Checked again right before: the disk may have been used since the plan.
         format!(
-            "d={device}; [ -e \"$d\" ] || {{ echo \"$d is not there\" >&2; exit 1; }}\n\
+            "d={device}; [ -e \"$d\" ] || {{ echo \"$d does not exist\" >&2; exit 1; }}\n\
              r=0; s=$(blkid -p -o export -- \"$d\") || r=$?\n\
-             case $r in 0|2) ;; *) echo \"blkid cannot tell what $d carries (exit $r)\" >&2; exit 1;; esac\n\
+             case $r in 0|2) ;; *) echo \"blkid cannot identify the content of $d (exit $r)\" >&2; exit 1;; esac\n\
              k=$(printf '%s\\n' \"$s\" | sed -n -e 's/^TYPE=//p' -e 's/^PTTYPE=//p' | head -n 1)\n\
-             if [ -n \"$k\" ]; then [ \"$k\" = {erase} ] || {{ echo \"$d carries $k; it is not overwritten\" >&2; exit 1; }}; wipefs -a -q -- \"$d\"; fi\n\
+             if [ -n \"$k\" ]; then [ \"$k\" = {erase} ] || {{ echo \"$d contains $k; it is not overwritten\" >&2; exit 1; }}; wipefs -a -q -- \"$d\"; fi\n\
              {make}\n\
              udevadm settle --timeout=10 2>/dev/null || true\n",
             device = quote(&self.device),

@@ -60,13 +60,13 @@ l=$(sed -n 's/.*Consult \(\/[^ ]*make\.log\) for more.*/\1/p' "$B/apt" | tail -n
 [ -z "$l" ] || tail -n 8 -- "$l" 2>/dev/null || true
 [ -z "$gone" ] || dpkg --force-remove-reinstreq --remove $gone || true
 [ -z "$old" ] || apt-get -y -o DPkg::Lock::Timeout=600 --allow-downgrades --allow-change-held-packages install $old || true
-[ -z "$gone$old" ] || echo "taken back, so that apt works again:$gone$old"
+[ -z "$gone$old" ] || echo "undone, so that apt works again:$gone$old"
 [ -z "$l" ] || { case $m in nvidia*) c=E-NV-DKMS;; *neuron*) c=E-NEURON-DKMS;; efa*) c=E-EFA-DKMS;; *) c=E-DKMS;; esac
 echo "$c: the module $m was not built for this kernel; the end of its log is above ($l)"; return 0; }
 [ -n "$mine" ] && [ -z "$gone$old" ] || return 0
 v=$(dpkg-query -W -f '${db:Status-Abbrev}${Version}' "$1" 2>/dev/null)
-case $v in ?i" "$2) echo "$1 is installed; broken before, and still:$mine"; r=0;;
-*) echo "E-DPKG-BROKEN: packages of this host were broken before, and keep apt from working:$mine (dpkg --configure -a says why)";; esac
+case $v in ?i" "$2) echo "$1 is installed; already broken before, and still broken:$mine"; r=0;;
+*) echo "E-DPKG-BROKEN: packages on this host were already broken and prevent apt from working:$mine (run dpkg --configure -a to see why)";; esac
 }
 apt_removes() { "$@" -s 2>/dev/null | sed -n -e 's/^Remv \([^ ]*\).*/\1/p' -e 's/^Purg \([^ ]*\).*/\1/p'; }
 dnf_removes() {
@@ -257,7 +257,7 @@ mod tests {
     fn an_upgrade_that_fails_goes_back_to_the_version_before() {
         let text = left("lib 1.0 ii \n", "lib 2.0 iF \nextra 2.0 iU \n", "dpkg: error\n");
         assert!(text.contains("install lib=1.0") && text.contains("--remove extra"), "{text}");
-        assert!(text.contains("taken back, so that apt works again: extra lib=1.0"), "{text}");
+        assert!(text.contains("undone, so that apt works again: extra lib=1.0"), "{text}");
         assert!(text.contains("status 100"), "{text}");
     }
 

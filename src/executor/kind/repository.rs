@@ -75,7 +75,7 @@ impl Kind for PackageRepository {
                 ),
                 format!(
                     "[ -z \"$readable\" ] || a=$(apt-get indextargets 2>&1 >/dev/null) || {{ rm -f -- {path}; restore $off; \
-                     echo \"E-APT-SOURCES: with this repository apt cannot read its lists, so it was taken back: $a\"; exit 1; }}\n"
+                     echo \"E-APT-SOURCES: apt cannot read its lists with this repository, so the repository was removed again: $a\"; exit 1; }}\n"
                 ),
             ),
             None => (String::new(), String::new()),

@@ -87,7 +87,7 @@ impl<'a> AptSource<'a> {
         let off = self.each(
             own,
             "cp -p -- \"$f\" \"$f.provision-new\"; printf '%s' \"${n%.}\" >\"$f.provision-new\"; mv -f -- \"$f.provision-new\" \"$f\"\n\
-             echo \"$f: entries of this repository with another key are turned off\"; off=\"$off $f\"",
+             echo \"$f: disabled its entries for this repository, which use another key\"; off=\"$off $f\"",
         );
         format!("{RESTORE}off=\n{off}")
     }

@@ -45,7 +45,7 @@ impl Links {
 for d in /sys/bus/pci/devices/*; do
 [ -r "$d/vendor" ] || continue; read -r v <"$d/vendor"; [ "$v" = 0x1d0f ] || continue
 read -r c <"$d/device"; case $c in 0xefa*) n=$((n + 1));; *) continue;; esac
-r=$(readlink "$d/driver"); case $r in */efa) g=$((g + 1));; *) bad E-EFA-DRIVER "EFA ${{d##*/}} is driven by ${{r:-nothing}}: modprobe efa; dmesg says why it does not take it";; esac
+r=$(readlink "$d/driver"); case $r in */efa) g=$((g + 1));; *) bad E-EFA-DRIVER "EFA ${{d##*/}} is bound to ${{r:-no driver}}, not to efa: run modprobe efa; check dmesg if it is not bound";; esac
 done
 if [ $n -eq {count} ]; then okay "$n EFA devices on the PCI bus"; else bad E-EFA-COUNT "$n of {count} EFA devices are on the PCI bus"; fi
 while ports efa; [ $a -lt $g ] && [ "$(date +%s)" -lt "$end" ]; do sleep 2; done

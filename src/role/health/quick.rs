@@ -87,7 +87,7 @@ if [ $n -eq {count} ]; then okay "$n GPUs on the PCI bus"; else bad E-NV-COUNT "
 [ ! -d /sys/module/nouveau ] || bad E-NOUVEAU "nouveau is loaded and holds the GPUs: reboot with it blacklisted"
 v=; [ -r /sys/module/nvidia/version ] && read -r v </sys/module/nvidia/version
 case $v in {version}) okay "module nvidia $v is loaded";; '') bad E-NV-DRIVER "module nvidia is not loaded";;
-*) bad E-NV-MODULE-VERSION "module nvidia $v is loaded, {driver} is wanted: a reboot takes the old one out";; esac
+*) bad E-NV-MODULE-VERSION "module nvidia $v is loaded, {driver} is wanted: reboot to load it";; esac
 smi() {{ tool {TOOL_SECONDS} nvidia-smi --query-gpu="$1" --format=csv,noheader,nounits >"$T" 2>&1; r=$?; a=$(cat "$T"); }}
 # Fields of a GPU that lacks a feature say so. Any other text in place of a value ([Unknown Error], [GPU requires reset],
 # ERR!, a field that is not there) hides one.
@@ -104,17 +104,17 @@ end=$(($(date +%s) + left))
 while :; do
 smi $core,fabric.state,fabric.status,remapped_rows.pending,remapped_rows.failure
 # One field that an older driver does not know fails the whole call.
-case $a in *'not a valid field'*) all=; smi $core; bad E-NV-FIELDS "unknown: this nvidia-smi tells neither fabric nor remapped rows";; esac
+case $a in *'not a valid field'*) all=; smi $core; bad E-NV-FIELDS "unknown: this nvidia-smi reports neither fabric state nor row remapping";; esac
 case $a in *', In Progress,'*) [ "$(date +%s)" -lt "$end" ] || break; sleep 3;; *) break;; esac
 done
 l=${{a%%
 *}}
 case "$r $a" in
-*'Driver/library version mismatch'*) bad E-NV-MISMATCH "the driver's libraries are of another version than its loaded module: packages were changed behind the module; reboot, or install {driver} again";;
+*'Driver/library version mismatch'*) bad E-NV-MISMATCH "the driver's libraries and its loaded module have different versions: packages were changed while the module was loaded; reboot, or reinstall {driver}";;
 *'device handle for GPU'*|*'GPU is lost'*) bad E-NV-LOST "a GPU is off the bus: $l";;
-*'No devices were'*) bad E-NV-LOST "the driver found no GPU that works: dmesg says why";;
-'124 '*|'137 '*) bad E-NV-HUNG "unknown: nvidia-smi did not answer in {TOOL_SECONDS} s, so nothing is known of the GPUs";;
-'9 '*) bad E-NV-DRIVER "nvidia-smi does not reach the driver";;
+*'No devices were'*) bad E-NV-LOST "the driver found no working GPU: check dmesg";;
+'124 '*|'137 '*) bad E-NV-HUNG "unknown: nvidia-smi timed out after {TOOL_SECONDS} s, so the state of the GPUs is unknown";;
+'9 '*) bad E-NV-DRIVER "nvidia-smi cannot reach the driver";;
 '0 '*)
 g=0
 while IFS=, read -r i bus drv ecc state status pending failure; do
@@ -124,30 +124,30 @@ case ${{ecc# }} in 0) ;; ''|*[!0-9]*) lacks "${{ecc# }}" || hides E-NV-ECC "coun
 [ -n "$all" ] || continue
 case ${{state# }} in
 'In Progress') bad E-NV-FABRIC "$at is not in the fabric yet (In Progress; CUDA fails with 802): look at nvidia-fabricmanager and its log";;
-Completed) case ${{status# }} in Success) ;; ''|'['*|N/A|ERR!) lacks "${{status# }}" || hides E-NV-FABRIC "fabric status" "${{status# }}";; *) bad E-NV-FABRIC "$at was refused by the fabric: ${{status# }}";; esac;;
+Completed) case ${{status# }} in Success) ;; ''|'['*|N/A|ERR!) lacks "${{status# }}" || hides E-NV-FABRIC "fabric status" "${{status# }}";; *) bad E-NV-FABRIC "$at was rejected by the fabric: ${{status# }}";; esac;;
 ''|'['*|N/A|ERR!) lacks "${{state# }}" || hides E-NV-FABRIC "fabric state" "${{state# }}";;
 *) bad E-NV-FABRIC "$at has fabric state ${{state# }}";; esac
 case ${{pending# }} in [Nn]o|0) ;; [Yy]es|1) bad E-NV-REMAP "$at waits for a reset to remap rows: reboot the host";; *) lacks "${{pending# }}" || hides E-NV-REMAP "pending row remapping" "${{pending# }}";; esac
 case ${{failure# }} in [Nn]o|0) ;; [Yy]es|1) bad E-NV-REMAP "$at could not remap a row: replace it";; *) lacks "${{failure# }}" || hides E-NV-REMAP "failed row remapping" "${{failure# }}";; esac
 done <"$T"
 if [ $g -eq {count} ]; then okay "nvidia-smi sees $g GPUs"; else bad E-NV-COUNT "nvidia-smi sees $g of {count} GPUs"; fi;;
-*) bad E-NV-SMI "unknown: nvidia-smi ended with $r: $l";;
+*) bad E-NV-SMI "unknown: nvidia-smi failed (exit $r): $l";;
 esac
 if tool 5 dmesg >"$T" 2>/dev/null; then
 <"$T" {decided} >"$T.x" || bad E-NV-LOG "unknown: the Xids of the kernel log cannot be read"
 while read -r a what; do
 case $a in
-ignore) okay "$what asks for nothing";;
-nonfatal|contained) okay "$what is $a and asks for nothing";;
-decided) okay "$what: the Xid 154 after it decides";;
+ignore) okay "$what needs no action";;
+nonfatal|contained) okay "$what is $a and needs no action";;
+decided) okay "$what: a later Xid 154 overrides it";;
 none) okay "$what: the GPU needs no recovery";;
-restart-app) okay "$what asks for a new start of the program that hit it";;
-reset) bad E-NV-XID "$what asks for a reset of the GPU: a reboot does it";;
-reboot) bad E-NV-XID "$what asks for a reboot";;
-drain) bad E-NV-XID "$what asks for the node to be drained; if it still says so then, reboot the host";;
-isolate) bad E-NV-XID "$what: the host has to be taken out, and a person looks";;
+restart-app) okay "$what: restart the program that caused it";;
+reset) bad E-NV-XID "$what requires a GPU reset: reboot the host";;
+reboot) bad E-NV-XID "$what requires a reboot";;
+drain) bad E-NV-XID "$what requires a drain; if it is still reported afterwards, reboot the host";;
+isolate) bad E-NV-XID "$what: take the host out of service for an operator to check";;
 unreadable) bad E-NV-XID "unknown: cannot read what the kernel log says about $what";;
-*) bad E-NV-XID "$what is in no table: a person looks";; esac
+*) bad E-NV-XID "$what is not in the catalog: an operator must check it";; esac
 done <"$T.x"
 okay "kernel log read"
 else bad E-NV-LOG "unknown: the kernel log cannot be read"; fi
@@ -174,20 +174,20 @@ done
 if [ $n -eq {count} ]; then okay "$n devices on the PCI bus"; else bad E-NEURON-COUNT "$n of {count} devices are on the PCI bus"; fi
 v=; [ -r /sys/module/neuron/version ] && read -r v </sys/module/neuron/version
 case $v in {version}) okay "module neuron $v is loaded";; '') bad E-NEURON-DRIVER "module neuron is not loaded";;
-*) bad E-NEURON-WINDOW "module neuron $v is loaded, {driver} is wanted: runtimes of this SDK refuse it, or it refuses them; a process holds the old one, so reboot";; esac
+*) bad E-NEURON-WINDOW "module neuron $v is loaded, {driver} is wanted: it does not work with the runtimes of this SDK; a process holds the old module, so reboot";; esac
 g=0
 for d in /sys/devices/virtual/neuron_device/neuron*; do
 [ -d "$d" ] || continue; g=$((g + 1)); at=${{d##*/}}; h=$d/stats/hardware
 for f in mem_ecc_uncorrected sram_ecc_uncorrected; do
 e=; [ -r "$h/$f" ] && read -r e <"$h/$f"
-case $e in 0) ;; ''|*[!0-9]*) bad E-NEURON-ECC "unknown: $at does not tell $f";; *) bad E-NEURON-ECC "$at has $f $e: take the instance out of service";; esac
+case $e in 0) ;; ''|*[!0-9]*) bad E-NEURON-ECC "unknown: $at does not report $f";; *) bad E-NEURON-ECC "$at has $f $e: take the instance out of service";; esac
 done
 e=; [ -r "$h/mem_ecc_repairable_uncorrected" ] && read -r e <"$h/mem_ecc_repairable_uncorrected"
 case $e in ''|0|*[!0-9]*) ;; *) bad E-NEURON-REPAIR "$at has $e memory errors that a reset repairs: reboot the host";; esac
 # Reported by driver 2.30.2 and newer on Trn2 and Trn3 only.
 if [ -r "$h/health_status/unhealthy_components" ]; then
 e=; read -r e <"$h/health_status/unhealthy_components"
-[ -z "$e" ] || bad E-NEURON-UNHEALTHY "$at says that these are unhealthy: $e"
+[ -z "$e" ] || bad E-NEURON-UNHEALTHY "$at reports unhealthy components: $e"
 fi
 done
 if [ $g -eq {count} ]; then okay "the driver has $g devices"; else bad E-NEURON-COUNT "the driver has $g of {count} devices"; fi

@@ -128,7 +128,7 @@ pub fn isolate(catalog: &Catalog) -> (String, String) {
     let actions = [Action::Isolate];
     (
         first(catalog, &actions, ""),
-        first(catalog, &actions, "E-NV-XID: the host stays out of service and a person looks at it: "),
+        first(catalog, &actions, "E-NV-XID: the host stays out of service until an operator handles it: "),
     )
 }
 
@@ -147,14 +147,14 @@ pub fn restart_app(catalog: &Catalog) -> (String, String) {
          c=; read -r c 2>/dev/null </proc/$p/comm || continue; [ \"$c\" = \"$n\" ] || continue\n\
          b=$(sed 's/.*) //' /proc/$p/stat 2>/dev/null | cut -d ' ' -f 20)\n\
          case $b in ''|*[!0-9]*) continue;; esac; [ \"$b\" -le $((t * 100 + 100)) ] || continue\n\
-         echo \"$p $n runs on after Xid $x\"; done; }}\n"
+         echo \"$p $n is still running after Xid $x\"; done; }}\n"
     );
     let guard = format!("{find}a=$(find | head -n 1); [ -z \"$a\" ] || {{ echo \"process $a\"; exit 1; }}\n");
     let apply = format!(
-        "{find}for s in TERM KILL; do\nfind | while read -r p n; do echo \"ends process $p ($s)\"; kill -s $s \"$p\" 2>/dev/null || true; done\n\
+        "{find}for s in TERM KILL; do\nfind | while read -r p n; do echo \"killing process $p ($s)\"; kill -s $s \"$p\" 2>/dev/null || true; done\n\
          w=0; while [ -n \"$(find | head -n 1)\" ] && [ $w -lt 15 ]; do sleep 1; w=$((w + 1)); done\n\
          [ -n \"$(find | head -n 1)\" ] || exit 0\ndone\n\
-         echo \"E-NV-XID: $(find | head -n 1) and cannot be ended: reboot the host\"; exit 1\n"
+         echo \"E-NV-XID: $(find | head -n 1) and cannot be killed: reboot the host\"; exit 1\n"
     );
     (guard, apply)
 }
