@@ -7,10 +7,12 @@ mod terminal;
 mod apply;
 mod approve;
 mod args;
+mod ask;
 mod backup;
 mod catalog;
 mod diff;
 mod docs;
+mod endpoint;
 mod errors;
 mod exec;
 mod exit;
@@ -58,8 +60,8 @@ use std::process::ExitCode;
   provision plan -i site.yaml                  what would change (exit 2 if anything would)
   provision apply -i site.yaml                 the same, then asks and applies it
 
-Exit codes: 0 in sync or done, 1 failed or wrong input, 2 changes pending, 3 refused, 4 no host could be locked,
-130 interrupted.")]
+Exit codes: 0 in sync or done, 1 failed or wrong input, 2 changes pending, 3 refused, 4 another run is in
+progress, 130 interrupted.")]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -125,6 +127,10 @@ enum Command {
     Tunnel(tunnel::Tunnel),
     /// Print a kubeconfig, or merge it into a file
     Kubeconfig(kubeconfig::Kubeconfig),
+    /// Ask a model, through its tenant's gateway
+    Ask(ask::Ask),
+    /// Show where and how clients reach a tenant's models
+    Endpoint(endpoint::EndpointCommand),
     /// Collect logs and diagnostics of a host in an archive, with secrets redacted
     Support(support::Support),
     /// Show host facts
@@ -209,6 +215,8 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Ssh(command) => command.run(global).await,
         Command::Exec(command) => command.run(global).await,
         Command::Tunnel(command) => command.run(global).await,
+        Command::Ask(command) => command.run(global).await,
+        Command::Endpoint(command) => command.run(global),
         Command::Kubeconfig(command) => command.run(global).await,
         Command::Support(command) => command.run(global).await,
         Command::Facts(command) => command.run(global).await,

@@ -1,8 +1,8 @@
-//! The Kubernetes API on a local port, for kubectl and similar tools.
+//! The Kubernetes API, or a tenant's gateway, on a local port.
 
 use super::error::{Error, Result, coded, failed};
 use super::open::Fleet;
-use crate::event::Events;
+use crate::event::{Event, Events};
 use crate::k0s::API_PORT;
 use crate::reconciler::{admin_kubeconfig, kubeconfig_for};
 use crate::ssh::forward::{self, Forward};
@@ -10,6 +10,12 @@ use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+/// Before the next connection is accepted where one could not be.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// An open tunnel and the kubeconfig that leads through it, both gone when dropped.
 pub struct Tunnel {
@@ -44,13 +50,7 @@ impl Fleet {
         let local = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let forward = forward::listen(local, self.controller.clone(), "127.0.0.1", API_PORT, events)
             .await
-            .map_err(|error| {
-                coded(
-                    "E-PORT",
-                    format!("cannot listen on {local}: {error}"),
-                    "Choose another --port, or omit it to use any free port",
-                )
-            })?;
+            .map_err(|error| in_use(local, &error))?;
         let server = format!("https://{}", forward.local());
         let config = kubeconfig_for(&admin, &self.inventory.name, &server, true)?;
         // JSON is YAML, and is what kubectl reads too.
@@ -61,6 +61,69 @@ impl Fleet {
         let (kubeconfig, folder) = write(kubeconfig, &text)?;
         Ok(Tunnel { forward, kubeconfig, _folder: folder })
     }
+}
+
+/// A local port that leads to the gateway of a tenant, until it is dropped.
+pub struct GatewayTunnel {
+    local: SocketAddr,
+    _accepting: JoinSet<()>,
+}
+
+impl GatewayTunnel {
+    /// Returns where it listens.
+    pub fn local(&self) -> SocketAddr {
+        self.local
+    }
+}
+
+impl Fleet {
+    /// Opens a local port (0 takes any) that leads to a tenant's gateway over any worker that answers. Failures of single
+    /// connections go to `events`.
+    pub async fn gateway_tunnel(&self, tenant: &str, port: u16, events: Events) -> Result<GatewayTunnel> {
+        let endpoint = super::endpoints(&self.inventory, Some(tenant))?;
+        let node_port = endpoint.first().map_or(0, |endpoint| endpoint.node_port);
+        let local = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let listener = TcpListener::bind(local).await.map_err(|error| in_use(local, &error))?;
+        let local = listener.local_addr().map_err(failed("cannot listen"))?;
+        let access = self.access.clone();
+        let mut accepting = JoinSet::new();
+        accepting.spawn(async move {
+            // Ends with this task, and so with the tunnel.
+            let mut running = JoinSet::new();
+            loop {
+                let accepted = tokio::select! {
+                    accepted = listener.accept() => accepted,
+                    Some(_) = running.join_next() => continue,
+                };
+                let Ok((mut near, _)) = accepted else {
+                    // Out of descriptors, most likely: the next may be luckier.
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                };
+                let (access, events) = (access.clone(), events.clone());
+                running.spawn(async move {
+                    let _ = near.set_nodelay(true);
+                    match access.worker(node_port).await {
+                        // Either end may hang up at any time; that is how it ends.
+                        Ok(mut far) => drop(tokio::io::copy_bidirectional(&mut near, &mut far).await),
+                        Err(error) => {
+                            let message = format!("no worker opens node port {node_port}: {error}");
+                            events.emit(Event::Warning { target: None, message });
+                        }
+                    }
+                });
+            }
+        });
+        Ok(GatewayTunnel { local, _accepting: accepting })
+    }
+}
+
+fn in_use(local: SocketAddr, error: &std::io::Error) -> Error {
+    coded(
+        "E-PORT",
+        format!("cannot listen on {local}: {error}"),
+        "Choose another --port, or omit it to use any free port",
+    )
 }
 
 fn write(asked: Option<&Path>, text: &str) -> Result<(PathBuf, Option<tempfile::TempDir>)> {

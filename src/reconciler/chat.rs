@@ -2,15 +2,73 @@
 
 use super::Access;
 use crate::state::{Chat, Failure, FailureKind};
-use http::StatusCode;
+use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
+use std::time::Duration;
+use tokio::task::JoinSet;
 
 /// Longest part of a response that an error shows, in characters.
 const SHOWN: usize = 300;
 /// A completion of a few tokens is far smaller, in bytes.
 const MOST_RESPONSE: usize = 4 << 20;
+
+/// Longest event of a stream, in bytes: one carries a few tokens.
+const MOST_EVENT: usize = 1 << 20;
+/// Longest answer that is streamed, in bytes.
+const MOST_STREAM: usize = 64 << 20;
+/// A stream that says nothing for so long is given up: a long prompt is read before the first word comes.
+const SILENCE: Duration = Duration::from_secs(180);
+
+type Broken = Box<dyn std::error::Error + Send + Sync>;
+
+fn failed(chat: &Chat, why: impl std::fmt::Display) -> Failure {
+    Failure::new(FailureKind::Step, "E-CHAT", format!("tenant {}, model {}: {why}", chat.tenant, chat.model))
+}
+
+fn closed(chat: &Chat, error: impl std::fmt::Display) -> Failure {
+    failed(chat, format!("the gateway closed the connection: {error}"))
+}
+
+/// Sends a request through a tenant's gateway on a worker. The connection ends with the second value.
+async fn send(
+    access: &dyn Access,
+    chat: &Chat,
+    body: &Value,
+) -> Result<(Response<Incoming>, JoinSet<()>), Failure> {
+    let stream = access.worker(chat.node_port).await.map_err(|e| {
+        failed(chat, format!("no worker opens node port {}: {}", chat.node_port, e.message))
+            .hint("Check the router's pod and the Service kthena-gateways")
+    })?;
+    let shaken = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = shaken.map_err(|e| closed(chat, e))?;
+    let mut driving = JoinSet::new();
+    driving.spawn(async move { drop(connection.await) });
+    let request = http::Request::post("/v1/chat/completions")
+        .header("host", "gateway")
+        .header("content-type", "application/json")
+        .body(Full::new(bytes::Bytes::from(body.to_string())))
+        .map_err(|e| failed(chat, e))?;
+    let response = sender.send_request(request).await.map_err(|e| closed(chat, e))?;
+    Ok((response, driving))
+}
+
+/// Reads a response to its end.
+async fn whole(chat: &Chat, response: Response<Incoming>) -> Result<(StatusCode, bytes::Bytes), Failure> {
+    let status = response.status();
+    let body = Limited::new(response.into_body(), MOST_RESPONSE).collect().await;
+    Ok((status, body.map_err(|e: Broken| closed(chat, e))?.to_bytes()))
+}
+
+/// Returns the failure that a response means.
+fn refused(chat: &Chat, status: StatusCode, body: &[u8]) -> Failure {
+    let text = String::from_utf8_lossy(body);
+    let (why, hint) = explain(status, &serde_json::from_str(&text).unwrap_or_default(), &text);
+    let failure = failed(chat, why);
+    hint.map_or(failure.clone(), |hint| failure.hint(hint))
+}
 
 /// Requests a completion through a tenant's gateway on a worker. Sets no deadline of its own.
 pub async fn chat_completion(
@@ -19,53 +77,102 @@ pub async fn chat_completion(
     question: &str,
     most_tokens: u32,
 ) -> Result<String, Failure> {
-    let failed = |why: String| {
-        Failure::new(
-            FailureKind::Step,
-            "E-CHAT",
-            format!("tenant {}, model {}: {why}", chat.tenant, chat.model),
-        )
-    };
-    let stream = access.worker(chat.node_port).await.map_err(|e| {
-        failed(format!("no worker opens node port {}: {}", chat.node_port, e.message))
-            .hint("Check the router's pod and the Service kthena-gateways")
-    })?;
-    let broken = |e: Box<dyn std::error::Error + Send + Sync>| {
-        failed(format!("the gateway closed the connection: {e}"))
-    };
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| broken(e.into()))?;
     let body = json!({"model": chat.model, "max_tokens": most_tokens, "messages": [{"role": "user", "content": question}]});
-    let request = http::Request::post("/v1/chat/completions")
-        .header("host", "gateway")
-        .header("content-type", "application/json")
-        .body(Full::new(bytes::Bytes::from(body.to_string())))
-        .map_err(|e| failed(e.to_string()))?;
-    let exchange = async {
-        let response = sender.send_request(request).await?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), MOST_RESPONSE).collect().await?;
-        Ok::<_, Box<dyn std::error::Error + Send + Sync>>((status, body.to_bytes()))
-    };
-    tokio::pin!(exchange);
-    let (status, body) = tokio::select! {
-        result = &mut exchange => result.map_err(broken)?,
-        // A response that closes the connection ends it with its last byte; what arrived still has to be read.
-        _ = connection => exchange.await.map_err(broken)?,
-    };
-    let text = String::from_utf8_lossy(&body);
-    let value: Value = serde_json::from_str(&text).unwrap_or_default();
-    if status.is_success()
-        && let Some(said) = said(&value)
-    {
-        return Ok(said.to_owned());
+    let (response, _driving) = send(access, chat, &body).await?;
+    let (status, body) = whole(chat, response).await?;
+    let value: Value = serde_json::from_slice(&body).unwrap_or_default();
+    match said(&value).filter(|_| status.is_success()) {
+        Some(said) => Ok(said.to_owned()),
+        None => Err(refused(chat, status, &body)),
     }
-    let (why, hint) = explain(status, &value, &text);
-    let failure = failed(why);
-    Err(match hint {
-        Some(hint) => failure.hint(hint),
-        None => failure,
-    })
+}
+
+/// The same as a stream: `hear` is given each part of the text as it comes. An engine that does not stream is heard at once.
+pub async fn chat_stream(
+    access: &dyn Access,
+    chat: &Chat,
+    question: &str,
+    most_tokens: Option<u32>,
+    hear: &mut (dyn FnMut(&str) + Send),
+) -> Result<(), Failure> {
+    let mut body =
+        json!({"model": chat.model, "stream": true, "messages": [{"role": "user", "content": question}]});
+    if let Some(most) = most_tokens {
+        body["max_tokens"] = json!(most);
+    }
+    let silent = |_| failed(chat, format!("nothing came for {} s", SILENCE.as_secs()));
+    let (response, _driving) =
+        tokio::time::timeout(SILENCE, send(access, chat, &body)).await.map_err(silent)??;
+    let streams = response.headers().get("content-type").and_then(|t| t.to_str().ok());
+    if !response.status().is_success() || !streams.is_some_and(|t| t.starts_with("text/event-stream")) {
+        let (status, body) = tokio::time::timeout(SILENCE, whole(chat, response)).await.map_err(silent)??;
+        let value: Value = serde_json::from_slice(&body).unwrap_or_default();
+        return match said(&value).filter(|_| status.is_success()) {
+            Some(text) => Ok(hear(text)),
+            None => Err(refused(chat, status, &body)),
+        };
+    }
+    let mut body = Limited::new(response.into_body(), MOST_STREAM);
+    let (mut line, mut heard) = (Vec::new(), false);
+    loop {
+        let frame = tokio::time::timeout(SILENCE, body.frame()).await.map_err(silent)?;
+        let Some(frame) = frame else {
+            return Err(closed(chat, "before the end of the answer"));
+        };
+        let Ok(data) = frame.map_err(|e| closed(chat, e))?.into_data() else { continue };
+        for byte in data {
+            if byte != b'\n' {
+                line.push(byte);
+                if line.len() > MOST_EVENT {
+                    return Err(failed(chat, format!("an event of over {MOST_EVENT} bytes")));
+                }
+                continue;
+            }
+            match event(&line) {
+                Event::Text(text) => {
+                    heard = true;
+                    hear(&text);
+                }
+                Event::Error(why) => return Err(failed(chat, format!("the engine gave up: {why}"))),
+                Event::End if heard => return Ok(()),
+                Event::End => return Err(failed(chat, "an answer without content")),
+                Event::Nothing => {}
+            }
+            line.clear();
+        }
+    }
+}
+
+/// What a line of an event stream says.
+#[derive(PartialEq, Debug)]
+enum Event {
+    Text(String),
+    Error(String),
+    End,
+    Nothing,
+}
+
+/// Reads a line of a stream of completion chunks, as vLLM and SGLang send them (OpenAI's `chat.completion.chunk`).
+fn event(line: &[u8]) -> Event {
+    let line = String::from_utf8_lossy(line);
+    let Some(data) = line.trim_end().strip_prefix("data:").map(str::trim_start) else {
+        return Event::Nothing;
+    };
+    if data == "[DONE]" {
+        return Event::End;
+    }
+    let chunk: Value = serde_json::from_str(data).unwrap_or_default();
+    if !chunk["error"].is_null() {
+        let why = chunk.pointer("/error/message").or(chunk.get("error"));
+        let why = why.map(|why| why.as_str().map_or_else(|| why.to_string(), str::to_owned));
+        return Event::Error(why.unwrap_or_default().chars().take(SHOWN).collect());
+    }
+    let delta = &chunk["choices"][0]["delta"];
+    let texts = ["content", "reasoning_content", "reasoning"].iter().filter_map(|key| delta[*key].as_str());
+    match texts.collect::<String>() {
+        text if text.is_empty() => Event::Nothing,
+        text => Event::Text(text),
+    }
 }
 
 /// Returns the text of a completion. A reasoning model may spend all tokens before its answer; its reasoning counts.
@@ -145,6 +252,24 @@ mod tests {
             explain(StatusCode::BAD_GATEWAY, &Value::Null, "upstream\n").0,
             "refused (502 Bad Gateway: upstream)"
         );
+    }
+
+    #[test]
+    fn a_stream_is_read_line_by_line() {
+        let chunk = |delta: Value| format!("data: {}", json!({"choices": [{"delta": delta}]}));
+        assert_eq!(event(chunk(json!({"role": "assistant", "content": ""})).as_bytes()), Event::Nothing);
+        assert_eq!(
+            event(chunk(json!({"content": " two\nlines"})).as_bytes()),
+            Event::Text(" two\nlines".into())
+        );
+        assert_eq!(event(chunk(json!({"reasoning_content": "hm"})).as_bytes()), Event::Text("hm".into()));
+        assert_eq!(event(b"data: [DONE]\r"), Event::End);
+        for nothing in ["", ": a comment", "event: x", "data: {", "data: {\"choices\": [], \"usage\": {}}"] {
+            assert_eq!(event(nothing.as_bytes()), Event::Nothing, "{nothing}");
+        }
+        let error = r#"data: {"error": {"message": "out of memory", "code": 500}}"#;
+        assert_eq!(event(error.as_bytes()), Event::Error("out of memory".into()));
+        assert_eq!(event(br#"data: {"error": "aborted"}"#), Event::Error("aborted".into()));
     }
 
     #[test]

@@ -26,7 +26,7 @@ mod survey;
 mod target;
 
 pub use access::Access;
-pub use chat::chat_completion;
+pub use chat::{chat_completion, chat_stream};
 pub use cluster::{ClusterSetup, ClusterTarget, Retired};
 pub use holder::Holder;
 pub use kubeconfig::{ClientUser, admin_kubeconfig, kubeconfig_for};

@@ -47,7 +47,7 @@ impl Target for Flapping {
         Ok(Observed {
             target: self.id.clone(),
             facts: Facts { managed: vec![joined], k0s_was_up: true, ..Facts::default() },
-            seen: vec![(reboot.id.clone(), Observation::Absent)],
+            seen: [(reboot.id.clone(), Observation::Absent)].into(),
             desired: vec![reboot],
             orphans: Vec::new(),
             warnings: Vec::new(),

@@ -1,6 +1,8 @@
 //! Tenants that change beside others that do not.
 
 use crate::story::{Story, text};
+use std::io::{BufRead, Read, Write};
+use std::process::Stdio;
 
 #[test]
 fn a_node_port_that_would_move_is_told_as_a_breaking_change_and_can_be_kept() {
@@ -33,4 +35,105 @@ fn a_node_port_that_would_move_is_told_as_a_breaking_change_and_can_be_kept() {
     let status = text(&story.run(&["status", "-i", &story.at()]));
     let row = status.lines().find(|l| l.starts_with("ads ")).unwrap_or_else(|| panic!("{status}"));
     assert!(row.ends_with(":30081/v1"), "{row}");
+}
+
+#[test]
+fn models_are_asked_and_reached_through_their_tenants_gateways() {
+    let story = Story::new();
+    story.up();
+    let at = story.at();
+    // Where clients find them is known before anything is there; an answer is not.
+    let endpoint = text(&story.run(&["endpoint", "-i", &at]));
+    assert!(endpoint.contains(":30081/v1   (3 other workers answer too)\n  models    qwen\n"), "{endpoint}");
+    let none = story.run(&["ask", "-i", &at, "ads", "Who are you?"]);
+    assert_eq!((none.status.code(), none.stdout.len()), (Some(1), 0), "{}", text(&none));
+    assert!(
+        text(&none).contains("error[E-CHAT]: tenant ads, model qwen: no worker opens node port 30081"),
+        "{}",
+        text(&none)
+    );
+    assert!(story.apply(&[]).status.success());
+
+    let answer = story.run(&["ask", "-i", &at, "search/qwen", "Who are you?"]);
+    let said = String::from_utf8_lossy(&answer.stdout);
+    assert_eq!(answer.status.code(), Some(0), "{}", text(&answer));
+    assert!(said.starts_with("LAB echo from qwen-gpu-") && said.ends_with(": Who are you?\n"), "{said}");
+    let answer = story.run(&["ask", "-i", &at, "ads", "two\nlines", "--output", "json"]);
+    let answer: serde_json::Value = serde_json::from_slice(&answer.stdout).expect("JSON");
+    assert_eq!((&answer["tenant"], &answer["model"]), (&"ads".into(), &"qwen".into()));
+    assert!(answer["answer"].as_str().is_some_and(|a| a.ends_with("two\nlines")), "{answer}");
+    for (words, why) in [
+        (vec!["ask", "-i", &at, "Who are you?"], "several tenants or models"),
+        (vec!["ask", "-i", &at, "nobody/qwen", "Hello"], "Specify one of: ads/qwen, search/qwen"),
+        (vec!["ask", "-i", &at, "ads", " "], "the question is empty"),
+        (vec!["endpoint", "-i", &at, "nobody"], "Specify one of: ads, search"),
+        (vec!["tunnel", "-i", &at, "--tenant", "nobody"], "Specify one of: ads, search"),
+    ] {
+        let output = story.run(&words);
+        assert_eq!(output.status.code(), Some(1), "{words:?}");
+        assert!(text(&output).contains(why), "{words:?}: {}", text(&output));
+    }
+
+    let words = ["tunnel", "-i", &at, "--tenant", "ads"];
+    let mut tunnel =
+        story.command(&words).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it starts");
+    let mut lines = std::io::BufReader::new(tunnel.stdout.take().expect("a pipe")).lines();
+    let export = lines.next().expect("a line").expect("text");
+    let address = export.strip_prefix("export OPENAI_BASE_URL=http://").and_then(|a| a.strip_suffix("/v1"));
+    let address = address.unwrap_or_else(|| panic!("{export}"));
+    let ask = |path: &str| {
+        let mut stream = std::net::TcpStream::connect(address).expect("it listens");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("sent");
+        let mut said = String::new();
+        stream.read_to_string(&mut said).expect("read");
+        said
+    };
+    for _ in 0..2 {
+        let said = ask("/v1/models");
+        assert!(said.starts_with("HTTP/1.1 200") && said.contains("\"id\":\"qwen\""), "{said}");
+    }
+    let sent = std::process::Command::new("kill").args(["-s", "INT", &tunnel.id().to_string()]).status();
+    assert!(sent.expect("kill").success());
+    assert_eq!(tunnel.wait().expect("it ends").code(), Some(0));
+    let output = story.run(&[
+        "tunnel",
+        "-i",
+        &at,
+        "--tenant",
+        "ads",
+        "--",
+        "sh",
+        "-c",
+        "echo $OPENAI_BASE_URL $OPENAI_API_KEY; exit 7",
+    ]);
+    assert_eq!(output.status.code(), Some(7), "{}", text(&output));
+    assert!(String::from_utf8_lossy(&output.stdout).ends_with("/v1 none\n"), "{}", text(&output));
+}
+
+/// The commands of the how-to, word for word.
+#[test]
+fn the_how_to_does_what_it_says() {
+    let story = Story::new();
+    story.up();
+    assert_eq!(story.apply(&[]).status.code(), Some(0));
+    let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/how-to/clients.md");
+    let page = std::fs::read_to_string(page).expect("read");
+    let commands: Vec<&str> = page.lines().filter_map(|l| l.strip_prefix("$ provision ")).collect();
+    let said = ["LAB echo from qwen-gpu-", "http://127.", "OPENAI_BASE_URL=http://127.0.0.1:"];
+    assert_eq!(commands.len(), said.len());
+    for (command, said) in commands.into_iter().zip(said) {
+        let own = command.replace("inventories/lab", &story.at());
+        let words: Vec<String> = own
+            .split('"')
+            .enumerate()
+            .flat_map(|(n, part)| match n % 2 {
+                0 => part.split_whitespace().map(str::to_owned).collect(),
+                _ => vec![part.to_owned()],
+            })
+            .collect();
+        let output = story.run(&words.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(output.status.code(), Some(0), "provision {own}\n{}", text(&output));
+        assert!(String::from_utf8_lossy(&output.stdout).contains(said), "provision {own}\n{}", text(&output));
+    }
 }

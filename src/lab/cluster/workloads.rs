@@ -2,7 +2,7 @@
 //! obeys Gateway, ModelRoute and ModelServer. Engines answer with an echo that says it is a stand-in.
 
 use crate::lab::api::{Body, Options, Store, condition, is_ending, json_answer, now, place, text};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -488,10 +488,27 @@ fn engine(pod: &Value, asked: &str, body: &Value) -> Response<Body> {
         body["messages"].as_array().and_then(|m| m.last()).map(|m| text(m, "/content")).unwrap_or_default();
     let (name, node) = (text(pod, "/metadata/name"), text(pod, "/spec/nodeName"));
     let content = format!("LAB echo from {name} on {node}: {question}");
+    if body["stream"] == true {
+        return streamed(asked, &content);
+    }
     json_answer(
         StatusCode::OK,
         &json!({"id": "chatcmpl-lab", "object": "chat.completion", "created": 0, "model": asked,
             "choices": [{"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop"}],
             "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}}),
     )
+}
+
+/// The same as a stream: a chunk for each word.
+fn streamed(model: &str, content: &str) -> Response<Body> {
+    let chunk = |word: &str| {
+        json!({"id": "chatcmpl-lab", "object": "chat.completion.chunk", "created": 0, "model": model,
+            "choices": [{"index": 0, "delta": {"content": word}, "finish_reason": null}]})
+    };
+    let events: String =
+        content.split_inclusive(' ').map(|word| format!("data: {}\n\n", chunk(word))).collect();
+    let body = Full::new(bytes::Bytes::from(events + "data: [DONE]\n\n")).boxed_unsync();
+    let mut response = Response::new(body);
+    response.headers_mut().insert("content-type", http::HeaderValue::from_static("text/event-stream"));
+    response
 }

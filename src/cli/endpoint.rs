@@ -1,0 +1,98 @@
+//! `endpoint`: where and how clients reach the models of a tenant.
+
+use super::args::{Global, Output, Where};
+use super::exit;
+use super::session::load;
+use crate::fleet::{TenantEndpoint, endpoints};
+use crate::report::{LAB, count};
+use crate::template::quote;
+use clap::Args;
+use std::path::PathBuf;
+
+/// Show where and how clients reach a tenant's models
+///
+/// Every worker opens the tenant's node port. Clients that speak OpenAI's chat completions use the base URL as it is. No API key is
+/// checked: whoever reaches the port can use the models, so restrict it with a firewall. Contacts no host.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  provision endpoint -i site.yaml                    all tenants
+  provision endpoint -i site.yaml search             one, with examples for curl and Python
+  eval \"$(provision endpoint -i site.yaml search --env)\"
+
+On a machine without a route to the workers: provision tunnel -i site.yaml --tenant search")]
+pub(super) struct EndpointCommand {
+    /// The tenant
+    tenant: Option<String>,
+    /// The inventory: a file, or a folder whose files are merged [default: PROVISION_INVENTORY, or the current folder]
+    #[arg(long, short)]
+    inventory: Option<PathBuf>,
+    /// Print export lines for OPENAI_BASE_URL and OPENAI_API_KEY
+    #[arg(long, requires = "tenant", conflicts_with = "output")]
+    env: bool,
+}
+
+/// What clients send that insist on a key.
+pub(super) const KEY: &str = "none";
+
+/// Returns the export lines for OpenAI clients.
+pub(super) fn exports(base_url: &str) -> String {
+    format!("export OPENAI_BASE_URL={}\nexport OPENAI_API_KEY={KEY}\n", quote(base_url))
+}
+
+impl EndpointCommand {
+    /// Prints them.
+    pub(super) fn run(self, global: &Global) -> anyhow::Result<u8> {
+        let place = Where { inventory: self.inventory, limit: None, lab: false };
+        let loaded = load(&place.inventory(), global)?;
+        let found = endpoints(&loaded.inventory, self.tenant.as_deref())?;
+        if global.output == Output::Json {
+            println!("{}", serde_json::to_string_pretty(&found)?);
+            return Ok(exit::DONE);
+        }
+        if loaded.is_lab() && !global.quiet {
+            eprintln!(
+                "{LAB}\nThese addresses exist in the lab's network alone; use `provision tunnel --tenant NAME`"
+            );
+        }
+        for (n, endpoint) in found.iter().enumerate() {
+            let Some(base_url) = endpoint.base_urls.first() else { continue };
+            if self.env {
+                print!("{}", exports(base_url));
+                continue;
+            }
+            if n > 0 {
+                println!();
+            }
+            let others = endpoint.base_urls.len() - 1;
+            let others = match others {
+                0 => String::new(),
+                n => format!("   ({} answer too)", count(n, "other worker")),
+            };
+            println!("{}", endpoint.tenant);
+            println!("  base URL  {base_url}{others}");
+            println!("  models    {}", endpoint.models.join(", "));
+            println!("  API key   none is checked");
+            if self.tenant.is_some() {
+                print!("{}", examples(endpoint, base_url));
+            }
+        }
+        Ok(exit::DONE)
+    }
+}
+
+/// Returns a request for curl and one for Python.
+fn examples(endpoint: &TenantEndpoint, base_url: &str) -> String {
+    let model = endpoint.models.first().map_or("MODEL", String::as_str);
+    let body = serde_json::json!({"model": model, "messages": [{"role": "user", "content": "Hello"}]});
+    format!(
+        "\ncurl:\n  curl {} -H 'Content-Type: application/json' \\\n    -d {}\n\
+         \nPython (pip install openai):\n  from openai import OpenAI\n  \
+         client = OpenAI(base_url={base_url:?}, api_key={KEY:?})\n  \
+         answer = client.chat.completions.create(model={model:?}, messages=[{{\"role\": \"user\", \"content\": \"Hello\"}}])\n  \
+         print(answer.choices[0].message.content)\n\
+         \nOther clients: set OPENAI_BASE_URL and OPENAI_API_KEY (`--env` prints them).\n\
+         Codex does not work: Kthena 1.0.0 does not route /v1/responses.\n",
+        quote(&format!("{base_url}/chat/completions")),
+        quote(&body.to_string()),
+    )
+}

@@ -1,0 +1,54 @@
+//! Where and how clients reach the models of a tenant. Contacts no host.
+
+use super::error::{Result, coded};
+use crate::inventory::Inventory;
+use serde::Serialize;
+
+/// The endpoint of one tenant.
+#[derive(Clone, PartialEq, Eq, Serialize, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct TenantEndpoint {
+    /// The tenant.
+    pub tenant: String,
+    /// Served model names: what `model` of a request may be.
+    pub models: Vec<String>,
+    /// The port, on every worker.
+    pub node_port: u16,
+    /// `http://ADDRESS:PORT/v1` of every worker, by name; OpenAI clients take one as their base URL.
+    pub base_urls: Vec<String>,
+}
+
+/// Returns the endpoints of all tenants, or of one.
+pub fn endpoints(inventory: &Inventory, only: Option<&str>) -> Result<Vec<TenantEndpoint>> {
+    let workers: Vec<&str> = inventory
+        .active()
+        .filter(|host| inventory.pool_of(host).role.is_worker())
+        .map(|host| host.address.as_str())
+        .collect();
+    let url = |address: &&str, port: u16| match address.contains(':') {
+        true => format!("http://[{address}]:{port}/v1"),
+        false => format!("http://{address}:{port}/v1"),
+    };
+    let found: Vec<TenantEndpoint> = inventory
+        .tenants
+        .values()
+        .filter(|tenant| only.is_none_or(|name| tenant.name == name))
+        .map(|tenant| TenantEndpoint {
+            tenant: tenant.name.clone(),
+            models: tenant.routes.keys().cloned().collect(),
+            node_port: tenant.node_port,
+            base_urls: workers.iter().map(|address| url(address, tenant.node_port)).collect(),
+        })
+        .collect();
+    if found.is_empty() {
+        let names: Vec<&str> = inventory.tenants.keys().map(String::as_str).collect();
+        return Err(match (only, names.is_empty()) {
+            (Some(name), false) => {
+                let hint = format!("Specify one of: {}", names.join(", "));
+                coded("E-USAGE", format!("no tenant {name}"), hint)
+            }
+            _ => coded("E-USAGE", "the inventory has no tenant", "Add a tenant with routes to the inventory"),
+        });
+    }
+    Ok(found)
+}
