@@ -126,6 +126,8 @@ fn k0s(data: &[u8]) {
     let _ = crate::k0s::control_plane(|_| Some(QuestionAnswer { text: said.clone(), exit: Some(0) }));
     let _ = crate::k0s::read_restore_state(&said);
     let _ = crate::k0s::subject_and_end(data);
+    let certificates = crate::k0s::certificates_of(&said);
+    let _ = (crate::k0s::due(&certificates, 0), crate::k0s::authority_ends(&certificates, 0, 1));
     let answer = |host: &str| ControllerOutput {
         host: HostName::new(host),
         address: "10.0.0.1".to_owned(),

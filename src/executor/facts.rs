@@ -2,7 +2,7 @@
 //! more than all that the shell reads by itself: files are read by builtins, and the tools that can hang share one watchdog.
 
 use super::frame::Sections;
-use crate::k0s::{BINARY as K0S_BINARY, CLUSTER_FILES};
+use crate::k0s::{self, BINARY as K0S_BINARY, CERTIFICATES, CLUSTER_FILES, PKI_DIR};
 use crate::state::{
     Facts, Hazard, Headers, LockRecord, Managed, Mounted, OpenBatch, PackageManager, PciFunction, RestoreLeft,
 };
@@ -56,6 +56,7 @@ const MOST_VERSION_BYTES: usize = 64;
 pub(super) fn program(state: &str) -> String {
     let state = crate::template::quote(state);
     let cluster_files = CLUSTER_FILES.join(" ");
+    let certificates = CERTIFICATES.join(" ");
     let services_active = format!("systemctl is-active {}", SERVICES.join(" "));
     let together: String =
         [("services", services_active.as_str()), ("addresses", ADDRESSES), ("disks", DISKS), ("df", FREE)]
@@ -100,6 +101,7 @@ f accelerators; [ -z "$a" ] || accelerators
 f secureboot; for v in /sys/firmware/efi/efivars/SecureBoot-*; do [ -r "$v" ] && od -An -tu1 -j4 -N1 "$v"; done 2>/dev/null
 f cloudinit; if command -v cloud-init >/dev/null 2>&1; then t 5 cloud-init status; [ $? -lt 124 ] || echo 'status: unknown (timed out)'; fi
 f k0s; [ -x {K0S_BINARY} ] && t 5 {K0S_BINARY} version
+f certificates; [ ! -d {PKI_DIR} ] || cat {certificates} 2>/dev/null
 f up; [ -e "$S/k0s.ready" ] && echo yes
 f restore; if [ -e "$S/k0s.restored" ]; then echo restored; elif [ ! -e "$S/k0s.started" ] && {{ [ -e "$S/k0s.restoring" ] || [ -e "$S/restore.tar.gz" ]; }}; then echo pending; fi
 f cluster; for p in {cluster_files}; do [ ! -e "$p" ] || echo "$p"; done
@@ -254,6 +256,7 @@ pub(super) fn parse(sections: &Sections) -> Result<Facts, String> {
             .map(str::to_owned),
         k0s_was_up: sections.first("up") == "yes",
         cluster_files: sections.lines("cluster").iter().filter(|l| !l.is_empty()).cloned().collect(),
+        certificates: k0s::certificates_of(&sections.lines("certificates").join("\n")),
         restore: match sections.first("restore") {
             "pending" => Some(RestoreLeft::Pending),
             "restored" => Some(RestoreLeft::Restored),

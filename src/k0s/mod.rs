@@ -2,6 +2,7 @@
 //! plane, `k0s sysinfo`. Facts and pure functions only: modules above run programs on hosts and write to the API.
 
 mod backup;
+mod certificates;
 mod command_line;
 mod control_plane;
 pub mod etcd;
@@ -18,6 +19,7 @@ pub use backup::{
     RESTORE, RestoreState, UPLOADED, backup, check_archive, forget_restore, forget_upload, is_restored,
     read_restore_state, restore, restore_state,
 };
+pub use certificates::{authority_ends, certificates_of, due};
 pub use command_line::Install;
 pub use control_plane::{
     ControlPlane, QUESTION_SECONDS, Question, QuestionAnswer, control_plane, questions, subject_and_end,

@@ -57,8 +57,9 @@ pub fn entry() -> Option<ExitCode> {
     if name == TOOL && rest.first().is_some_and(|a| a == boot::NAME) {
         return Some(boot::boot());
     }
-    if name == "k0s" && on_host::is_here() {
-        return tools::run(&name, &rest);
+    // The one of the next version is called so until it takes its place.
+    if name.strip_suffix(".next").unwrap_or(&name) == "k0s" && on_host::is_here() {
+        return tools::run("k0s", &rest);
     }
     if std::env::var_os("PROVISION_LAB").is_none()
         && !std::path::Path::new("/var/lib/lab/settings.json").exists()

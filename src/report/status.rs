@@ -366,7 +366,7 @@ pub fn status_text(view: &StatusView) -> String {
         );
     }
     if view.certificate.as_ref().is_some_and(|c| c.days < EXPIRES_SOON) {
-        text += "  = next: Restart k0scontroller on one controller at a time; k0s renews its certificates at start\n";
+        text += "  = next: Run `provision apply`: it restarts controllers one at a time, which renews their certificates\n";
     }
     for h in view.accelerators.iter().flat_map(|a| &a.health.troubled).filter(|_| view.health.is_none()) {
         let word = if h.verdict == Verdict::Unhealthy { "unhealthy" } else { "unknown" };

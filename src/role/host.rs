@@ -1,7 +1,7 @@
 //! Preflight checks and warnings from a host's facts alone. Nothing is turned off or changed.
 
 use super::findings::{Finding, MOST_SKEW_S, SEEN_SKEW_S, stop, warn};
-use super::input::{RoleInput, interface_address, is_new, own_address, repository};
+use super::input::{RoleInput, day, interface_address, is_new, own_address, repository};
 use crate::catalog::K0sStep;
 use crate::inventory::{Accelerator, Inventory, NodeRole};
 use crate::k0s;
@@ -16,6 +16,9 @@ const CGROUP_V2_ONLY: (u32, u32) = (1, 35);
 /// k0s unpacks what it embeds: its data takes about its own size once more, and images come on top (k0s's own sysinfo
 /// wants 1.8 GiB free).
 const K0S_DATA_KIB: u64 = 2 << 20;
+
+/// An authority that ends within a year is told of: replacing one takes planning.
+const AUTHORITY_NOTICE_S: i64 = 365 * 86_400;
 
 /// Distributions on which something of this program was run; see docs/verification.md.
 const TRIED: [&str; 1] = ["debian12"];
@@ -45,6 +48,7 @@ pub fn check(input: &RoleInput<'_>) -> Vec<Finding> {
     space(input, &mut found);
     clock(input.facts, &mut found);
     others(input.facts, &mut found);
+    authorities(input.facts, &mut found);
     interface(input, &mut found);
     found.extend(k0s(input));
     found.extend(earlier_cluster(input));
@@ -228,6 +232,15 @@ fn clock(facts: &Facts, found: &mut Vec<Finding>) {
         s if s > MOST_SKEW_S => found.push(stop("E-CLOCK", message, hint)),
         s if s > SEEN_SKEW_S => found.push(warn("W-CLOCK", message, hint)),
         _ => {}
+    }
+}
+
+/// k0s renews what an authority signs, and never the authority itself.
+fn authorities(facts: &Facts, found: &mut Vec<Finding>) {
+    if let Some(ends) = k0s::authority_ends(&facts.certificates, facts.now_s, AUTHORITY_NOTICE_S) {
+        let message = format!("the certificate authority {} ends on {}", ends.name, day(ends.until_s));
+        let hint = "k0s does not renew it: back up the cluster, and replace it before that day (k0s's documentation, Custom CA)";
+        found.push(warn("W-CERTIFICATE-AUTHORITY", message, hint));
     }
 }
 

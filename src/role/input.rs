@@ -84,3 +84,9 @@ pub(super) fn download(input: &RoleInput<'_>, name: &str, path: &str, mode: u32)
 pub fn is_new(facts: &Facts) -> bool {
     !k0s::has_joined(facts)
 }
+
+/// Returns the day of a moment in seconds since 1970, in UTC.
+pub(super) fn day(seconds: i64) -> String {
+    let known = jiff::Timestamp::from_second(seconds);
+    known.map_or_else(|_| "an unknown day".to_owned(), |t| t.strftime("%Y-%m-%d").to_string())
+}

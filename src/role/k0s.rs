@@ -1,7 +1,7 @@
 //! Template values of the k0s role: flags as k0s writes them into its unit, its configuration, and the join token of each
 //! host.
 
-use super::input::{RoleInput, download, own_address};
+use super::input::{RoleInput, day, download, own_address};
 use super::{network, secret};
 use crate::catalog::{ACCELERATOR_LABEL, POOL_LABEL, STARTING_TAINT};
 use crate::inventory::{Accelerator, Endpoint, NodeRole};
@@ -111,6 +111,8 @@ pub(super) fn k0s(input: &RoleInput<'_>) -> Result<Value, Failure> {
         .iter()
         .map(|(name, text)| json!({"name": name, "text": format!("{}\n", text.trim_end())}))
         .collect();
+    let renew = k0s::due(&facts.certificates, facts.now_s).filter(|_| k0s::has_joined(facts) && controller);
+    let renew = renew.map(|c| format!("certificate {} is valid until {}", c.name, day(c.until_s)));
     let own_drop_ins: Vec<String> = ["nvidia", "registries"]
         .into_iter()
         .chain(inventory.cluster.containerd.keys().map(String::as_str))
@@ -131,6 +133,7 @@ pub(super) fn k0s(input: &RoleInput<'_>) -> Result<Value, Failure> {
         "worker": pool.role.is_worker(),
         "binary": binary,
         "next": next,
+        "renew": renew,
         "own_drop_ins": own_drop_ins,
         // Written when the host has become part of the cluster.
         "joined_file": k0s::joined_file(controller),

@@ -66,6 +66,9 @@ pub struct Facts {
     pub cgroup: Option<u8>,
     /// The version of the k0s binary on the host, if there is one.
     pub k0s_version: Option<String>,
+    /// Certificates of a controller, in the order of their files. They are not secret.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<Certificate>,
     /// k0s came up on the host at least once since we installed it.
     pub k0s_was_up: bool,
     /// Files of a Kubernetes node or control plane on the host, whoever made them: what k0s keeps, and CNI configurations.
@@ -81,6 +84,21 @@ pub struct Facts {
     pub lock: Option<LockRecord>,
     /// Batches that have not ended: run folders without `rc`.
     pub open_batches: Vec<OpenBatch>,
+}
+
+/// A certificate that a controller uses.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct Certificate {
+    /// Who it is of: its common name.
+    pub name: String,
+    /// Who signed it: the common name of the authority.
+    pub issuer: String,
+    /// It may sign others.
+    pub authority: bool,
+    /// When it begins to be valid, in seconds since 1970.
+    pub from_s: i64,
+    /// When it ends, in seconds since 1970.
+    pub until_s: i64,
 }
 
 /// How far a restore has come that is not over.

@@ -13,6 +13,7 @@ use provision::run::{Cancel, Journal, RunInput, execute};
 use provision::state::*;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 pub fn tests() -> Vec<Test> {
@@ -25,6 +26,7 @@ const NODES: [&str; 2] = ["flaps-1", "flaps-2"];
 struct Flapping {
     id: TargetId,
     flaps: bool,
+    done: AtomicBool,
 }
 
 #[async_trait]
@@ -44,10 +46,17 @@ impl Target for Flapping {
             adopted: true,
             hazards: Vec::new(),
         };
+        let seen = match self.done.load(Ordering::Relaxed) {
+            true => Observation::Present(Seen {
+                fields: [("needed".into(), "no".into())].into(),
+                ..Seen::default()
+            }),
+            false => Observation::Absent,
+        };
         Ok(Observed {
             target: self.id.clone(),
             facts: Facts { managed: vec![joined], k0s_was_up: true, ..Facts::default() },
-            seen: [(reboot.id.clone(), Observation::Absent)].into(),
+            seen: [(reboot.id.clone(), seen)].into(),
             desired: vec![reboot],
             orphans: Vec::new(),
             warnings: Vec::new(),
@@ -55,6 +64,7 @@ impl Target for Flapping {
     }
 
     async fn enact(&self, _: &[Step], _: &StepOutputs) -> Result<StepOutputs, Failure> {
+        self.done.store(true, Ordering::Relaxed);
         Ok(StepOutputs::new())
     }
 
@@ -92,7 +102,11 @@ pub async fn a_node_whose_k0s_flaps_stays_out_of_service_and_the_next_one_in_it(
     for flaps in [true, false] {
         let cluster = Arc::new(bench.target(Vec::new()));
         assert_eq!(steps(&cluster).await, []);
-        let hosts = NODES.map(|name| Flapping { id: TargetId::Host(name.into()), flaps });
+        let hosts = NODES.map(|name| Flapping {
+            id: TargetId::Host(name.into()),
+            flaps,
+            done: AtomicBool::new(false),
+        });
         let mut observed = Vec::new();
         for host in &hosts {
             observed.push((host.id(), host.observe().await));

@@ -256,3 +256,60 @@ fn the_how_to_does_what_it_says() {
         assert_eq!(code(&output), Some(expected), "provision {own}\n{}", text(&output));
     }
 }
+
+/// k0s renews certificates only when it starts: a controller whose certificates are in the last quarter of their life is restarted
+/// by the plan, one after the other.
+#[test]
+fn certificates_that_are_due_are_renewed_one_controller_at_a_time() {
+    let story = Story::of(&site(3));
+    story.up();
+    assert_eq!(story.apply(&[]).status.code(), Some(0));
+    let day = std::time::Duration::from_secs(86_400);
+    let now = std::time::SystemTime::now();
+    let made = |issuer: &str, ends: std::time::SystemTime| {
+        let named = |name: &str| {
+            let mut params = rcgen::CertificateParams::default();
+            params.distinguished_name.push(rcgen::DnType::CommonName, name);
+            params
+        };
+        let issuer = rcgen::Issuer::new(named(issuer), rcgen::KeyPair::generate().expect("a key"));
+        let mut params = named("kubernetes-admin");
+        (params.not_before, params.not_after) = ((ends - day * 365).into(), ends.into());
+        params.signed_by(&rcgen::KeyPair::generate().expect("a key"), &issuer).expect("signed").pem()
+    };
+    let install = |host: &str, name: &str, pem: &str| {
+        let path = format!("/var/lib/k0s/pki/{name}");
+        story.on(
+            host,
+            &format!(
+                "echo '{pem}' | sudo tee {path} >/dev/null; sudo touch -d '1 hour ago' /var/lib/k0s/pki/*.crt"
+            ),
+        );
+    };
+    // Half of its life is left; and what k0s does not sign, it does not renew.
+    install("cp-1", "admin.crt", &made("kubernetes-ca", now + day * 180));
+    install("cp-1", "theirs.crt", &made("acme", now + day));
+    let (code, plan) = story.plan();
+    assert_eq!(code, 0, "{plan}");
+    for host in ["cp-1", "cp-2"] {
+        install(host, "admin.crt", &made("kubernetes-ca", now + day * 60));
+    }
+    let (code, plan) = story.plan();
+    assert_eq!(code, 2, "{plan}");
+    assert!(
+        plan.contains("command k0s-certificates")
+            && plan.contains("certificate kubernetes-admin is valid until 20"),
+        "{plan}"
+    );
+    assert!(plan.contains("restart k0scontroller 2 · one at a time, gated on etcd"), "{plan}");
+    let output = story.apply(&[]);
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let at = |what: &str| said.find(what).unwrap_or_else(|| panic!("no `{what}` in {said}"));
+    let (first, second) = (at("cp-1 command/k0s-certificates"), at("cp-2 command/k0s-certificates"));
+    let ready = |host: &str| at(&format!("{host} command/k0s-ready"));
+    assert!(ready("cp-1") < second || ready("cp-2") < first, "one waits for the other: {said}");
+    assert!(!said.contains("cp-3 command"), "{said}");
+    let (code, plan) = story.plan();
+    assert_eq!(code, 0, "{plan}");
+}
