@@ -185,7 +185,7 @@ impl Apply {
         let approvable = Approvable { path, digest, inventory: &plan.inventory, commit };
         let found = approvals(&approvable, approvers)?;
         for refused in &found.refused {
-            eprintln!("warning: approval {refused}");
+            eprintln!("warning: {refused}");
         }
         let people: Vec<&str> = found.people.iter().map(String::as_str).collect();
         if people.len() >= wanted {

@@ -17,13 +17,10 @@ const MOST_QUESTION: u64 = 1 << 20;
 /// The request goes over SSH to the tenant's node port on a worker, so this machine needs no route to it. The answer is printed
 /// as it comes. `-` reads the question from standard input.
 #[derive(Args)]
-#[command(
-    override_usage = "provision ask [OPTIONS] [TENANT/MODEL] QUESTION",
-    after_help = "Examples:
-  provision ask -i site.yaml search/qwen 'Who are you?'
-  provision ask -i site.yaml search 'Who are you?'        the tenant has one model
-  git diff | provision ask -i site.yaml search/qwen - --max-tokens 500"
-)]
+#[command(after_help = "Examples:
+  provision ask -i site.yaml search/qwen \"Who are you?\"
+  provision ask -i site.yaml search \"Who are you?\"        the tenant has one model
+  git diff | provision ask -i site.yaml search/qwen - --max-tokens 500")]
 pub(super) struct Ask {
     /// TENANT/MODEL, or TENANT if it has one model; may be left out if the inventory has one route. Then the question
     #[arg(num_args = 1..=2, required = true, value_name = "TENANT/MODEL> <QUESTION")]

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 #[command(after_help = "Examples:
   provision endpoint -i site.yaml                    all tenants
   provision endpoint -i site.yaml search             one, with examples for curl and Python
-  eval \"$(provision endpoint -i site.yaml search --env)\"
+  provision endpoint -i site.yaml search --env       lines for a shell's eval
 
 On a machine without a route to the workers: provision tunnel -i site.yaml --tenant search")]
 pub(super) struct EndpointCommand {

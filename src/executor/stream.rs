@@ -74,7 +74,7 @@ impl HostTarget {
     ) -> Result<String, Failure> {
         let path = quote(path);
         let begin = format!(
-            "{}p={path}; n=$p.new; umask 077; mkdir -p -- \"${{p%/*}}\"; : >\"$n\"; printf '\\036rc\\n%s\\n\\036end 0\\n' $?\n",
+            "{}p={path}; n=$p.new; umask 077; mkdir -p -- \"${{p%/*}}/\"; : >\"$n\"; printf '\\036rc\\n%s\\n\\036end 0\\n' $?\n",
             prelude()
         );
         let (mut shell, answer) = self.first(&begin, PIECE_DEADLINE, "answer").await?;

@@ -148,10 +148,12 @@ pub fn approvals(plan: &Approvable<'_>, approvers: &str) -> Result<Approvals> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         match check(&path, plan, &allowed, scratch.path()) {
             Ok(person) if author.as_deref() == Some(person.as_str()) => {
-                found.refused.push(format!("{name}: {person} wrote the commit that the plan was made from"));
+                found
+                    .refused
+                    .push(format!("approval {name}: {person} wrote the commit that the plan was made from"));
             }
             Ok(person) => drop(found.people.insert(person)),
-            Err(why) => found.refused.push(plain_line(&format!("{name}: {why}")).into_owned()),
+            Err(why) => found.refused.push(plain_line(&format!("approval {name}: {why}")).into_owned()),
         }
     }
     Ok(found)

@@ -15,12 +15,15 @@ use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// The lab starts within this time, or reports why not.
 const UP_DEADLINE: Duration = Duration::from_secs(120);
 /// A lab that goes down is gone within this; one that was killed has left its folder before.
 const DOWN_DEADLINE: Duration = Duration::from_secs(45);
+/// Internal errors that a lab tells of.
+const MOST_PANICS: usize = 20;
 /// How often it is looked whether a lab has come up or gone.
 const LOOK: Duration = Duration::from_millis(20);
 /// What a lab holds for as long as its process lives.
@@ -151,14 +154,14 @@ fn lab_dir(loaded: &Loaded) -> Result<PathBuf> {
     loaded.source.state.folder(&["lab", &state_dir::lab(&loaded.inventory, loaded.source.lab.as_ref())])
 }
 
-/// Removes what commands that were killed have left of their own labs of an inventory.
+/// Removes what commands that were killed have left of their own labs, whatever the inventory: that of a job in CI may have gone.
 fn sweep(loaded: &Loaded) -> Result<()> {
     let all = loaded.source.state.folder(&["lab"])?;
     for entry in std::fs::read_dir(&all).map_err(cannot("read", &all))?.flatten() {
         // One that is younger may be about to take its lock.
         let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|at| at.elapsed().ok());
         let old = age.is_some_and(|age| age > UP_DEADLINE);
-        if old && state_dir::is_own_lab(&entry.file_name(), &loaded.inventory) {
+        if old && state_dir::is_own_lab(&entry.file_name()) {
             remove(&entry.path());
         }
     }
@@ -168,8 +171,10 @@ fn sweep(loaded: &Loaded) -> Result<()> {
 /// Removes the folder of a lab unless one runs in it. Another command may do the same at once, and what stays is removed by the
 /// next one: no failure is worth a word.
 fn remove(dir: &Path) {
-    let Ok(lock) = File::open(dir.join(LOCK)) else { return };
-    let free = rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok();
+    let exclusive = rustix::fs::FlockOperation::NonBlockingLockExclusive;
+    let lock = File::open(dir.join(LOCK));
+    // One without the file was cut off before it had one, or while it was removed.
+    let free = lock.as_ref().map_or(true, |lock| rustix::fs::flock(lock, exclusive).is_ok());
     if free && lab::clear(dir).is_ok() {
         let _ = std::fs::remove_dir_all(dir);
     }
@@ -378,6 +383,8 @@ pub(super) async fn attach_to(loaded: &mut Loaded, asked: bool, events: &Events)
             ));
         }
         events.note(format!("LAB: starting {} simulated hosts", loaded.inventory.active().count()));
+        // Where `lab up` never was, nothing is to stay.
+        let _ = std::fs::remove_dir(&dir);
         loaded.source.lab = Some(OwnLabName::new());
         dir = lab_dir(loaded)?;
         own = Some(loaded.lab_up(&[], None, true).await?);
@@ -408,11 +415,9 @@ pub(super) async fn attach_to(loaded: &mut Loaded, asked: bool, events: &Events)
 
 /// The lab's own process: reads its specification from standard input; serves until it is stopped.
 pub async fn serve_lab() -> Result<()> {
-    let mut input = tokio::io::BufReader::new(tokio::io::stdin());
+    bound_panics();
     let mut line = String::new();
-    tokio::io::AsyncBufReadExt::read_line(&mut input, &mut line)
-        .await
-        .map_err(failed("cannot read the specification"))?;
+    std::io::stdin().read_line(&mut line).map_err(failed("cannot read the specification"))?;
     let spec: Spec = serde_json::from_str(&line)
         .map_err(|e| Error::Malformed { what: "invalid specification".to_owned(), source: e.into() })?;
     let dir = spec.dir.clone();
@@ -428,8 +433,35 @@ pub async fn serve_lab() -> Result<()> {
         (a.name.clone(), locked)
     });
     Lock { artifacts: artifacts.collect() }.save(&dir.join("provision.lock"))?;
-    lab.serve(input).await.map_err(failed("the lab has stopped"))?;
+    let (here, gone) = tokio::sync::oneshot::channel();
+    std::thread::spawn(|| end_with_input(here));
+    lab.serve(async { drop(gone.await) }).await.map_err(failed("the lab has stopped"))?;
     Ok(())
+}
+
+/// What hosts ask of the lab may hit a mistake in it, as often as they like: only the first few are told.
+fn bound_panics() {
+    static TOLD: AtomicUsize = AtomicUsize::new(0);
+    std::panic::set_hook(Box::new(|info| {
+        if TOLD.fetch_add(1, Ordering::Relaxed) < MOST_PANICS {
+            let _ = writeln!(std::io::stderr(), "lab: internal error: {info}");
+        }
+    }));
+}
+
+/// Ends the lab when its standard input ends, unless that has said [`lab::STAY`] before; by force where the lab, busy with what its
+/// hosts have it do, does not go by itself. The kernel then ends what runs on them.
+fn end_with_input(here: tokio::sync::oneshot::Sender<()>) {
+    let mut line = String::new();
+    if std::io::stdin().read_line(&mut line).is_ok() && line.trim_end() == lab::STAY {
+        loop {
+            std::thread::park();
+        }
+    }
+    drop(here);
+    std::thread::sleep(DOWN_DEADLINE);
+    let _ = writeln!(std::io::stderr(), "lab: did not go down by itself");
+    std::process::exit(1);
 }
 
 /// Returns the option of `ssh` by which it reaches the socket of a simulated host.

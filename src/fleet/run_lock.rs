@@ -2,7 +2,7 @@
 //! the process ends, so it is also the proof that an earlier run is over.
 
 use super::error::{Result, cannot, failed};
-use super::state_dir::{OwnLabName, StateDir, identity, is_own_lab, lab};
+use super::state_dir::{OwnLabName, StateDir, identity, is_own_lab_of, lab};
 use crate::inventory::Inventory;
 use crate::state::{Failure, FailureKind};
 use rustix::fs::{FlockOperation, flock};
@@ -99,7 +99,7 @@ const OF_LAB: &str = "running";
 /// Returns the runs of an inventory that are in progress on this machine, each with its process.
 pub(super) fn running(state: &StateDir, inventory: &Inventory) -> BTreeMap<String, u32> {
     let labs = state.folder(&["lab"]).ok().and_then(|labs| std::fs::read_dir(labs).ok());
-    let labs = labs.into_iter().flatten().flatten().filter(|lab| is_own_lab(&lab.file_name(), inventory));
+    let labs = labs.into_iter().flatten().flatten().filter(|lab| is_own_lab_of(&lab.file_name(), inventory));
     let site = state.folder(&["running"]).map(|folder| folder.join(identity(inventory)));
     let of_run = |path: PathBuf| {
         let mut file = File::open(path).ok()?;

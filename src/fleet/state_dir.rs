@@ -58,8 +58,13 @@ pub(super) fn lab(inventory: &Inventory, own: Option<&OwnLabName>) -> String {
     own.map_or(identity.clone(), |own| format!("{identity}{OF_COMMAND}{}", own.0))
 }
 
-/// Returns whether a folder is of a lab that some command started for itself on an inventory.
-pub(super) fn is_own_lab(folder: &OsStr, inventory: &Inventory) -> bool {
+/// Returns whether a folder is of a lab that some command started for itself.
+pub(super) fn is_own_lab(folder: &OsStr) -> bool {
+    folder.to_str().is_some_and(|folder| folder.contains(OF_COMMAND))
+}
+
+/// Returns whether a folder is of a lab that some command started for itself on this inventory.
+pub(super) fn is_own_lab_of(folder: &OsStr, inventory: &Inventory) -> bool {
     let rest = folder.to_str().and_then(|f| f.strip_prefix(&identity(inventory)));
     rest.is_some_and(|rest| rest.starts_with(OF_COMMAND))
 }

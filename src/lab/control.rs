@@ -11,7 +11,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 
@@ -196,26 +196,25 @@ mod process {
 }
 
 impl Lab {
-    /// Answers on the lab's socket until it is asked to go down, by a request, by SIGTERM, or by the end of `held`, unless
-    /// that has said [`STAY`] before. Then ends everything, and answers no more requests.
-    pub async fn serve(self, held: impl AsyncBufRead + Unpin) -> io::Result<()> {
+    /// Answers on the lab's socket until it is asked to go down, by a request, by SIGTERM, or by the end of `held`. Then ends
+    /// everything, and answers no more requests. Fails where files of hosts are left.
+    pub async fn serve(self, held: impl Future<Output = ()>) -> io::Result<()> {
         let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
         let (ask, mut asked) = mpsc::channel(1);
         let listener = listen_unix(&self.dir().join(CONTROL))?;
-        let ended = async {
-            if held.lines().next_line().await.is_ok_and(|line| line.as_deref() == Some(STAY)) {
-                std::future::pending::<()>().await;
-            }
-        };
         tokio::select! {
             () = answer_all(&self, listener, ask) => {}
             _ = asked.recv() => {}
             _ = term.recv() => {}
-            () = ended => {}
+            () = held => {}
         }
         let _ = std::fs::remove_file(self.dir().join(CONTROL));
+        let hosts = self.dir().join("hosts");
         self.down().await;
-        Ok(())
+        match hosts.exists() {
+            true => Err(io::Error::other(format!("{} could not be removed", hosts.display()))),
+            false => Ok(()),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! The list is that of Docker's default profile without what a host needs for nothing and what reaches beyond its walls or
 //! past its limits: namespaces and mounts, keys, ptrace and the memory of other processes, BPF, performance counters,
 //! io_uring (which makes system calls that no filter sees), file handles, clocks; and what takes memory that belongs to no
-//! process which could be ended: memory files, System V shared memory, POSIX message queues, vmsplice.
+//! process which could be ended: inotify (of which a user has few, and which would show what the machine does), memory files, System V shared memory, POSIX message queues, vmsplice.
 //! It names what is allowed, so that calls of kernels to come and of other ABIs are not.
 
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ const ALLOWED: &str = "accept accept4 bind brk cachestat capget capset chdir clo
     fgetxattr flistxattr flock fremovexattr fsetxattr fstat fstatfs fsync ftruncate futex futex_requeue futex_wait futex_waitv \
     futex_wake get_robust_list getcpu getcwd getdents64 getegid geteuid getgid getgroups getitimer getpeername getpgid getpid \
     getppid getpriority getrandom getresgid getresuid getrlimit getrusage getsid getsockname getsockopt gettid gettimeofday \
-    getuid getxattr inotify_add_watch inotify_init1 inotify_rm_watch ioprio_get kill landlock_add_rule \
+    getuid getxattr ioprio_get kill landlock_add_rule \
     landlock_create_ruleset landlock_restrict_self lgetxattr linkat listen listxattr llistxattr lremovexattr lseek lsetxattr \
     madvise membarrier mincore mkdirat mknodat mlock mlock2 mmap mprotect mremap mseal msync munlock munmap nanosleep \
     newfstatat openat openat2 pidfd_open pidfd_send_signal pipe2 pkey_alloc pkey_free pkey_mprotect ppoll prctl pread64 preadv \
@@ -32,7 +32,7 @@ const ALLOWED: &str = "accept accept4 bind brk cachestat capget capset chdir clo
 /// What only x86-64 has.
 #[cfg(target_arch = "x86_64")]
 const ALSO_ALLOWED: &str = "access alarm arch_prctl chmod chown creat dup2 epoll_create epoll_wait eventfd fork futimesat getdents \
-    getpgrp inotify_init lchown link lstat mkdir mknod open pause pipe poll readlink rename rmdir select signalfd stat symlink \
+    getpgrp lchown link lstat mkdir mknod open pause pipe poll readlink rename rmdir select signalfd stat symlink \
     time unlink utime utimes vfork";
 #[cfg(not(target_arch = "x86_64"))]
 const ALSO_ALLOWED: &str = "";

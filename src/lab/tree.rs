@@ -85,7 +85,6 @@ fn remove_all(dir: &Path) -> io::Result<()> {
         top => top?,
     };
     fchmod(&top, Mode::from_raw_mode(fstat(&top)?.st_mode) | Mode::RWXU)?;
-    let mut moved = 0u64;
     loop {
         let mut folders = Vec::new();
         for entry in Dir::read_from(&top)? {
@@ -103,19 +102,21 @@ fn remove_all(dir: &Path) -> io::Result<()> {
         for name in folders {
             let folder = enter(&top, &name)?;
             fchmod(&folder, Mode::RWXU)?;
+            let mut inside = Vec::new();
+            // Files first: on a full disk they make room for what moves.
             for entry in Dir::read_from(&folder)? {
                 let entry = entry?;
-                let inner = entry.file_name();
                 match entry.file_type() {
-                    _ if matches!(inner.to_bytes(), b"." | b"..") => {}
-                    FileType::Directory => {
-                        // Up, so that no depth has to be gone into; it must be writable to change its parent.
-                        fchmod(&enter(&folder, inner)?, Mode::RWXU)?;
-                        moved += 1;
-                        renameat(&folder, inner, &top, format!(".lab-{moved}"))?;
-                    }
-                    _ => unlinkat(&folder, inner, AtFlags::empty())?,
+                    _ if matches!(entry.file_name().to_bytes(), b"." | b"..") => {}
+                    FileType::Directory => inside.push(entry.file_name().to_owned()),
+                    _ => unlinkat(&folder, entry.file_name(), AtFlags::empty())?,
                 }
+            }
+            for inner in &inside {
+                // Up, so that no depth has to be gone into; it must be writable to change its parent. Under a name that no other
+                // folder has, such as one that an interrupted removal left.
+                fchmod(&enter(&folder, inner)?, Mode::RWXU)?;
+                renameat(&folder, inner, &top, format!(".lab-{:016x}", rand::random::<u64>()))?;
             }
             unlinkat(&top, &name, AtFlags::REMOVEDIR)?;
         }

@@ -108,7 +108,10 @@ pub async fn chat_stream(
         let (status, body) = tokio::time::timeout(SILENCE, whole(chat, response)).await.map_err(silent)??;
         let value: Value = serde_json::from_slice(&body).unwrap_or_default();
         return match said(&value).filter(|_| status.is_success()) {
-            Some(text) => Ok(hear(text)),
+            Some(text) => {
+                hear(text);
+                Ok(())
+            }
             None => Err(refused(chat, status, &body)),
         };
     }

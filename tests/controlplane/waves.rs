@@ -1,5 +1,6 @@
 //! A run on nodes of a real API whose hosts are not what the API says of them: the waves of a disruptive change.
 
+use super::contract::rest::Rest;
 use super::kit::{Bench, steps};
 use super::nodes::Kubelet;
 use super::servers::ControlPlane;
@@ -15,6 +16,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::task::JoinSet;
 
 pub fn tests() -> Vec<Test> {
     tests!(waves: a_node_whose_k0s_flaps_stays_out_of_service_and_the_next_one_in_it).to_vec()
@@ -82,6 +84,26 @@ impl Target for Flapping {
     }
 }
 
+/// Renews the nodes' leases as kubelets do, until dropped.
+async fn renew_leases(rest: &Rest) -> JoinSet<()> {
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
+    for name in NODES {
+        rest.post(leases, &json!({"metadata": {"name": name}})).await.expect(201);
+    }
+    let rest = rest.clone();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        loop {
+            for name in NODES {
+                let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string();
+                rest.merge(&format!("{leases}/{name}"), &json!({"spec": {"renewTime": now}})).await;
+            }
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    });
+    tasks
+}
+
 fn inventory() -> Inventory {
     let dir = tempfile::tempdir().expect("a folder");
     let text = "apiVersion: provision/v1\nkind: Inventory\nmetadata: {name: t}\ncluster: {k0s: {version: v1.35.7+k0s.0}}\n\
@@ -98,6 +120,7 @@ pub async fn a_node_whose_k0s_flaps_stays_out_of_service_and_the_next_one_in_it(
     let bench = Bench::new(plane, "flaps").await;
     let names = NODES.map(str::to_owned);
     let kubelet = Kubelet::start(&bench.rest, &names, json!([])).await;
+    let leases = renew_leases(&bench.rest).await;
     let inventory = inventory();
     for flaps in [true, false] {
         let cluster = Arc::new(bench.target(Vec::new()));
@@ -149,5 +172,6 @@ pub async fn a_node_whose_k0s_flaps_stays_out_of_service_and_the_next_one_in_it(
             false => assert_eq!((codes, cordoned), (Vec::new(), vec![false, false])),
         }
     }
+    drop(leases);
     kubelet.end(&bench.rest, &names).await;
 }

@@ -97,6 +97,21 @@ fn commands(text: &str, names: &[&str]) -> Vec<String> {
     found
 }
 
+/// Splits a command as a shell does, as far as texts have it: at blanks outside quotes.
+fn words(command: &str) -> Vec<String> {
+    let (mut words, mut quote) = (vec![String::new()], None);
+    for c in command.chars() {
+        match (quote, c) {
+            (Some(open), c) if c == open => quote = None,
+            (None, '"' | '\'') => quote = Some(c),
+            (None, c) if c.is_whitespace() => words.push(String::new()),
+            (_, c) => words.last_mut().expect("one word").push(c),
+        }
+    }
+    words.retain(|word| !word.is_empty());
+    words
+}
+
 /// A hint that cannot be typed as it stands costs its reader a search.
 #[test]
 fn every_command_in_a_text_parses() {
@@ -123,7 +138,7 @@ fn every_command_in_a_text_parses() {
         for literal in literals(&std::fs::read_to_string(&file).expect("a source")) {
             for command in commands(&literal, &names) {
                 count += 1;
-                if let Err(why) = provision::cli::parses(command.split_whitespace()) {
+                if let Err(why) = provision::cli::parses(words(&command).iter().map(String::as_str)) {
                     let why = why.lines().next().unwrap_or_default().to_owned();
                     wrong.push(format!("{}: {command}: {why}", file.display()));
                 }

@@ -95,6 +95,23 @@ fn k0s_is_upgraded_to_what_the_lock_file_says() {
     assert_eq!(site.pending(), Vec::<String>::new());
 }
 
+/// Hosts, locks, journals and records of an earlier version are understood. The binary of that version has to be built by hand:
+/// `PROVISION_EARLIER=FILE cargo test --test fleet -- --ignored an_earlier_version`.
+#[test]
+#[ignore = "needs the binary of an earlier version"]
+fn what_an_earlier_version_applied_plans_empty() {
+    let earlier = std::env::var_os("PROVISION_EARLIER").expect("PROVISION_EARLIER=FILE");
+    let hosts = fleet().boot([Setup::new("cp-1"), Setup::new("w-1")]);
+    let mut site = Site::new(&hosts);
+    let own = std::mem::replace(&mut site.binary, earlier.into());
+    site.expect(0, &["apply", "--yes"]);
+    site.binary = own;
+    let shown = site.expect(0, &["plan"]);
+    assert!(shown.contains("in sync"), "{shown}");
+    let history = site.expect(0, &["history"]);
+    assert_eq!(history.lines().count(), 2, "its journal is read: {history}");
+}
+
 #[test]
 fn a_worker_alone_is_worked_on_while_its_controller_is_down() {
     let hosts = fleet().boot([Setup::new("cp-1"), Setup::new("w-1")]);

@@ -43,7 +43,7 @@ fn a_cluster_begins_again_on_real_hosts_with_a_large_backup() {
     hosts[0].sh("rm -r /usr/local/real; [ ! -e /usr/local/bin/k0s ] && [ ! -e /var/lib/provision ]");
     let restored = site.expect(0, &["restore", file, "--yes"]);
     let uid = made["backup"]["cluster"].as_str().expect("a uid");
-    assert!(restored.contains(&format!("the one of the backup (uid {uid})")), "{restored}");
+    assert!(restored.contains(&format!("matches the backup (uid {uid})")), "{restored}");
     let shown = site.expect(0, &["plan"]);
     assert!(shown.contains("in sync"), "{shown}");
     let left = hosts[0].sh("ls -A /var/lib/provision | grep -cE 'restor|backup' || true");

@@ -44,6 +44,7 @@ const SYSTEM: &[Wanted] = &[
     ("x-1", "E-NOT-LINUX", "the host runs FreeBSD, not Linux", "uname -s"),
     ("i-1", "E-INTERFACE", "no interface eth9", "ip -br addr"),
     ("i-1", "W-K0S-DOWNGRADE", "is a downgrade", "release notes"),
+    ("i-1", "W-CERTIFICATE-AUTHORITY", "authority kubernetes-ca ends on 20", "k0s does not renew it"),
 ];
 
 const ACCELERATORS: &[Wanted] = &[
@@ -148,6 +149,15 @@ fn joined(setup: Setup, version: &str) -> Setup {
         .file("/var/lib/provision/k0s.ready", "644", "started\n")
 }
 
+/// A certificate authority that ends in so many days, in PEM.
+fn authority(days: u64) -> String {
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "kubernetes-ca");
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.not_after = (std::time::SystemTime::now() + std::time::Duration::from_secs(days * 86_400)).into();
+    params.self_signed(&rcgen::KeyPair::generate().expect("a key")).expect("signed").pem()
+}
+
 /// An inventory whose roles want nothing, of these pools.
 fn site(hosts: &[Host], pools: &str) -> Site {
     let mut site = Site::only(hosts, "[]\n");
@@ -189,7 +199,7 @@ fn what_a_system_is_lacks_and_shares() {
         third.prepare("mv /usr/bin/bash /usr/bin/away"),
         no_root,
         stand_in(Setup::new("x-1"), "uname", "-snrm) echo FreeBSD x-1 14.1 amd64; exit;;"),
-        joined(Setup::new("i-1"), "v1.35.99+k0s.0"),
+        joined(Setup::new("i-1"), "v1.35.99+k0s.0").file("/var/lib/k0s/pki/ca.crt", "644", &authority(100)),
     ]);
     let [one, two, three, no_root, _, narrow] = &hosts[..] else { panic!("six hosts") };
     let uuid = "mount -t tmpfs none /sys/class; mkdir -p /sys/class/dmi/id; echo 4c4c4544 >/sys/class/dmi/id/product_uuid";
@@ -348,7 +358,7 @@ fn what_a_worker_must_have_before_its_k0s_starts() {
     if v1 {
         check(&found, &[("w-1", "W-CGROUP", "cgroup v1", "systemd.unified_cgroup_hierarchy=1")]);
         std::fs::write(&path, text.replace("failCgroupV1: false", "failCgroupV1: true")).expect("written");
-        let wanted = ("w-1", "E-CGROUP", "does not start on it", "systemd.unified_cgroup_hierarchy=1");
+        let wanted = ("w-1", "E-CGROUP", "on which the kubelet of k0s", "systemd.unified_cgroup_hierarchy=1");
         check(&preflight(&site), &[wanted]);
         std::fs::write(&path, text).expect("written");
     }

@@ -104,7 +104,7 @@ fn a_destroyed_cluster_begins_again_with_its_backup() {
     let lock = "{\"owner\":\"eva@desk\",\"run\":\"BBBBB\",\"boot_id\":\"x\",\"expires_s\":9999999999}";
     story.on("cp-1", &format!("sudo mkdir -p /var/lib/provision; echo '{lock}' | sudo tee /var/lib/provision/lock; echo theirs | sudo tee /var/lib/provision/restore.tar.gz"));
     let locked = story.restore(&file, &["--yes"]);
-    assert_eq!(code(&locked), Some(1), "{}", text(&locked));
+    assert_eq!(code(&locked), Some(4), "{}", text(&locked));
     assert!(
         text(&locked).contains("error[E-LOCKED]: cp-1 is locked by eva@desk (run BBBBB)"),
         "{}",
@@ -120,7 +120,7 @@ fn a_destroyed_cluster_begins_again_with_its_backup() {
     let mut again = again.iter().map(|flags| story.restore(&file, flags));
     let restored = again.find(|output| code(output).is_some()).expect("the last one ends");
     assert_eq!(code(&restored), Some(0), "{}", text(&restored));
-    let same = format!("the one of the backup (uid {cluster})");
+    let same = format!("matches the backup (uid {cluster})");
     assert!(text(&restored).contains(&same), "{}", text(&restored));
     let (rc, shown) = story.plan();
     assert_eq!(rc, 0, "{shown}");
@@ -140,7 +140,7 @@ fn a_destroyed_cluster_begins_again_with_its_backup() {
     story.on("cp-1", &format!("sudo rm /var/lib/provision/k0s.restoring; echo {sha256} | sudo tee /var/lib/provision/k0s.restored >/dev/null"));
     let over = story.restore(&file, &["--yes"]);
     assert_eq!(code(&over), Some(0), "{}", text(&over));
-    assert!(text(&over).contains("what was done in the cluster since stays"), "{}", text(&over));
+    assert!(text(&over).contains("changes made in the cluster since then are kept"), "{}", text(&over));
     assert_eq!(story.tree(), running, "the record of it is gone, too");
 
     // An apply makes no new cluster where a restore is not finished, and otherwise one with another uid.
@@ -200,7 +200,7 @@ fn backups_are_encrypted_and_only_so_many_are_kept() {
     let secret = ours.to_string().expose_secret().to_owned();
     let mistaken = story.command(&["restore", "-i", &story.at(), newest.to_str().expect("text"), "--yes"]);
     let mistaken = { mistaken }.env("PROVISION_AGE_IDENTITY", &secret).output().expect("it runs");
-    assert!(text(&mistaken).contains("in place of the file that holds it"), "{}", text(&mistaken));
+    assert!(text(&mistaken).contains("instead of a file that contains it"), "{}", text(&mistaken));
     assert!(!text(&mistaken).contains(&secret[20..]), "{}", text(&mistaken));
     let inventory = std::fs::read_to_string(story.inventory.join("inventory.yaml")).expect("read");
     story.with_policy(&format!("{{recipients: [{secret}]}}"));
@@ -213,9 +213,10 @@ fn backups_are_encrypted_and_only_so_many_are_kept() {
     std::fs::write(&cut, &bytes[..bytes.len() - 7]).expect("written");
     refused(&cut, &["--identity", &ours_at], "damaged");
     // A record of another inventory, and of a newer k0s.
-    for (name, value, why) in
-        [("inventory", "other", "of inventory other"), ("k0s", "v1.36.4+k0s.1", "of k0s v1.36.4")]
-    {
+    for (name, value, why) in [
+        ("inventory", "other", "belongs to inventory other"),
+        ("k0s", "v1.36.4+k0s.1", "made with k0s v1.36.4"),
+    ] {
         let other = story.dir.path().join(format!("{name}.tar.gz.age"));
         std::fs::copy(newest, &other).expect("copied");
         let mut edited = record(newest);

@@ -101,7 +101,7 @@ fn a_change_is_reviewed_planned_approved_applied_and_drift_is_found() {
     approve("ada");
     let twice = team.ends("REQUIRE_APPROVALS=2 sh $CI_SCRIPT apply", 3);
     assert!(
-        twice.contains("has 1 approval of 2 (by ada@example.net)"),
+        twice.contains("has 1 approval of 2 required (by ada@example.net)"),
         "people count, not signatures: {twice}"
     );
     // A plan that is edited is another plan.
@@ -115,7 +115,7 @@ fn a_change_is_reviewed_planned_approved_applied_and_drift_is_found() {
     team.ends("OUT=ci-out/unsaved sh $CI_SCRIPT plan", 2);
     team.ok("git checkout -q site; $PROVISION approve ci-out/unsaved/plan.json --key keys/ada --yes -q");
     let unsaved = team.ends("OUT=ci-out/unsaved REQUIRE_APPROVALS=1 sh $CI_SCRIPT apply", 3);
-    assert!(unsaved.contains("changes that are not committed"), "{unsaved}");
+    assert!(unsaved.contains("no approval counts: the plan was made from uncommitted changes"), "{unsaved}");
     let applied = team.ok("REQUIRE_APPROVALS=1 sh $CI_SCRIPT apply");
     assert!(applied.contains("Approved by ada@example.net") && applied.contains("\"exit\":0"), "{applied}");
 

@@ -79,3 +79,15 @@ fn a_step_may_print_a_line_without_an_end() {
     assert!(output.status.success(), "{}", &said[said.len().saturating_sub(2000)..]);
     assert!(said.len() < 1 << 20, "{} bytes were said", said.len());
 }
+
+/// What a host asks of the lab for a stand-in of k0s may be made by hand.
+#[tokio::test]
+async fn a_host_has_no_snapshot_restored_that_the_lab_did_not_make_and_no_endless_certificate() {
+    let lab = crate::kit::Kit::up(&["h"], |_| {}).await;
+    let cluster = lab.lab.cluster();
+    for forged in ["", "AAAA", "bm90IGEgc25hcHNob3Qgb2YgYW55IGxhYiwgYnV0IGxvbmcgZW5vdWdoIGZvciBvbmU="] {
+        let refused = cluster.restore("h", forged).expect_err("not one of this lab");
+        assert!(refused.starts_with("snapshot file integrity check failed"), "{refused}");
+    }
+    cluster.client_certificate("u".into(), "g".into(), u64::MAX).expect_err("no certificate is for ever");
+}

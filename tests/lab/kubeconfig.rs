@@ -7,7 +7,7 @@ use base64::Engine as _;
 use serde_json::Value;
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Child, Output};
+use std::process::{Child, Output, Stdio};
 use std::time::Duration;
 
 /// A tunnel on a port of its own, until dropped.
@@ -22,8 +22,8 @@ impl Tunnel {
         let port = free.local_addr().expect("bound").port();
         drop(free);
         let at = story.at();
-        let arguments = ["tunnel", "-i", &at, "--port", &port.to_string(), "--", "sleep", "600"];
-        let mut child = story.command(&arguments).spawn().expect("the binary runs");
+        let arguments = ["tunnel", "-i", &at, "--port", &port.to_string()];
+        let mut child = story.command(&arguments).stdout(Stdio::null()).spawn().expect("the binary runs");
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(child.try_wait().expect("alive").is_none(), "the tunnel ended early");
             std::thread::sleep(Duration::from_millis(50));

@@ -90,7 +90,10 @@ fn a_retired_host_leaves_the_cluster_and_one_in_maintenance_is_kept_out_of_servi
     story.edit(pool, &format!("      w-3: {{state: retired, reason: lost}}\n{pool}"));
     let (code, shown) = story.plan();
     assert_eq!(code, 2, "{shown}");
-    assert!(shown.contains("k0s on retired w-3 is not stopped") && shown.contains("- node w-3"), "{shown}");
+    assert!(
+        shown.contains("k0s on retired host w-3 was not stopped") && shown.contains("- node w-3"),
+        "{shown}"
+    );
     story.edit(&format!("      w-3: {{state: retired, reason: lost}}\n{pool}"), pool);
 
     // A host that is only dropped from the inventory keeps its node, and the plan says so.

@@ -188,6 +188,10 @@ fn what_hosts_leave_is_removed_and_no_link_is_followed() {
     );
     std::os::unix::fs::symlink(&victim, story.file("a-1", "/opt/out")).expect("linked");
     let lab = story.lab();
+    // As a removal that was cut off leaves them.
+    for folder in ["hosts/.lab-1/a/b", "hosts/.lab-2/c", "hosts/.lab-0000000000000001/d"] {
+        std::fs::create_dir_all(lab.join(folder)).expect("made");
+    }
     assert!(story.run(&["lab", "down", &story.at()]).status.success());
     assert!(!lab.join("hosts").exists(), "{:?}", holding(&lab.join("hosts"), ""));
     assert!(victim.join("keep").exists());

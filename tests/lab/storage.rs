@@ -116,7 +116,7 @@ async fn a_disk_that_carries_something_is_refused_unless_that_is_listed() {
     if swap.is_ok_and(|o| o.status.success()) {
         let failure = target.enact(&steps, &StepOutputs::new()).await.expect_err("looked at once more");
         assert!(
-            failure.tail.iter().any(|l| l.contains("carries swap; it is not overwritten")),
+            failure.tail.iter().any(|l| l.contains("contains swap; it is not overwritten")),
             "{failure:?}"
         );
     }

@@ -86,7 +86,7 @@ fn short(sum: &str) -> String {
 pub(super) fn fetch(download: &Download) -> String {
     let urls = download.urls.iter().map(|u| quote(u)).collect::<Vec<_>>().join(" ");
     format!(
-        "p={path}; new=$p.provision-new; mkdir -p -- \"${{p%/*}}\"; got=\n\
+        "p={path}; new=$p.provision-new; mkdir -p -- \"${{p%/*}}/\"; got=\n\
          get() {{ if command -v curl >/dev/null 2>&1; then curl -fsSL --connect-timeout 20 --speed-limit 1024 --speed-time {STALLED_SECONDS} --retry 3 -o \"$new\" \"$@\"\n\
          elif command -v wget >/dev/null 2>&1; then if [ \"$1\" = -C ]; then shift 2; set -- -c \"$1\"; fi; wget -q -T {STALLED_SECONDS} -t 3 -O \"$new\" \"$@\"\n\
          else echo 'neither curl nor wget is installed' >&2; rm -f -- \"$new\"; exit 1; fi; }}\n\

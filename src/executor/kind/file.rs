@@ -114,7 +114,7 @@ pub(super) fn put(path: &str, bytes: &[u8], mode: u32, owner: &str) -> String {
 /// a failure takes the new one away, and what a killed run leaves is overwritten by the next.
 fn replace(path: &str, source: &str, mode: u32, owner: &str, validate: &str) -> String {
     format!(
-        "p={}; new=$p.provision-new; mkdir -p -- \"${{p%/*}}\"; rm -f -- \"$new\"; trap 'rm -f -- \"$new\"' EXIT\n\
+        "p={}; new=$p.provision-new; mkdir -p -- \"${{p%/*}}/\"; rm -f -- \"$new\"; trap 'rm -f -- \"$new\"' EXIT\n\
          (umask 077; set -e\n{source}\n)\n\
          chown {} \"$new\"; chmod {mode:o} \"$new\"\n\
          {validate}\n\

@@ -62,7 +62,7 @@ impl Kind for Symlink {
 
     fn enact(&self, _: &Context) -> String {
         format!(
-            "p={}; mkdir -p -- \"${{p%/*}}\"; ln -sfn -- {} \"$p.provision-new\"; mv -Tf -- \"$p.provision-new\" \"$p\"\n",
+            "p={}; mkdir -p -- \"${{p%/*}}/\"; ln -sfn -- {} \"$p.provision-new\"; mv -Tf -- \"$p.provision-new\" \"$p\"\n",
             quote(&self.path),
             quote(&self.target)
         )

@@ -16,6 +16,10 @@ use tokio::sync::watch;
 
 /// How many changes a watch may lag behind before it is told that its version is too old.
 const REMEMBERED_CHANGES: usize = 4096;
+/// How much of objects the log of changes holds, in bytes.
+const REMEMBERED_BYTES: usize = 64 << 20;
+/// How much of objects the store holds, in bytes; etcd has a quota too.
+const MOST_BYTES: usize = 256 << 20;
 
 /// What happened to an object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,6 +45,8 @@ pub struct Change {
     pub object: Arc<Value>,
     /// The object before it.
     pub before: Option<Arc<Value>>,
+    /// Bytes of the object, as JSON.
+    size: usize,
 }
 
 /// The store.
@@ -54,6 +60,9 @@ pub(super) struct Inner {
     objects: HashMap<String, BTreeMap<(String, String), Arc<Value>>>,
     pub(super) revision: u64,
     log: VecDeque<Change>,
+    /// Bytes of the objects, and of those in the log; as JSON, each time that one is written.
+    bytes: usize,
+    log_bytes: usize,
 }
 
 impl Default for Store {
@@ -65,7 +74,8 @@ impl Default for Store {
 impl Store {
     /// Returns an empty store that serves the built-in kinds.
     pub fn new() -> Self {
-        let inner = Inner { kinds: built_in(), objects: HashMap::new(), revision: 1, log: VecDeque::new() };
+        let (objects, log) = (HashMap::new(), VecDeque::new());
+        let inner = Inner { kinds: built_in(), objects, revision: 1, log, bytes: 0, log_bytes: 0 };
         Self { inner: Mutex::new(inner), revision: watch::channel(1).0 }
     }
 
@@ -204,10 +214,13 @@ impl Inner {
     pub(super) fn put(&mut self, kind: &Kind, mut object: Value) -> Arc<Value> {
         self.revision += 1;
         object["metadata"]["resourceVersion"] = Value::String(self.revision.to_string());
+        let size = object.to_string().len();
         let object = Arc::new(object);
         let before = self.objects.entry(kind.id.clone()).or_default().insert(place(&object), object.clone());
         let action = if before.is_some() { Action::Modified } else { Action::Added };
-        self.record(kind, action, object.clone(), before);
+        let gone = before.as_ref().map_or(0, |before| before.to_string().len());
+        self.bytes = (self.bytes + size).saturating_sub(gone);
+        self.record(kind, action, object.clone(), before, size);
         self.serve_definition(kind, &object);
         object
     }
@@ -229,7 +242,9 @@ impl Inner {
         let mut last = Value::clone(&before);
         last["metadata"]["resourceVersion"] = Value::String(self.revision.to_string());
         let last = Arc::new(last);
-        self.record(kind, Action::Deleted, last.clone(), Some(before));
+        let size = last.to_string().len();
+        self.bytes = self.bytes.saturating_sub(size);
+        self.record(kind, Action::Deleted, last.clone(), Some(before), size);
         if kind.id == "customresourcedefinitions.apiextensions.k8s.io" {
             // A definition is called like its kind, which goes with all objects of it.
             if let Some(kind) = self.kinds.get(name).cloned() {
@@ -242,10 +257,25 @@ impl Inner {
         Some(last)
     }
 
-    fn record(&mut self, kind: &Kind, action: Action, object: Arc<Value>, before: Option<Arc<Value>>) {
-        if self.log.len() >= REMEMBERED_CHANGES {
-            self.log.pop_front();
+    /// Returns whether nothing more is taken.
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes > MOST_BYTES
+    }
+
+    fn record(
+        &mut self,
+        kind: &Kind,
+        action: Action,
+        object: Arc<Value>,
+        before: Option<Arc<Value>>,
+        size: usize,
+    ) {
+        while self.log.len() >= REMEMBERED_CHANGES || self.log_bytes > REMEMBERED_BYTES {
+            let Some(oldest) = self.log.pop_front() else { break };
+            self.log_bytes = self.log_bytes.saturating_sub(oldest.size);
         }
-        self.log.push_back(Change { revision: self.revision, kind: kind.id.clone(), action, object, before });
+        self.log_bytes += size;
+        let (revision, kind) = (self.revision, kind.id.clone());
+        self.log.push_back(Change { revision, kind, action, object, before, size });
     }
 }

@@ -155,6 +155,9 @@ impl Store {
                 && object["metadata"]["finalizers"].as_array().is_none_or(Vec::is_empty)
                 && object["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) == 0
                 && at.kind.id != "namespaces";
+            if !finished && inner.is_full() {
+                return Err(ApiError::internal("etcdserver: mvcc: database space exceeded"));
+            }
             if !finished {
                 return Ok(inner.put(&at.kind, object));
             }

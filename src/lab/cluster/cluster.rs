@@ -9,6 +9,7 @@ use crate::lab::machine::{CPUS, MEMORY_KIB};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,6 +26,8 @@ pub struct Cluster {
     control_plane: Option<ControlPlane>,
     inner: Mutex<Inner>,
     tasks: Mutex<JoinSet<()>>,
+    /// Marks the snapshots of this lab: a host may present anything as one.
+    secret: [u8; 32],
 }
 
 #[derive(Default)]
@@ -58,7 +61,19 @@ impl Inner {
 impl Cluster {
     /// Returns a cluster with nothing running. Must be called inside a tokio runtime.
     pub fn new(spec: ClusterSpec, _: Events) -> Self {
-        Self { spec, control_plane: None, inner: Mutex::default(), tasks: Mutex::new(JoinSet::new()) }
+        let tasks = Mutex::new(JoinSet::new());
+        Self { spec, control_plane: None, inner: Mutex::default(), tasks, secret: rand::random() }
+    }
+
+    /// Returns what proves that a packed snapshot is one of this lab.
+    fn mark(&self, packed: &[u8]) -> [u8; 32] {
+        // The secret on both sides: nothing can be appended.
+        Sha256::new()
+            .chain_update(self.secret)
+            .chain_update(packed)
+            .chain_update(self.secret)
+            .finalize()
+            .into()
     }
 
     /// Returns the cluster on a real control plane, if there is one.
@@ -289,14 +304,19 @@ impl Cluster {
         };
         let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
         serde_json::to_writer(&mut packed, &snapshot).map_err(|e| e.to_string())?;
-        Ok(STANDARD.encode(packed.finish().map_err(|e| e.to_string())?))
+        let packed = packed.finish().map_err(|e| e.to_string())?;
+        Ok(STANDARD.encode([self.mark(&packed).as_slice(), &packed].concat()))
     }
 
     /// Has a host that is no member begin with what another cluster held (`k0s restore`).
     pub fn restore(&self, host: &str, snapshot: &str) -> Result<(), String> {
         let damaged = |why: &dyn std::fmt::Display| format!("snapshot file integrity check failed: {why}");
         let packed = STANDARD.decode(snapshot.trim()).map_err(|e| damaged(&e))?;
-        let unpacked = flate2::read::GzDecoder::new(packed.as_slice()).take(MOST_SNAPSHOT);
+        let (mark, packed) = packed.split_at_checked(32).ok_or_else(|| damaged(&"it is too short"))?;
+        if mark != self.mark(packed) {
+            return Err(damaged(&"LAB: only backups of this lab can be restored"));
+        }
+        let unpacked = flate2::read::GzDecoder::new(packed).take(MOST_SNAPSHOT);
         let snapshot = serde_json::from_reader(unpacked).map_err(|e| damaged(&e))?;
         let mut inner = self.inner();
         if self.control_plane.is_some() {
@@ -326,6 +346,9 @@ impl Cluster {
     /// Returns a client certificate of the cluster's authority, as JSON: authority, certificate, key.
     pub fn client_certificate(&self, user: String, group: String, seconds: u64) -> Result<String, String> {
         let api = self.inner().api.clone().ok_or("the control plane is not initialized")?;
+        if seconds > MOST_LIFE_S {
+            return Err(format!("a certificate is valid for at most {MOST_LIFE_S} s"));
+        }
         let who = Identity { user, groups: vec![group] };
         let life = std::time::Duration::from_secs(seconds);
         let pair = api.authority.client_for(&who, life).map_err(|e| e.to_string())?;
@@ -388,7 +411,9 @@ fn taint(text: &str) -> Value {
     }
 }
 
-/// Bytes of an unpacked snapshot; a host may present anything.
+/// Ten years, as the authority itself.
+const MOST_LIFE_S: u64 = 3650 * 86_400;
+/// Bytes of an unpacked snapshot.
 const MOST_SNAPSHOT: u64 = 64 << 20;
 
 /// Bytes of an unpacked join token; a host may present anything.

@@ -27,6 +27,9 @@ const STOP: Duration = Duration::from_millis(20);
 /// From a pod's scheduling to its being ready: an image pull and an engine's start.
 const START: Duration = Duration::from_millis(80);
 
+/// Pods of all Deployments: whoever administers a simulated cluster must not stop the machine that it is simulated on.
+const MOST_REPLICAS: u64 = 2_000;
+
 /// Runs the controllers, the scheduler and the kubelets until dropped. Wakes on changes only.
 pub(super) async fn run(store: Arc<Store>) {
     let mut changes = store.changes();
@@ -85,6 +88,7 @@ fn owners(store: &Store) {
     let (mut wanted, mut owners) = (BTreeSet::new(), Vec::new());
     for deployment in store.list(DEPLOYMENTS) {
         let replicas = deployment.pointer("/spec/replicas").and_then(Value::as_u64).unwrap_or(1);
+        let replicas = replicas.min(MOST_REPLICAS.saturating_sub(wanted.len() as u64));
         let names = (0..replicas).map(|n| (n.to_string(), None)).collect();
         wanted.extend(pods_of(store, &deployment, "Deployment", names));
         owners.push((DEPLOYMENTS, deployment, replicas));
@@ -251,7 +255,8 @@ fn asks(pod: &Value) -> BTreeMap<String, u64> {
         let devices = of("limits").filter(|(key, _)| key.contains('/'));
         let shares = of("requests").filter(|(key, _)| matches!(key.as_str(), "cpu" | "memory"));
         for (key, amount) in devices.chain(shares).filter_map(|(key, value)| Some((key, quantity(value)?))) {
-            *asked.entry(key.clone()).or_default() += amount;
+            let sum: &mut u64 = asked.entry(key.clone()).or_default();
+            *sum = sum.saturating_add(amount);
         }
     }
     asked
@@ -273,8 +278,8 @@ fn schedule(store: &Store) {
                     .iter()
                     .filter(|p| text(p, "/spec/nodeName") == name)
                     .filter_map(|p| asks(p).get(key).copied())
-                    .sum();
-                all < used + *amount
+                    .fold(0, u64::saturating_add);
+                all < used.saturating_add(*amount)
             });
             lacking.map(|(key, _)| format!("Insufficient {key}"))
         };
@@ -511,4 +516,29 @@ fn streamed(model: &str, content: &str) -> Response<Body> {
     let mut response = Response::new(body);
     response.headers_mut().insert("content-type", http::HeaderValue::from_static("text/event-stream"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever administers a simulated cluster may ask for anything.
+    #[test]
+    fn replicas_without_number_are_not_made() {
+        let store = Store::new();
+        let named = |name: &str| json!({"name": name, "namespace": "default"});
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}});
+        store.ensure("namespaces", namespace, "test").expect("made");
+        for name in ["a", "b"] {
+            let spec = json!({"replicas": 2_000_000_000, "selector": {"matchLabels": {"app": name}},
+                "template": {"metadata": {"labels": {"app": name}}, "spec": {"containers": [{"name": "c", "image": "i",
+                    "resources": {"requests": {"cpu": "18446744073709551615"}}}]}}});
+            let body =
+                json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": named(name), "spec": spec});
+            store.ensure(DEPLOYMENTS, body, "test").expect("made");
+        }
+        owners(&store);
+        assert_eq!(store.list("pods").len() as u64, MOST_REPLICAS);
+        schedule(&store);
+    }
 }

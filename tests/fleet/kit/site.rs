@@ -38,6 +38,8 @@ pub struct Site {
     pub env: Vec<(String, String)>,
     /// Only these hosts, if it says any.
     pub limit: Option<String>,
+    /// The client.
+    pub binary: PathBuf,
     fleet: &'static Fleet,
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
@@ -73,6 +75,7 @@ impl Site {
             more: String::new(),
             env: Vec::new(),
             limit: None,
+            binary: env!("CARGO_BIN_EXE_provision").into(),
             dir,
             fleet,
             tasks: Vec::new(),
@@ -207,7 +210,7 @@ impl Site {
         command.arg(format!("HOME={}", self.dir.path().display()));
         command.arg(format!("XDG_STATE_HOME={}", self.path("state").display()));
         command.args(self.env.iter().map(|(key, value)| format!("{key}={value}")));
-        command.arg(env!("CARGO_BIN_EXE_provision")).args(arguments);
+        command.arg(&self.binary).args(arguments);
         command.arg("-i").arg(self.dir.path()).stdin(Stdio::null());
         if let Some(limit) = &self.limit {
             command.args(["--limit", limit]);
