@@ -145,6 +145,7 @@ impl Apply {
             Some((path, saved)) => self.open_saved(path, saved, global).await?,
             None => Session::change(&self.place, &self.lost, global, true).await?,
         };
+        session.fleet.none_in_progress()?;
         let (mut plan, took) = session.fleet.plan_to_apply(&session.events).await;
         let mut skipped = false;
         if let Some((path, saved)) = &saved {

@@ -15,15 +15,16 @@ const MOST_QUESTION: u64 = 1 << 20;
 /// Ask a model, through its tenant's gateway
 ///
 /// The request goes over SSH to the tenant's node port on a worker, so this machine needs no route to it. The answer is printed
-/// as it comes. `-` reads the question from standard input.
+/// as it arrives. `-` reads the question from standard input.
 #[derive(Args)]
 #[command(after_help = "Examples:
   provision ask -i site.yaml search/qwen \"Who are you?\"
   provision ask -i site.yaml search \"Who are you?\"        the tenant has one model
   git diff | provision ask -i site.yaml search/qwen - --max-tokens 500")]
 pub(super) struct Ask {
-    /// TENANT/MODEL, or TENANT if it has one model; may be left out if the inventory has one route. Then the question
-    #[arg(num_args = 1..=2, required = true, value_name = "TENANT/MODEL> <QUESTION")]
+    /// The model (TENANT/MODEL, or TENANT if it has only one; optional if the inventory has a single route), followed by the question,
+    /// or by `-` for standard input
+    #[arg(num_args = 1.., required = true, value_name = "TENANT/MODEL> <QUESTION")]
     words: Vec<String>,
     #[command(flatten)]
     place: Where,
@@ -35,17 +36,20 @@ pub(super) struct Ask {
 impl Ask {
     /// Asks.
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<u8> {
-        let (to, question) = match &self.words[..] {
-            [to, question] => (Some(to.as_str()), question.clone()),
-            [question] => (None, question.clone()),
-            _ => return Err(usage("ask needs a question", "provision ask TENANT/MODEL QUESTION")),
+        let session = Session::look(&self.place, global).await?;
+        let inventory = &session.fleet.inventory;
+        let missing = || usage("the question is missing", "provision ask TENANT/MODEL QUESTION");
+        let (first, rest) = self.words.split_first().ok_or_else(missing)?;
+        // The first word names the model wherever it can; a single route needs no name.
+        let (chat, question) = match (chat_of(inventory, Some(first)), chat_of(inventory, None)) {
+            (Ok(chat), _) => (chat, rest.join(" ")),
+            (Err(_), Ok(chat)) => (chat, self.words.join(" ")),
+            (Err(wrong), Err(several)) => return Err(if rest.is_empty() { several } else { wrong }.into()),
         };
         let question = if question == "-" { from_input()? } else { question };
         if question.trim().is_empty() {
-            return Err(usage("the question is empty", "provision ask TENANT/MODEL QUESTION"));
+            return Err(missing());
         }
-        let session = Session::look(&self.place, global).await?;
-        let chat = chat_of(&session.fleet.inventory, to)?;
         let began = Instant::now();
         let json = global.output == Output::Json;
         let (mut answer, mut first) = (String::new(), None);
@@ -76,11 +80,10 @@ impl Ask {
 }
 
 fn from_input() -> anyhow::Result<String> {
-    let mut text = String::new();
-    std::io::stdin().take(MOST_QUESTION + 1).read_to_string(&mut text)?;
+    let mut text = Vec::new();
+    std::io::stdin().take(MOST_QUESTION + 1).read_to_end(&mut text)?;
     if text.len() as u64 > MOST_QUESTION {
-        let message = format!("the question has more than {MOST_QUESTION} bytes");
-        return Err(usage(message, "Ask a shorter one"));
+        return Err(usage("the question is longer than 1 MiB", "Shorten it"));
     }
-    Ok(text)
+    String::from_utf8(text).map_err(|_| usage("the question is not UTF-8 text", "Convert it with iconv"))
 }

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 /// Show where and how clients reach a tenant's models
 ///
 /// Every worker opens the tenant's node port. Clients that speak OpenAI's chat completions use the base URL as it is. No API key is
-/// checked: whoever reaches the port can use the models, so restrict it with a firewall. Contacts no host.
+/// checked: anyone who can reach the port can use the models, so restrict it with a firewall. Contacts no host.
 #[derive(Args)]
 #[command(after_help = "Examples:
   provision endpoint -i site.yaml                    all tenants
@@ -51,7 +51,7 @@ impl EndpointCommand {
         }
         if loaded.is_lab() && !global.quiet {
             eprintln!(
-                "{LAB}\nThese addresses exist in the lab's network alone; use `provision tunnel --tenant NAME`"
+                "{LAB}\nThese addresses exist only inside the lab's network; use `provision tunnel --tenant NAME`"
             );
         }
         for (n, endpoint) in found.iter().enumerate() {
@@ -66,12 +66,12 @@ impl EndpointCommand {
             let others = endpoint.base_urls.len() - 1;
             let others = match others {
                 0 => String::new(),
-                n => format!("   ({} answer too)", count(n, "other worker")),
+                n => format!("   (or any of {})", count(n, "other worker")),
             };
             println!("{}", endpoint.tenant);
             println!("  base URL  {base_url}{others}");
             println!("  models    {}", endpoint.models.join(", "));
-            println!("  API key   none is checked");
+            println!("  API key   not checked; any value works");
             if self.tenant.is_some() {
                 print!("{}", examples(endpoint, base_url));
             }

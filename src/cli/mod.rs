@@ -123,7 +123,7 @@ enum Command {
     Ssh(ssh::Ssh),
     /// Run a command on hosts, one line of output per host
     Exec(exec::Exec),
-    /// Forward a local port to the Kubernetes API over SSH
+    /// Forward a local port to the Kubernetes API or a tenant's gateway over SSH
     Tunnel(tunnel::Tunnel),
     /// Print a kubeconfig, or merge it into a file
     Kubeconfig(kubeconfig::Kubeconfig),

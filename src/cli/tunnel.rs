@@ -8,9 +8,13 @@ use crate::fleet::Purpose;
 use crate::template::quote;
 use anyhow::Context;
 use clap::Args;
+use rustix::process::Signal;
+use std::io::IsTerminal;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
+use tokio::signal::unix::{SignalKind, signal};
 
-/// Forward a local port to the Kubernetes API, or to a tenant's gateway, over SSH
+/// Forward a local port to the Kubernetes API or a tenant's gateway over SSH
 ///
 /// The kubeconfig grants cluster admin: anyone who can read it controls the cluster while the tunnel is open and this
 /// machine can be reached. It is readable by you alone, and removed at the end. With a command, the tunnel lasts as long
@@ -75,23 +79,42 @@ impl Tunnel {
 
     /// Runs the command while the tunnel is open, or waits for a signal.
     async fn serve(&self, variables: &[(&str, String)], exports: &str, what: &str) -> anyhow::Result<u8> {
-        if let Some((program, arguments)) = self.command.split_first() {
-            let mut child = tokio::process::Command::new(program)
-                .args(arguments)
-                .envs(variables.iter().map(|(name, value)| (name, value)))
-                .kill_on_drop(true)
-                .spawn()
-                .with_context(|| format!("cannot run {program}"))?;
-            let status = child.wait().await?;
-            return Ok(status.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(exit::FAILED));
-        }
-        print!("{exports}");
-        eprintln!("Forwarding {what}");
-        let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-        tokio::select! {
-            ended = tokio::signal::ctrl_c() => ended?,
-            _ = term.recv() => {}
-        }
-        Ok(exit::DONE)
+        // From here on, so that none ends this process while something depends on it.
+        let mut int = signal(SignalKind::interrupt())?;
+        let (mut term, mut hup) = (signal(SignalKind::terminate())?, signal(SignalKind::hangup())?);
+        let Some((program, arguments)) = self.command.split_first() else {
+            print!("{exports}");
+            eprintln!("Forwarding {what}");
+            tokio::select! {
+                _ = int.recv() => {}
+                _ = term.recv() => {}
+                _ = hup.recv() => {}
+            }
+            return Ok(exit::DONE);
+        };
+        let mut child = tokio::process::Command::new(program)
+            .args(arguments)
+            .envs(variables.iter().map(|(name, value)| (name, value)))
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("cannot run {program}"))?;
+        // The tunnel is the command's until that has ended, whatever signal comes. One from the terminal, it has had too; others are
+        // passed on.
+        let on_terminal = std::io::stdin().is_terminal();
+        let status = loop {
+            let sent = tokio::select! {
+                status = child.wait() => break status?,
+                _ = int.recv() => (!on_terminal).then_some(Signal::INT),
+                _ = term.recv() => Some(Signal::TERM),
+                _ = hup.recv() => Some(Signal::HUP),
+            };
+            let pid = child.id().and_then(|pid| rustix::process::Pid::from_raw(i32::try_from(pid).ok()?));
+            if let (Some(signal), Some(pid)) = (sent, pid) {
+                // It is not waited for yet, so its number is still its own.
+                let _ = rustix::process::kill_process(pid, signal);
+            }
+        };
+        let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+        Ok(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(exit::FAILED))
     }
 }

@@ -180,6 +180,12 @@ impl Fleet {
         Ok(lock)
     }
 
+    /// Fails where another run of the inventory is in progress on this machine, whose batches would be followed as if they were left.
+    /// A run takes the lock itself once it begins.
+    pub fn none_in_progress(&self) -> Result<()> {
+        self.alone().map(drop)
+    }
+
     /// Returns the failures of a run, each with what it means for its pool.
     pub fn failures<'a>(&'a self, report: &'a RunReport) -> Vec<Failed<'a>> {
         let inventory = &self.inventory;

@@ -1,6 +1,6 @@
 //! Chat checks of every model through the gateway of each of its tenants.
 
-use super::error::{self, coded};
+use super::error::{self, coded, one_of};
 use super::open::Fleet;
 use crate::inventory::Inventory;
 use crate::reconciler::{chat_completion, chat_stream};
@@ -51,14 +51,14 @@ pub fn chat_of(inventory: &Inventory, to: Option<&str>) -> error::Result<Chat> {
     }
     let message = match (to, found.len()) {
         _ if all.is_empty() => "the inventory has no tenant with a route".to_owned(),
-        (Some(to), 0) => format!("no tenant and model {to}"),
+        (Some(to), 0) => format!("no route `{to}`"),
         (Some(to), _) => format!("tenant {to} has several models"),
         (None, _) => "the inventory has several tenants or models".to_owned(),
     };
     let names: Vec<String> = all.iter().map(name).collect();
     let hint = match names.is_empty() {
         true => "Add a tenant with routes to the inventory".to_owned(),
-        false => format!("Specify one of: {}", names.join(", ")),
+        false => one_of(&names),
     };
     Err(coded("E-USAGE", message, hint))
 }

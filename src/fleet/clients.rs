@@ -1,6 +1,6 @@
 //! Where and how clients reach the models of a tenant. Contacts no host.
 
-use super::error::{Result, coded};
+use super::error::{Result, coded, one_of};
 use crate::inventory::Inventory;
 use serde::Serialize;
 
@@ -41,11 +41,10 @@ pub fn endpoints(inventory: &Inventory, only: Option<&str>) -> Result<Vec<Tenant
         })
         .collect();
     if found.is_empty() {
-        let names: Vec<&str> = inventory.tenants.keys().map(String::as_str).collect();
+        let names: Vec<String> = inventory.tenants.keys().cloned().collect();
         return Err(match (only, names.is_empty()) {
             (Some(name), false) => {
-                let hint = format!("Specify one of: {}", names.join(", "));
-                coded("E-USAGE", format!("no tenant {name}"), hint)
+                coded("E-USAGE", format!("there is no tenant named `{name}`"), one_of(&names))
             }
             _ => coded("E-USAGE", "the inventory has no tenant", "Add a tenant with routes to the inventory"),
         });

@@ -58,6 +58,14 @@ pub(super) fn coded(code: &str, message: impl Into<String>, hint: impl Into<Stri
     Failure::new(FailureKind::Preflight, code, message).hint(hint).into()
 }
 
+/// Returns the hint that names what may be specified.
+pub(super) fn one_of(names: &[String]) -> String {
+    match names {
+        [one] => format!("Specify {one}"),
+        names => format!("Specify one of: {}", names.join(", ")),
+    }
+}
+
 /// Returns a function that creates the error of an operation on a path.
 pub(super) fn cannot<'a>(verb: &'a str, path: &'a Path) -> impl FnOnce(std::io::Error) -> Error + 'a {
     move |source| Error::Io { what: format!("cannot {verb} {}", path.display()), source }

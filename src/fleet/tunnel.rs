@@ -107,7 +107,7 @@ impl Fleet {
                         // Either end may hang up at any time; that is how it ends.
                         Ok(mut far) => drop(tokio::io::copy_bidirectional(&mut near, &mut far).await),
                         Err(error) => {
-                            let message = format!("no worker opens node port {node_port}: {error}");
+                            let message = format!("node port {node_port} is not open on any worker: {error}");
                             events.emit(Event::Warning { target: None, message });
                         }
                     }

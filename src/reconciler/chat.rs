@@ -39,8 +39,11 @@ async fn send(
     body: &Value,
 ) -> Result<(Response<Incoming>, JoinSet<()>), Failure> {
     let stream = access.worker(chat.node_port).await.map_err(|e| {
-        failed(chat, format!("no worker opens node port {}: {}", chat.node_port, e.message))
-            .hint("Check the router's pod and the Service kthena-gateways")
+        // A worker that cannot be reached has a hint of its own.
+        let hint = e.hint.filter(|_| e.code.starts_with("E-SSH-UNREACHABLE"));
+        let hint = hint.unwrap_or_else(|| "Run `provision plan`: the router may not be deployed".to_owned());
+        failed(chat, format!("node port {} is not open on any worker: {}", chat.node_port, e.message))
+            .hint(hint)
     })?;
     let shaken = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = shaken.map_err(|e| closed(chat, e))?;
@@ -198,10 +201,8 @@ fn explain(status: StatusCode, value: &Value, text: &str) -> (String, Option<&'s
     let shown: String = words.chars().take(SHOWN).collect();
     let (meaning, hint) = match words {
         w if w.contains("route not found") => (
-            "this gateway has no route of that name",
-            Some(
-                "Check modelName and parentRefs of the ModelRoute; the router may not have picked it up yet",
-            ),
+            "this gateway has no route with that name",
+            Some("Run `provision plan`: the route may be missing, or not picked up by the router yet"),
         ),
         w if w.contains("can't find model server") => (
             "the route's model has no ready pod, or no ModelServer",
@@ -228,7 +229,7 @@ fn explain(status: StatusCode, value: &Value, text: &str) -> (String, Option<&'s
 
 /// Returns whether a failure means that serving is not deployed at all, rather than deployed and not working.
 pub(super) fn is_absent(failure: &Failure) -> bool {
-    ["no worker opens", "has no route", "no listener"].iter().any(|p| failure.message.contains(p))
+    ["is not open on any worker", "has no route", "no listener"].iter().any(|p| failure.message.contains(p))
 }
 
 #[cfg(test)]
@@ -238,7 +239,7 @@ mod tests {
     #[test]
     fn the_routers_bare_strings_are_explained() {
         let (why, hint) = explain(StatusCode::NOT_FOUND, &json!("route not found"), "\"route not found\"");
-        assert_eq!(why, "this gateway has no route of that name (404 Not Found: route not found)");
+        assert_eq!(why, "this gateway has no route with that name (404 Not Found: route not found)");
         assert!(hint.is_some());
         let (why, _) = explain(StatusCode::NOT_FOUND, &json!("can't find model server: models/x"), "");
         assert!(why.starts_with("the route's model has no ready pod"), "{why}");

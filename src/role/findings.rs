@@ -247,7 +247,7 @@ pub const TABLE: &[(&str, &str, &str)] = &[
     ("W-CGROUP", "cgroup v1 is deprecated in Kubernetes", "Boot with systemd.unified_cgroup_hierarchy=1"),
     (
         "W-CERTIFICATE-AUTHORITY",
-        "a certificate authority of the cluster ends within a year",
+        "a certificate authority of the cluster expires within a year",
         "Back up the cluster, and replace it before that day (k0s's documentation, Custom CA)",
     ),
     (

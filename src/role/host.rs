@@ -238,7 +238,8 @@ fn clock(facts: &Facts, found: &mut Vec<Finding>) {
 /// k0s renews what an authority signs, and never the authority itself.
 fn authorities(facts: &Facts, found: &mut Vec<Finding>) {
     if let Some(ends) = k0s::authority_ends(&facts.certificates, facts.now_s, AUTHORITY_NOTICE_S) {
-        let message = format!("the certificate authority {} ends on {}", ends.name, day(ends.until_s));
+        let word = if ends.until_s < facts.now_s { "expired" } else { "expires" };
+        let message = format!("the certificate authority {} {word} on {}", ends.name, day(ends.until_s));
         let hint = "k0s does not renew it: back up the cluster, and replace it before that day (k0s's documentation, Custom CA)";
         found.push(warn("W-CERTIFICATE-AUTHORITY", message, hint));
     }

@@ -112,7 +112,10 @@ pub(super) fn k0s(input: &RoleInput<'_>) -> Result<Value, Failure> {
         .map(|(name, text)| json!({"name": name, "text": format!("{}\n", text.trim_end())}))
         .collect();
     let renew = k0s::due(&facts.certificates, facts.now_s).filter(|_| k0s::has_joined(facts) && controller);
-    let renew = renew.map(|c| format!("certificate {} is valid until {}", c.name, day(c.until_s)));
+    let renew = renew.map(|c| {
+        let word = if c.until_s < facts.now_s { "expired" } else { "expires" };
+        format!("certificate {} {word} on {}", c.name, day(c.until_s))
+    });
     let own_drop_ins: Vec<String> = ["nvidia", "registries"]
         .into_iter()
         .chain(inventory.cluster.containerd.keys().map(String::as_str))

@@ -44,7 +44,7 @@ const SYSTEM: &[Wanted] = &[
     ("x-1", "E-NOT-LINUX", "the host runs FreeBSD, not Linux", "uname -s"),
     ("i-1", "E-INTERFACE", "no interface eth9", "ip -br addr"),
     ("i-1", "W-K0S-DOWNGRADE", "is a downgrade", "release notes"),
-    ("i-1", "W-CERTIFICATE-AUTHORITY", "authority kubernetes-ca ends on 20", "k0s does not renew it"),
+    ("i-1", "W-CERTIFICATE-AUTHORITY", "authority kubernetes-ca expires on 20", "k0s does not renew it"),
 ];
 
 const ACCELERATORS: &[Wanted] = &[

@@ -178,3 +178,37 @@ fn the_how_to_does_what_it_says() {
         assert_eq!(output.status.code(), Some(0), "provision {own}\n{}", text(&output));
     }
 }
+
+/// The tunnel is its command's until that has ended, and the kubeconfig goes in any case.
+#[test]
+fn a_signal_is_the_commands_and_no_kubeconfig_is_left() {
+    use std::io::BufRead;
+    let story = Story::of(&site(1));
+    story.up();
+    story.applied();
+    let at = story.at();
+    let program = "trap 'kill $!; echo got; exit 5' TERM; echo $KUBECONFIG; sleep 30 & wait";
+    let words = ["tunnel", "-i", &at, "--", "sh", "-c", program];
+    let mut tunnel =
+        story.command(&words).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it starts");
+    let mut lines = std::io::BufReader::new(tunnel.stdout.take().expect("a pipe")).lines();
+    let kubeconfig = lines.next().expect("a line").expect("text");
+    assert!(std::path::Path::new(&kubeconfig).exists(), "{kubeconfig}");
+    super::twin::signal(&tunnel, rustix::process::Signal::TERM);
+    assert_eq!(lines.next().expect("a line").expect("text"), "got");
+    assert_eq!(tunnel.wait().expect("it ends").code(), Some(5));
+    assert!(!std::path::Path::new(&kubeconfig).exists(), "it is removed");
+    let killed = story.run(&["tunnel", "-i", &at, "--", "sh", "-c", "kill -9 $$"]);
+    assert_eq!(killed.status.code(), Some(137), "{}", text(&killed));
+
+    let words = ["tunnel", "-i", &at];
+    let mut tunnel =
+        story.command(&words).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it starts");
+    let mut lines = std::io::BufReader::new(tunnel.stdout.take().expect("a pipe")).lines();
+    let export = lines.next().expect("a line").expect("text");
+    let kubeconfig =
+        export.strip_prefix("export KUBECONFIG=").expect("an export").trim_matches('\'').to_owned();
+    super::twin::signal(&tunnel, rustix::process::Signal::HUP);
+    assert_eq!(tunnel.wait().expect("it ends").code(), Some(0));
+    assert!(!std::path::Path::new(&kubeconfig).exists(), "it is removed");
+}

@@ -298,7 +298,7 @@ fn certificates_that_are_due_are_renewed_one_controller_at_a_time() {
     assert_eq!(code, 2, "{plan}");
     assert!(
         plan.contains("command k0s-certificates")
-            && plan.contains("certificate kubernetes-admin is valid until 20"),
+            && plan.contains("certificate kubernetes-admin expires on 20"),
         "{plan}"
     );
     assert!(plan.contains("restart k0scontroller 2 · one at a time, gated on etcd"), "{plan}");

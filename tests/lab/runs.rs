@@ -5,6 +5,7 @@ use super::twin::{DRIVERS, rest, signal, site, until_said};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 #[test]
@@ -228,4 +229,30 @@ fn a_second_machine_is_refused_by_the_lease_with_its_owner_and_how_to_clear_it()
         api.get_opt("provision-runs").await.expect("an answer").is_none()
     });
     assert!(gone, "given back at the end");
+}
+
+/// Its batches are not followed as if nobody else did, however long they take.
+#[test]
+fn a_second_run_on_this_machine_is_refused_at_once() {
+    let story = Story::of(&site(1));
+    story.up();
+    story.control().inject("w-1=slow:3000").expect("it answers").expect("injected");
+    let at = story.at();
+    let words = ["apply", "--yes", "-i", &at];
+    let mut first =
+        story.command(&words).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
+    let began = Instant::now();
+    while !text(&story.run(&["history", "-i", &at])).contains("in progress (process ") {
+        assert!(began.elapsed() < Duration::from_secs(60), "it never applies");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let second = story.run(&words);
+    assert_eq!(second.status.code(), Some(4), "{}", text(&second));
+    assert!(
+        text(&second).contains("error[E-RUNNING]: run ") && !text(&second).contains("waiting for batch"),
+        "{}",
+        text(&second)
+    );
+    signal(&first, rustix::process::Signal::INT);
+    first.wait().expect("it ends");
 }
