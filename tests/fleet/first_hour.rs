@@ -109,7 +109,7 @@ fn what_an_earlier_version_applied_plans_empty() {
     let shown = site.expect(0, &["plan"]);
     assert!(shown.contains("in sync"), "{shown}");
     let history = site.expect(0, &["history"]);
-    assert_eq!(history.lines().count(), 2, "its journal is read: {history}");
+    assert!(history.contains("3 converged, 0 failed"), "its journal is read: {history}");
 }
 
 #[test]
