@@ -150,6 +150,8 @@ fn a_disruption_budget_holds_a_drain_until_it_has_room() {
 fn ctrl_c_once_finishes_what_runs_and_twice_detaches_what_another_machine_follows() {
     let story = Story::of(&site(1));
     story.up();
+    // Or the run may be over by the time that a busy machine has shown what it waits for.
+    story.control().inject("h-1=slow:1500").expect("it answers").expect("injected");
     let mut run = story.spawn(&["-v"]);
     until_said(&mut run, "h-1 package nvidia");
     signal(&run, rustix::process::Signal::INT);
