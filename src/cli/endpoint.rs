@@ -66,7 +66,7 @@ impl EndpointCommand {
             let others = endpoint.base_urls.len() - 1;
             let others = match others {
                 0 => String::new(),
-                n => format!("   (or any of {})", count(n, "other worker")),
+                n => format!("\n            or the same port of {}", count(n, "other worker")),
             };
             println!("{}", endpoint.tenant);
             println!("  base URL  {base_url}{others}");
@@ -90,8 +90,8 @@ fn examples(endpoint: &TenantEndpoint, base_url: &str) -> String {
          client = OpenAI(base_url={base_url:?}, api_key={KEY:?})\n  \
          answer = client.chat.completions.create(model={model:?}, messages=[{{\"role\": \"user\", \"content\": \"Hello\"}}])\n  \
          print(answer.choices[0].message.content)\n\
-         \nOther clients: set OPENAI_BASE_URL and OPENAI_API_KEY (`--env` prints them).\n\
-         Codex does not work: Kthena 1.0.0 does not route /v1/responses.\n",
+         \nOther clients: OPENAI_BASE_URL and OPENAI_API_KEY (`--env`)\n\
+         Not Codex: Kthena 1.0.0 does not route /v1/responses.\n",
         quote(&format!("{base_url}/chat/completions")),
         quote(&body.to_string()),
     )

@@ -19,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 /// The kubeconfig grants cluster admin: anyone who can read it controls the cluster while the tunnel is open and this
 /// machine can be reached. It is readable by you alone, and removed at the end. With a command, the tunnel lasts as long
 /// as the command, which finds KUBECONFIG set. With --tenant, the port leads to that tenant's models instead, and a command
-/// finds OPENAI_BASE_URL and OPENAI_API_KEY set.
+/// finds OPENAI_BASE_URL and OPENAI_API_KEY set. No key is checked there: while it is open, every user of this machine can use the port.
 #[derive(Args)]
 #[command(after_help = "Examples:
   provision tunnel -i site.yaml                          prints the export line for another terminal

@@ -40,6 +40,7 @@ pub(super) fn shell(managed: &Managed, context: &Context) -> Option<String> {
             sha256: String::new(),
             mode: 0,
             version: None,
+            from: None,
         }),
         HostKind::Unit => Spec::Unit(Unit { name, enabled: Some(true), active: Some(true), masked: false }),
         HostKind::KernelModule => {

@@ -25,6 +25,14 @@ pub fn endpoints(inventory: &Inventory, only: Option<&str>) -> Result<Vec<Tenant
         .filter(|host| inventory.pool_of(host).role.is_worker())
         .map(|host| host.address.as_str())
         .collect();
+    if workers.is_empty() {
+        let hint = "Add a host with the role worker, controller+worker or single";
+        return Err(coded(
+            "E-USAGE",
+            "the inventory has no active worker, so no gateway has an address",
+            hint,
+        ));
+    }
     let url = |address: &&str, port: u16| match address.contains(':') {
         true => format!("http://[{address}]:{port}/v1"),
         false => format!("http://{address}:{port}/v1"),

@@ -60,7 +60,7 @@ pub struct OwnLab {
     hosts: usize,
     without: Vec<Wall>,
     /// Nothing else uses its folder, which goes with it.
-    alone: bool,
+    temporary: bool,
 }
 
 impl OwnLab {
@@ -102,7 +102,7 @@ impl OwnLab {
             let _ = self.process.wait();
             down(&self.dir)?;
         }
-        if self.alone {
+        if self.temporary {
             remove(&self.dir);
         }
         Ok(())
@@ -151,7 +151,10 @@ const KINDS: &str = "See docs/reference/faults.md for the kinds";
 /// Returns the folder of an inventory's lab, which is private to this user: nothing next to the inventory is read or written,
 /// for its author may not be trusted.
 fn lab_dir(loaded: &Loaded) -> Result<PathBuf> {
-    loaded.source.state.folder(&["lab", &state_dir::lab(&loaded.inventory, loaded.source.lab.as_ref())])
+    loaded
+        .source
+        .state
+        .folder(&["lab", &state_dir::lab_folder(&loaded.inventory, loaded.source.lab.as_ref())])
 }
 
 /// Removes what commands that were killed have left of their own labs, whatever the inventory: that of a job in CI may have gone.
@@ -327,7 +330,7 @@ async fn up(spec: &Spec) -> Result<OwnLab> {
     drop((command, lock));
     // From here on it goes down again if anything goes wrong.
     let (hosts, without) = (spec.hosts.len(), spec.without.clone());
-    let mut starting = OwnLab { process, dir: dir.clone(), hosts, without, alone: false };
+    let mut starting = OwnLab { process, dir: dir.clone(), hosts, without, temporary: false };
     if let Some(input) = &mut starting.process.stdin {
         serde_json::to_writer(&mut *input, spec)
             .map_err(std::io::Error::from)
@@ -510,7 +513,7 @@ impl Loaded {
         loop {
             let error = match up(&spec).await {
                 Ok(mut lab) => {
-                    lab.alone = self.source.lab.is_some();
+                    lab.temporary = self.source.lab.is_some();
                     return Ok(lab);
                 }
                 Err(error) => error,

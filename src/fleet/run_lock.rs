@@ -2,7 +2,7 @@
 //! the process ends, so it is also the proof that an earlier run is over.
 
 use super::error::{Result, cannot, failed};
-use super::state_dir::{OwnLabName, StateDir, identity, is_own_lab_of, lab};
+use super::state_dir::{OwnLabName, StateDir, identity, is_own_lab_of, lab_folder};
 use crate::inventory::Inventory;
 use crate::state::{Failure, FailureKind};
 use rustix::fs::{FlockOperation, flock};
@@ -120,7 +120,7 @@ impl RunLock {
         mut runner: Runner,
     ) -> Result<Self> {
         let path = match own {
-            Some(_) => state.folder(&["lab", &lab(inventory, own)])?.join(OF_LAB),
+            Some(_) => state.folder(&["lab", &lab_folder(inventory, own)])?.join(OF_LAB),
             None => state.folder(&["running"])?.join(identity(inventory)),
         };
         let mut file = super::state_dir::open(&path).map_err(cannot("open", &path))?;

@@ -53,7 +53,7 @@ impl OwnLabName {
 const OF_COMMAND: char = '@';
 
 /// Returns the name of the folder of a lab.
-pub(super) fn lab(inventory: &Inventory, own: Option<&OwnLabName>) -> String {
+pub(super) fn lab_folder(inventory: &Inventory, own: Option<&OwnLabName>) -> String {
     let identity = identity(inventory);
     own.map_or(identity.clone(), |own| format!("{identity}{OF_COMMAND}{}", own.0))
 }

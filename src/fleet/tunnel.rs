@@ -2,20 +2,15 @@
 
 use super::error::{Error, Result, coded, failed};
 use super::open::Fleet;
-use crate::event::{Event, Events};
+use crate::event::Events;
 use crate::k0s::API_PORT;
 use crate::reconciler::{admin_kubeconfig, kubeconfig_for};
-use crate::ssh::forward::{self, Forward};
+use crate::ssh::forward::{self, Forward, Open};
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-use tokio::net::TcpListener;
-use tokio::task::JoinSet;
-
-/// Before the next connection is accepted where one could not be.
-const PAUSE: Duration = Duration::from_millis(100);
+use std::sync::Arc;
 
 /// An open tunnel and the kubeconfig that leads through it, both gone when dropped.
 pub struct Tunnel {
@@ -48,7 +43,8 @@ impl Fleet {
     pub async fn tunnel(&self, port: u16, kubeconfig: Option<&Path>, events: Events) -> Result<Tunnel> {
         let admin = admin_kubeconfig(self.access.as_ref()).await?;
         let local = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let forward = forward::listen(local, self.controller.clone(), "127.0.0.1", API_PORT, events)
+        let open = forward::through(self.controller.clone(), "127.0.0.1", API_PORT);
+        let forward = forward::listen(local, format!("127.0.0.1:{API_PORT}"), open, events)
             .await
             .map_err(|error| in_use(local, &error))?;
         let server = format!("https://{}", forward.local());
@@ -63,58 +59,20 @@ impl Fleet {
     }
 }
 
-/// A local port that leads to the gateway of a tenant, until it is dropped.
-pub struct GatewayTunnel {
-    local: SocketAddr,
-    _accepting: JoinSet<()>,
-}
-
-impl GatewayTunnel {
-    /// Returns where it listens.
-    pub fn local(&self) -> SocketAddr {
-        self.local
-    }
-}
-
 impl Fleet {
     /// Opens a local port (0 takes any) that leads to a tenant's gateway over any worker that answers. Failures of single
     /// connections go to `events`.
-    pub async fn gateway_tunnel(&self, tenant: &str, port: u16, events: Events) -> Result<GatewayTunnel> {
+    pub async fn gateway_tunnel(&self, tenant: &str, port: u16, events: Events) -> Result<Forward> {
         let endpoint = super::endpoints(&self.inventory, Some(tenant))?;
         let node_port = endpoint.first().map_or(0, |endpoint| endpoint.node_port);
         let local = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let listener = TcpListener::bind(local).await.map_err(|error| in_use(local, &error))?;
-        let local = listener.local_addr().map_err(failed("cannot listen"))?;
         let access = self.access.clone();
-        let mut accepting = JoinSet::new();
-        accepting.spawn(async move {
-            // Ends with this task, and so with the tunnel.
-            let mut running = JoinSet::new();
-            loop {
-                let accepted = tokio::select! {
-                    accepted = listener.accept() => accepted,
-                    Some(_) = running.join_next() => continue,
-                };
-                let Ok((mut near, _)) = accepted else {
-                    // Out of descriptors, most likely: the next may be luckier.
-                    tokio::time::sleep(PAUSE).await;
-                    continue;
-                };
-                let (access, events) = (access.clone(), events.clone());
-                running.spawn(async move {
-                    let _ = near.set_nodelay(true);
-                    match access.worker(node_port).await {
-                        // Either end may hang up at any time; that is how it ends.
-                        Ok(mut far) => drop(tokio::io::copy_bidirectional(&mut near, &mut far).await),
-                        Err(error) => {
-                            let message = format!("node port {node_port} is not open on any worker: {error}");
-                            events.emit(Event::Warning { target: None, message });
-                        }
-                    }
-                });
-            }
+        let open: Open = Arc::new(move || {
+            let access = access.clone();
+            Box::pin(async move { access.worker(node_port).await.map_err(|failure| failure.to_string()) })
         });
-        Ok(GatewayTunnel { local, _accepting: accepting })
+        let what = format!("node port {node_port} of the workers");
+        forward::listen(local, what, open, events).await.map_err(|error| in_use(local, &error))
     }
 }
 

@@ -8,6 +8,8 @@ use x509_parser::pem::Pem;
 const RENEWED: [&str; 3] = ["kubernetes-ca", "kubernetes-front-proxy-ca", "etcd-ca"];
 /// They are due when less than this part of their life is left: 90 days of the year that k0s gives.
 const PART: i64 = 4;
+/// Characters of a common name (RFC 5280, ub-common-name).
+const MOST_NAME: usize = 64;
 /// More certificates than any controller has.
 const MOST: usize = 100;
 
@@ -16,7 +18,8 @@ pub fn certificates_of(pems: &str) -> Vec<Certificate> {
     let read = |pem: Pem| {
         let certificate = pem.parse_x509().ok()?;
         let name = |of: &x509_parser::x509::X509Name<'_>| {
-            of.iter_common_name().next().and_then(|n| n.as_str().ok()).unwrap_or_default().to_owned()
+            let name = of.iter_common_name().next().and_then(|n| n.as_str().ok()).unwrap_or_default();
+            name.chars().take(MOST_NAME).collect()
         };
         Some(Certificate {
             name: name(certificate.subject()),
@@ -32,13 +35,15 @@ pub fn certificates_of(pems: &str) -> Vec<Certificate> {
 /// Returns the certificate that ends first of those that k0s would renew and that are due.
 pub fn due(certificates: &[Certificate], now_s: i64) -> Option<&Certificate> {
     let own = |c: &&Certificate| !c.authority && RENEWED.contains(&c.issuer.as_str());
-    let is_due = |c: &&Certificate| (c.until_s - now_s) * PART < c.until_s - c.from_s;
+    let is_due = |c: &&Certificate| {
+        c.until_s.saturating_sub(now_s).saturating_mul(PART) < c.until_s.saturating_sub(c.from_s)
+    };
     certificates.iter().filter(own).filter(is_due).min_by_key(|c| c.until_s)
 }
 
 /// Returns the authority that ends within `seconds`: k0s never renews those.
 pub fn authority_ends(certificates: &[Certificate], now_s: i64, seconds: i64) -> Option<&Certificate> {
-    let ends = |c: &&Certificate| c.authority && c.until_s - now_s < seconds;
+    let ends = |c: &&Certificate| c.authority && c.until_s.saturating_sub(now_s) < seconds;
     certificates.iter().filter(ends).min_by_key(|c| c.until_s)
 }
 
@@ -71,6 +76,10 @@ mod tests {
         assert_eq!(due(std::slice::from_ref(&authority), 3649 * DAY), None);
         assert!(authority_ends(std::slice::from_ref(&authority), 3300 * DAY, 365 * DAY).is_some());
         assert!(authority_ends(&[authority], 3000 * DAY, 365 * DAY).is_none());
+        // A host says what time it is.
+        for now_s in [i64::MIN, i64::MAX] {
+            let _ = (due(&year, now_s), authority_ends(&year, now_s, DAY));
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Takes k0s off a host: stops it and its pods, then `k0s reset` with the folders that it was started with.
 
 use super::paths::{
-    BINARY, CONFIG, CONFIG_DIR, CONTROLLER_UNIT, DATA_DIR, KUBELET_DIR, RUN_DIR, WORKER_UNIT,
+    BINARY, CONFIG, CONFIG_DIR, CONTROLLER_UNIT, DATA_DIR, KUBELET_DIR, NEXT_BINARY, RUN_DIR, WORKER_UNIT,
 };
 use super::pods::stop_pods;
 
@@ -46,7 +46,7 @@ for b in $m; do case $b in "$d"/*) echo "E-MOUNTED: $b is still mounted"; exit 1
 [ ! -d "$d" ] || find "$d" -mindepth 1 -maxdepth 1 ! -name lost+found -exec rm -rf --one-file-system -- {{}} +
 case " $(echo $m) " in *" $d "*) ;; *) [ ! -d "$d" ] || rmdir -- "$d" 2>/dev/null || true;; esac
 done
-rm -f -- /etc/systemd/system/{WORKER_UNIT} /etc/systemd/system/{CONTROLLER_UNIT} {ARGUMENTS}
+rm -f -- /etc/systemd/system/{WORKER_UNIT} /etc/systemd/system/{CONTROLLER_UNIT} {ARGUMENTS} {NEXT_BINARY}
 if read -r l 2>/dev/null <{CONFIG_DIR}/containerd.toml && [ "$l" = '# k0s_managed=true' ]; then rm -f -- {CONFIG_DIR}/containerd.toml; fi
 systemctl daemon-reload
 "#,

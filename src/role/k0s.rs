@@ -61,6 +61,7 @@ pub(super) fn k0s(input: &RoleInput<'_>) -> Result<Value, Failure> {
     let next = (facts.k0s_version.as_ref() != Some(&inventory.cluster.k0s_version)).then(|| {
         let mut next = binary.clone();
         next["path"] = json!(k0s::NEXT_BINARY);
+        binary["from"] = json!(k0s::NEXT_BINARY);
         next
     });
     // What a running k0s was started with; anything else on disk wants a restart.

@@ -243,6 +243,9 @@ pub struct Download {
     /// Its version, if the file can print it: a plan then shows versions instead of sums.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
+    /// Where an earlier step put it on the host: it is moved from there if it has the right content.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
 }
 
 /// A systemd unit.

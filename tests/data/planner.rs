@@ -560,6 +560,7 @@ fn k0s_host(host: &str, state: &[(ResourceId, Observation)]) -> (TargetId, Resul
         sha256: "0".repeat(64),
         mode: 0o755,
         version: Some("v1.36.1+k0s.0".into()),
+        from: None,
     });
     let config = Spec::File(File {
         path: "/etc/k0s/k0s.yaml".into(),

@@ -431,6 +431,69 @@ fn k0s_by_role() {
     golden("k0s-single", &single.role("s-1", "k0s"));
 }
 
+/// What `k0s sysinfo -o json` prints and exits with (k0s cmd/sysinfo/sysinfo.go: indented, an error is an empty object), and what
+/// becomes of it. Whatever fails and names nothing has accepted nothing.
+#[test]
+fn a_host_is_accepted_only_by_a_sysinfo_that_says_so() {
+    let resources = Case::new("debian12").role("w-1", "base");
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path().display().to_string();
+    let apply = command(&resources, "command/k0s-preflight").apply.clone();
+    let apply = apply.replace("/usr/local/bin/k0s.next", "k0s.next").replace("/var/lib/provision", &folder);
+    let probe = |name: &str, message: &str, category: &str, error: &str| {
+        format!(
+            "  {{\n    \"path\": [\n      \"os\"\n    ],\n    \"displayName\": \"{name}\",\n    \"prop\": \"v1\",\n    \
+             \"message\": \"{message}\",\n    \"category\": \"{category}\",\n    \"error\": {error}\n  }}"
+        )
+    };
+    let fine = probe("Linux kernel", "", "pass", "null");
+    let warned = probe("AppArmor", "unavailable", "warning", "null");
+    let v1 = probe("Linux kernel cgroup", "cgroup v1 is not supported", "rejected", "null");
+    let broken = probe("Disk space", "", "error", "{}");
+    let own = probe(
+        "/etc/k0s/containerd.d/",
+        "/etc/k0s/containerd.d/nvidia.toml: expected 3, got 2",
+        "rejected",
+        "null",
+    );
+    let theirs = probe(
+        "/etc/k0s/containerd.d/",
+        "/etc/k0s/containerd.d/theirs.toml: expected 3, got 2",
+        "rejected",
+        "null",
+    );
+    let rejects = "does not accept this host: ";
+    for (probes, exit, said) in [
+        (vec![&fine, &warned], 0, None),
+        (
+            vec![&fine, &v1, &broken],
+            1,
+            Some("Linux kernel cgroup: v1 cgroup v1 is not supported; Disk space: v1"),
+        ),
+        (vec![&own, &fine], 1, None),
+        (
+            vec![&own, &theirs],
+            1,
+            Some("/etc/k0s/containerd.d/: v1 /etc/k0s/containerd.d/theirs.toml: expected 3, got 2"),
+        ),
+        (vec![&fine], 124, Some("sysinfo failed (exit 124): ")),
+        (vec![], 1, Some("sysinfo failed (exit 1): [")),
+        (vec![], 139, Some("sysinfo failed (exit 139): [")),
+    ] {
+        let json: Vec<&str> = probes.iter().map(|probe| probe.as_str()).collect();
+        let body = format!(
+            "cat <<'END'\n[\n{}\n]\nEND\n[ {exit} = 0 ] || echo 'Error: sysinfo failed' >&2\nexit {exit}",
+            json.join(",\n")
+        );
+        let (output, accepted) = sh(&[("k0s.next", &body)], &format!("set -e\n{apply}"));
+        assert_eq!(accepted, said.is_none(), "{probes:?}, exit {exit}: {output}");
+        let message = said.map_or(String::new(), |said| format!("{rejects}{said}"));
+        assert!(output.contains(&message), "{message} in {output}");
+        let accepts = std::path::Path::new(&folder).join("k0s.accepts");
+        assert_eq!(std::fs::remove_file(accepts).is_ok(), accepted);
+    }
+}
+
 #[test]
 fn the_containerd_drop_in_follows_the_k0s_line() {
     let path = "/etc/k0s/containerd.d/nvidia.toml";

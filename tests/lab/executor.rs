@@ -283,8 +283,14 @@ async fn a_large_download_is_believed_by_its_stamp_until_it_is_touched() {
             use std::os::unix::fs::PermissionsExt;
             path.metadata().expect("metadata").permissions().mode() & 0o7777
         };
-        let spec =
-            Download { path: "/opt/big".into(), urls: vec![], sha256: sum.into(), mode, version: None };
+        let spec = Download {
+            path: "/opt/big".into(),
+            urls: vec![],
+            sha256: sum.into(),
+            mode,
+            version: None,
+            from: None,
+        };
         vec![Resource::new("test", Spec::Download(spec))]
     };
     // The stamp is believed: the sum it names is not the file's, and only a stamp can say otherwise.

@@ -44,7 +44,10 @@ fn models_are_asked_and_reached_through_their_tenants_gateways() {
     let at = story.at();
     // Where clients find them is known before anything is there; an answer is not.
     let endpoint = text(&story.run(&["endpoint", "-i", &at]));
-    assert!(endpoint.contains(":30081/v1   (or any of 3 other workers)\n  models    qwen\n"), "{endpoint}");
+    assert!(
+        endpoint.contains(":30081/v1\n            or the same port of 3 other workers\n  models    qwen\n"),
+        "{endpoint}"
+    );
     let none = story.run(&["ask", "-i", &at, "ads", "Who are you?"]);
     assert_eq!((none.status.code(), none.stdout.len()), (Some(1), 0), "{}", text(&none));
     assert!(

@@ -91,7 +91,7 @@ pub(super) fn fetch(download: &Download) -> String {
          elif command -v wget >/dev/null 2>&1; then if [ \"$1\" = -C ]; then shift 2; set -- -c \"$1\"; fi; wget -q -T {STALLED_SECONDS} -t 3 -O \"$new\" \"$@\"\n\
          else echo 'neither curl nor wget is installed' >&2; rm -f -- \"$new\"; exit 1; fi; }}\n\
          fits() {{ s=$(sha256sum <\"$new\"); s=${{s%% *}}; [ \"$s\" = {sum} ]; }}\n\
-         if [ -f \"$p.next\" ] && mv -fT -- \"$p.next\" \"$new\" && fits; then got=yes; fi\n\
+         {from}\
          for u in {urls}; do [ -z \"$got\" ] || break\n\
          if [ -s \"$new\" ] && get -C - \"$u\" && fits; then got=yes; break; fi\n\
          rm -f -- \"$new\"; get \"$u\" || {{ echo \"$u could not be fetched\" >&2; continue; }}\n\
@@ -99,6 +99,10 @@ pub(super) fn fetch(download: &Download) -> String {
          echo \"$u has sha256 $s, provision.lock says {sum}\" >&2; rm -f -- \"$new\"; done\n\
          if [ -z \"$got\" ]; then rm -f -- \"$new\"; echo \"no source gave $p\" >&2; exit 1; fi\n\
          chmod {mode:o} \"$new\"; sync \"$new\" 2>/dev/null || sync; mv -fT -- \"$new\" \"$p\"; stamp {sum} \"$p\"\n",
+        from = download.from.as_deref().map_or_else(String::new, |from| format!(
+            "if [ -f {0} ] && mv -fT -- {0} \"$new\" && fits; then got=yes; fi\n",
+            quote(from)
+        )),
         path = quote(&download.path),
         sum = download.sha256,
         mode = download.mode,

@@ -334,7 +334,8 @@ async fn a_local_port_leads_to_the_far_one_and_ends_with_its_owner() {
     let echo = Port::open(b"hi ").await;
     let host = files.pool().host(server.endpoint("h1"));
     let local = "127.0.0.1:0".parse().expect("an address");
-    let open = forward::listen(local, host, "127.0.0.1", echo.number, Events::none()).await.expect("a port");
+    let far = forward::through(host, "127.0.0.1", echo.number);
+    let open = forward::listen(local, "echo".to_owned(), far, Events::none()).await.expect("a port");
     for _ in 0..2 {
         let mut near = tokio::net::TcpStream::connect(open.local()).await.expect("connected");
         near.write_all(b"there").await.expect("written");
