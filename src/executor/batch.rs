@@ -352,6 +352,8 @@ pub(super) fn launcher(
             )
         }
     };
+    // `tail` looks again every `-s` seconds where a host has no inotify left (many pods use theirs up), and by itself once
+    // a second, which a run would wait at the end of every batch.
     // A batch without output for this long whose flock is free was never started, in tenths of a second.
     const SILENT: u32 = 600;
     format!(
@@ -361,7 +363,7 @@ pub(super) fn launcher(
          # Output that was in memory went with a reboot; how the batch ended did not.\n\
          if [ ! -e \"$B/output\" ] && [ -L \"$B/output\" ]; then [ -e \"$B/reboot\" ] && printf '\\036reboot\\n'\n\
          if [ -e \"$B/rc\" ]; then printf '\\036rc %s\\n' \"$(cat \"$B/rc\")\"; else printf '\\036interrupted\\n'; fi; read -r _; exit 0; fi\n\
-         tail -c +{} -f \"$B/output\" 2>/dev/null & t=$!\n\
+         tail -s 0.1 -c +{} -f \"$B/output\" 2>/dev/null & t=$!\n\
          {{ n=0; while [ ! -s \"$B/output\" ] && [ $n -lt {SILENT} ]; do sleep 0.1; n=$((n+1)); done; flock \"$B/alive\" true; \
          [ -e \"$B/rc\" ] || {{ sleep 1; printf '\\036interrupted\\n'; }}; }} & w=$!\n\
          read -r _; kill $t $w 2>/dev/null; exit 0\n}}; main\n",
