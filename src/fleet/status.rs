@@ -5,16 +5,15 @@ use super::health::{HealthReport, LatestHealth, Query, now_s};
 use super::open::{Fleet, cluster_address};
 use super::tasks::Tasks;
 use crate::inventory::{Host, HostState, Inventory};
-use crate::reconciler::Survey;
+use crate::reconciler::{Cause, CauseKind, Survey, WorkloadSeen};
 use crate::report::{
     AcceleratorView, CertificateView, ControllerView, NodesView, PoolHealth, Problem, RouteView, StatusView,
+    WorkloadView,
 };
-use crate::state::{Failure, HostName};
-use std::collections::BTreeMap;
+use crate::serving::{self, Part};
+use crate::state::{Failure, HostName, ObjectId};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-
-/// Namespace of all engines (`templates/manifests/engines`).
-const MODELS: &str = "models";
 
 fn problem(failure: &Failure) -> Problem {
     Problem { code: failure.code.clone(), message: failure.message.clone(), next: failure.hint.clone() }
@@ -172,7 +171,7 @@ fn routes(inventory: &Inventory, survey: Option<&Survey>) -> Vec<RouteView> {
     for tenant in inventory.tenants.values() {
         for (route, targets) in &tenant.routes {
             for (model, weight) in targets {
-                let seen = survey.and_then(|s| s.workloads.get(model));
+                let seen = survey.and_then(|s| model_seen(s, model));
                 views.push(RouteView {
                     tenant: tenant.name.clone(),
                     route: route.clone(),
@@ -181,11 +180,56 @@ fn routes(inventory: &Inventory, survey: Option<&Survey>) -> Vec<RouteView> {
                     ready: seen.map(|w| w.ready),
                     wanted: inventory.models.get(model).map_or(0, |m| u64::from(m.replicas)),
                     address: format!("http://{address}:{}/v1", tenant.node_port),
-                    why: seen.and_then(|w| w.why.clone()),
                 });
             }
         }
     }
+    views
+}
+
+fn model_seen<'a>(survey: &'a Survey, model: &str) -> Option<&'a WorkloadSeen> {
+    // Engines are the Deployments that are named as their model.
+    survey.workloads.iter().find(|(id, _)| id.kind == "Deployment" && id.name == model).map(|(_, seen)| seen)
+}
+
+/// Returns the tenants that a workload serves.
+fn tenants_of(inventory: &Inventory, part: Part, name: &str) -> Vec<String> {
+    let tenants = inventory.tenants.values();
+    match part {
+        Part::Router => tenants.map(|t| t.name.clone()).collect(),
+        Part::Model => tenants
+            .filter_map(|tenant| {
+                let served = tenant.routes.iter().filter(|(_, targets)| targets.contains_key(name));
+                let served: Vec<&str> = served.map(|(route, _)| route.as_str()).collect();
+                (!served.is_empty()).then(|| format!("{} ({})", tenant.name, served.join(", ")))
+            })
+            .collect(),
+        Part::DevicePlugin | Part::Metrics => Vec::new(),
+    }
+}
+
+/// Compares what runs with what the inventory wants. A DaemonSet's pods on nodes that are not ready are those nodes'
+/// trouble.
+fn workloads(inventory: &Inventory, wanted: &BTreeMap<ObjectId, Part>, survey: &Survey) -> Vec<WorkloadView> {
+    let mut views: Vec<WorkloadView> = wanted
+        .iter()
+        .map(|(id, part)| {
+            let mut view = WorkloadView::missing(*part, id, 0);
+            view.tenants = tenants_of(inventory, *part, &id.name);
+            if let Some(seen) = survey.workloads.get(id) {
+                (view.exists, view.wanted, view.ready) = (true, seen.wanted, seen.ready);
+                view.causes.clone_from(&seen.causes);
+                let elsewhere = |c: &Cause| c.kind == CauseKind::Node;
+                if id.kind == "DaemonSet" && !view.causes.is_empty() && view.causes.iter().all(elsewhere) {
+                    let lost: u64 = view.causes.iter().map(|c| c.pods.len() as u64).sum();
+                    view.wanted = view.wanted.saturating_sub(lost).max(view.ready);
+                    view.causes.clear();
+                }
+            }
+            view
+        })
+        .collect();
+    views.sort_by(|a, b| (a.part, &a.name).cmp(&(b.part, &b.name)));
     views
 }
 
@@ -199,9 +243,11 @@ impl Fleet {
             k0s_wanted: self.inventory.cluster.k0s_version.clone(),
             ..StatusView::default()
         };
+        let wanted = serving::workloads(&self.inventory, &self.catalog)?;
+        let asked: BTreeSet<ObjectId> = wanted.keys().cloned().collect();
         let ask = async {
             match &self.cluster {
-                Some(cluster) => Some(cluster.survey(MODELS).await),
+                Some(cluster) => Some(cluster.survey(&asked).await),
                 None => None,
             }
         };
@@ -236,6 +282,7 @@ impl Fleet {
         if let Some(survey) = &survey {
             view.nodes = Some(nodes(&self.inventory, survey));
             view.accelerators = accelerators(&self.inventory, survey, &looks);
+            view.workloads = workloads(&self.inventory, &wanted, survey);
         }
         view.routes = routes(&self.inventory, survey.as_ref());
         Ok(view)

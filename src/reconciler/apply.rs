@@ -5,7 +5,7 @@ use super::applyset::{ApplySet, MANAGER};
 use super::cluster::{AT_ONCE, ClusterTarget, Pause};
 use super::errors::{self, claims, failure, is_busy, is_missing, is_unreachable, may_pass, phrase};
 use super::kinds::{KINDS, Kind, Leftovers};
-
+use super::pods::{self, Hopeless};
 use super::{differ, ready};
 use crate::state::{
     Failure, FailureKind, Object, ObjectId, Observation, Orphan, Ready, Resource, ResourceId, Seen, Step,
@@ -241,21 +241,26 @@ impl ClusterTarget {
         let api = kind_of(&object_id)?.api(client, &object_id.namespace);
         let (api, object_id) = (&api, &object_id);
         let deadline = Duration::from_secs(step.deadline_s);
-        let stuck = &Mutex::new(None::<(Instant, String)>);
+        let hopeless = &Mutex::new(None::<(Instant, Hopeless, String)>);
+        let locked = || hopeless.lock().unwrap_or_else(PoisonError::into_inner);
         let ready = self.until(step, deadline, || {
             Box::pin(async move {
-                let locked = || stuck.lock().unwrap_or_else(PoisonError::into_inner);
+                let locked = || hopeless.lock().unwrap_or_else(PoisonError::into_inner);
                 // What cannot be seen may have moved.
                 let before = locked().take();
                 let live = to_json(&api.get(&object_id.name).await.map_err(|e| phrase(&e))?);
                 let Some(why) = ready::unready(&live, object.ready) else { return Ok(()) };
                 let pods = self.pods(client, object_id, &live).await.unwrap_or_default();
-                let why = match ready::pods_say(&pods) {
+                let why = match pods::sentence(&pods::causes(&pods)) {
                     Some(pods) => format!("{why}: {pods}"),
                     None => why,
                 };
-                *locked() = ready::stuck(&pods)
-                    .then(|| (before.map_or_else(Instant::now, |(since, _)| since), why.clone()));
+                *locked() = pods::hopeless(&pods).map(|now| {
+                    let since = before
+                        .filter(|(_, was, _)| *was == now)
+                        .map_or_else(Instant::now, |(since, ..)| since);
+                    (since, now, why.clone())
+                });
                 Err(why)
             })
         });
@@ -264,20 +269,27 @@ impl ClusterTarget {
         let given_up = async {
             loop {
                 tokio::time::sleep(Duration::from_secs(1)).await;
-                let stuck = stuck.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                if let Some((_, why)) = stuck.filter(|(since, _)| since.elapsed() >= patience) {
-                    return why;
+                if let Some((since, what, why)) = locked().clone()
+                    && (what == Hopeless::Crashes || since.elapsed() >= patience)
+                {
+                    return (what, why);
                 }
             }
         };
-        tokio::select! {
-            ready = ready => ready,
-            why = given_up => {
-                let message = format!("{}: unschedulable for {} s: {why}", step.what, patience.as_secs());
-                Err(Failure::new(FailureKind::Step, "E-UNSCHEDULABLE", message)
-                    .hint("Check the nodes with `provision status`; add the missing hosts or reduce the replicas"))
-            }
+        let mut failure = tokio::select! {
+            ready = ready => match ready {
+                Err(failure) if failure.kind == FailureKind::Step => failure,
+                ended => return ended,
+            },
+            (what, why) = given_up => what.failure(&step.what, patience, &why),
+        };
+        // The last lines of what crashed are the reason, most of the time.
+        if let Ok(live) = api.get(&object_id.name).await {
+            let pods = self.pods(client, object_id, &to_json(&live)).await.unwrap_or_default();
+            let causes = pods::explained(client, &pods, |_| false).await;
+            failure.tail = causes.into_iter().map(|c| c.lines).find(|l| !l.is_empty()).unwrap_or_default();
         }
+        Err(failure)
     }
 
     /// Returns the pods of an object, if it has pods and they can be listed.

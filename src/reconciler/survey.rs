@@ -1,14 +1,15 @@
-//! The state of the cluster for `status`: nodes, and the ready replicas of each model. Read-only.
+//! The state of the cluster for `status`: nodes, and what runs on them. Read-only.
 
 use super::ClusterTarget;
 use super::errors::failure;
-use super::ready::pods_say;
-use crate::state::{Failure, FailureKind};
-use k8s_openapi::api::apps::v1::Deployment;
+use super::pods::{self, Cause};
+use super::ready::selector;
+use crate::state::{Failure, FailureKind, ObjectId};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use kube::api::{Api, ListParams};
-use serde::Serialize;
-use std::collections::BTreeMap;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Objects in one page of a list.
@@ -17,16 +18,16 @@ const PAGE: u32 = 500;
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// What the API reports.
-#[derive(Clone, PartialEq, Serialize, Debug, Default)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub struct Survey {
     /// Nodes by name.
     pub nodes: BTreeMap<String, NodeSeen>,
-    /// Deployments of the namespace that was asked for, by name.
-    pub workloads: BTreeMap<String, WorkloadSeen>,
+    /// The Deployments and DaemonSets that were asked for, as far as they exist.
+    pub workloads: BTreeMap<ObjectId, WorkloadSeen>,
 }
 
 /// One node.
-#[derive(Clone, PartialEq, Eq, Serialize, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct NodeSeen {
     /// Its kubelet reports it as ready.
     pub ready: bool,
@@ -40,15 +41,15 @@ pub struct NodeSeen {
     pub allocatable: BTreeMap<String, u64>,
 }
 
-/// One Deployment.
-#[derive(Clone, PartialEq, Eq, Serialize, Debug, Default)]
+/// One Deployment or DaemonSet.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct WorkloadSeen {
     /// Replicas wanted.
     pub wanted: u64,
     /// Replicas that answer.
     pub ready: u64,
-    /// What holds the others up.
-    pub why: Option<String>,
+    /// What holds the others up, most frequent first.
+    pub causes: Vec<Cause>,
 }
 
 fn node_seen(node: &Node) -> NodeSeen {
@@ -76,12 +77,12 @@ fn node_seen(node: &Node) -> NodeSeen {
     }
 }
 
-async fn all<K>(api: &Api<K>, what: &str) -> Result<Vec<K>, Failure>
+async fn all<K>(api: &Api<K>, params: ListParams, what: &str) -> Result<Vec<K>, Failure>
 where
     K: kube::Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
 {
     let mut found = Vec::new();
-    let mut params = ListParams::default().limit(PAGE);
+    let mut params = params.limit(PAGE);
     loop {
         let page = api.list(&params).await.map_err(|e| failure(what, &e))?;
         let next = page.metadata.continue_.clone().filter(|c| !c.is_empty());
@@ -91,6 +92,56 @@ where
             None => return Ok(found),
         }
     }
+}
+
+/// Returns the Deployments and DaemonSets of a namespace, as JSON with their kind.
+async fn running(client: &kube::Client, namespace: &str) -> Result<Vec<Value>, Failure> {
+    let (deployments, daemons) = (
+        Api::<Deployment>::namespaced(client.clone(), namespace),
+        Api::<DaemonSet>::namespaced(client.clone(), namespace),
+    );
+    let (deployments, daemons) = tokio::try_join!(
+        all(&deployments, ListParams::default(), "deployments"),
+        all(&daemons, ListParams::default(), "daemonsets")
+    )?;
+    let json = |kind: &str, value: serde_json::Result<Value>| {
+        let mut value = value.ok()?;
+        // A list's items have neither.
+        (value["apiVersion"], value["kind"]) = ("apps/v1".into(), kind.into());
+        Some(value)
+    };
+    let deployments = deployments.iter().filter_map(|d| json("Deployment", serde_json::to_value(d)));
+    let daemons = daemons.iter().filter_map(|d| json("DaemonSet", serde_json::to_value(d)));
+    Ok(deployments.chain(daemons).collect())
+}
+
+/// Counts a workload's replicas; where some are missing, its pods are asked why.
+async fn workload_seen(
+    client: &kube::Client,
+    live: &Value,
+    nodes: &BTreeMap<String, NodeSeen>,
+) -> Result<WorkloadSeen, Failure> {
+    let number = |pointer: &str| live.pointer(pointer).and_then(Value::as_u64);
+    let (wanted, ready) = match live["kind"].as_str() {
+        Some("DaemonSet") => (number("/status/desiredNumberScheduled"), number("/status/numberAvailable")),
+        _ => (number("/spec/replicas").or(Some(1)), number("/status/availableReplicas")),
+    };
+    let mut seen =
+        WorkloadSeen { wanted: wanted.unwrap_or(0), ready: ready.unwrap_or(0), causes: Vec::new() };
+    if seen.ready >= seen.wanted {
+        return Ok(seen);
+    }
+    seen.causes.extend(pods::refused(live));
+    if let Some(selector) = selector(live) {
+        let namespace = live["metadata"]["namespace"].as_str().unwrap_or_default();
+        let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
+        let params = ListParams::default().labels(&selector);
+        let found = all(&api, params, "pods").await?;
+        let values: Vec<Value> = found.iter().filter_map(|p| serde_json::to_value(p).ok()).collect();
+        let lost = |node: &str| nodes.get(node).is_none_or(|n| !n.ready);
+        seen.causes.extend(pods::explained(client, &values, lost).await);
+    }
+    Ok(seen)
 }
 
 impl ClusterTarget {
@@ -103,34 +154,25 @@ impl ClusterTarget {
         Ok(found.metadata.uid)
     }
 
-    /// Returns the nodes, and the Deployments of a namespace, from the API; `None` if there is no cluster yet.
-    pub async fn survey(&self, namespace: &str) -> Result<Option<Survey>, Failure> {
+    /// Returns the nodes, and the workloads that are asked for, from the API; `None` if there is no cluster yet.
+    pub async fn survey(&self, workloads: &BTreeSet<ObjectId>) -> Result<Option<Survey>, Failure> {
         let Some(link) = self.link().await? else { return Ok(None) };
+        let client = &link.client;
         let ask = async {
-            let nodes = all(&Api::<Node>::all(link.client.clone()), "nodes").await?;
-            let deployments: Vec<Deployment> =
-                all(&Api::namespaced(link.client.clone(), namespace), "deployments").await?;
-            let mut workloads = BTreeMap::new();
-            for deployment in deployments {
-                let Some(name) = deployment.metadata.name.clone() else { continue };
-                let wanted = deployment.spec.replicas.unwrap_or(1).max(0) as u64;
-                let ready = deployment.status.as_ref().and_then(|s| s.available_replicas).unwrap_or(0);
-                let mut seen = WorkloadSeen { wanted, ready: ready.max(0) as u64, why: None };
-                if seen.ready < seen.wanted {
-                    let labels = deployment.spec.selector.match_labels.unwrap_or_default();
-                    let selector: Vec<String> = labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
-                    let pods: Api<Pod> = Api::namespaced(link.client.clone(), namespace);
-                    let pods = pods
-                        .list(&ListParams::default().labels(&selector.join(",")))
-                        .await
-                        .map_err(|e| failure("pods", &e))?;
-                    let values: Vec<_> = pods.iter().filter_map(|p| serde_json::to_value(p).ok()).collect();
-                    seen.why = pods_say(&values);
+            let nodes = all(&Api::<Node>::all(client.clone()), ListParams::default(), "nodes").await?;
+            let nodes: BTreeMap<String, NodeSeen> =
+                nodes.iter().filter_map(|n| Some((n.metadata.name.clone()?, node_seen(n)))).collect();
+            let mut seen = BTreeMap::new();
+            let namespaces: BTreeSet<&str> = workloads.iter().map(|w| w.namespace.as_str()).collect();
+            for namespace in namespaces {
+                for live in running(client, namespace).await? {
+                    let id = ObjectId::of(&live);
+                    if workloads.contains(&id) {
+                        seen.insert(id, workload_seen(client, &live, &nodes).await?);
+                    }
                 }
-                workloads.insert(name, seen);
             }
-            let nodes = nodes.iter().filter_map(|n| Some((n.metadata.name.clone()?, node_seen(n)))).collect();
-            Ok(Survey { nodes, workloads })
+            Ok(Survey { nodes, workloads: seen })
         };
         match tokio::time::timeout(DEADLINE, ask).await {
             Ok(survey) => survey.map(Some),

@@ -8,6 +8,7 @@ mod health;
 mod live;
 mod markdown;
 mod plan;
+mod serving;
 mod status;
 mod summary;
 mod waits;
@@ -18,6 +19,7 @@ pub use comparison::{comparison_markdown, comparison_text};
 pub use health::health_lines;
 pub use live::{Mode, Shown, show};
 pub use plan::{PlanView, plan_text};
+pub use serving::WorkloadView;
 pub use status::{
     AcceleratorView, CertificateView, ControllerView, HostHealth, NodesView, PoolHealth, Problem, RouteView,
     StatusView, status_text,

@@ -1,6 +1,7 @@
 //! The state of a cluster, as text and as JSON.
 
 use super::health::health_lines;
+use super::serving::{WorkloadView, troubled};
 use super::words::{count, names, say};
 use crate::role::health::{Health, Verdict};
 use serde::Serialize;
@@ -27,6 +28,8 @@ pub struct StatusView {
     pub certificate: Option<CertificateView>,
     /// What each tenant serves.
     pub routes: Vec<RouteView>,
+    /// Router, models, device plugins and metrics; empty where the API could not be asked.
+    pub workloads: Vec<WorkloadView>,
     /// Hosts that could not be reached, and why.
     pub unreachable: Vec<(String, Problem)>,
     /// Hosts on which a batch runs at this moment, and whose.
@@ -216,8 +219,6 @@ pub struct RouteView {
     pub wanted: u64,
     /// The address of the tenant's gateway.
     pub address: String,
-    /// Why replicas are not ready.
-    pub why: Option<String>,
 }
 
 /// Warn about certificates that expire within this many days: k0s renews them only when a controller starts.
@@ -235,6 +236,7 @@ impl StatusView {
                 .iter()
                 .any(|a| !a.short.is_empty() || a.health.verdict == Some(Verdict::Unhealthy))
             || self.routes.iter().any(|r| r.ready.is_none_or(|n| n < r.wanted))
+            || self.workloads.iter().any(WorkloadView::is_troubled)
             || self.certificate.as_ref().is_some_and(|c| c.days < EXPIRES_SOON)
             || self.health.iter().flat_map(BTreeMap::values).any(|h| h.verdict != Verdict::Healthy)
     }
@@ -297,18 +299,11 @@ fn table(routes: &[RouteView], text: &mut String) {
             *width = (*width).max(cell.chars().count());
         }
     }
-    for (at, row) in [&titles].into_iter().chain(&rows).enumerate() {
+    for row in [&titles].into_iter().chain(&rows) {
         let cells: Vec<String> =
             row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
         *text += cells.join("  ").trim_end();
         *text += "\n";
-        // What blocks a model is shown below its first line.
-        let route = at.checked_sub(1).and_then(|n| routes.get(n));
-        if let Some((route, why)) = route.and_then(|r| Some((r, r.why.as_ref()?)))
-            && !routes[..at - 1].iter().any(|r| r.model == route.model)
-        {
-            *text += &format!("  = {}: {why}\n", route.model);
-        }
     }
 }
 
@@ -346,6 +341,7 @@ pub fn status_text(view: &StatusView) -> String {
     if !view.routes.is_empty() {
         table(&view.routes, &mut text);
     }
+    text += &troubled(&view.workloads);
     for controller in view.controllers.iter().filter(|c| c.problem.is_some()) {
         text += &format!(
             "controller {}: {}\n",

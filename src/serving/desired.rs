@@ -3,12 +3,14 @@
 use super::input::{ServingError, ServingInput};
 use super::manifests::{self, DCGM, ENGINE, NEURON, NEURON_MONITOR, NVIDIA, Template, definition, resource};
 use super::{engine, routes};
+use crate::catalog::Catalog;
 use crate::catalog::{ACCELERATOR_LABEL, POOL_LABEL, STARTING_TAINT_KEY};
 use crate::inventory::{Accelerator, Inventory};
-use crate::state::{Chat, Ready, Resource, Spec, Stage};
+use crate::state::{Chat, ObjectId, Ready, Resource, Spec, Stage};
+use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How long the router may take to be ready, in seconds. Its image is small; but the first node that it can run on may
 /// be one that still builds a driver and reboots.
@@ -125,6 +127,39 @@ fn unresolved(input: &ServingInput<'_>, all: &mut [Resource]) {
             resource.why = Some(format!("secret {secret} has no value on this machine"));
         }
     }
+}
+
+/// What a workload is for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Debug)]
+#[serde(rename_all = "kebab-case")]
+pub enum Part {
+    /// Requests of all tenants go through it.
+    Router,
+    /// It answers them.
+    Model,
+    /// Nodes offer devices through it.
+    DevicePlugin,
+    /// It only measures.
+    Metrics,
+}
+
+/// Returns the Deployments and DaemonSets that the inventory wants, and what each is for. A model's has the model's name.
+pub fn workloads(inventory: &Inventory, catalog: &Catalog) -> Result<BTreeMap<ObjectId, Part>, ServingError> {
+    let input = ServingInput { inventory, catalog, crds: Vec::new(), tokens: BTreeMap::new() };
+    let mut found = BTreeMap::new();
+    for resource in desired(&input)? {
+        let Spec::Object(object) = &resource.spec else { continue };
+        let id = ObjectId::of(&object.manifest);
+        let part = match (id.kind.as_str(), object.stage) {
+            ("Deployment" | "DaemonSet", Stage::Engine) => Part::Model,
+            ("Deployment", _) => Part::Router,
+            ("DaemonSet", _) if METRICS.contains(&id.name.as_str()) => Part::Metrics,
+            ("DaemonSet", _) => Part::DevicePlugin,
+            _ => continue,
+        };
+        found.insert(id, part);
+    }
+    Ok(found)
 }
 
 /// Returns a question per tenant and served name: the proof that serving works.

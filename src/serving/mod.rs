@@ -9,5 +9,5 @@ mod input;
 mod manifests;
 mod routes;
 
-pub use desired::{chats, desired};
+pub use desired::{Part, chats, desired, workloads};
 pub use input::{ServingError, ServingInput};

@@ -8,10 +8,10 @@ use super::servers::ControlPlane;
 use super::{Test, tests};
 use futures::FutureExt;
 use provision::event::{Event, Events};
-use provision::reconciler::Retired;
+use provision::reconciler::{CauseKind, Retired};
 use provision::state::*;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -27,6 +27,7 @@ pub fn tests() -> Vec<Test> {
         a_drain_outlives_an_api_that_restarts,
         a_dead_node_is_drained_without_its_kubelet_and_a_lost_one_is_forgotten,
         a_rollout_is_waited_for_and_says_what_holds_it_up,
+        a_survey_says_why_workloads_do_not_serve,
     )
     .to_vec()
 }
@@ -116,11 +117,16 @@ async fn pods(rest: &Rest, node: &str) {
         if !pod["metadata"]["deletionTimestamp"].is_null() {
             rest.delete(&path, &json!({"gracePeriodSeconds": 0})).await;
         } else if pod["status"]["phase"] == "Pending"
-            && !text(pod, "/spec/containers/0/image").contains("broken")
+            && !["broken", "crashing"].iter().any(|w| text(pod, "/spec/containers/0/image").contains(w))
         {
             let status = json!({"status": {"phase": "Running", "podIP": "10.240.0.9", "conditions": [
                 {"type": "Ready", "status": "True"}, {"type": "ContainersReady", "status": "True"}]}});
             rest.patch(&format!("{path}/status"), "application/strategic-merge-patch+json", &status).await;
+        } else if text(pod, "/spec/containers/0/image").contains("crashing") {
+            let status = json!({"status": {"phase": "Running", "containerStatuses": [{"name": text(pod, "/spec/containers/0/name"),
+                "image": "x", "imageID": "", "ready": false, "restartCount": 5, "lastState": {"terminated": {"exitCode": 1}},
+                "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 2m40s restarting failed container"}}}]}});
+            rest.patch(&format!("{path}/status"), "application/merge-patch+json", &status).await;
         } else if pod["status"]["phase"] == "Pending" {
             let status = json!({"status": {"containerStatuses": [{"name": text(pod, "/spec/containers/0/name"), "image": "x",
                 "imageID": "", "ready": false, "restartCount": 0,
@@ -598,10 +604,84 @@ pub async fn a_rollout_is_waited_for_and_says_what_holds_it_up(plane: &ControlPl
         assert_eq!(failure.code, "E-K8S-DEADLINE", "{failure:?}");
         assert!(failure.message.contains(reason), "{}", failure.message);
     }
+    // What crashes again and again is given up long before an engine's deadline.
+    let mut crashing = with("crashing:1", 1);
+    crashing.deadline_s = 3600;
+    let target = bench.target(vec![crashing]);
+    let todo = steps(&target).await;
+    let failure = target.enact(&todo, &StepOutputs::new()).await.expect_err("never available");
+    assert_eq!(failure.code, "E-CRASHES", "{failure:?}");
+    assert!(failure.message.contains("container ended: exit code 1, 5 restarts"), "{}", failure.message);
     let mut again = with("i:3", 1);
     again.deadline_s = 60;
     converge(&bench.target(vec![again])).await;
     converge(&bench.target(Vec::new())).await;
     rest.until(&rest.core("pods"), "the end of the pods", |a| a.body["items"] == json!([])).await;
+    kubelet.end(rest, &names_of).await;
+}
+
+/// The real scheduler, quota admission and controllers say why; the stand-in kubelet says what a real one would.
+pub async fn a_survey_says_why_workloads_do_not_serve(plane: &ControlPlane) {
+    let bench = Bench::new(plane, "survey").await;
+    let rest = &bench.rest;
+    let names_of = ["survey-n-1".to_owned()];
+    let kubelet = Kubelet::start(rest, &names_of, json!([])).await;
+    let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"}, "spec": {"hard": {"requests.cpu": "500"}}});
+    rest.post(&rest.core("resourcequotas"), &quota).await.expect(201);
+    let id = |kind: &str, name: &str| ObjectId {
+        group: "apps".into(),
+        kind: kind.into(),
+        namespace: rest.ns.clone(),
+        name: name.into(),
+    };
+    let meta = |name: &str| json!({"name": name, "namespace": rest.ns});
+    for (name, image, cpu) in
+        [("good", "i:1", 1), ("big", "i:1", 200), ("greedy", "i:1", 1000), ("gone", "broken:1", 1)]
+    {
+        let mut pod = template(name, &names_of[0]);
+        pod["spec"]["containers"][0]["image"] = json!(image);
+        pod["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": cpu}});
+        let spec = json!({"replicas": 1, "selector": {"matchLabels": {"app": name}}, "template": pod});
+        let body =
+            json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta(name), "spec": spec});
+        rest.post(&rest.of("apps/v1", "deployments"), &body).await.expect(201);
+    }
+    let pods = rest.core("pods?labelSelector=app%3Dgone");
+    let waits = "/items/0/status/containerStatuses/0/state/waiting/reason";
+    let found = rest.until(&pods, "the kubelet's word", |a| text(&a.body, waits) == "ImagePullBackOff").await;
+    let pod = &found.body["items"][0];
+    let failed = "Failed to pull image \"broken:1\": rpc error: code = NotFound desc = broken:1: not found";
+    let event = json!({"apiVersion": "v1", "kind": "Event", "metadata": {"name": "gone.1"}, "type": "Warning", "reason": "Failed",
+        "message": failed, "involvedObject": {"kind": "Pod", "namespace": rest.ns, "name": pod["metadata"]["name"],
+            "uid": pod["metadata"]["uid"]}, "lastTimestamp": "2026-11-30T10:00:00Z"});
+    rest.post(&rest.core("events"), &event).await.expect(201);
+    let kinds = ["good", "big", "greedy", "gone", "absent"].map(|name| id("Deployment", name));
+    let asked: BTreeSet<ObjectId> = kinds.into_iter().chain([id("DaemonSet", "good")]).collect();
+    let target = bench.target(Vec::new());
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        let survey = target.survey(&asked).await.expect("the API answers").expect("a cluster");
+        let said: BTreeMap<&str, (u64, Vec<(CauseKind, &str)>)> = survey
+            .workloads
+            .iter()
+            .map(|(id, w)| {
+                (id.name.as_str(), (w.ready, w.causes.iter().map(|c| (c.kind, c.detail.as_str())).collect()))
+            })
+            .collect();
+        let one = |name: &str, kind: CauseKind, phrase: &str| {
+            let (ready, causes) = &said[name];
+            *ready == 0 && causes.len() == 1 && causes[0].0 == kind && causes[0].1.contains(phrase)
+        };
+        let done = said.len() == 4
+            && said["good"] == (1, Vec::new())
+            && one("big", CauseKind::Unscheduled, "0/1 nodes are available: 1 Insufficient cpu")
+            && one("greedy", CauseKind::Refused, "exceeded quota: q")
+            && one("gone", CauseKind::Image, "code = NotFound");
+        if done {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "{said:?}");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
     kubelet.end(rest, &names_of).await;
 }

@@ -3,11 +3,13 @@
 use provision::catalog::Catalog;
 use provision::inventory::{Inventory, load};
 use provision::plan::{Past, Plan, RolloutOrder, TargetPlan, impact};
+use provision::reconciler::{Cause, CauseKind};
 use provision::report::{
     AcceleratorView, CertificateView, ControllerView, Ended, Failed, NodesView, PlanView, PoolHealth,
-    Problem, RouteView, StatusView, plan_text, run_summary, status_text,
+    Problem, RouteView, StatusView, WorkloadView, plan_text, run_summary, status_text,
 };
 use provision::role::health::{Finding, Health, Verdict};
+use provision::serving::Part;
 use provision::state::*;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -274,9 +276,53 @@ fn troubled() -> StatusView {
         ready,
         wanted: 2,
         address: format!("http://10.20.0.21:{port}/v1"),
-        why: Some("2 pods not scheduled: 0/66 nodes are available: 66 Insufficient nvidia.com/gpu".into()),
     };
+    let workload = |part, kind: &str, namespace: &str, name: &str| {
+        let id = ObjectId {
+            group: "apps".into(),
+            kind: kind.into(),
+            namespace: namespace.into(),
+            name: name.into(),
+        };
+        WorkloadView::missing(part, &id, 2)
+    };
+    let cause = |kind, detail: &str, pods: &[&str], node: Option<&str>, lines: &[&str]| Cause {
+        kind,
+        detail: detail.into(),
+        pods: pods.iter().map(|p| (*p).to_owned()).collect(),
+        node: node.map(str::to_owned),
+        lines: lines.iter().map(|l| (*l).to_owned()).collect(),
+    };
+    let out_of_memory = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.50 GiB.";
+    let workloads = vec![
+        WorkloadView {
+            tenants: vec!["ads".into(), "search".into()],
+            ..workload(Part::Router, "Deployment", "kthena-system", "kthena-router")
+        },
+        WorkloadView {
+            exists: true,
+            tenants: vec!["ads (deepseek-r1)".into(), "search (deepseek-r1)".into()],
+            causes: vec![
+                cause(
+                    CauseKind::Unscheduled,
+                    "not scheduled: 0/66 nodes are available: 66 Insufficient nvidia.com/gpu",
+                    &["r1-qwen32b-7d9f-abcde", "r1-qwen32b-7d9f-fghij"],
+                    None,
+                    &[],
+                ),
+                cause(
+                    CauseKind::Crash,
+                    "container ended: exit code 1, 4 restarts",
+                    &["r1-qwen32b-7d9f-klmno"],
+                    Some("h-002"),
+                    &["INFO: loading weights", out_of_memory],
+                ),
+            ],
+            ..workload(Part::Model, "Deployment", "models", "r1-qwen32b")
+        },
+    ];
     StatusView {
+        workloads,
         inventory: "ams".into(),
         k0s_wanted: "v1.35.7+k0s.0".into(),
         controllers: vec![
@@ -354,7 +400,10 @@ fn a_status_of_a_healthy_cluster_is_short() {
     health.not_tested.clear();
     view.certificate.as_mut().expect("one").days = 341;
     for route in &mut view.routes {
-        (route.ready, route.why) = (Some(2), None);
+        route.ready = Some(2);
+    }
+    for workload in &mut view.workloads {
+        (workload.exists, workload.ready) = (true, 2);
     }
     let nodes = view.nodes.as_mut().expect("nodes");
     (nodes.failed, nodes.cordoned, nodes.ready) = (Vec::new(), Vec::new(), 67);

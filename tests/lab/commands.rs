@@ -59,6 +59,21 @@ fn what_runs_can_be_seen_reached_and_collected() {
     assert!(shown.contains("3 ready, 1 failed (h-1)"), "{shown}");
     assert!(shown.contains("node h-1: its kubelet stopped reporting"), "{shown}");
 
+    // A router that somebody deleted is missing, and its tenants feel it.
+    story.api(async |client| {
+        let api: kube::Api<k8s_openapi::api::apps::v1::Deployment> =
+            kube::Api::namespaced(client, "kthena-system");
+        api.delete("kthena-router", &kube::api::DeleteParams::default()).await.expect("deleted");
+    });
+    let shown = stdout(&story.run(&["status", "-i", &at]));
+    let missing =
+        "router kthena-router: missing: no Deployment kthena-system/kthena-router; affects ads, search";
+    assert!(shown.contains(missing), "{shown}");
+    let json = story.run(&["status", "-i", &at, "--output", "json"]);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).expect("JSON");
+    let router = json["workloads"].as_array().into_iter().flatten().find(|w| w["part"] == "router");
+    assert_eq!(router.map(|w| &w["exists"]), Some(&false.into()), "{json}");
+
     let all = story.run(&["exec", "-i", &at, "--limit", "w-1,t-1", "--", "id -un; exit 3"]);
     assert_eq!(all.status.code(), Some(1));
     assert_eq!(stdout(&all).lines().filter(|l| l.contains("  exit 3  ")).count(), 2, "{}", text(&all));

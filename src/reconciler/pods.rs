@@ -1,0 +1,526 @@
+//! Why pods do not serve: what their status says, and where that is not enough their events and the last lines of a
+//! container that ended.
+
+use super::ready::{condition, stuck};
+use crate::redact::redacted;
+use crate::state::{Failure, FailureKind, plain_line};
+use futures::future::join_all;
+use k8s_openapi::api::core::v1::{Event, Pod};
+use kube::api::{Api, ListParams, LogParams};
+use serde::Serialize;
+use serde_json::Value;
+use std::time::Duration;
+
+/// Different causes that are kept of one workload, most frequent first.
+const MOST_CAUSES: usize = 3;
+/// Lines kept of a container that ended.
+const LAST_LINES: i64 = 8;
+/// Bytes read of its log, at most.
+const MOST_LOG: i64 = 16 << 10;
+/// Characters kept of a line or a message.
+const MOST_CHARS: usize = 400;
+/// Characters of a line that are looked at: a secret is known by what is around it.
+const MOST_READ: usize = 4000;
+/// Events read of a pod, at most.
+const MOST_EVENTS: u32 = 50;
+/// How long events and logs of a pod may take: a kubelet that does not answer holds up its logs only.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// What kind of cause keeps a pod from serving.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Debug)]
+#[serde(rename_all = "kebab-case")]
+pub enum CauseKind {
+    /// No node takes it.
+    Unscheduled,
+    /// Its image cannot be pulled.
+    Image,
+    /// Its container cannot be made: a volume, a Secret, a network, a runtime class.
+    Container,
+    /// Its container ended.
+    Crash,
+    /// It runs, and a probe fails.
+    Probe,
+    /// Its node put it out, or it failed as a whole.
+    Evicted,
+    /// Its node does not answer.
+    Node,
+    /// It is refused before it exists: a quota, a webhook.
+    Refused,
+    /// Nothing is wrong yet.
+    Starting,
+}
+
+/// Why pods of a workload do not serve.
+#[derive(Clone, PartialEq, Eq, Serialize, Debug)]
+pub struct Cause {
+    /// The kind.
+    pub kind: CauseKind,
+    /// In a sentence.
+    pub detail: String,
+    /// The pods, by name.
+    pub pods: Vec<String>,
+    /// The node of the first of them, if it has one.
+    pub node: Option<String>,
+    /// The last lines of its container, if that ended.
+    pub lines: Vec<String>,
+}
+
+/// What the status of one pod says.
+struct Said {
+    kind: CauseKind,
+    detail: String,
+    /// The container that it is about.
+    container: Option<String>,
+}
+
+impl Said {
+    fn new(kind: CauseKind, detail: impl Into<String>) -> Option<Self> {
+        Some(Self { kind, detail: detail.into(), container: None })
+    }
+}
+
+/// Returns a line that others wrote: short, without what steers a terminal, and without what looks like a secret.
+fn bounded(text: &str) -> String {
+    let text: String = text.chars().take(MOST_READ).collect();
+    plain_line(&redacted(&text, &[])).chars().take(MOST_CHARS).collect()
+}
+
+/// Returns how a container ended: `exit code 1`, `out of memory`.
+fn ending(terminated: &Value) -> Option<String> {
+    if terminated["reason"] == "OOMKilled" {
+        return Some("out of memory (OOMKilled)".to_owned());
+    }
+    match (terminated["exitCode"].as_i64(), terminated["signal"].as_i64()) {
+        (_, Some(signal)) if signal > 0 => Some(format!("signal {signal}")),
+        (Some(code), _) => Some(format!("exit code {code}")),
+        _ => None,
+    }
+}
+
+/// Returns the statuses of a pod's containers, those that start it first.
+fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
+    let lists = ["initContainerStatuses", "containerStatuses"];
+    lists.into_iter().flat_map(|list| pod["status"][list].as_array().into_iter().flatten())
+}
+
+/// Returns what a container that does not run says.
+fn container_says(status: &Value) -> Option<Said> {
+    let waiting = &status["state"]["waiting"];
+    let ended = [&status["state"]["terminated"], &status["lastState"]["terminated"]];
+    let ended = ended.into_iter().find(|t| t["exitCode"].as_i64().is_some_and(|code| code != 0));
+    let message = waiting["message"].as_str().and_then(|m| m.lines().next());
+    let with = |reason: &str| message.map_or_else(|| reason.to_owned(), |m| format!("{reason}: {m}"));
+    let reason = waiting["reason"].as_str();
+    let (kind, detail) = match (reason, ended) {
+        (
+            Some(
+                reason @ ("ErrImagePull"
+                | "ImagePullBackOff"
+                | "InvalidImageName"
+                | "ErrImageNeverPull"
+                | "ImageInspectError"
+                | "RegistryUnavailable"),
+            ),
+            _,
+        ) => (CauseKind::Image, with(reason)),
+        // A crash is what there is to tell, however the next start goes.
+        (_, Some(ended)) => {
+            let restarts = match status["restartCount"].as_u64() {
+                Some(n) if n > 1 => format!(", {n} restarts"),
+                _ => String::new(),
+            };
+            (CauseKind::Crash, format!("container ended: {}{restarts}", ending(ended).unwrap_or_default()))
+        }
+        (Some("ContainerCreating" | "PodInitializing"), None) => {
+            (CauseKind::Starting, "pulling image or starting".to_owned())
+        }
+        (Some(reason), None) => (CauseKind::Container, with(reason)),
+        (None, None) => return None,
+    };
+    Some(Said { kind, detail, container: status["name"].as_str().map(str::to_owned) })
+}
+
+/// Returns why one pod does not serve; `None` if it does, or is on its way out.
+fn pod_says(pod: &Value) -> Option<Said> {
+    let failed = pod["status"]["phase"] == "Failed";
+    if failed {
+        let why = pod["status"]["message"].as_str().filter(|m| !m.is_empty());
+        let reason = pod["status"]["reason"].as_str().unwrap_or("Failed");
+        return Said::new(
+            CauseKind::Evicted,
+            why.map_or_else(|| reason.to_owned(), |w| format!("{reason}: {w}")),
+        );
+    }
+    if !pod["metadata"]["deletionTimestamp"].is_null() {
+        return None;
+    }
+    let ready = condition(pod, "Ready");
+    if ready.is_some_and(|c| c["status"] == "True") {
+        return None;
+    }
+    if let Some(refused) = condition(pod, "PodScheduled").filter(|c| c["status"] == "False") {
+        let why = refused["message"].as_str().unwrap_or_default();
+        return Said::new(CauseKind::Unscheduled, format!("not scheduled: {why}"));
+    }
+    if pod["spec"]["nodeName"].as_str().is_none_or(str::is_empty) {
+        return Said::new(CauseKind::Unscheduled, "not scheduled yet");
+    }
+    if let Some(said) = containers(pod).filter(|c| c["ready"] != true).find_map(container_says) {
+        return Some(said);
+    }
+    match pod["status"]["phase"].as_str() {
+        Some("Running") => Said::new(CauseKind::Starting, "running, not ready yet"),
+        _ => Said::new(CauseKind::Starting, "starting"),
+    }
+}
+
+/// Returns why pods do not serve, most frequent cause first. Pods with one cause are one.
+pub(super) fn causes(pods: &[Value]) -> Vec<Cause> {
+    grouped(pods, |_| false).into_iter().map(|(cause, ..)| cause).collect()
+}
+
+type Grouped<'a> = Vec<(Cause, &'a Value, Option<String>)>;
+
+fn grouped(pods: &[Value], node_is_lost: impl Fn(&str) -> bool) -> Grouped<'_> {
+    let mut all: Grouped<'_> = Vec::new();
+    for pod in pods {
+        let Some(mut said) = pod_says(pod) else { continue };
+        let node = pod["spec"]["nodeName"].as_str().filter(|n| !n.is_empty()).map(str::to_owned);
+        if let Some(node) = node.as_deref().filter(|n| said.kind != CauseKind::Evicted && node_is_lost(n)) {
+            said = Said {
+                kind: CauseKind::Node,
+                detail: format!("its node {node} is not ready"),
+                container: None,
+            };
+        }
+        let name = pod["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let detail = bounded(&said.detail);
+        match all.iter_mut().find(|(c, ..)| (c.kind, &c.detail) == (said.kind, &detail)) {
+            Some((cause, ..)) => cause.pods.push(name),
+            None => {
+                let cause = Cause { kind: said.kind, detail, pods: vec![name], node, lines: Vec::new() };
+                all.push((cause, pod, said.container));
+            }
+        }
+    }
+    // What was put out and replaced tells less than what is there.
+    all.sort_by_key(|(cause, ..)| {
+        (cause.kind == CauseKind::Evicted, std::cmp::Reverse(cause.pods.len()), cause.kind)
+    });
+    all
+}
+
+/// Returns causes in one line.
+pub(super) fn sentence(causes: &[Cause]) -> Option<String> {
+    let said: Vec<String> =
+        causes
+            .iter()
+            .take(MOST_CAUSES)
+            .map(|c| {
+                if c.pods.len() > 1 {
+                    format!("{} pods {}", c.pods.len(), c.detail)
+                } else {
+                    c.detail.clone()
+                }
+            })
+            .collect();
+    (!said.is_empty()).then(|| said.join("; "))
+}
+
+/// Returns the newest warning of a pod as kind and sentence.
+fn warning(events: &[Event]) -> Option<(CauseKind, String)> {
+    let seen = |e: &Event| {
+        let series = e.series.as_ref().and_then(|s| s.last_observed_time.as_ref()).map(|t| t.0);
+        let last = e.last_timestamp.as_ref().map(|t| t.0);
+        series.max(last).max(e.event_time.as_ref().map(|t| t.0))
+    };
+    let newest = events.iter().filter(|e| e.type_.as_deref() == Some("Warning")).max_by_key(|e| seen(e))?;
+    let reason = newest.reason.as_deref().unwrap_or_default();
+    let message = newest.message.as_deref().unwrap_or_default().trim();
+    let kind = match reason {
+        "Unhealthy" | "ProbeWarning" => CauseKind::Probe,
+        "Failed" if message.contains("image") => CauseKind::Image,
+        "BackOff" => return None,
+        _ => CauseKind::Container,
+    };
+    let detail = if kind == CauseKind::Probe { message.to_owned() } else { format!("{reason}: {message}") };
+    Some((kind, bounded(&detail)))
+}
+
+/// Asks for the events of a pod that says nothing more than that it starts, and for the last lines of one that ended.
+async fn explain(client: &kube::Client, cause: &mut Cause, pod: &Value, container: Option<String>) {
+    let text = |pointer: &str| pod.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let (namespace, name, uid) = (text("/metadata/namespace"), text("/metadata/name"), text("/metadata/uid"));
+    if matches!(cause.kind, CauseKind::Starting | CauseKind::Image) {
+        let events: Api<Event> = Api::namespaced(client.clone(), namespace);
+        let params = ListParams::default().fields(&format!("involvedObject.uid={uid}")).limit(MOST_EVENTS);
+        // Without its events a pod is described by its status.
+        if let Ok(events) = events.list(&params).await
+            && let Some((kind, detail)) = warning(&events.items)
+            // An image that cannot be pulled has other events too.
+            && (cause.kind == CauseKind::Starting || kind == CauseKind::Image)
+        {
+            (cause.kind, cause.detail) = (kind, detail);
+        }
+    }
+    if cause.kind == CauseKind::Crash {
+        let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+        let status = containers(pod).find(|s| s["name"].as_str() == container.as_deref());
+        let previous = status.is_some_and(|s| s["state"]["terminated"].is_null());
+        let params = LogParams {
+            container,
+            previous,
+            tail_lines: Some(LAST_LINES),
+            limit_bytes: Some(MOST_LOG),
+            ..LogParams::default()
+        };
+        if let Ok(log) = pods.logs(name, &params).await {
+            let lines: Vec<&str> = log.lines().filter(|l| !l.trim().is_empty()).collect();
+            let begin = lines.len().saturating_sub(LAST_LINES as usize);
+            cause.lines = lines[begin..].iter().map(|l| bounded(l)).collect();
+        }
+    }
+}
+
+/// Returns why pods do not serve, with what their events and the logs of what ended add.
+pub(super) async fn explained(
+    client: &kube::Client,
+    pods: &[Value],
+    node_is_lost: impl Fn(&str) -> bool,
+) -> Vec<Cause> {
+    let mut all = grouped(pods, node_is_lost);
+    all.truncate(MOST_CAUSES);
+    join_all(all.into_iter().map(|(mut cause, pod, container)| async move {
+        let _ = tokio::time::timeout(DEADLINE, explain(client, &mut cause, pod, container)).await;
+        cause
+    }))
+    .await
+}
+
+/// Why waiting for pods is of no use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Hopeless {
+    /// Some have no node to go to, and none makes room.
+    Unscheduled,
+    /// One has crashed [`MOST_CRASHES`] times, and waits for its next start.
+    Crashes,
+    /// The registry says that there is no such image, or that it is not for us.
+    Image,
+}
+
+/// A container that has crashed this often will again: the pauses between its starts have added up to five minutes.
+const MOST_CRASHES: u64 = 5;
+
+/// Returns why waiting for these pods is of no use, as far as their status says so.
+pub(super) fn hopeless(pods: &[Value]) -> Option<Hopeless> {
+    if stuck(pods) {
+        return Some(Hopeless::Unscheduled);
+    }
+    let going = |pod: &&Value| pod["metadata"]["deletionTimestamp"].is_null();
+    let all = || pods.iter().filter(going).flat_map(containers);
+    let waits =
+        |container: &Value| container["state"]["waiting"]["reason"].as_str().unwrap_or_default().to_owned();
+    let restarts = |container: &Value| container["restartCount"].as_u64().unwrap_or(0);
+    if all().any(|c| waits(c) == "CrashLoopBackOff" && restarts(c) >= MOST_CRASHES) {
+        return Some(Hopeless::Crashes);
+    }
+    // What registries answer through containerd; a registry that does not answer may come back.
+    const FINAL: [&str; 5] =
+        ["not found", "manifest unknown", "unauthorized", "denied", "authorization failed"];
+    let said = |container: &Value| {
+        container["state"]["waiting"]["message"].as_str().unwrap_or_default().to_ascii_lowercase()
+    };
+    let refused = |container: &&Value| match waits(container).as_str() {
+        "InvalidImageName" => true,
+        "ErrImagePull" | "ImagePullBackOff" => FINAL.iter().any(|f| said(container).contains(f)),
+        _ => false,
+    };
+    all().any(|c| refused(&c)).then_some(Hopeless::Image)
+}
+
+impl Hopeless {
+    /// Returns the failure of a step that waited this long, and for this reason.
+    pub(super) fn failure(self, what: &str, patience: Duration, why: &str) -> Failure {
+        let seconds = patience.as_secs();
+        let (code, message, hint) = match self {
+            Self::Unscheduled => (
+                "E-UNSCHEDULABLE",
+                format!("{what}: unschedulable for {seconds} s: {why}"),
+                "Check the nodes with `provision status`; add the missing hosts or reduce the replicas",
+            ),
+            Self::Crashes => (
+                "E-CRASHES",
+                format!("{what}: its container keeps crashing: {why}"),
+                "Change what its last lines complain about in the inventory, then apply again; `provision status` shows them again",
+            ),
+            Self::Image => (
+                "E-IMAGE",
+                format!("{what}: its image cannot be pulled: {why}"),
+                "Check the image, the registry's mirror and its credentials; `provision status` shows what the registry says",
+            ),
+        };
+        Failure::new(FailureKind::Step, code, message).hint(hint)
+    }
+}
+
+/// Returns why a workload has fewer pods than it should: a quota, a webhook, the policy of its namespace.
+pub(super) fn refused(workload: &Value) -> Option<Cause> {
+    let failure = condition(workload, "ReplicaFailure").filter(|c| c["status"] == "True")?;
+    let why = failure["message"].as_str().or(failure["reason"].as_str()).unwrap_or_default();
+    let detail = bounded(&format!("pods are refused: {why}"));
+    Some(Cause { kind: CauseKind::Refused, detail, pods: Vec::new(), node: None, lines: Vec::new() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn waiting(reason: &str, message: &str) -> Value {
+        json!({"metadata": {"name": "a"}, "spec": {"nodeName": "n"}, "status": {"phase": "Pending",
+            "containerStatuses": [{"name": "engine", "state": {"waiting": {"reason": reason, "message": message}}}]}})
+    }
+
+    fn crashed(restarts: u64, now: Value) -> Value {
+        json!({"metadata": {"name": "c", "namespace": "models", "uid": "u-1"}, "spec": {"nodeName": "n"},
+            "status": {"phase": "Running", "containerStatuses": [{"name": "engine", "restartCount": restarts, "state": now,
+                "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}}]}})
+    }
+
+    fn back_off() -> Value {
+        json!({"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}})
+    }
+
+    fn unscheduled() -> Value {
+        json!({"status": {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+            "message": "0/4 nodes are available: 4 Insufficient nvidia.com/gpu."}]}})
+    }
+
+    #[test]
+    fn pods_say_what_holds_them_up() {
+        let ready = json!({"spec": {"nodeName": "n"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+        assert_eq!(sentence(&causes(std::slice::from_ref(&ready))), None);
+        let pull = waiting("ImagePullBackOff", "Back-off pulling image \"x\"\nmore");
+        // As a kubelet writes it: the pod stays behind, and another takes its place.
+        let evicted = json!({"metadata": {"name": "e", "deletionTimestamp": null}, "status": {"phase": "Failed", "reason": "Evicted",
+            "message": "The node was low on resource: memory."}});
+        let all = causes(&[evicted, ready, pull.clone(), unscheduled(), pull, crashed(3, back_off())]);
+        let said: Vec<_> = all.iter().map(|c| (c.kind, c.pods.len(), c.detail.as_str())).collect();
+        assert_eq!(
+            said,
+            [
+                (CauseKind::Image, 2, "ImagePullBackOff: Back-off pulling image \"x\""),
+                (
+                    CauseKind::Unscheduled,
+                    1,
+                    "not scheduled: 0/4 nodes are available: 4 Insufficient nvidia.com/gpu."
+                ),
+                (CauseKind::Crash, 1, "container ended: out of memory (OOMKilled), 3 restarts"),
+                (CauseKind::Evicted, 1, "Evicted: The node was low on resource: memory."),
+            ]
+        );
+        assert_eq!(
+            sentence(&all).as_deref(),
+            Some(
+                "2 pods ImagePullBackOff: Back-off pulling image \"x\"; not scheduled: 0/4 nodes are available: 4 Insufficient \
+                  nvidia.com/gpu.; container ended: out of memory (OOMKilled), 3 restarts"
+            )
+        );
+        let lost = grouped(&[crashed(1, back_off())], |node| node == "n").remove(0).0;
+        assert_eq!((lost.kind, lost.detail.as_str()), (CauseKind::Node, "its node n is not ready"));
+    }
+
+    #[test]
+    fn waiting_is_given_up_only_where_it_is_of_no_use() {
+        let running = || json!({"running": {"startedAt": "2026-11-30T10:00:00Z"}});
+        assert_eq!(hopeless(&[unscheduled()]), Some(Hopeless::Unscheduled));
+        assert_eq!(hopeless(&[crashed(MOST_CRASHES, back_off())]), Some(Hopeless::Crashes));
+        assert_eq!(hopeless(&[crashed(MOST_CRASHES - 1, back_off())]), None, "it may come up yet");
+        assert_eq!(hopeless(&[crashed(9, running())]), None, "it is loading its model");
+        // containerd's words for a tag that is not there, and for a registry that is down.
+        let gone = "Back-off pulling image \"docker.io/vllm/vllm-openai:v9\": ErrImagePull: rpc error: code = NotFound desc = failed to \
+            pull and unpack image: failed to resolve reference: docker.io/vllm/vllm-openai:v9: not found";
+        let down = "Back-off pulling image \"r/x\": ErrImagePull: rpc error: code = Unavailable desc = dial tcp: i/o timeout";
+        assert_eq!(hopeless(&[waiting("ImagePullBackOff", gone)]), Some(Hopeless::Image));
+        assert_eq!(hopeless(&[waiting("ImagePullBackOff", down)]), None);
+        assert_eq!(hopeless(&[waiting("InvalidImageName", "")]), Some(Hopeless::Image));
+        assert_eq!(hopeless(&[waiting("ContainerCreating", "not found")]), None);
+    }
+
+    /// An API that answers one path with a text, and everything else with 404; it records what it was asked.
+    fn api(
+        answers: &'static [(&str, &str)],
+    ) -> (kube::Client, std::sync::Arc<std::sync::Mutex<Vec<String>>>) {
+        let asked = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let record = asked.clone();
+        let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+            let at = request.uri().to_string();
+            let answer = answers.iter().find(|(path, _)| at.starts_with(path));
+            record.lock().expect("the record").push(at);
+            let (code, text) = answer.map_or((404, "{}"), |(_, text)| (200, *text));
+            let body = kube::client::Body::from(text.as_bytes().to_vec());
+            async move {
+                Ok::<_, std::convert::Infallible>(
+                    http::Response::builder().status(code).body(body).expect("an answer"),
+                )
+            }
+        });
+        (kube::Client::new(service, "default"), asked)
+    }
+
+    #[tokio::test]
+    async fn what_crashed_is_shown_with_its_last_lines() {
+        const LOG: &str = "one\ntwo\nthree\n\nfour\nfive\nsix\nseven\nAuthorization: Bearer hf_abcdefghijklmnopqrstuvwxyzABCDEFGH\ntorch.OutOfMemoryError: CUDA out of memory\u{1b}[2J\n";
+        let (client, asked) = api(&[("/api/v1/namespaces/models/pods/c/log", LOG)]);
+        let found = explained(&client, &[crashed(3, back_off()), crashed(3, back_off())], |_| false).await;
+        assert_eq!(found.len(), 1);
+        assert_eq!((found[0].pods.len(), found[0].lines.len()), (2, 8), "{found:?}");
+        assert_eq!(found[0].lines[0], "two");
+        assert!(!found[0].lines.concat().contains("hf_"), "{found:?}");
+        assert!(
+            found[0].lines[7].starts_with("torch.OutOfMemoryError") && !found[0].lines[7].contains('\u{1b}')
+        );
+        let asked = asked.lock().expect("the record").clone();
+        assert_eq!(asked.len(), 1, "{asked:?}");
+        for part in ["previous=true", "container=engine", "tailLines=8", "limitBytes=16384"] {
+            assert!(asked[0].contains(part), "{asked:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_pod_that_only_starts_is_explained_by_its_newest_warning() {
+        const EVENTS: &str = r#"{"apiVersion": "v1", "kind": "EventList", "metadata": {}, "items": [
+            {"metadata": {"name": "a"}, "involvedObject": {}, "type": "Normal", "reason": "Pulled", "message": "Container image",
+             "lastTimestamp": "2026-11-30T10:09:00Z"},
+            {"metadata": {"name": "b"}, "involvedObject": {}, "type": "Warning", "reason": "FailedMount",
+             "message": "MountVolume.SetUp failed for volume \"weights\": hostPath type check failed: /models is not a directory",
+             "lastTimestamp": "2026-11-30T10:01:00Z"},
+            {"metadata": {"name": "c"}, "involvedObject": {}, "type": "Warning", "reason": "Unhealthy",
+             "message": "Startup probe failed: Get \"http://10.240.0.9:8000/health\": connection refused",
+             "lastTimestamp": "2026-11-30T10:05:00Z"}]}"#;
+        let (client, asked) = api(&[("/api/v1/namespaces/models/events", EVENTS)]);
+        let pod = json!({"metadata": {"name": "p", "namespace": "models", "uid": "u-7"}, "spec": {"nodeName": "n"},
+            "status": {"phase": "Running", "containerStatuses": [{"name": "engine", "state": {"running": {}}}]}});
+        let found = explained(&client, std::slice::from_ref(&pod), |_| false).await;
+        let probe = "Startup probe failed: Get \"http://10.240.0.9:8000/health\": connection refused";
+        assert_eq!((found[0].kind, found[0].detail.as_str()), (CauseKind::Probe, probe));
+        let asked = asked.lock().expect("the record").clone();
+        assert!(asked[0].contains("fieldSelector=involvedObject.uid%3Du-7"), "{asked:?}");
+        // Without an answer the status is what there is.
+        let (client, _) = api(&[]);
+        let found = explained(&client, &[pod], |_| false).await;
+        assert_eq!(
+            (found[0].kind, found[0].detail.as_str()),
+            (CauseKind::Starting, "running, not ready yet")
+        );
+    }
+
+    #[test]
+    fn pods_that_are_refused_are_explained_by_their_workload() {
+        let quota = json!({"status": {"conditions": [{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate",
+            "message": "pods \"x\" is forbidden: exceeded quota: gpus, requested: requests.nvidia.com/gpu=8"}]}});
+        let cause = refused(&quota).expect("a cause");
+        assert!(cause.kind == CauseKind::Refused && cause.detail.contains("exceeded quota"), "{cause:?}");
+        assert_eq!(refused(&json!({"status": {}})), None);
+    }
+}

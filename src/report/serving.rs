@@ -1,0 +1,92 @@
+//! What serves, and what does not: the router, the models and what their nodes need, with the reason and the tenants that
+//! feel it.
+
+use super::words::{count, names};
+use crate::reconciler::Cause;
+use crate::serving::Part;
+use crate::state::ObjectId;
+use serde::Serialize;
+
+/// A workload of the cluster.
+#[derive(Clone, PartialEq, Eq, Serialize, Debug)]
+pub struct WorkloadView {
+    /// What it is for.
+    pub part: Part,
+    /// `Deployment` or `DaemonSet`.
+    pub kind: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name; a model's is the model's.
+    pub name: String,
+    /// It is in the cluster.
+    pub exists: bool,
+    /// Pods wanted.
+    pub wanted: u64,
+    /// Pods that are ready.
+    pub ready: u64,
+    /// Why the others are not, most frequent first.
+    pub causes: Vec<Cause>,
+    /// Tenants that feel it, with the served names where it is a model: `search (chat)`.
+    pub tenants: Vec<String>,
+}
+
+impl WorkloadView {
+    /// Returns the view of a workload that is not there.
+    pub fn missing(part: Part, id: &ObjectId, wanted: u64) -> Self {
+        Self {
+            part,
+            kind: id.kind.clone(),
+            namespace: id.namespace.clone(),
+            name: id.name.clone(),
+            exists: false,
+            wanted,
+            ready: 0,
+            causes: Vec::new(),
+            tenants: Vec::new(),
+        }
+    }
+
+    /// Returns whether something is wrong with it, or not ready yet.
+    pub fn is_troubled(&self) -> bool {
+        !self.exists || self.ready < self.wanted
+    }
+}
+
+/// Returns the workloads that are in trouble, as text: those that most depends on first.
+pub(super) fn troubled(workloads: &[WorkloadView]) -> String {
+    let mut text = String::new();
+    for workload in workloads.iter().filter(|w| w.is_troubled()) {
+        let part = match workload.part {
+            Part::Router => "router",
+            Part::Model => "model",
+            Part::DevicePlugin => "device plugin",
+            Part::Metrics => "metrics",
+        };
+        let state = match workload.exists {
+            true => format!("{}/{} ready", workload.ready, workload.wanted),
+            false => format!("missing: no {} {}/{}", workload.kind, workload.namespace, workload.name),
+        };
+        text += &format!("{part} {}: {state}", workload.name);
+        if !workload.tenants.is_empty() {
+            text += &format!("; affects {}", workload.tenants.join(", "));
+        }
+        text += "\n";
+        for cause in &workload.causes {
+            let pods: Vec<&str> = cause.pods.iter().map(String::as_str).collect();
+            let who = match (pods.as_slice(), &cause.node) {
+                ([], _) => String::new(),
+                ([one], Some(node)) => format!("{one} on {node}: "),
+                ([one], None) => format!("{one}: "),
+                (many, _) => format!("{}, such as {}: ", count(many.len(), "pod"), names(&many[..1])),
+            };
+            text += &format!("  {who}{}\n", cause.detail);
+            for line in &cause.lines {
+                text += &format!("    | {line}\n");
+            }
+        }
+    }
+    if workloads.iter().any(|w| !w.exists) {
+        text += "  = next: Run `provision apply`, which creates what is missing\n";
+    }
+    text
+}
