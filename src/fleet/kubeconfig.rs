@@ -182,7 +182,13 @@ impl IssuedKubeconfig {
             Err(error) => return Err(cannot("read", path)(error)),
         };
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-        std::fs::create_dir_all(folder).map_err(cannot("create", folder))?;
+        // `~/.kube` may not be there yet; a longer path that is not there is more likely a typing error.
+        match std::fs::create_dir(folder) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                return Err(cannot("create", folder)(error));
+            }
+            _ => {}
+        }
         let _lock = Lock::take(&path)?;
         let text = match read_regular(&path, MOST_BYTES) {
             Ok(bytes) => SecretText::new(String::from_utf8_lossy(&bytes).into_owned()),
@@ -212,6 +218,14 @@ impl IssuedKubeconfig {
             text => serde_saphyr::from_str(text).map_err(|_| unusable("it is not valid YAML"))?,
         };
         let object = whole.as_object_mut().ok_or_else(|| unusable("it is not a mapping"))?;
+        // As client-go reads it: `kind` may be left out, and is otherwise `Config` of `v1`.
+        let is_config = match (object.get("kind"), object.get("apiVersion")) {
+            (None, None) => object.is_empty() || LISTS.iter().any(|(list, _)| object.contains_key(*list)),
+            (kind, version) => kind.is_none_or(|k| k == "Config") && version.is_none_or(|v| v == "v1"),
+        };
+        if !is_config {
+            return Err(unusable("its kind is not Config"));
+        }
         let mut replaced = false;
         for (list, field) in LISTS {
             let entries = object.entry(list).or_insert_with(|| json!([]));
@@ -315,12 +329,22 @@ mod tests {
         assert!(locked.message.contains("config.lock"), "{locked}");
         assert!(dir.path().join("new/config.lock").exists(), "another's lock stays");
 
-        for text in ["users: {a: b}", "- a", "key: 'canary-in-a-broken-file", "a: [1"] {
+        for text in [
+            "users: {a: b}",
+            "- a",
+            "key: 'canary-in-a-broken-file",
+            "a: [1",
+            "replicas: 3",
+            "apiVersion: v1\nkind: Pod\n",
+            "kind: Deployment\nclusters: []\n",
+        ] {
             let path = dir.path().join("other");
             std::fs::write(&path, text).expect("written");
             let refused = issued("one", "ams").merge(&path).expect_err("no kubeconfig").failure();
             assert!(!refused.to_string().contains("canary"), "{refused}");
             assert_eq!(std::fs::read_to_string(&path).expect("read"), text);
         }
+        issued("one", "ams").merge(&dir.path().join("a/typing/error")).expect_err("no such folder");
+        assert!(!dir.path().join("a").exists());
     }
 }
