@@ -5,13 +5,15 @@ use super::applyset::{ApplySet, MANAGER};
 use super::cluster::{AT_ONCE, ClusterTarget, Pause};
 use super::errors::{self, claims, failure, is_busy, is_missing, is_unreachable, may_pass, phrase};
 use super::kinds::{KINDS, Kind, Leftovers};
-use super::pods::{self, Hopeless};
+use super::pods::{self, Hopeless, Watched};
 use super::{differ, ready};
 use crate::state::{
     Failure, FailureKind, Object, ObjectId, Observation, Orphan, Ready, Resource, ResourceId, Seen, Step,
 };
 use futures::StreamExt;
 use futures::future::BoxFuture;
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, ValidationDirective};
 use serde_json::{Value, json};
 use std::sync::{Mutex, PoisonError};
@@ -243,6 +245,7 @@ impl ClusterTarget {
         let deadline = Duration::from_secs(step.deadline_s);
         let hopeless = &Mutex::new(None::<(Instant, Hopeless, String)>);
         let locked = || hopeless.lock().unwrap_or_else(PoisonError::into_inner);
+        let watched = &Mutex::new(Watched::default());
         let ready = self.until(step, deadline, || {
             Box::pin(async move {
                 let locked = || hopeless.lock().unwrap_or_else(PoisonError::into_inner);
@@ -250,12 +253,15 @@ impl ClusterTarget {
                 let before = locked().take();
                 let live = to_json(&api.get(&object_id.name).await.map_err(|e| phrase(&e))?);
                 let Some(why) = ready::unready(&live, object.ready) else { return Ok(()) };
-                let pods = self.pods(client, object_id, &live).await.unwrap_or_default();
+                let pods = beneath::<Pod>(client, object_id, &live).await.unwrap_or_default();
                 let why = match pods::sentence(&pods::causes(&pods)) {
                     Some(pods) => format!("{why}: {pods}"),
                     None => why,
                 };
-                *locked() = pods::hopeless(&pods).map(|now| {
+                let sets = beneath::<ReplicaSet>(client, object_id, &live).await.unwrap_or_default();
+                let current = pods::current(&live, &sets, &pods);
+                let now = watched.lock().unwrap_or_else(PoisonError::into_inner).hopeless(&pods, &current);
+                *locked() = now.map(|now| {
                     let since = before
                         .filter(|(_, was, _)| *was == now)
                         .map_or_else(Instant::now, |(since, ..)| since);
@@ -285,21 +291,11 @@ impl ClusterTarget {
         };
         // The last lines of what crashed are the reason, most of the time.
         if let Ok(live) = api.get(&object_id.name).await {
-            let pods = self.pods(client, object_id, &to_json(&live)).await.unwrap_or_default();
+            let pods = beneath::<Pod>(client, object_id, &to_json(&live)).await.unwrap_or_default();
             let causes = pods::explained(client, &pods, |_| false).await;
             failure.tail = causes.into_iter().map(|c| c.lines).find(|l| !l.is_empty()).unwrap_or_default();
         }
         Err(failure)
-    }
-
-    /// Returns the pods of an object, if it has pods and they can be listed.
-    async fn pods(&self, client: &kube::Client, object_id: &ObjectId, owner: &Value) -> Option<Vec<Value>> {
-        let selector = ready::selector(owner)?;
-        let resource = kube::api::ApiResource::erase::<k8s_openapi::api::core::v1::Pod>(&());
-        let api: kube::Api<DynamicObject> =
-            kube::Api::namespaced_with(client.clone(), &object_id.namespace, &resource);
-        let list = api.list(&ListParams::default().labels(&selector)).await.ok()?;
-        Some(list.items.iter().map(to_json).collect())
     }
 
     /// Removes an object that nothing wants any more, and waits until it is gone.
@@ -362,4 +358,18 @@ impl ClusterTarget {
             }
         }
     }
+}
+
+/// Returns the objects of a kind that an object's selector matches.
+async fn beneath<K: kube::Resource<DynamicType = ()>>(
+    client: &kube::Client,
+    object_id: &ObjectId,
+    owner: &Value,
+) -> Option<Vec<Value>> {
+    let selector = ready::selector(owner)?;
+    let resource = kube::api::ApiResource::erase::<K>(&());
+    let api: kube::Api<DynamicObject> =
+        kube::Api::namespaced_with(client.clone(), &object_id.namespace, &resource);
+    let list = api.list(&ListParams::default().labels(&selector)).await.ok()?;
+    Some(list.items.iter().map(to_json).collect())
 }

@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::api::{Api, ListParams, LogParams};
 use serde::Serialize;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Different causes that are kept of one workload, most frequent first.
@@ -302,40 +303,79 @@ pub(super) async fn explained(
 pub(super) enum Hopeless {
     /// Some have no node to go to, and none makes room.
     Unscheduled,
-    /// One has crashed [`MOST_CRASHES`] times, and waits for its next start.
+    /// One has crashed [`MOST_CRASHES`] times, the last time while this waited, and waits for its next start.
     Crashes,
     /// The registry says that there is no such image, or that it is not for us.
     Image,
 }
 
-/// A container that has crashed this often will again: the pauses between its starts have added up to five minutes.
+/// A container that has crashed this often, and again while somebody waited, will again: the pauses between its starts have
+/// added up to five minutes.
 const MOST_CRASHES: u64 = 5;
 
-/// Returns why waiting for these pods is of no use, as far as their status says so.
-pub(super) fn hopeless(pods: &[Value]) -> Option<Hopeless> {
-    if stuck(pods) {
-        return Some(Hopeless::Unscheduled);
+/// What waiting for pods has seen of them.
+#[derive(Default)]
+pub(super) struct Watched {
+    /// Restarts of containers when they were first seen, by pod and container.
+    first: BTreeMap<(String, String), u64>,
+}
+
+impl Watched {
+    /// Returns why waiting for these pods is of no use. `current` are those of the newest template: what crashes or cannot
+    /// be pulled of an older one is about to be replaced.
+    pub(super) fn hopeless(&mut self, all: &[Value], current: &[&Value]) -> Option<Hopeless> {
+        if stuck(all) {
+            return Some(Hopeless::Unscheduled);
+        }
+        let (mut crashes, mut image) = (false, false);
+        for pod in current.iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null()) {
+            for container in containers(pod) {
+                let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+                let waiting = &container["state"]["waiting"];
+                let (reason, message) = (text(&waiting["reason"]), text(&waiting["message"]));
+                let restarts = container["restartCount"].as_u64().unwrap_or(0);
+                let id = (text(&pod["metadata"]["uid"]), text(&container["name"]));
+                let first = *self.first.entry(id).or_insert(restarts);
+                crashes |= reason == "CrashLoopBackOff" && restarts >= MOST_CRASHES && restarts > first;
+                image |= match reason.as_str() {
+                    "InvalidImageName" => true,
+                    "ErrImagePull" | "ImagePullBackOff" => is_final(&message.to_ascii_lowercase()),
+                    _ => false,
+                };
+            }
+        }
+        match (crashes, image) {
+            (true, _) => Some(Hopeless::Crashes),
+            (false, true) => Some(Hopeless::Image),
+            (false, false) => None,
+        }
     }
-    let going = |pod: &&Value| pod["metadata"]["deletionTimestamp"].is_null();
-    let all = || pods.iter().filter(going).flat_map(containers);
-    let waits =
-        |container: &Value| container["state"]["waiting"]["reason"].as_str().unwrap_or_default().to_owned();
-    let restarts = |container: &Value| container["restartCount"].as_u64().unwrap_or(0);
-    if all().any(|c| waits(c) == "CrashLoopBackOff" && restarts(c) >= MOST_CRASHES) {
-        return Some(Hopeless::Crashes);
+}
+
+/// Returns whether a registry has answered for good, in the words that come through containerd; one that does not answer
+/// may come back.
+fn is_final(message: &str) -> bool {
+    ["not found", "manifest unknown", "unauthorized", "denied", "authorization failed"]
+        .iter()
+        .any(|words| message.contains(words))
+}
+
+/// Returns the pods of a Deployment's newest template, given its ReplicaSets; none if that is not known yet.
+pub(super) fn current<'a>(deployment: &Value, replica_sets: &[Value], pods: &'a [Value]) -> Vec<&'a Value> {
+    const REVISION: &str = "deployment.kubernetes.io/revision";
+    let status = &deployment["status"];
+    let observed = status["observedGeneration"].as_u64() >= deployment["metadata"]["generation"].as_u64();
+    let revision = &deployment["metadata"]["annotations"][REVISION];
+    let newest = replica_sets.iter().find(|set| {
+        let owners = set["metadata"]["ownerReferences"].as_array().into_iter().flatten();
+        set["metadata"]["annotations"][REVISION] == *revision
+            && owners.map(|o| &o["uid"]).any(|uid| *uid == deployment["metadata"]["uid"])
+    });
+    let hash = |object: &Value| object["metadata"]["labels"]["pod-template-hash"].as_str().map(str::to_owned);
+    match newest.filter(|_| observed && revision.is_string()).and_then(hash) {
+        Some(newest) => pods.iter().filter(|pod| hash(pod).as_deref() == Some(newest.as_str())).collect(),
+        None => Vec::new(),
     }
-    // What registries answer through containerd; a registry that does not answer may come back.
-    const FINAL: [&str; 5] =
-        ["not found", "manifest unknown", "unauthorized", "denied", "authorization failed"];
-    let said = |container: &Value| {
-        container["state"]["waiting"]["message"].as_str().unwrap_or_default().to_ascii_lowercase()
-    };
-    let refused = |container: &&Value| match waits(container).as_str() {
-        "InvalidImageName" => true,
-        "ErrImagePull" | "ImagePullBackOff" => FINAL.iter().any(|f| said(container).contains(f)),
-        _ => false,
-    };
-    all().any(|c| refused(&c)).then_some(Hopeless::Image)
 }
 
 impl Hopeless {
@@ -433,18 +473,42 @@ mod tests {
     #[test]
     fn waiting_is_given_up_only_where_it_is_of_no_use() {
         let running = || json!({"running": {"startedAt": "2026-11-30T10:00:00Z"}});
-        assert_eq!(hopeless(&[unscheduled()]), Some(Hopeless::Unscheduled));
-        assert_eq!(hopeless(&[crashed(MOST_CRASHES, back_off())]), Some(Hopeless::Crashes));
-        assert_eq!(hopeless(&[crashed(MOST_CRASHES - 1, back_off())]), None, "it may come up yet");
-        assert_eq!(hopeless(&[crashed(9, running())]), None, "it is loading its model");
+        let looks = |pods: &[Value]| {
+            let mut watched = Watched::default();
+            let looks = pods.iter().map(|pod| watched.hopeless(std::slice::from_ref(pod), &[pod]));
+            looks.last().flatten()
+        };
+        assert_eq!(looks(&[unscheduled()]), Some(Hopeless::Unscheduled));
+        let back = |restarts| crashed(restarts, back_off());
+        assert_eq!(looks(&[back(1), back(MOST_CRASHES)]), Some(Hopeless::Crashes));
+        assert_eq!(looks(&[back(1), back(MOST_CRASHES - 1)]), None, "it may come up yet");
+        assert_eq!(looks(&[back(12), back(12)]), None, "what it crashed of may have been mended since");
+        assert_eq!(looks(&[back(12), back(13)]), Some(Hopeless::Crashes));
+        assert_eq!(looks(&[back(8), crashed(9, running())]), None, "it is loading its model");
         // containerd's words for a tag that is not there, and for a registry that is down.
         let gone = "Back-off pulling image \"docker.io/vllm/vllm-openai:v9\": ErrImagePull: rpc error: code = NotFound desc = failed to \
             pull and unpack image: failed to resolve reference: docker.io/vllm/vllm-openai:v9: not found";
         let down = "Back-off pulling image \"r/x\": ErrImagePull: rpc error: code = Unavailable desc = dial tcp: i/o timeout";
-        assert_eq!(hopeless(&[waiting("ImagePullBackOff", gone)]), Some(Hopeless::Image));
-        assert_eq!(hopeless(&[waiting("ImagePullBackOff", down)]), None);
-        assert_eq!(hopeless(&[waiting("InvalidImageName", "")]), Some(Hopeless::Image));
-        assert_eq!(hopeless(&[waiting("ContainerCreating", "not found")]), None);
+        assert_eq!(looks(&[waiting("ImagePullBackOff", gone)]), Some(Hopeless::Image));
+        assert_eq!(looks(&[waiting("ImagePullBackOff", down)]), None);
+        assert_eq!(looks(&[waiting("InvalidImageName", "")]), Some(Hopeless::Image));
+        assert_eq!(looks(&[waiting("ContainerCreating", "not found")]), None);
+    }
+
+    #[test]
+    fn only_pods_of_the_newest_template_count() {
+        let revision = |n: &str| json!({"deployment.kubernetes.io/revision": n});
+        let mut deployment = json!({"metadata": {"uid": "d", "generation": 2, "annotations": revision("2")},
+            "status": {"observedGeneration": 2}});
+        let set = |hash: &str, n: &str, owner: &str| json!({"metadata": {"annotations": revision(n), "labels": {"pod-template-hash": hash}, "ownerReferences": [{"uid": owner}]}});
+        let sets = [set("old", "1", "d"), set("theirs", "2", "e"), set("new", "2", "d")];
+        let pods =
+            ["old", "new", "theirs"].map(|hash| json!({"metadata": {"labels": {"pod-template-hash": hash}}}));
+        assert_eq!(current(&deployment, &sets, &pods), [&pods[1]]);
+        assert!(current(&deployment, &sets[..2], &pods).is_empty(), "the new one is not there yet");
+        deployment["status"]["observedGeneration"] = json!(1);
+        assert!(current(&deployment, &sets, &pods).is_empty());
+        assert!(current(&json!({}), &[], &pods).is_empty());
     }
 
     /// An API that answers one path with a text, and everything else with 404; it records what it was asked.
