@@ -1,10 +1,12 @@
 //! The state of a cluster, as text and as JSON.
 
 use super::health::health_lines;
+use super::layout::{Columns, Last};
 use super::words::{count, names, say};
 use crate::role::health::{Health, Verdict};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use unicode_width::UnicodeWidthStr;
 
 /// The result of `status`.
 #[derive(Clone, PartialEq, Serialize, Debug, Default)]
@@ -278,7 +280,7 @@ fn head(view: &StatusView) -> String {
     text + "\n"
 }
 
-fn table(routes: &[RouteView], text: &mut String) {
+fn table(routes: &[RouteView], width: Option<usize>, text: &mut String) {
     let ready = |r: &RouteView| match r.ready {
         Some(n) => format!("{n}/{}", r.wanted),
         None => format!("?/{}", r.wanted),
@@ -291,17 +293,10 @@ fn table(routes: &[RouteView], text: &mut String) {
         .map(|r| [r.tenant.clone(), r.route.clone(), model(r), ready(r), r.address.clone()])
         .collect();
     let titles = ["tenant", "route", "model", "ready", "address"].map(str::to_owned);
-    let mut widths = [0; 5];
-    for row in rows.iter().chain([&titles]) {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
-    for (at, row) in [&titles].into_iter().chain(&rows).enumerate() {
-        let cells: Vec<String> =
-            row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        *text += cells.join("  ").trim_end();
-        *text += "\n";
+    let columns = Columns { indent: 0, most: &[usize::MAX; 4], below: 4, last: Last::Whole };
+    let rows: Vec<Vec<String>> = [titles].into_iter().chain(rows).map(Vec::from).collect();
+    for (at, row) in columns.rows(&rows, width).iter().enumerate() {
+        *text += row;
         // What blocks a model is shown below its first line.
         let route = at.checked_sub(1).and_then(|n| routes.get(n));
         if let Some((route, why)) = route.and_then(|r| Some((r, r.why.as_ref()?)))
@@ -312,8 +307,8 @@ fn table(routes: &[RouteView], text: &mut String) {
     }
 }
 
-/// Returns a status as text.
-pub fn status_text(view: &StatusView) -> String {
+/// Returns a status as text, with tables of at most so many columns.
+pub fn status_text(view: &StatusView, width: Option<usize>) -> String {
     let mut text = String::new();
     if view.lab {
         text += &format!("{}\n", super::LAB);
@@ -341,10 +336,12 @@ pub fn status_text(view: &StatusView) -> String {
         });
     }
     if !second.is_empty() {
-        text += &format!("{}\n", second.join("     "));
+        let line = second.join("     ");
+        let fits = width.is_none_or(|width| line.width() <= width);
+        text += &format!("{}\n", if fits { line } else { second.join("\n") });
     }
     if !view.routes.is_empty() {
-        table(&view.routes, &mut text);
+        table(&view.routes, width, &mut text);
     }
     for controller in view.controllers.iter().filter(|c| c.problem.is_some()) {
         text += &format!(
