@@ -5,7 +5,7 @@ use crate::catalog::Catalog;
 use crate::inventory::{Inventory, Range, Snapshot, catalog_beside, load_from, select};
 use crate::k0s::{ControllerOutput, QuestionAnswer};
 use crate::plan::Plan;
-use crate::report::{PlanView, plan_text};
+use crate::report::{PlanView, fit, plan_text};
 use crate::state::HostName;
 use crate::{artifact, executor, redact, run, ssh};
 use std::path::Path;
@@ -78,8 +78,9 @@ fn lock(data: &[u8]) {
 fn plan(data: &[u8]) {
     if let Ok(plan) = serde_json::from_slice::<Plan>(data) {
         for verbose in [false, true] {
-            let place = "-i site".to_owned();
-            let _ = plan_text(&plan, &PlanView { hosts: verbose, verbose, observed_in: None, place });
+            let (place, width) = ("-i site".to_owned(), verbose.then_some(60));
+            let view = PlanView { hosts: verbose, verbose, observed_in: None, place, width };
+            let _ = fit(&plan_text(&plan, &view), width);
         }
         let _ = crate::plan::stale(&plan, &plan);
     }

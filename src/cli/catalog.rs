@@ -1,8 +1,8 @@
 //! `catalog`: accelerators, drivers, SDK releases, k0s and engine images, with the source of each fact.
 
 use super::args::{Global, Output};
-use super::exit;
 use super::session::source;
+use super::{exit, terminal};
 use crate::catalog::Catalog;
 use crate::fleet::{Error, no_product};
 use crate::report::{catalog_text, product_text};
@@ -82,7 +82,7 @@ impl CatalogCommand {
                             .collect::<Vec<_>>(),
                     }))?
                 ),
-                _ => print!("{}", catalog_text(&catalog)),
+                _ => screen!("{}", catalog_text(&catalog, terminal::width())),
             }
             return Ok(exit::DONE);
         };
@@ -98,7 +98,10 @@ impl CatalogCommand {
         }
         match global.output {
             Output::Json => println!("{}", serde_json::to_string_pretty(&found)?),
-            _ => print!("{}", found.iter().map(|p| product_text(&catalog, p)).collect::<Vec<_>>().join("\n")),
+            _ => {
+                let text = |product| product_text(&catalog, product, terminal::width());
+                screen!("{}", found.iter().map(text).collect::<Vec<_>>().join("\n"));
+            }
         }
         Ok(exit::DONE)
     }

@@ -43,7 +43,7 @@ impl Diff {
             }
         };
         match global.output {
-            Output::Text => print!("{}", comparison_text(&diff)),
+            Output::Text => screen!("{}", comparison_text(&diff)),
             Output::Markdown => print!("{}", comparison_markdown(&diff)),
             Output::Json => println!("{}", serde_json::to_string_pretty(&diff)?),
         }

@@ -1,11 +1,11 @@
 //! `facts`: show host facts.
 
 use super::args::{Global, Output, Where};
-use super::exit;
 use super::session::Session;
+use super::{exit, terminal};
 use crate::catalog::Catalog;
-use crate::report::count;
-use crate::state::{Facts as HostFacts, PciFunction};
+use crate::report::{Columns, Last, count};
+use crate::state::{Facts as HostFacts, HostName, PciFunction};
 use clap::Args;
 use std::collections::BTreeMap;
 
@@ -60,16 +60,19 @@ impl Facts {
         if global.output == Output::Json {
             println!("{}", serde_json::to_string_pretty(&all)?);
         } else {
-            for (name, facts) in &all {
-                println!(
-                    "{name:<12} {:<12} {:<28} {:>3} CPUs {:>6} GiB  {}",
+            let cells = |(name, facts): (&HostName, &HostFacts)| {
+                vec![
+                    name.to_string(),
                     facts.os_slug(),
-                    facts.kernel,
-                    facts.cpus,
-                    facts.memory_kib >> 20,
-                    accelerators(facts, &catalog, global.verbose)
-                );
-            }
+                    facts.kernel.clone(),
+                    format!("{:>3} CPUs", facts.cpus),
+                    format!("{:>6} GiB", facts.memory_kib >> 20),
+                    accelerators(facts, &catalog, global.verbose),
+                ]
+            };
+            let rows: Vec<Vec<String>> = all.iter().map(cells).collect();
+            let columns = Columns { indent: 0, most: &[usize::MAX; 5], below: 3, last: Last::Wrap };
+            screen!("{}", columns.rows(&rows, terminal::width()).concat());
         }
         Ok(code)
     }

@@ -91,8 +91,8 @@ fn show(run: &Run, global: &Global) -> anyhow::Result<()> {
     }
     if let Some(summary) = &run.summary {
         let lab = if summary.lab { "LAB · " } else { "" };
-        println!(
-            "{lab}{} of {} · {} · {} converged, {} failed in {}\n",
+        screen!(
+            "{lab}{} of {} · {} · {} converged, {} failed in {}\n\n",
             summary.run,
             summary.inventory,
             time(summary.began_s),
@@ -104,12 +104,12 @@ fn show(run: &Run, global: &Global) -> anyhow::Result<()> {
     for record in &run.records {
         let batch = if record.batch > 0 { format!(" batch {}", record.batch) } else { String::new() };
         let what = format!("{:?}", record.transition).to_lowercase();
-        println!("{} {:<12} {what:<9}{batch} {}", time(record.at_s), record.target, record.note);
+        screen!("{} {:<12} {what:<9}{batch} {}\n", time(record.at_s), record.target, record.note);
     }
     if !run.targets.is_empty() {
         let list: Vec<&str> = run.targets.iter().map(String::as_str).collect();
-        println!(
-            "\nfull output: `provision history show {} TARGET`, where TARGET is one of {}",
+        screen!(
+            "\nfull output: `provision history show {} TARGET`, where TARGET is one of {}\n",
             run.run,
             names(&list)
         );
@@ -133,7 +133,7 @@ impl History {
                 }
             } else {
                 for text in events.iter().filter_map(line) {
-                    println!("{text}");
+                    screen!("{text}\n");
                 }
             }
             return Ok(exit::DONE);
@@ -147,8 +147,8 @@ impl History {
         for run in &runs {
             let took =
                 run.took_s.map_or_else(|| "-".to_owned(), |s| elapsed(Duration::from_secs(s.max(0) as u64)));
-            println!(
-                "{}  {}  {took:>7}  {}, {} failed  {}",
+            screen!(
+                "{}  {}  {took:>7}  {}, {} failed  {}\n",
                 run.run,
                 time(run.began_s),
                 count(run.done, "batch"),

@@ -164,13 +164,17 @@ impl Lab {
                 println!("LAB {} (pid {})", lab.status.name, lab.pid);
                 given_up(&lab.status.without);
                 if !lab.status.real.is_empty() {
-                    println!("real: {}", lab.status.real.join(", "));
+                    screen!("real: {}\n", lab.status.real.join(", "));
                 }
                 for (name, host) in &lab.status.hosts {
                     let c = host.counters;
-                    println!(
-                        "{name:<12} {}:{:<6} {} connections, {} channels, {} execs",
-                        host.address, host.port, c.connections, c.channels, c.execs
+                    screen!(
+                        "{name:<12} {}:{:<6} {} connections, {} channels, {} execs\n",
+                        host.address,
+                        host.port,
+                        c.connections,
+                        c.channels,
+                        c.execs
                     );
                 }
                 Ok(exit::DONE)
@@ -278,9 +282,9 @@ async fn question(fleet: &Fleet, mut code: u8) -> u8 {
     for result in fleet.ask_models(question, ANSWER_DEADLINE).await {
         let chat = &result.chat;
         match result.answer {
-            Ok(answer) => println!("{} asks {}: {question}\n  {answer}", chat.tenant, chat.model),
+            Ok(answer) => screen!("{} asks {}: {question}\n  {answer}\n", chat.tenant, chat.model),
             Err(failure) => {
-                println!("{} asks {}: no result: {}", chat.tenant, chat.model, failure.message);
+                screen!("{} asks {}: no result: {}\n", chat.tenant, chat.model, failure.message);
                 code = code.max(exit::FAILED);
             }
         }

@@ -1,8 +1,8 @@
 //! `plan`: show pending changes.
 
 use super::args::{Global, Output, Where};
-use super::exit;
 use super::session::Session;
+use super::{exit, terminal};
 use crate::plan::Plan;
 use crate::report::{PlanView, plan_text};
 use crate::state::plain_line;
@@ -42,7 +42,10 @@ pub(super) fn commit_line(plan: &Plan) -> Option<String> {
 pub(super) fn print(plan: &Plan, global: &Global, hosts: bool, observed_in: Option<Duration>, place: String) {
     match global.output {
         Output::Json => println!("{}", serde_json::to_string_pretty(plan).unwrap_or_default()),
-        _ => print!("{}", plan_text(plan, &PlanView { hosts, verbose: global.verbose, observed_in, place })),
+        _ => {
+            let (verbose, width) = (global.verbose, terminal::width());
+            screen!("{}", plan_text(plan, &PlanView { hosts, verbose, observed_in, place, width }));
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use super::args::{Global, Output, Where};
 use super::exit;
 use super::session::Session;
 use crate::fleet;
-use crate::state::HostName;
+use crate::report::preflight_lines;
 use clap::Args;
 use std::collections::BTreeMap;
 
@@ -47,33 +47,12 @@ impl Preflight {
             let whole: BTreeMap<_, _> = all.iter().map(|(name, found)| (name, json(found))).collect();
             println!("{}", serde_json::to_string_pretty(&whole)?);
         } else {
-            print(&all, global.quiet);
-            println!("{}/{} hosts passed preflight", all.len() - bad, all.len());
+            for (name, found) in &all {
+                let lines = preflight_lines(name.as_str(), &found.failures, &found.warnings, global.quiet);
+                screen!("{lines}");
+            }
+            screen!("{}/{} hosts passed preflight\n", all.len() - bad, all.len());
         }
         Ok(if bad == 0 { exit::DONE } else { exit::FAILED })
-    }
-}
-
-fn print(all: &BTreeMap<HostName, fleet::Preflight>, quiet: bool) {
-    for (name, found) in all {
-        if found.failures.is_empty() && (quiet || found.warnings.is_empty()) {
-            if !quiet {
-                println!("{name}: ok");
-            }
-            continue;
-        }
-        println!("{name}:");
-        for failure in &found.failures {
-            println!("  error[{}]: {}", failure.code, failure.message);
-            for line in &failure.tail {
-                println!("    | {line}");
-            }
-            if let Some(hint) = &failure.hint {
-                println!("    = next: {hint}");
-            }
-        }
-        for warning in found.warnings.iter().filter(|_| !quiet) {
-            println!("  warning[{}]: {}\n    = next: {}", warning.code, warning.message, warning.hint);
-        }
     }
 }

@@ -5,7 +5,7 @@ use super::terminal;
 use crate::event::{Event, Events};
 use crate::fleet::{Fleet, Loaded, Purpose, Selection, Source};
 use crate::inventory::Diagnostics;
-use crate::report::{LAB, Mode, Shown, show};
+use crate::report::{LAB, Mode, Shown, columns, show};
 use crate::run::Recorder;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,8 @@ use tokio::task::JoinSet;
 /// Prints findings of an inventory, in colour where that is welcome (<https://no-color.org>).
 pub(super) fn print_findings(found: &Diagnostics) {
     let color = std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-    terminal::shown(&found.render(std::io::stderr().is_terminal() && color));
+    let (color, width) = (std::io::stderr().is_terminal() && color, columns(std::io::stderr()));
+    terminal::shown(&found.render_within(color, width));
 }
 
 /// Returns an inventory's source, with what the flags allow it to read.

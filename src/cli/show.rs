@@ -31,12 +31,12 @@ impl Show {
         let (saved, digest) = load(&self.plan).map_err(Error::from)?;
         plan::print(&saved, global, self.hosts, None, String::new());
         if global.output != Output::Json {
-            println!("\n  sha256: {digest}");
+            screen!("\n  sha256: {digest}\n");
             if let Some(line) = plan::commit_line(&saved) {
-                println!("  {line}");
+                screen!("  {line}\n");
             }
             for needed in saved.sources.iter().flat_map(|sources| &sources.needs) {
-                println!("  Needs {}", plain_line(needed));
+                screen!("  Needs {}\n", plain_line(needed));
             }
         }
         Ok(exit::DONE)

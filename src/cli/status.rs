@@ -1,8 +1,8 @@
 //! `status`: show the state of the cluster.
 
 use super::args::{Global, Output, Where};
-use super::exit;
 use super::session::Session;
+use super::{exit, terminal};
 use crate::fleet::Purpose;
 use crate::report::status_text;
 use clap::Args;
@@ -39,7 +39,7 @@ impl Status {
         if global.output == Output::Json {
             println!("{}", serde_json::to_string_pretty(&view)?);
         } else {
-            print!("{}", status_text(&view));
+            screen!("{}", status_text(&view, terminal::width()));
         }
         fleet.close()?;
         Ok(if view.is_troubled() { exit::FAILED } else { exit::DONE })

@@ -3,6 +3,7 @@
 //! a stream that cannot be written (a closed pipe, a full disk) is reported at the end instead of by a panic.
 
 use crate::fleet::StateDir;
+use crate::report::{columns, fit};
 use crate::state::{plain, plain_json};
 use std::fmt::Arguments;
 use std::io::{Error, ErrorKind, Write};
@@ -26,6 +27,11 @@ macro_rules! print {
 macro_rules! println {
     () => { $crate::cli::terminal::out(format_args!("\n")) };
     ($($text:tt)*) => { $crate::cli::terminal::out(format_args!("{}\n", format_args!($($text)*))) };
+}
+
+/// Prints lines to standard output, wrapped on a terminal: for screens, not for data.
+macro_rules! screen {
+    ($($text:tt)*) => { $crate::cli::terminal::screen(format_args!($($text)*)) };
 }
 
 /// Prints to standard error.
@@ -53,6 +59,16 @@ pub(super) fn out(text: Arguments<'_>) {
     }
 }
 
+/// Returns the columns of the terminal on standard output, for what prints tables there.
+pub(super) fn width() -> Option<usize> {
+    columns(std::io::stdout())
+}
+
+/// Writes a screen to standard output.
+pub(super) fn screen(text: Arguments<'_>) {
+    out(format_args!("{}", fit(&plain(&text.to_string()), width())));
+}
+
 /// Writes sanitised text to standard error. Failures are ignored: there is nowhere to report them.
 pub(super) fn err(text: Arguments<'_>) {
     shown(&plain(&text.to_string()));
@@ -60,6 +76,7 @@ pub(super) fn err(text: Arguments<'_>) {
 
 /// Writes a text with our own colours to standard error, whose parts were sanitised already.
 pub(super) fn shown(text: &str) {
+    let text = fit(text, columns(std::io::stderr()));
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 

@@ -25,8 +25,8 @@ impl Validate {
         let lock = loaded.lock_state()?;
         let inventory = &loaded.inventory;
         if !global.quiet {
-            println!(
-                "{} is valid: {} in {}, {}, {} (no host was contacted)",
+            screen!(
+                "{} is valid: {} in {}, {}, {} (no host was contacted)\n",
                 inventory.name,
                 count(inventory.hosts.len(), "host"),
                 count(inventory.pools.len(), "pool"),

@@ -55,10 +55,10 @@ fn print(look: &HealthReport, global: &Global) -> anyhow::Result<u8> {
             println!("LAB: simulated hosts");
         }
         for (host, health) in &look.hosts {
-            print!("{}", health_lines(host, health, global.verbose));
+            screen!("{}", health_lines(host, health, global.verbose));
         }
-        println!(
-            "{} tested at level {}: {} healthy, {bad} unhealthy, {unknown} unknown",
+        screen!(
+            "{} tested at level {}: {} healthy, {bad} unhealthy, {unknown} unknown\n",
             count(look.hosts.len(), "host"),
             look.level,
             look.count(Verdict::Healthy)

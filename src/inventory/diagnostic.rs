@@ -232,6 +232,11 @@ impl Diagnostics {
     /// Returns the findings as a person reads them, with a closing line that counts them. Nothing that the inventory says
     /// steers the terminal.
     pub fn render(&self, color: bool) -> String {
+        self.render_within(color, None)
+    }
+
+    /// Returns the same with lines of source cut to a terminal's columns; messages are as long as they are.
+    pub fn render_within(&self, color: bool, width: Option<usize>) -> String {
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };
         let mut text = String::new();
         for diagnostic in &self.all {
@@ -264,6 +269,12 @@ impl Diagnostics {
             if let Some(hint) = &diagnostic.hint {
                 group = group.element(Level::HELP.with_name("hint").message(fit(hint)));
             }
+            // The width is that of the source, without line numbers.
+            let digits = diagnostic.span.as_ref().map_or(0, |span| span.line.to_string().len());
+            let renderer = match width {
+                Some(width) => renderer.clone().term_width(width.saturating_sub(digits + 3)),
+                None => renderer.clone(),
+            };
             text.push_str(&renderer.render(&[group]).to_string());
             text.push_str("\n\n");
         }

@@ -1,6 +1,7 @@
 //! Progress bars on a terminal: a line for each active target, one for all others, one for the whole run. Targets share a
 //! fixed set of lines, so that the display does not jump; the bars are removed at the end, the summary stays.
 
+use super::layout;
 use super::words::{count, say};
 use crate::event::Event;
 use crate::state::{plain, plain_line};
@@ -107,11 +108,7 @@ fn style(template: &str) -> ProgressStyle {
 
 /// Returns columns and rows of the terminal on standard error.
 fn size() -> (usize, usize) {
-    rustix::termios::tcgetwinsize(std::io::stderr())
-        .map(|s| (usize::from(s.ws_col), usize::from(s.ws_row)))
-        .ok()
-        .filter(|(columns, rows)| *columns > 0 && *rows > 0)
-        .unwrap_or((80, 24))
+    layout::terminal_size(std::io::stderr()).unwrap_or((80, 24))
 }
 
 impl Bars {
@@ -137,7 +134,7 @@ impl Bars {
     }
 
     fn say(&self, text: &str) {
-        let _ = self.all.println(plain(text));
+        let _ = self.all.println(layout::fit(&plain(text), layout::columns(std::io::stderr())));
     }
 
     fn begin(&mut self, steps: usize, about_s: Option<u64>) {

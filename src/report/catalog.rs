@@ -1,5 +1,6 @@
 //! The catalog, as text: every product, or one in full.
 
+use super::layout::{Columns, Last};
 use crate::catalog::{Catalog, NeuronSdk, OpenModule, Product, Vendor, version_cmp};
 
 /// Returns which driver branches, or SDK releases, a product can have.
@@ -21,8 +22,8 @@ fn word(value: impl serde::Serialize) -> String {
     serde_json::to_value(value).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
-/// Returns one product in full.
-pub fn product_text(catalog: &Catalog, product: &Product) -> String {
+/// Returns one product in full, wrapped to at most so many columns.
+pub fn product_text(catalog: &Catalog, product: &Product, width: Option<usize>) -> String {
     let mut rows: Vec<(&str, String)> = vec![("product", product.name.clone())];
     let ids = product.pci.iter().map(|id| match (&id.subvendor, &id.subdevice) {
         (Some(v), Some(d)) => format!("{}:{} of subsystem {v}:{d}", id.vendor, id.device),
@@ -98,23 +99,22 @@ pub fn product_text(catalog: &Catalog, product: &Product) -> String {
     let sdks = sdks.filter_map(|s| Some(format!("SDK {}: {}", s.sdk, s.unconfirmed.as_ref()?)));
     let own = product.unconfirmed.iter().cloned().chain(mig.map(|why| format!("MIG: {why}"))).chain(sdks);
     rows.extend(own.map(|why| ("not confirmed", why)));
-    let line = |(name, value): &(&str, String)| format!("{name:<14} {value}\n");
-    format!("{}\n", product.slug) + &rows.iter().map(line).collect::<String>()
+    let rows: Vec<Vec<String>> = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
+    let columns = Columns { indent: 0, most: &[usize::MAX], below: 1, last: Last::Wrap };
+    format!("{}\n", product.slug) + &columns.rows(&rows, width).concat()
 }
 
-/// Returns the list of products and, below it, the releases.
-pub fn catalog_text(catalog: &Catalog) -> String {
-    let mut text = String::new();
+/// Returns the list of products, as a table of at most so many columns, and below it the releases.
+pub fn catalog_text(catalog: &Catalog, width: Option<usize>) -> String {
+    let mut rows = Vec::new();
     for product in catalog.products() {
         let memory = product.memory_gib.map(|m| format!("{m} GiB")).unwrap_or_default();
         let fabric = word(product.fabric);
-        text += &format!(
-            "{:<24} {:<24} {memory:>8}  {fabric:<22} {}\n",
-            product.slug,
-            product.arch,
-            window(catalog, product)
-        );
+        let (slug, arch) = (product.slug.clone(), product.arch.clone());
+        rows.push(vec![slug, arch, format!("{memory:>8}"), fabric, window(catalog, product)]);
     }
+    let columns = Columns { indent: 0, most: &[usize::MAX; 4], below: 3, last: Last::Wrap };
+    let mut text = columns.rows(&rows, width).concat();
     text += "\nNVIDIA driver branches: ";
     let branches: Vec<String> =
         catalog.branches().iter().map(|b| format!("{} ({}, {})", b.branch, b.kind, b.latest)).collect();

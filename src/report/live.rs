@@ -1,6 +1,7 @@
 //! Live events: bars on a terminal, timestamped lines in a pipe, JSON lines for machines.
 
 use super::bars::Bars;
+use super::layout::{columns, fit};
 use super::summary::elapsed;
 use super::waits::{SILENCE, Waits};
 use super::words::{count, say};
@@ -102,7 +103,8 @@ fn print(event: &Event, mode: Mode) -> bool {
         }
         Mode::Lines { verbose } => match line(event, verbose) {
             Some(line) => {
-                let _ = writeln!(std::io::stderr(), "{} {}", now(), plain_line(&line));
+                let line = format!("{} {}\n", now(), plain_line(&line));
+                let _ = std::io::stderr().write_all(fit(&line, columns(std::io::stderr())).as_bytes());
                 true
             }
             None => false,

@@ -5,9 +5,11 @@ mod bars;
 mod catalog;
 mod comparison;
 mod health;
+mod layout;
 mod live;
 mod markdown;
 mod plan;
+mod preflight;
 mod serving;
 mod status;
 mod summary;
@@ -17,8 +19,10 @@ mod words;
 pub use catalog::{catalog_text, product_text};
 pub use comparison::{comparison_markdown, comparison_text};
 pub use health::health_lines;
+pub use layout::{Columns, Last, columns, fit};
 pub use live::{Mode, Shown, show};
 pub use plan::{PlanView, plan_text};
+pub use preflight::preflight_lines;
 pub use serving::WorkloadView;
 pub use status::{
     AcceleratorView, CertificateView, ControllerView, HostHealth, NodesView, PoolHealth, Problem, RouteView,

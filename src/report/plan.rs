@@ -1,5 +1,6 @@
 //! A plan as text: the same change on many hosts is one line, a pool is a heading with its hazards, followed by the impact.
 
+use super::layout::{Columns, Last};
 use super::summary::{elapsed, failure};
 use super::words::{count, names, say};
 use crate::plan::{Kind, Plan, PoolImpact, RolloutOrder, TargetPlan, kinds};
@@ -18,13 +19,16 @@ pub struct PlanView {
     pub observed_in: Option<Duration>,
     /// How the inventory was named on the command line, for the closing lines: `-i site.yaml`; empty leaves them out.
     pub place: String,
+    /// The terminal's columns; `None` for no limit.
+    pub width: Option<usize>,
 }
 
 /// Where hazards begin in a heading.
-const HEADING: usize = 50;
-/// The widest column of what changes, and of what differs; longer text runs on.
+const HEADING: usize = 49;
+/// The widest column of what changes, of what differs, and of where; longer text runs on.
 const MOST_WHAT: usize = 44;
 const MOST_DETAIL: usize = 36;
+const MOST_WHOM: usize = 8;
 /// Lines of a file's diff that a plan shows; `-v` shows all.
 const MOST_DIFF: usize = 20;
 
@@ -95,8 +99,8 @@ fn differs(kind: &Kind<'_>) -> String {
 }
 
 /// Returns a pool's heading: its hazards, and in what order its hosts change.
-fn heading(title: &str, pool: Option<&PoolImpact>) -> String {
-    let Some(pool) = pool else { return title.to_owned() };
+fn heading(title: &str, pool: Option<&PoolImpact>, width: Option<usize>) -> String {
+    let Some(pool) = pool else { return format!("{title}\n") };
     let mut parts: Vec<String> = Vec::new();
     // Drain, then reboot, then the rest.
     let first = ["drain", "reboot"];
@@ -119,8 +123,15 @@ fn heading(title: &str, pool: Option<&PoolImpact>) -> String {
         RolloutOrder::Waves { waves, of } => parts.push(format!("{} of up to {of}", count(waves, "wave"))),
         RolloutOrder::AtOnce => {}
     }
+    titled(title, &parts, width)
+}
+
+/// Returns a heading with what is said of it.
+fn titled(title: &str, parts: &[String], width: Option<usize>) -> String {
     // Units and pods are named by hosts and by the cluster.
-    plain_line(format!("{title:<HEADING$} {}", parts.join(" · ")).trim_end()).into_owned()
+    let column = if width.is_some_and(|width| width < 2 * HEADING) { 0 } else { HEADING };
+    let row = [format!("{title:<column$}"), parts.join(" · ")].map(|cell| plain_line(&cell).into_owned());
+    Columns { indent: 0, most: &[0], below: 1, last: Last::Whole }.rows(&[row.into()], width).concat()
 }
 
 /// Returns the hosts of a kind of change; empty if that is obvious.
@@ -128,29 +139,18 @@ type Whom<'a> = &'a dyn Fn(&Kind<'_>) -> String;
 
 fn lines(kinds: Vec<Kind<'_>>, whom: Whom<'_>, view: &PlanView, text: &mut String) {
     let (deferred, kinds): (Vec<_>, Vec<_>) = kinds.into_iter().partition(|k| k.step.deferred.is_some());
-    let rows: Vec<(String, String, &Kind<'_>)> = kinds
-        .iter()
-        .map(|k| (format!("{} {}", sign(k.change.verb), plain_line(&k.step.what)), detail(k), k))
-        .collect();
-    let widest = |texts: &mut dyn Iterator<Item = &String>, most: usize| {
-        texts.map(|t| t.chars().count()).filter(|n| *n <= most).max().unwrap_or(0)
-    };
-    let what_width = widest(&mut rows.iter().map(|(what, ..)| what), MOST_WHAT);
-    let detail_width = widest(&mut rows.iter().map(|(_, detail, _)| detail), MOST_DETAIL);
-    for (what, detail, kind) in &rows {
-        let hosts = whom(kind);
+    let cells = |kind: &Kind<'_>| {
         // What is new or wanted is plain; a change and a removal are explained.
         let explained = view.verbose || matches!(kind.change.verb, Verb::Update | Verb::Remove);
         let why = kind.step.why.as_deref().filter(|_| explained).unwrap_or_default();
-        let mut line = format!("  {what:<what_width$}  {detail:<detail_width$}");
-        if !hosts.is_empty() {
-            line += &format!("  {hosts:<8}");
-        }
-        if !why.is_empty() {
-            line += &format!("  {}", plain_line(why));
-        }
-        *text += line.trim_end();
-        *text += "\n";
+        let what = format!("{} {}", sign(kind.change.verb), plain_line(&kind.step.what));
+        vec![what, detail(kind), whom(kind), plain_line(why).into_owned()]
+    };
+    let rows: Vec<Vec<String>> = kinds.iter().map(cells).collect();
+    let last = if view.verbose { Last::Wrap } else { Last::Shorten };
+    let columns = Columns { indent: 2, most: &[MOST_WHAT, MOST_DETAIL, MOST_WHOM], below: 1, last };
+    for (row, kind) in columns.rows(&rows, view.width).iter().zip(&kinds) {
+        *text += row;
         if let Some(diff) = &kind.change.text {
             let most = if view.verbose { usize::MAX } else { MOST_DIFF };
             let diff: Vec<&str> = diff.lines().filter(|l| !l.starts_with("@@")).collect();
@@ -307,7 +307,7 @@ pub fn plan_text(plan: &Plan, view: &PlanView) -> String {
         let size = about.map_or(targets.len(), |p| p.size);
         let of = if size > targets.len() { format!("{} of ", targets.len()) } else { String::new() };
         let title = format!("{pool} ({of}{})", count(size, "host"));
-        text += &format!("\n{}\n", heading(&title, about));
+        text += &format!("\n{}", heading(&title, about, view.width));
         if open {
             for target in targets {
                 text += &format!(" {}\n", target.target);
@@ -328,7 +328,7 @@ pub fn plan_text(plan: &Plan, view: &PlanView) -> String {
             *hazards.entry(hazard.to_string()).or_default() += 1;
         }
         let hazards: Vec<String> = hazards.iter().map(|(name, n)| format!("{name} {n}")).collect();
-        text += &format!("\n{}\n", format!("{:<HEADING$} {}", "cluster", hazards.join(" · ")).trim_end());
+        text += &format!("\n{}", titled("cluster", &hazards, view.width));
         lines(kinds(&[target]), &no_hosts, view, &mut text);
     }
     for (target, why) in &unobserved {
@@ -351,8 +351,12 @@ pub fn plan_text(plan: &Plan, view: &PlanView) -> String {
         let targets: Vec<&str> = targets.iter().map(String::as_str).collect();
         text += &format!("\nwarning: {}: {}", names(&targets), plain_line(warning));
     }
+    let mut skipped: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (host, reason) in &plan.skipped {
-        text += &format!("\nskipped: {host} ({})", plain_line(reason));
+        skipped.entry(reason).or_default().push(host.as_str());
+    }
+    for (reason, hosts) in skipped {
+        text += &format!("\nskipped: {} ({})", names(&hosts), plain_line(reason));
     }
     if !text.ends_with('\n') {
         text.push('\n');

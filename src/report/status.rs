@@ -1,11 +1,13 @@
 //! The state of a cluster, as text and as JSON.
 
 use super::health::health_lines;
+use super::layout::{Columns, Last};
 use super::serving::{WorkloadView, troubled};
 use super::words::{count, names, say};
 use crate::role::health::{Health, Verdict};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use unicode_width::UnicodeWidthStr;
 
 /// The result of `status`.
 #[derive(Clone, PartialEq, Serialize, Debug, Default)]
@@ -280,7 +282,7 @@ fn head(view: &StatusView) -> String {
     text + "\n"
 }
 
-fn table(routes: &[RouteView], text: &mut String) {
+fn table(routes: &[RouteView], width: Option<usize>, text: &mut String) {
     let ready = |r: &RouteView| match r.ready {
         Some(n) => format!("{n}/{}", r.wanted),
         None => format!("?/{}", r.wanted),
@@ -293,22 +295,13 @@ fn table(routes: &[RouteView], text: &mut String) {
         .map(|r| [r.tenant.clone(), r.route.clone(), model(r), ready(r), r.address.clone()])
         .collect();
     let titles = ["tenant", "route", "model", "ready", "address"].map(str::to_owned);
-    let mut widths = [0; 5];
-    for row in rows.iter().chain([&titles]) {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
-    for row in [&titles].into_iter().chain(&rows) {
-        let cells: Vec<String> =
-            row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        *text += cells.join("  ").trim_end();
-        *text += "\n";
-    }
+    let columns = Columns { indent: 0, most: &[usize::MAX; 4], below: 4, last: Last::Whole };
+    let rows: Vec<Vec<String>> = [titles].into_iter().chain(rows).map(Vec::from).collect();
+    *text += &columns.rows(&rows, width).concat();
 }
 
-/// Returns a status as text.
-pub fn status_text(view: &StatusView) -> String {
+/// Returns a status as text, with tables of at most so many columns.
+pub fn status_text(view: &StatusView, width: Option<usize>) -> String {
     let mut text = String::new();
     if view.lab {
         text += &format!("{}\n", super::LAB);
@@ -336,10 +329,12 @@ pub fn status_text(view: &StatusView) -> String {
         });
     }
     if !second.is_empty() {
-        text += &format!("{}\n", second.join("     "));
+        let line = second.join("     ");
+        let fits = width.is_none_or(|width| line.width() <= width);
+        text += &format!("{}\n", if fits { line } else { second.join("\n") });
     }
     if !view.routes.is_empty() {
-        table(&view.routes, &mut text);
+        table(&view.routes, width, &mut text);
     }
     text += &troubled(&view.workloads);
     for controller in view.controllers.iter().filter(|c| c.problem.is_some()) {

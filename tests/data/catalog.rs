@@ -123,12 +123,12 @@ fn what_is_not_confirmed_is_shown() {
             "{row}: {unconfirmed:?}"
         );
     }
-    let text = provision::report::catalog_text(&catalog);
+    let text = provision::report::catalog_text(&catalog, None);
     for (what, why) in &unconfirmed {
         assert!(text.contains(&format!("{what}: {why}")), "{what}");
     }
     let trn2 = catalog.product("trainium2").expect("known");
-    assert!(provision::report::product_text(&catalog, &trn2).contains("SDK 2.33.0: "));
+    assert!(provision::report::product_text(&catalog, &trn2, None).contains("SDK 2.33.0: "));
     // A file of one's own can say so too, or confirm.
     let dir = tempfile::tempdir().expect("a folder");
     let row =

@@ -169,7 +169,8 @@ fn an_unknown_resource_is_not_in_sync() {
             past: Past::default(),
         })
     };
-    let view = PlanView { hosts: false, verbose: false, observed_in: None, place: String::new() };
+    let view =
+        PlanView { hosts: false, verbose: false, observed_in: None, place: String::new(), width: None };
     for observation in [Some(Observation::Unknown("timed out".into())), None] {
         let blind = plan(observation);
         assert!(blind.is_blind() && blind.steps() == 0);

@@ -1,19 +1,23 @@
 //! Golden files of screens, each reviewed by a person.
 
+use crate::inventory::GOOD;
+use proptest::prelude::*;
 use provision::catalog::Catalog;
 use provision::inventory::{Inventory, load};
-use provision::plan::{Past, Plan, RolloutOrder, TargetPlan, impact};
+use provision::plan::{Past, Plan, RolloutOrder, TargetPlan, compare, impact};
 use provision::reconciler::{Cause, CauseKind};
 use provision::report::{
     AcceleratorView, CertificateView, ControllerView, Ended, Failed, NodesView, PlanView, PoolHealth,
-    Problem, RouteView, StatusView, WorkloadView, plan_text, run_summary, status_text,
+    Problem, RouteView, StatusView, WorkloadView, catalog_text, comparison_text, fit, health_lines,
+    plan_text, preflight_lines, product_text, run_summary, status_text,
 };
-use provision::role::health::{Finding, Health, Verdict};
+use provision::role::health::{Finding, Health, Measure, Verdict};
 use provision::serving::Part;
 use provision::state::*;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
+use unicode_width::UnicodeWidthStr;
 
 fn rack() -> Inventory {
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("inventories/h100-rack");
@@ -146,7 +150,7 @@ fn past() -> Past {
 
 fn view(hosts: bool, verbose: bool) -> PlanView {
     let observed_in = Some(Duration::from_millis(900));
-    PlanView { hosts, verbose, observed_in, place: "-i inventories/ams".into() }
+    PlanView { hosts, verbose, observed_in, place: "-i inventories/ams".into(), width: None }
 }
 
 #[test]
@@ -198,8 +202,8 @@ fn a_plan_by_host_shows_each_and_verbose_says_why() {
     insta::assert_snapshot!("plan-hosts", plan_text(&plan, &view(true, true)));
 }
 
-#[test]
-fn a_failure_is_shown_with_its_cause_its_budget_and_what_to_do() {
+/// The end of a run with one failure, and hosts that were skipped because of it.
+fn summary() -> String {
     let target = TargetId::Host("h-031".into());
     let mut failure =
         Failure::new(FailureKind::Step, "E-HEADERS", "package nvidia-open-580 failed (exit 100)");
@@ -232,7 +236,12 @@ fn a_failure_is_shown_with_its_cause_its_budget_and_what_to_do() {
         place: Some("-i inventories/ams".into()),
         saved: false,
     };
-    insta::assert_snapshot!("summary", run_summary(&ended));
+    run_summary(&ended)
+}
+
+#[test]
+fn a_failure_is_shown_with_its_cause_its_budget_and_what_to_do() {
+    insta::assert_snapshot!("summary", summary());
 }
 
 fn unhealthy() -> Health {
@@ -370,24 +379,27 @@ fn troubled() -> StatusView {
 fn a_status_says_what_is_wrong_and_what_to_do() {
     let view = troubled();
     assert!(view.is_troubled());
-    insta::assert_snapshot!("status", status_text(&view));
+    insta::assert_snapshot!("status", status_text(&view, None));
 }
 
 #[test]
 fn what_pods_can_have_is_not_called_healthy() {
     let mut view = troubled();
-    assert!(!status_text(&view).contains("/512 healthy"));
+    assert!(!status_text(&view, None).contains("/512 healthy"));
     let health = &mut view.accelerators[0].health;
     *health = PoolHealth { not_tested: vec!["h-001".into(), "h-002".into()], ..PoolHealth::default() };
-    assert!(status_text(&view).contains("h100 503/512 allocatable, not tested"), "{}", status_text(&view));
+    assert!(
+        status_text(&view, None).contains("h100 503/512 allocatable, not tested"),
+        "{}",
+        status_text(&view, None)
+    );
     let health = &mut view.accelerators[0].health;
     health.add("h-003".into(), &Health { verdict: Verdict::Healthy, ..unhealthy() }, 300, "verify");
-    let text = status_text(&view);
+    let text = status_text(&view, None);
     assert!(text.contains("allocatable, 1/3 hosts healthy (verify 5 min ago), 2 hosts not tested"), "{text}");
 }
 
-#[test]
-fn a_status_of_a_healthy_cluster_is_short() {
+fn healthy() -> StatusView {
     let mut view = troubled();
     view.controllers.truncate(2);
     view.unreachable.clear();
@@ -407,8 +419,14 @@ fn a_status_of_a_healthy_cluster_is_short() {
     }
     let nodes = view.nodes.as_mut().expect("nodes");
     (nodes.failed, nodes.cordoned, nodes.ready) = (Vec::new(), Vec::new(), 67);
+    view
+}
+
+#[test]
+fn a_status_of_a_healthy_cluster_is_short() {
+    let view = healthy();
     assert!(!view.is_troubled());
-    insta::assert_snapshot!("status-healthy", status_text(&view));
+    insta::assert_snapshot!("status-healthy", status_text(&view, None));
 }
 
 /// A site in a git repository: a folder that extends a base outside it, with a host list.
@@ -494,4 +512,216 @@ fn a_hazard_that_a_host_names_writes_nothing_to_the_terminal() {
     plan.impact = impact(&plan, &inventory, &past());
     let text = plan_text(&plan, &view(false, false));
     assert!(text.contains("owned") && !text.contains(['\u{1b}', '\u{7}', '\u{202e}']), "{text:?}");
+}
+
+/// A screen, by the columns of the terminal.
+type Screen = Box<dyn Fn(Option<usize>) -> String>;
+
+/// The screens that people meet, each as it is printed.
+fn screens() -> Vec<(&'static str, Screen)> {
+    let inventory = rack();
+    let mut plan = upgrade(&inventory, &past());
+    // Names and values as long as they get.
+    let host = TargetId::Host("h-001".into());
+    let drop_in = "file//etc/systemd/system/nvidia-persistenced.service.d/90-provision.conf";
+    let args =
+        field("spec.api.extraArgs", "{}", "{\"audit-log-path\": \"/var/log/audit.log\", \"v\": \"2\"}");
+    let config = step(&host, "file//etc/k0s/k0s-of-workers.yaml", Verb::Update, vec![args]);
+    let gone = step(&host, "package/nvidia-cuda-compat", Verb::Remove, Vec::new());
+    let gone =
+        Step { why: Some("No longer in the inventory; it was installed in an earlier run".into()), ..gone };
+    let at = plan.targets.iter().position(|t| t.target == host).expect("the host");
+    plan.targets[at].steps.extend([step(&host, drop_in, Verb::Create, Vec::new()), config, gone]);
+    plan.targets[at].warnings =
+        vec!["the clock is 3 s behind that of this machine; chrony corrects it".into()];
+    plan.reschedule(&inventory);
+    plan.impact = impact(&plan, &inventory, &past());
+    let by_host = {
+        let mut plan = plan.clone();
+        plan.targets.retain(|t| ["cp-1", "h-001"].contains(&t.target.to_string().as_str()));
+        plan
+    };
+    let catalog = Catalog::builtin().expect("the catalog");
+    let dir = tempfile::tempdir().expect("a folder");
+    let site = |name: &str, text: String| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        load(&path, &catalog).map_err(|found| {
+            let place = dir.path().display().to_string();
+            let text = |width, color| found.render_within(color, width).replace(&place, "inventories/ams");
+            [false, true].map(|color| [Some(60), Some(100), Some(200)].map(|width| text(width, color)))
+        })
+    };
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("inventories/h100-rack/inventory.yaml");
+    let example = std::fs::read_to_string(example).expect("the example");
+    let upgraded = example
+        .replace("580.178.04", "595.91.07")
+        .replace("nodePort: 30081", "nodePort: 30090")
+        .replace("h-[001-064]\": {address: \"10.20.1.[1-64]\"", "h-[002-065]\": {address: \"10.20.1.[2-65]\"")
+        .replace("10.21.1.[1-64]", "10.21.1.[2-65]");
+    let upgraded = site("upgraded.yaml", upgraded).unwrap_or_else(|_| panic!("it is valid")).inventory;
+    let diff = comparison_text(&compare(&inventory, &upgraded, &catalog));
+    let diff = diff.replace(&dir.path().display().to_string(), "inventories/ams");
+    let mistakes = GOOD
+        .replacen("role: controller", "rol: controller", 1)
+        .replace("secret: hf", "secret: hff")
+        .replace("count: 8", "count: 8, cuont: 9")
+        .replace("replicas: 2", "replicas: -2");
+    let Err([plain, coloured]) = site("mistakes.yaml", mistakes) else { panic!("it has mistakes") };
+    let by_width = |texts: [String; 3]| -> Screen {
+        Box::new(move |width| match width {
+            Some(60) => texts[0].clone(),
+            Some(100) => texts[1].clone(),
+            _ => texts[2].clone(),
+        })
+    };
+    let measure = |test: &str, value, unit: &str| Measure {
+        test: test.into(),
+        value,
+        unit: unit.into(),
+        floor: None,
+        median: None,
+    };
+    let mut sick = unhealthy();
+    sick.measures = vec![
+        measure("all-reduce", 412.5, "GB/s"),
+        measure("h2d", 55.1, "GB/s"),
+        measure("copy", 2710.0, "GB/s"),
+    ];
+    let health = health_lines("h-001", &sick, false) + &health_lines("h-002.ams.example.net", &sick, true);
+    let kind = FailureKind::Preflight;
+    let stop = Failure::new(
+        kind,
+        "E-DISK",
+        "/var/lib/k0s has 11 GiB free, and the images of its models need 96 GiB",
+    )
+    .hint("Free up disk space, or mount a larger file system there (check with: df -h /var/lib/k0s)");
+    let mut port = Failure::new(kind, "E-PORT", "port 6443 is in use by another program")
+        .hint("Stop it; `provision support cp-1 -i inventories/ams` collects what is known");
+    port.tail =
+        vec!["LISTEN 0 4096 *:6443 *:* users:((\"haproxy\",pid=812,fd=7)) since 2026-11-20 04:05".into()];
+    let warning = provision::role::Finding {
+        code: "W-CLOCK",
+        message: "the clock is 3 s behind that of this machine".into(),
+        hint: "Nothing to do: `apply` sets up chrony".into(),
+    };
+    let preflight =
+        preflight_lines("cp-1", &[stop, port], &[warning], false) + &preflight_lines("cp-2", &[], &[], false);
+    let of_plan = |plan: Plan, hosts: bool, verbose: bool| -> Screen {
+        Box::new(move |width| plan_text(&plan, &PlanView { width, ..view(hosts, verbose) }))
+    };
+    let product = catalog.product("h100-sxm5-80gb").expect("known").into_owned();
+    let products = catalog.clone();
+    vec![
+        ("plan", of_plan(plan, false, false)),
+        ("plan-hosts", of_plan(by_host, true, true)),
+        ("summary", Box::new(|_| summary())),
+        ("status", Box::new(|width| status_text(&troubled(), width))),
+        ("status-healthy", Box::new(|width| status_text(&healthy(), width))),
+        ("diff", Box::new(move |_| diff.clone())),
+        ("validate", by_width(plain)),
+        ("validate-coloured", by_width(coloured)),
+        ("preflight", Box::new(move |_| preflight.clone())),
+        ("verify", Box::new(move |_| health.clone())),
+        ("catalog", Box::new(move |width| catalog_text(&catalog, width))),
+        ("catalog-product", Box::new(move |width| product_text(&products, &product, width))),
+    ]
+}
+
+#[test]
+fn every_screen_has_a_golden_text_at_60_100_and_200_columns() {
+    for (name, screen) in screens() {
+        let at = |width| format!("{width} columns\n{}", fit(&screen(Some(width)), Some(width)));
+        let all = [60, 100, 200].map(at).join("\n");
+        insta::assert_snapshot!(format!("columns-{name}"), all.replace('\u{1b}', "␛"));
+    }
+}
+
+/// Returns whether a line has nothing that it could be broken at: a mark, and one word or one command.
+fn is_unbreakable(line: &str) -> bool {
+    let line = line.trim_start();
+    let line = ["= ", "| ", "--> ", "~ ", "+ ", "- ", "> "]
+        .iter()
+        .find_map(|m| line.strip_prefix(m))
+        .unwrap_or(line);
+    !line.contains(' ') || line.starts_with("provision ") || line.starts_with('`')
+}
+
+#[test]
+fn no_line_of_a_screen_is_wider_than_the_terminal() {
+    let screens = screens();
+    for width in 60..=200 {
+        for (name, screen) in screens.iter().filter(|(name, _)| !name.starts_with("validate")) {
+            let text = screen(Some(width));
+            for line in fit(&text, Some(width)).lines() {
+                assert!(line.width() <= width || is_unbreakable(line), "{name} at {width}: {line}");
+            }
+            assert_eq!(fit(&text, None), text, "{name}: no limit without a terminal");
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn wrapped_text_has_all_words_and_fits(
+        words in prop::collection::vec("[a-z0-9日e\u{301}.·|=~]{1,24}", 1..60),
+        lead in 0usize..8,
+        width in 60usize..=200,
+    ) {
+        let text = " ".repeat(lead) + &words.join(" ");
+        let fitted = fit(&text, Some(width));
+        for line in fitted.lines() {
+            prop_assert!(line.width() <= width, "{line}");
+        }
+        let words = |text: &str| text.split_whitespace().filter(|w| *w != "|").collect::<String>();
+        prop_assert_eq!(words(&fitted), words(&text));
+        prop_assert_eq!(fit(&fitted, Some(width)), fitted);
+    }
+}
+
+/// Returns what a command prints on a terminal of so many columns.
+fn on_terminal(columns: u16, arguments: &[&str]) -> String {
+    use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
+    use std::io::Read;
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY;
+    let ours = openpt(flags).expect("a terminal");
+    grantpt(&ours).and_then(|()| unlockpt(&ours)).expect("a terminal of this user");
+    let theirs = ioctl_tiocgptpeer(&ours, flags).expect("its other end");
+    let size = rustix::termios::Winsize { ws_col: columns, ws_row: 50, ws_xpixel: 0, ws_ypixel: 0 };
+    rustix::termios::tcsetwinsize(&theirs, size).expect("a size");
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_provision"))
+        .args(arguments)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env("NO_COLOR", "1")
+        .stdin(std::process::Stdio::null())
+        .stdout(theirs.try_clone().expect("a copy"))
+        .stderr(theirs)
+        .spawn()
+        .expect("the binary runs");
+    let mut text = Vec::new();
+    // The end of a terminal is an error.
+    let _ = std::fs::File::from(ours).read_to_end(&mut text);
+    child.wait().expect("it ends");
+    String::from_utf8_lossy(&text).replace('\r', "")
+}
+
+#[test]
+fn a_terminal_gets_lines_that_fit_and_a_pipe_gets_them_whole() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("site.yaml");
+    std::fs::write(&path, GOOD.replace("count: 8", "count: 8, cuont: 9")).expect("written");
+    let broken = ["validate", "-i", path.to_str().expect("text")];
+    for arguments in [&broken[..], &["catalog"], &["catalog", "h100-sxm5-80gb"], &["history", "show"]] {
+        for width in [60, 100, 200] {
+            let text = on_terminal(width, arguments);
+            assert!(!text.is_empty(), "{arguments:?}");
+            for line in text.lines() {
+                let fits = line.width() <= usize::from(width);
+                assert!(fits || is_unbreakable(line), "{arguments:?} at {width}: {line}");
+            }
+        }
+    }
+    let piped = std::process::Command::new(env!("CARGO_BIN_EXE_provision")).arg("catalog").output();
+    let piped = String::from_utf8_lossy(&piped.expect("the binary runs").stdout).into_owned();
+    assert_eq!(piped, catalog_text(&Catalog::builtin().expect("the catalog"), None));
 }
