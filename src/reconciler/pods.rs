@@ -228,24 +228,29 @@ pub(super) fn sentence(causes: &[Cause]) -> Option<String> {
     (!said.is_empty()).then(|| said.join("; "))
 }
 
-/// Returns the newest warning of a pod as kind and sentence.
-fn warning(events: &[Event]) -> Option<(CauseKind, String)> {
+/// Returns the newest warning of a pod that has a node, as kind and sentence; of one kind only, if that is known already.
+fn warning(events: &[Event], known: Option<CauseKind>) -> Option<(CauseKind, String)> {
     let seen = |e: &Event| {
         let series = e.series.as_ref().and_then(|s| s.last_observed_time.as_ref()).map(|t| t.0);
         let last = e.last_timestamp.as_ref().map(|t| t.0);
         series.max(last).max(e.event_time.as_ref().map(|t| t.0))
     };
-    let newest = events.iter().filter(|e| e.type_.as_deref() == Some("Warning")).max_by_key(|e| seen(e))?;
-    let reason = newest.reason.as_deref().unwrap_or_default();
-    let message = newest.message.as_deref().unwrap_or_default().trim();
-    let kind = match reason {
-        "Unhealthy" | "ProbeWarning" => CauseKind::Probe,
-        "Failed" if message.contains("image") => CauseKind::Image,
-        "BackOff" => return None,
-        _ => CauseKind::Container,
+    let read = |event: &Event| {
+        let reason = event.reason.as_deref().unwrap_or_default();
+        let message = event.message.as_deref().unwrap_or_default().trim();
+        let kind = match reason {
+            // From before it had one; and what another event gives the reason of.
+            "FailedScheduling" | "BackOff" => return None,
+            "Unhealthy" | "ProbeWarning" => CauseKind::Probe,
+            "Failed" if message.contains("image") => CauseKind::Image,
+            _ => CauseKind::Container,
+        };
+        let detail =
+            if kind == CauseKind::Probe { message.to_owned() } else { format!("{reason}: {message}") };
+        known.is_none_or(|known| known == kind).then(|| (seen(event), kind, bounded(&detail)))
     };
-    let detail = if kind == CauseKind::Probe { message.to_owned() } else { format!("{reason}: {message}") };
-    Some((kind, bounded(&detail)))
+    let warnings = events.iter().filter(|e| e.type_.as_deref() == Some("Warning")).filter_map(read);
+    warnings.max_by_key(|(seen, ..)| *seen).map(|(_, kind, detail)| (kind, detail))
 }
 
 /// Asks for the events of a pod that says nothing more than that it starts, and for the last lines of one that ended.
@@ -255,11 +260,10 @@ async fn explain(client: &kube::Client, cause: &mut Cause, pod: &Value, containe
     if matches!(cause.kind, CauseKind::Starting | CauseKind::Image) {
         let events: Api<Event> = Api::namespaced(client.clone(), namespace);
         let params = ListParams::default().fields(&format!("involvedObject.uid={uid}")).limit(MOST_EVENTS);
+        let known = (cause.kind == CauseKind::Image).then_some(CauseKind::Image);
         // Without its events a pod is described by its status.
         if let Ok(events) = events.list(&params).await
-            && let Some((kind, detail)) = warning(&events.items)
-            // An image that cannot be pulled has other events too.
-            && (cause.kind == CauseKind::Starting || kind == CauseKind::Image)
+            && let Some((kind, detail)) = warning(&events.items, known)
         {
             (cause.kind, cause.detail) = (kind, detail);
         }

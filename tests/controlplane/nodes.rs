@@ -651,7 +651,9 @@ pub async fn a_survey_says_why_workloads_do_not_serve(plane: &ControlPlane) {
     }
     let pods = rest.core("pods?labelSelector=app%3Dgone");
     let waits = "/items/0/status/containerStatuses/0/state/waiting/reason";
-    let found = rest.until(&pods, "the kubelet's word", |a| text(&a.body, waits) == "ImagePullBackOff").await;
+    let found = rest
+        .until(&pods, "the kubelet's word", |a| a.body.pointer(waits) == Some(&json!("ImagePullBackOff")))
+        .await;
     let pod = &found.body["items"][0];
     let failed = "Failed to pull image \"broken:1\": rpc error: code = NotFound desc = broken:1: not found";
     let event = json!({"apiVersion": "v1", "kind": "Event", "metadata": {"name": "gone.1"}, "type": "Warning", "reason": "Failed",
