@@ -60,8 +60,8 @@ use std::process::ExitCode;
   provision plan -i site.yaml                  what would change (exit 2 if anything would)
   provision apply -i site.yaml                 the same, then asks and applies it
 
-Exit codes: 0 in sync or done, 1 failed or wrong input, 2 changes pending, 3 refused, 4 another run is in
-progress, 130 interrupted.")]
+Exit codes: 0 in sync or done, 1 failed or wrong input, 2 changes pending, 3 refused,
+4 another run is in progress, 130 interrupted.")]
 struct Cli {
     #[command(flatten)]
     global: Global,

@@ -14,7 +14,8 @@ use tokio::task::JoinSet;
 
 /// Prints findings of an inventory, in colour where that is welcome (<https://no-color.org>).
 pub(super) fn print_findings(found: &Diagnostics) {
-    let color = std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    let color = !is_dumb && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     let (color, width) = (std::io::stderr().is_terminal() && color, columns(std::io::stderr()));
     terminal::shown(&found.render_within(color, width));
 }

@@ -182,12 +182,14 @@ impl IssuedKubeconfig {
             Err(error) => return Err(cannot("read", path)(error)),
         };
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-        // `~/.kube` may not be there yet; a longer path that is not there is more likely a typing error.
-        match std::fs::create_dir(folder) {
-            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-                return Err(cannot("create", folder)(error));
+        // kubectl's own folder may not be there yet; another one that is not there is more likely a typing error.
+        if folder.file_name().is_some_and(|name| name == ".kube") {
+            match std::fs::create_dir(folder) {
+                Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                    return Err(cannot("create", folder)(error));
+                }
+                _ => {}
             }
-            _ => {}
         }
         let _lock = Lock::take(&path)?;
         let text = match read_regular(&path, MOST_BYTES) {
@@ -224,7 +226,7 @@ impl IssuedKubeconfig {
             (kind, version) => kind.is_none_or(|k| k == "Config") && version.is_none_or(|v| v == "v1"),
         };
         if !is_config {
-            return Err(unusable("its kind is not Config"));
+            return Err(unusable("it is not of kind Config, version v1"));
         }
         let mut replaced = false;
         for (list, field) in LISTS {
@@ -321,13 +323,13 @@ mod tests {
     #[test]
     fn a_file_that_is_locked_or_is_none_of_kubectls_is_left_alone() {
         let dir = tempfile::tempdir().expect("a folder");
-        let path = dir.path().join("new/config");
+        let path = dir.path().join(".kube/config");
         let first = issued("one", "ams").merge(&path).expect("the folder is made");
         assert!(first.is_current && !first.replaced);
-        std::fs::write(dir.path().join("new/config.lock"), "").expect("written");
+        std::fs::write(dir.path().join(".kube/config.lock"), "").expect("written");
         let locked = issued("two", "ams").merge(&path).expect_err("locked").failure();
         assert!(locked.message.contains("config.lock"), "{locked}");
-        assert!(dir.path().join("new/config.lock").exists(), "another's lock stays");
+        assert!(dir.path().join(".kube/config.lock").exists(), "another's lock stays");
 
         for text in [
             "users: {a: b}",
@@ -344,7 +346,7 @@ mod tests {
             assert!(!refused.to_string().contains("canary"), "{refused}");
             assert_eq!(std::fs::read_to_string(&path).expect("read"), text);
         }
-        issued("one", "ams").merge(&dir.path().join("a/typing/error")).expect_err("no such folder");
-        assert!(!dir.path().join("a").exists());
+        issued("one", "ams").merge(&dir.path().join("typing/error")).expect_err("no such folder");
+        assert!(!dir.path().join("typing").exists());
     }
 }

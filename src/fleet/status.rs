@@ -10,7 +10,7 @@ use crate::report::{
     AcceleratorView, CertificateView, ControllerView, NodesView, PoolHealth, Problem, RouteView, StatusView,
     WorkloadView,
 };
-use crate::serving::{self, Part};
+use crate::serving::{self, Part, Workload};
 use crate::state::{Failure, HostName, ObjectId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -171,13 +171,12 @@ fn routes(inventory: &Inventory, survey: Option<&Survey>) -> Vec<RouteView> {
     for tenant in inventory.tenants.values() {
         for (route, targets) in &tenant.routes {
             for (model, weight) in targets {
-                let seen = survey.and_then(|s| model_seen(s, model));
                 views.push(RouteView {
                     tenant: tenant.name.clone(),
                     route: route.clone(),
                     model: model.clone(),
                     weight: *weight,
-                    ready: seen.map(|w| w.ready),
+                    ready: survey.map(|s| model_seen(s, model).map_or(0, |seen| seen.ready)),
                     wanted: inventory.models.get(model).map_or(0, |m| u64::from(m.replicas)),
                     address: format!("http://{address}:{}/v1", tenant.node_port),
                 });
@@ -199,7 +198,8 @@ fn tenants_of(inventory: &Inventory, part: Part, name: &str) -> Vec<String> {
         Part::Router => tenants.map(|t| t.name.clone()).collect(),
         Part::Model => tenants
             .filter_map(|tenant| {
-                let served = tenant.routes.iter().filter(|(_, targets)| targets.contains_key(name));
+                let served =
+                    tenant.routes.iter().filter(|(_, to)| to.get(name).is_some_and(|weight| *weight > 0));
                 let served: Vec<&str> = served.map(|(route, _)| route.as_str()).collect();
                 (!served.is_empty()).then(|| format!("{} ({})", tenant.name, served.join(", ")))
             })
@@ -210,21 +210,41 @@ fn tenants_of(inventory: &Inventory, part: Part, name: &str) -> Vec<String> {
 
 /// Compares what runs with what the inventory wants. A DaemonSet's pods on nodes that are not ready are those nodes'
 /// trouble.
-fn workloads(inventory: &Inventory, wanted: &BTreeMap<ObjectId, Part>, survey: &Survey) -> Vec<WorkloadView> {
+fn workloads(
+    inventory: &Inventory,
+    wanted: &BTreeMap<ObjectId, Workload>,
+    survey: &Survey,
+) -> Vec<WorkloadView> {
+    let accelerated = inventory.active().filter(|h| inventory.pool_of(h).accelerator.is_some());
+    let has_nodes = accelerated.map(|h| h.name.as_str()).any(|name| survey.nodes.contains_key(name));
     let mut views: Vec<WorkloadView> = wanted
         .iter()
-        .map(|(id, part)| {
-            let mut view = WorkloadView::missing(*part, id, 0);
-            view.tenants = tenants_of(inventory, *part, &id.name);
-            if let Some(seen) = survey.workloads.get(id) {
-                (view.exists, view.wanted, view.ready) = (true, seen.wanted, seen.ready);
-                view.causes.clone_from(&seen.causes);
-                let elsewhere = |c: &Cause| c.kind == CauseKind::Node;
-                if id.kind == "DaemonSet" && !view.causes.is_empty() && view.causes.iter().all(elsewhere) {
-                    let lost: u64 = view.causes.iter().map(|c| c.pods.len() as u64).sum();
-                    view.wanted = view.wanted.saturating_sub(lost).max(view.ready);
-                    view.causes.clear();
+        .map(|(id, workload)| {
+            let mut view = WorkloadView::missing(workload.part, id, workload.replicas.unwrap_or(1));
+            view.tenants = tenants_of(inventory, workload.part, &id.name);
+            let Some(seen) = survey.workloads.get(id) else { return view };
+            (view.exists, view.ready) = (true, seen.ready);
+            view.causes.clone_from(&seen.causes);
+            let scaled = |detail: String| Cause::of_workload(CauseKind::Scaled, detail);
+            match workload.replicas {
+                Some(wanted) if wanted != seen.wanted => {
+                    let detail = format!("scaled to {}, and the inventory wants {wanted}", seen.wanted);
+                    view.causes.insert(0, scaled(detail));
                 }
+                Some(_) => {}
+                None if seen.wanted == 0 && has_nodes => {
+                    view.causes.insert(0, scaled("it selects no node".to_owned()));
+                }
+                None => {
+                    let lost = view.causes.iter().filter(|c| c.kind == CauseKind::Node);
+                    let lost: u64 = lost.map(|c| c.pods.len() as u64).sum();
+                    view.wanted = seen.wanted.saturating_sub(lost).max(view.ready);
+                    view.causes.retain(|c| c.kind != CauseKind::Node);
+                }
+            }
+            if view.ready < view.wanted && view.causes.is_empty() {
+                let detail = "no pod of it exists that says why".to_owned();
+                view.causes.push(Cause::of_workload(CauseKind::Starting, detail));
             }
             view
         })

@@ -47,6 +47,8 @@ pub enum CauseKind {
     Node,
     /// It is refused before it exists: a quota, a webhook.
     Refused,
+    /// The workload asks for another number of pods than the inventory.
+    Scaled,
     /// Nothing is wrong yet.
     Starting,
 }
@@ -64,6 +66,13 @@ pub struct Cause {
     pub node: Option<String>,
     /// The last lines of its container, if that ended.
     pub lines: Vec<String>,
+}
+
+impl Cause {
+    /// Returns a cause that is the workload's own, not that of one of its pods.
+    pub fn of_workload(kind: CauseKind, detail: String) -> Self {
+        Self { kind, detail, pods: Vec::new(), node: None, lines: Vec::new() }
+    }
 }
 
 /// What the status of one pod says.
@@ -412,7 +421,7 @@ pub(super) fn refused(workload: &Value) -> Option<Cause> {
     let failure = condition(workload, "ReplicaFailure").filter(|c| c["status"] == "True")?;
     let why = failure["message"].as_str().or(failure["reason"].as_str()).unwrap_or_default();
     let detail = bounded(&format!("pods are refused: {why}"));
-    Some(Cause { kind: CauseKind::Refused, detail, pods: Vec::new(), node: None, lines: Vec::new() })
+    Some(Cause::of_workload(CauseKind::Refused, detail))
 }
 
 #[cfg(test)]

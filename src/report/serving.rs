@@ -2,7 +2,7 @@
 //! feel it.
 
 use super::words::{count, names};
-use crate::reconciler::Cause;
+use crate::reconciler::{Cause, CauseKind};
 use crate::serving::Part;
 use crate::state::ObjectId;
 use serde::Serialize;
@@ -20,13 +20,13 @@ pub struct WorkloadView {
     pub name: String,
     /// It is in the cluster.
     pub exists: bool,
-    /// Pods wanted.
+    /// Pods that the inventory wants; of a DaemonSet, as many as there are ready nodes for it.
     pub wanted: u64,
     /// Pods that are ready.
     pub ready: u64,
     /// Why the others are not, most frequent first.
     pub causes: Vec<Cause>,
-    /// Tenants that feel it, with the served names where it is a model: `search (chat)`.
+    /// Tenants that feel it if it is the router or a model, with the served names of a model: `search (chat)`.
     pub tenants: Vec<String>,
 }
 
@@ -48,7 +48,11 @@ impl WorkloadView {
 
     /// Returns whether something is wrong with it, or not ready yet.
     pub fn is_troubled(&self) -> bool {
-        !self.exists || self.ready < self.wanted
+        !self.exists || self.ready < self.wanted || self.is_scaled()
+    }
+
+    fn is_scaled(&self) -> bool {
+        self.causes.iter().any(|cause| cause.kind == CauseKind::Scaled)
     }
 }
 
@@ -85,8 +89,8 @@ pub(super) fn troubled(workloads: &[WorkloadView]) -> String {
             }
         }
     }
-    if workloads.iter().any(|w| !w.exists) {
-        text += "  = next: Run `provision apply`, which creates what is missing\n";
+    if workloads.iter().any(|w| !w.exists || w.is_scaled()) {
+        text += "  = next: Run `provision apply`, which brings back what the inventory wants\n";
     }
     text
 }

@@ -215,7 +215,7 @@ pub struct RouteView {
     pub model: String,
     /// Its part of the traffic, in percent.
     pub weight: u32,
-    /// Ready replicas; `None` if the model is missing or unknown.
+    /// Ready replicas; `None` if the API could not be asked.
     pub ready: Option<u64>,
     /// Replicas wanted.
     pub wanted: u64,

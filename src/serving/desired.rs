@@ -143,8 +143,20 @@ pub enum Part {
     Metrics,
 }
 
+/// A workload that the inventory wants.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Workload {
+    /// What it is for.
+    pub part: Part,
+    /// Pods wanted of a Deployment; those of a DaemonSet are as many as there are nodes for it.
+    pub replicas: Option<u64>,
+}
+
 /// Returns the Deployments and DaemonSets that the inventory wants, and what each is for. A model's has the model's name.
-pub fn workloads(inventory: &Inventory, catalog: &Catalog) -> Result<BTreeMap<ObjectId, Part>, ServingError> {
+pub fn workloads(
+    inventory: &Inventory,
+    catalog: &Catalog,
+) -> Result<BTreeMap<ObjectId, Workload>, ServingError> {
     let input = ServingInput { inventory, catalog, crds: Vec::new(), tokens: BTreeMap::new() };
     let mut found = BTreeMap::new();
     for resource in desired(&input)? {
@@ -157,7 +169,9 @@ pub fn workloads(inventory: &Inventory, catalog: &Catalog) -> Result<BTreeMap<Ob
             ("DaemonSet", _) => Part::DevicePlugin,
             _ => continue,
         };
-        found.insert(id, part);
+        let replicas = object.manifest.pointer("/spec/replicas").and_then(Value::as_u64);
+        let replicas = (id.kind == "Deployment").then(|| replicas.unwrap_or(1));
+        found.insert(id, Workload { part, replicas });
     }
     Ok(found)
 }

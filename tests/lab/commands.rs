@@ -59,16 +59,22 @@ fn what_runs_can_be_seen_reached_and_collected() {
     assert!(shown.contains("3 ready, 1 failed (h-1)"), "{shown}");
     assert!(shown.contains("node h-1: its kubelet stopped reporting"), "{shown}");
 
-    // A router that somebody deleted is missing, and its tenants feel it.
+    // A model that somebody scaled down is not as the inventory wants it, and a router that somebody deleted is missing: their
+    // tenants feel it.
     story.api(async |client| {
-        let api: kube::Api<k8s_openapi::api::apps::v1::Deployment> =
-            kube::Api::namespaced(client, "kthena-system");
-        api.delete("kthena-router", &kube::api::DeleteParams::default()).await.expect("deleted");
+        use k8s_openapi::api::apps::v1::Deployment;
+        let models: kube::Api<Deployment> = kube::Api::namespaced(client.clone(), "models");
+        let none = kube::api::Patch::Merge(serde_json::json!({"spec": {"replicas": 0}}));
+        models.patch("qwen-gpu", &kube::api::PatchParams::default(), &none).await.expect("scaled");
+        let routers: kube::Api<Deployment> = kube::Api::namespaced(client, "kthena-system");
+        routers.delete("kthena-router", &kube::api::DeleteParams::default()).await.expect("deleted");
     });
     let shown = stdout(&story.run(&["status", "-i", &at]));
     let missing =
         "router kthena-router: missing: no Deployment kthena-system/kthena-router; affects ads, search";
     assert!(shown.contains(missing), "{shown}");
+    let scaled = "affects search (qwen)\n  scaled to 0, and the inventory wants 1\n";
+    assert!(shown.contains(scaled) && shown.contains("Run `provision apply`, which brings back"), "{shown}");
     let json = story.run(&["status", "-i", &at, "--output", "json"]);
     let json: serde_json::Value = serde_json::from_slice(&json.stdout).expect("JSON");
     let router = json["workloads"].as_array().into_iter().flatten().find(|w| w["part"] == "router");

@@ -69,7 +69,7 @@ fn a_worker_is_reset_only_when_its_name_is_typed_and_joins_again_as_new() {
         "> command k0s-reset",
         "- package chrony",
         "- file /etc/security/limits.d",
-        "- node w-1    drain, then delete",
+        "- node w-1  drain, then delete",
     ] {
         assert!(shown.contains(line), "{line}: {shown}");
     }
