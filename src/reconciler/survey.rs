@@ -1,10 +1,12 @@
 //! The state of the cluster for `status`: nodes, and what runs on them. Read-only.
 
 use super::ClusterTarget;
+use super::cluster::AT_ONCE;
 use super::errors::failure;
 use super::pods::{self, Cause};
 use super::ready::selector;
 use crate::state::{Failure, FailureKind, ObjectId};
+use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use kube::api::{Api, ListParams};
@@ -162,16 +164,18 @@ impl ClusterTarget {
             let nodes = all(&Api::<Node>::all(client.clone()), ListParams::default(), "nodes").await?;
             let nodes: BTreeMap<String, NodeSeen> =
                 nodes.iter().filter_map(|n| Some((n.metadata.name.clone()?, node_seen(n)))).collect();
-            let mut seen = BTreeMap::new();
             let namespaces: BTreeSet<&str> = workloads.iter().map(|w| w.namespace.as_str()).collect();
+            let mut live = Vec::new();
             for namespace in namespaces {
-                for live in running(client, namespace).await? {
-                    let id = ObjectId::of(&live);
-                    if workloads.contains(&id) {
-                        seen.insert(id, workload_seen(client, &live, &nodes).await?);
-                    }
-                }
+                let all = running(client, namespace).await?.into_iter();
+                live.extend(all.map(|w| (ObjectId::of(&w), w)).filter(|(id, _)| workloads.contains(id)));
             }
+            // At once: a kubelet that does not answer holds up its own pods only.
+            let looks = live.into_iter().map(|(id, live)| {
+                let nodes = &nodes;
+                async move { Ok::<_, Failure>((id, workload_seen(client, &live, nodes).await?)) }
+            });
+            let seen = stream::iter(looks).buffer_unordered(AT_ONCE).try_collect().await?;
             Ok(Survey { nodes, workloads: seen })
         };
         match tokio::time::timeout(DEADLINE, ask).await {
