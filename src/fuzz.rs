@@ -7,7 +7,7 @@ use crate::k0s::{ControllerOutput, QuestionAnswer};
 use crate::plan::Plan;
 use crate::report::{PlanView, fit, plan_text};
 use crate::state::HostName;
-use crate::{artifact, executor, redact, run, ssh};
+use crate::{artifact, executor, reconciler, redact, run, ssh};
 use std::path::Path;
 use std::sync::LazyLock;
 
@@ -15,7 +15,7 @@ use std::sync::LazyLock;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them. Those that read documents come first.
-pub const TARGETS: [Target; 16] = [
+pub const TARGETS: [Target; 17] = [
     ("inventory", inventory),
     ("csv", csv),
     ("lock", lock),
@@ -32,6 +32,7 @@ pub const TARGETS: [Target; 16] = [
     ("ssh_config", ssh_config),
     ("k0s", k0s),
     ("backup", backup),
+    ("pods", pods),
 ];
 
 /// The inventory that other parsers need one of.
@@ -157,6 +158,10 @@ fn backup(data: &[u8]) {
 
 fn redaction(data: &[u8]) {
     let _ = redact::redacted(&text(data), &[]);
+}
+
+fn pods(data: &[u8]) {
+    reconciler::fuzz::pods(&text(data));
 }
 
 fn frame(data: &[u8]) {

@@ -11,7 +11,7 @@ use clap::Args;
 ///
 /// Queries every host and the Kubernetes API, and changes nothing. Works with hosts down, which are listed. A router,
 /// model or device plugin that is missing or not ready is listed with the reason, the last lines of a container that
-/// crashed, and the tenants that feel it. Exit code 1 if anything is down, missing, unknown, or was unhealthy in the latest `verify` or `apply`.
+/// crashed, and the affected tenants. Exit code 1 if anything is down, missing, unknown, or was unhealthy in the latest `verify` or `apply`.
 /// To see differences from the inventory, run `plan`.
 #[derive(Args)]
 #[command(after_help = "Examples:

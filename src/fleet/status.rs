@@ -228,12 +228,12 @@ fn workloads(
             let scaled = |detail: String| Cause::of_workload(CauseKind::Scaled, detail);
             match workload.replicas {
                 Some(wanted) if wanted != seen.wanted => {
-                    let detail = format!("scaled to {}, and the inventory wants {wanted}", seen.wanted);
+                    let detail = format!("scaled to {}; the inventory wants {wanted}", seen.wanted);
                     view.causes.insert(0, scaled(detail));
                 }
                 Some(_) => {}
                 None if seen.wanted == 0 && has_nodes => {
-                    view.causes.insert(0, scaled("it selects no node".to_owned()));
+                    view.causes.insert(0, scaled("its node selector matches no node".to_owned()));
                 }
                 None => {
                     let lost = view.causes.iter().filter(|c| c.kind == CauseKind::Node);
@@ -243,7 +243,7 @@ fn workloads(
                 }
             }
             if view.ready < view.wanted && view.causes.is_empty() {
-                let detail = "no pod of it exists that says why".to_owned();
+                let detail = "it has no pods yet".to_owned();
                 view.causes.push(Cause::of_workload(CauseKind::Starting, detail));
             }
             view

@@ -2,7 +2,7 @@
 //! are ready, and pruned when they are no longer wanted.
 
 use super::applyset::{ApplySet, MANAGER};
-use super::cluster::{AT_ONCE, ClusterTarget, Pause};
+use super::cluster::{AT_ONCE, ClusterTarget, Pause, locked};
 use super::errors::{self, claims, failure, is_busy, is_missing, is_unreachable, may_pass, phrase};
 use super::kinds::{KINDS, Kind, Leftovers};
 use super::pods::{self, Hopeless, Watched};
@@ -16,7 +16,7 @@ use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, ValidationDirective};
 use serde_json::{Value, json};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// How long a read is tried again that the API was too busy for: the storage of a kind whose definition has just
@@ -243,14 +243,13 @@ impl ClusterTarget {
         let api = kind_of(&object_id)?.api(client, &object_id.namespace);
         let (api, object_id) = (&api, &object_id);
         let deadline = Duration::from_secs(step.deadline_s);
-        let hopeless = &Mutex::new(None::<(Instant, Hopeless, String)>);
-        let locked = || hopeless.lock().unwrap_or_else(PoisonError::into_inner);
         let watched = &Mutex::new(Watched::default());
+        // Why waiting is useless, since when, and in which words.
+        let hopeless = &Mutex::new(None::<(Hopeless, Instant, String)>);
         let ready = self.until(step, deadline, || {
             Box::pin(async move {
-                let locked = || hopeless.lock().unwrap_or_else(PoisonError::into_inner);
                 // What cannot be seen may have moved.
-                let before = locked().take();
+                let before = locked(hopeless).take();
                 let live = to_json(&api.get(&object_id.name).await.map_err(|e| phrase(&e))?);
                 let Some(why) = ready::unready(&live, object.ready) else { return Ok(()) };
                 let pods = beneath::<Pod>(client, object_id, &live).await.unwrap_or_default();
@@ -258,14 +257,16 @@ impl ClusterTarget {
                     Some(pods) => format!("{why}: {pods}"),
                     None => why,
                 };
-                let sets = beneath::<ReplicaSet>(client, object_id, &live).await.unwrap_or_default();
-                let current = pods::current(&live, &sets, &pods);
-                let now = watched.lock().unwrap_or_else(PoisonError::into_inner).hopeless(&pods, &current);
-                *locked() = now.map(|now| {
-                    let since = before
-                        .filter(|(_, was, _)| *was == now)
-                        .map_or_else(Instant::now, |(since, ..)| since);
-                    (since, now, why.clone())
+                let mut what = ready::stuck(&pods).then_some(Hopeless::Unscheduled);
+                let found = locked(watched).hopeless(&pods);
+                if what.is_none() && !found.is_empty() {
+                    let sets = beneath::<ReplicaSet>(client, object_id, &live).await.unwrap_or_default();
+                    let newest = found.iter().find(|(_, pod)| pods::is_newest(pod, &live, &sets));
+                    what = newest.map(|(what, _)| *what);
+                }
+                *locked(hopeless) = what.map(|what| {
+                    let since = before.filter(|(was, ..)| *was == what).map(|(_, since, _)| since);
+                    (what, since.unwrap_or_else(Instant::now), why.clone())
                 });
                 Err(why)
             })
@@ -275,7 +276,7 @@ impl ClusterTarget {
         let given_up = async {
             loop {
                 tokio::time::sleep(Duration::from_secs(1)).await;
-                if let Some((since, what, why)) = locked().clone()
+                if let Some((what, since, why)) = locked(hopeless).clone()
                     && (what == Hopeless::Crashes || since.elapsed() >= patience)
                 {
                     return (what, why);

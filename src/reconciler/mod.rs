@@ -14,6 +14,7 @@ mod devices;
 mod differ;
 mod drain;
 mod errors;
+pub mod fuzz;
 mod holder;
 mod kinds;
 mod kubeconfig;

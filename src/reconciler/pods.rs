@@ -1,9 +1,10 @@
 //! Why pods do not serve: what their status says, and where that is not enough their events and the last lines of a
 //! container that ended.
 
-use super::ready::{condition, stuck};
+use super::ready::condition;
 use crate::redact::redacted;
 use crate::state::{Failure, FailureKind, plain_line};
+use futures::AsyncReadExt;
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::api::{Api, ListParams, LogParams};
@@ -16,8 +17,8 @@ use std::time::Duration;
 const MOST_CAUSES: usize = 3;
 /// Lines kept of a container that ended.
 const LAST_LINES: i64 = 8;
-/// Bytes read of its log, at most.
-const MOST_LOG: i64 = 16 << 10;
+/// Bytes read of its log, at most, whatever the answer is.
+const MOST_LOG: i64 = 64 << 10;
 /// Characters kept of a line or a message.
 const MOST_CHARS: usize = 400;
 /// Characters of a line that are looked at: a secret is known by what is around it.
@@ -41,13 +42,13 @@ pub enum CauseKind {
     Crash,
     /// It runs, and a probe fails.
     Probe,
-    /// Its node put it out, or it failed as a whole.
+    /// Its node evicted it, or it failed as a whole.
     Evicted,
     /// Its node does not answer.
     Node,
     /// It is refused before it exists: a quota, a webhook.
     Refused,
-    /// The workload asks for another number of pods than the inventory.
+    /// The workload asks for other pods than the inventory does: somebody scaled it, or changed its node selector.
     Scaled,
     /// Nothing is wrong yet.
     Starting,
@@ -92,7 +93,12 @@ impl Said {
 /// Returns a line that others wrote: short, without what steers a terminal, and without what looks like a secret.
 fn bounded(text: &str) -> String {
     let text: String = text.chars().take(MOST_READ).collect();
-    plain_line(&redacted(&text, &[])).chars().take(MOST_CHARS).collect()
+    shown(&redacted(&text, &[]))
+}
+
+/// Returns a line that has no secrets as it is shown.
+fn shown(text: &str) -> String {
+    plain_line(text).chars().take(MOST_CHARS).collect()
 }
 
 /// Returns how a container ended: `exit code 1`, `out of memory`.
@@ -184,39 +190,41 @@ fn pod_says(pod: &Value) -> Option<Said> {
     }
 }
 
-/// Returns why pods do not serve, most frequent cause first. Pods with one cause are one.
+/// A cause, the first pod that has it, and the container that it is about.
+type Found<'a> = (Cause, &'a Value, Option<String>);
+
+/// Returns why pods do not serve, most frequent cause first; pods with the same cause are grouped.
 pub(super) fn causes(pods: &[Value]) -> Vec<Cause> {
     grouped(pods, |_| false).into_iter().map(|(cause, ..)| cause).collect()
 }
 
-type Grouped<'a> = Vec<(Cause, &'a Value, Option<String>)>;
-
-fn grouped(pods: &[Value], node_is_lost: impl Fn(&str) -> bool) -> Grouped<'_> {
-    let mut all: Grouped<'_> = Vec::new();
+fn grouped(pods: &[Value], node_is_lost: impl Fn(&str) -> bool) -> Vec<Found<'_>> {
+    let mut all: BTreeMap<(CauseKind, String), Found<'_>> = BTreeMap::new();
     for pod in pods {
         let Some(mut said) = pod_says(pod) else { continue };
         let node = pod["spec"]["nodeName"].as_str().filter(|n| !n.is_empty()).map(str::to_owned);
-        if let Some(node) = node.as_deref().filter(|n| said.kind != CauseKind::Evicted && node_is_lost(n)) {
-            said = Said {
-                kind: CauseKind::Node,
-                detail: format!("its node {node} is not ready"),
-                container: None,
-            };
+        if said.kind != CauseKind::Evicted && node.as_deref().is_some_and(&node_is_lost) {
+            let detail = "its node is not ready".to_owned();
+            said = Said { kind: CauseKind::Node, detail, container: None };
         }
-        let name = pod["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        let detail = bounded(&said.detail);
-        match all.iter_mut().find(|(c, ..)| (c.kind, &c.detail) == (said.kind, &detail)) {
-            Some((cause, ..)) => cause.pods.push(name),
-            None => {
-                let cause = Cause { kind: said.kind, detail, pods: vec![name], node, lines: Vec::new() };
-                all.push((cause, pod, said.container));
-            }
-        }
+        let (kind, detail) = (said.kind, said.detail);
+        let (cause, ..) = all.entry((kind, detail)).or_insert_with_key(|(kind, detail)| {
+            let mut cause = Cause::of_workload(*kind, detail.clone());
+            cause.node = node;
+            (cause, pod, said.container)
+        });
+        cause.pods.push(pod["metadata"]["name"].as_str().unwrap_or_default().to_owned());
     }
-    // What was put out and replaced tells less than what is there.
+    let mut all: Vec<Found<'_>> = all.into_values().collect();
+    // An evicted pod that was replaced says less than its replacement.
     all.sort_by_key(|(cause, ..)| {
         (cause.kind == CauseKind::Evicted, std::cmp::Reverse(cause.pods.len()), cause.kind)
     });
+    // The search for secrets is slow: only in what is shown.
+    all.truncate(MOST_CAUSES);
+    for (cause, ..) in &mut all {
+        cause.detail = bounded(&cause.detail);
+    }
     all
 }
 
@@ -225,7 +233,6 @@ pub(super) fn sentence(causes: &[Cause]) -> Option<String> {
     let said: Vec<String> =
         causes
             .iter()
-            .take(MOST_CAUSES)
             .map(|c| {
                 if c.pods.len() > 1 {
                     format!("{} pods {}", c.pods.len(), c.detail)
@@ -288,10 +295,15 @@ async fn explain(client: &kube::Client, cause: &mut Cause, pod: &Value, containe
             limit_bytes: Some(MOST_LOG),
             ..LogParams::default()
         };
-        if let Ok(log) = pods.logs(name, &params).await {
-            let lines: Vec<&str> = log.lines().filter(|l| !l.trim().is_empty()).collect();
+        if let Ok(log) = pods.log_stream(name, &params).await {
+            let mut bytes = Vec::new();
+            // What came before the connection was lost is better than nothing.
+            let _ = log.take(MOST_LOG as u64).read_to_end(&mut bytes).await;
+            // As a whole: a key has several lines.
+            let text = redacted(&String::from_utf8_lossy(&bytes), &[]);
+            let lines: Vec<&str> = text.lines().filter(|l| !l.trim().is_empty()).collect();
             let begin = lines.len().saturating_sub(LAST_LINES as usize);
-            cause.lines = lines[begin..].iter().map(|l| bounded(l)).collect();
+            cause.lines = lines[begin..].iter().map(|l| shown(l)).collect();
         }
     }
 }
@@ -302,9 +314,7 @@ pub(super) async fn explained(
     pods: &[Value],
     node_is_lost: impl Fn(&str) -> bool,
 ) -> Vec<Cause> {
-    let mut all = grouped(pods, node_is_lost);
-    all.truncate(MOST_CAUSES);
-    join_all(all.into_iter().map(|(mut cause, pod, container)| async move {
+    join_all(grouped(pods, node_is_lost).into_iter().map(|(mut cause, pod, container)| async move {
         let _ = tokio::time::timeout(DEADLINE, explain(client, &mut cause, pod, container)).await;
         cause
     }))
@@ -326,7 +336,7 @@ pub(super) enum Hopeless {
 /// added up to five minutes.
 const MOST_CRASHES: u64 = 5;
 
-/// What waiting for pods has seen of them.
+/// What has been seen of pods while they were awaited.
 #[derive(Default)]
 pub(super) struct Watched {
     /// Restarts of containers when they were first seen, by pod and container.
@@ -334,14 +344,10 @@ pub(super) struct Watched {
 }
 
 impl Watched {
-    /// Returns why waiting for these pods is of no use. `current` are those of the newest template: what crashes or cannot
-    /// be pulled of an older one is about to be replaced.
-    pub(super) fn hopeless(&mut self, all: &[Value], current: &[&Value]) -> Option<Hopeless> {
-        if stuck(all) {
-            return Some(Hopeless::Unscheduled);
-        }
-        let (mut crashes, mut image) = (false, false);
-        for pod in current.iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null()) {
+    /// Returns the pods that make waiting useless, each with why; whether they are of the newest template remains to be seen.
+    pub(super) fn hopeless<'a>(&mut self, pods: &'a [Value]) -> Vec<(Hopeless, &'a Value)> {
+        let mut found = Vec::new();
+        for pod in pods.iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null()) {
             for container in containers(pod) {
                 let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
                 let waiting = &container["state"]["waiting"];
@@ -349,19 +355,19 @@ impl Watched {
                 let restarts = container["restartCount"].as_u64().unwrap_or(0);
                 let id = (text(&pod["metadata"]["uid"]), text(&container["name"]));
                 let first = *self.first.entry(id).or_insert(restarts);
-                crashes |= reason == "CrashLoopBackOff" && restarts >= MOST_CRASHES && restarts > first;
-                image |= match reason.as_str() {
-                    "InvalidImageName" => true,
-                    "ErrImagePull" | "ImagePullBackOff" => is_final(&message.to_ascii_lowercase()),
-                    _ => false,
-                };
+                match reason.as_str() {
+                    "CrashLoopBackOff" if restarts >= MOST_CRASHES && restarts > first => {
+                        found.push((Hopeless::Crashes, pod));
+                    }
+                    "InvalidImageName" => found.push((Hopeless::Image, pod)),
+                    "ErrImagePull" | "ImagePullBackOff" if is_final(&message.to_ascii_lowercase()) => {
+                        found.push((Hopeless::Image, pod));
+                    }
+                    _ => {}
+                }
             }
         }
-        match (crashes, image) {
-            (true, _) => Some(Hopeless::Crashes),
-            (false, true) => Some(Hopeless::Image),
-            (false, false) => None,
-        }
+        found
     }
 }
 
@@ -373,11 +379,11 @@ fn is_final(message: &str) -> bool {
         .any(|words| message.contains(words))
 }
 
-/// Returns the pods of a Deployment's newest template, given its ReplicaSets; none if that is not known yet.
-pub(super) fn current<'a>(deployment: &Value, replica_sets: &[Value], pods: &'a [Value]) -> Vec<&'a Value> {
+/// Returns whether a pod is of its Deployment's newest template, given the ReplicaSets; those of an older one are about to
+/// be replaced. `false` if that is not known yet.
+pub(super) fn is_newest(pod: &Value, deployment: &Value, replica_sets: &[Value]) -> bool {
     const REVISION: &str = "deployment.kubernetes.io/revision";
-    let status = &deployment["status"];
-    let observed = status["observedGeneration"].as_u64() >= deployment["metadata"]["generation"].as_u64();
+    let observed = deployment["status"]["observedGeneration"].as_u64();
     let revision = &deployment["metadata"]["annotations"][REVISION];
     let newest = replica_sets.iter().find(|set| {
         let owners = set["metadata"]["ownerReferences"].as_array().into_iter().flatten();
@@ -385,10 +391,9 @@ pub(super) fn current<'a>(deployment: &Value, replica_sets: &[Value], pods: &'a 
             && owners.map(|o| &o["uid"]).any(|uid| *uid == deployment["metadata"]["uid"])
     });
     let hash = |object: &Value| object["metadata"]["labels"]["pod-template-hash"].as_str().map(str::to_owned);
-    match newest.filter(|_| observed && revision.is_string()).and_then(hash) {
-        Some(newest) => pods.iter().filter(|pod| hash(pod).as_deref() == Some(newest.as_str())).collect(),
-        None => Vec::new(),
-    }
+    revision.is_string()
+        && observed >= deployment["metadata"]["generation"].as_u64()
+        && newest.and_then(hash).is_some_and(|newest| hash(pod) == Some(newest))
 }
 
 impl Hopeless {
@@ -404,7 +409,7 @@ impl Hopeless {
             Self::Crashes => (
                 "E-CRASHES",
                 format!("{what}: its container keeps crashing: {why}"),
-                "Change what its last lines complain about in the inventory, then apply again; `provision status` shows them again",
+                "Fix what its last lines report, then apply again; `provision status` shows them too",
             ),
             Self::Image => (
                 "E-IMAGE",
@@ -457,6 +462,11 @@ mod tests {
         // As a kubelet writes it: the pod stays behind, and another takes its place.
         let evicted = json!({"metadata": {"name": "e", "deletionTimestamp": null}, "status": {"phase": "Failed", "reason": "Evicted",
             "message": "The node was low on resource: memory."}});
+        let alone = causes(std::slice::from_ref(&evicted));
+        assert_eq!(
+            (alone[0].kind, alone[0].detail.as_str()),
+            (CauseKind::Evicted, "Evicted: The node was low on resource: memory.")
+        );
         let all = causes(&[evicted, ready, pull.clone(), unscheduled(), pull, crashed(3, back_off())]);
         let said: Vec<_> = all.iter().map(|c| (c.kind, c.pods.len(), c.detail.as_str())).collect();
         assert_eq!(
@@ -469,7 +479,6 @@ mod tests {
                     "not scheduled: 0/4 nodes are available: 4 Insufficient nvidia.com/gpu."
                 ),
                 (CauseKind::Crash, 1, "container ended: out of memory (OOMKilled), 3 restarts"),
-                (CauseKind::Evicted, 1, "Evicted: The node was low on resource: memory."),
             ]
         );
         assert_eq!(
@@ -479,8 +488,17 @@ mod tests {
                   nvidia.com/gpu.; container ended: out of memory (OOMKilled), 3 restarts"
             )
         );
-        let lost = grouped(&[crashed(1, back_off())], |node| node == "n").remove(0).0;
-        assert_eq!((lost.kind, lost.detail.as_str()), (CauseKind::Node, "its node n is not ready"));
+        // Dead nodes, however many, are one cause.
+        let on = |node: String| {
+            let mut pod = crashed(1, back_off());
+            pod["spec"]["nodeName"] = node.into();
+            pod
+        };
+        let pods: Vec<Value> = (0..10).map(|n| on(format!("h-{n}"))).collect();
+        let lost = grouped(&pods, |node| node != "h-0");
+        let said: Vec<_> = lost.iter().map(|(c, ..)| (c.kind, c.pods.len(), c.detail.as_str())).collect();
+        assert_eq!(said[0], (CauseKind::Node, 9, "its node is not ready"));
+        assert_eq!(said.len(), 2);
     }
 
     #[test]
@@ -488,14 +506,15 @@ mod tests {
         let running = || json!({"running": {"startedAt": "2026-11-30T10:00:00Z"}});
         let looks = |pods: &[Value]| {
             let mut watched = Watched::default();
-            let looks = pods.iter().map(|pod| watched.hopeless(std::slice::from_ref(pod), &[pod]));
+            let looks = pods
+                .iter()
+                .map(|pod| watched.hopeless(std::slice::from_ref(pod)).first().map(|(what, _)| *what));
             looks.last().flatten()
         };
-        assert_eq!(looks(&[unscheduled()]), Some(Hopeless::Unscheduled));
         let back = |restarts| crashed(restarts, back_off());
         assert_eq!(looks(&[back(1), back(MOST_CRASHES)]), Some(Hopeless::Crashes));
         assert_eq!(looks(&[back(1), back(MOST_CRASHES - 1)]), None, "it may come up yet");
-        assert_eq!(looks(&[back(12), back(12)]), None, "what it crashed of may have been mended since");
+        assert_eq!(looks(&[back(12), back(12)]), None, "the cause of the crash may have been fixed since");
         assert_eq!(looks(&[back(12), back(13)]), Some(Hopeless::Crashes));
         assert_eq!(looks(&[back(8), crashed(9, running())]), None, "it is loading its model");
         // containerd's words for a tag that is not there, and for a registry that is down.
@@ -517,11 +536,13 @@ mod tests {
         let sets = [set("old", "1", "d"), set("theirs", "2", "e"), set("new", "2", "d")];
         let pods =
             ["old", "new", "theirs"].map(|hash| json!({"metadata": {"labels": {"pod-template-hash": hash}}}));
-        assert_eq!(current(&deployment, &sets, &pods), [&pods[1]]);
-        assert!(current(&deployment, &sets[..2], &pods).is_empty(), "the new one is not there yet");
+        let newest =
+            |deployment: &Value, sets: &[Value]| pods.each_ref().map(|pod| is_newest(pod, deployment, sets));
+        assert_eq!(newest(&deployment, &sets), [false, true, false]);
+        assert_eq!(newest(&deployment, &sets[..2]), [false; 3], "the new one is not there yet");
         deployment["status"]["observedGeneration"] = json!(1);
-        assert!(current(&deployment, &sets, &pods).is_empty());
-        assert!(current(&json!({}), &[], &pods).is_empty());
+        assert_eq!(newest(&deployment, &sets), [false; 3]);
+        assert_eq!(newest(&json!({}), &[]), [false; 3]);
     }
 
     /// An API that answers one path with a text, and everything else with 404; it records what it was asked.
@@ -559,7 +580,7 @@ mod tests {
         );
         let asked = asked.lock().expect("the record").clone();
         assert_eq!(asked.len(), 1, "{asked:?}");
-        for part in ["previous=true", "container=engine", "tailLines=8", "limitBytes=16384"] {
+        for part in ["previous=true", "container=engine", "tailLines=8", "limitBytes=65536"] {
             assert!(asked[0].contains(part), "{asked:?}");
         }
     }

@@ -1,5 +1,4 @@
-//! What serves, and what does not: the router, the models and what their nodes need, with the reason and the tenants that
-//! feel it.
+//! What is served and what is not: the router, the models, device plugins and metrics, with reasons and affected tenants.
 
 use super::words::{count, names};
 use crate::reconciler::{Cause, CauseKind};
@@ -26,7 +25,7 @@ pub struct WorkloadView {
     pub ready: u64,
     /// Why the others are not, most frequent first.
     pub causes: Vec<Cause>,
-    /// Tenants that feel it if it is the router or a model, with the served names of a model: `search (chat)`.
+    /// The affected tenants, if it is the router or a model, with the served names of a model: `search (chat)`.
     pub tenants: Vec<String>,
 }
 
@@ -90,7 +89,7 @@ pub(super) fn troubled(workloads: &[WorkloadView]) -> String {
         }
     }
     if workloads.iter().any(|w| !w.exists || w.is_scaled()) {
-        text += "  = next: Run `provision apply`, which brings back what the inventory wants\n";
+        text += "  = next: Run `provision apply`, which restores what the inventory wants\n";
     }
     text
 }

@@ -60,7 +60,7 @@ fn what_runs_can_be_seen_reached_and_collected() {
     assert!(shown.contains("node h-1: its kubelet stopped reporting"), "{shown}");
 
     // A model that somebody scaled down is not as the inventory wants it, and a router that somebody deleted is missing: their
-    // tenants feel it.
+    // tenants are named.
     story.api(async |client| {
         use k8s_openapi::api::apps::v1::Deployment;
         let models: kube::Api<Deployment> = kube::Api::namespaced(client.clone(), "models");
@@ -73,8 +73,8 @@ fn what_runs_can_be_seen_reached_and_collected() {
     let missing =
         "router kthena-router: missing: no Deployment kthena-system/kthena-router; affects ads, search";
     assert!(shown.contains(missing), "{shown}");
-    let scaled = "affects search (qwen)\n  scaled to 0, and the inventory wants 1\n";
-    assert!(shown.contains(scaled) && shown.contains("Run `provision apply`, which brings back"), "{shown}");
+    let scaled = "affects search (qwen)\n  scaled to 0; the inventory wants 1\n";
+    assert!(shown.contains(scaled) && shown.contains("Run `provision apply`, which restores"), "{shown}");
     let json = story.run(&["status", "-i", &at, "--output", "json"]);
     let json: serde_json::Value = serde_json::from_slice(&json.stdout).expect("JSON");
     let router = json["workloads"].as_array().into_iter().flatten().find(|w| w["part"] == "router");
