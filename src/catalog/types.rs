@@ -516,10 +516,14 @@ impl K0sStep {
         numbers.filter(|numbers| numbers.len() == 4)
     }
 
+    /// Returns the minor of a version: `(1, 35)`.
+    pub fn minor(version: &str) -> Option<(u32, u32)> {
+        Self::numbers(version).map(|numbers| (numbers[0], numbers[1]))
+    }
+
     /// Returns whether two versions are known to be of one minor.
     pub fn same_minor(from: &str, to: &str) -> bool {
-        let minor = |version: &str| Self::numbers(version).map(|numbers| numbers[..2].to_vec());
-        minor(from).is_some_and(|from| minor(to) == Some(from))
+        Self::minor(from).is_some_and(|from| Self::minor(to) == Some(from))
     }
 
     /// Returns what a step is; `None` where a version cannot be read.

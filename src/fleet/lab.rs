@@ -233,6 +233,18 @@ fn hardware(inventory: &Inventory, catalog: &Catalog, host: &Host) -> Option<Har
     })
 }
 
+/// Returns the k0s versions of a lab: the inventory's, and those to which it may be changed while the lab runs.
+fn k0s_versions(inventory: &Inventory, catalog: &Catalog) -> Vec<String> {
+    let own = &inventory.cluster.k0s_version;
+    let others = catalog.k0s_lines().iter().flat_map(|line| &line.versions).filter(|version| *version != own);
+    std::iter::once(own).chain(others).cloned().collect()
+}
+
+/// Returns the name under which a lab's lock file has another version of an artifact.
+pub(super) fn at_version(name: &str, version: &str) -> String {
+    format!("{name}@{version}")
+}
+
 /// Returns the lab's specification. Real addresses are mapped onto loopback ones chosen at random.
 async fn spec(loaded: &Loaded, faults: &[String]) -> Result<Spec> {
     let (inventory, catalog) = (&loaded.inventory, &loaded.catalog);
@@ -289,7 +301,7 @@ async fn spec(loaded: &Loaded, faults: &[String]) -> Result<Spec> {
         dir: lab_dir(loaded)?,
         exe: loaded.source.program()?,
         mirror: hosts.first().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |h| h.address),
-        k0s_version: inventory.cluster.k0s_version.clone(),
+        k0s_versions: k0s_versions(inventory, catalog),
         hosts,
         faults,
         control_plane: None,
@@ -426,16 +438,17 @@ pub async fn serve_lab() -> Result<()> {
     let dir = spec.dir.clone();
     let failed_up = |e: lab::LabError| coded("E-LAB", e.to_string(), "See the lab's log");
     let lab = lab::Lab::up(spec, Events::none()).await.map_err(failed_up)?;
-    let artifacts = lab.artifacts().iter().map(|a| {
-        let locked = Locked {
-            version: a.version.clone(),
-            urls: vec![a.url.clone()],
-            sha256: a.sha256.clone(),
-            size: a.size,
+    let mut lock = Lock::default();
+    for served in lab.artifacts() {
+        let (version, sha256, size) = (served.version.clone(), served.sha256.clone(), served.size);
+        let locked = Locked { version, urls: vec![served.url.clone()], sha256, size };
+        let name = match lock.get(&served.name) {
+            None => served.name.clone(),
+            Some(_) => at_version(&served.name, &locked.version),
         };
-        (a.name.clone(), locked)
-    });
-    Lock { artifacts: artifacts.collect() }.save(&dir.join("provision.lock"))?;
+        lock.artifacts.insert(name, locked);
+    }
+    lock.save(&dir.join("provision.lock"))?;
     let (here, gone) = tokio::sync::oneshot::channel();
     std::thread::spawn(|| end_with_input(here));
     lab.serve(async { drop(gone.await) }).await.map_err(failed("the lab has stopped"))?;

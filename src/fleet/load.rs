@@ -1,6 +1,7 @@
 //! Loads an inventory from disk: what it may read, the catalog next to it, its lock file.
 
 use super::error::{Error, Result, failed};
+use super::lab::at_version;
 use super::state_dir::{OwnLabName, StateDir};
 use crate::artifact::{LOCK_FILE, Lock, LockError, UnresolvedAll, Wanted, resolve};
 use crate::catalog::Catalog;
@@ -170,10 +171,14 @@ impl Loaded {
     /// lock was made when it came up, and has what its mirror serves.
     pub(super) fn read_lock(&self, path: &Path, lab: Option<&Path>) -> Result<Lock> {
         let wanted = self.wanted();
-        let lock = self.lock_file(path)?;
+        let mut lock = self.lock_file(path)?;
         match lab {
             None => fits(&lock, &wanted)?,
             Some(inventory) => {
+                for want in &wanted {
+                    let other = lock.get(&at_version(&want.name, &want.version)).cloned();
+                    lock.artifacts.extend(other.map(|locked| (want.name.clone(), locked)));
+                }
                 // What else it serves are stand-ins with versions of their own.
                 let k0s = |want: &Wanted| want.name.starts_with("k0s-") && lock.get(&want.name).is_some();
                 fits(&lock, &wanted.into_iter().filter(k0s).collect::<Vec<_>>()).map_err(|failure| {

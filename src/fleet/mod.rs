@@ -7,6 +7,7 @@
 //! several independent fleets. Every call can be dropped: running batches continue on the hosts, and [`Fleet::attach`]
 //! follows them.
 
+mod ahead;
 mod apply;
 mod approval;
 mod archive;

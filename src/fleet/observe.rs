@@ -83,6 +83,7 @@ impl Fleet {
             self.probe_new(&mut observation).await;
             self.stop_retired(&mut observation).await;
         }
+        self.look_ahead(&mut observation).await;
         let leaving = nodes_to_drain(&observation.targets, &live.unwrap_or_default().all);
         if let Some(cluster) = self.cluster.as_ref().filter(|_| !leaving.is_empty()) {
             // A drain refuses what is not known here.

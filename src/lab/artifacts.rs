@@ -14,6 +14,15 @@ fn k0s(version: &str) -> String {
     )
 }
 
+/// Returns the version that a stand-in for the k0s binary plays.
+pub(super) fn version_of(k0s: &str) -> Option<String> {
+    let (_, rest) = k0s.split_once("K0S_LAB_VERSION=")?;
+    let version = rest.split(char::is_whitespace).next()?;
+    // A host may write anything there.
+    let plain = |c: char| c.is_ascii_alphanumeric() || ".+-".contains(c);
+    (version.len() <= 64 && version.chars().all(plain)).then(|| version.to_owned())
+}
+
 /// The stand-in for the EFA installer's archive: a folder with the script that hands over to the lab's tool.
 fn efa_installer(version: &str) -> Vec<u8> {
     let script = format!(
@@ -39,13 +48,12 @@ fn crd(group: &str, kind: &str, plural: &str, version: &str, scope: &str) -> Str
     format!("---\n{definition}\n")
 }
 
-/// Returns the files by path below the mirror, and for each artifact of the lock file its name, version and path.
-pub(super) fn files(k0s_version: &str) -> (BTreeMap<String, Vec<u8>>, Vec<(String, String, String)>) {
+/// Returns the files by path below the mirror, and for each artifact its name in the lock file, version and path. Artifacts of
+/// the first version of k0s come before those of the others.
+pub(super) fn files(k0s_versions: &[String]) -> (BTreeMap<String, Vec<u8>>, Vec<(String, String, String)>) {
     let gateway = "gateway.networking.k8s.io";
     let kthena = "networking.serving.volcano.sh";
     let texts = [
-        ("k0s-x86_64", k0s_version, k0s(k0s_version)),
-        ("k0s-aarch64", k0s_version, k0s(k0s_version)),
         (
             "gateway-api-crds",
             "v1.4.0",
@@ -68,9 +76,12 @@ pub(super) fn files(k0s_version: &str) -> (BTreeMap<String, Vec<u8>>, Vec<(Strin
         ("nvidia-toolkit-key", "lab", "LAB stand-in for the container toolkit's repository key\n".to_owned()),
         ("neuron-key", "lab", "LAB stand-in for the Neuron repository key\n".to_owned()),
     ];
+    let k0s = k0s_versions
+        .iter()
+        .flat_map(|version| ["k0s-x86_64", "k0s-aarch64"].map(|name| (name, version.as_str(), k0s(version))));
     let mut files = BTreeMap::new();
     let mut artifacts = Vec::new();
-    for (name, version, text) in texts {
+    for (name, version, text) in k0s.chain(texts) {
         let path = format!("{name}/{version}");
         files.insert(path.clone(), text.into_bytes());
         artifacts.push((name.to_owned(), version.to_owned(), path));

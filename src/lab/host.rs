@@ -1,8 +1,9 @@
 //! A running lab host: its state, its faults, and its stand-in for an init process, which the stand-in tools reach
 //! through a socket in the host's `/run/lab`. Its SSH server is in `session`.
 
+use super::artifacts;
 use super::beneath::Beneath;
-use super::cluster::{Cluster, ControllerStart, WorkerStart};
+use super::cluster::{Cluster, ControllerStart, K0sVersion, WorkerStart};
 use super::isolate::{Isolation, Stdin};
 use super::limits::Disk;
 use super::program::{Ending, Program};
@@ -298,12 +299,14 @@ impl LabHost {
         if let Some(token) = &token {
             self.record_token(token);
         }
+        let k0s = self.folders("usr-local").and_then(|folder| folder.read("bin/k0s")).unwrap_or_default();
+        let version = artifacts::version_of(&k0s).map_or_else(K0sVersion::default, K0sVersion);
         let unless = |joined: &str| token.filter(|_| root.handle(joined).is_err());
         let files = if unit == "k0scontroller.service" {
-            let start = ControllerStart::new(&flags, unless("var/lib/k0s/pki/ca.crt"));
+            let start = ControllerStart::new(version, &flags, unless("var/lib/k0s/pki/ca.crt"));
             self.cluster.start_controller(&self.name, start).await?
         } else {
-            let start = WorkerStart::new(&flags, unless("var/lib/k0s/kubelet.conf"));
+            let start = WorkerStart::new(version, &flags, unless("var/lib/k0s/kubelet.conf"));
             self.cluster.start_worker(&self.name, start).await?
         };
         let status = ("/run/k0s/status.sock", String::new());

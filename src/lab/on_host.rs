@@ -2,7 +2,7 @@
 //! passes on what it is asked to a simulated cluster outside, through a socket that whoever made the host put there.
 //! SIMULATION: no Kubernetes runs; what can be real around it (units, files, ports, restarts, reboots) is.
 
-use super::cluster::{Cluster, ControllerStart, Files, Flags, WorkerStart};
+use super::cluster::{Cluster, ControllerStart, Files, Flags, K0sVersion, WorkerStart};
 use super::request::Request;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -123,11 +123,12 @@ fn try_run(role: &str, flags: &Flags, status: Value) -> Result<String, String> {
         Some(path) => Some(std::fs::read_to_string(path).map_err(plain)?.trim().to_owned()),
         None => None,
     };
+    let plays = version().map_or_else(K0sVersion::default, K0sVersion);
     let (works, started) = if role == "controller" {
-        let start = ControllerStart::new(flags, token);
+        let start = ControllerStart::new(plays, flags, token);
         (start.worker.is_some(), ask(What::Controller(start)))
     } else {
-        (true, ask(What::Worker(WorkerStart::new(flags, token))))
+        (true, ask(What::Worker(WorkerStart::new(plays, flags, token))))
     };
     let (mut presence, reply) = started.map_err(|e| format!("the simulated cluster does not answer: {e}"))?;
     let files = match reply {

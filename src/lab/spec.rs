@@ -17,8 +17,8 @@ pub struct Spec {
     pub exe: PathBuf,
     /// Address of the mirror; its port is chosen by the system.
     pub mirror: IpAddr,
-    /// k0s version that the mirror serves.
-    pub k0s_version: String,
+    /// k0s versions that the mirror serves: the inventory's first, then those to which it may be changed.
+    pub k0s_versions: Vec<String>,
     /// The hosts.
     pub hosts: Vec<Host>,
     /// Faults to inject.

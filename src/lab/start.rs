@@ -116,7 +116,7 @@ impl Lab {
         let listener = bind((spec.mirror, 0).into()).await?;
         let base = listener.local_addr().map_err(files_error)?;
         let isolation = Arc::new(Isolation::new(&spec).await.map_err(LabError::Forbidden)?);
-        let (served, names) = files(&spec.k0s_version);
+        let (served, names) = files(&spec.k0s_versions);
         let artifacts = names
             .into_iter()
             .map(|(name, version, path)| {
@@ -273,6 +273,5 @@ fn cluster_spec(spec: &Spec) -> ClusterSpec {
         let host_spec = HostSpec { addresses: vec![host.address.to_string()], accelerators };
         (host.name.clone(), host_spec)
     });
-    let kubelet = spec.k0s_version.split('+').next().unwrap_or_default();
-    ClusterSpec { hosts: hosts.collect(), kubelet_version: format!("{kubelet}+k0s") }
+    ClusterSpec { hosts: hosts.collect() }
 }

@@ -432,6 +432,11 @@ fn link(inventory: &Inventory, targets: &mut [TargetPlan]) {
     let inputs: BTreeSet<StepOutput> =
         targets.iter().flat_map(|t| &t.steps).flat_map(|s| &s.inputs).copied().collect();
     if let Some(cluster) = targets.iter_mut().find(|t| t.target == TargetId::Cluster) {
+        // A run that was cut short left nodes without pods: what waits for its own may have room nowhere else.
+        let at_once = |step: &Step| {
+            step.change.uncordons() && step.resource.node().is_some_and(|host| !busy.contains(host))
+        };
+        cluster.steps.sort_by_key(|step| !at_once(step));
         for output in inputs.into_iter().rev() {
             let resource = output.resource();
             let step = Step {

@@ -5,6 +5,7 @@
 //! through its tenant's gateway.
 
 mod access;
+mod ahead;
 mod apply;
 mod applyset;
 mod chat;
@@ -28,6 +29,7 @@ mod survey;
 mod target;
 
 pub use access::Access;
+pub use ahead::{Ahead, DeprecatedApi};
 pub use chat::{chat_completion, chat_stream};
 pub use cluster::{ClusterSetup, ClusterTarget, Retired};
 pub use holder::Holder;

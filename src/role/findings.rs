@@ -295,6 +295,16 @@ pub const TABLE: &[(&str, &str, &str)] = &[
         "the requested k0s version is an earlier patch release",
         "Read the release notes of both: fixes are reverted",
     ),
+    (
+        "W-API-REMOVED",
+        "clients of the cluster use an API that the requested Kubernetes no longer has",
+        "Find them in the API server's audit log, or by the object's managedFields, and upgrade them first",
+    ),
+    (
+        "W-FEATURE-GATE",
+        "cluster.k0s.config sets a feature gate that can no longer be switched",
+        "Remove it: a component does not start with a gate that it does not know",
+    ),
     ("W-K0S-SYSINFO", "`k0s sysinfo` reports a warning", "Run `k0s sysinfo` on the host"),
     ("W-CLOUD-INIT", "cloud-init is still running", "Package steps wait for it"),
 ];

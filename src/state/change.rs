@@ -126,6 +126,12 @@ pub struct Change {
 }
 
 impl Change {
+    /// Returns whether all that it does is to let a node take pods again.
+    pub fn uncordons(&self) -> bool {
+        let uncordons = |field: &FieldDiff| field.name == "cordoned" && field.to.as_deref() == Some("no");
+        !self.fields.is_empty() && self.fields.iter().all(uncordons)
+    }
+
     /// Returns the change that removes a resource.
     pub fn removal(id: &ResourceId) -> Self {
         let managed = FieldDiff { name: "managed".to_owned(), from: Some(id.text()), to: None };

@@ -28,6 +28,7 @@ pub fn tests() -> Vec<Test> {
         a_dead_node_is_drained_without_its_kubelet_and_a_lost_one_is_forgotten,
         a_rollout_is_waited_for_and_says_what_holds_it_up,
         a_survey_says_why_workloads_do_not_serve,
+        a_plan_knows_what_an_upgrade_takes_away,
     )
     .to_vec()
 }
@@ -689,4 +690,17 @@ pub async fn a_survey_says_why_workloads_do_not_serve(plane: &ControlPlane) {
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
     kubelet.end(rest, &names_of).await;
+}
+
+/// The API server's own metrics tell what clients asked for and which gates cannot be switched any more.
+pub async fn a_plan_knows_what_an_upgrade_takes_away(plane: &ControlPlane) {
+    let bench = Bench::new(plane, "ahead").await;
+    // Deprecated since 1.19, with no release that removes it (k8s.io/api/core/v1, ComponentStatus).
+    bench.rest.get("/api/v1/componentstatuses").await.expect(200);
+    let ahead = bench.target(Vec::new()).ahead().await.expect("an answer").expect("a cluster");
+    let asked = ahead.apis.iter().find(|api| api.resource == "componentstatuses").expect("it is counted");
+    assert_eq!((asked.version.as_str(), asked.removed), ("v1", None));
+    // Stable since 1.33, and beta before 1.36.
+    assert!(ahead.settled_gates.contains("SidecarContainers"), "{:?}", ahead.settled_gates);
+    assert!(!ahead.settled_gates.contains("APIServerIdentity"), "{:?}", ahead.settled_gates);
 }

@@ -785,3 +785,50 @@ fn a_worker_whose_node_was_deleted_starts_its_k0s_again() {
     assert_eq!(planned("w-2", true), ["command k0s-started"]);
     assert_eq!(planned("w-2", false), Vec::<String>::new(), "it never came up, so there was no node");
 }
+
+/// A run that was cut short leaves nodes cordoned. What waits for its pods may have room nowhere else, so they come first; those of
+/// hosts that have work to do are uncordoned when that is done.
+#[test]
+fn nodes_that_were_left_cordoned_take_pods_again_first() {
+    let manifest = serde_json::json!({"apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": "router", "namespace": "r"}});
+    let router = Object { stage: Stage::Component, manifest, ready: Ready::Available };
+    let node = |name: &str| {
+        let node = Node {
+            name: name.to_owned(),
+            labels: BTreeMap::new(),
+            taints: Vec::new(),
+            cordoned: false,
+            allocatable: BTreeMap::new(),
+            kubelet: None,
+        };
+        Resource::new("node", Spec::Node(node))
+    };
+    let desired = vec![Resource::new("router", Spec::Object(Box::new(router))), node("w-1"), node("h-1")];
+    let differs = |field: &str, from: &str, to: &str| {
+        let field = |text: &str| Fields::from([(field.to_owned(), text.to_owned())]);
+        Observation::Present(Seen { fields: field(from), wanted: Some(field(to)), text: None })
+    };
+    let seen = [
+        differs("ready", "0/1 ready", "yes"),
+        differs("cordoned", "by us: drain", "no"),
+        differs("cordoned", "by us: drain", "no"),
+    ];
+    let state = desired.iter().map(|r| r.id.clone()).zip(seen).collect();
+    let cluster = Model { target: TargetId::Cluster, desired, state, orphans: Vec::new() };
+    let busy = Model {
+        target: TargetId::Host("h-1".into()),
+        desired: vec![Resource::new(
+            "base",
+            Spec::Symlink(Symlink { path: "/l".into(), target: "/t".into() }),
+        )],
+        state: BTreeMap::new(),
+        orphans: Vec::new(),
+    };
+    let mut busy = busy;
+    busy.state.insert(busy.desired[0].id.clone(), Observation::Absent);
+    let plan = plan(&[cluster, busy]);
+    let cluster = plan.targets.iter().find(|t| t.target == TargetId::Cluster).expect("planned");
+    let order: Vec<String> = cluster.steps.iter().map(|s| s.resource.to_string()).collect();
+    assert_eq!(order, ["node/w-1", "Deployment.apps/r/router", "node/h-1"]);
+}

@@ -55,7 +55,7 @@ impl Kit {
             dir: dir.path().join("lab"),
             exe: env!("CARGO_BIN_EXE_provision").into(),
             mirror: address(0),
-            k0s_version: "v1.35.7+k0s.0".into(),
+            k0s_versions: vec!["v1.35.7+k0s.0".into()],
             hosts: names.iter().enumerate().map(host).collect(),
             faults: Vec::new(),
             control_plane: None,

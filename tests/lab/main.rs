@@ -33,3 +33,4 @@ mod story;
 mod stuck;
 mod tenants;
 mod twin;
+mod upgrade;

@@ -309,10 +309,13 @@ fn a_change_of_k0s_shows_versions_and_a_skipped_minor_stops_the_host() {
     let (code, plan) = plan_from("v1.35.9+k0s.0");
     assert_eq!(code, 2, "{plan}");
     assert!(plan.contains("[W-K0S-DOWNGRADE]"), "{plan}");
-    // The lab serves the version that it came up with: another one is never called in sync.
+    // The lab serves the versions that the catalog had when it came up: another one is never called in sync.
+    let newer = "k0sLines:\n  - {minor: \"1.36\", containerd: 2, containerdVersion: 2.3.3, versions: [v1.36.99+k0s.0], source: a test}\n";
+    std::fs::create_dir(story.inventory.join("catalog")).expect("made");
+    std::fs::write(story.inventory.join("catalog/k0s.yaml"), newer).expect("written");
     let file = story.inventory.join("inventory.yaml");
     let text_before = std::fs::read_to_string(&file).expect("read");
-    std::fs::write(&file, text_before.replace("v1.35.7+k0s.0", "v1.36.3+k0s.2")).expect("written");
+    std::fs::write(&file, text_before.replace("v1.35.7+k0s.0", "v1.36.99+k0s.0")).expect("written");
     let (code, plan) = plan_from("v1.35.7+k0s.0");
     assert_eq!(code, 1, "{plan}");
     assert!(plan.contains("E-LOCK-VERSION") && plan.contains("provision lab down"), "{plan}");

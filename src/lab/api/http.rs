@@ -24,6 +24,8 @@ pub type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// Longest request body, as in kube-apiserver.
 const BODY_LIMIT: usize = 3 << 20;
+/// What `/metrics` says: no deprecated API is served here, and one gate that is stable stands for all.
+const METRICS: &str = "kubernetes_feature_enabled{name=\"SidecarContainers\",stage=\"\"} 1\n";
 
 /// What answers requests of one connection.
 #[derive(Clone)]
@@ -64,6 +66,7 @@ impl Service {
             ["apis"] => Some(discovery::group_list(&kinds)),
             ["api", version] => discovery::resource_list(&kinds, "", version),
             ["version"] => Some(discovery::version(&self.version)),
+            ["metrics"] => return Ok(text_answer(StatusCode::OK, METRICS)),
             // No path of this server: not an error of the API, which serves no such group.
             ["apis", group, ..] if !self.store.serves(group) => {
                 return Ok(text_answer(StatusCode::NOT_FOUND, "404 page not found\n"));

@@ -1,7 +1,7 @@
 //! The cluster as its machines see it: controllers and workers start, stop and are reached.
 
 use super::control_plane::ControlPlane;
-use super::spec::{ClusterSpec, ControllerStart, Files, WorkerStart};
+use super::spec::{ClusterSpec, ControllerStart, Files, K0sVersion, WorkerStart};
 use super::{mirror, workloads};
 use crate::event::Events;
 use crate::lab::api::{self, Api, Authority, Identity, Store, TokenUse, is_valid_token, kubeconfig};
@@ -38,6 +38,8 @@ struct Inner {
     members: BTreeSet<String>,
     workers: BTreeSet<String>,
     joined: BTreeSet<String>,
+    /// What each host's k0s calls the version of Kubernetes.
+    versions: BTreeMap<String, String>,
     accelerators: BTreeMap<String, (u32, BTreeMap<String, u32>)>,
     /// What the controller that restored a backup begins with.
     restored: Option<(String, Snapshot)>,
@@ -100,7 +102,7 @@ impl Cluster {
     }
 
     /// Makes the control plane that the first controller brings.
-    fn begin(&self, restored: Option<Snapshot>) -> Result<Api, String> {
+    fn begin(&self, version: &K0sVersion, restored: Option<Snapshot>) -> Result<Api, String> {
         let authority = match (&self.control_plane, &restored) {
             (Some(real), _) => real.authority.clone(),
             (None, Some(from)) => {
@@ -125,7 +127,7 @@ impl Cluster {
             self.spawn(workloads::run(store.clone()));
         }
         self.spawn(workloads::heartbeats(store.clone()));
-        Ok(Api { store, authority, version: self.spec.kubelet_version.clone(), tls })
+        Ok(Api { store, authority, version: version.kubernetes().to_owned(), tls })
     }
 
     /// Starts a controller: the first makes the cluster, others need a controller token. Errors hold k0s's phrases.
@@ -134,7 +136,7 @@ impl Cluster {
         let api = match existing {
             None => {
                 let restored = self.inner().restored.take_if(|(by, _)| by == host).map(|(_, from)| from);
-                let api = self.begin(restored)?;
+                let api = self.begin(&start.version, restored)?;
                 self.inner().api = Some(api.clone());
                 api
             }
@@ -152,6 +154,7 @@ impl Cluster {
         };
         {
             let mut inner = self.inner();
+            inner.versions.insert(host.to_owned(), start.version.kubernetes().to_owned());
             inner.controllers.insert(host.to_owned());
             inner.members.insert(host.to_owned());
             inner.joined.insert(host.to_owned());
@@ -209,6 +212,7 @@ impl Cluster {
         api.store.ensure("nodes", node, "kubelet").map_err(failed)?;
         {
             let mut inner = self.inner();
+            inner.versions.insert(host.to_owned(), start.version.kubernetes().to_owned());
             inner.workers.insert(host.to_owned());
             inner.joined.insert(host.to_owned());
         }
@@ -222,7 +226,7 @@ impl Cluster {
     fn node_status(&self, api: &Api, host: &str, ready: bool) -> Result<(), api::ApiError> {
         let spec = self.spec.hosts.get(host).cloned().unwrap_or_default();
         let (answering, mig) = self.inner().accelerators.get(host).cloned().unzip();
-        let version = self.spec.kubelet_version.clone();
+        let version = self.inner().versions.get(host).cloned().unwrap_or_default();
         let plugged = spec.accelerators.map(|count| answering.unwrap_or(count));
         // How many devices a device plugin would find on this host.
         api.store.edit("nodes", "", host, &api::Options::by("lab"), |node| {
@@ -371,15 +375,17 @@ impl Cluster {
     /// Connects to a port of a host: 6443 and 9443 on a running controller, node ports on a running worker. `None`
     /// is a refused connection.
     pub async fn dial(&self, host: &str, port: u16) -> Option<DuplexStream> {
-        let (api, controller, worker) = {
+        let (api, version, controller, worker) = {
             let inner = self.inner();
+            let version = inner.versions.get(host).cloned().unwrap_or_default();
             // Without a quorum the API server does not come up.
             let controls = inner.controllers.contains(host) && inner.has_quorum();
-            (inner.api.clone()?, controls, inner.workers.contains(host))
+            (inner.api.clone()?, version, controls, inner.workers.contains(host))
         };
         let (near, far) = tokio::io::duplex(BUFFER);
         if controller && matches!(port, 6443 | 9443) {
             let Some(real) = &self.control_plane else {
+                let api = Api { version, ..api };
                 self.spawn(async move { api.serve_tls(far).await });
                 return Some(near);
             };

@@ -11,4 +11,4 @@ mod workloads;
 
 pub use cluster::Cluster;
 pub use control_plane::{ControlPlane, programs_in};
-pub use spec::{ClusterSpec, ControllerStart, Files, Flags, HostSpec, WorkerStart};
+pub use spec::{ClusterSpec, ControllerStart, Files, Flags, HostSpec, K0sVersion, WorkerStart};

@@ -1,0 +1,114 @@
+//! What an upgrade to another minor of Kubernetes would break, told by its plan: APIs in use that are gone then, and feature
+//! gates that it may not know.
+
+use super::observe::Observation;
+use super::open::Fleet;
+use crate::catalog::K0sStep;
+use crate::reconciler::Ahead;
+use crate::state::TargetId;
+use serde_json::Value;
+use std::collections::BTreeSet;
+
+impl Fleet {
+    /// Adds warnings to the cluster where a controller runs an earlier minor than the wanted one.
+    pub(super) async fn look_ahead(&self, observation: &mut Observation) {
+        let Some(wanted) = K0sStep::minor(&self.inventory.cluster.k0s_version) else { return };
+        let runs = |id: &TargetId| {
+            let host = self.inventory.hosts.get(id.host()?)?;
+            let controls = self.inventory.pool_of(host).role.is_controller();
+            let (_, seen) = observation.targets.iter().find(|(seen, _)| seen == id)?;
+            K0sStep::minor(seen.as_ref().ok().filter(|_| controls)?.facts.k0s_version.as_ref()?)
+        };
+        let Some(oldest) = observation.targets.iter().filter_map(|(id, _)| runs(id)).min() else { return };
+        let Some(cluster) = self.cluster.as_ref().filter(|_| oldest < wanted) else { return };
+        let told = match cluster.ahead().await {
+            Ok(None) => return,
+            Ok(Some(ahead)) => warnings(&ahead, &gates(&self.inventory.cluster.k0s_config), wanted),
+            Err(failure) => {
+                vec![format!("[W-API-REMOVED] APIs in use could not be looked for: {}", failure.message)]
+            }
+        };
+        let cluster = observation.targets.iter_mut().find(|(id, _)| *id == TargetId::Cluster);
+        if let Some((_, Ok(cluster))) = cluster {
+            cluster.warnings.extend(told);
+        }
+    }
+}
+
+/// Returns what to warn of before an upgrade to a minor.
+fn warnings(ahead: &Ahead, gates: &BTreeSet<String>, wanted: (u32, u32)) -> Vec<String> {
+    let kubernetes = format!("Kubernetes {}.{}", wanted.0, wanted.1);
+    let gone = ahead.apis.iter().filter(|api| api.removed.is_some_and(|removed| removed <= wanted));
+    let gone = gone.map(|api| {
+        let (version, resource) = (&api.version, &api.resource);
+        format!("[W-API-REMOVED] clients use {resource} of {version}, which {kubernetes} does not have")
+    });
+    let settled = ahead.settled_gates.intersection(gates).map(|gate| {
+        format!(
+            "[W-FEATURE-GATE] feature gate {gate} in cluster.k0s.config can no longer be switched: {kubernetes} may not know it, \
+             and a component does not start with a gate that it does not know"
+        )
+    });
+    gone.chain(settled).collect()
+}
+
+/// Returns the feature gates of a k0s configuration, wherever k0s and Kubernetes take them: `featureGates` as a list with names or
+/// as a map, `feature-gates` as the text of a flag.
+fn gates(config: &Value) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut open = vec![config];
+    while let Some(value) = open.pop() {
+        match value {
+            Value::Array(items) => open.extend(items),
+            Value::Object(map) => open.extend(map.values()),
+            _ => {}
+        }
+        match value.get("featureGates") {
+            Some(Value::Array(list)) => {
+                found.extend(list.iter().filter_map(|gate| gate["name"].as_str().map(str::to_owned)));
+            }
+            Some(Value::Object(map)) => found.extend(map.keys().cloned()),
+            _ => {}
+        }
+        let flag = value.get("feature-gates").and_then(Value::as_str).unwrap_or_default();
+        let names = flag.split(',').filter_map(|gate| gate.split_once('=')).map(|(name, _)| name.trim());
+        found.extend(names.map(str::to_owned));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reconciler::DeprecatedApi;
+
+    #[test]
+    fn only_what_the_wanted_minor_takes_away_is_told() {
+        let config = serde_json::json!({"spec": {
+            "featureGates": [{"name": "ListGate", "enabled": true}],
+            "api": {"extraArgs": {"feature-gates": "FlagGate=true, OtherGate=false"}},
+            "workerProfiles": [{"name": "a", "values": {"featureGates": {"MapGate": true, "BetaGate": true}}}],
+        }});
+        let all = ["BetaGate", "FlagGate", "ListGate", "MapGate", "OtherGate"];
+        assert_eq!(gates(&config), BTreeSet::from(all.map(str::to_owned)));
+        let api = |resource: &str, removed| DeprecatedApi {
+            version: "example.com/v1beta1".to_owned(),
+            resource: resource.to_owned(),
+            removed,
+        };
+        let ahead = Ahead {
+            apis: [api("gone", Some((1, 36))), api("later", Some((1, 37))), api("undecided", None)].into(),
+            settled_gates: ["ListGate", "FlagGate", "Unused"].map(str::to_owned).into(),
+        };
+        let told = warnings(&ahead, &gates(&config), (1, 36));
+        let expected = [
+            "[W-API-REMOVED] clients use gone of example.com/v1beta1, which Kubernetes 1.36",
+            "[W-FEATURE-GATE] feature gate FlagGate",
+            "[W-FEATURE-GATE] feature gate ListGate",
+        ];
+        assert_eq!(told.len(), expected.len(), "{told:?}");
+        for (told, expected) in told.iter().zip(expected) {
+            assert!(told.starts_with(expected), "{told}");
+        }
+    }
+}
