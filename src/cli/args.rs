@@ -4,6 +4,7 @@ use crate::fleet::Selection;
 use crate::state::HostName;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Flags of every command.
 #[derive(Args, Clone, Debug)]
@@ -31,6 +32,24 @@ pub(super) enum Output {
     Json,
     /// Markdown, for a pull request (`diff` only).
     Markdown,
+}
+
+/// Reads `10m`, `8h` or `30d`.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let unit = |c: char| match c {
+        's' => Some(1),
+        'm' => Some(60),
+        'h' => Some(3600),
+        'd' => Some(86_400),
+        _ => None,
+    };
+    let seconds = text.chars().last().and_then(unit).and_then(|unit| {
+        let number: u64 = text[..text.len() - 1].parse().ok()?;
+        number.checked_mul(unit)
+    });
+    seconds
+        .map(Duration::from_secs)
+        .ok_or_else(|| "expected a number and s, m, h or d, such as 8h".to_owned())
 }
 
 /// Which inventory, and which part of it.
@@ -70,5 +89,20 @@ impl Where {
             text += " --lab";
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::duration;
+    use std::time::Duration;
+
+    #[test]
+    fn a_duration_is_a_number_and_a_unit() {
+        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("30d"), Ok(Duration::from_secs(30 * 86_400)));
+        for wrong in ["", "8", "h", "-1h", "8hours", "1.5h", "8µ", "99999999999999999999d"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! `kubeconfig`: print a kubeconfig, or merge it into the one that kubectl uses.
 
-use super::args::{Global, Output, Where};
+use super::args::{Global, Output, Where, duration};
 use super::errors::usage;
 use super::exit;
 use super::session::Session;
@@ -39,7 +39,7 @@ pub(super) struct Kubeconfig {
     #[arg(long, value_name = "NAME", requires = "user")]
     group: Option<String>,
     /// How long the user's certificate is valid: 10m to 3650d
-    #[arg(long, value_name = "TIME", requires = "user", default_value = "24h", value_parser = life)]
+    #[arg(long, value_name = "TIME", requires = "user", default_value = "24h", value_parser = duration)]
     ttl: Duration,
     /// How the API is reached
     #[arg(long, value_enum, default_value_t = Way::Tunnel)]
@@ -56,24 +56,6 @@ enum Way {
     Tunnel,
     /// The address of cluster.endpoint.external or .vip
     Endpoint,
-}
-
-/// Reads `10m`, `8h` or `30d`.
-fn life(text: &str) -> Result<Duration, String> {
-    let unit = |c: char| match c {
-        's' => Some(1),
-        'm' => Some(60),
-        'h' => Some(3600),
-        'd' => Some(86_400),
-        _ => None,
-    };
-    let seconds = text.chars().last().and_then(unit).and_then(|unit| {
-        let number: u64 = text[..text.len() - 1].parse().ok()?;
-        number.checked_mul(unit)
-    });
-    seconds
-        .map(Duration::from_secs)
-        .ok_or_else(|| "expected a number and s, m, h or d, such as 8h".to_owned())
 }
 
 impl Kubeconfig {
@@ -153,20 +135,5 @@ impl Kubeconfig {
         let delete = |what: &str| format!("kubectl config --kubeconfig {file} delete-{what} {name}");
         eprintln!("  undo    {}; {}; {}", delete("context"), delete("cluster"), delete("user"));
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::life;
-    use std::time::Duration;
-
-    #[test]
-    fn a_life_is_a_number_and_a_unit() {
-        assert_eq!(life("90s"), Ok(Duration::from_secs(90)));
-        assert_eq!(life("30d"), Ok(Duration::from_secs(30 * 86_400)));
-        for wrong in ["", "8", "h", "-1h", "8hours", "1.5h", "8µ", "99999999999999999999d"] {
-            assert!(life(wrong).is_err(), "{wrong}");
-        }
     }
 }

@@ -12,6 +12,7 @@ mod backup;
 mod catalog;
 mod diff;
 mod docs;
+mod drift;
 mod endpoint;
 mod errors;
 mod exec;
@@ -101,6 +102,10 @@ enum Command {
     Preflight(preflight::Preflight),
     /// Show pending changes; exit 2 if there are any
     Plan(plan::PlanCommand),
+    /// Compare the fleet with its inventory, for machines; exit 2 if anything differs
+    Drift(drift::DriftCommand),
+    /// Look for drift again and again, and tell of it
+    Watch(drift::Watch),
     /// Show a saved plan without contacting hosts
     Show(show::Show),
     /// Carry out the plan after confirmation
@@ -203,6 +208,8 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Trust(command) => command.run(global).await,
         Command::Preflight(command) => command.run(global).await,
         Command::Plan(command) => command.run(global).await,
+        Command::Drift(command) => command.run(global).await,
+        Command::Watch(command) => command.run(global).await,
         Command::Show(command) => command.run(global),
         Command::Apply(command) => command.run(global).await,
         Command::Approve(command) => command.run(global),

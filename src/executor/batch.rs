@@ -62,11 +62,10 @@ fn record(resource: &Resource, adopted: bool, context: &Context) -> String {
         }
         _ => None,
     };
-    let spec = serde_json::to_string(&resource.spec).unwrap_or_default();
     let restarts = resource.restarts.iter().map(|unit| Hazard::Restart(unit.clone()));
     let managed = Managed {
         id: resource.id.clone(),
-        hash: sha256(spec.as_bytes()),
+        hash: Managed::hash_of(&resource.spec),
         undo,
         adopted,
         hazards: resource.hazards.iter().cloned().chain(restarts).collect(),

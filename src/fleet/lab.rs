@@ -2,7 +2,7 @@
 //! and stops only when told to.
 
 use super::error::{Error, Result, cannot, coded, failed};
-use super::load::Loaded;
+use super::load::{Loaded, at_version};
 use super::state_dir::{self, OwnLabName};
 use crate::artifact::{Lock, Locked};
 use crate::catalog::{Catalog, Fabric, Vendor};
@@ -238,11 +238,6 @@ fn k0s_versions(inventory: &Inventory, catalog: &Catalog) -> Vec<String> {
     let own = &inventory.cluster.k0s_version;
     let others = catalog.k0s_lines().iter().flat_map(|line| &line.versions).filter(|version| *version != own);
     std::iter::once(own).chain(others).cloned().collect()
-}
-
-/// Returns the name under which a lab's lock file has another version of an artifact.
-pub(super) fn at_version(name: &str, version: &str) -> String {
-    format!("{name}@{version}")
 }
 
 /// Returns the lab's specification. Real addresses are mapped onto loopback ones chosen at random.

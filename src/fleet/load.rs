@@ -1,7 +1,6 @@
 //! Loads an inventory from disk: what it may read, the catalog next to it, its lock file.
 
 use super::error::{Error, Result, failed};
-use super::lab::at_version;
 use super::state_dir::{OwnLabName, StateDir};
 use crate::artifact::{LOCK_FILE, Lock, LockError, UnresolvedAll, Wanted, resolve};
 use crate::catalog::Catalog;
@@ -192,6 +191,11 @@ impl Loaded {
         }
         Ok(lock)
     }
+}
+
+/// Returns the name under which a lab's lock file has another version of an artifact.
+pub(super) fn at_version(name: &str, version: &str) -> String {
+    format!("{name}@{version}")
 }
 
 /// Refuses a lock file that does not have what is wanted, naming everything.

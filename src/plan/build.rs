@@ -10,7 +10,8 @@ use crate::inventory::{Host, HostState, Inventory};
 use crate::k0s::{self, CONTROLLER_UNIT, has_joined, may_have_joined};
 use crate::state::{
     BarePods, Change, Ensure, Failure, FieldDiff, Hazard, HostKind, HostName, JoinRole, Managed, Observation,
-    Observed, OutOfService, Resource, ResourceId, Spec, Step, StepId, StepOutput, TargetId, Verb, Work,
+    Observed, Origin, OutOfService, Resource, ResourceId, Spec, Step, StepId, StepOutput, TargetId, Verb,
+    Work,
 };
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -111,6 +112,37 @@ fn diff(resource: &Resource, seen: Option<&Observation>) -> Option<Change> {
     }
 }
 
+/// Returns what the difference of a resource comes from. A host has recorded what was applied to it; of the cluster only what
+/// others have set is known.
+fn origin(
+    resource: &Resource,
+    seen: Option<&Observation>,
+    managed: Option<&Managed>,
+    has_records: bool,
+) -> Option<Origin> {
+    match (&resource.spec, seen?) {
+        (_, Observation::Unknown(_) | Observation::Deferred(_)) => None,
+        (Spec::JoinToken(_), _) => Some(Origin::Inventory),
+        (Spec::Object(_) | Spec::Node(_) | Spec::Chat(_), Observation::Absent) => None,
+        (Spec::Object(_) | Spec::Node(_) | Spec::Chat(_), Observation::Present(seen)) => {
+            /// What becomes of what is wanted: nobody sets them.
+            const STATE: [&str; 3] = ["ready", "cordoned", "answers"];
+            let wanted = seen.wanted.iter().flatten();
+            let mut differ = wanted.filter(|(name, to)| seen.fields.get(*name) != Some(to));
+            match differ.all(|(name, _)| STATE.contains(&name.as_str())) {
+                true => Some(Origin::State),
+                false => (!seen.changed_by.is_empty()).then_some(Origin::Drift),
+            }
+        }
+        (spec, Observation::Absent | Observation::Present(_)) => match managed {
+            Some(managed) if managed.hash == Managed::hash_of(spec) => Some(Origin::Drift),
+            Some(_) => Some(Origin::Inventory),
+            None if has_records => None,
+            None => Some(Origin::Inventory),
+        },
+    }
+}
+
 /// Returns a digest of what is wanted; secrets are not part of it.
 fn digest(spec: &Spec) -> String {
     let text = serde_json::to_vec(spec).unwrap_or_default();
@@ -168,6 +200,10 @@ pub fn steps_of(observed: &Observed) -> (Vec<Step>, usize) {
         let mut step = Step::make(&observed.target, resource, change);
         step.digest = digest(&resource.spec);
         step.deferred = deferred;
+        step.origin = origin(resource, seen, managed.get(&resource.id).copied(), !managed.is_empty());
+        if let Some(Observation::Present(seen)) = seen {
+            step.changed_by.clone_from(&seen.changed_by);
+        }
         if let Work::Make { found, .. } = &mut step.work {
             *found = match managed.get(&resource.id) {
                 Some(known) => known.adopted,
@@ -447,6 +483,8 @@ fn link(inventory: &Inventory, targets: &mut [TargetPlan]) {
                 what: format!("join {}, short-lived", output.text()),
                 why: None,
                 change: Change { verb: Verb::Run, fields: Vec::new(), text: None },
+                origin: Some(Origin::Inventory),
+                changed_by: Vec::new(),
                 digest: String::new(),
                 hazards: Vec::new(),
                 needs: Vec::new(),

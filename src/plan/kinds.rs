@@ -1,7 +1,7 @@
 //! Kinds of change: the same change on many hosts counts once. Decides what counts as the same.
 
 use super::model::TargetPlan;
-use crate::state::{Change, FieldDiff, Step, Verb};
+use crate::state::{Change, FieldDiff, Origin, Step, Verb};
 use std::collections::HashMap;
 
 /// Up to so many different values of one change are kinds of their own; more, and it is one kind that differs by host.
@@ -32,6 +32,8 @@ struct Shape<'a> {
     verb: Verb,
     fields: Vec<&'a str>,
     deferred: Option<&'a str>,
+    origin: Option<Origin>,
+    changed_by: &'a [String],
 }
 
 /// Steps of one shape: their different changes, each with its hosts.
@@ -53,6 +55,8 @@ pub fn kinds<'a>(targets: &[&'a TargetPlan]) -> Vec<Kind<'a>> {
                 verb: step.change.verb,
                 fields: step.change.fields.iter().map(|f| f.name.as_str()).collect(),
                 deferred: step.deferred.as_deref(),
+                origin: step.origin,
+                changed_by: &step.changed_by,
             };
             let at = *shapes.entry(shape).or_insert_with(|| {
                 groups.push(Group { step, variants: Vec::new(), index: HashMap::new() });

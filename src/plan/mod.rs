@@ -2,6 +2,7 @@
 
 mod build;
 mod compare;
+mod drift;
 mod impact;
 mod kinds;
 mod leaving;
@@ -12,6 +13,7 @@ mod schedule;
 
 pub use build::{PlanInput, again, build, nodes_to_drain, steps_of, unknown};
 pub use compare::{FieldChange, HostChange, InventoryDiff, PoolChange, changed_roles, compare};
+pub use drift::{Difference, Drift, Unobserved};
 pub use impact::{Past, impact};
 pub use kinds::{Kind, kinds};
 pub use model::{

@@ -152,7 +152,9 @@ impl ClusterTarget {
                     fields.insert("ready".to_owned(), why);
                     wanted.insert("ready".to_owned(), "yes".to_owned());
                 }
-                Observation::Present(Seen { fields, wanted: Some(wanted), text: None })
+                let names = fields.keys().chain(wanted.keys());
+                let changed_by = differ::changed_by(&live, names, MANAGER);
+                Observation::Present(Seen { fields, wanted: Some(wanted), changed_by, ..Seen::default() })
             }
             Err(error) if may_pass(&error) => {
                 Observation::Deferred(format!("cannot be previewed yet: {}", phrase(&error)))

@@ -82,6 +82,65 @@ pub(super) fn differing(live: &Value, dry_run: &Value) -> (Fields, Fields) {
     (now, then)
 }
 
+/// Puts the fields of a manager, as it is recorded (FieldsV1, k8s.io/apimachinery), into the names that they have here. `live` is what
+/// the record is of.
+fn owned(path: &str, record: &Value, live: &Value, out: &mut Vec<String>) {
+    let Some(record) = record.as_object().filter(|record| !record.is_empty()) else {
+        return out.push(path.to_owned());
+    };
+    for (key, below_it) in record {
+        let items = live.as_array().map(Vec::as_slice).unwrap_or_default();
+        let item = |is: &dyn Fn(&Value) -> bool| items.iter().position(is);
+        let index = match key.split_once(':') {
+            Some(("f", name)) => {
+                owned(&below(path, name), below_it, &live[name], out);
+                continue;
+            }
+            Some(("k", keys)) => {
+                let keys: Value = serde_json::from_str(keys).unwrap_or_default();
+                let keys = keys.as_object().cloned().unwrap_or_default();
+                item(&|item| keys.iter().all(|(key, value)| &item[key] == value))
+            }
+            Some(("v", value)) => {
+                let value: Value = serde_json::from_str(value).unwrap_or_default();
+                item(&|item| *item == value)
+            }
+            // `.` is the map or the item itself, `i` an index that the API does not write any more.
+            _ => None,
+        };
+        if let Some(index) = index {
+            owned(&format!("{path}[{}]", item_key(items, index)), below_it, &items[index], out);
+        }
+    }
+}
+
+/// Returns the managers other than `ours` that have set one of these fields of an object.
+pub(super) fn changed_by<'a>(
+    live: &Value,
+    fields: impl Iterator<Item = &'a String> + Clone,
+    ours: &str,
+) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in live["metadata"]["managedFields"].as_array().into_iter().flatten() {
+        let manager = entry["manager"].as_str().unwrap_or_default();
+        // What a controller reports is no change.
+        let reports = entry["subresource"].as_str().is_some_and(|sub| sub == "status");
+        if manager == ours || manager.is_empty() || reports {
+            continue;
+        }
+        let mut own = Vec::new();
+        owned("", &entry["fieldsV1"], live, &mut own);
+        let within = |field: &str, own: &str| {
+            field.strip_prefix(own).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
+        let sets = fields.clone().any(|field| own.iter().any(|own| within(field, own)));
+        if sets && !found.iter().any(|known| known == manager) {
+            found.push(manager.to_owned());
+        }
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,5 +176,30 @@ mod tests {
     fn keys_with_dots_stay_whole() {
         let (_, then) = differing(&json!({}), &json!({"labels": {"a.b/c": "d"}}));
         assert_eq!(then.keys().collect::<Vec<_>>(), ["labels[\"a.b/c\"]"]);
+    }
+
+    #[test]
+    fn who_set_a_field_is_read_from_the_record_of_the_api() {
+        let record = |manager: &str, fields: Value| json!({"manager": manager, "operation": "Update", "fieldsV1": fields});
+        let mut status = record("kube-controller-manager", json!({"f:spec": {"f:replicas": {}}}));
+        status["subresource"] = json!("status");
+        let live = json!({
+            "metadata": {"labels": {"a.b/c": "d"}, "managedFields": [
+                record("provision", json!({"f:spec": {"f:replicas": {}}})),
+                record("kubectl-edit", json!({"f:spec": {"f:template": {"f:containers": {
+                    "k:{\"name\":\"engine\"}": {".": {}, "f:image": {}, "f:args": {}}}}}})),
+                record("hpa", json!({"f:spec": {"f:replicas": {}}, "f:metadata": {"f:finalizers": {"v:\"x\"": {}}}})),
+                record("labeller", json!({"f:metadata": {"f:labels": {".": {}, "f:a.b/c": {}}}})),
+                status,
+            ]},
+            "spec": {"replicas": 2, "template": {"containers": [{"name": "engine", "image": "i", "args": ["--a"]}]}},
+        });
+        let by = |field: &str| changed_by(&live, [field.to_owned()].iter(), "provision");
+        assert_eq!(by("spec.replicas"), ["hpa"]);
+        assert_eq!(by("spec.template.containers[engine].image"), ["kubectl-edit"]);
+        assert_eq!(by("spec.template.containers[engine].args[0]"), ["kubectl-edit"]);
+        assert_eq!(by("metadata.labels[\"a.b/c\"]"), ["labeller"]);
+        assert!(by("spec.template.containers[engine].imagePullPolicy").is_empty());
+        assert!(by("spec.replicasWanted").is_empty());
     }
 }

@@ -206,7 +206,7 @@ pub(super) fn observe(want: &Node, live: Option<&Value>, draining: bool) -> Obse
     let unschedulable = live["spec"]["unschedulable"] == true;
     if want.cordoned {
         field("cordoned".to_owned(), word(unschedulable), word(true));
-        return Observation::Present(Seen { fields: now, wanted: Some(wanted), text: None });
+        return Observation::Present(Seen { fields: now, wanted: Some(wanted), ..Seen::default() });
     }
     if let Some(why) = cordon(live).filter(|_| !draining) {
         field("cordoned".to_owned(), Some(format!("by us: {why}")), word(false));
@@ -236,7 +236,7 @@ pub(super) fn observe(want: &Node, live: Option<&Value>, draining: bool) -> Obse
         let have = allocatable(live, resource).to_string();
         field(format!("allocatable {resource}"), Some(have), Some(count.to_string()));
     }
-    Observation::Present(Seen { fields: now, wanted: Some(wanted), text: None })
+    Observation::Present(Seen { fields: now, wanted: Some(wanted), ..Seen::default() })
 }
 
 /// Whether the startup taint goes.

@@ -58,7 +58,11 @@ impl ClusterTarget {
             Err(failure) => {
                 let field = |text: String| Fields::from([("answers".to_owned(), text)]);
                 let fields = field(format!("no: {}", failure.message));
-                Observation::Present(Seen { fields, wanted: Some(field("yes".to_owned())), text: None })
+                Observation::Present(Seen {
+                    fields,
+                    wanted: Some(field("yes".to_owned())),
+                    ..Seen::default()
+                })
             }
         }
     }

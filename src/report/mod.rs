@@ -4,6 +4,7 @@
 mod bars;
 mod catalog;
 mod comparison;
+mod drift;
 mod health;
 mod layout;
 mod live;
@@ -18,6 +19,7 @@ mod words;
 
 pub use catalog::{catalog_text, product_text};
 pub use comparison::{comparison_markdown, comparison_text};
+pub use drift::{drift_metrics, drift_text};
 pub use health::health_lines;
 pub use layout::{Columns, Last, columns, fit};
 pub use live::{Mode, Shown, show};

@@ -4,7 +4,7 @@ use super::layout::{Columns, Last};
 use super::summary::{elapsed, failure};
 use super::words::{count, names, say};
 use crate::plan::{Kind, Plan, PoolImpact, RolloutOrder, TargetPlan, kinds};
-use crate::state::{FieldDiff, TargetId, Verb, plain_line};
+use crate::state::{FieldDiff, Origin, Step, TargetId, Verb, plain_line};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -134,6 +134,15 @@ fn titled(title: &str, parts: &[String], width: Option<usize>) -> String {
     Columns { indent: 0, most: &[0], below: 1, last: Last::Whole }.rows(&[row.into()], width).concat()
 }
 
+/// Returns what is known of a change that somebody has made since the last apply.
+fn drifted(step: &Step) -> Option<String> {
+    match step.changed_by.as_slice() {
+        _ if step.origin != Some(Origin::Drift) => None,
+        [] => Some("changed since the last apply".to_owned()),
+        managers => Some(format!("changed by {}", managers.join(", "))),
+    }
+}
+
 /// Returns the hosts of a kind of change; empty if that is obvious.
 type Whom<'a> = &'a dyn Fn(&Kind<'_>) -> String;
 
@@ -142,9 +151,10 @@ fn lines(kinds: Vec<Kind<'_>>, whom: Whom<'_>, view: &PlanView, text: &mut Strin
     let cells = |kind: &Kind<'_>| {
         // What is new or wanted is plain; a change and a removal are explained.
         let explained = view.verbose || matches!(kind.change.verb, Verb::Update | Verb::Remove);
-        let why = kind.step.why.as_deref().filter(|_| explained).unwrap_or_default();
+        let why = kind.step.why.as_deref().filter(|_| explained).map(str::to_owned);
+        let why = [drifted(kind.step), why].into_iter().flatten().collect::<Vec<_>>().join("; ");
         let what = format!("{} {}", sign(kind.change.verb), plain_line(&kind.step.what));
-        vec![what, detail(kind), whom(kind), plain_line(why).into_owned()]
+        vec![what, detail(kind), whom(kind), plain_line(&why).into_owned()]
     };
     let rows: Vec<Vec<String>> = kinds.iter().map(cells).collect();
     let last = if view.verbose { Last::Wrap } else { Last::Shorten };

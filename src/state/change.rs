@@ -34,6 +34,9 @@ pub struct Seen {
     /// The text, for files that differ, are small and hold no secret.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
+    /// Who else has set fields that differ, where the target records that: field managers of the API.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub changed_by: Vec<String>,
 }
 
 /// The result of one observation of a target, next to its desired state.
@@ -113,6 +116,18 @@ impl FieldDiff {
     }
 }
 
+/// What a difference comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+#[serde(rename_all = "kebab-case")]
+pub enum Origin {
+    /// It is wanted otherwise than by the last apply, or was never applied.
+    Inventory,
+    /// It is wanted as by the last apply, and was changed since, by something else.
+    Drift,
+    /// It is as wanted, and does not serve: not ready, left cordoned, no answer.
+    State,
+}
+
 /// How a resource differs from what is wanted.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
 pub struct Change {
@@ -157,6 +172,12 @@ pub struct Step {
     pub why: Option<String>,
     /// What differs.
     pub change: Change,
+    /// What the difference comes from, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+    /// Who else has set what differs, where that is recorded: field managers of the API.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changed_by: Vec<String>,
     /// Of all that carrying it out does, 16 hex digits: two changes that look alike may be made by different commands.
     #[serde(default)]
     pub digest: String,
@@ -219,6 +240,8 @@ impl Step {
             what: resource.id.what(),
             why: resource.why.clone(),
             change,
+            origin: None,
+            changed_by: Vec::new(),
             digest: String::new(),
             hazards: resource.hazards.iter().cloned().chain(restarts).collect(),
             needs: Vec::new(),
@@ -243,6 +266,8 @@ impl Step {
             what: orphan.id.what(),
             why: None,
             change: Change::removal(&orphan.id),
+            origin: Some(Origin::Inventory),
+            changed_by: Vec::new(),
             digest: String::new(),
             hazards: orphan.hazards.clone(),
             needs: Vec::new(),

@@ -1,7 +1,8 @@
 //! Facts of one host, gathered by the first section of the observing exec. Owns no parsing.
 
-use super::{Hazard, ResourceId, RunId};
+use super::{Hazard, ResourceId, RunId, Spec};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
 /// A host's facts. A field that could not be read is empty or `None`, never guessed.
@@ -178,6 +179,14 @@ pub struct Managed {
     /// too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hazards: Vec<Hazard>,
+}
+
+impl Managed {
+    /// Returns the hash that a resource made from a spec is recorded with.
+    pub fn hash_of(spec: &Spec) -> String {
+        let text = serde_json::to_vec(spec).unwrap_or_default();
+        Sha256::digest(text).iter().map(|b| format!("{b:02x}")).collect()
+    }
 }
 
 /// Who works on a host.

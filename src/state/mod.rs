@@ -14,7 +14,7 @@ mod secret;
 mod stream;
 mod target;
 
-pub use change::{Change, FieldDiff, Fields, Observation, Observed, Orphan, Seen, Step, Verb, Work};
+pub use change::{Change, FieldDiff, Fields, Observation, Observed, Origin, Orphan, Seen, Step, Verb, Work};
 pub use cluster::{BarePods, Cluster, Nodes, OutOfService};
 pub use facts::{
     Certificate, Facts, Headers, LockRecord, Managed, Mounted, OpenBatch, PackageManager, PciFunction,

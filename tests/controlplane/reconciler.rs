@@ -104,6 +104,10 @@ pub async fn a_field_edited_by_hand_is_named_and_taken_back(plane: &ControlPlane
     assert_eq!(names(&todo), [format!("Deployment/{}/a", bench.rest.ns)]);
     let expected = FieldDiff { name: "spec.replicas".into(), from: Some("5".into()), to: Some("2".into()) };
     assert_eq!(todo[0].change.fields, [expected]);
+    assert_eq!(
+        (todo[0].origin, todo[0].changed_by.as_slice()),
+        (Some(Origin::Drift), &["kubectl-edit".to_owned()][..])
+    );
     converge(&target).await;
     let live = bench.rest.get(&bench.rest.of("apps/v1", "deployments/a")).await.expect(200);
     assert_eq!((&live["spec"]["replicas"], &live["metadata"]["labels"]["theirs"]), (&json!(2), &json!("1")));
@@ -321,6 +325,8 @@ pub async fn a_token_lets_in_until_the_run_ends(plane: &ControlPlane) {
         what: "token".into(),
         why: None,
         change: Change { verb: Verb::Run, fields: Vec::new(), text: None },
+        origin: None,
+        changed_by: Vec::new(),
         digest: String::new(),
         hazards: Vec::new(),
         needs: Vec::new(),

@@ -807,7 +807,7 @@ fn nodes_that_were_left_cordoned_take_pods_again_first() {
     let desired = vec![Resource::new("router", Spec::Object(Box::new(router))), node("w-1"), node("h-1")];
     let differs = |field: &str, from: &str, to: &str| {
         let field = |text: &str| Fields::from([(field.to_owned(), text.to_owned())]);
-        Observation::Present(Seen { fields: field(from), wanted: Some(field(to)), text: None })
+        Observation::Present(Seen { fields: field(from), wanted: Some(field(to)), ..Seen::default() })
     };
     let seen = [
         differs("ready", "0/1 ready", "yes"),

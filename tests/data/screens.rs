@@ -4,12 +4,12 @@ use crate::inventory::GOOD;
 use proptest::prelude::*;
 use provision::catalog::Catalog;
 use provision::inventory::{Inventory, load};
-use provision::plan::{Past, Plan, RolloutOrder, TargetPlan, compare, impact};
+use provision::plan::{Drift, Past, Plan, RolloutOrder, TargetPlan, Unobserved, compare, impact};
 use provision::reconciler::{Cause, CauseKind};
 use provision::report::{
     AcceleratorView, CertificateView, ControllerView, Ended, Failed, NodesView, PlanView, PoolHealth,
-    Problem, RouteView, StatusView, WorkloadView, catalog_text, comparison_text, fit, health_lines,
-    plan_text, preflight_lines, product_text, run_summary, status_text,
+    Problem, RouteView, StatusView, WorkloadView, catalog_text, comparison_text, drift_text, fit,
+    health_lines, plan_text, preflight_lines, product_text, run_summary, status_text,
 };
 use provision::role::health::{Finding, Health, Measure, Verdict};
 use provision::serving::Part;
@@ -39,6 +39,8 @@ fn step(target: &TargetId, id: &str, verb: Verb, fields: Vec<FieldDiff>) -> Step
         role: if id.contains("k0s") { "k0s" } else { "nvidia" }.into(),
         why: None,
         change: Change { verb, fields, text: None },
+        origin: None,
+        changed_by: Vec::new(),
         digest: String::new(),
         hazards: Vec::new(),
         needs: Vec::new(),
@@ -72,6 +74,7 @@ fn upgrade(inventory: &Inventory, past: &Past) -> Plan {
                     let content = vec![field("content", "1f0c", "8e21")];
                     let mut file =
                         step(&target, "file//etc/sysctl.d/90-provision.conf", Verb::Update, content);
+                    file.origin = Some(Origin::Drift);
                     file.change.text =
                         Some("@@ -1 +1 @@\n-vm.max_map_count = 65530\n+vm.max_map_count = 262144\n".into());
                     steps.insert(0, file);
@@ -610,11 +613,26 @@ fn screens() -> Vec<(&'static str, Screen)> {
     let of_plan = |plan: Plan, hosts: bool, verbose: bool| -> Screen {
         Box::new(move |width| plan_text(&plan, &PlanView { width, ..view(hosts, verbose) }))
     };
+    let mut drift = Drift::of(&plan, 2);
+    for difference in &mut drift.differences {
+        match difference.resource.kind().as_str() {
+            "package" | "reboot" => difference.origin = Some(Origin::Inventory),
+            "ModelRoute" => difference.changed_by = vec!["kubectl-edit".into(), "argocd-controller".into()],
+            _ => {}
+        }
+    }
+    let timeout = Unobserved {
+        target: "h-031".into(),
+        code: Some("E-SSH-TIMEOUT".into()),
+        message: "10.20.1.31:22 does not answer within 15 s".into(),
+    };
+    drift.unobserved.push(timeout);
     let product = catalog.product("h100-sxm5-80gb").expect("known").into_owned();
     let products = catalog.clone();
     vec![
         ("plan", of_plan(plan, false, false)),
         ("plan-hosts", of_plan(by_host, true, true)),
+        ("drift", Box::new(move |width| drift_text(&drift, "-i inventories/ams", width))),
         ("summary", Box::new(|_| summary())),
         ("status", Box::new(|width| status_text(&troubled(), width))),
         ("status-healthy", Box::new(|width| status_text(&healthy(), width))),

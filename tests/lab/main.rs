@@ -7,6 +7,7 @@ mod accelerators;
 mod backup;
 mod commands;
 mod contract;
+mod drift;
 mod escape;
 mod executor;
 mod fabric;

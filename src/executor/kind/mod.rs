@@ -96,7 +96,7 @@ pub(super) fn fields<const N: usize>(pairs: [(&str, String); N]) -> Fields {
 
 /// Returns an observation of something that exists.
 pub(super) fn present<const N: usize>(pairs: [(&str, String); N]) -> Observation {
-    Observation::Present(Seen { fields: fields(pairs), wanted: None, text: None })
+    Observation::Present(Seen { fields: fields(pairs), ..Seen::default() })
 }
 
 /// Compares what is wanted with what was seen. `None`: nothing to do, or state unknown (see `Observation`).

@@ -1,0 +1,137 @@
+//! `drift` and `watch`: where the fleet is not as its inventory wants it, once or again and again. Neither changes anything.
+
+use super::args::{Global, Output, Where, duration};
+use super::errors::print_error;
+use super::exit;
+use super::session::Session;
+use super::terminal;
+use crate::fleet::{notify, write_metrics};
+use crate::plan::Drift;
+use crate::report::drift_text;
+use clap::Args;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Compare the fleet with its inventory, for machines; exit 2 if anything differs
+///
+/// The same comparison as `plan`, with what each difference comes from. On hosts, what was changed since the last apply is told from
+/// what was never applied; in the cluster, the field managers that set what differs are named.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  provision drift -i site.yaml
+  provision drift -i site.yaml --output json | jq '.differences[] | select(.origin == \"drift\")'
+  provision drift -i site.yaml --metrics /var/lib/node_exporter/provision.prom
+
+Exit codes: 0 everything is as wanted, 2 something differs, 1 not everything could be observed.")]
+pub(super) struct DriftCommand {
+    #[command(flatten)]
+    place: Where,
+    #[command(flatten)]
+    tell: Tell,
+}
+
+/// Look for drift again and again, and tell of it
+///
+/// Reads the inventory anew each time. Prints what differs when that has changed since the last look, and posts it to the webhook.
+/// Writes nothing to hosts or the cluster. Ends with Ctrl-C.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  provision watch -i site.yaml --interval 10m --metrics /var/lib/node_exporter/provision.prom
+  PROVISION_WEBHOOK=https://hooks.example.net/T0KEN provision watch -i site.yaml
+
+The webhook gets what `provision drift --output json` prints. Its URL is read from the environment, as it may hold a secret.")]
+pub(super) struct Watch {
+    #[command(flatten)]
+    place: Where,
+    #[command(flatten)]
+    tell: Tell,
+    /// Time between two looks, such as 90s, 10m or 1h; varied by a tenth, so that several do not look at once
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
+    interval: Duration,
+    /// End after so many looks
+    #[arg(long, value_name = "N")]
+    looks: Option<u64>,
+}
+
+#[derive(Args)]
+struct Tell {
+    /// Also write metrics to this file, for the textfile collector of node_exporter
+    #[arg(long, value_name = "FILE")]
+    metrics: Option<PathBuf>,
+}
+
+/// The environment variable with the URL of the webhook.
+const WEBHOOK: &str = "PROVISION_WEBHOOK";
+/// Hosts are not asked more often.
+const LEAST_INTERVAL: Duration = Duration::from_secs(1);
+
+async fn look(place: &Where, global: &Global) -> anyhow::Result<Drift> {
+    let session = Session::change(place, &[], global, false).await?;
+    let drift = session.fleet.drift(&session.events).await;
+    session.end().await?;
+    Ok(drift)
+}
+
+impl Tell {
+    fn write(&self, drift: &Drift) -> anyhow::Result<()> {
+        Ok(self.metrics.as_ref().map_or(Ok(()), |file| write_metrics(drift, file))?)
+    }
+}
+
+fn print(drift: &Drift, place: &Where, global: &Global) -> anyhow::Result<()> {
+    match global.output {
+        Output::Json => println!("{}", serde_json::to_string(drift)?),
+        _ => screen!("{}", drift_text(drift, &place.said(), terminal::width())),
+    }
+    Ok(())
+}
+
+impl DriftCommand {
+    /// Looks once.
+    pub(super) async fn run(self, global: &Global) -> anyhow::Result<u8> {
+        let drift = look(&self.place, global).await?;
+        print(&drift, &self.place, global)?;
+        self.tell.write(&drift)?;
+        Ok(drift.exit)
+    }
+}
+
+impl Watch {
+    /// Looks until it is stopped. What cannot be looked at once is tried again.
+    pub(super) async fn run(self, global: &Global) -> anyhow::Result<u8> {
+        let webhook = std::env::var(WEBHOOK).ok().filter(|url| !url.is_empty());
+        // What was printed, and what the webhook has got, which may be older.
+        let (mut printed, mut posted): (Option<Drift>, Option<Drift>) = (None, None);
+        let mut code = exit::DONE;
+        for n in 1u64.. {
+            match look(&self.place, global).await {
+                Ok(drift) => {
+                    code = drift.exit;
+                    if let Err(error) = self.tell.write(&drift) {
+                        print_error(&error);
+                    }
+                    if printed.as_ref() != Some(&drift) {
+                        print(&drift, &self.place, global)?;
+                        printed = Some(drift.clone());
+                    }
+                    if let Some(url) = webhook.as_ref().filter(|_| posted.as_ref() != Some(&drift)) {
+                        match notify(&drift, url).await {
+                            Ok(()) => posted = Some(drift),
+                            Err(error) => print_error(&error.into()),
+                        }
+                    }
+                }
+                Err(error) => {
+                    code = exit::FAILED;
+                    print_error(&error);
+                }
+            }
+            if self.looks == Some(n) {
+                break;
+            }
+            let varied = self.interval.max(LEAST_INTERVAL).mul_f64(rand::random_range(0.9..1.1));
+            tokio::time::sleep(varied).await;
+        }
+        Ok(code)
+    }
+}

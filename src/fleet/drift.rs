@@ -1,0 +1,55 @@
+//! Where a fleet is not as wanted, and how others learn of it: a file of metrics, a webhook. Nothing is changed on any host.
+
+use super::error::{Result, cannot, coded};
+use super::open::Fleet;
+use crate::event::Events;
+use crate::plan::Drift;
+use crate::report::drift_metrics;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Whoever is told by a webhook answers within this time.
+const WEBHOOK_DEADLINE: Duration = Duration::from_secs(20);
+
+impl Fleet {
+    /// Observes everything and compares it with the inventory.
+    pub async fn drift(&self, events: &Events) -> Drift {
+        let plan = self.plan(self.observe(events).await);
+        let exit = match () {
+            () if plan.is_blind() => 1,
+            () if plan.steps() > 0 => 2,
+            () => 0,
+        };
+        Drift::of(&plan, exit)
+    }
+}
+
+/// Writes metrics in Prometheus' text format as a whole, for the textfile collector of node_exporter.
+pub fn write_metrics(drift: &Drift, path: &Path) -> Result<()> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // The collector is another user.
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    let file = tempfile::Builder::new().permissions(mode).tempfile_in(folder);
+    let mut file = file.map_err(cannot("write", path))?;
+    std::io::Write::write_all(&mut file, drift_metrics(drift, now).as_bytes())
+        .map_err(cannot("write", path))?;
+    file.persist(path).map_err(|e| cannot("write", path)(e.error))?;
+    Ok(())
+}
+
+/// Posts drift as JSON. The URL may hold a secret: no error has it.
+pub async fn notify(drift: &Drift, url: &str) -> Result<()> {
+    let refused = |why: String| {
+        let hint = "Check the URL and its service; the next look tries again";
+        coded("E-WEBHOOK", format!("the webhook was not delivered: {why}"), hint)
+    };
+    let failed = |error: reqwest::Error| refused(error.without_url().to_string());
+    let client =
+        reqwest::Client::builder().timeout(WEBHOOK_DEADLINE).redirect(reqwest::redirect::Policy::none());
+    let answer = client.build().map_err(failed)?.post(url).json(drift).send().await.map_err(failed)?;
+    match answer.status() {
+        status if status.is_success() => Ok(()),
+        status => Err(refused(format!("it answered {status}"))),
+    }
+}
