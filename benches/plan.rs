@@ -79,6 +79,7 @@ fn main() -> ExitCode {
         runs: 1,
         by_resource: BTreeMap::new(),
         by_kind: BTreeMap::from([("file".into(), 50), ("reboot".into(), 60_000)]),
+        ..Past::default()
     };
     let mut bounds = kit::Bounds::default();
     let mut each: Vec<f64> = Vec::new();

@@ -68,6 +68,8 @@ fn line(recorded: &Recorded) -> Option<String> {
         Event::Output { line, .. } => format!("  | {line}"),
         Event::StepSkipped { step, reason, .. } => format!("{time} {step} skipped: {reason}"),
         Event::Waiting { reason, .. } => format!("{time} {reason}"),
+        Event::Drained { elapsed: took, .. } => format!("{time} drained in {}", elapsed(*took)),
+        Event::InService { elapsed: took, .. } => format!("{time} in service after {}", elapsed(*took)),
         Event::Warning { message, .. } => format!("{time} warning: {message}"),
         Event::StepDone { step, change, elapsed: took, .. } => {
             format!("{time} {step} {change} in {}", elapsed(*took))

@@ -141,6 +141,9 @@ impl Lab {
                 given_up(lab.without());
                 lab.leave()?;
                 let flag = if loaded.is_lab() { "" } else { " --lab" };
+                if global.quiet {
+                    return Ok(exit::DONE);
+                }
                 eprintln!("LAB: {hosts} simulated hosts are up");
                 if let Some(real) = &real {
                     eprintln!("  real: {}", real.names.join(", "));

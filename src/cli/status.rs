@@ -35,6 +35,7 @@ impl Status {
         if let Some(api) = view.api.as_mut().filter(|api| api.code == "E-NO-CLUSTER") {
             api.next = Some(format!("Create it with: provision apply {}", self.place.said()));
         }
+        view.place = Where { limit: None, ..self.place.clone() }.said();
         let (fleet, _) = session.settle().await;
         if global.output == Output::Json {
             println!("{}", serde_json::to_string_pretty(&view)?);

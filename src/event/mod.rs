@@ -22,6 +22,10 @@ pub enum Event {
     Unobserved { target: String, code: String, message: String },
     /// A target waits, and for what; ends with its next event.
     Waiting { target: String, reason: String },
+    /// A node's pods have left it.
+    Drained { target: String, elapsed: Duration },
+    /// A node that was drained serves again.
+    InService { target: String, elapsed: Duration },
     /// A step began.
     StepStarted { target: String, step: String, what: String },
     /// Progress of a step.

@@ -20,6 +20,12 @@ pub struct Past {
     pub by_resource: BTreeMap<String, u64>,
     /// By resource kind.
     pub by_kind: BTreeMap<String, u64>,
+    /// Draining a node.
+    #[serde(default)]
+    pub drain: u64,
+    /// Until a drained node serves again, once its host is as wanted.
+    #[serde(default)]
+    pub return_to_service: u64,
 }
 
 impl Past {
@@ -151,7 +157,15 @@ struct Actor {
 /// Simulates the run on the scheduler that it uses. Returns when the last batch ends, in ms.
 fn duration(plan: &Plan, past: &Past) -> u64 {
     let usual = past.by_kind.values().sum::<u64>() / (past.by_kind.len() as u64).max(1);
-    let takes = |steps: &[Step]| steps.iter().map(|s| past.of(s).unwrap_or(usual)).sum::<u64>();
+    // A node is drained once, before the first batch that wants it, and serves again after the last one.
+    let takes = |target: &TargetPlan, at: usize| {
+        let steps = target.steps_of(&target.batches[at]);
+        let steps: u64 = steps.iter().map(|s| past.of(s).unwrap_or(usual)).sum();
+        let first = target.batches.iter().position(|batch| batch.drains);
+        let drain = if first == Some(at) { past.drain } else { 0 };
+        let back = first.is_some() && at + 1 == target.batches.len();
+        steps + drain + if back { past.return_to_service } else { 0 }
+    };
     let targets = &plan.targets;
     let mut scheduler = Scheduler::new(targets, &plan.waves);
     let mut waiting: HashMap<Wait, VecDeque<usize>> = HashMap::new();
@@ -190,7 +204,7 @@ fn duration(plan: &Plan, past: &Past) -> u64 {
             Ok(()) => {
                 scheduler.begin(&target.target, batch);
                 actors[i].running = true;
-                events.push(Reverse((now + takes(target.steps_of(batch)), i)));
+                events.push(Reverse((now + takes(target, actors[i].next), i)));
             }
             Err(wait) => waiting.entry(wait).or_default().push_back(i),
         }

@@ -137,6 +137,8 @@ fn line(event: &Event, verbose: bool) -> Option<String> {
         Event::Observed { .. } => return None,
         Event::Unobserved { target, code, message } => format!("{target} not observed: [{code}] {message}"),
         Event::Waiting { target, reason } => format!("{target} {reason}"),
+        Event::Drained { target, elapsed: took } => format!("{target} drained in {}", elapsed(*took)),
+        Event::InService { target, elapsed: took } => format!("{target} in service after {}", elapsed(*took)),
         Event::StepStarted { target, what, .. } => format!("{target} {what} started"),
         Event::StepProgress { target, step, note } if verbose => format!("{target} {step} {note}"),
         Event::StepProgress { .. } => return None,

@@ -16,6 +16,9 @@ pub struct StatusView {
     pub inventory: String,
     /// It is a lab.
     pub lab: bool,
+    /// How the inventory was named on the command line, for commands to copy: `-i site.yaml`.
+    #[serde(skip)]
+    pub place: String,
     /// The k0s version that the inventory wants.
     pub k0s_wanted: String,
     /// Controllers, by name.
@@ -267,7 +270,11 @@ fn head(view: &StatusView) -> String {
     } else {
         format!(", etcd healthy on {}", view.controllers.iter().filter(|c| c.etcd).count())
     };
-    let mut text = format!("{} · {k0s} · {up}/{} controllers{etcd}", view.inventory, view.controllers.len());
+    let controllers = match view.controllers.len() {
+        0 => "no controller selected".to_owned(),
+        all => format!("{up}/{all} controllers{etcd}"),
+    };
+    let mut text = format!("{} · {k0s} · {controllers}", view.inventory);
     if let Some(nodes) = &view.nodes {
         text += &format!(" · {}: {} ready", count(nodes.all, "node"), nodes.ready);
         if !nodes.maintenance.is_empty() {
@@ -307,6 +314,7 @@ pub fn status_text(view: &StatusView, width: Option<usize>) -> String {
         text += &format!("{}\n", super::LAB);
     }
     text += &head(view);
+    let place = &view.place;
     let mut second = Vec::new();
     if !view.accelerators.is_empty() {
         let said = view.accelerators.iter().map(|a| {
@@ -337,14 +345,16 @@ pub fn status_text(view: &StatusView, width: Option<usize>) -> String {
         table(&view.routes, width, &mut text);
     }
     text += &troubled(&view.workloads);
-    for controller in view.controllers.iter().filter(|c| c.problem.is_some()) {
+    // What its host has is told of the host.
+    let reachable = |host: &str| !view.unreachable.iter().any(|(name, _)| name == host);
+    for controller in view.controllers.iter().filter(|c| c.problem.is_some() && reachable(&c.host)) {
         text += &format!(
             "controller {}: {}\n",
             controller.host,
             controller.problem.as_deref().unwrap_or_default()
         );
     }
-    for (name, why) in view.nodes.iter().flat_map(|n| &n.failed) {
+    for (name, why) in view.nodes.iter().flat_map(|n| &n.failed).filter(|(name, _)| reachable(name)) {
         text += &format!("node {name}: {why}\n");
     }
     let cordoned: Vec<&str> = view.nodes.iter().flat_map(|n| &n.cordoned).map(String::as_str).collect();
@@ -353,18 +363,20 @@ pub fn status_text(view: &StatusView, width: Option<usize>) -> String {
     }
     for (host, has, all) in view.accelerators.iter().flat_map(|a| &a.short) {
         text += &format!(
-            "accelerators of {host}: {has}/{all} allocatable; run `provision support {host}` to collect diagnostics\n"
+            "accelerators of {host}: {has}/{all} allocatable; run `provision support {host} {place}` to collect diagnostics\n"
         );
     }
     if view.certificate.as_ref().is_some_and(|c| c.days < EXPIRES_SOON) {
-        text += "  = next: Run `provision apply`: it restarts controllers one at a time, which renews their certificates\n";
+        text += &format!(
+            "  = next: Run `provision apply {place}`: it restarts controllers one at a time, which renews their certificates\n"
+        );
     }
     for h in view.accelerators.iter().flat_map(|a| &a.health.troubled).filter(|_| view.health.is_none()) {
         let word = if h.verdict == Verdict::Unhealthy { "unhealthy" } else { "unknown" };
         text +=
             &format!("health of {}: {word} ({}): [{}] {}\n", h.host, ago(&h.by, h.age_s), h.code, h.detail);
         text += &format!(
-            "  = next: Run `provision verify --limit {}` to test again, or add --last for details\n",
+            "  = next: Run `provision verify {place} --limit {}` to test again, or add --last for details\n",
             h.host
         );
     }
@@ -377,7 +389,7 @@ pub fn status_text(view: &StatusView, width: Option<usize>) -> String {
         text += &problem.next.as_ref().map(|n| format!("  = next: {n}\n")).unwrap_or_default();
     }
     for (host, whose) in &view.working {
-        text += &format!("{host}: batch of {whose} is running; follow it with `provision attach`\n");
+        text += &format!("{host}: batch of {whose} is running; follow it with `provision attach {place}`\n");
     }
     if let Some(health) = &view.health {
         text += "health\n";

@@ -36,6 +36,8 @@ impl Waits {
             }
             Event::Observed { target, .. }
             | Event::Unobserved { target, .. }
+            | Event::Drained { target, .. }
+            | Event::InService { target, .. }
             | Event::StepDone { target, .. }
             | Event::StepFailed { target, .. }
             | Event::TargetDone { target, .. }

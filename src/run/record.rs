@@ -60,6 +60,23 @@ pub struct Took {
     pub ms: u64,
 }
 
+impl Took {
+    fn add(&mut self, elapsed: Duration) {
+        self.times += 1;
+        self.ms += elapsed.as_millis() as u64;
+    }
+
+    fn mean(self) -> u64 {
+        self.ms / self.times.max(1)
+    }
+}
+
+impl std::iter::Sum for Took {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |sum, took| Self { times: sum.times + took.times, ms: sum.ms + took.ms })
+    }
+}
+
 /// The summary of a run.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug, Default)]
 pub struct Summary {
@@ -81,6 +98,12 @@ pub struct Summary {
     pub changed: BTreeMap<String, usize>,
     /// What its steps took, by resource.
     pub steps: BTreeMap<String, Took>,
+    /// What draining nodes took.
+    #[serde(default)]
+    pub drains: Took,
+    /// What it took until drained nodes served again, once their hosts were as wanted.
+    #[serde(default)]
+    pub returns: Took,
 }
 
 /// One recorded event.
@@ -146,9 +169,15 @@ impl Open {
             Event::Warning { target: Some(target), .. } => (target, false),
             Event::StepDone { target, step, kind, elapsed, .. } => {
                 *self.summary.changed.entry(kind.clone()).or_default() += 1;
-                let took = self.summary.steps.entry(shared(kind, step)).or_default();
-                took.times += 1;
-                took.ms += elapsed.as_millis() as u64;
+                self.summary.steps.entry(shared(kind, step)).or_default().add(*elapsed);
+                (target, false)
+            }
+            Event::Drained { target, elapsed } => {
+                self.summary.drains.add(*elapsed);
+                (target, false)
+            }
+            Event::InService { target, elapsed } => {
+                self.summary.returns.add(*elapsed);
                 (target, false)
             }
             Event::StepFailed { target, .. } => (target, true),
@@ -270,10 +299,15 @@ pub fn past(folder: &Path, lab: bool) -> Past {
             sum.ms += took.ms;
         }
     }
-    let means = |sums: BTreeMap<String, Took>| {
-        sums.into_iter().map(|(name, sum)| (name, sum.ms / sum.times.max(1))).collect()
-    };
-    Past { runs: all.len(), by_resource: means(by_resource), by_kind: means(by_kind) }
+    let means =
+        |sums: BTreeMap<String, Took>| sums.into_iter().map(|(name, sum)| (name, sum.mean())).collect();
+    Past {
+        runs: all.len(),
+        by_resource: means(by_resource),
+        by_kind: means(by_kind),
+        drain: all.iter().map(|run| run.drains).sum::<Took>().mean(),
+        return_to_service: all.iter().map(|run| run.returns).sum::<Took>().mean(),
+    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use crate::state::{
 };
 use futures::future::join_all;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 /// How often a target is planned again for steps that could not be previewed.
 const MOST_ROUNDS: usize = 3;
@@ -279,6 +280,7 @@ impl TargetRun<'_> {
         };
         let (Some(cluster), Some(node)) = (&state.cluster, id.host()) else { return Err(missing()) };
         state.record(Transition::Draining, id, 0, node.as_str());
+        let began = Instant::now();
         state.waiting(id, format!("draining node {node}"));
         let hazards = self.plan.steps.iter().flat_map(|s| &s.hazards);
         let may_lose = hazards.filter_map(|h| h.pod().map(str::to_owned)).collect();
@@ -290,6 +292,7 @@ impl TargetRun<'_> {
         match drained {
             Ok(()) => {
                 state.record(Transition::Drained, id, 0, "");
+                state.events.emit(Event::Drained { target: id.to_string(), elapsed: began.elapsed() });
                 Ok(())
             }
             Err(mut failure) => {
@@ -328,11 +331,13 @@ impl TargetRun<'_> {
         let (Begun::Drained, Some(cluster), Some(node)) = (*begun, &state.cluster, id.host()) else {
             return Ok(());
         };
+        let began = Instant::now();
         state.waiting(id, format!("waiting until k0s stays up on {node}"));
         state.unless_stopped(self.target.serves()).await?;
         state.waiting(id, format!("uncordoning node {node}"));
         cluster.uncordon(node).await?;
         state.record(Transition::Uncordoned, id, 0, "");
+        state.events.emit(Event::InService { target: id.to_string(), elapsed: began.elapsed() });
         *begun = Begun::No;
         state.back(id);
         Ok(())

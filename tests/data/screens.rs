@@ -148,6 +148,7 @@ fn past() -> Past {
         by_kind: [("package", 1), ("file", 0), ("command", 0), ("ModelRoute", 0)]
             .map(|(k, m)| (k.to_owned(), minutes(m)))
             .into(),
+        ..Past::default()
     }
 }
 
@@ -164,6 +165,9 @@ fn a_plan_says_what_changes_how_and_for_how_long() {
     let impact = &plan.impact;
     // 64 hosts: one, then 10 % of them at once, 12 waves of two packages and a reboot, 7 minutes each.
     assert_eq!(impact.about_s, Some(12 * 7 * 60));
+    // Each of them is drained, and takes a while to serve again.
+    let slow = Past { drain: 2 * 60_000, return_to_service: 60_000, ..past() };
+    assert_eq!(upgrade(&inventory, &slow).impact.about_s, Some(12 * 10 * 60));
     let capacity = impact.pools.iter().find_map(|p| p.capacity.as_ref()).expect("the pool serves");
     assert_eq!((capacity.all, capacity.least), (512, 464));
     let json = serde_json::to_value(&plan).expect("plain data");
@@ -336,6 +340,7 @@ fn troubled() -> StatusView {
     StatusView {
         workloads,
         inventory: "ams".into(),
+        place: "-i inventories/ams".into(),
         k0s_wanted: "v1.35.7+k0s.0".into(),
         controllers: vec![
             controller("cp-1"),
