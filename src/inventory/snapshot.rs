@@ -2,6 +2,7 @@
 //! where the inventory is not, or is another one by then.
 
 use super::files::{Files, tidy};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::{self, Error, ErrorKind};
@@ -9,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 /// Texts of files by absolute path, in place of a disk.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Debug, Default)]
 #[serde(transparent)]
 pub struct Snapshot(BTreeMap<PathBuf, String>);
 

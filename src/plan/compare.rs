@@ -6,11 +6,12 @@ use crate::catalog::{Catalog, K0sStep, Product};
 use crate::inventory::{Accelerator, Host, HostState, Inventory, ModuleFlavour, Pool};
 use crate::k0s;
 use crate::state::PoolName;
+use schemars::JsonSchema;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A field that differs, named as the inventory spells it.
-#[derive(Clone, PartialEq, Eq, Hash, Serialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, JsonSchema, Debug)]
 pub struct FieldChange {
     /// The field: `disruption.maxUnavailable`.
     pub name: String,
@@ -24,7 +25,7 @@ pub struct FieldChange {
 }
 
 /// What differs between two inventories.
-#[derive(Clone, PartialEq, Serialize, Debug, Default)]
+#[derive(Clone, PartialEq, Serialize, JsonSchema, Debug, Default)]
 pub struct InventoryDiff {
     /// The inventory's name.
     pub name: String,
@@ -61,7 +62,7 @@ pub struct InventoryDiff {
 }
 
 /// A host that changes.
-#[derive(Clone, PartialEq, Serialize, Debug)]
+#[derive(Clone, PartialEq, Serialize, JsonSchema, Debug)]
 pub struct HostChange {
     /// Its name.
     pub host: String,
@@ -73,7 +74,7 @@ pub struct HostChange {
 }
 
 /// A pool that changes, or whose hosts are disturbed by what changes elsewhere.
-#[derive(Clone, PartialEq, Serialize, Debug)]
+#[derive(Clone, PartialEq, Serialize, JsonSchema, Debug)]
 pub struct PoolChange {
     /// Its name.
     pub pool: String,

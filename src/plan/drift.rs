@@ -2,10 +2,11 @@
 
 use super::model::Plan;
 use crate::state::{FieldDiff, Hazard, Origin, ResourceId, Step, Verb};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// A fleet compared with its inventory.
-#[derive(Clone, PartialEq, Serialize, Debug)]
+#[derive(Clone, PartialEq, Serialize, JsonSchema, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct Drift {
     /// The inventory's name.
@@ -25,7 +26,7 @@ pub struct Drift {
 }
 
 /// One resource that is not as wanted.
-#[derive(Clone, PartialEq, Serialize, Debug)]
+#[derive(Clone, PartialEq, Serialize, JsonSchema, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct Difference {
     /// `cluster`, or a host.
@@ -48,7 +49,7 @@ pub struct Difference {
 }
 
 /// A target, or a resource of one, in an unknown state.
-#[derive(Clone, PartialEq, Eq, Serialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Serialize, JsonSchema, Debug)]
 pub struct Unobserved {
     /// `cluster`, or a host.
     pub target: String,

@@ -2,13 +2,14 @@
 
 use crate::inventory::Snapshot;
 use crate::state::{Failure, Hazard, HostName, OutOfService, PoolName, Step, TargetId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::PathBuf;
 
 /// Everything that would change.
-#[derive(Clone, PartialEq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema, Debug)]
 pub struct Plan {
     /// Version of this format.
     pub format: u32,
@@ -41,7 +42,7 @@ pub struct Plan {
 }
 
 /// What a plan was made from, so that it can be carried out where the inventory is not, or is another one by then.
-#[derive(Clone, PartialEq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema, Debug)]
 pub struct Sources {
     /// The inventory's path, absolute.
     pub path: PathBuf,
@@ -64,7 +65,7 @@ pub struct Sources {
 }
 
 /// A commit of the repository that an inventory is in.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Debug)]
 pub struct Commit {
     /// Its id.
     pub id: String,
@@ -78,7 +79,7 @@ pub struct Commit {
 pub(super) const FORMAT: u32 = 2;
 
 /// What would change on one target.
-#[derive(Clone, PartialEq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema, Debug)]
 pub struct TargetPlan {
     /// The target.
     pub target: TargetId,
@@ -109,7 +110,7 @@ pub struct TargetPlan {
 }
 
 /// The longest run of steps of a target with no gate between them.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Debug)]
 pub struct Batch {
     /// Its steps, by position in the target's list.
     pub steps: Range<usize>,
@@ -120,7 +121,7 @@ pub struct Batch {
 }
 
 /// The hosts of a pool that a plan takes out of service.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Debug, Default)]
 pub struct Waves {
     /// They go in this order; a wave begins when every host of the one before it has ended.
     pub waves: Vec<Vec<HostName>>,
@@ -137,7 +138,7 @@ pub struct Waves {
 }
 
 /// The impact of carrying out a plan.
-#[derive(Clone, PartialEq, Serialize, Deserialize, Debug, Default)]
+#[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema, Debug, Default)]
 #[serde(default)]
 pub struct Impact {
     /// Kinds of change: the same one on many hosts counts once.
@@ -155,7 +156,7 @@ pub struct Impact {
 }
 
 /// The impact on one pool.
-#[derive(Clone, PartialEq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema, Debug)]
 pub struct PoolImpact {
     /// The pool.
     pub pool: String,
@@ -175,7 +176,7 @@ pub struct PoolImpact {
 }
 
 /// In what order the hosts of a pool change.
-#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Debug)]
 #[serde(rename_all = "kebab-case")]
 pub enum RolloutOrder {
     /// All at once.
@@ -192,7 +193,7 @@ pub enum RolloutOrder {
 }
 
 /// Capacity while a plan is carried out.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Debug)]
 pub struct Capacity {
     /// What is counted: `GPUs`, `Neuron devices` or `hosts`.
     pub unit: String,

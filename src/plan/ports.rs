@@ -2,11 +2,12 @@
 
 use crate::inventory::Inventory;
 use crate::state::{Observation, Observed};
+use schemars::JsonSchema;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// A tenant whose gateway changes its node port.
-#[derive(Clone, PartialEq, Eq, Serialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Serialize, JsonSchema, Debug)]
 pub struct PortMove {
     /// The tenant.
     pub tenant: String,

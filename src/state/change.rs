@@ -1,6 +1,7 @@
 //! Observed state and what differs from it. Owns the types; each kind has its own diff.
 
 use super::{Facts, Hazard, Managed, Resource, ResourceId, StepId, StepOutput, TargetId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -75,7 +76,7 @@ impl From<Managed> for Orphan {
 }
 
 /// What a step does to its resource.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, Debug)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verb {
     /// Makes it: `+`.
@@ -89,7 +90,7 @@ pub enum Verb {
 }
 
 /// One field that differs.
-#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, Debug)]
 pub struct FieldDiff {
     /// The field.
     pub name: String,
@@ -117,7 +118,7 @@ impl FieldDiff {
 }
 
 /// What a difference comes from.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, Debug)]
 #[serde(rename_all = "kebab-case")]
 pub enum Origin {
     /// It is wanted otherwise than by the last apply, or was never applied.
@@ -129,7 +130,7 @@ pub enum Origin {
 }
 
 /// How a resource differs from what is wanted.
-#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, Debug)]
 pub struct Change {
     /// What is done.
     pub verb: Verb,
@@ -155,7 +156,7 @@ impl Change {
 }
 
 /// One step of a plan.
-#[derive(Clone, PartialEq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema, Debug)]
 pub struct Step {
     /// `target:resource`.
     pub id: StepId,

@@ -3,6 +3,7 @@
 
 use super::{Failure, HostName};
 use async_trait::async_trait;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -17,7 +18,7 @@ pub struct Nodes {
 }
 
 /// The nodes that take no pods.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Debug, Default)]
 pub struct OutOfService {
     /// All of them: cordoned, or not ready.
     pub nodes: BTreeSet<HostName>,

@@ -2,7 +2,9 @@
 //! ourselves (managed.json, saved plans, run records); only those are read back.
 
 use super::{HostName, TargetId};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -259,6 +261,26 @@ impl fmt::Display for ResourceId {
     }
 }
 
+/// Gives a type that is written as text the schema of a text.
+macro_rules! schema_of_text {
+    ($ident:ident, $description:literal) => {
+        impl JsonSchema for $ident {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($ident).into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({"type": "string", "description": $description})
+            }
+        }
+    };
+}
+schema_of_text!(ResourceId, "A resource of a host or of the cluster, such as `package/chrony`.");
+schema_of_text!(
+    StepOutput,
+    "What a step makes for other steps of its run: `token/worker` or `token/controller`."
+);
+
 impl Serialize for ResourceId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.text())
@@ -272,7 +294,7 @@ impl<'de> Deserialize<'de> for ResourceId {
 }
 
 /// What others may wait for, unique in a plan.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema, Debug)]
 #[serde(rename_all = "kebab-case")]
 pub enum StepId {
     /// A step: its target, and its resource there.

@@ -1,13 +1,14 @@
 //! Identities as newtypes, so that a host name is never taken for a pool name. Owns no validation beyond "non-empty";
 //! the inventory checks DNS-1123.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
 macro_rules! name {
     ($(#[$doc:meta])* $ident:ident) => {
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Debug)]
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema, Debug)]
         #[serde(transparent)]
         pub struct $ident(String);
 
@@ -62,7 +63,7 @@ name! {
     RunId
 }
 /// What a step acts on: one host, or the cluster behind the Kubernetes API.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema, Debug)]
 #[serde(rename_all = "kebab-case")]
 pub enum TargetId {
     /// A host, over SSH.

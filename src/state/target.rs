@@ -2,6 +2,7 @@
 
 use super::{Observed, SecretText, Step, StepId, StepOutput, TargetId};
 use async_trait::async_trait;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -50,7 +51,7 @@ pub trait Target: Send + Sync {
 pub type StepOutputs = BTreeMap<StepOutput, SecretText>;
 
 /// Why a target stopped, with all that a person needs to go on.
-#[derive(Clone, PartialEq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema, Debug)]
 pub struct Failure {
     /// A stable code such as `E-SSH-HOSTKEY`.
     pub code: String,
@@ -73,7 +74,7 @@ pub struct Failure {
 }
 
 /// What sort of failure it is; decides the exit code.
-#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Debug)]
 #[serde(rename_all = "kebab-case")]
 pub enum FailureKind {
     /// The target could not be reached or read.

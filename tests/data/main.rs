@@ -23,6 +23,7 @@ mod redaction;
 mod removals;
 mod role;
 mod run;
+mod schemas;
 mod screens;
 mod secrets;
 mod serving;

@@ -19,7 +19,7 @@ use std::path::Path;
 use std::time::Duration;
 use unicode_width::UnicodeWidthStr;
 
-fn rack() -> Inventory {
+pub fn rack() -> Inventory {
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("inventories/h100-rack");
     load(&example, &Catalog::builtin().expect("the catalog")).unwrap_or_else(|d| panic!("{d}")).inventory
 }
@@ -52,7 +52,7 @@ fn step(target: &TargetId, id: &str, verb: Verb, fields: Vec<FieldDiff>) -> Step
 }
 
 /// A driver upgrade of the rack, beside a change of the API's names, one hand-edited file and one deferred check.
-fn upgrade(inventory: &Inventory, past: &Past) -> Plan {
+pub fn upgrade(inventory: &Inventory, past: &Past) -> Plan {
     let mut targets = Vec::new();
     let mut before: Option<StepId> = None;
     for host in inventory.active() {
@@ -122,7 +122,7 @@ fn upgrade(inventory: &Inventory, past: &Past) -> Plan {
         warnings: vec![],
     });
     let mut plan = Plan {
-        format: 1,
+        format: 2,
         inventory: inventory.name.clone(),
         inventory_digest: String::new(),
         lock_digest: "3f2a91c".into(),
@@ -140,7 +140,7 @@ fn upgrade(inventory: &Inventory, past: &Past) -> Plan {
     plan
 }
 
-fn past() -> Past {
+pub fn past() -> Past {
     let minutes = |m: u64| m * 60_000;
     Past {
         runs: 5,

@@ -1,0 +1,79 @@
+//! The JSON Schemas that `provision schema` prints: published under `docs/reference/schemas`, true of what is written, and a saved
+//! plan of each format that was ever released is still read.
+
+use crate::screens::{past, rack, upgrade};
+use provision::catalog::Catalog;
+use provision::inventory::load;
+use provision::plan::{Drift, Plan, compare};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Returns a schema as it is printed, which is the published one.
+fn published(name: &str) -> Value {
+    let output = Command::new(env!("CARGO_BIN_EXE_provision")).args(["schema", name]).output().expect("it runs");
+    let printed = String::from_utf8(output.stdout).expect("text");
+    let file = root().join(format!("docs/reference/schemas/{name}.json"));
+    if std::env::var_os("PROVISION_UPDATE_DOCS").is_some() {
+        std::fs::write(&file, &printed).expect("written");
+    }
+    let kept = std::fs::read_to_string(&file).unwrap_or_default();
+    assert_eq!(kept, printed, "{} is not what is printed: run with PROVISION_UPDATE_DOCS=1", file.display());
+    serde_json::from_str(&printed).expect("JSON")
+}
+
+/// Asserts that a value is valid by a schema, and is not any more without one of its properties that the schema requires.
+fn holds(name: &str, value: &Value) {
+    let schema = published(name);
+    let required = schema["required"][0].as_str().expect("something is required").to_owned();
+    let mut schemas = boon::Schemas::new();
+    let mut compiler = boon::Compiler::new();
+    compiler.add_resource("schema.json", schema).expect("JSON");
+    let index = compiler.compile("schema.json", &mut schemas).expect("a valid JSON Schema");
+    schemas.validate(value, index).unwrap_or_else(|error| panic!("{name}: {error:#}"));
+    let mut broken = value.clone();
+    broken.as_object_mut().expect("an object").remove(&required).expect("it was there");
+    assert!(schemas.validate(&broken, index).is_err(), "{name} without {required}");
+}
+
+/// A small plan with hazards, drift, diffs and something deferred.
+fn plan() -> Plan {
+    let mut plan = upgrade(&rack(), &past());
+    plan.targets.retain(|t| t.target.host().is_none_or(|h| matches!(h.as_str(), "cp-1" | "h-017")));
+    plan
+}
+
+#[test]
+fn what_is_written_is_valid_by_the_published_schemas() {
+    let plan = plan();
+    holds("plan", &serde_json::to_value(&plan).expect("plain data"));
+    holds("drift", &serde_json::to_value(Drift::of(&plan, 2)).expect("plain data"));
+    let catalog = Catalog::builtin().expect("the catalog");
+    let site = |name: &str, from: &str, to: &str| {
+        let dir = tempfile::tempdir().expect("a folder");
+        let text = std::fs::read_to_string(root().join("inventories/h100-rack/inventory.yaml")).expect("read");
+        let path: PathBuf = dir.path().join(name);
+        assert!(text.contains(from), "{from}");
+        std::fs::write(&path, text.replace(from, to)).expect("written");
+        load(&path, &catalog).unwrap_or_else(|d| panic!("{d}")).inventory
+    };
+    let (before, after) = (site("a.yaml", "580.178.04", "580.178.04"), site("b.yaml", "580.178.04", "580.126.09"));
+    let diff = compare(&before, &after, &catalog);
+    assert!(!diff.is_empty());
+    holds("diff", &serde_json::to_value(diff).expect("plain data"));
+}
+
+/// Who has a saved plan may apply it with a later version: a format stays readable, or its number changes.
+#[test]
+fn a_saved_plan_of_each_format_is_read() {
+    let file = root().join("tests/data/plans/format-2.json");
+    let (kept, _) = provision::plan::load(&file).expect("it is read");
+    assert_eq!(kept.format, 2);
+    let steps: Vec<String> = kept.targets.iter().flat_map(|t| &t.steps).map(|s| s.resource.to_string()).collect();
+    assert!(steps.contains(&"package/nvidia-open-580".to_owned()), "{steps:?}");
+    holds("plan", &serde_json::from_str(&std::fs::read_to_string(&file).expect("read")).expect("JSON"));
+}
