@@ -1,11 +1,12 @@
-//! What an upgrade to another minor of Kubernetes would break, told by its plan: APIs in use that are gone then, and feature
-//! gates that it may not know.
+//! Before an upgrade to another minor of Kubernetes: what it would break is told by its plan, which are APIs in use that are gone
+//! then, and feature gates that it may not know; and workers wait for controllers that do not take part.
 
 use super::observe::Observation;
 use super::open::Fleet;
 use crate::catalog::K0sStep;
+use crate::k0s;
 use crate::reconciler::Ahead;
-use crate::state::TargetId;
+use crate::state::{Failure, FailureKind, HostName, TargetId};
 use serde_json::Value;
 use std::collections::BTreeSet;
 
@@ -31,6 +32,59 @@ impl Fleet {
         let cluster = observation.targets.iter_mut().find(|(id, _)| *id == TargetId::Cluster);
         if let Some((_, Ok(cluster))) = cluster {
             cluster.warnings.extend(told);
+        }
+    }
+}
+
+impl Fleet {
+    /// A kubelet must not be of a newer minor than any API server. The planner sees to the controllers that take part; the others are
+    /// asked what they run, and while one runs an earlier minor or does not tell, no worker changes its own.
+    pub(super) async fn hold_back_workers(&self, observation: &mut Observation) {
+        let Some(wanted) = K0sStep::minor(&self.inventory.cluster.k0s_version) else { return };
+        let takes_part = |host: &HostName| observation.targets.iter().any(|(id, _)| id.host() == Some(host));
+        let others = self.inventory.controllers().map(|host| &host.name).filter(|host| !takes_part(host));
+        let others: BTreeSet<HostName> = others.cloned().collect();
+        let changes = |id: &TargetId, observed: &crate::state::Observed| {
+            let host = id.host().and_then(|host| self.inventory.hosts.get(host));
+            let works = host.is_some_and(|host| !self.inventory.pool_of(host).role.is_controller());
+            let has = observed.facts.k0s_version.as_deref().and_then(K0sStep::minor);
+            works && has != Some(wanted)
+        };
+        let mut held: Vec<_> = observation
+            .targets
+            .iter_mut()
+            .filter(|(id, result)| result.as_ref().is_ok_and(|observed| changes(id, observed)))
+            .collect();
+        if held.is_empty() || others.is_empty() {
+            return;
+        }
+        let is_running =
+            held.iter().any(|(_, r)| r.as_ref().is_ok_and(|seen| seen.facts.k0s_version.is_some()));
+        let answers = self.access.run_on_controllers(k0s::STATUS).await;
+        let mut first: Vec<String> = Vec::new();
+        for answer in answers.iter().filter(|answer| others.contains(&answer.host)) {
+            let runs = answer.output.as_ref().map(|status| k0s::running_version(status));
+            match runs {
+                Ok(Some(version)) if K0sStep::minor(&version).is_some_and(|has| has >= wanted) => {}
+                Ok(Some(version)) => first.push(format!("{} ({version})", answer.host)),
+                // Where no k0s runs, no API server does.
+                Ok(None) => {}
+                // One that is new joins only with a token, which is made where a controller answers.
+                Err(_) if !is_running => {}
+                Err(_) => first.push(format!("{} (no answer)", answer.host)),
+            }
+        }
+        if first.is_empty() {
+            return;
+        }
+        let message = format!(
+            "a worker's k0s must not be of a newer minor than a controller's, and controllers outside of --limit come first: {}",
+            first.join(", ")
+        );
+        let hint = "Include the controllers in --limit, or upgrade them first";
+        let failure = Failure::new(FailureKind::Preflight, "E-K0S-SKEW", message).hint(hint);
+        for (_, result) in &mut held {
+            *result = Err(failure.clone());
         }
     }
 }

@@ -83,7 +83,10 @@ impl Fleet {
             self.probe_new(&mut observation).await;
             self.stop_retired(&mut observation).await;
         }
-        self.look_ahead(&mut observation).await;
+        if self.selection.reset.is_none() {
+            self.look_ahead(&mut observation).await;
+            self.hold_back_workers(&mut observation).await;
+        }
         let leaving = nodes_to_drain(&observation.targets, &live.unwrap_or_default().all);
         if let Some(cluster) = self.cluster.as_ref().filter(|_| !leaving.is_empty()) {
             // A drain refuses what is not known here.

@@ -50,6 +50,15 @@ pub fn questions() -> Vec<Question> {
     ]
 }
 
+/// Prints the status of the k0s that runs on a controller; nothing where none does.
+pub const STATUS: &str = "timeout 15 /usr/local/bin/k0s status -o json 2>/dev/null || :";
+
+/// Returns the version in the output of [`STATUS`].
+pub fn running_version(status: &str) -> Option<String> {
+    let json: serde_json::Value = serde_json::from_str(status).ok()?;
+    json["Version"].as_str().map(str::to_owned)
+}
+
 /// What came of one question.
 #[derive(Clone, Debug)]
 pub struct QuestionAnswer {
@@ -64,8 +73,7 @@ pub fn control_plane(answer: impl Fn(&str) -> Option<QuestionAnswer>) -> Control
     let ok =
         |name: &str| answer(name).is_some_and(|a| a.exit == Some(0) && a.text.trim_end().ends_with("ok"));
     let status = answer("status").filter(|a| a.exit == Some(0));
-    let json: serde_json::Value = status.and_then(|l| serde_json::from_str(&l.text).ok()).unwrap_or_default();
-    let version = json["Version"].as_str().map(str::to_owned);
+    let version = status.and_then(|answer| running_version(&answer.text));
     let (ready, etcd) = (ok("ready"), ok("etcd"));
     let last = |name: &str| {
         let answer = answer(name)?;

@@ -22,7 +22,8 @@ pub use backup::{
 pub use certificates::{authority_ends, certificates_of, due};
 pub use command_line::Install;
 pub use control_plane::{
-    ControlPlane, QUESTION_SECONDS, Question, QuestionAnswer, control_plane, questions, subject_and_end,
+    ControlPlane, QUESTION_SECONDS, Question, QuestionAnswer, STATUS, control_plane, questions,
+    running_version, subject_and_end,
 };
 pub use etcd::ControllerOutput;
 pub use joined::{INSTALL, READY, STARTED, has_joined, is_ours, joined_with_token, may_have_joined};

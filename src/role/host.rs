@@ -64,7 +64,12 @@ fn k0s(input: &RoleInput<'_>) -> Option<Finding> {
         return None;
     }
     let step = K0sStep::between(from, to)?;
-    let hint = "Change cluster.k0s.version by one minor version at a time (check with: k0s version)";
+    let hint = match step {
+        K0sStep::MinorDown => {
+            "Set cluster.k0s.version to what runs; to go back, restore the backup that was made before the upgrade"
+        }
+        _ => "Change cluster.k0s.version by one minor version at a time (check with: k0s version)",
+    };
     match step.refusal() {
         Some(why) => Some(stop("E-K0S-SKEW", format!("k0s {from} -> {to} {why}"), hint)),
         None if step == K0sStep::PatchDown => {

@@ -15,7 +15,8 @@ fn root() -> &'static Path {
 
 /// Returns a schema as it is printed, which is the published one.
 fn published(name: &str) -> Value {
-    let output = Command::new(env!("CARGO_BIN_EXE_provision")).args(["schema", name]).output().expect("it runs");
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_provision")).args(["schema", name]).output().expect("it runs");
     let printed = String::from_utf8(output.stdout).expect("text");
     let file = root().join(format!("docs/reference/schemas/{name}.json"));
     if std::env::var_os("PROVISION_UPDATE_DOCS").is_some() {
@@ -55,13 +56,15 @@ fn what_is_written_is_valid_by_the_published_schemas() {
     let catalog = Catalog::builtin().expect("the catalog");
     let site = |name: &str, from: &str, to: &str| {
         let dir = tempfile::tempdir().expect("a folder");
-        let text = std::fs::read_to_string(root().join("inventories/h100-rack/inventory.yaml")).expect("read");
+        let text =
+            std::fs::read_to_string(root().join("inventories/h100-rack/inventory.yaml")).expect("read");
         let path: PathBuf = dir.path().join(name);
         assert!(text.contains(from), "{from}");
         std::fs::write(&path, text.replace(from, to)).expect("written");
         load(&path, &catalog).unwrap_or_else(|d| panic!("{d}")).inventory
     };
-    let (before, after) = (site("a.yaml", "580.178.04", "580.178.04"), site("b.yaml", "580.178.04", "580.126.09"));
+    let (before, after) =
+        (site("a.yaml", "580.178.04", "580.178.04"), site("b.yaml", "580.178.04", "580.126.09"));
     let diff = compare(&before, &after, &catalog);
     assert!(!diff.is_empty());
     holds("diff", &serde_json::to_value(diff).expect("plain data"));
@@ -73,7 +76,8 @@ fn a_saved_plan_of_each_format_is_read() {
     let file = root().join("tests/data/plans/format-2.json");
     let (kept, _) = provision::plan::load(&file).expect("it is read");
     assert_eq!(kept.format, 2);
-    let steps: Vec<String> = kept.targets.iter().flat_map(|t| &t.steps).map(|s| s.resource.to_string()).collect();
+    let steps: Vec<String> =
+        kept.targets.iter().flat_map(|t| &t.steps).map(|s| s.resource.to_string()).collect();
     assert!(steps.contains(&"package/nvidia-open-580".to_owned()), "{steps:?}");
     holds("plan", &serde_json::from_str(&std::fs::read_to_string(&file).expect("read")).expect("JSON"));
 }

@@ -89,6 +89,11 @@ fn a_cluster_lives_from_its_first_controller_to_its_restore() {
     let planned = story.ended(&["plan", "-i", &at], 2);
     assert!(planned.contains("[W-FEATURE-GATE] feature gate SidecarContainers"), "{planned}");
     assert!(planned.contains("quorum 3 · restart k0scontroller 3 · one at a time"), "{planned}");
+    // Not even where the controllers are left out.
+    for limit in ["w-1", "cp-1,w-1"] {
+        let early = story.ended(&["plan", "-i", &at, "--limit", limit], 1);
+        assert!(early.contains("[E-K0S-SKEW]") && early.contains("cp-3 (v1.34.10+k0s.0)"), "{early}");
+    }
     story.edit(", config: {spec: {featureGates: [{name: SidecarContainers, enabled: true}]}}", "");
     let cut = RECORDS.map(|record| {
         let output = story.apply(&["--fault", &format!("kill@{record}")]);
