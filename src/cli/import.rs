@@ -53,7 +53,10 @@ impl ImportCommand {
             note_lines(&result.notes).iter().for_each(|line| eprintln!("{line}"));
             let gaps = result.notes.iter().filter(|note| note.kind == NoteKind::FillIn).count();
             if gaps > 0 {
-                eprintln!("\nnext: search for FILL IN ({}), then run `provision validate`", count(gaps, "place"));
+                eprintln!(
+                    "\nnext: search for FILL IN ({}), then run `provision validate`",
+                    count(gaps, "place")
+                );
             }
         }
         Ok(exit::DONE)
@@ -71,7 +74,8 @@ fn as_json(result: &ImportResult) -> serde_json::Value {
             "why": note.why,
         })
     });
-    let findings = result.findings.all.iter().map(|found| json!({"code": found.code, "message": found.message}));
+    let findings =
+        result.findings.all.iter().map(|found| json!({"code": found.code, "message": found.message}));
     json!({
         "format": result.format,
         "inventory": result.inventory,

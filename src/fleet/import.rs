@@ -2,7 +2,7 @@
 
 use super::error::{Error, Result, cannot, coded};
 use crate::catalog::Catalog;
-use crate::import::{COLUMNS, FORMATS, Format, ImportError, Input, Note, read, starter};
+use crate::import::{COLUMNS, FORMATS, ImportError, Input, Note, read, starter};
 use crate::inventory::{Diagnostics, Disk, Snapshot, load_from};
 use crate::state::{plain_line, read_regular};
 use std::path::{Path, PathBuf};
@@ -67,8 +67,13 @@ impl Import {
             .map_err(|error| Error::Malformed { what: cannot_import(path), source: error.into() })?;
         let beside = Disk::of(path, &[]).map_err(cannot("read", path))?;
         let format = self.format.as_ref().and_then(|name| FORMATS.iter().find(|(known, _)| known == name));
-        let input =
-            Input { path, text, format: format.map(|(_, format)| *format), columns: &self.columns, beside: &beside };
+        let input = Input {
+            path,
+            text,
+            format: format.map(|(_, format)| *format),
+            columns: &self.columns,
+            beside: &beside,
+        };
         let (format, hosts) = read(input).map_err(|error| refused(path, error))?;
         let catalog = Catalog::builtin()?;
         let imported = starter(hosts, self.name.as_deref(), &catalog);
@@ -102,11 +107,16 @@ fn refused(path: &Path, error: ImportError) -> Error {
     let hint = match &error {
         ImportError::Format(_) => format!("Name it: --from {}", formats.replace(", ", "|")),
         ImportError::Program => {
-            "Save what it prints as an inventory: ansible-inventory -i FILE --list --yaml --output hosts.yaml".to_owned()
+            "Save what it prints as an inventory: ansible-inventory -i FILE --list --yaml --output hosts.yaml"
+                .to_owned()
         }
-        ImportError::Columns(_) => "Name a column by its header: --column name=HEADER --column address=HEADER".to_owned(),
+        ImportError::Columns(_) => {
+            "Name a column by its header: --column name=HEADER --column address=HEADER".to_owned()
+        }
         ImportError::Empty(_) => format!("Check the format: --from {}", formats.replace(", ", "|")),
-        ImportError::TooMany | ImportError::Groups => "Split it: one inventory describes one cluster".to_owned(),
+        ImportError::TooMany | ImportError::Groups => {
+            "Split it: one inventory describes one cluster".to_owned()
+        }
         ImportError::Yaml(_) => String::new(),
     };
     let message = format!("{}: {error}", cannot_import(path));

@@ -3,8 +3,8 @@
 use super::error::{Error, Result, coded};
 use crate::catalog::Catalog;
 use crate::inventory::{
-    Accelerator, K0S, NodeRole, POD_CIDR, SERVICE_CIDR, Snapshot, Starter, StarterPool, StarterSsh, load_from,
-    newest, starter_text,
+    Accelerator, K0S, NodeRole, POD_CIDR, SERVICE_CIDR, Snapshot, Starter, StarterPool, StarterSsh,
+    load_from, newest, starter_text,
 };
 use std::path::Path;
 
@@ -59,7 +59,8 @@ impl FirstInventory {
 
     fn pools(&self, accelerator: Option<Accelerator>) -> Vec<StarterPool> {
         if self.workers.is_empty() {
-            let role = if self.controllers.len() == 1 { NodeRole::Single } else { NodeRole::ControllerWorker };
+            let role =
+                if self.controllers.len() == 1 { NodeRole::Single } else { NodeRole::ControllerWorker };
             let all = StarterPool::of("all", role, "node", &self.controllers);
             return vec![StarterPool { accelerator, ..all }];
         }

@@ -45,20 +45,29 @@ pub(super) fn accelerator(text: &str, count: Option<u32>, catalog: &Catalog) -> 
     let exact: Vec<&Product> = products.iter().filter(|product| product.slug == slug).collect();
     let count = count.or_else(|| if exact.is_empty() { counted(&mut words) } else { None });
     let fits = |product: &&Product| {
-        let known: Vec<String> = self::words(&product.slug).into_iter().chain(self::words(&product.name)).collect();
-        words.iter().all(|word| known.contains(word) || word == "sxm" && known.iter().any(|w| w.starts_with("sxm")))
+        let known: Vec<String> =
+            self::words(&product.slug).into_iter().chain(self::words(&product.name)).collect();
+        words
+            .iter()
+            .all(|word| known.contains(word) || word == "sxm" && known.iter().any(|w| w.starts_with("sxm")))
     };
-    let fitting: Vec<&Product> = if exact.is_empty() { products.iter().filter(fits).collect() } else { exact };
+    let fitting: Vec<&Product> =
+        if exact.is_empty() { products.iter().filter(fits).collect() } else { exact };
     let named = || fitting.iter().take(MOST_NAMED).map(|p| p.slug.as_str()).collect::<Vec<_>>().join(", ");
     Some(match (fitting.as_slice(), count) {
         ([product], Some(count)) => match newest(catalog, product, count) {
             Some(accelerator) => FoundAccelerator::Known(accelerator),
-            None => FoundAccelerator::Unclear(format!("the catalog has no driver or SDK for {}", product.slug)),
+            None => {
+                FoundAccelerator::Unclear(format!("the catalog has no driver or SDK for {}", product.slug))
+            }
         },
-        ([product], None) => {
-            FoundAccelerator::Unclear(format!("the product is {}, and how many a host has is not said", product.slug))
+        ([product], None) => FoundAccelerator::Unclear(format!(
+            "the product is {}, and how many a host has is not said",
+            product.slug
+        )),
+        ([], _) => {
+            FoundAccelerator::Unclear("the catalog has no such product: see `provision catalog`".to_owned())
         }
-        ([], _) => FoundAccelerator::Unclear("the catalog has no such product: see `provision catalog`".to_owned()),
         (_, _) => FoundAccelerator::Unclear(format!("it can be one of {}", named())),
     })
 }

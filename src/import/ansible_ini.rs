@@ -1,6 +1,6 @@
 //! Ansible's INI format, as its plugin `ini` documents it: sections of hosts, `:children` and `:vars`.
 
-use super::ansible::{Groups, Var, expand};
+use super::ansible_groups::{Groups, Var, expand};
 use super::found::{Found, Place};
 use super::words::words;
 use std::sync::Arc;
@@ -46,7 +46,10 @@ pub(super) fn read(file: &Arc<str>, text: &str, groups: &mut Groups, found: &mut
                 // The whole value may be in quotes, as a literal of Python.
                 let inner = ['"', '\''].iter().find_map(|q| value.strip_prefix(*q)?.strip_suffix(*q));
                 let value = inner.unwrap_or(value).replace("\\\"", "\"");
-                groups.group(&group, &place).vars.insert(key.trim().to_owned(), Var::text(value, place.clone()));
+                groups
+                    .group(&group, &place)
+                    .vars
+                    .insert(key.trim().to_owned(), Var::text(value, place.clone()));
             }
             Section::Children => {
                 let child = line.split_whitespace().next().unwrap_or_default().to_owned();

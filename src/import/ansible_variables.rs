@@ -1,6 +1,6 @@
 //! Variables of Ansible and Kubespray that matter for an inventory, and why each of the others is left out.
 
-use super::ansible::Var;
+use super::ansible_groups::Var;
 use super::bastions::options;
 use super::found::Found;
 use super::words::{
@@ -26,8 +26,19 @@ pub(super) struct Settings {
     pub ip: Option<String>,
     /// Kubespray's `access_ip`: what other hosts use, `ip` unless given.
     pub access_ip: Option<String>,
-    /// The host is the machine on which Ansible runs.
-    pub is_local: bool,
+    /// How Ansible reaches the host.
+    pub connection: Option<Connection>,
+}
+
+/// How Ansible reaches a host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Connection {
+    /// Over SSH.
+    Ssh,
+    /// It is the machine on which Ansible runs.
+    Local,
+    /// In another way, such as WinRM.
+    Other,
 }
 
 impl Settings {
@@ -42,7 +53,7 @@ impl Settings {
             bastions: over.bastions.or(self.bastions),
             ip: over.ip.or(self.ip),
             access_ip: over.access_ip.or(self.access_ip),
-            is_local: over.is_local || self.is_local,
+            connection: over.connection.or(self.connection),
         }
     }
 }
@@ -68,7 +79,8 @@ fn read(name: &str, var: &Var, set: &mut Settings) -> Result<(), &'static str> {
     if is_template(text) {
         return Err(if is_known { TEMPLATE } else { UNUSED });
     }
-    let address = |text: &str| text.parse::<IpAddr>().map(|_| text.to_owned()).map_err(|_| "it is not an IP address");
+    let address =
+        |text: &str| text.parse::<IpAddr>().map(|_| text.to_owned()).map_err(|_| "it is not an IP address");
     match name {
         "ansible_host" | "ansible_ssh_host" => set.address = Some(text.to_owned()),
         "ansible_port" | "ansible_ssh_port" => {
@@ -87,11 +99,13 @@ fn read(name: &str, var: &Var, set: &mut Settings) -> Result<(), &'static str> {
         }
         "ip" => set.ip = Some(address(text)?),
         "access_ip" => set.access_ip = Some(address(text)?),
-        "ansible_connection" => match text {
-            "ssh" | "smart" | "paramiko" | "paramiko_ssh" => {}
-            "local" => set.is_local = true,
-            _ => return Err("provision connects over SSH only"),
-        },
+        "ansible_connection" => {
+            set.connection = Some(match text {
+                "ssh" | "smart" | "paramiko" | "paramiko_ssh" => Connection::Ssh,
+                "local" => Connection::Local,
+                _ => Connection::Other,
+            });
+        }
         // What provision does in any case.
         "ansible_become" if matches!(text.to_ascii_lowercase().as_str(), "true" | "yes" | "1") => {}
         "ansible_become_user" if text == "root" => {}
@@ -108,9 +122,20 @@ fn read(name: &str, var: &Var, set: &mut Settings) -> Result<(), &'static str> {
 impl Settings {
     /// Variables whose values are used.
     const NAMES: [&str; 14] = [
-        "ansible_host", "ansible_ssh_host", "ansible_port", "ansible_ssh_port", "ansible_user", "ansible_ssh_user",
-        "ansible_remote_user", "ansible_ssh_private_key_file", "ansible_private_key_file", "ansible_ssh_common_args",
-        "ansible_ssh_extra_args", "ansible_connection", "ip", "access_ip",
+        "ansible_host",
+        "ansible_ssh_host",
+        "ansible_port",
+        "ansible_ssh_port",
+        "ansible_user",
+        "ansible_ssh_user",
+        "ansible_remote_user",
+        "ansible_ssh_private_key_file",
+        "ansible_private_key_file",
+        "ansible_ssh_common_args",
+        "ansible_ssh_extra_args",
+        "ansible_connection",
+        "ip",
+        "access_ip",
     ];
 }
 

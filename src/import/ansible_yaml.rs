@@ -1,9 +1,9 @@
 //! Ansible's YAML format, as its plugin `yaml` documents it: groups with `hosts`, `children` and `vars`; and the files of
 //! variables beside an inventory.
 
-use super::ansible::{Groups, MOST_DEPTH, Var, expand};
+use super::ansible_groups::{Groups, MOST_DEPTH, Var, expand};
+use super::error::ImportError;
 use super::found::{Found, Place};
-use super::format::ImportError;
 use crate::inventory::{Entry, Node, Value};
 use std::sync::Arc;
 

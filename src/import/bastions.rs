@@ -13,8 +13,7 @@ pub(super) struct Route {
 }
 
 /// Why a ProxyCommand is left out.
-pub(super) const PROXY_COMMAND: &str =
-    "a ProxyCommand is not run, and this one is not `ssh -W %h:%p HOST`; set ssh.bastions, or keep it in ~/.ssh/config";
+pub(super) const PROXY_COMMAND: &str = "a ProxyCommand is not run, and this one is not `ssh -W %h:%p HOST`; set ssh.bastions, or keep it in ~/.ssh/config";
 
 /// Returns the hops of a ProxyJump, a URI (`ssh://`) too; `None` if one of them is none.
 pub(super) fn jumps(text: &str) -> Option<Vec<String>> {
@@ -102,7 +101,9 @@ mod tests {
 
     #[test]
     fn a_proxy_command_that_is_a_jump_is_one() {
-        let through = |text: &str| proxy_command(text).map(|route| (route.bastions.join(" "), route.identities.join(" ")));
+        let through = |text: &str| {
+            proxy_command(text).map(|route| (route.bastions.join(" "), route.identities.join(" ")))
+        };
         let found = through("ssh -W %h:%p -q ubuntu@10.0.0.1");
         assert_eq!(found, Some(("ubuntu@10.0.0.1".to_owned(), String::new())));
         let found = through("ssh -i ~/.ssh/jump -p 2222 -l eva -W '[%h]:%p' jump.example.net");
@@ -123,8 +124,14 @@ mod tests {
     #[test]
     fn options_are_read_in_each_of_their_forms() {
         let (route, left_out) = options("-J a@b:22,c -o IdentityFile=~/.ssh/k -oStrictHostKeyChecking=no -v");
-        assert_eq!((route.bastions, route.identities), (vec!["a@b:22".to_owned(), "c".to_owned()], vec!["~/.ssh/k".to_owned()]));
-        assert_eq!(left_out.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["StrictHostKeyChecking", "-v"]);
+        assert_eq!(
+            (route.bastions, route.identities),
+            (vec!["a@b:22".to_owned(), "c".to_owned()], vec!["~/.ssh/k".to_owned()])
+        );
+        assert_eq!(
+            left_out.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+            ["StrictHostKeyChecking", "-v"]
+        );
         let (route, left_out) = options("-o ProxyCommand=\"ssh -W %h:%p -q u@10.0.0.1\"");
         assert_eq!((route.bastions.join(","), left_out.len()), ("u@10.0.0.1".to_owned(), 0));
         assert_eq!(options("-o ProxyJump=none").0, Route::default());

@@ -1,7 +1,8 @@
 //! The formats that can be imported, and how a file's own is told from its text.
 
+use super::error::ImportError;
 use super::table;
-use crate::inventory::{Diagnostics, MOST_HOSTS, Node, Value, yaml};
+use crate::inventory::{Node, Value, yaml};
 
 /// A format of another tool's inventory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,32 +46,6 @@ impl Format {
     }
 }
 
-/// Why a file cannot be imported.
-#[derive(Debug, thiserror::Error)]
-pub enum ImportError {
-    /// Its format is none of those known.
-    #[error("{0}")]
-    Format(&'static str),
-    /// It is a program.
-    #[error("it is a program, and imported files are not run")]
-    Program,
-    /// It is not the YAML that its format is.
-    #[error("{0}")]
-    Yaml(Diagnostics),
-    /// Its columns, or those named on the command line, do not fit.
-    #[error("{0}")]
-    Columns(String),
-    /// It has no host that can be used; what was left out, a line each.
-    #[error("it has no host to import")]
-    Empty(Vec<String>),
-    /// It has too many hosts.
-    #[error("it has more than {MOST_HOSTS} hosts")]
-    TooMany,
-    /// Its groups contain each other too deeply, or are too many.
-    #[error("its groups are too many, or nested too deeply")]
-    Groups,
-}
-
 /// Returns the format of a text.
 pub(super) fn detect(text: &str) -> Result<Format, ImportError> {
     let text = text.trim_start_matches('\u{feff}');
@@ -80,10 +55,14 @@ pub(super) fn detect(text: &str) -> Result<Format, ImportError> {
     let comment = |line: &&str| !line.is_empty() && !line.starts_with(['#', ';']);
     let lines = || text.lines().map(str::trim).filter(comment);
     let keyword = |line: &str| line.split(['=', ' ', '\t']).next().unwrap_or_default().to_ascii_lowercase();
-    if lines().any(|line| matches!(keyword(line).as_str(), "host" | "match") && !line.contains([',', ';', ':'])) {
+    if lines()
+        .any(|line| matches!(keyword(line).as_str(), "host" | "match") && !line.contains([',', ';', ':']))
+    {
         return Ok(Format::SshConfig);
     }
-    let section = |line: &str| line.starts_with('[') && line.split_once(']').is_some_and(|(name, _)| is_group(&name[1..]));
+    let section = |line: &str| {
+        line.starts_with('[') && line.split_once(']').is_some_and(|(name, _)| is_group(&name[1..]))
+    };
     if lines().any(section) {
         return Ok(Format::Ansible);
     }

@@ -169,7 +169,12 @@ impl Note {
         why: impl Into<String>,
     ) -> Self {
         let line = |text: String| plain_line(&shortened(&text, 4 * MOST_NAME)).into_owned();
-        Self { kind, place, what: shortened(&line(what.into()), MOST_NAME).into_owned(), why: line(why.into()) }
+        Self {
+            kind,
+            place,
+            what: shortened(&line(what.into()), MOST_NAME).into_owned(),
+            why: line(why.into()),
+        }
     }
 }
 
@@ -218,13 +223,15 @@ fn line(group: &[&Note]) -> String {
     }
     let first = group.first();
     let place = first.and_then(|note| note.place.as_ref());
-    let place = place.map(|place| format!("{}:{}: ", plain_line(&place.file), place.line)).unwrap_or_default();
+    let place =
+        place.map(|place| format!("{}:{}: ", plain_line(&place.file), place.line)).unwrap_or_default();
     let shown = names.iter().take(MOST_NAMES).copied().collect::<Vec<_>>().join(", ");
     // Of several with one name, the lines count.
-    let more = match group.iter().filter(|note| !names.iter().take(MOST_NAMES).any(|n| *n == note.what)).count() {
-        0 if group.len() > names.len() => format!(" ({} times)", group.len()),
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
+    let more =
+        match group.iter().filter(|note| !names.iter().take(MOST_NAMES).any(|n| *n == note.what)).count() {
+            0 if group.len() > names.len() => format!(" ({} times)", group.len()),
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
     format!("{place}{shown}{more}: {}", first.map_or("", |note| &note.why))
 }

@@ -1,7 +1,7 @@
 //! A `k0sctl.yaml`: hosts, the k0s release and the parts of its configuration that an inventory has a key for. The fields are
 //! those of k0sctl's README, "Configuration File Spec".
 
-use super::format::ImportError;
+use super::error::ImportError;
 use super::found::{Found, FoundHost, Place};
 use super::words::{SECRET, TEMPLATE, UNUSED, is_secret, is_template, words};
 use crate::inventory::{Entry, Node, NodeRole, Value, is_user, yaml};
@@ -87,7 +87,7 @@ impl Reader {
             match (section.key.as_str(), entry.key.as_str(), &entry.node.value) {
                 ("api", "externalAddress", _) => self.found.external = self.text(entry),
                 ("api", "sans", Value::List(items)) => {
-                    self.found.sans.extend(items.iter().filter_map(Node::text).filter(|text| !is_template(text)));
+                    self.found.sans.extend(items.iter().filter_map(Node::text));
                 }
                 // k0s's own defaults.
                 ("api", "port", _) if entry.node.whole() == Some(6443) => {}
@@ -140,7 +140,9 @@ impl Reader {
             match entry.key.as_str() {
                 "address" => host.address = self.text(entry),
                 "user" => host.user = self.text(entry),
-                "port" => host.port = entry.node.whole().and_then(|port| port.try_into().ok()).filter(|p| *p != 22),
+                "port" => {
+                    host.port = entry.node.whole().and_then(|port| port.try_into().ok()).filter(|p| *p != 22)
+                }
                 "keyPath" => host.identities.extend(self.text(entry)),
                 "bastion" => {
                     let mut bastion = FoundHost::of("", host.place.clone());
@@ -148,12 +150,17 @@ impl Reader {
                     let user = bastion.user.filter(|user| is_user(user)).map(|user| format!("{user}@"));
                     let port = bastion.port.map(|port| format!(":{port}")).unwrap_or_default();
                     host.bastions = bastion.bastions;
-                    let address = bastion.address.map(|a| if a.contains(':') && !port.is_empty() { format!("[{a}]") } else { a });
+                    let address = bastion
+                        .address
+                        .map(|a| if a.contains(':') && !port.is_empty() { format!("[{a}]") } else { a });
                     host.bastions.extend(address.map(|a| format!("{}{a}{port}", user.unwrap_or_default())));
                     let more = bastion.identities.into_iter().filter(|key| !host.identities.contains(key));
                     host.identities.extend(more.collect::<Vec<_>>());
                 }
-                _ => self.left_out(entry, "this setting of ssh is not copied; set it in ~/.ssh/config, which provision reads"),
+                _ => self.left_out(
+                    entry,
+                    "this setting of ssh is not copied; set it in ~/.ssh/config, which provision reads",
+                ),
             }
         }
     }
@@ -190,11 +197,15 @@ impl Reader {
             let values = || value.split(',').map(str::trim).filter(|value| !value.is_empty());
             match flag {
                 "--labels" => host.labels.extend(
-                    values().map(|label| label.split_once('=').unwrap_or((label, ""))).map(|(k, v)| (k.to_owned(), v.to_owned())),
+                    values()
+                        .map(|label| label.split_once('=').unwrap_or((label, "")))
+                        .map(|(k, v)| (k.to_owned(), v.to_owned())),
                 ),
                 "--taints" => host.taints.extend(values().map(str::to_owned)),
                 "--no-taints" => {}
-                "--enable-worker" if host.role != Some(NodeRole::Single) => host.role = Some(NodeRole::ControllerWorker),
+                "--enable-worker" if host.role != Some(NodeRole::Single) => {
+                    host.role = Some(NodeRole::ControllerWorker)
+                }
                 flag => self.found.left_out(&place, flag, if is_secret(flag) { SECRET } else { UNUSED }),
             }
         }

@@ -5,10 +5,12 @@
 
 mod accelerators;
 mod ansible;
+mod ansible_groups;
 mod ansible_ini;
 mod ansible_variables;
 mod ansible_yaml;
 mod bastions;
+mod error;
 mod format;
 mod found;
 mod k0sctl;
@@ -21,7 +23,8 @@ mod table;
 mod valid;
 mod words;
 
-pub use format::{FORMATS, Format, ImportError};
+pub use error::ImportError;
+pub use format::{FORMATS, Format};
 pub use found::{Note, NoteKind, Place, note_lines};
 pub use starter::{Imported, starter};
 pub use table::COLUMNS;
@@ -54,7 +57,10 @@ pub fn read(input: Input<'_>) -> Result<(Format, Hosts), ImportError> {
         None => format::detect(&input.text)?,
     };
     if !input.columns.is_empty() && format != Format::Csv {
-        return Err(ImportError::Columns(format!("--column is for CSV files, and this is {}", format.said())));
+        return Err(ImportError::Columns(format!(
+            "--column is for CSV files, and this is {}",
+            format.said()
+        )));
     }
     let name = input.path.display().to_string();
     let found = match format {

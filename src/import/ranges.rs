@@ -17,9 +17,9 @@ struct Split<'a> {
 fn splits(text: &str) -> Vec<Split<'_>> {
     let (mut found, mut end) = (Vec::new(), text.len());
     while let Some(last) = text[..end].rfind(|c: char| c.is_ascii_digit()) {
-        let start = text[..last].rfind(|c: char| !c.is_ascii_digit()).map_or(0, |at| {
-            at + text[at..].chars().next().map_or(1, char::len_utf8)
-        });
+        let start = text[..last]
+            .rfind(|c: char| !c.is_ascii_digit())
+            .map_or(0, |at| at + text[at..].chars().next().map_or(1, char::len_utf8));
         let split = Split { before: &text[..start], digits: &text[start..=last], after: &text[last + 1..] };
         if split.digits.len() <= MOST_DIGITS {
             found.push(split);
@@ -155,7 +155,13 @@ pub(super) fn ranges(hosts: &[StarterHost]) -> Vec<StarterHost> {
         };
         let pattern = |run: &Option<Run<'_>>| run.as_ref().map(Run::pattern);
         let [address, cluster_address, bmc] = range.others.each_ref().map(pattern);
-        found.push(StarterHost { name: range.name.pattern(), address, cluster_address, bmc, ..first.clone() });
+        found.push(StarterHost {
+            name: range.name.pattern(),
+            address,
+            cluster_address,
+            bmc,
+            ..first.clone()
+        });
         rest = &rest[range.count..];
     }
     found
@@ -173,7 +179,8 @@ mod tests {
 
     fn shown(hosts: &[(&str, &str)]) -> String {
         let hosts: Vec<StarterHost> = hosts.iter().map(|(name, address)| host(name, address)).collect();
-        let line = |host: &StarterHost| format!("{} {}", host.name, host.address.as_deref().unwrap_or_default());
+        let line =
+            |host: &StarterHost| format!("{} {}", host.name, host.address.as_deref().unwrap_or_default());
         ranges(&hosts).iter().map(line).collect::<Vec<_>>().join("\n")
     }
 
@@ -181,7 +188,8 @@ mod tests {
     fn hosts_that_follow_one_another_are_a_range() {
         let padded = shown(&[("h-009", "10.0.1.9"), ("h-010", "10.0.1.10"), ("h-011", "10.0.1.11")]);
         assert_eq!(padded, "h-[009-011] 10.0.1.[9-11]");
-        let gap = shown(&[("h-1", "10.0.1.1"), ("h-2", "10.0.1.2"), ("h-4", "10.0.1.4"), ("h-5", "10.0.1.6")]);
+        let gap =
+            shown(&[("h-1", "10.0.1.1"), ("h-2", "10.0.1.2"), ("h-4", "10.0.1.4"), ("h-5", "10.0.1.6")]);
         assert_eq!(gap, "h-[1-2] 10.0.1.[1-2]\nh-4 10.0.1.4\nh-5 10.0.1.6");
         let inner = shown(&[("r1-n1", "10.1.1.5"), ("r2-n1", "10.2.1.5")]);
         assert_eq!(inner, "r[1-2]-n1 10.[1-2].1.5");

@@ -1,7 +1,7 @@
 //! SSH node pools of SkyPilot, `~/.sky/ssh_node_pools.yaml`: pools of hosts with defaults of their own. The format is that of
 //! SkyPilot's documentation, "Deploy SkyPilot on existing machines".
 
-use super::format::ImportError;
+use super::error::ImportError;
 use super::found::{Found, FoundHost, Note, NoteKind, Place};
 use super::words::{SUDO_PASSWORD, TEMPLATE, UNUSED, is_secret, is_template};
 use crate::inventory::{Node, NodeRole, Value, yaml};

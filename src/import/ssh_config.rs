@@ -2,7 +2,7 @@
 //! keys add up. Nothing is included, and no `Match` is evaluated.
 
 use super::bastions::{PROXY_COMMAND, jumps, proxy_command};
-use super::format::ImportError;
+use super::error::ImportError;
 use super::found::{Found, FoundHost, Place};
 use super::words::{UNUSED, words};
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +16,7 @@ const MOST_COMPARISONS: usize = 4_000_000;
 /// A `Host` block; the options before the first one are for all hosts.
 struct Block {
     patterns: Vec<String>,
-    options: Vec<(String, String, Place)>,
+    options: Vec<(String, String)>,
 }
 
 /// What the blocks say of a host.
@@ -38,7 +38,8 @@ pub(super) fn read(name: &str, text: &str) -> Result<Found, ImportError> {
     if !found.has_room(aliases.len()) || aliases.len().saturating_mul(patterns) > MOST_COMPARISONS {
         return Err(ImportError::TooMany);
     }
-    let all: BTreeMap<&str, Options> = aliases.iter().map(|(alias, _)| (alias.as_str(), options(&blocks, alias))).collect();
+    let all: BTreeMap<&str, Options> =
+        aliases.iter().map(|(alias, _)| (alias.as_str(), options(&blocks, alias))).collect();
     let through: BTreeSet<&str> = all
         .values()
         .flat_map(|options| options.bastions.iter().flatten())
@@ -47,7 +48,11 @@ pub(super) fn read(name: &str, text: &str) -> Result<Found, ImportError> {
     for (alias, place) in &aliases {
         let Some(options) = all.get(alias.as_str()) else { continue };
         if through.contains(alias.as_str()) {
-            found.left_out(place, alias.as_str(), "other hosts are reached through it: it is in their bastions");
+            found.left_out(
+                place,
+                alias.as_str(),
+                "other hosts are reached through it: it is in their bastions",
+            );
             continue;
         }
         if options.user.as_deref() == Some("git") {
@@ -58,6 +63,12 @@ pub(super) fn read(name: &str, text: &str) -> Result<Found, ImportError> {
         host.address = Some(options.hostname.clone().unwrap_or_else(|| alias.clone()));
         (host.user, host.port) = (options.user.clone(), options.port);
         host.identities = options.identities.clone();
+        let of_hops = options.bastions.iter().flatten().filter_map(|hop| all.get(bare(hop)));
+        for key in of_hops.flat_map(|hop| &hop.identities) {
+            if !host.identities.contains(key) {
+                host.identities.push(key.clone());
+            }
+        }
         host.bastions = resolved(options.bastions.as_deref().unwrap_or_default(), &all, 0);
         found.hosts.push(host);
     }
@@ -93,17 +104,25 @@ fn blocks(file: &Arc<str>, text: &str, found: &mut Found) -> (Vec<Block>, Vec<(S
             }
             "match" => {
                 skipping = true;
-                found.left_out(&place, "a Match block", "conditions are not evaluated; provision reads ~/.ssh/config when it connects");
+                found.left_out(
+                    &place,
+                    "a Match block",
+                    "conditions are not evaluated; provision reads ~/.ssh/config when it connects",
+                );
             }
-            "include" => found.left_out(&place, "Include", "other files are not followed; import them one by one"),
+            "include" => {
+                found.left_out(&place, "Include", "other files are not followed; import them one by one")
+            }
             _ if skipping => {}
             key => {
                 let value = if key == "proxycommand" { rest.to_owned() } else { arguments.join(" ") };
                 match refused(key, &value) {
                     Some(why) => found.left_out(&place, keyword, why),
-                    None => blocks.iter_mut().next_back().into_iter().for_each(|block| {
-                        block.options.push((key.to_owned(), value.clone(), place.clone()));
-                    }),
+                    None => {
+                        if let Some(block) = blocks.last_mut() {
+                            block.options.push((key.to_owned(), value));
+                        }
+                    }
                 }
             }
         }
@@ -134,16 +153,17 @@ fn refused(key: &str, value: &str) -> Option<&'static str> {
 fn options(blocks: &[Block], alias: &str) -> Options {
     let mut options = Options::default();
     let applies = |block: &&Block| {
-        let matches = |pattern: &&String| is_match(pattern.trim_start_matches('!').as_bytes(), alias.as_bytes());
+        let matches =
+            |pattern: &&String| is_match(pattern.trim_start_matches('!').as_bytes(), alias.as_bytes());
         let mut matching = block.patterns.iter().filter(matches).peekable();
         matching.peek().is_some() && matching.all(|pattern| !pattern.starts_with('!'))
     };
-    for (key, value, _) in blocks.iter().filter(applies).flat_map(|block| &block.options) {
+    for (key, value) in blocks.iter().filter(applies).flat_map(|block| &block.options) {
         match key.as_str() {
-            "hostname" => {
-                options.hostname.get_or_insert_with(|| value.replace("%h", alias).replace("%%", "%"));
+            "hostname" if options.hostname.is_none() => {
+                options.hostname = Some(value.replace("%h", alias).replace("%%", "%"));
             }
-            "user" => drop(options.user.get_or_insert_with(|| value.clone())),
+            "user" if options.user.is_none() => options.user = Some(value.clone()),
             "port" if options.port.is_none() => options.port = value.parse().ok(),
             "identityfile" => {
                 let file = value.replace("%d", "~");
@@ -221,7 +241,8 @@ mod tests {
 
     #[test]
     fn patterns_are_those_of_ssh() {
-        for (pattern, name) in [("*", ""), ("n??", "n01"), ("*.lan", "a.lan"), ("a*c*e", "abcde"), ("a", "a")] {
+        for (pattern, name) in [("*", ""), ("n??", "n01"), ("*.lan", "a.lan"), ("a*c*e", "abcde"), ("a", "a")]
+        {
             assert!(is_match(pattern.as_bytes(), name.as_bytes()), "{pattern} {name}");
         }
         for (pattern, name) in [("n??", "n1"), ("*.lan", "a.lane"), ("a*c", "ab"), ("", "a"), ("A", "a")] {

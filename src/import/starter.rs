@@ -21,6 +21,8 @@ const MOST_NAMED: usize = 6;
 /// Pod and service networks, of which the first pair without a host in it is taken: private ones, then that of RFC 6598.
 const NETWORKS: [(&str, &str); 3] =
     [(POD_CIDR, SERVICE_CIDR), ("172.16.0.0/13", "172.24.0.0/16"), ("100.64.0.0/13", "100.72.0.0/16")];
+/// Words in the names of controllers.
+const CONTROLLERS: [&str; 6] = ["cp", "master", "controller", "control", "controlplane", "ctrl"];
 const ACCELERATOR: &str = "accelerator: {nvidia: {product: PRODUCT, count: COUNT, driver: DRIVER}}";
 
 /// An inventory made of another tool's.
@@ -53,7 +55,7 @@ pub fn starter(hosts: Hosts, name: Option<&str>, catalog: &Catalog) -> Imported 
     }
     let pools = pools(&mut found, &names, &ssh);
     let mut notes = found.notes;
-    notes.sort_by_key(|note| note.kind);
+    notes.sort_by(|a, b| (a.kind, &a.place).cmp(&(b.kind, &b.place)));
     let mut lines = note_lines(&notes);
     if lines.len() > MOST_COMMENTS {
         let more = lines.len() - MOST_COMMENTS;
@@ -109,19 +111,39 @@ fn roles(found: &mut Found) {
     let hosts = &mut found.hosts;
     if let [host] = hosts.as_mut_slice() {
         if host.role.is_none_or(|role| matches!(role, NodeRole::Controller | NodeRole::Worker)) {
-            assumed(Some(host), shown(host), "it is the only host, so it is a cluster of its own: role single");
+            assumed(
+                Some(host),
+                shown(host),
+                "it is the only host, so it is a cluster of its own: role single",
+            );
         }
         host.role = Some(NodeRole::Single);
         return;
     }
     hosts.iter_mut().filter(|host| host.role == Some(NodeRole::Single)).for_each(|host| {
-        assumed(Some(host), shown(host), "role single is for a cluster of one host; it is controller+worker here");
+        assumed(
+            Some(host),
+            shown(host),
+            "role single is for a cluster of one host; it is controller+worker here",
+        );
         host.role = Some(NodeRole::ControllerWorker);
     });
-    if !hosts.iter().any(|host| host.role.is_some_and(NodeRole::is_controller))
+    let has_controller =
+        |hosts: &[FoundHost]| hosts.iter().any(|host| host.role.is_some_and(NodeRole::is_controller));
+    if !has_controller(hosts) {
+        for host in hosts.iter_mut().filter(|host| host.role.is_none() && is_named_controller(&host.name)) {
+            assumed(Some(host), shown(host), "its name is that of a controller, so it is one");
+            host.role = Some(NodeRole::Controller);
+        }
+    }
+    if !has_controller(hosts)
         && let Some(first) = hosts.first_mut()
     {
-        assumed(Some(first), shown(first), "no host is named as a controller, so the first one is controller+worker");
+        assumed(
+            Some(first),
+            shown(first),
+            "no host is named as a controller, so the first one is controller+worker",
+        );
         first.role = Some(NodeRole::ControllerWorker);
     }
     let unknown: Vec<String> = hosts.iter().filter(|host| host.role.is_none()).map(shown).collect();
@@ -129,13 +151,19 @@ fn roles(found: &mut Found) {
         let named = unknown.iter().take(MOST_NAMED).cloned().collect::<Vec<_>>().join(", ");
         let more = unknown.len().saturating_sub(MOST_NAMED);
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        assumed(None, format!("{named}{more}"), "no role is given, so they are workers");
+        assumed(None, "roles".to_owned(), &format!("hosts without one are workers: {named}{more}"));
     }
-    hosts.iter_mut().for_each(|host| drop(host.role.get_or_insert(NodeRole::Worker)));
+    hosts.iter_mut().for_each(|host| host.role = host.role.or(Some(NodeRole::Worker)));
     if !hosts.iter().any(|host| host.role.is_some_and(NodeRole::is_worker)) {
         assumed(None, "roles".to_owned(), "there are no workers, so the controllers also run workloads");
         hosts.iter_mut().for_each(|host| host.role = Some(NodeRole::ControllerWorker));
     }
+}
+
+/// Returns whether a host's own name says that it is a controller: `cp-1`, `k8s-master01.example.net`.
+fn is_named_controller(name: &str) -> bool {
+    let host = name.split('.').next().unwrap_or_default().to_ascii_lowercase();
+    host.split(|c: char| !c.is_ascii_alphabetic()).any(|word| CONTROLLERS.contains(&word))
 }
 
 /// Returns a name for each host; those that changed are noted. What has only an address is named as `init` does.
@@ -153,11 +181,13 @@ fn names(found: &mut Found) -> Vec<String> {
             continue;
         }
         let place = Some(host.place.clone());
-        let short = host.name.split('.').next().and_then(label).filter(|_| !is_address(&host.name));
+        // Without a name of its own, that of DNS.
+        let known = shown(host);
+        let short = known.split('.').next().and_then(label).filter(|_| !is_address(&known));
         let (name, why) = match short {
             Some(short) => {
-                let name = taken.first_free([Some(short), label(&host.name)].into_iter().flatten());
-                let why = format!("it is {name} here: host names are DNS-1123 labels, and each is unique");
+                let name = taken.first_free([Some(short), label(&known)].into_iter().flatten());
+                let why = format!("it is {name} here: host names are DNS-1123 labels, and unique");
                 (name, why)
             }
             None => {
@@ -171,7 +201,7 @@ fn names(found: &mut Found) -> Vec<String> {
                 (name, why)
             }
         };
-        found.notes.push(Note::of(NoteKind::Renamed, place, shown(host), why));
+        found.notes.push(Note::of(NoteKind::Renamed, place, known, why));
         names.push(name);
     }
     names
@@ -187,7 +217,8 @@ fn networks(found: &mut Found) -> (String, String) {
         let network: Option<IpNet> = network.parse().ok();
         network.is_some_and(|network| !addresses.iter().any(|address| network.contains(address)))
     };
-    let free = NETWORKS.iter().find(|(pods, services)| is_free(pods) && is_free(services)).unwrap_or(&NETWORKS[0]);
+    let free =
+        NETWORKS.iter().find(|(pods, services)| is_free(pods) && is_free(services)).unwrap_or(&NETWORKS[0]);
     let (pods, services) = (found.pod_cidr.take(), found.service_cidr.take());
     if *free != NETWORKS[0] && pods.is_none() && services.is_none() {
         let why = format!("hosts are in the usual networks, so these are {} and {}", free.0, free.1);
@@ -242,7 +273,10 @@ fn pools(found: &mut Found, names: &[String], shared: &StarterSsh) -> Vec<Starte
         let is_controller = host.role.is_some_and(NodeRole::is_controller);
         let hint = host.pool.as_deref().filter(|_| !is_controller);
         let login = (&host.bastions, &host.identities);
-        let key = format!("{:?}", (host.role, hint, &host.accelerator, login, &host.taints, &host.cluster_interface));
+        let key = format!(
+            "{:?}",
+            (host.role, hint, &host.accelerator, login, &host.taints, &host.cluster_interface)
+        );
         let pool = *known.entry(key).or_insert(order.len());
         match order.get_mut(pool) {
             Some(pool) => pool.push(at),
@@ -252,7 +286,8 @@ fn pools(found: &mut Found, names: &[String], shared: &StarterSsh) -> Vec<Starte
     let (mut taken, alone) = (Taken::default(), order.len() == 1);
     let mut notes = Vec::new();
     let pools = order.iter().map(|pool| {
-        let hosts: Vec<(&FoundHost, &String)> = pool.iter().map(|at| (&found.hosts[*at], &names[*at])).collect();
+        let hosts: Vec<(&FoundHost, &String)> =
+            pool.iter().map(|at| (&found.hosts[*at], &names[*at])).collect();
         one_pool(&hosts, alone, shared, &mut taken, &mut notes)
     });
     let pools = pools.collect();
@@ -287,19 +322,23 @@ fn one_pool(
         }
         None if role.is_worker() => {
             pool.comments.push(format!("FILL IN, if these hosts have any: {ACCELERATOR}"));
-            let why = "its accelerator, if its hosts have any: `provision catalog` lists products and drivers";
+            let why =
+                "its accelerator, if its hosts have any: `provision catalog` lists products and drivers";
             notes.push(fill_in(None, &pool.name, why.to_owned()));
         }
         None => {}
     }
     if let Some(first) = first {
         let none_here = || first.bastions.is_empty() && shared.bastions.is_none();
-        pool.ssh.bastions =
-            Some(&first.bastions).filter(|hops| shared.bastions.as_ref() != Some(*hops) && !none_here()).cloned();
+        pool.ssh.bastions = Some(&first.bastions)
+            .filter(|hops| shared.bastions.as_ref() != Some(*hops) && !none_here())
+            .cloned();
         let more = first.identities.iter().filter(|key| !shared.identities.contains(key));
         pool.ssh.identities = more.cloned().collect();
         (pool.cluster_interface, pool.taints) = (first.cluster_interface.clone(), first.taints.clone());
-        let common = |(key, value): &(&String, &String)| hosts.iter().all(|(host, _)| host.labels.get(*key) == Some(*value));
+        let common = |(key, value): &(&String, &String)| {
+            hosts.iter().all(|(host, _)| host.labels.get(*key) == Some(*value))
+        };
         pool.labels = first.labels.iter().filter(common).map(|(k, v)| (k.clone(), v.clone())).collect();
     }
     let all: Vec<StarterHost> = hosts

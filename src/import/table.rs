@@ -2,7 +2,7 @@
 //! that asset lists and DCIM exports give them.
 
 use super::accelerators::accelerator;
-use super::format::ImportError;
+use super::error::ImportError;
 use super::found::{Found, FoundHost, Note, NoteKind, Place};
 use super::words::{SECRET, TEMPLATE, UNUSED, is_secret, is_template};
 use crate::catalog::Catalog;
@@ -11,12 +11,41 @@ use std::sync::Arc;
 
 /// What a column can hold, as the inventory names it, and the names by which it is recognised: letters and digits only.
 pub const COLUMNS: [(&str, &[&str]); 12] = [
-    ("name", &["name", "hostname", "host", "nodename", "node", "servername", "server", "devicename", "device", "fqdn", "dnsname", "vmname"]),
+    (
+        "name",
+        &[
+            "name",
+            "hostname",
+            "host",
+            "nodename",
+            "node",
+            "servername",
+            "server",
+            "devicename",
+            "device",
+            "fqdn",
+            "dnsname",
+            "vmname",
+        ],
+    ),
     (
         "address",
         &[
-            "address", "ip", "ipaddress", "mgmtip", "managementip", "primaryip", "primaryipv4", "primaryip4",
-            "primaryipv4address", "ipaddr", "ipv4", "sship", "hostip", "osip", "ansiblehost",
+            "address",
+            "ip",
+            "ipaddress",
+            "mgmtip",
+            "managementip",
+            "primaryip",
+            "primaryipv4",
+            "primaryip4",
+            "primaryipv4address",
+            "ipaddr",
+            "ipv4",
+            "sship",
+            "hostip",
+            "osip",
+            "ansiblehost",
         ],
     ),
     ("clusterAddress", &["clusteraddress", "clusterip", "internalip", "privateip", "dataip"]),
@@ -25,7 +54,25 @@ pub const COLUMNS: [(&str, &[&str]); 12] = [
     ("role", &["role", "devicerole", "noderole", "appliance"]),
     ("pool", &["pool", "nodepool", "group"]),
     ("rack", &["rack", "rackname", "cabinet"]),
-    ("bmc", &["bmc", "bmcip", "bmcaddress", "ipmi", "ipmiip", "ipmiaddress", "idrac", "idracip", "ilo", "iloip", "oob", "oobip", "outofbandip", "drac"]),
+    (
+        "bmc",
+        &[
+            "bmc",
+            "bmcip",
+            "bmcaddress",
+            "ipmi",
+            "ipmiip",
+            "ipmiaddress",
+            "idrac",
+            "idracip",
+            "ilo",
+            "iloip",
+            "oob",
+            "oobip",
+            "outofbandip",
+            "drac",
+        ],
+    ),
     ("serial", &["serial", "serialnumber", "serialno", "sn", "servicetag"]),
     ("product", &["gpu", "gpumodel", "gputype", "gpuproduct", "accelerator", "acceleratortype", "product"]),
     ("count", &["gpucount", "gpus", "numgpus", "ngpu", "ngpus", "acceleratorcount", "accelerators"]),
@@ -33,8 +80,18 @@ pub const COLUMNS: [(&str, &[&str]); 12] = [
 /// The most columns of a table of hosts.
 const MOST_COLUMNS: usize = 256;
 /// Words of a role that name a controller.
-const CONTROLLERS: [&str; 10] =
-    ["controller", "control", "controlplane", "cp", "master", "masters", "controllers", "head", "mgmt", "management"];
+const CONTROLLERS: [&str; 10] = [
+    "controller",
+    "control",
+    "controlplane",
+    "cp",
+    "master",
+    "masters",
+    "controllers",
+    "head",
+    "mgmt",
+    "management",
+];
 /// Words of a role that name a worker.
 const WORKERS: [&str; 8] = ["worker", "workers", "compute", "node", "gpu", "agent", "backend", "inference"];
 
@@ -51,13 +108,18 @@ fn separator(line: &str) -> u8 {
 
 fn rows(text: &str) -> csv::Reader<&[u8]> {
     let separator = separator(text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default());
-    csv::ReaderBuilder::new().delimiter(separator).trim(csv::Trim::All).flexible(true).from_reader(text.as_bytes())
+    csv::ReaderBuilder::new()
+        .delimiter(separator)
+        .trim(csv::Trim::All)
+        .flexible(true)
+        .from_reader(text.as_bytes())
 }
 
 /// Returns the columns of a table by what they hold, as far as their names say so.
 fn recognised(headers: &csv::StringRecord) -> [Option<usize>; COLUMNS.len()] {
     let plain_names: Vec<String> = headers.iter().map(plain).collect();
-    COLUMNS.map(|(_, names)| names.iter().find_map(|name| plain_names.iter().position(|header| header == name)))
+    COLUMNS
+        .map(|(_, names)| names.iter().find_map(|name| plain_names.iter().position(|header| header == name)))
 }
 
 /// Returns whether a text begins with names of columns, one of which is an address or a name.
@@ -127,7 +189,8 @@ fn host(
     catalog: &Catalog,
     found: &mut Found,
 ) {
-    let mut values = columns.map(|column| column.and_then(|at| row.get(at)).filter(|value| !value.is_empty()));
+    let mut values =
+        columns.map(|column| column.and_then(|at| row.get(at)).filter(|value| !value.is_empty()));
     for (value, (field, _)) in values.iter_mut().zip(COLUMNS) {
         if value.is_some_and(is_template) {
             found.left_out(place, field, TEMPLATE);

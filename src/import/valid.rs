@@ -2,7 +2,9 @@
 
 use super::found::{Found, FoundHost, Note, NoteKind, Place};
 use super::words::{TEMPLATE, is_template};
-use crate::inventory::{address_fault, is_bastion, is_interface, is_note, is_user, may_have_label, may_have_taint};
+use crate::inventory::{
+    address_fault, is_bastion, is_interface, is_note, is_user, may_have_label, may_have_taint,
+};
 use crate::state::is_steering;
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -39,10 +41,11 @@ fn check_all(
     place: Option<&Place>,
     notes: &mut Vec<Note>,
 ) {
+    let template = values.iter().any(|value| is_template(value));
     let before = values.len();
     values.retain(|value| is_readable(value) && passes(value));
     if values.len() < before {
-        notes.push(Note::of(NoteKind::LeftOut, place.cloned(), what, why));
+        notes.push(Note::of(NoteKind::LeftOut, place.cloned(), what, if template { TEMPLATE } else { why }));
     }
 }
 
@@ -77,15 +80,43 @@ fn of_host(host: &mut FoundHost, notes: &mut Vec<Note>) {
         host.address = Some(inner.to_owned());
     }
     check(&mut host.address, is_address, address, "address", at, notes);
-    check(&mut host.cluster_address, is_ip, "it is not the IP address of a host", "cluster address", at, notes);
+    check(
+        &mut host.cluster_address,
+        is_ip,
+        "it is not the IP address of a host",
+        "cluster address",
+        at,
+        notes,
+    );
     check(&mut host.user, is_user, "it is not a login name", "user", at, notes);
-    check(&mut host.cluster_interface, is_interface, "it is not the name of an interface", "interface", at, notes);
+    check(
+        &mut host.cluster_interface,
+        is_interface,
+        "it is not the name of an interface",
+        "interface",
+        at,
+        notes,
+    );
     let note = "it is not a short line of text";
     check(&mut host.rack, is_note, note, "rack", at, notes);
     check(&mut host.bmc, is_note, note, "bmc", at, notes);
     check(&mut host.serial, is_note, note, "serial", at, notes);
-    check_all(&mut host.identities, |path| path.len() <= MOST_PATH, "it is not a path", "a key file", at, notes);
-    check_all(&mut host.bastions, is_bastion, "it is not of the form [user@]host[:port]", "a bastion", at, notes);
+    check_all(
+        &mut host.identities,
+        |path| path.len() <= MOST_PATH,
+        "it is not a path",
+        "a key file",
+        at,
+        notes,
+    );
+    check_all(
+        &mut host.bastions,
+        is_bastion,
+        "it is not of the form [user@]host[:port]",
+        "a bastion",
+        at,
+        notes,
+    );
     let reserved = "it is not valid, or reserved for Kubernetes or k0s";
     check_all(&mut host.taints, may_have_taint, reserved, "a taint", at, notes);
     let before = host.labels.len();

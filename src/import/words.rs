@@ -7,7 +7,9 @@ pub(super) fn words(line: &str) -> Option<Vec<String>> {
     let mut chars = line.chars().peekable();
     while let Some(c) = chars.next() {
         match (c, quote) {
-            ('\\', Some('"') | None) if chars.peek().is_some_and(|next| matches!(next, '"' | '\'' | '\\' | ' ')) => {
+            ('\\', Some('"') | None)
+                if chars.peek().is_some_and(|next| matches!(next, '"' | '\'' | '\\' | ' ')) =>
+            {
                 word.get_or_insert_default().extend(chars.next());
             }
             (c, Some(open)) if c == open => quote = None,
@@ -71,7 +73,9 @@ mod tests {
 
     #[test]
     fn names_of_secrets_are_told_from_names_of_files() {
-        for secret in ["ansible_password", "ansible_ssh_pass", "hf_token", "vault_x", "bmc_password", "SECRET"] {
+        for secret in
+            ["ansible_password", "ansible_ssh_pass", "hf_token", "vault_x", "bmc_password", "SECRET"]
+        {
             assert!(is_secret(secret), "{secret}");
         }
         for plain in ["ansible_ssh_private_key_file", "keyPath", "ansible_host", "ip"] {

@@ -27,7 +27,9 @@ pub use diagnostic::{Diagnostic, Diagnostics, Severity, Source, SourceSpan};
 pub use files::{Disk, Files, git};
 pub(crate) use grammar::{address_fault, is_bastion, is_dns_label, is_interface, is_note, is_user};
 pub use hosts::MOST_HOSTS;
-pub use init::{K0S, POD_CIDR, SERVICE_CIDR, Starter, StarterHost, StarterPool, StarterSsh, newest, starter_text};
+pub use init::{
+    K0S, POD_CIDR, SERVICE_CIDR, Starter, StarterHost, StarterPool, StarterSsh, newest, starter_text,
+};
 pub use keys::schema;
 pub use limit::{LimitError, select, skipped};
 pub use load::{Loaded, catalog_beside, explain, load, load_from, no_disk};

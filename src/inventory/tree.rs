@@ -371,7 +371,8 @@ impl Node {
         let text = &self.span.source.text;
         let before = text.get(key.start.saturating_add(key.len)..self.span.start).unwrap_or_default();
         let value = text.get(self.span.start..).unwrap_or_default();
-        !matches!(self.value, Value::List(_) | Value::Map(_)) && (before.contains('!') || value.starts_with('!'))
+        !matches!(self.value, Value::List(_) | Value::Map(_))
+            && (before.contains('!') || value.starts_with('!'))
     }
 
     /// Returns a whole number, in quotes or not.
