@@ -43,7 +43,9 @@ pub(super) fn accelerator(text: &str, count: Option<u32>, catalog: &Catalog) -> 
     let products = catalog.products();
     let slug = text.trim().to_ascii_lowercase();
     let exact: Vec<&Product> = products.iter().filter(|product| product.slug == slug).collect();
-    let count = count.or_else(|| if exact.is_empty() { counted(&mut words) } else { None });
+    let count = count
+        .filter(|count| (1..=MOST_OF_A_HOST).contains(count))
+        .or_else(|| if exact.is_empty() { counted(&mut words) } else { None });
     let fits = |product: &&Product| {
         let known: Vec<String> =
             self::words(&product.slug).into_iter().chain(self::words(&product.name)).collect();

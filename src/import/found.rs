@@ -91,6 +91,8 @@ pub(super) struct FoundHost {
     pub labels: BTreeMap<String, String>,
     /// Node taints.
     pub taints: Vec<String>,
+    /// Its address in the cluster is that of another host too.
+    pub shares_address: bool,
 }
 
 /// An accelerator as another tool names it.
@@ -123,6 +125,7 @@ impl FoundHost {
             accelerator: None,
             labels: BTreeMap::new(),
             taints: Vec::new(),
+            shares_address: false,
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::inventory::{
     K0S, NodeRole, POD_CIDR, SERVICE_CIDR, Starter, StarterHost, StarterPool, StarterSsh, starter_text,
 };
 use ipnet::IpNet;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 /// Notes in the inventory's comments; all of them are printed.
@@ -60,7 +60,7 @@ pub fn starter(hosts: Hosts, name: Option<&str>, catalog: &Catalog) -> Imported 
     if lines.len() > MOST_COMMENTS {
         let more = lines.len() - MOST_COMMENTS;
         lines.truncate(MOST_COMMENTS);
-        lines.push(format!("  … and {more} more, which `provision import` prints"));
+        lines.push(format!("  … and {more} more, which were printed"));
     }
     let (hosts, count) = (found.hosts.len(), pools.len());
     let inventory = starter_text(&Starter {
@@ -82,11 +82,12 @@ fn shown(host: &FoundHost) -> String {
     if host.name.is_empty() { host.address.clone().unwrap_or_default() } else { host.name.clone() }
 }
 
-/// Takes out hosts that are others under a second name.
+/// Takes out hosts that are others under a second name; those that share only an address in the cluster stay, and are marked.
 fn without_doubles(found: &mut Found) {
+    let mut in_cluster: BTreeSet<IpAddr> = BTreeSet::new();
     let mut seen: HashMap<(String, u16), String> = HashMap::new();
     let (mut kept, mut notes) = (Vec::new(), Vec::new());
-    for host in std::mem::take(&mut found.hosts) {
+    for mut host in std::mem::take(&mut found.hosts) {
         let key = host.address.clone().map(|address| (address, host.port.unwrap_or(22)));
         match key.as_ref().and_then(|key| seen.get(key)) {
             Some(first) => {
@@ -95,6 +96,10 @@ fn without_doubles(found: &mut Found) {
             }
             None => {
                 seen.extend(key.map(|key| (key, shown(&host))));
+                let own = host.cluster_address.as_ref().or(host.address.as_ref());
+                let own =
+                    own.and_then(|address| address.parse::<IpAddr>().ok()).filter(|ip| !ip.is_loopback());
+                host.shares_address = own.is_some_and(|address| !in_cluster.insert(address));
                 kept.push(host);
             }
         }
@@ -219,12 +224,26 @@ fn networks(found: &mut Found) -> (String, String) {
     };
     let free =
         NETWORKS.iter().find(|(pods, services)| is_free(pods) && is_free(services)).unwrap_or(&NETWORKS[0]);
-    let (pods, services) = (found.pod_cidr.take(), found.service_cidr.take());
-    if *free != NETWORKS[0] && pods.is_none() && services.is_none() {
-        let why = format!("hosts are in the usual networks, so these are {} and {}", free.0, free.1);
+    let said = found.pod_cidr.is_some() || found.service_cidr.is_some();
+    let pods = found.pod_cidr.take().unwrap_or_else(|| free.0.to_owned());
+    let services = found.service_cidr.take().unwrap_or_else(|| free.1.to_owned());
+    if said && !(is_free(&pods) && is_free(&services) && fit(&pods, &services, found.hosts.len())) {
+        let why =
+            "those of the source contain hosts or each other, or have no /24 for each host: choose others";
+        found.notes.push(Note::of(NoteKind::FillIn, None, "cluster.network", why));
+    } else if !said && *free != NETWORKS[0] {
+        let why = format!("hosts are in the usual networks, so these are {pods} and {services}");
         found.notes.push(Note::of(NoteKind::Assumed, None, "cluster.network", why));
     }
-    (pods.unwrap_or_else(|| free.0.to_owned()), services.unwrap_or_else(|| free.1.to_owned()))
+    (pods, services)
+}
+
+/// Returns whether two networks are apart, and the first one has a /24 for each host.
+fn fit(pods: &str, services: &str, hosts: usize) -> bool {
+    let (Ok(pods), Ok(services)) = (pods.parse::<IpNet>(), services.parse::<IpNet>()) else { return false };
+    let bits = 24u32.checked_sub(pods.prefix_len().into());
+    let large = bits.is_some_and(|bits| hosts <= 1 << bits);
+    large && !pods.contains(&services) && !services.contains(&pods)
 }
 
 /// Returns the k0s release: that of the source, if the catalog has it.
@@ -372,6 +391,9 @@ fn gap(host: &FoundHost, role: NodeRole) -> Option<&'static str> {
     let Some(address) = &host.address else { return Some("address, which SSH connects to") };
     let is_ip = address.parse::<IpAddr>().is_ok();
     let known = host.cluster_address.is_some() || (is_ip && host.cluster_interface.is_none());
+    if host.shares_address {
+        return Some("clusterAddress, its own IP address in the cluster: another host has this one");
+    }
     let needed = role.is_controller() && !known;
     needed.then_some("clusterAddress, its IP address in the cluster, which etcd and the API need")
 }

@@ -226,7 +226,7 @@ fn host(
     host.pool = pool.map(str::to_owned);
     (host.rack, host.serial) = (rack.map(str::to_owned), serial.map(str::to_owned));
     host.bmc = bmc.map(without_prefix);
-    let count = count.and_then(|count| count.parse().ok()).filter(|count| *count > 0);
+    let count = count.and_then(|count| count.parse().ok());
     host.accelerator = product.and_then(|product| accelerator(product, count, catalog));
     found.hosts.push(host);
 }
