@@ -20,13 +20,13 @@ pub(super) struct Var {
     /// Where it stands.
     pub place: Place,
     /// It has a tag, such as `!vault`.
-    pub encrypted: bool,
+    pub tagged: bool,
 }
 
 impl Var {
     /// Returns a value without a tag.
     pub(super) fn text(text: String, place: Place) -> Self {
-        Self { text: Some(text), place, encrypted: false }
+        Self { text: Some(text), place, tagged: false }
     }
 }
 

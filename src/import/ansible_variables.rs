@@ -4,7 +4,8 @@ use super::ansible_groups::Var;
 use super::bastions::options;
 use super::found::Found;
 use super::words::{
-    LOGIN_PASSWORD, PASSPHRASE, SECRET, SUDO_PASSWORD, TEMPLATE, UNUSED, VAULT, is_secret, is_template,
+    LOGIN_PASSWORD, PASSPHRASE, SECRET, SUDO_PASSWORD, TAGGED, TEMPLATE, UNUSED, VAULT, is_secret,
+    is_template,
 };
 use crate::inventory::is_user;
 use std::net::IpAddr;
@@ -62,7 +63,7 @@ impl Settings {
 fn read(name: &str, var: &Var, set: &mut Settings) -> Result<(), &'static str> {
     const NO_TEXT: &str = "its value is a list or a mapping";
     let text = var.text.as_deref().map(str::trim);
-    if var.encrypted || text.is_some_and(|text| text.starts_with("$ANSIBLE_VAULT")) {
+    if text.is_some_and(|text| text.starts_with("$ANSIBLE_VAULT")) {
         return Err(VAULT);
     }
     match name {
@@ -70,6 +71,7 @@ fn read(name: &str, var: &Var, set: &mut Settings) -> Result<(), &'static str> {
         "ansible_become_password" | "ansible_become_pass" | "ansible_sudo_pass" => return Err(SUDO_PASSWORD),
         "ansible_ssh_private_key_passphrase" | "ansible_private_key_passphrase" => return Err(PASSPHRASE),
         name if is_secret(name) => return Err(SECRET),
+        _ if var.tagged => return Err(TAGGED),
         _ => {}
     }
     let is_known = Settings::NAMES.contains(&name);

@@ -29,7 +29,7 @@ fn place(file: &Arc<str>, entry: &Entry) -> Place {
 pub(super) fn vars<'a>(file: &'a Arc<str>, node: &'a Node) -> impl Iterator<Item = (String, Var)> + 'a {
     node.entries().iter().map(|entry| {
         let text = entry.node.text();
-        let var = Var { text, place: place(file, entry), encrypted: entry.node.is_tagged(&entry.span) };
+        let var = Var { text, place: place(file, entry), tagged: entry.node.is_tagged(&entry.span) };
         (entry.key.clone(), var)
     })
 }

@@ -3,7 +3,7 @@
 
 use super::error::ImportError;
 use super::found::{Found, FoundHost, Place};
-use super::words::{SECRET, TEMPLATE, UNUSED, is_secret, is_template, words};
+use super::words::{SECRET, TAGGED, TEMPLATE, UNUSED, is_secret, is_template, words};
 use crate::inventory::{Entry, Node, NodeRole, Value, is_user, yaml};
 use std::sync::Arc;
 
@@ -56,6 +56,7 @@ impl Reader {
         let text = entry.node.text();
         match &text {
             Some(text) if is_template(text) => self.left_out(entry, TEMPLATE),
+            Some(_) if entry.node.is_tagged(&entry.span) => self.left_out(entry, TAGGED),
             Some(_) => return text,
             None => self.left_out(entry, "its value is a list or a mapping"),
         }

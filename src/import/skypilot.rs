@@ -3,7 +3,7 @@
 
 use super::error::ImportError;
 use super::found::{Found, FoundHost, Note, NoteKind, Place};
-use super::words::{SUDO_PASSWORD, TEMPLATE, UNUSED, is_secret, is_template};
+use super::words::{SUDO_PASSWORD, TAGGED, TEMPLATE, UNUSED, is_secret, is_template};
 use crate::inventory::{Node, NodeRole, Value, yaml};
 use std::sync::Arc;
 
@@ -58,6 +58,9 @@ fn login(file: &Arc<str>, node: &Node, mut login: Login, found: &mut Found) -> L
             ("hosts" | "ip", _) | ("user" | "identity_file", None) => {}
             ("user" | "identity_file", Some(text)) if is_template(&text) => {
                 found.left_out(&place, entry.key.as_str(), TEMPLATE);
+            }
+            ("user" | "identity_file", _) if entry.node.is_tagged(&entry.span) => {
+                found.left_out(&place, entry.key.as_str(), TAGGED);
             }
             ("user", Some(user)) => login.user = Some(user),
             ("identity_file", Some(file)) => login.identities = vec![file],

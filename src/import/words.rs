@@ -43,6 +43,8 @@ pub(super) fn is_template(text: &str) -> bool {
 pub(super) const TEMPLATE: &str = "it is a template, and templates are not evaluated; set its value by hand";
 /// Why something encrypted is left out.
 pub(super) const VAULT: &str = "it is encrypted; name where the secret comes from under `secrets`";
+/// Why a value with a tag is left out.
+pub(super) const TAGGED: &str = "its YAML tag is not followed; set its value by hand";
 /// Why a secret is left out, where no field takes it.
 pub(super) const SECRET: &str = "secrets are not copied; name where it comes from under `secrets`";
 /// Why a login password is left out.

@@ -366,13 +366,15 @@ impl Node {
         }
     }
 
-    /// Returns whether a tag (`!vault`) stands before the value of a key that ends at `key`.
+    /// Returns whether a tag of its tool's own (`!vault`, `!include`) stands before a scalar, whose key is at `key`.
     pub fn is_tagged(&self, key: &SourceSpan) -> bool {
         let text = &self.span.source.text;
         let before = text.get(key.start.saturating_add(key.len)..self.span.start).unwrap_or_default();
         let value = text.get(self.span.start..).unwrap_or_default();
-        !matches!(self.value, Value::List(_) | Value::Map(_))
-            && (before.contains('!') || value.starts_with('!'))
+        let tagged = before.contains('!') || value.starts_with('!');
+        // `!!str` and its like are YAML's.
+        let of_yaml = before.contains("!!") || value.starts_with("!!");
+        tagged && !of_yaml && !matches!(self.value, Value::List(_) | Value::Map(_))
     }
 
     /// Returns a whole number, in quotes or not.
