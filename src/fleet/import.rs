@@ -114,7 +114,7 @@ fn refused(path: &Path, error: ImportError) -> Error {
             "Name a column by its header: --column name=HEADER --column address=HEADER".to_owned()
         }
         ImportError::Empty(_) => format!("Check the format: --from {}", formats.replace(", ", "|")),
-        ImportError::TooMany | ImportError::Groups => {
+        ImportError::TooMany | ImportError::TooComplex => {
             "Split it: one inventory describes one cluster".to_owned()
         }
         ImportError::Yaml(_) => String::new(),

@@ -88,7 +88,7 @@ pub(super) fn read(name: &str, text: String, path: &Path, beside: &dyn Files) ->
     let folder = path.parent().unwrap_or(Path::new(""));
     let of_groups = files(&folder.join("group_vars"), beside, &groups.known, &mut found);
     let of_hosts = files(&folder.join("host_vars"), beside, &groups.known_hosts, &mut found);
-    hosts(&groups, &of_groups, &of_hosts, &mut found);
+    hosts(&groups, &of_groups, &of_hosts, &mut found)?;
     Ok(found)
 }
 
@@ -155,6 +155,15 @@ fn files(
     all
 }
 
+/// What the groups of a host say of it.
+struct Membership {
+    set: Settings,
+    is_bastion: bool,
+    is_etcd: bool,
+    /// Controller, worker, for each row of [`ROLES`].
+    roles: [(bool, bool); ROLES.len()],
+}
+
 /// Returns a group's name as the tables here have it.
 fn plain(name: &str) -> String {
     name.to_ascii_lowercase().replace('-', "_")
@@ -166,55 +175,61 @@ fn hosts(
     of_groups: &HashMap<String, Vars>,
     of_hosts: &HashMap<String, Vars>,
     found: &mut Found,
-) {
+) -> Result<(), ImportError> {
     let plain_names: Vec<String> = groups.names.iter().map(|name| plain(name)).collect();
-    let above = groups.above();
+    let above = groups.above()?;
     let of_group: Vec<Settings> = groups.groups.iter().map(|group| settings(group.vars.iter())).collect();
     let beside = |name: &str| settings(of_groups.get(name).into_iter().flatten());
     let of_group_beside: Vec<Settings> = groups.names.iter().map(|name| beside(name)).collect();
     let all_beside = beside("all");
     let own_all = groups.known.get("all").copied();
-    let inside: Vec<BTreeSet<usize>> = groups
-        .hosts
-        .iter()
-        .map(|host| host.groups.iter().flat_map(|g| above[*g].iter().copied()).collect())
-        .collect();
-    let among = |groups: &BTreeSet<usize>, names: &[&str]| {
-        groups.iter().any(|g| names.contains(&plain_names[*g].as_str()))
-    };
-    let row = ROLES.iter().find(|(control, _)| inside.iter().any(|groups| among(groups, control)));
-    // In the file, then beside it; groups that are nested the least first, for those inside them say more.
-    let set_of = |host: &Host| {
+    let membership = |of: &[usize]| {
+        // Groups that are nested the least first, for those inside them say more.
         let mut order: Vec<usize> = own_all.into_iter().collect();
-        let more: Vec<usize> = host.groups.iter().flat_map(|g| above[*g].iter().copied()).collect();
-        order.extend(more.into_iter().filter(|group| Some(*group) != own_all));
+        order.extend(of.iter().flat_map(|g| &above[*g]).copied().filter(|group| Some(*group) != own_all));
+        let among = |names: &[&str]| order.iter().any(|g| names.contains(&plain_names[*g].as_str()));
+        // In the file, then beside it.
         let set =
             order.iter().fold(Settings::default(), |set, g| set.under(&of_group[*g])).under(&all_beside);
-        let set = order.iter().fold(set, |set, g| set.under(&of_group_beside[*g]));
-        set.under(&settings(host.vars.iter()))
-            .under(&settings(of_hosts.get(&host.name).into_iter().flatten()))
+        Membership {
+            set: order.iter().fold(set, |set, g| set.under(&of_group_beside[*g])),
+            is_bastion: among(&BASTIONS),
+            is_etcd: among(&[ETCD]),
+            roles: ROLES.map(|(control, worker)| (among(control), among(worker))),
+        }
     };
-    let mut bastions = Vec::new();
-    for (host, _) in groups.hosts.iter().zip(&inside).filter(|(_, inside)| among(inside, &BASTIONS)) {
-        let set = set_of(host);
+    // Hosts of a range are in the same groups.
+    let mut kinds: HashMap<&[usize], Membership> = HashMap::new();
+    for host in &groups.hosts {
+        kinds.entry(&host.groups).or_insert_with(|| membership(&host.groups));
+    }
+    let row = (0..ROLES.len()).find(|row| kinds.values().any(|kind| kind.roles[*row].0));
+    let set_of = |host: &Host, kind: &Membership| {
+        let set = kind.set.clone().under(&settings(host.vars.iter()));
+        set.under(&settings(of_hosts.get(&host.name).into_iter().flatten()))
+    };
+    let mut bastion: Option<String> = None;
+    let members = || groups.hosts.iter().filter_map(|host| Some((host, kinds.get(host.groups.as_slice())?)));
+    for (host, kind) in members().filter(|(_, kind)| kind.is_bastion) {
+        // Kubespray uses the first one.
+        let why = match bastion {
+            None => "it is the bastion of the others, in ssh.bastions",
+            Some(_) => "another host is the bastion",
+        };
+        found.left_out(&host.place, host.name.as_str(), why);
+        let set = set_of(host, kind);
         let user = set.user.map(|user| format!("{user}@")).unwrap_or_default();
         let port = set.port.map(|port| format!(":{port}")).unwrap_or_default();
-        bastions.push(format!("{user}{}{port}", set.address.as_ref().unwrap_or(&host.name)));
-        found.left_out(&host.place, host.name.as_str(), "it is the bastion of the others, in ssh.bastions");
+        let address = set.address.as_ref().unwrap_or(&host.name);
+        bastion.get_or_insert_with(|| format!("{user}{address}{port}"));
     }
     let mut used: BTreeSet<usize> = BTreeSet::new();
-    for (host, inside) in groups.hosts.iter().zip(&inside) {
-        if among(inside, &BASTIONS) {
-            continue;
-        }
-        let set = set_of(host);
-        let (control, worker) = row.map_or((false, false), |(c, w)| (among(inside, c), among(inside, w)));
-        if inside.iter().any(|g| plain_names[*g] == ETCD) && !control && !worker && row.is_some() {
-            found.left_out(
-                &host.place,
-                host.name.as_str(),
-                "k0s runs etcd on its controllers, not on hosts of its own",
-            );
+    for (host, kind) in members().filter(|(_, kind)| !kind.is_bastion) {
+        let set = set_of(host, kind);
+        let (control, worker) = row.map_or((false, false), |row| kind.roles[row]);
+        if kind.is_etcd && !control && !worker && row.is_some() {
+            let why = "k0s runs etcd on its controllers, not on hosts of its own";
+            found.left_out(&host.place, host.name.as_str(), why);
             continue;
         }
         let why = match (set.connection, &set.address) {
@@ -243,12 +258,12 @@ fn hosts(
         new.pool = hint.map(|group| groups.names[group].clone());
         new.address = Some(set.address.unwrap_or_else(|| host.name.clone()));
         (new.port, new.user) = (set.port, set.user);
-        new.bastions = set.bastions.unwrap_or_else(|| bastions.clone());
+        new.bastions = set.bastions.unwrap_or_else(|| bastion.iter().cloned().collect());
         new.identities = set.identities;
         new.cluster_address = set.ip.or(set.access_ip);
         found.hosts.push(new);
     }
-    if row.is_some_and(|row| *row == ROLES[1]) {
+    if row == Some(1) {
         let why = "there are no groups of Kubernetes, so Slurm's tell controllers from workers";
         found.notes.push(Note::of(NoteKind::Assumed, None, "roles", why));
     }
@@ -264,4 +279,5 @@ fn hosts(
             );
         }
     }
+    Ok(())
 }

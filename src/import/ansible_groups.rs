@@ -4,19 +4,26 @@ use super::error::ImportError;
 use super::found::Place;
 use crate::inventory::MOST_HOSTS;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 /// Groups inside one another.
 pub(super) const MOST_DEPTH: usize = 32;
 /// Groups of an inventory.
 const MOST_GROUPS: usize = 5_000;
-/// Host patterns of all sections that ranges may stand for; a host stands in several.
-const MOST_MENTIONS: usize = 4 * MOST_HOSTS;
+/// Groups that a group may be in, those of its groups included.
+const MOST_ABOVE: usize = 256;
+/// Hosts in all sections, each with its variables there: a line may stand for 100,000 of them.
+const MOST_MENTIONS: usize = 10 * MOST_HOSTS;
+/// The longest value that is kept, in bytes: none that matters is longer.
+const MOST_VALUE: usize = 4096;
+/// How an encrypted value begins.
+pub(super) const ENCRYPTED: &str = "$ANSIBLE_VAULT";
 
 /// The value of a variable.
 #[derive(Clone)]
 pub(super) struct Var {
-    /// It, if it is one text.
-    pub text: Option<String>,
+    /// It, if it is one text of a usual length; of an encrypted one, that it is one.
+    pub text: Option<Arc<str>>,
     /// Where it stands.
     pub place: Place,
     /// It has a tag, such as `!vault`.
@@ -24,9 +31,10 @@ pub(super) struct Var {
 }
 
 impl Var {
-    /// Returns a value without a tag.
-    pub(super) fn text(text: String, place: Place) -> Self {
-        Self { text: Some(text), place, tagged: false }
+    /// Returns a value.
+    pub(super) fn of(text: Option<&str>, place: Place, tagged: bool) -> Self {
+        let text = text.map(|text| if text.trim_start().starts_with(ENCRYPTED) { ENCRYPTED } else { text });
+        Self { text: text.filter(|text| text.len() <= MOST_VALUE).map(Arc::from), place, tagged }
     }
 }
 
@@ -99,8 +107,7 @@ impl Groups {
         vars: impl Iterator<Item = (String, Var)>,
         place: &Place,
     ) {
-        self.mentions += 1;
-        if self.mentions > MOST_MENTIONS {
+        if self.is_full() {
             return;
         }
         let group = self.index(group, place);
@@ -109,24 +116,31 @@ impl Groups {
             self.hosts.push(Host { name, place: place.clone(), vars: Vars::new(), groups: Vec::new() });
         }
         let host = &mut self.hosts[at];
-        host.vars.extend(vars);
+        let before = self.mentions;
+        host.vars.extend(vars.inspect(|_| self.mentions += 1));
+        self.mentions = self.mentions.max(before + 1);
         if !host.groups.contains(&group) {
             host.groups.push(group);
             self.groups[group].has_hosts = true;
         }
     }
 
+    /// Returns whether nothing more is taken, which [`Groups::within_limits`] refuses.
+    pub(super) fn is_full(&self) -> bool {
+        self.mentions >= MOST_MENTIONS
+    }
+
     /// Refuses more than an inventory can have.
     pub(super) fn within_limits(&self) -> Result<(), ImportError> {
         match () {
-            () if self.hosts.len() > MOST_HOSTS || self.mentions > MOST_MENTIONS => Err(ImportError::TooMany),
-            () if self.groups.len() > MOST_GROUPS => Err(ImportError::Groups),
+            () if self.hosts.len() > MOST_HOSTS => Err(ImportError::TooMany),
+            () if self.groups.len() > MOST_GROUPS || self.is_full() => Err(ImportError::TooComplex),
             () => Ok(()),
         }
     }
 
     /// Returns the groups above each group, itself included; those that are nested the least come first.
-    pub(super) fn above(&self) -> Vec<Vec<usize>> {
+    pub(super) fn above(&self) -> Result<Vec<Vec<usize>>, ImportError> {
         let mut parents = vec![Vec::new(); self.groups.len()];
         for (at, group) in self.groups.iter().enumerate() {
             for child in group.children.iter().filter_map(|child| self.known.get(child)) {
@@ -139,9 +153,12 @@ impl Groups {
             while let Some(at) = order.get(next).copied() {
                 order.extend(parents[at].iter().filter(|parent| seen.insert(**parent)));
                 next += 1;
+                if order.len() > MOST_ABOVE {
+                    return Err(ImportError::TooComplex);
+                }
             }
             order.reverse();
-            order
+            Ok(order)
         };
         (0..self.groups.len()).map(above).collect()
     }

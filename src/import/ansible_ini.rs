@@ -19,6 +19,9 @@ enum Section {
 pub(super) fn read(file: &Arc<str>, text: &str, groups: &mut Groups, found: &mut Found) {
     let (mut group, mut section) = ("ungrouped".to_owned(), Section::Hosts);
     for (n, line) in text.lines().enumerate() {
+        if groups.is_full() {
+            return;
+        }
         let (line, place) = (line.trim(), Place::of(file, n + 1));
         if line.is_empty() || line.starts_with(['#', ';']) {
             continue;
@@ -49,7 +52,7 @@ pub(super) fn read(file: &Arc<str>, text: &str, groups: &mut Groups, found: &mut
                 groups
                     .group(&group, &place)
                     .vars
-                    .insert(key.trim().to_owned(), Var::text(value, place.clone()));
+                    .insert(key.trim().to_owned(), Var::of(Some(&value), place.clone(), false));
             }
             Section::Children => {
                 let child = line.split_whitespace().next().unwrap_or_default().to_owned();
@@ -69,13 +72,14 @@ fn host_line(group: &str, line: &str, place: &Place, groups: &mut Groups, found:
     let mut vars = Vec::new();
     for word in rest {
         match word.split_once('=') {
-            Some((key, value)) => vars.push((key.to_owned(), Var::text(value.to_owned(), place.clone()))),
+            Some((key, value)) => vars.push((key.to_owned(), Var::of(Some(value), place.clone(), false))),
             None => found.left_out(place, "part of a line", "it is not of the form name=value"),
         }
     }
     match expand(pattern) {
         Ok((names, port)) => {
-            let port = port.map(|port| ("ansible_port".to_owned(), Var::text(port, place.clone())));
+            let port =
+                port.map(|port| ("ansible_port".to_owned(), Var::of(Some(&port), place.clone(), false)));
             for name in names {
                 groups.add(group, name, port.iter().chain(&vars).cloned(), place);
             }

@@ -1,6 +1,6 @@
 //! Variables of Ansible and Kubespray that matter for an inventory, and why each of the others is left out.
 
-use super::ansible_groups::Var;
+use super::ansible_groups::{ENCRYPTED, Var};
 use super::bastions::options;
 use super::found::Found;
 use super::words::{
@@ -61,9 +61,9 @@ impl Settings {
 
 /// What one variable comes to: a setting, nothing that matters, or a reason to leave it out.
 fn read(name: &str, var: &Var, set: &mut Settings) -> Result<(), &'static str> {
-    const NO_TEXT: &str = "its value is a list or a mapping";
+    const NO_TEXT: &str = "its value is not one short text";
     let text = var.text.as_deref().map(str::trim);
-    if text.is_some_and(|text| text.starts_with("$ANSIBLE_VAULT")) {
+    if text == Some(ENCRYPTED) {
         return Err(VAULT);
     }
     match name {

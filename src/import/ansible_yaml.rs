@@ -28,8 +28,8 @@ fn place(file: &Arc<str>, entry: &Entry) -> Place {
 /// Returns the variables of a mapping.
 pub(super) fn vars<'a>(file: &'a Arc<str>, node: &'a Node) -> impl Iterator<Item = (String, Var)> + 'a {
     node.entries().iter().map(|entry| {
-        let text = entry.node.text();
-        let var = Var { text, place: place(file, entry), tagged: entry.node.is_tagged(&entry.span) };
+        let tagged = entry.node.is_tagged(&entry.span);
+        let var = Var::of(entry.node.text().as_deref(), place(file, entry), tagged);
         (entry.key.clone(), var)
     })
 }
@@ -42,7 +42,7 @@ fn group(
     found: &mut Found,
 ) -> Result<(), ImportError> {
     if depth > MOST_DEPTH {
-        return Err(ImportError::Groups);
+        return Err(ImportError::TooComplex);
     }
     let (name, at) = (entry.key.as_str(), place(file, entry));
     groups.group(name, &at);
@@ -67,10 +67,14 @@ fn hosts(file: &Arc<str>, group: &str, node: &Node, groups: &mut Groups, found: 
         return found.left_out(&Place::of(file, node.span.line), group, "`hosts` is not a mapping of hosts");
     }
     for entry in node.entries() {
+        if groups.is_full() {
+            return;
+        }
         let at = place(file, entry);
         match expand(&entry.key) {
             Ok((names, port)) => {
-                let port = port.map(|port| ("ansible_port".to_owned(), Var::text(port, at.clone())));
+                let port =
+                    port.map(|port| ("ansible_port".to_owned(), Var::of(Some(&port), at.clone(), false)));
                 let all: Vec<(String, Var)> = port.into_iter().chain(vars(file, &entry.node)).collect();
                 for name in names {
                     groups.add(group, name, all.iter().cloned(), &at);

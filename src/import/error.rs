@@ -23,7 +23,7 @@ pub enum ImportError {
     /// It has too many hosts.
     #[error("it has more than {MOST_HOSTS} hosts")]
     TooMany,
-    /// Its groups contain each other too deeply, or are too many.
-    #[error("its groups are too many, or nested too deeply")]
-    Groups,
+    /// Its groups or patterns are too many, or contain each other too deeply.
+    #[error("its groups, patterns or variables are too many, or nested too deeply")]
+    TooComplex,
 }

@@ -1,7 +1,7 @@
 //! Names of hosts and pools: made DNS-1123 labels, and told apart.
 
 use crate::inventory::is_dns_label;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// The longest label.
@@ -29,38 +29,36 @@ pub(super) fn is_address(text: &str) -> bool {
     text.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
 }
 
-/// Names that were given already.
+/// Names that were given already, and the last number of each that was numbered.
 #[derive(Default)]
-pub(super) struct Taken(BTreeSet<String>);
+pub(super) struct Taken {
+    names: BTreeSet<String>,
+    numbers: BTreeMap<String, usize>,
+}
 
 impl Taken {
     /// Returns the first of these names that is free, or else the last one with a number.
     pub(super) fn first_free(&mut self, names: impl IntoIterator<Item = String>) -> String {
         let mut last = String::new();
         for name in names {
-            if self.0.insert(name.clone()) {
+            if self.names.insert(name.clone()) {
                 return name;
             }
             last = name;
         }
         last.truncate(MOST - ROOM);
         let last = last.trim_end_matches('-').to_owned();
-        let mut n = 2usize;
-        loop {
-            let name = format!("{last}-{n}");
-            if self.0.insert(name.clone()) {
-                return name;
-            }
-            n += 1;
-        }
+        self.numbers.entry(last.clone()).or_insert(1);
+        self.numbered(&last)
     }
 
-    /// Returns the next free name of the form `PREFIX-1`; `next` is the number to begin with.
-    pub(super) fn numbered(&mut self, prefix: &str, next: &mut usize) -> String {
+    /// Returns the next free name of the form `PREFIX-1`.
+    pub(super) fn numbered(&mut self, prefix: &str) -> String {
+        let number = self.numbers.entry(prefix.to_owned()).or_default();
         loop {
-            *next += 1;
-            let name = format!("{prefix}-{next}");
-            if self.0.insert(name.clone()) {
+            *number += 1;
+            let name = format!("{prefix}-{number}");
+            if self.names.insert(name.clone()) {
                 return name;
             }
         }

@@ -10,8 +10,10 @@ use std::sync::Arc;
 
 /// Bastions in front of a host, and aliases inside aliases.
 const MOST_HOPS: usize = 8;
-/// Comparisons of a name with a pattern: 1,000 hosts in 1,000 blocks.
-const MOST_COMPARISONS: usize = 4_000_000;
+/// Patterns and options that are looked at for all hosts together: 1,000 hosts, 1,000 blocks of three options.
+const MOST_LOOKED_AT: usize = 4_000_000;
+/// Key files of a host: SSH_MAX_IDENTITY_FILES of OpenSSH.
+const MOST_IDENTITIES: usize = 100;
 
 /// A `Host` block; the options before the first one are for all hosts.
 struct Block {
@@ -34,9 +36,9 @@ struct Options {
 pub(super) fn read(name: &str, text: &str) -> Result<Found, ImportError> {
     let (file, mut found) = (Arc::from(name), Found::default());
     let (blocks, aliases) = blocks(&file, text, &mut found);
-    let patterns: usize = blocks.iter().map(|block| block.patterns.len()).sum();
-    if !found.has_room(aliases.len()) || aliases.len().saturating_mul(patterns) > MOST_COMPARISONS {
-        return Err(ImportError::TooMany);
+    let all: usize = blocks.iter().map(|block| block.patterns.len() + block.options.len()).sum();
+    if aliases.len().saturating_mul(all) > MOST_LOOKED_AT {
+        return Err(ImportError::TooComplex);
     }
     let all: BTreeMap<&str, Options> =
         aliases.iter().map(|(alias, _)| (alias.as_str(), options(&blocks, alias))).collect();
@@ -167,7 +169,8 @@ fn options(blocks: &[Block], alias: &str) -> Options {
             "port" if options.port.is_none() => options.port = value.parse().ok(),
             "identityfile" => {
                 let file = value.replace("%d", "~");
-                if file != "none" && !options.identities.contains(&file) {
+                let room = options.identities.len() < MOST_IDENTITIES;
+                if room && file != "none" && !options.identities.contains(&file) {
                     options.identities.push(file);
                 }
             }

@@ -173,7 +173,7 @@ fn is_named_controller(name: &str) -> bool {
 
 /// Returns a name for each host; those that changed are noted. What has only an address is named as `init` does.
 fn names(found: &mut Found) -> Vec<String> {
-    let (mut taken, mut next) = (Taken::default(), BTreeMap::<&str, usize>::new());
+    let mut taken = Taken::default();
     // Names that can stay as they are come first.
     let own: Vec<Option<String>> = (found.hosts.iter())
         .map(|host| label(&host.name).filter(|label| *label == host.name && !is_address(&host.name)))
@@ -201,7 +201,7 @@ fn names(found: &mut Found) -> Vec<String> {
                     Some(NodeRole::Worker) => "w",
                     _ => "node",
                 };
-                let name = taken.numbered(prefix, next.entry(prefix).or_default());
+                let name = taken.numbered(prefix);
                 let why = format!("it is {name} here: the source has no name for it");
                 (name, why)
             }

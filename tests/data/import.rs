@@ -316,6 +316,34 @@ fn json_has_the_inventory_and_every_note() {
     assert!(output.stderr.is_empty());
 }
 
+/// Each of these once took minutes, or all memory: little text that stands for much.
+#[test]
+fn small_files_stay_small_whatever_they_stand_for() {
+    let chain: String = (0..3000).map(|n| format!("[g{}:children]\ng{n}\n", n + 1)).collect();
+    let many = |n: usize, line: &dyn Fn(usize) -> String| (0..n).map(line).collect::<String>();
+    for (format, text, expected) in [
+        ("ansible", format!("[a]\n{}", "h[1:99999]\n".repeat(400)), "too many"),
+        ("ansible", format!("{chain}[g0]\nh[1:99999]\n"), "nested too deeply"),
+        ("ansible", format!("[a]\nh[1:99999] {}\n", many(2000, &|n| format!("v{n}=1 "))), "too many"),
+        ("ssh-config", many(3000, &|n| format!("Host h{n}\nIdentityFile k{n}\n")), "too many"),
+        ("csv", format!("name,ip\n{}", "h,\n".repeat(100_001)), "more than 100000 hosts"),
+    ] {
+        let said = refused_as(format, &text);
+        assert!(said.contains(expected), "{format}: {said}");
+    }
+    // Names that all become one, and a long value at each host of a range.
+    assert!(imported("csv", &format!("name,ip\n{}", "h!,\n".repeat(5_000))).is_some());
+    assert!(imported("ansible", &format!("[a]\nh[1:5000] x={}\n", "y".repeat(1 << 20))).is_some());
+}
+
+/// Returns why a text is not imported.
+fn refused_as(format: &str, text: &str) -> String {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("file");
+    std::fs::write(&path, text).expect("written");
+    Import { format: Some(format.to_owned()), ..import(&path) }.run().expect_err("too much").to_string()
+}
+
 /// What `validate` may find in an inventory that was imported, whatever the file says: only a person can know better.
 const FOR_A_PERSON: [&str; 8] = [
     "E-CIDR-OVERLAP",
