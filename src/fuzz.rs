@@ -2,12 +2,13 @@
 //! `tests/data/fuzz.rs` for seconds on every build. Each must return for any bytes. Not part of the public API.
 
 use crate::catalog::Catalog;
+use crate::import::{FORMATS, Format, Input};
 use crate::inventory::{Inventory, Range, Snapshot, catalog_beside, load_from, select};
 use crate::k0s::{ControllerOutput, QuestionAnswer};
 use crate::plan::Plan;
 use crate::report::{PlanView, fit, plan_text};
 use crate::state::HostName;
-use crate::{artifact, executor, reconciler, redact, run, ssh};
+use crate::{artifact, executor, import, reconciler, redact, run, ssh};
 use std::path::Path;
 use std::sync::LazyLock;
 
@@ -15,9 +16,10 @@ use std::sync::LazyLock;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them. Those that read documents come first.
-pub const TARGETS: [Target; 17] = [
+pub const TARGETS: [Target; 18] = [
     ("inventory", inventory),
     ("csv", csv),
+    ("import", foreign),
     ("lock", lock),
     ("plan", plan),
     ("journal", journal),
@@ -65,6 +67,34 @@ fn inventory(data: &[u8]) {
 fn csv(data: &[u8]) {
     let site = SMALL.replace("{role: controller, hosts", "{role: controller, hostsFrom: hosts.csv, hosts");
     load(&[("site/site.yaml", site), ("site/hosts.csv", text(data))], "site/site.yaml");
+}
+
+/// Imports a text as one of another tool's inventories; returns the inventory, and the codes of what is wrong with it.
+pub fn imported(format: &str, text: &str) -> Option<(String, Vec<&'static str>)> {
+    let (_, format) = FORMATS.iter().find(|(name, _)| *name == format)?;
+    let (path, beside) = (Path::new("site/hosts"), Snapshot::default());
+    let input = Input { path, text: text.to_owned(), format: Some(*format), columns: &[], beside: &beside };
+    let (_, hosts) = import::read(input).ok()?;
+    let made = import::starter(hosts, None, CATALOG.as_ref()?).inventory;
+    let files = Snapshot::from_iter([("site/site.yaml", made.clone())]);
+    let found = match load_from(&files, Path::new("site/site.yaml"), CATALOG.as_ref()?) {
+        Ok(loaded) => loaded.diagnostics,
+        Err(found) => found,
+    };
+    Some((made, found.all.iter().map(|found| found.code).collect()))
+}
+
+/// An inventory of another tool, in its own format and taken for each of the others, with the same text beside it.
+fn foreign(data: &[u8]) {
+    let text = text(data);
+    for (format, _) in FORMATS {
+        let _ = imported(format, &text);
+    }
+    let beside = ["group_vars/all.yml", "host_vars/h1/x.yml"].map(|path| (path, text.clone()));
+    let beside = Snapshot::from_iter(beside);
+    let (path, columns) = (Path::new("hosts"), [("name".to_owned(), "ip".to_owned())]);
+    let _ = import::read(Input { path, text: text.clone(), format: None, columns: &[], beside: &beside });
+    let _ = import::read(Input { path, text, format: Some(Format::Csv), columns: &columns, beside: &beside });
 }
 
 fn catalog(data: &[u8]) {

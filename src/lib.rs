@@ -8,7 +8,7 @@
 //! | 6 | [`fleet`] |
 //! | 5 | [`run`], [`report`] |
 //! | 4 | [`plan`] |
-//! | 3 | [`role`], [`serving`], [`executor`], [`reconciler`] |
+//! | 3 | [`import`], [`role`], [`serving`], [`executor`], [`reconciler`] |
 //! | 2 | [`k0s`], [`inventory`], [`ssh`], [`artifact`], [`template`], [`redact`] |
 //! | 1 | [`state`], [`event`], [`catalog`] |
 //! | - | [`lab`]: a leaf that imports only `event` |
@@ -24,6 +24,7 @@ pub mod executor;
 pub mod fleet;
 #[doc(hidden)]
 pub mod fuzz;
+pub mod import;
 pub mod inventory;
 pub mod k0s;
 pub mod lab;

@@ -19,6 +19,7 @@ mod exec;
 mod exit;
 mod facts;
 mod history;
+mod import;
 mod init;
 mod kubeconfig;
 mod lab;
@@ -88,6 +89,8 @@ pub fn parses<'a>(line: impl Iterator<Item = &'a str>) -> Result<(), String> {
 enum Command {
     /// Write a commented starter inventory
     Init(init::Init),
+    /// Convert another tool's inventory to one to start from
+    Import(import::ImportCommand),
     /// Check an inventory without contacting hosts
     Validate(validate::Validate),
     /// Print the JSON Schema of the inventory
@@ -201,6 +204,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
     }
     match cli.command {
         Command::Init(command) => command.run(global),
+        Command::Import(command) => command.run(global),
         Command::Validate(command) => command.run(global),
         Command::Schema(command) => command.run(),
         Command::Render(command) => command.run(global).await,

@@ -2,7 +2,10 @@
 
 use super::error::{Error, Result, coded};
 use crate::catalog::Catalog;
-use crate::inventory::{Accelerator, Init, Snapshot, init_text, load_from, newest};
+use crate::inventory::{
+    Accelerator, K0S, NodeRole, POD_CIDR, SERVICE_CIDR, Snapshot, Starter, StarterPool, StarterSsh,
+    load_from, newest, starter_text,
+};
 use std::path::Path;
 
 /// What a person answers.
@@ -37,17 +40,33 @@ impl FirstInventory {
                 })?)
             }
         };
-        let text = init_text(&Init {
+        let text = starter_text(&Starter {
+            pools: self.pools(accelerator),
             name: self.name,
-            user: self.user,
-            controllers: self.controllers,
-            workers: self.workers,
-            accelerator,
+            ssh: StarterSsh { user: Some(self.user), ..StarterSsh::default() },
+            k0s: K0S.to_owned(),
+            sans: Vec::new(),
+            external: None,
+            pod_cidr: POD_CIDR.to_owned(),
+            service_cidr: SERVICE_CIDR.to_owned(),
+            notes: Vec::new(),
         });
         let answers = Path::new("the given answers");
         load_from(&Snapshot::from_iter([(answers, text.clone())]), answers, &catalog)
             .map_err(Error::Inventory)?;
         Ok(text)
+    }
+
+    fn pools(&self, accelerator: Option<Accelerator>) -> Vec<StarterPool> {
+        if self.workers.is_empty() {
+            let role =
+                if self.controllers.len() == 1 { NodeRole::Single } else { NodeRole::ControllerWorker };
+            let all = StarterPool::of("all", role, "node", &self.controllers);
+            return vec![StarterPool { accelerator, ..all }];
+        }
+        let workers = StarterPool::of("workers", NodeRole::Worker, "w", &self.workers);
+        let control = StarterPool::of("control", NodeRole::Controller, "cp", &self.controllers);
+        vec![control, StarterPool { accelerator, ..workers }]
     }
 }
 

@@ -67,6 +67,16 @@ fn is_taint(taint: &str) -> bool {
     matches!(effect, "NoSchedule" | "PreferNoSchedule" | "NoExecute") && is_label(key, value)
 }
 
+/// Returns whether a host or pool may have a label.
+pub(crate) fn may_have_label(key: &str, value: &str) -> bool {
+    is_label(key, value) && owner(key).is_none()
+}
+
+/// Returns whether a pool may have a taint.
+pub(crate) fn may_have_taint(taint: &str) -> bool {
+    is_taint(taint) && taint.split(['=', ':']).next().and_then(owner).is_none()
+}
+
 /// Returns how many active hosts each pool has that has any.
 fn sizes(inventory: &Inventory) -> BTreeMap<&PoolName, u32> {
     let mut sizes = BTreeMap::new();

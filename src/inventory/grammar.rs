@@ -19,7 +19,7 @@ fn is_made_of(text: &str, first: &str, more: &str, most: usize) -> bool {
 }
 
 /// Returns whether a text is a login name, a domain's (`CORP\eva`, `eva@corp.example`) too.
-pub(super) fn is_user(text: &str) -> bool {
+pub(crate) fn is_user(text: &str) -> bool {
     is_made_of(text, "_", ".+-@\\", 64) && !text.ends_with('\\')
 }
 
@@ -48,7 +48,7 @@ pub(super) fn host_fault(address: IpAddr) -> Option<&'static str> {
 }
 
 /// Returns what is wrong with an address: an IP address or a DNS name, or an alias of ssh's configuration; nothing else.
-pub(super) fn address_fault(text: &str) -> Option<&'static str> {
+pub(crate) fn address_fault(text: &str) -> Option<&'static str> {
     let (host, zone) = text.split_once('%').map_or((text, None), |(host, zone)| (host, Some(zone)));
     if zone.is_some_and(|zone| !is_interface(zone) || host.parse::<Ipv6Addr>().is_err()) {
         return Some("Remove the zone: only link-local IPv6 addresses have one (fe80::1%eth0)");
@@ -92,7 +92,7 @@ pub(super) fn address_fault(text: &str) -> Option<&'static str> {
 }
 
 /// Returns whether a text is a bastion: `[user@]host[:port]`, an IPv6 address with a port in brackets.
-pub(super) fn is_bastion(text: &str) -> bool {
+pub(crate) fn is_bastion(text: &str) -> bool {
     let (user, place) = text.rsplit_once('@').map_or((None, text), |(user, place)| (Some(user), place));
     let is_port = |text: &str| text.parse::<u16>().is_ok_and(|port| port > 0) && !text.starts_with('+');
     let is_place = match place.strip_prefix('[') {
@@ -146,7 +146,7 @@ pub(super) fn is_no_proxy(text: &str) -> bool {
 }
 
 /// Returns whether a text is the name of a network interface.
-pub(super) fn is_interface(text: &str) -> bool {
+pub(crate) fn is_interface(text: &str) -> bool {
     is_made_of(text, "_", ".-:@", MOST_INTERFACE)
 }
 
@@ -229,7 +229,7 @@ pub(super) fn is_kernel(text: &str) -> bool {
 }
 
 /// Returns whether a text is one line of a length that a person reads.
-pub(super) fn is_note(text: &str) -> bool {
+pub(crate) fn is_note(text: &str) -> bool {
     text.chars().count() <= MOST_NOTE && !text.contains(['\n', '\r'])
 }
 
@@ -239,7 +239,7 @@ pub(super) fn is_name(text: &str) -> bool {
 }
 
 /// Returns whether a name is a DNS-1123 label.
-pub(super) fn is_dns_label(name: &str) -> bool {
+pub(crate) fn is_dns_label(name: &str) -> bool {
     let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     !name.is_empty()
         && name.len() <= 63

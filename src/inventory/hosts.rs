@@ -13,7 +13,7 @@ use std::sync::Arc;
 const MOST_COLUMNS: usize = 64;
 const COLUMNS: [&str; 5] = ["name", "address", "rack", "bmc", "serial"];
 /// Hosts of one inventory: far above the 2,000 that one etcd and one operator are good for.
-const MOST_HOSTS: usize = 100_000;
+pub const MOST_HOSTS: usize = 100_000;
 /// Limit for labels and notes of ranges, in bytes over all hosts: each host gets a copy.
 const MOST_COPIED: usize = 64 << 20;
 

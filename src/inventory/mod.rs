@@ -22,9 +22,14 @@ mod tree;
 mod written;
 
 pub use accelerators::DMA_BUF_KERNEL;
+pub(crate) use check::{may_have_label, may_have_taint};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity, Source, SourceSpan};
 pub use files::{Disk, Files, git};
-pub use init::{Init, init_text, newest};
+pub(crate) use grammar::{address_fault, is_bastion, is_dns_label, is_interface, is_note, is_user};
+pub use hosts::MOST_HOSTS;
+pub use init::{
+    K0S, POD_CIDR, SERVICE_CIDR, Starter, StarterHost, StarterPool, StarterSsh, newest, starter_text,
+};
 pub use keys::schema;
 pub use limit::{LimitError, select, skipped};
 pub use load::{Loaded, catalog_beside, explain, load, load_from, no_disk};
@@ -32,3 +37,4 @@ pub use model::*;
 pub use range::Range;
 pub use secrets::{AGE_IDENTITY, SecretError, Secrets, needs, open_age};
 pub use snapshot::{Recording, Snapshot};
+pub use tree::{Entry, Node, Value, yaml};

@@ -1,6 +1,7 @@
-//! YAML as a tree in which every value knows its file and position; merging of layers. Does not interpret values.
+//! YAML as a tree in which every value knows its file and position; merging of layers. Does not interpret values. Documents of
+//! other tools are read with [`yaml`], within the same limits.
 
-use super::diagnostic::{Diagnostic, Problems, Source, SourceSpan};
+use super::diagnostic::{Diagnostic, Diagnostics, Problems, Source, SourceSpan};
 use crate::state::is_steering;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::{DuplicateKeyPolicy, NonFiniteFloatPolicy, Spanned};
@@ -9,7 +10,7 @@ use std::sync::Arc;
 
 /// A value with its span.
 #[derive(Clone, Debug)]
-pub(super) struct Node {
+pub struct Node {
     /// What it is.
     pub value: Value,
     /// Where it stands.
@@ -18,7 +19,7 @@ pub(super) struct Node {
 
 /// A value.
 #[derive(Clone, Debug)]
-pub(super) enum Value {
+pub enum Value {
     /// `null`, or nothing after the colon.
     Null,
     /// A scalar; quoted or not, as text.
@@ -45,7 +46,7 @@ pub(super) enum Value {
 
 /// A key and its value.
 #[derive(Clone, Debug)]
-pub(super) struct Entry {
+pub struct Entry {
     /// The key.
     pub key: String,
     /// Where the key stands.
@@ -264,6 +265,17 @@ pub(super) fn parse(source: &Arc<Source>, left: &mut Budget, problems: &mut Prob
     }
 }
 
+/// Reads a document of another tool: a mistake names its line, and no line is shown, for it may hold a secret.
+pub fn yaml(name: &str, text: String) -> Result<Node, Diagnostics> {
+    let source = Arc::new(Source { name: name.to_owned(), text, quotable: false });
+    let mut problems = Problems::default();
+    let node = parse(&source, &mut Budget::default(), &mut problems);
+    match node {
+        Some(node) if problems.is_empty() => Ok(node),
+        _ => Err(problems.of(name.to_owned())),
+    }
+}
+
 /// Lays `over` on `base`: maps deep, lists and scalars replace, `null` deletes.
 pub(super) fn merge(base: &mut Node, over: Node) {
     match (&mut base.value, over.value) {
@@ -301,7 +313,7 @@ impl Node {
     }
 
     /// Returns the entries of a mapping.
-    pub(super) fn entries(&self) -> &[Entry] {
+    pub fn entries(&self) -> &[Entry] {
         match &self.value {
             Value::Map(entries) => entries,
             _ => &[],
@@ -309,7 +321,7 @@ impl Node {
     }
 
     /// Returns the value of a key.
-    pub(super) fn get(&self, key: &str) -> Option<&Node> {
+    pub fn get(&self, key: &str) -> Option<&Node> {
         self.entries().iter().find(|e| e.key == key).map(|e| &e.node)
     }
 
@@ -345,7 +357,7 @@ impl Node {
     }
 
     /// Returns a scalar as text, as it is written.
-    pub(super) fn text(&self) -> Option<String> {
+    pub fn text(&self) -> Option<String> {
         match &self.value {
             Value::Text(text) | Value::Number { written: text, .. } | Value::Bool { written: text, .. } => {
                 Some(text.clone())
@@ -354,8 +366,19 @@ impl Node {
         }
     }
 
+    /// Returns whether a tag of its tool's own (`!vault`, `!include`) stands before a scalar, whose key is at `key`.
+    pub fn is_tagged(&self, key: &SourceSpan) -> bool {
+        let text = &self.span.source.text;
+        let before = text.get(key.start.saturating_add(key.len)..self.span.start).unwrap_or_default();
+        let value = text.get(self.span.start..).unwrap_or_default();
+        let tagged = before.contains('!') || value.starts_with('!');
+        // `!!str` and its like are YAML's.
+        let of_yaml = before.contains("!!") || value.starts_with("!!");
+        tagged && !of_yaml && !matches!(self.value, Value::List(_) | Value::Map(_))
+    }
+
     /// Returns a whole number, in quotes or not.
-    pub(super) fn whole(&self) -> Option<i64> {
+    pub fn whole(&self) -> Option<i64> {
         match &self.value {
             Value::Text(text) | Value::Number { value: text, .. } => text.parse().ok(),
             Value::Null | Value::Bool { .. } | Value::List(_) | Value::Map(_) => None,

@@ -10,7 +10,7 @@ fn layer(module: &str) -> Option<u8> {
         "fleet" => 6,
         "run" | "report" => 5,
         "plan" => 4,
-        "role" | "serving" | "executor" | "reconciler" => 3,
+        "import" | "role" | "serving" | "executor" | "reconciler" => 3,
         "k0s" | "inventory" | "ssh" | "artifact" | "template" | "redact" => 2,
         "state" | "event" | "catalog" => 1,
         _ => return None,

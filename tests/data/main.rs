@@ -12,6 +12,7 @@ mod executor;
 mod fuzz;
 mod health;
 mod hostile;
+mod import;
 mod imports;
 mod inventory;
 mod markdown;

@@ -674,7 +674,7 @@ async fn a_host_joins_with_a_token_that_ends_with_the_run_and_gets_its_label_and
     let mut gpu = host(3);
     gpu.accelerators = Some(8);
     let hosts = BTreeMap::from([("cp-1".into(), host(1)), ("w-1".into(), host(2)), ("h-1".into(), gpu)]);
-    let cluster = Arc::new(Cluster::new(ClusterSpec { hosts, ..ClusterSpec::default() }, Events::none()));
+    let cluster = Arc::new(Cluster::new(ClusterSpec { hosts }, Events::none()));
     let twin = Arc::new(Twin { cluster: cluster.clone(), admin: Mutex::new(None) });
     let node = Node {
         name: "h-1".into(),

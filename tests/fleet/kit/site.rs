@@ -138,7 +138,7 @@ impl Site {
                 HostSpec { addresses: vec![host.address.to_string()], accelerators: host.accelerators };
             (host.name.clone(), spec)
         });
-        let spec = ClusterSpec { hosts: specs.collect(), ..ClusterSpec::default() };
+        let spec = ClusterSpec { hosts: specs.collect() };
         let _entered = self.fleet.runtime.enter();
         let cluster = Arc::new(Cluster::new(spec, Events::none()));
         for host in hosts {
