@@ -64,7 +64,7 @@ pub fn control_plane(answer: impl Fn(&str) -> Option<QuestionAnswer>) -> Control
     let ok =
         |name: &str| answer(name).is_some_and(|a| a.exit == Some(0) && a.text.trim_end().ends_with("ok"));
     let status = answer("status").filter(|a| a.exit == Some(0));
-    let json: serde_json::Value = status.and_then(|l| serde_json::from_str(&l.text).ok()).unwrap_or_default();
+    let json = status.and_then(|answer| object(&answer.text)).unwrap_or_default();
     let version = json["Version"].as_str().map(str::to_owned);
     let (ready, etcd) = (ok("ready"), ok("etcd"));
     let last = |name: &str| {
@@ -82,6 +82,13 @@ pub fn control_plane(answer: impl Fn(&str) -> Option<QuestionAnswer>) -> Control
     };
     let certificates = answer("certificates").map(|a| certificates(&a.text)).unwrap_or_default();
     ControlPlane { version, ready, etcd, certificates, problem }
+}
+
+/// Returns the first JSON object that begins a line: k0s logs to standard error, which is kept in the same text.
+fn object(text: &str) -> Option<serde_json::Value> {
+    let starts = text.match_indices('{').map(|(at, _)| at);
+    let mut starts = starts.filter(|at| *at == 0 || text[..*at].ends_with('\n'));
+    serde_json::Deserializer::from_str(&text[starts.next()?..]).into_iter().next()?.ok()
 }
 
 /// Returns the certificates of a text of `file PATH` lines, each before a PEM, with the end of their validity. What is no

@@ -71,7 +71,7 @@ impl Case {
         Self::new(system).with("10de", "2330", "030200", 2).with("10de", "22a3", "068000", 4)
     }
 
-    fn trn2(system: &str) -> Self {
+    pub fn trn2(system: &str) -> Self {
         Self::new(system).with("1d0f", "7364", "088000", 2)
     }
 
@@ -239,7 +239,7 @@ fn dkms_is_asked_for_the_module_itself() {
     }
 }
 
-fn command<'a>(resources: &'a [Resource], id: &str) -> &'a provision::state::Command {
+pub(crate) fn command<'a>(resources: &'a [Resource], id: &str) -> &'a provision::state::Command {
     let of =
         resources.iter().find(|r| r.id.text() == id).unwrap_or_else(|| panic!("{id}: {:?}", ids(resources)));
     let Spec::Command(command) = &of.spec else { panic!("a command") };
@@ -253,7 +253,7 @@ fn version<'a>(resources: &'a [Resource], name: &str) -> &'a str {
 }
 
 /// Runs shell with stand-ins for programs, `NAME: BODY` on a line each; returns its output and whether it succeeded.
-fn sh(standins: &[(&str, &str)], program: &str) -> (String, bool) {
+pub(crate) fn sh(standins: &[(&str, &str)], program: &str) -> (String, bool) {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().expect("a folder");
     for (name, body) in standins {
