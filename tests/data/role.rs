@@ -5,7 +5,7 @@ use provision::catalog::Catalog;
 use provision::inventory::{Inventory, load};
 use provision::role::{RoleInput, check, desired};
 use provision::state::{
-    Content, Facts, Failure, Hazard, HostKind, Managed, PciFunction, Resource, ResourceId, Spec,
+    Content, Ensure, Facts, Failure, Hazard, HostKind, Managed, PciFunction, Resource, ResourceId, Spec,
 };
 use std::path::{Path, PathBuf};
 
@@ -274,6 +274,42 @@ fn neuron_packages_are_found_with_whatever_follows_the_release() {
         let resources = Case::trn2(system).role("t-1", "neuron");
         assert_eq!(version(&resources, "aws-neuronx-tools"), "2.32.28.0*", "{system}");
         assert_eq!(version(&resources, "aws-neuronx-dkms"), "2.30.2.0*", "{system}");
+    }
+}
+
+/// What the standard level runs is installed with the driver, and its engine runs before the gate.
+#[test]
+fn the_tools_of_the_standard_level_are_installed() {
+    let dcgm = |case: &Case, host: &str| -> Vec<String> {
+        let resources = case.role(host, "nvidia");
+        let old = |r: &&Resource| matches!(&r.spec, Spec::Package(p) if p.ensure == Ensure::Absent);
+        let gone: Vec<String> = resources.iter().filter(old).map(|r| r.id.text()).collect();
+        assert!(gone.iter().any(|name| name == "package/datacenter-gpu-manager"), "{gone:?}");
+        let at = |id: &str| ids(&resources).iter().position(|i| i == id).unwrap_or_else(|| panic!("{id}"));
+        assert!(at("reboot/nvidia") < at("unit/nvidia-dcgm.service"), "its engine needs the driver");
+        let names = resources.iter().map(|r| r.id.text().replacen("package/", "", 1));
+        names.filter(|name| name.starts_with("datacenter-gpu-manager-4")).collect()
+    };
+    let of = |cuda: &[u32]| -> Vec<String> {
+        let part = |cuda: &u32| [format!("cuda{cuda}"), format!("proprietary-cuda{cuda}")];
+        let parts =
+            ["core".to_owned(), "proprietary".to_owned()].into_iter().chain(cuda.iter().flat_map(part));
+        parts.map(|part| format!("datacenter-gpu-manager-4-{part}")).collect()
+    };
+    for system in SYSTEMS {
+        let mut case = Case::h100(system);
+        assert_eq!(dcgm(&case, "h-1"), of(&[13]), "{system}");
+        case.text = case.text.replacen("driver: \"580.178.04\"", "driver: \"570.211.01\"", 1);
+        assert_eq!(dcgm(&case, "h-1"), of(&[12]), "the CUDA that driver 570 runs");
+    }
+    // CUDA 13 has dropped it, the driver has not.
+    let volta = Case::new("debian12").with("10de", "1db5", "030200", 2);
+    assert_eq!(dcgm(&volta, "v-1"), of(&[13, 12]));
+    for system in SYSTEMS {
+        let resources = Case::trn2(system).role("t-1", "neuron");
+        for library in ["aws-neuronx-runtime-lib", "aws-neuronx-collectives"] {
+            assert_eq!(version(&resources, library), "2.34.*", "{system}");
+        }
     }
 }
 
