@@ -5,7 +5,7 @@
 
 use crate::role::{Case as Site, command, sh};
 use provision::catalog::Catalog;
-use provision::executor::{enact_program, facts_in, observations, observe_program};
+use provision::executor::{enact_program, facts_in, known_causes, observations, observe_program};
 use provision::k0s::{self, ControllerOutput, QuestionAnswer, control_plane};
 use provision::role::health::{
     Level, Links, Purpose, QuickInput, judge, judging, links_gate, program, quick,
@@ -33,7 +33,7 @@ struct Output {
 type Parser = fn(&Output) -> String;
 
 /// Parsers of tool output: file below `published`, the tool, where it is read, and the parser.
-const PARSERS: [(&str, &str, &str, Parser); 29] = [
+const PARSERS: [(&str, &str, &str, Parser); 30] = [
     ("nvidia-smi-gpus", "`nvidia-smi --query-gpu`", "src/role/health/quick.rs", nvidia_smi),
     (
         "nvidia-smi-processes",
@@ -64,6 +64,7 @@ const PARSERS: [(&str, &str, &str, Parser); 29] = [
     ("apt-simulation", "`apt-get -s`", "src/executor/kind/package.rs", apt_removes),
     ("dnf-transaction", "`dnf --assumeno`", "src/executor/kind/package.rs", dnf_removes),
     ("dkms-failure", "`apt-get install` with DKMS", "src/executor/kind/package.rs", dkms_failure),
+    ("step-output", "output of failed steps", "src/executor/causes.rs", cause),
     ("dkms-status", "`dkms status`", "roles/nvidia/role.yaml", dkms_status),
     ("ssh-config", "`ssh -G`", "src/ssh/config.rs", ssh_config),
     (
@@ -434,6 +435,12 @@ fn dkms_failure(output: &Output) -> String {
     let call = format!("B={}; r=100; left x '*'", dir.path().display());
     let found = packages_shell(&[("dpkg-query", ""), ("dpkg", ""), ("apt-get", "")], &call);
     lines(&found, |line| line.starts_with("E-"))
+}
+
+/// The code of a failed step that printed this.
+fn cause(output: &Output) -> String {
+    let known = known_causes().iter().find(|cause| output.text.contains(cause.phrase));
+    known.map_or("unknown", |cause| cause.code).to_owned()
 }
 
 // This machine's ssh, and controllers.
