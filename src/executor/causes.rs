@@ -83,6 +83,24 @@ pub const CAUSES: &[Cause] = &[
         hint: "Run `apt-cache policy PACKAGE` on the host; check repositories and proxies",
     },
     Cause {
+        phrase: "filtered out by modular filtering",
+        code: "E-DNF-MODULE",
+        what: "an enabled module stream hides the package",
+        hint: "Run `dnf module list --enabled` on the host, then `dnf module reset NAME` for the stream that hides it",
+    },
+    Cause {
+        phrase: "filtered out by exclude filtering",
+        code: "E-DNF-EXCLUDED",
+        what: "a version lock or an exclude of the host's dnf hides the package",
+        hint: "Run `dnf versionlock list` on the host, and look for exclude in /etc/dnf/dnf.conf and /etc/yum.repos.d",
+    },
+    Cause {
+        phrase: "There are no enabled repo",
+        code: "E-DNF-NO-REPOSITORY",
+        what: "the host has no enabled package repository",
+        hint: "Register it (`subscription-manager register`), or set `repositories` in the inventory to mirrors",
+    },
+    Cause {
         phrase: "No match for argument",
         code: "E-NO-PACKAGE",
         what: "no repository configured on the host has the package",

@@ -147,10 +147,7 @@ pub(super) fn parse(sections: &Sections) -> Result<Facts, String> {
         text => parse_managed(text).map_err(|e| format!("cannot read managed.json: {e}"))?,
     };
     const ASKED: [&str; 4] = ["/", "/var", "/var/lib", "/tmp"];
-    let disks = disks.iter().skip(1).filter_map(|line| {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        Some(((*words.get(5)?).to_owned(), words.get(3)?.parse().ok()?))
-    });
+    let disks = disks.iter().skip(1).filter_map(|line| disk(line));
     let free =
         free.iter().skip(1).zip(ASKED).filter_map(|(line, path)| {
             Some((path.to_owned(), line.split_whitespace().nth(3)?.parse().ok()?))
@@ -169,8 +166,8 @@ pub(super) fn parse(sections: &Sections) -> Result<Facts, String> {
         os: sections
             .lines("os")
             .iter()
-            .filter_map(|line| line.split_once('='))
-            .map(|(k, v)| (k.to_owned(), v.trim_matches('"').to_owned()))
+            .filter_map(|line| line.trim().split_once('='))
+            .map(|(k, v)| (k.to_owned(), assigned(v)))
             .collect(),
         package_manager: sections.lines("tools").iter().find_map(|line| match line.rsplit('/').next() {
             Some("apt-get") => Some(PackageManager::Apt),
@@ -190,7 +187,7 @@ pub(super) fn parse(sections: &Sections) -> Result<Facts, String> {
             .filter_map(|line| {
                 let words: Vec<&str> = line.split(' ').collect();
                 let [_, path, kind, options, ..] = words[..] else { return None };
-                let (path, kind, options) = (path.to_owned(), kind.to_owned(), options.to_owned());
+                let (path, kind, options) = (without_octal(path), kind.to_owned(), options.to_owned());
                 Some(Mounted { path, kind, options })
             })
             .collect(),
@@ -262,7 +259,11 @@ pub(super) fn parse(sections: &Sections) -> Result<Facts, String> {
             "restored" => Some(RestoreLeft::Restored),
             _ => None,
         },
-        cloud_init: sections.first("cloudinit").strip_prefix("status: ").map(str::to_owned),
+        // Its own warnings may come first.
+        cloud_init: sections
+            .lines("cloudinit")
+            .iter()
+            .find_map(|l| Some(l.strip_prefix("status: ")?.trim().to_owned())),
         managed,
         lock: parse_lock(&sections.lines("lock").join("\n"), sections.first("held") == "held"),
         open_batches: sections
@@ -276,6 +277,49 @@ pub(super) fn parse(sections: &Sections) -> Result<Facts, String> {
         return Err("uname printed nothing".to_owned());
     }
     Ok(facts)
+}
+
+/// Returns the value of an assignment of os-release(5): plain, or in quotes of either kind, with the shell's escapes.
+fn assigned(value: &str) -> String {
+    if let Some(plain) = value.strip_prefix('\'').and_then(|v| v.strip_suffix('\'')) {
+        return plain.to_owned();
+    }
+    let quoted = value.strip_prefix('"').and_then(|v| v.strip_suffix('"')).unwrap_or(value);
+    let (mut text, mut escaped) = (String::new(), false);
+    for c in quoted.chars() {
+        escaped = c == '\\' && !escaped;
+        if !escaped {
+            text.push(c);
+        }
+    }
+    text
+}
+
+/// Returns a field of /proc/self/mounts as it is: blanks and backslashes are written as `\040`, three octal digits (proc(5)).
+fn without_octal(field: &str) -> String {
+    let mut parts = field.split('\\');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        let digits = part.get(..3).filter(|d| d.bytes().all(|b| (b'0'..b'8').contains(&b)));
+        match digits.and_then(|d| u8::from_str_radix(d, 8).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                bytes.extend(part.bytes().skip(3));
+            }
+            None => bytes.extend([b"\\", part.as_bytes()].concat()),
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Reads a line of `df -Pk`: mount point, and free KiB. Names of file systems and mount points may have blanks; the column
+/// between, `5%`, or `-` where there is no capacity, has none.
+fn disk(line: &str) -> Option<(String, u64)> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let is_percent =
+        |word: &&str| *word == "-" || word.strip_suffix('%').is_some_and(|n| n.parse::<u32>().is_ok());
+    let at = words.iter().skip(4).position(is_percent)? + 4;
+    Some((words.get(at + 1..).filter(|path| !path.is_empty())?.join(" "), words.get(at - 1)?.parse().ok()?))
 }
 
 /// Reads managed.json: a list whose last element is an empty object, so that every entry can end in a comma.

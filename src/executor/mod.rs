@@ -53,6 +53,11 @@ pub fn observations(resources: &[Resource], output: &str) -> Option<BTreeMap<Res
     Some(resources.iter().filter_map(observe).collect())
 }
 
+/// Parses the facts in what a host printed; the error says what is missing. `None` if the output is truncated.
+pub fn facts_in(output: &str) -> Option<Result<Facts, String>> {
+    Some(facts::parse(&Sections::parse(output)?))
+}
+
 /// Returns why nothing may be started on a host, given the output of its query.
 fn refusals(resources: &[Resource], output: &str) -> Vec<Failure> {
     let Some(sections) = Sections::parse(output) else { return Vec::new() };

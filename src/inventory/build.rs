@@ -414,6 +414,7 @@ fn read_pool(r: &mut Reader<'_>, entry: &Entry, kernel: Option<&str>) -> Option<
                     driver: text(Some(&a.node), "driver")?,
                     module: a.node.get("module").and_then(|module| r.word(module, &flavours)),
                     mig: a.node.get("mig").map(|mig| counts(r, mig)),
+                    diagnostics: flag(Some(&a.node), "diagnostics", true),
                 }
             }
             _ => Accelerator::Neuron {
@@ -421,6 +422,7 @@ fn read_pool(r: &mut Reader<'_>, entry: &Entry, kernel: Option<&str>) -> Option<
                 count,
                 sdk: text(Some(&a.node), "sdk")?,
                 lnc: r.fits(Some(&a.node), "lnc"),
+                diagnostics: flag(Some(&a.node), "diagnostics", true),
             },
         })
     });

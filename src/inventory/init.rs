@@ -24,12 +24,19 @@ pub fn newest(catalog: &Catalog, product: &Product, count: u32) -> Option<Accele
             driver: b.latest.clone(),
             module: None,
             mig: None,
+            diagnostics: true,
         }),
         Vendor::Neuron => catalog
             .neuron_sdks()
             .iter()
             .rfind(|s| s.driver.is_some() && s.products.iter().chain(&s.host_products).any(|p| *p == slug))
-            .map(|s| Accelerator::Neuron { product: slug, count, sdk: s.sdk.clone(), lnc: None }),
+            .map(|s| Accelerator::Neuron {
+                product: slug,
+                count,
+                sdk: s.sdk.clone(),
+                lnc: None,
+                diagnostics: true,
+            }),
     }
 }
 

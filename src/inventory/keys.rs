@@ -193,6 +193,11 @@ const ACCELERATOR: &[Key] = &[
             need("driver", Text, "Full driver version"),
             key("module", Text, "open or closed (default: by product)"),
             key("mig", IntMap, "Instances per GPU by MIG profile: {1g.10gb: 7}; {} turns MIG off"),
+            key(
+                "diagnostics",
+                Bool,
+                "Install DCGM 4, which the standard level of health runs (default true)",
+            ),
         ]),
         "NVIDIA GPUs",
     ),
@@ -203,6 +208,11 @@ const ACCELERATOR: &[Key] = &[
             need("count", Int, "Devices per host"),
             need("sdk", Text, "SDK release"),
             key("lnc", Int, "Logical core size, 1 or 2 (default 2 where there is a choice)"),
+            key(
+                "diagnostics",
+                Bool,
+                "Install the collectives, which the standard level of health runs (default true)",
+            ),
         ]),
         "AWS Neuron devices",
     ),

@@ -292,6 +292,8 @@ pub enum Accelerator {
         /// How every GPU is split: MIG profiles, and how many of each; empty means not at all, `None` leaves it as it is.
         #[serde(skip_serializing_if = "Option::is_none")]
         mig: Option<BTreeMap<String, u32>>,
+        /// The tools of the standard level are installed.
+        diagnostics: bool,
     },
     /// AWS Neuron devices.
     Neuron {
@@ -303,6 +305,8 @@ pub enum Accelerator {
         sdk: String,
         /// Logical core size; `None` leaves it to the product.
         lnc: Option<u32>,
+        /// The tools of the standard level are installed.
+        diagnostics: bool,
     },
 }
 

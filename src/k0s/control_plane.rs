@@ -55,8 +55,7 @@ pub const STATUS: &str = "timeout 15 /usr/local/bin/k0s status -o json 2>/dev/nu
 
 /// Returns the version in the output of [`STATUS`].
 pub fn running_version(status: &str) -> Option<String> {
-    let json: serde_json::Value = serde_json::from_str(status).ok()?;
-    json["Version"].as_str().map(str::to_owned)
+    object(status)?["Version"].as_str().map(str::to_owned)
 }
 
 /// What came of one question.
@@ -90,6 +89,13 @@ pub fn control_plane(answer: impl Fn(&str) -> Option<QuestionAnswer>) -> Control
     };
     let certificates = answer("certificates").map(|a| certificates(&a.text)).unwrap_or_default();
     ControlPlane { version, ready, etcd, certificates, problem }
+}
+
+/// Returns the first JSON object that begins a line: k0s logs to standard error, which is kept in the same text.
+fn object(text: &str) -> Option<serde_json::Value> {
+    let starts = text.match_indices('{').map(|(at, _)| at);
+    let mut starts = starts.filter(|at| *at == 0 || text[..*at].ends_with('\n'));
+    serde_json::Deserializer::from_str(&text[starts.next()?..]).into_iter().next()?.ok()
 }
 
 /// Returns the certificates of a text of `file PATH` lines, each before a PEM, with the end of their validity. What is no

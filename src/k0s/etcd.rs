@@ -57,7 +57,8 @@ fn read(answer: &Result<String, Failure>) -> Says {
         Some(members) => {
             let address = |url: String| {
                 let host = url.rsplit_once("//").map_or(url.as_str(), |(_, rest)| rest).to_owned();
-                host.rsplit_once(':').map_or(host.clone(), |(host, _)| host.to_owned())
+                let host = host.rsplit_once(':').map_or(host.as_str(), |(host, _)| host);
+                host.trim_start_matches('[').trim_end_matches(']').to_owned()
             };
             let members = members.into_iter().map(|(name, url)| (name, address(url))).collect();
             Says::Members(members, found("unready").map(str::to_owned))

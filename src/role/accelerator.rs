@@ -4,7 +4,7 @@
 use super::health::{Links, QuickInput, forget, gate, isolate, needs_reboot, passed, quick, restart_app};
 use super::input::{RoleInput, address, download, repository};
 use super::{mig, rdma};
-use crate::catalog::{Fabric, version_cmp};
+use crate::catalog::{Catalog, Fabric, version_cmp};
 use crate::inventory::{Accelerator, ModuleFlavour};
 use crate::state::{Failure, PackageManager};
 use serde_json::{Value, json};
@@ -43,7 +43,7 @@ fn standard(input: &RoleInput<'_>, look: QuickInput<'_>) -> Value {
 
 /// Returns `nvidia`: null on hosts without NVIDIA GPUs.
 pub(super) fn nvidia(input: &RoleInput<'_>) -> Value {
-    let Some(Accelerator::Nvidia { product, count, driver, module, mig: layout }) =
+    let Some(Accelerator::Nvidia { product, count, driver, module, mig: layout, diagnostics }) =
         &input.inventory.pool_of(input.host).accelerator
     else {
         return Value::Null;
@@ -109,6 +109,8 @@ pub(super) fn nvidia(input: &RoleInput<'_>) -> Value {
         "driver_packages": driver_packages,
         "fabric_packages": fabric_packages,
         "loose_packages": if nvlsm { named(&names.loose) } else { Vec::new() },
+        "diagnostics": diagnostics,
+        "dcgm_packages": dcgm_packages(input.catalog, branch, &product.arch),
         "stream": names.stream.as_ref().map(|s| {
             s.replace("{branch}", &branch.to_string()) + if open { "-open" } else { "-dkms" }
         }),
@@ -119,6 +121,26 @@ pub(super) fn nvidia(input: &RoleInput<'_>) -> Value {
         "reboot_deadline_s": product.reboot_deadline_s,
     })
 }
+
+/// Returns DCGM 4's packages for a driver branch; the names are the same for apt and dnf. Diagnostics are built for the CUDA major
+/// that the driver runs (NVIDIA's DCGM documents, installation; Amazon Linux 2023's list of NVIDIA packages); of what CUDA 13 has
+/// dropped, those for 12 run too (Azure/azhpc-images installs both for V100).
+fn dcgm_packages(catalog: &Catalog, branch: u32, arch: &str) -> Vec<String> {
+    let runs =
+        catalog.cuda_floors().iter().filter(|floor| floor.branch <= branch).map(|floor| floor.cuda).max();
+    let mut majors: Vec<u32> = runs.into_iter().collect();
+    if runs.is_some_and(|cuda| cuda > LAST_CUDA_OF_OLD) && OLD_ARCHITECTURES.contains(&arch) {
+        majors.push(LAST_CUDA_OF_OLD);
+    }
+    let of =
+        |cuda: &u32| ["", "proprietary-"].map(|part| format!("datacenter-gpu-manager-4-{part}cuda{cuda}"));
+    let common = ["core", "proprietary"].map(|part| format!("datacenter-gpu-manager-4-{part}"));
+    common.into_iter().chain(majors.iter().flat_map(of)).collect()
+}
+
+/// The last CUDA major with code for these architectures (CUDA 13.0 release notes).
+const LAST_CUDA_OF_OLD: u32 = 12;
+const OLD_ARCHITECTURES: [&str; 3] = ["maxwell", "pascal", "volta"];
 
 /// The names that packages of NVIDIA's module have in dkms; others (`nvidia-fs`, `nvidia-peermem`) are other modules.
 const NVIDIA_DKMS: [&str; 6] =
@@ -154,9 +176,15 @@ fn any_build(release: &str) -> String {
     format!("{}*", release.trim_end_matches('*'))
 }
 
+/// Returns the line of a version: `2.34` of `2.34.10`.
+fn line(version: &str) -> Option<String> {
+    let (major, rest) = version.split_once('.')?;
+    Some(format!("{major}.{}", rest.split('.').next()?))
+}
+
 /// Returns `neuron`: null on hosts without Neuron devices.
 pub(super) fn neuron(input: &RoleInput<'_>) -> Value {
-    let Some(Accelerator::Neuron { product, count, sdk, lnc }) =
+    let Some(Accelerator::Neuron { product, count, sdk, lnc, diagnostics }) =
         &input.inventory.pool_of(input.host).accelerator
     else {
         return Value::Null;
@@ -190,6 +218,7 @@ pub(super) fn neuron(input: &RoleInput<'_>) -> Value {
         // Versions of packages may go on after the release's own number.
         "driver_package": any_build(driver),
         "tools_package": row.tools.as_deref().map(any_build),
+        "libraries_package": row.runtime.as_deref().filter(|_| *diagnostics).and_then(line).map(|line| format!("{line}.*")),
         "health": quick(look),
         "health_gate": quick(QuickInput { wait: true, ..look }),
         "standard": standard(input, look),

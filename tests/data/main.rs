@@ -20,6 +20,7 @@ mod mistakes;
 mod plan;
 mod planner;
 mod preflight;
+mod published;
 mod redaction;
 mod removals;
 mod role;

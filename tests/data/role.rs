@@ -5,7 +5,7 @@ use provision::catalog::Catalog;
 use provision::inventory::{Inventory, load};
 use provision::role::{RoleInput, check, desired};
 use provision::state::{
-    Content, Facts, Failure, Hazard, HostKind, Managed, PciFunction, Resource, ResourceId, Spec,
+    Content, Ensure, Facts, Failure, Hazard, HostKind, Managed, PciFunction, Resource, ResourceId, Spec,
 };
 use std::path::{Path, PathBuf};
 
@@ -71,7 +71,7 @@ impl Case {
         Self::new(system).with("10de", "2330", "030200", 2).with("10de", "22a3", "068000", 4)
     }
 
-    fn trn2(system: &str) -> Self {
+    pub fn trn2(system: &str) -> Self {
         Self::new(system).with("1d0f", "7364", "088000", 2)
     }
 
@@ -239,7 +239,7 @@ fn dkms_is_asked_for_the_module_itself() {
     }
 }
 
-fn command<'a>(resources: &'a [Resource], id: &str) -> &'a provision::state::Command {
+pub(crate) fn command<'a>(resources: &'a [Resource], id: &str) -> &'a provision::state::Command {
     let of =
         resources.iter().find(|r| r.id.text() == id).unwrap_or_else(|| panic!("{id}: {:?}", ids(resources)));
     let Spec::Command(command) = &of.spec else { panic!("a command") };
@@ -253,7 +253,7 @@ fn version<'a>(resources: &'a [Resource], name: &str) -> &'a str {
 }
 
 /// Runs shell with stand-ins for programs, `NAME: BODY` on a line each; returns its output and whether it succeeded.
-fn sh(standins: &[(&str, &str)], program: &str) -> (String, bool) {
+pub(crate) fn sh(standins: &[(&str, &str)], program: &str) -> (String, bool) {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().expect("a folder");
     for (name, body) in standins {
@@ -275,6 +275,52 @@ fn neuron_packages_are_found_with_whatever_follows_the_release() {
         assert_eq!(version(&resources, "aws-neuronx-tools"), "2.32.28.0*", "{system}");
         assert_eq!(version(&resources, "aws-neuronx-dkms"), "2.30.2.0*", "{system}");
     }
+}
+
+/// What the standard level runs is installed with the driver, and its engine runs before the gate.
+#[test]
+fn the_tools_of_the_standard_level_are_installed() {
+    let dcgm = |case: &Case, host: &str| -> Vec<String> {
+        let resources = case.role(host, "nvidia");
+        let old = |r: &&Resource| matches!(&r.spec, Spec::Package(p) if p.ensure == Ensure::Absent);
+        let gone: Vec<String> = resources.iter().filter(old).map(|r| r.id.text()).collect();
+        assert!(gone.iter().any(|name| name == "package/datacenter-gpu-manager"), "{gone:?}");
+        let at = |id: &str| ids(&resources).iter().position(|i| i == id).unwrap_or_else(|| panic!("{id}"));
+        assert!(at("reboot/nvidia") < at("unit/nvidia-dcgm.service"), "its engine needs the driver");
+        let names = resources.iter().map(|r| r.id.text().replacen("package/", "", 1));
+        names.filter(|name| name.starts_with("datacenter-gpu-manager-4")).collect()
+    };
+    let of = |cuda: &[u32]| -> Vec<String> {
+        let part = |cuda: &u32| [format!("cuda{cuda}"), format!("proprietary-cuda{cuda}")];
+        let parts =
+            ["core".to_owned(), "proprietary".to_owned()].into_iter().chain(cuda.iter().flat_map(part));
+        parts.map(|part| format!("datacenter-gpu-manager-4-{part}")).collect()
+    };
+    for system in SYSTEMS {
+        let mut case = Case::h100(system);
+        assert_eq!(dcgm(&case, "h-1"), of(&[13]), "{system}");
+        case.text = case.text.replacen("driver: \"580.178.04\"", "driver: \"570.211.01\"", 1);
+        assert_eq!(dcgm(&case, "h-1"), of(&[12]), "the CUDA that driver 570 runs");
+    }
+    // CUDA 13 has dropped it, the driver has not.
+    let volta = Case::new("debian12").with("10de", "1db5", "030200", 2);
+    assert_eq!(dcgm(&volta, "v-1"), of(&[13, 12]));
+    for system in SYSTEMS {
+        let resources = Case::trn2(system).role("t-1", "neuron");
+        for library in ["aws-neuronx-runtime-lib", "aws-neuronx-collectives"] {
+            assert_eq!(version(&resources, library), "2.34.*", "{system}");
+        }
+    }
+    // Who has none in a mirror, or runs another DCGM, switches them off.
+    let off = |case: &mut Case, key: &str| {
+        case.text = case.text.replacen(key, &format!("diagnostics: false, {key}"), 1);
+    };
+    let (mut gpus, mut neuron) = (Case::h100("debian12"), Case::trn2("debian12"));
+    off(&mut gpus, "driver: \"580.178.04\"");
+    off(&mut neuron, "sdk:");
+    let all = [ids(&gpus.role("h-1", "nvidia")), ids(&neuron.role("t-1", "neuron"))].concat();
+    let tools = ["datacenter-gpu-manager", "dcgm", "runtime-lib", "collectives"];
+    assert!(!all.iter().any(|id| tools.iter().any(|tool| id.contains(tool))), "{all:?}");
 }
 
 /// Amazon Linux calls its newer kernels kernel6.12 and kernel6.18.

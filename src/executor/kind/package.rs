@@ -37,8 +37,9 @@ impl Package {
 ///   manager works as before; a module that was not built is named, with the end of its log; where only packages that were broken
 ///   before fail again, and NAME is installed, `$r` becomes 0.
 /// - `apt_removes APT…` prints what this apt command would remove.
-/// - `dnf_removes DNF…` prints what this dnf command would remove or replace. dnf 5 also says of the older version of a package that
-///   it is replaced.
+/// - `dnf_removes DNF…` prints what this dnf command would remove or replace. A heading ends in a colon, and a blank line ends the
+///   table; where a column is too wide for 80 characters, the rest of the row is a line of its own, which begins with the
+///   architecture, the repository or the size. dnf 5 also says of the older version of a package that it is replaced.
 /// - `rpm_needs NAME` prints what needs the package, other than what is in `$D`. dnf would print what nothing needs any more, too.
 pub(crate) const PACKAGES: &str = r#"turn() { D=; for p in $W; do [ "$p" = "$1" ] || D="$D $p"; done; W=$D; D=$G$W; }
 spare() {
@@ -70,11 +71,12 @@ case $v in ?i" "$2) echo "$1 is installed; already broken before, and still brok
 }
 apt_removes() { "$@" -s 2>/dev/null | sed -n -e 's/^Remv \([^ ]*\).*/\1/p' -e 's/^Purg \([^ ]*\).*/\1/p'; }
 dnf_removes() {
-"$@" --assumeno 2>/dev/null | { s=; q=; while read -r a n _; do case $a in
+"$@" --assumeno 2>/dev/null | { s=; q=; while read -r a n m; do case "$a $n $m" in
+Removing*:*) s=yes; continue;; '  '|*:\ *|*:) s=; continue;; esac
+case $a in *[!0-9.]*) ;; *) continue;; esac
+case $a in
 replacing) case ${n##*.} in x86_64|aarch64|noarch|i686) n=${n%.*};; esac; [ "$n" = "$q" ] || echo "$n";;
-=*|x86_64|aarch64|noarch|i686) ;;
-Removing*) s=yes;;
-Transaction|Installing*|Upgrading*|Downgrading*|Reinstalling*|Skipping*) s=;;
+=*|@*|x86_64|aarch64|noarch|i686) ;;
 ?*) q=$a; [ -z "$s" ] || echo "$a";; esac; done; }
 }
 rpm_needs() {

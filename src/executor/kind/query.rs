@@ -149,7 +149,7 @@ impl HostQuery {
         }
         if self.swap {
             p += &format!(
-                "f swap; while read -r d _; do [ \"$d\" = Filename ] || echo \"on $d\"; done </proc/swaps\n\
+                "f swap; while read -r d _; do [ \"$d\" = Filename ] || printf 'on %s\\n' \"$d\"; done </proc/swaps\n\
                  grep -E '^{}([[:space:]]|$)' /etc/fstab 2>/dev/null\n",
                 SWAP_LINE
             );

@@ -91,18 +91,19 @@ pub(crate) struct QueryResult {
 }
 
 /// Returns the package that a line of `dnf versionlock list` locks: dnf 4 prints `chrony-0:4.5-1.el9.*`, dnf 5
-/// `Package name: chrony`. dpkg shows it in the first letter of a status.
-fn held(line: &str) -> String {
+/// `Package name: chrony`, then its conditions. `None` for a line that locks nothing: `!` excludes a version. dpkg shows a hold in
+/// the first letter of a status.
+fn held(line: &str) -> Option<String> {
     let line = line.trim();
     if let Some(name) = line.strip_prefix("Package name:") {
-        return name.trim().to_owned();
+        return Some(name.trim().to_owned());
     }
-    match line.split_once(':').and_then(|(left, _)| left.rsplit_once('-')) {
-        Some((name, epoch)) if !epoch.is_empty() && epoch.chars().all(|c| c.is_ascii_digit()) => {
-            name.to_owned()
-        }
-        _ => line.to_owned(),
+    if line.is_empty() || line.starts_with('!') || line.contains(char::is_whitespace) {
+        return None;
     }
+    let name = line.split_once(':').and_then(|(left, _)| left.rsplit_once('-'));
+    let name = name.filter(|(_, epoch)| !epoch.is_empty() && epoch.bytes().all(|b| b.is_ascii_digit()));
+    Some(name.map_or(line, |(name, _)| name).to_owned())
 }
 
 impl QueryResult {
@@ -138,14 +139,18 @@ impl QueryResult {
                 if status.starts_with('h') {
                     result.holds.insert(name.to_owned());
                 }
-                result.packages.insert(name.to_owned(), installed.then(|| version.to_owned()));
+                // A package of several architectures has a line for each, and one of them may be gone.
+                let known = result.packages.entry(name.to_owned()).or_default();
+                if installed {
+                    *known = Some(version.to_owned());
+                }
             } else if let Some(name) =
                 line.strip_prefix("package ").and_then(|l| l.strip_suffix(" is not installed"))
             {
                 result.packages.insert(name.to_owned(), None);
             }
         }
-        result.holds.extend(sections.lines("holds").iter().map(|l| held(l)));
+        result.holds.extend(sections.lines("holds").iter().filter_map(|l| held(l)));
         for block in sections.lines("units").split(|line| line.is_empty()) {
             let properties: BTreeMap<String, String> = block
                 .iter()
@@ -266,7 +271,10 @@ fn read_disks(lines: &[String]) -> BTreeMap<String, Result<Signature, String>> {
                 "TYPE" => signature.kind = value.to_owned(),
                 "PTTYPE" if signature.kind.is_empty() => signature.kind = value.to_owned(),
                 "UUID" => signature.uuid = value.to_owned(),
-                "LABEL" => signature.label = value.to_owned(),
+                // blkid puts a backslash before what a shell would not take as it is.
+                "LABEL" => {
+                    signature.label = value.replace("\\\\", "\0").replace('\\', "").replace('\0', "\\")
+                }
                 _ => {}
             }
         }
@@ -336,7 +344,7 @@ mod tests {
     fn held_packages_are_found_in_each_managers_words() {
         let dpkg = result("\x1epackages\na|hi |1\nb|ii |1\n\x1edpkg-rc\n0\n\x1eend 0\n");
         assert_eq!(dpkg.holds, BTreeSet::from(["a".to_owned()]));
-        assert_eq!(held("nvidia-driver-3:580.95.05-1.el9.*"), "nvidia-driver");
-        assert_eq!(held("Package name: chrony"), "chrony");
+        assert_eq!(held("nvidia-driver-3:580.95.05-1.el9.*").as_deref(), Some("nvidia-driver"));
+        assert_eq!(held("Package name: chrony").as_deref(), Some("chrony"));
     }
 }

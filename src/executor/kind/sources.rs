@@ -15,8 +15,8 @@ pub(super) struct AptSource<'a> {
 }
 
 /// An awk program for a one-line list, or for a deb822 file by paragraphs. It prints the file with conflicting entries turned
-/// off, and ends with 3 if there was none.
-const AWK: &str = r#"function plain(u) { sub(/\/+$/, "", u); return u }
+/// off, and ends with 3 if there was none. apt puts the host's architecture in the place of `$(ARCH)` (sources.list(5)).
+const AWK: &str = r#"function plain(u) { gsub(/[$][(]ARCH[)]/, arch, u); sub(/\/+$/, "", u); return u }
 function same(s, t) { return s == t || (s == "/" || s == "./") && (t == "/" || t == "./") }
 function conflicts(u, s, k,   i, j) {
   if (k == key) return 0
@@ -65,9 +65,9 @@ impl<'a> AptSource<'a> {
     /// list in `$f` and the same list without these entries in `$n`.
     fn each(&self, own: &str, found: &str) -> String {
         format!(
-            "for f in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources; do\n\
+            "a=$(dpkg --print-architecture 2>/dev/null)\nfor f in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources; do\n\
              [ -f \"$f\" ] && [ \"$f\" != {own} ] || continue\n\
-             n=$(awk -v uris={} -v suites={} -v key={} -v mark={} {} \"$f\" 2>/dev/null && echo .) || continue\n{found}\ndone\n",
+             n=$(awk -v arch=\"$a\" -v uris={} -v suites={} -v key={} -v mark={} {} \"$f\" 2>/dev/null && echo .) || continue\n{found}\ndone\n",
             quote(&self.uris.join(" ")),
             quote(&self.suites.join(" ")),
             quote(self.signed_by),

@@ -50,6 +50,7 @@ fn candidate(name: &str) -> &'static str {
 fn effects(name: &str) {
     match name {
         "chrony" | "nvidia-persistenced" => units::install(&format!("{name}.service"), true),
+        "datacenter-gpu-manager-4-core" => units::install("nvidia-dcgm.service", false),
         "nvidia-fabricmanager" | "nvidia-imex" => units::install(&format!("{name}.service"), false),
         // A kernel that was installed boots next, if it is the newest.
         name => {

@@ -253,8 +253,10 @@ fn read(test: &str, lines: &[&str]) -> Result<(f64, &'static str), String> {
     if test == "fio" {
         let text = lines.join("\n");
         let start = text.find('{').ok_or("its output is not JSON")?;
-        let json: serde_json::Value =
-            serde_json::from_str(text[start..].trim()).map_err(|e| format!("cannot parse its JSON: {e}"))?;
+        // Its notes come before the JSON, or after it.
+        let mut values = serde_json::Deserializer::from_str(&text[start..]).into_iter::<serde_json::Value>();
+        let json = values.next().ok_or("its output is not JSON")?;
+        let json = json.map_err(|e| format!("cannot parse its JSON: {e}"))?;
         let iops = json.pointer("/jobs/0/read/iops").and_then(serde_json::Value::as_f64);
         return Ok((iops.ok_or("its JSON has no read.iops")?, "IOPS"));
     }

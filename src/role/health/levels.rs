@@ -51,10 +51,15 @@ if command -v "$1" >/dev/null 2>&1; then tool "$s" "$@" 2>&1; r=$?; printf '\n@@
 fn when_idle(input: &QuickInput<'_>, tests: &str) -> String {
     let busy = match input.product.vendor {
         Vendor::Nvidia => "tool 10 nvidia-smi --query-compute-apps=pid --format=csv,noheader 2>/dev/null",
-        Vendor::Neuron => "tool 10 neuron-ls -j 2>/dev/null | tr -d ' \\n' | grep -o '\"pid\":[0-9]*'",
+        // SDK 2.34 drops -j for the other form (announced for it on 2026-10-16 in the SDK's documents).
+        Vendor::Neuron => {
+            "{ tool 10 neuron-ls -j 2>/dev/null || tool 10 neuron-ls --output-format json 2>/dev/null; } | \
+             tr -d ' \\r\\n' | grep -o '\"pid\":[0-9]*' | sed 's/.*://'"
+        }
     };
+    // Errors of nvidia-smi go to standard output too, and name versions and addresses.
     format!(
-        "b=$({busy} | grep -c '[0-9]')\nif [ \"${{b:-0}}\" -gt 0 ]; then printf '@@busy %s\\n' \"$b\"; else\n{tests}fi\n"
+        "b=$({busy} | grep -c '^[0-9][0-9]*[[:space:]]*$')\nif [ \"${{b:-0}}\" -gt 0 ]; then printf '@@busy %s\\n' \"$b\"; else\n{tests}fi\n"
     )
 }
 

@@ -48,6 +48,8 @@ failed() { bad "$2" "$1 failed (exit $s): $(part "$1" | grep '[^ ]' | tail -n 1)
 # Floors are whole numbers, so that the whole part of a number decides.
 least() { v=$(number "$1" 'Avg bus bandwidth')
 if [ -z "$v" ]; then bad "$2" "unknown: $1 printed no bandwidth (exit $s)"; return; fi
+# Ranks that did not find each other each measure nothing (nccl-tests#71, #294).
+case $v in *[1-9]*) ;; *) bad "$2" "unknown: $1 measured $v GB/s: its ranks did not form one group"; return;; esac
 measured "$1" "$v" GB/s
 if [ "${v%%.*}" -lt "$3" ]; then bad E-HEALTH-FLOOR "$1 $v GB/s is below the floor of $3"; else okay "$1 $v GB/s"; fi; }
 "#;
@@ -66,6 +68,8 @@ esac
 const DCGMI: &str = r#"if ended dcgmi E-HEALTH-DCGMI; then
 part dcgmi >"$T"; p=0; f=; o=; n='a test without a name'
 if [ "$(tr -cd '{' <"$T" | wc -c)" -ne "$(tr -cd '}' <"$T" | wc -c)" ]; then bad E-HEALTH-DCGMI "unknown: the JSON of dcgmi is cut off (exit $s)"
+elif grep -q '"runtime_error"' "$T"; then
+bad E-HEALTH-DCGMI "unknown: dcgmi: $(sed -nE 's/.*"runtime_error" *: *"(([^"\\]|\\.)*)".*/\1/p' "$T" | head -n 1)"
 elif grep -q '"DCGM \(GPU \)\{0,1\}Diagnostic"' "$T" && grep -q '"test_categories"' "$T"; then
 grep -o '"name" *: *"[^"]*"\|"status" *: *"[^"]*"' "$T" >"$T.x"
 while IFS= read -r l; do
