@@ -6,6 +6,7 @@ use super::beneath::Beneath;
 use super::cluster::{Cluster, ControllerStart, K0sVersion, WorkerStart};
 use super::isolate::{Isolation, Stdin};
 use super::limits::Disk;
+use super::net::{REQUEST_DEADLINE, SHORTAGE};
 use super::program::{Ending, Program};
 use super::request::Request;
 use super::spec::{FaultKind, Spec};
@@ -55,6 +56,8 @@ pub(super) struct LabHost {
     /// Changes at every boot; whatever belongs to an earlier one ends.
     pub(super) boot: watch::Sender<u64>,
     pub(super) up: AtomicBool,
+    /// It is going down, or coming up again.
+    rebooting: AtomicBool,
     pub(super) cut: AtomicBool,
     /// Faults that are there.
     faults: Mutex<Vec<FaultKind>>,
@@ -101,6 +104,7 @@ impl LabHost {
             counts: Counts::default(),
             boot: watch::Sender::new(0),
             up: AtomicBool::new(true),
+            rebooting: AtomicBool::new(false),
             cut: AtomicBool::new(false),
             execs,
             isolation,
@@ -199,7 +203,11 @@ impl LabHost {
     /// Answers the stand-in tools until dropped.
     pub(super) async fn serve_init(self: Arc<Self>, listener: UnixListener) {
         let mut requests = JoinSet::new();
-        while let Ok((stream, _)) = listener.accept().await {
+        loop {
+            let Ok((stream, _)) = listener.accept().await else {
+                tokio::time::sleep(SHORTAGE).await;
+                continue;
+            };
             while requests.len() >= MOST_AT_ONCE {
                 requests.join_next().await;
             }
@@ -212,7 +220,9 @@ impl LabHost {
     async fn answer(self: Arc<Self>, stream: UnixStream) {
         let (read, mut write) = stream.into_split();
         let mut line = String::new();
-        if BufReader::new(read.take(MOST_REQUEST)).read_line(&mut line).await.is_err() {
+        let mut request = BufReader::new(read.take(MOST_REQUEST));
+        // Who says nothing for so long keeps nobody waiting.
+        if !matches!(tokio::time::timeout(REQUEST_DEADLINE, request.read_line(&mut line)).await, Ok(Ok(_))) {
             return;
         }
         let result = match serde_json::from_str::<Request>(&line) {
@@ -231,7 +241,7 @@ impl LabHost {
             Ok(text) => format!("ok {text}\n"),
             Err(error) => format!("error {}\n", error.replace('\n', " ")),
         };
-        let _ = write.write_all(answer.as_bytes()).await;
+        let _ = tokio::time::timeout(REQUEST_DEADLINE, write.write_all(answer.as_bytes())).await;
     }
 
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
@@ -318,6 +328,10 @@ impl LabHost {
 
     /// Goes down, comes back with another boot id, loads modules and starts what is enabled.
     fn reboot(self: Arc<Self>) {
+        // One that is going down goes down once.
+        if self.rebooting.swap(true, Relaxed) {
+            return;
+        }
         let host = self.clone();
         self.spawn(async move {
             // The tool that asked gets its answer first, and a batch its end.
@@ -336,6 +350,7 @@ impl LabHost {
                 // What does not end is no start of the machine; its files are then as they are.
                 let _ = tokio::time::timeout(BOOT_DEADLINE, program.wait()).await;
             }
+            host.rebooting.store(false, Relaxed);
             host.up.store(true, Relaxed);
         });
     }

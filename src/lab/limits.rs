@@ -30,6 +30,8 @@ const LEAST_DISK: u64 = 512 << 20;
 const COUNT_AGAIN: Duration = Duration::from_secs(5);
 const BYTES_AGAIN: u64 = 256 << 20;
 const FILES_AGAIN: u64 = 5_000;
+/// So often in a row a host's files need not be countable.
+const MOST_UNCOUNTED: u32 = 20;
 /// Bytes that a program may print.
 pub(super) const MOST_OUTPUT: u64 = 128 << 20;
 
@@ -73,12 +75,12 @@ impl Disk {
             }
             *counted = Some(free);
         }
-        let exceeded = count(&self.dir)?;
-        if exceeded.is_some() {
-            // The next program is looked at afresh.
+        let exceeded = count(&self.dir);
+        if !matches!(exceeded, Ok(None)) {
+            // The next look, or the next program, counts afresh.
             *self.counted.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
-        Ok(exceeded)
+        exceeded
     }
 }
 
@@ -116,7 +118,13 @@ fn count(dir: &Path) -> io::Result<Option<String>> {
             way.pop();
             continue;
         };
-        let Ok(folder) = enter(folder, &name) else { continue };
+        let folder = match enter(folder, &name) {
+            Ok(folder) => folder,
+            // The lab itself is short of something: what it does not see is no less.
+            Err(error) if is_shortage(&error) => return Err(error),
+            // It is gone, or has just been closed and is counted the next time.
+            Err(_) => continue,
+        };
         way.push((folder, VecDeque::new()));
         if way.len() > MOST_DEPTH {
             return Ok(Some(format!("this host's folders are more than {MOST_DEPTH} deep")));
@@ -124,6 +132,13 @@ fn count(dir: &Path) -> io::Result<Option<String>> {
         entered = true;
     }
     Ok(None)
+}
+
+/// Returns whether an error is for want of descriptors or memory.
+fn is_shortage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let short = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS];
+    error.raw_os_error().is_some_and(|code| short.iter().any(|errno| errno.raw_os_error() == code))
 }
 
 /// Opens a folder in another one. One that is closed to its owner, who is not root outside, is opened up.
@@ -154,16 +169,18 @@ fn opened_up(folder: &OwnedFd, name: &std::ffi::CStr, flags: OFlags) -> Option<i
 pub(super) struct Usage<'a> {
     began: Instant,
     disk: &'a Disk,
+    /// How often in a row its host's files could not be counted.
+    uncounted: u32,
 }
 
 impl<'a> Usage<'a> {
     /// A program of this host begins.
     pub(super) fn new(disk: &'a Disk) -> Self {
-        Self { began: Instant::now(), disk }
+        Self { began: Instant::now(), disk, uncounted: 0 }
     }
 
     /// Returns in which way a program whose outer process is `outer` has gone beyond its limits, if it has.
-    pub(super) fn exceeded(&self, outer: u32) -> Option<String> {
+    pub(super) fn exceeded(&mut self, outer: u32) -> Option<String> {
         if !self.disk.bounded {
             return None;
         }
@@ -176,8 +193,18 @@ impl<'a> Usage<'a> {
         if machine_is_short() {
             return Some("this machine is out of memory".to_owned());
         }
-        // What cannot be counted is a host that goes down.
-        self.disk.exceeded().unwrap_or_default()
+        match self.disk.exceeded() {
+            Ok(exceeded) => {
+                self.uncounted = 0;
+                exceeded
+            }
+            // A host that goes down, a folder that was closed at this moment; not again and again.
+            Err(_) if self.uncounted < MOST_UNCOUNTED => {
+                self.uncounted += 1;
+                None
+            }
+            Err(error) => Some(format!("this host's files cannot be counted: {error}")),
+        }
     }
 }
 
@@ -204,7 +231,8 @@ fn memory(outer: u32) -> u64 {
 }
 
 fn machine_is_short() -> bool {
-    let Ok(memory) = std::fs::read_to_string("/proc/meminfo") else { return false };
+    // Who cannot even ask has nothing left.
+    let Ok(memory) = std::fs::read_to_string("/proc/meminfo") else { return true };
     let (all, free) = (bytes_of(&memory, "MemTotal:"), bytes_of(&memory, "MemAvailable:"));
     free < LEAST_MEMORY.max(all / LEAST_PART)
 }

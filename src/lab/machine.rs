@@ -27,6 +27,9 @@ pub(super) const COVERED: &str = "modules swaps sysrq-trigger kcore version cmdl
 /// What covers all else in /proc that is of the machine, in the host's folder: an empty file and an empty folder.
 pub(super) const NO_FILE: &str = "nothing/file";
 pub(super) const NO_FOLDER: &str = "nothing/folder";
+/// Where mounts are made ready, in the host's folder: a folder, and a file.
+pub(super) const STAGE: &str = "stage/folder";
+pub(super) const STAGE_FILE: &str = "stage/file";
 
 /// Where a host keeps the release that it booted into, below its root.
 const BOOTED: &str = "var/lib/lab/kernel";
@@ -57,6 +60,8 @@ fn kernel(dir: &Path, release: &str) -> io::Result<()> {
 pub(super) fn build(dir: &Path) -> io::Result<()> {
     std::fs::create_dir_all(dir.join(NO_FOLDER))?;
     write(&dir.join(NO_FILE), "")?;
+    std::fs::create_dir_all(dir.join(STAGE))?;
+    write(&dir.join(STAGE_FILE), "")?;
     let proc = dir.join("proc");
     let cpu = |n: u32| format!("processor\t: {n}\nvendor_id\t: LAB\nmodel name\t: simulated\n\n");
     write(&proc.join("cpuinfo"), &(0..CPUS).map(cpu).collect::<String>())?;

@@ -25,6 +25,11 @@ pub(super) fn cut_after(stream: UnixStream, bytes: u64) -> (DuplexStream, impl F
     (near, carry)
 }
 
+/// How long whoever accepts connections waits after an error: there are no descriptors for another one.
+pub(super) const SHORTAGE: std::time::Duration = std::time::Duration::from_millis(100);
+/// A request, and the reading of its answer, take no longer; who connects and says nothing is let go.
+pub(super) const REQUEST_DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
+
 /// What the mirror serves, by path.
 pub(super) type Files = Arc<BTreeMap<String, Vec<u8>>>;
 /// Requests that are answered at once at one place.
@@ -53,14 +58,18 @@ impl Place {
 /// Serves files by path until dropped.
 pub(super) async fn serve_files(place: Place, files: Files) {
     let mut connections = JoinSet::new();
-    while let Ok(stream) = place.accept().await {
+    loop {
+        let Ok(stream) = place.accept().await else {
+            tokio::time::sleep(SHORTAGE).await;
+            continue;
+        };
         while connections.try_join_next().is_some() {}
         if connections.len() >= MOST_AT_ONCE {
             connections.join_next().await;
         }
         let files = files.clone();
         connections.spawn(async move {
-            let _ = answer(stream, &files).await;
+            let _ = tokio::time::timeout(REQUEST_DEADLINE, answer(stream, &files)).await;
         });
     }
 }

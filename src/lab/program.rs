@@ -66,7 +66,7 @@ impl Program {
     /// ended it; the error says which limit it was.
     pub(super) async fn wait(&mut self) -> Result<Option<i32>, String> {
         let (Some(child), disk) = (self.child.as_mut(), self.disk.clone()) else { return Ok(None) };
-        let usage = Usage::new(&disk);
+        let mut usage = Usage::new(&disk);
         let why = loop {
             if let Ok(status) = tokio::time::timeout(limits::LOOK, child.wait()).await {
                 self.child = None;

@@ -1,9 +1,9 @@
 //! What a simulated host sees: its own folders as the root, the machine's `/usr` read-only, a `/proc` of its own processes,
-//! six devices. Everything is mounted on handles that no link leads to; the working directory is the host's folder,
-//! which no program on it can reach. Linux only.
+//! six devices. Everything is made ready in the working directory, which is the host's folder and which no program on it can
+//! reach, and then moved to handles that no link leads to: nothing depends on paths that a host can change. Linux only.
 
 use super::beneath::Beneath;
-use super::machine::{COVERED, DEVICES, NO_FILE, NO_FOLDER};
+use super::machine::{COVERED, DEVICES, NO_FILE, NO_FOLDER, STAGE, STAGE_FILE};
 use super::walls::{Setup, TOOL, Wall};
 use rustix::fs::{CWD, FileType, Mode, OFlags, openat};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags};
@@ -42,11 +42,10 @@ fn own_proc() -> Result<OwnedFd, String> {
     proc.map_err(|e| failed(Wall::Proc, "mount a", "/proc of its own", e))
 }
 
-/// Returns the names in the host's /proc that are neither a process nor about the process that asks: all of them show
-/// the machine.
-fn names(root: &Beneath) -> Result<Vec<String>, String> {
+/// Returns the names in a /proc that are neither a process nor about the process that asks: all of them show the machine.
+fn names(proc: &Beneath) -> Result<Vec<String>, String> {
     let failed = |e: &dyn std::fmt::Display| failed(Wall::Proc, "read", "/proc", e);
-    let proc = root.folder("proc").map_err(|e| failed(&e))?;
+    let proc = proc.folder("").map_err(|e| failed(&e))?;
     let entries = rustix::fs::Dir::new(proc).map_err(|e| failed(&e))?;
     let names = entries.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()));
     let shows = |name: &String| {
@@ -65,45 +64,110 @@ fn put(mount: &OwnedFd, place: &OwnedFd) -> rustix::io::Result<()> {
     move_mount(mount, "", place, "", handles)
 }
 
-fn folder(path: &str) -> Result<OwnedFd, String> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+fn handle(path: &str, flags: OFlags) -> Result<OwnedFd, String> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW | flags;
     openat(CWD, path, flags, Mode::empty()).map_err(|e| failed(Wall::Root, "open", path, e))
+}
+
+fn folder(path: &str) -> Result<OwnedFd, String> {
+    handle(path, OFlags::DIRECTORY)
+}
+
+/// A mount that is made ready where no program on a host reaches: what is in it, and what may be done with it, is settled before
+/// it is put into the host's root, where other programs of the host may rename whatever leads to it meanwhile.
+struct Staged {
+    /// From the working directory: the folders above it are closed to the user that a host's root is.
+    at: &'static str,
+    walled: bool,
+}
+
+impl Staged {
+    /// Mounts on a folder or a file of the stage, below the working directory.
+    fn new(mount: &OwnedFd, at: &'static str, setup: &Setup) -> Result<Self, String> {
+        put(mount, &handle(at, OFlags::empty())?).map_err(|e| failed(Wall::Root, "mount on", at, e))?;
+        Ok(Self { at, walled: setup.has(Wall::Mounts) })
+    }
+
+    fn top(&self) -> Result<OwnedFd, String> {
+        handle(self.at, OFlags::empty())
+    }
+
+    /// Returns what is in it.
+    fn inside(&self) -> Result<Beneath, String> {
+        Ok(Beneath::new(self.top()?, true))
+    }
+
+    /// Mounts on something in it.
+    fn add(&self, mount: &OwnedFd, at: &str) -> Result<(), String> {
+        let place = self.inside()?.handle(at).map_err(|e| failed(Wall::Root, "find", at, e))?;
+        put(mount, &place).map_err(|e| failed(Wall::Root, "mount on", at, e))
+    }
+
+    /// Takes setuid programs and devices from it and all that is mounted in it, and makes read-only what is not among `but`.
+    /// What is mounted below one of these is covered, and reached by nobody. Flags that the kernel has locked are kept.
+    fn restrict(&self, but: &[&str]) -> Result<(), String> {
+        if !self.walled {
+            return Ok(());
+        }
+        // No host has a word in this one: the root is still the machine's.
+        let here = std::env::current_dir().map_err(|e| failed(Wall::Root, "find", "the host's folder", e))?;
+        let table = std::fs::read_to_string("/proc/self/mountinfo").map_err(|e| e.to_string())?;
+        for line in table.lines() {
+            let columns: Vec<&str> = line.split(' ').collect();
+            let (Some(point), Some(options)) = (columns.get(4), columns.get(5)) else { continue };
+            let point = PathBuf::from(unescaped(point));
+            let Ok(inside) = point.strip_prefix(here.join(self.at)) else { continue };
+            let writable = but.iter().any(|but| inside == Path::new(but));
+            if !writable && but.iter().any(|but| !but.is_empty() && inside.starts_with(but)) {
+                continue;
+            }
+            let mut flags = flags(options) | MountFlags::NOSUID | MountFlags::NODEV;
+            if !writable {
+                flags |= MountFlags::RDONLY;
+            }
+            let from_here = point.strip_prefix(&here).unwrap_or(&point);
+            mount_remount(from_here, MountFlags::BIND | flags, "")
+                .map_err(|e| failed(Wall::Mounts, "restrict", &point.display().to_string(), e))?;
+        }
+        Ok(())
+    }
+
+    /// Moves it, with all that is mounted in it, to a place in the host's root.
+    fn move_to(self, root: &Beneath, at: &str) -> Result<(), String> {
+        let place = root.handle(at).map_err(|e| failed(Wall::Paths, "mount on the host's", at, e))?;
+        put(&self.top()?, &place).map_err(|e| failed(Wall::Root, "mount on the host's", at, e))
+    }
+}
+
+/// Returns a path of a table of mounts: blanks and the like are three octal digits behind a backslash (proc(5)).
+fn unescaped(path: &str) -> String {
+    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
+        .iter()
+        .fold(path.to_owned(), |path, (code, what)| path.replace(code, what))
 }
 
 /// Makes the host whose folder is the working directory all that this process sees.
 pub(super) fn enter(setup: &Setup) -> Result<(), String> {
     mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)
         .map_err(|e| failed(Wall::Root, "make private", "/", e))?;
-    put(&mount_of("root", false)?, &folder("root")?).map_err(|e| failed(Wall::Root, "mount", "root", e))?;
-    let root = Beneath::new(folder("root")?, setup.has(Wall::Paths));
-    let add = |mount: OwnedFd, at: &str| {
-        let place = root.handle(at).map_err(|e| failed(Wall::Paths, "mount on the host's", at, e))?;
-        put(&mount, &place).map_err(|e| failed(Wall::Root, "mount on the host's", at, e))
-    };
-    add(mount_of("/usr", true)?, "usr")?;
-    add(mount_of("usr-local", false)?, "usr/local")?;
-    let proc = if setup.has(Wall::Proc) { own_proc()? } else { mount_of("/proc", true)? };
-    add(proc, "proc")?;
-    add(mount_of("proc-sys", false)?, "proc/sys")?;
-    for name in names(&root)? {
-        let own = format!("proc/{name}");
-        let from = match COVERED.split(' ').any(|covered| covered == name) {
-            true => own.as_str(),
-            false if is_folder(&root.handle(&own).map_err(|e| failed(Wall::Paths, "open", &own, e))?) => {
-                NO_FOLDER
-            }
-            false => NO_FILE,
-        };
-        add(mount_of(from, false)?, &own)?;
-    }
+    let top = Staged::new(&mount_of("root", false)?, "root", setup)?;
+    top.restrict(&[""])?;
+    let root = Beneath::new(top.top()?, setup.has(Wall::Paths));
+    let usr = Staged::new(&mount_of("/usr", true)?, STAGE, setup)?;
+    usr.add(&mount_of("usr-local", false)?, "local")?;
+    usr.restrict(&["local"])?;
+    usr.move_to(&root, "usr")?;
+    proc(setup)?.move_to(&root, "proc")?;
     for name in DEVICES {
-        add(mount_of(&format!("/dev/{name}"), false)?, &format!("dev/{name}"))?;
+        let at = format!("dev/{name}");
+        let place = root.handle(&at).map_err(|e| failed(Wall::Paths, "mount on the host's", &at, e))?;
+        put(&mount_of(&format!("/dev/{name}"), false)?, &place)
+            .map_err(|e| failed(Wall::Root, "mount on the host's", &at, e))?;
     }
-    add(mount_of(TOOL, false)?, "opt/lab/tool")?;
+    let tool = Staged::new(&mount_of(TOOL, false)?, STAGE_FILE, setup)?;
+    tool.restrict(&[])?;
+    tool.move_to(&root, "opt/lab/tool")?;
     leave(setup.has(Wall::Root), &folder("/")?)?;
-    if setup.has(Wall::Mounts) {
-        read_only(&["/usr", "/proc", "/opt/lab/tool"], &["/usr/local", "/proc/sys"], setup.has(Wall::Root))?;
-    }
     if let Ok(name) = root.read("etc/hostname") {
         // Only for show; a failure shows in `uname -n` and nowhere else.
         let _ = rustix::system::sethostname(name.trim().as_bytes());
@@ -111,6 +175,31 @@ pub(super) fn enter(setup: &Setup) -> Result<(), String> {
     // A host that has lost its /root starts its programs in /.
     let _ = rustix::process::chdir("/root");
     Ok(())
+}
+
+/// Makes a /proc ready in which all that shows the machine is covered.
+fn proc(setup: &Setup) -> Result<Staged, String> {
+    let mount = if setup.has(Wall::Proc) { own_proc()? } else { mount_of("/proc", true)? };
+    let proc = Staged::new(&mount, STAGE, setup)?;
+    proc.add(&mount_of("proc-sys", false)?, "sys")?;
+    let inside = proc.inside()?;
+    let mut own = vec!["sys"];
+    let names = names(&inside)?;
+    for name in &names {
+        let from = match COVERED.split(' ').any(|covered| covered == name) {
+            true => {
+                own.push(name);
+                format!("proc/{name}")
+            }
+            false if is_folder(&inside.handle(name).map_err(|e| failed(Wall::Proc, "open", name, e))?) => {
+                NO_FOLDER.to_owned()
+            }
+            false => NO_FILE.to_owned(),
+        };
+        proc.add(&mount_of(&from, false)?, name)?;
+    }
+    proc.restrict(&own)?;
+    Ok(proc)
 }
 
 /// Makes the host's root the root, and lets go of the machine's, whose root is `old`.
@@ -125,36 +214,6 @@ fn leave(lets_go: bool, old: &OwnedFd) -> Result<(), String> {
     rustix::process::fchdir(old).map_err(failed("return to"))?;
     unmount(".", UnmountFlags::DETACH).map_err(failed("let go of"))?;
     rustix::process::chdir("/").map_err(failed("enter the host's"))
-}
-
-/// Makes these mounts and those below them read-only, but for those in `but` and below, and takes setuid programs and
-/// devices from all that are not a device. Flags that the kernel has locked are kept.
-fn read_only(tops: &[&str], but: &[&str], has_root: bool) -> Result<(), String> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").map_err(|e| e.to_string())?;
-    for line in table.lines() {
-        let columns: Vec<&str> = line.split(' ').collect();
-        let (Some(point), Some(options)) = (columns.get(4), columns.get(5)) else { continue };
-        let point = PathBuf::from(point.replace("\\040", " "));
-        let within = |tops: &[&str]| tops.iter().any(|top| point.starts_with(top));
-        let mut flags = flags(options) | MountFlags::NOSUID;
-        if !point.starts_with("/dev") {
-            flags |= MountFlags::NODEV;
-        }
-        // What these cover cannot be reached, by nobody.
-        if within(but) && !but.iter().any(|top| point == Path::new(top))
-            || !has_root && point.starts_with("/mnt")
-        {
-            continue;
-        }
-        let covered = point.parent() == Some(Path::new("/proc"))
-            && point.file_name().is_some_and(|name| COVERED.split(' ').any(|covered| name == covered));
-        if within(tops) && !within(but) && !covered {
-            flags |= MountFlags::RDONLY;
-        }
-        mount_remount(&point, MountFlags::BIND | flags, "")
-            .map_err(|e| failed(Wall::Root, "make read-only", &point.display().to_string(), e))?;
-    }
-    Ok(())
 }
 
 fn flags(options: &str) -> MountFlags {

@@ -3,6 +3,7 @@
 use super::host::LabHost;
 use super::isolate::Stdin;
 use super::limits::MOST_OUTPUT;
+use super::net::SHORTAGE;
 use super::program::Program;
 use super::spec::FaultKind;
 use super::walls::Wall;
@@ -175,16 +176,18 @@ async fn exec(
             }
         }
     };
+    let printed = std::sync::atomic::AtomicU64::new(0);
+    let count = |n: usize| match printed.fetch_add(n as u64, Relaxed) > MOST_OUTPUT {
+        true if host.spec.has(Wall::Limits) => Err(format!("it printed more than {} MiB", MOST_OUTPUT >> 20)),
+        _ => Ok(()),
+    };
     let out = async {
         let mut buffer = vec![0; CHUNK];
-        let (mut rest, mut printed) = (Vec::new(), 0);
+        let mut rest = Vec::new();
         // The last program on a terminal takes it along: reading fails then.
         while let Ok(n @ 1..) = output.read(&mut buffer).await {
             host.look_for_steps(&mut rest, &buffer[..n]);
-            printed += n as u64;
-            if printed > MOST_OUTPUT && host.spec.has(Wall::Limits) {
-                return Err(format!("it printed more than {} MiB", MOST_OUTPUT >> 20));
-            }
+            count(n)?;
             if write.data_bytes(buffer[..n].to_vec()).await.is_err() {
                 break;
             }
@@ -194,6 +197,7 @@ async fn exec(
     let err = async {
         let mut buffer = vec![0; CHUNK];
         while let Ok(n @ 1..) = errors.read(&mut buffer).await {
+            count(n)?;
             if write.extended_data_bytes(1, buffer[..n].to_vec()).await.is_err() {
                 break;
             }
@@ -235,10 +239,14 @@ pub(super) async fn serve_ssh(host: Arc<LabHost>, listener: UnixListener, key: P
     let mut sessions = JoinSet::new();
     let mut lost = host.lost.subscribe();
     loop {
-        let stream = tokio::select! {
-            Ok((stream, _)) = listener.accept() => stream,
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
             // Lost from the start counts too; so does the end of the lab.
             _ = lost.wait_for(|lost| *lost) => return,
+        };
+        let Ok((stream, _)) = accepted else {
+            tokio::time::sleep(SHORTAGE).await;
+            continue;
         };
         while sessions.try_join_next().is_some() {}
         if !host.up.load(Relaxed) {

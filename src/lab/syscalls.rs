@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 /// What both architectures have.
 const ALLOWED: &str = "accept accept4 bind brk cachestat capget capset chdir clock_getres clock_gettime clock_nanosleep close \
     close_range connect copy_file_range dup dup3 epoll_create1 epoll_ctl epoll_pwait epoll_pwait2 eventfd2 execve execveat exit \
-    exit_group faccessat faccessat2 fadvise64 fallocate fchdir fchmod fchmodat fchmodat2 fchown fchownat fcntl fdatasync \
+    exit_group faccessat faccessat2 fadvise64 fallocate fchdir fchmod fchmodat fchmodat2 fchown fchownat fdatasync \
     fgetxattr flistxattr flock fremovexattr fsetxattr fstat fstatfs fsync ftruncate futex futex_requeue futex_wait futex_waitv \
     futex_wake get_robust_list getcpu getcwd getdents64 getegid geteuid getgid getgroups getitimer getpeername getpgid getpid \
     getppid getpriority getrandom getresgid getresuid getrlimit getrusage getsid getsockname getsockopt gettid gettimeofday \
@@ -19,12 +19,12 @@ const ALLOWED: &str = "accept accept4 bind brk cachestat capget capset chdir clo
     landlock_create_ruleset landlock_restrict_self lgetxattr linkat listen listxattr llistxattr lremovexattr lseek lsetxattr \
     madvise membarrier mincore mkdirat mknodat mlock mlock2 mmap mprotect mremap mseal msync munlock munmap nanosleep \
     newfstatat openat openat2 pidfd_open pidfd_send_signal pipe2 pkey_alloc pkey_free pkey_mprotect ppoll prctl pread64 preadv \
-    preadv2 prlimit64 pselect6 pwrite64 pwritev pwritev2 read readahead readlinkat readv recvfrom recvmmsg recvmsg removexattr \
+    preadv2 pselect6 pwrite64 pwritev pwritev2 read readahead readlinkat readv recvfrom recvmmsg recvmsg removexattr \
     renameat renameat2 restart_syscall rseq rt_sigaction rt_sigpending rt_sigprocmask rt_sigqueueinfo rt_sigreturn \
     rt_sigsuspend rt_sigtimedwait rt_tgsigqueueinfo sched_get_priority_max sched_get_priority_min sched_getaffinity \
     sched_getattr sched_getparam sched_getscheduler sched_rr_get_interval sched_setaffinity sched_yield sendfile \
     sendmmsg sendmsg sendto set_robust_list set_tid_address setfsgid setfsuid setgid setgroups setitimer setpgid setpriority \
-    setregid setresgid setresuid setreuid setrlimit setsid setsockopt setuid setxattr shutdown sigaltstack signalfd4 splice \
+    setregid setresgid setresuid setreuid setsid setsockopt setuid setxattr shutdown sigaltstack signalfd4 splice \
     statfs statx symlinkat sync sync_file_range syncfs sysinfo tgkill timer_create timer_delete timer_getoverrun \
     timer_gettime timer_settime timerfd_create timerfd_gettime timerfd_settime times tkill truncate umask uname unlinkat \
     utimensat wait4 waitid write writev";
@@ -43,8 +43,58 @@ const SOCKETS: [(i32, &[i32]); 4] = [(AF_UNIX, &[0]), (2, &[0, 6, 17]), (10, &[0
 const AF_UNIX: i32 = 1;
 /// Flags of clone that make a namespace.
 const NEW_NAMESPACES: u64 = 0x7e02_0000;
-/// ioctls that put words into the mouth of whoever sits at a terminal: TIOCSTI and TIOCLINUX.
-const TYPING: [u32; 2] = [0x5412, 0x541c];
+/// ioctls, by number: of terminals (TCGETS to TCFLSH, TIOCSCTTY to TIOCOUTQ without TIOCSTI, sizes, sessions, pseudoterminals; no
+/// TIOCLINUX and no TIOCSETD, which loads modules), of descriptors (FIONREAD, FIONBIO, FIOASYNC, FIOCLEX, FIONCLEX), copies and
+/// flags of files, and questions about network devices.
+const IOCTLS: [u32; 43] = [
+    0x5401,
+    0x5402,
+    0x5403,
+    0x5404,
+    0x5405,
+    0x5406,
+    0x5407,
+    0x5408,
+    0x5409,
+    0x540a,
+    0x540b,
+    0x540e,
+    0x540f,
+    0x5410,
+    0x5411,
+    0x5413,
+    0x5414,
+    0x541b,
+    0x5421,
+    0x5422,
+    0x5429,
+    0x5441,
+    0x5450,
+    0x5451,
+    0x5452,
+    0x802c_542a,
+    0x402c_542b,
+    0x402c_542c,
+    0x402c_542d,
+    0x8004_5430,
+    0x4004_5431,
+    0x4004_9409,
+    0x4020_940d,
+    0x8008_6601,
+    0x8910,
+    0x8912,
+    0x8913,
+    0x8915,
+    0x8919,
+    0x891b,
+    0x8921,
+    0x8927,
+    0x8933,
+];
+/// fcntl that tells of changes in a folder, as inotify does.
+const F_NOTIFY: u32 = 1026;
+/// What the keeper has set this limit to keeps crashes from a program of the machine, and a smaller one does not.
+const RLIMIT_CORE: u32 = 4;
 /// "Function not implemented": programs then do without, or use an older call.
 const ENOSYS: i32 = 38;
 
@@ -63,8 +113,17 @@ fn rules() -> Value {
     }
     rules.push(json!({"syscall": "socketpair", "args": [argument(0, json!("eq"), AF_UNIX)]}));
     rules.push(json!({"syscall": "clone", "args": [argument(0, json!({"masked_eq": NEW_NAMESPACES}), 0)]}));
-    let others: Vec<Value> = TYPING.iter().map(|request| argument(1, json!("ne"), *request)).collect();
-    rules.push(json!({"syscall": "ioctl", "args": others}));
+    rules.extend(
+        IOCTLS
+            .iter()
+            .map(|request| json!({"syscall": "ioctl", "args": [argument(1, json!("eq"), *request)]})),
+    );
+    rules.push(json!({"syscall": "fcntl", "args": [argument(1, json!("ne"), F_NOTIFY)]}));
+    rules.push(json!({"syscall": "setrlimit", "args": [argument(0, json!("ne"), RLIMIT_CORE)]}));
+    rules.push(json!({"syscall": "prlimit64", "args": [argument(1, json!("ne"), RLIMIT_CORE)]}));
+    // To ask for it is harmless.
+    let asks = json!({"index": 2, "type": "qword", "op": "eq", "val": 0});
+    rules.push(json!({"syscall": "prlimit64", "args": [argument(1, json!("eq"), RLIMIT_CORE), asks]}));
     json!({"program": {"mismatch_action": {"errno": ENOSYS}, "match_action": "allow", "filter": rules}})
 }
 

@@ -234,7 +234,7 @@ pub(super) fn settings(host: &Host, faults: &[FaultKind]) -> String {
 
 /// Gives a host's folders to the user that its root is outside. Nothing runs on it yet.
 pub(super) fn give(dir: &Path, owner: u32) -> io::Result<()> {
-    // The executable may be a link to the machine's own.
+    // All hosts of the lab have the same one.
     if dir.file_name().is_some_and(|name| name == TOOL) {
         return Ok(());
     }

@@ -134,6 +134,8 @@ attacks! {
     binding_with_the_right_to: Capabilities [Syscalls], "mount --bind /tmp /mnt && echo $OUT";
     /// A namespace within, in which one has all rights again.
     user_namespaces_within: Syscalls [], "unshare --user true && echo $OUT";
+    /// A soft limit of 1 keeps crashes from the machine's handler; 0 does not (core(5), pipes).
+    the_limit_of_core_dumps: Syscalls [], "ulimit -S -c 0 && echo $OUT";
     tracing: Syscalls [], "perl -e 'print \"I AM\", \" OUT\\n\" if syscall(101, 0, 0, 0, 0) == 0'";
     /// The keyring of a session is its user's, whatever the namespace.
     keyrings: Syscalls [], "perl -e 'print \"I AM\", \" OUT\\n\" if syscall(250, 0, -3, 1) != -1'";
@@ -379,6 +381,30 @@ async fn links_that_come_and_go_while_walls_are_built() {
         };
         let (said, out) = tokio::join!(juggle, look);
         assert_eq!(out, !without.is_empty(), "{without:?}: {said}");
+    }
+}
+
+/// What is said of a mount by its path would be said of another one, if a host renames what leads to it meanwhile.
+#[tokio::test]
+async fn folders_that_trade_places_while_walls_are_built() {
+    for without in [&[][..], &[Mounts]] {
+        let prison = Prison::new(without).await;
+        let trade = prison.run(
+            "mkdir -p /opt/l2; touch /opt/l2/tool; perl -e 'for (1..200000) { syscall(316, -100, \"/opt/lab\", -100, \"/opt/l2\", 2); \
+             select(undef, undef, undef, 0.00005) if $_ % 5 == 0; exit if -e \"/stop\" }'",
+        );
+        let look = async {
+            let mut said = String::new();
+            for _ in 0..25 {
+                said += &prison
+                    .run("awk '$5 ~ /tool$/ && $6 ~ /^rw/ { print \"I AM\" \" OUT\" }' /proc/self/mountinfo")
+                    .await;
+            }
+            prison.run("touch /stop").await;
+            said
+        };
+        let (_, said) = tokio::join!(trade, look);
+        assert_eq!(said.contains(OUT), !without.is_empty(), "{without:?}: {said}");
     }
 }
 

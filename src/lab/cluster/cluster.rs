@@ -350,6 +350,9 @@ impl Cluster {
     /// Returns a client certificate of the cluster's authority, as JSON: authority, certificate, key.
     pub fn client_certificate(&self, user: String, group: String, seconds: u64) -> Result<String, String> {
         let api = self.inner().api.clone().ok_or("the control plane is not initialized")?;
+        if user.len().max(group.len()) > MOST_NAME {
+            return Err(format!("a name has at most {MOST_NAME} bytes"));
+        }
         if seconds > MOST_LIFE_S {
             return Err(format!("a certificate is valid for at most {MOST_LIFE_S} s"));
         }
@@ -417,6 +420,8 @@ fn taint(text: &str) -> Value {
     }
 }
 
+/// Bytes of a name in a certificate: hosts may ask for any.
+const MOST_NAME: usize = 256;
 /// Ten years, as the authority itself.
 const MOST_LIFE_S: u64 = 3650 * 86_400;
 /// Bytes of an unpacked snapshot.
