@@ -1,5 +1,5 @@
 //! Before an upgrade to another minor of Kubernetes: what it would break is told by its plan, which are APIs in use that are gone
-//! then, and feature gates that it may not know; and workers wait for controllers that do not take part.
+//! then, and feature gates that it may not know; and nobody gets too far ahead of the others.
 
 use super::observe::Observation;
 use super::open::Fleet;
@@ -36,55 +36,105 @@ impl Fleet {
     }
 }
 
+/// What a member of the cluster runs.
+struct Runs {
+    host: HostName,
+    /// As k0s or the kubelet says it; `None` where it does not answer.
+    version: Option<String>,
+}
+
+impl Runs {
+    fn minor(&self) -> Option<(u32, u32)> {
+        let mut numbers = self.version.as_ref()?.trim_start_matches('v').split('.');
+        Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+    }
+}
+
+impl std::fmt::Display for Runs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({})", self.host, self.version.as_deref().unwrap_or("no answer"))
+    }
+}
+
 impl Fleet {
-    /// A kubelet must not be of a newer minor than any API server. The planner sees to the controllers that take part; the others are
-    /// asked what they run, and while one runs an earlier minor or does not tell, no worker changes its own.
-    pub(super) async fn hold_back_workers(&self, observation: &mut Observation) {
+    /// Refuses upgrades that would put members of the cluster too far apart (Kubernetes' version skew policy): no kubelet is of a newer
+    /// minor than any API server, and nobody goes on to a minor while somebody is two behind it. The planner sees to the order of those
+    /// that take part; the others are asked what they run.
+    pub(super) async fn keep_minors_together(&self, observation: &mut Observation) {
         let Some(wanted) = K0sStep::minor(&self.inventory.cluster.k0s_version) else { return };
-        let takes_part = |host: &HostName| observation.targets.iter().any(|(id, _)| id.host() == Some(host));
-        let others = self.inventory.controllers().map(|host| &host.name).filter(|host| !takes_part(host));
-        let others: BTreeSet<HostName> = others.cloned().collect();
-        let changes = |id: &TargetId, observed: &crate::state::Observed| {
-            let host = id.host().and_then(|host| self.inventory.hosts.get(host));
-            let works = host.is_some_and(|host| !self.inventory.pool_of(host).role.is_controller());
-            let has = observed.facts.k0s_version.as_deref().and_then(K0sStep::minor);
-            works && has != Some(wanted)
+        let controls = |host: &HostName| {
+            let host = self.inventory.hosts.get(host);
+            host.is_some_and(|host| self.inventory.pool_of(host).role.is_controller())
         };
-        let mut held: Vec<_> = observation
+        let taking_part: Vec<Runs> = observation
             .targets
-            .iter_mut()
-            .filter(|(id, result)| result.as_ref().is_ok_and(|observed| changes(id, observed)))
+            .iter()
+            .filter_map(|(id, seen)| {
+                let version = seen.as_ref().ok().and_then(|seen| seen.facts.k0s_version.clone());
+                Some(Runs { host: id.host()?.clone(), version })
+            })
             .collect();
-        if held.is_empty() || others.is_empty() {
+        let rises = |runs: &Runs| runs.minor().is_some_and(|has| has < wanted);
+        let joins = |runs: &Runs| !controls(&runs.host) && runs.minor() != Some(wanted);
+        if !taking_part.iter().any(|runs| rises(runs) || joins(runs)) {
             return;
         }
-        let is_running =
-            held.iter().any(|(_, r)| r.as_ref().is_ok_and(|seen| seen.facts.k0s_version.is_some()));
-        let answers = self.access.run_on_controllers(k0s::STATUS).await;
-        let mut first: Vec<String> = Vec::new();
-        for answer in answers.iter().filter(|answer| others.contains(&answer.host)) {
-            let runs = answer.output.as_ref().map(|status| k0s::running_version(status));
-            match runs {
-                Ok(Some(version)) if K0sStep::minor(&version).is_some_and(|has| has >= wanted) => {}
-                Ok(Some(version)) => first.push(format!("{} ({version})", answer.host)),
-                // Where no k0s runs, no API server does.
-                Ok(None) => {}
-                // One that is new joins only with a token, which is made where a controller answers.
-                Err(_) if !is_running => {}
-                Err(_) => first.push(format!("{} (no answer)", answer.host)),
+        let known: BTreeSet<&HostName> = taking_part.iter().map(|runs| &runs.host).collect();
+        let others: BTreeSet<HostName> =
+            self.inventory.controllers().map(|h| h.name.clone()).filter(|h| !known.contains(h)).collect();
+        let answers =
+            if others.is_empty() { Vec::new() } else { self.access.run_on_controllers(k0s::STATUS).await };
+        let mut controllers: Vec<Runs> = Vec::new();
+        for answer in answers.into_iter().filter(|answer| others.contains(&answer.host)) {
+            let version = answer.output.as_ref().ok().and_then(|status| k0s::running_version(status));
+            // Where no k0s runs, no API server does.
+            if version.is_some() || answer.output.is_err() {
+                controllers.push(Runs { host: answer.host, version });
             }
         }
-        if first.is_empty() {
+        let survey = match (&self.cluster, taking_part.iter().any(rises)) {
+            (Some(cluster), true) => cluster.survey(&BTreeSet::new()).await.ok().flatten(),
+            _ => None,
+        };
+        let nodes = survey.into_iter().flat_map(|survey| survey.nodes).map(|(name, node)| Runs {
+            host: HostName::new(name),
+            version: Some(node.version).filter(|version| !version.is_empty()),
+        });
+        let nodes: Vec<Runs> = nodes.filter(|runs| !known.contains(&runs.host)).collect();
+
+        let list = |all: &[&Runs]| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let behind = |runs: &&Runs| runs.minor().is_some_and(|(major, minor)| (major, minor + 1) < wanted);
+        let late: Vec<&Runs> = controllers.iter().chain(&nodes).chain(&taking_part).filter(behind).collect();
+        let is_running = taking_part.iter().any(|runs| joins(runs) && runs.version.is_some());
+        // One that is new joins only with a token, which is made where a controller answers.
+        let first = |runs: &&Runs| runs.minor().map_or(is_running, |has| has < wanted);
+        let first: Vec<&Runs> = controllers.iter().filter(first).collect();
+        let refused = |message: String, hint: &str| {
+            Failure::new(FailureKind::Preflight, "E-K0S-SKEW", message).hint(hint)
+        };
+        let (held, failure): (Vec<&HostName>, Failure) = if !late.is_empty() {
+            let message = format!("two minors apart would be too far, and these come first: {}", list(&late));
+            let hint = format!(
+                "Set cluster.k0s.version to a release of {}.{} and apply it to them, then go on",
+                wanted.0,
+                wanted.1.saturating_sub(1)
+            );
+            (taking_part.iter().filter(|r| rises(r)).map(|r| &r.host).collect(), refused(message, &hint))
+        } else if !first.is_empty() {
+            let message = format!(
+                "a worker's k0s must not be of a newer minor than a controller's, and controllers outside of --limit come \
+                 first: {}",
+                list(&first)
+            );
+            let hint = "Include the controllers in --limit, or upgrade them first";
+            (taking_part.iter().filter(|r| joins(r)).map(|r| &r.host).collect(), refused(message, hint))
+        } else {
             return;
-        }
-        let message = format!(
-            "a worker's k0s must not be of a newer minor than a controller's, and controllers outside of --limit come first: {}",
-            first.join(", ")
-        );
-        let hint = "Include the controllers in --limit, or upgrade them first";
-        let failure = Failure::new(FailureKind::Preflight, "E-K0S-SKEW", message).hint(hint);
-        for (_, result) in &mut held {
-            *result = Err(failure.clone());
+        };
+        for (id, result) in &mut observation.targets {
+            if result.is_ok() && id.host().is_some_and(|host| held.contains(&host)) {
+                *result = Err(failure.clone());
+            }
         }
     }
 }

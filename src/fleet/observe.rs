@@ -85,7 +85,7 @@ impl Fleet {
         }
         if self.selection.reset.is_none() {
             self.look_ahead(&mut observation).await;
-            self.hold_back_workers(&mut observation).await;
+            self.keep_minors_together(&mut observation).await;
         }
         let leaving = nodes_to_drain(&observation.targets, &live.unwrap_or_default().all);
         if let Some(cluster) = self.cluster.as_ref().filter(|_| !leaving.is_empty()) {

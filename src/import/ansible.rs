@@ -5,6 +5,7 @@ use super::ansible_groups::{Groups, Host, Var, Vars};
 use super::ansible_variables::{Connection, Settings, note, settings};
 use super::ansible_yaml::vars;
 use super::error::ImportError;
+use super::format::begins_as_yaml;
 use super::found::{Found, FoundHost, Note, NoteKind, Place};
 use super::words::VAULT;
 use super::{ansible_ini, ansible_yaml};
@@ -65,14 +66,16 @@ const ACCELERATED: [&str; 12] =
 /// Reads an inventory, and the variables beside it.
 pub(super) fn read(name: &str, text: String, path: &Path, beside: &dyn Files) -> Result<Found, ImportError> {
     let (file, mut groups, mut found) = (Arc::from(name), Groups::default(), Found::default());
-    let section = |line: &str| line.trim_start().starts_with('[');
+    let named = path.extension().is_some_and(|end| matches!(end.to_str(), Some("yml" | "yaml" | "json")));
+    let is_yaml = named || begins_as_yaml(&text);
     // An INI file may be YAML by chance: a list, or one text. Groups of YAML are a mapping.
-    let document = if text.lines().any(section) { None } else { Some(yaml(name, text.clone())) };
+    let ini = !is_yaml && text.lines().any(|line| line.trim_start().starts_with('['));
+    let document = if ini { None } else { Some(yaml(name, text.clone())) };
     match document {
-        Some(Ok(document)) if !document.entries().is_empty() => {
+        Some(Ok(document)) if is_yaml || !document.entries().is_empty() => {
             ansible_yaml::read(&file, &document, &mut groups, &mut found)?;
         }
-        Some(Err(error)) if text.trim_start().starts_with("---") => return Err(ImportError::Yaml(error)),
+        Some(Err(error)) if is_yaml => return Err(ImportError::Yaml(error)),
         _ => ansible_ini::read(&file, &text, &mut groups, &mut found),
     }
     groups.within_limits()?;

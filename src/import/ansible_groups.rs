@@ -177,6 +177,10 @@ pub(super) fn expand(pattern: &str) -> Result<(Vec<String>, Option<String>), &'s
         }
         _ => (pattern, None),
     };
+    let address = pattern.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    if let Some(address) = address.filter(|text| text.parse::<std::net::Ipv6Addr>().is_ok()) {
+        return Ok((vec![address.to_owned()], port));
+    }
     let mut names = vec![String::new()];
     let mut rest = pattern;
     while let Some((before, inside, after)) = range(rest) {

@@ -26,7 +26,7 @@ pub(super) fn read(file: &Arc<str>, text: &str, groups: &mut Groups, found: &mut
         if line.is_empty() || line.starts_with(['#', ';']) {
             continue;
         }
-        if let Some((name, _)) = line.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        if let Some(name) = section_of(line) {
             let (name, kind) = name.rsplit_once(':').unwrap_or((name, "hosts"));
             section = match kind {
                 "hosts" => Section::Hosts,
@@ -42,7 +42,10 @@ pub(super) fn read(file: &Arc<str>, text: &str, groups: &mut Groups, found: &mut
             continue;
         }
         match section {
-            Section::Skipped => {}
+            Section::Skipped => {
+                let first = line.split_whitespace().next().unwrap_or_default();
+                found.left_out(&place, first, "its section is of no kind that is known");
+            }
             Section::Vars => {
                 let (key, value) = line.split_once('=').unwrap_or((line, ""));
                 let value = value.trim();
@@ -62,6 +65,13 @@ pub(super) fn read(file: &Arc<str>, text: &str, groups: &mut Groups, found: &mut
             Section::Hosts => host_line(&group, line, &place, groups, found),
         }
     }
+}
+
+/// Returns what is in the brackets of a line that heads a section; an IPv6 address with a port, `[2001:db8::1]:22`, is a host.
+pub(super) fn section_of(line: &str) -> Option<&str> {
+    let (name, rest) = line.strip_prefix('[')?.split_once(']')?;
+    let rest = rest.trim_start();
+    (rest.is_empty() || rest.starts_with(['#', ';'])).then_some(name)
 }
 
 fn host_line(group: &str, line: &str, place: &Place, groups: &mut Groups, found: &mut Found) {

@@ -1,5 +1,6 @@
 //! The formats that can be imported, and how a file's own is told from its text.
 
+use super::ansible_ini;
 use super::error::ImportError;
 use super::table;
 use crate::inventory::{Node, Value, yaml};
@@ -46,9 +47,19 @@ impl Format {
     }
 }
 
+/// Returns whether a text begins as a mapping of YAML does, and as no line of another format: `all:`.
+pub(super) fn begins_as_yaml(text: &str) -> bool {
+    let first = text.lines().map(str::trim_end).find(|line| !line.is_empty() && !line.starts_with('#'));
+    let is_key = |line: &str| {
+        let (key, rest) = line.split_once(':').unwrap_or(("", ""));
+        let plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
+        !key.is_empty() && key.chars().all(plain) && (rest.is_empty() || rest.starts_with([' ', '\t']))
+    };
+    first.is_some_and(|line| line == "---" || is_key(line))
+}
+
 /// Returns the format of a text.
-pub(super) fn detect(text: &str) -> Result<Format, ImportError> {
-    let text = text.trim_start_matches('\u{feff}');
+pub(super) fn detect(name: &str, text: &str) -> Result<Format, ImportError> {
     if text.starts_with("#!") {
         return Err(ImportError::Program);
     }
@@ -60,16 +71,18 @@ pub(super) fn detect(text: &str) -> Result<Format, ImportError> {
     {
         return Ok(Format::SshConfig);
     }
-    let section = |line: &str| {
-        line.starts_with('[') && line.split_once(']').is_some_and(|(name, _)| is_group(&name[1..]))
-    };
-    if lines().any(section) {
+    let section = |line: &str| ansible_ini::section_of(line).is_some_and(is_group);
+    if !begins_as_yaml(text) && lines().any(section) {
         return Ok(Format::Ansible);
     }
-    if let Ok(node) = yaml("", text.to_owned())
-        && let Some(format) = of_document(&node)
-    {
-        return Ok(format);
+    match yaml(name, text.to_owned()) {
+        Ok(node) => {
+            if let Some(format) = of_document(&node) {
+                return Ok(format);
+            }
+        }
+        Err(error) if begins_as_yaml(text) => return Err(ImportError::Yaml(error)),
+        Err(_) => {}
     }
     if table::is_table(text) {
         return Ok(Format::Csv);

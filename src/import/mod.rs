@@ -51,10 +51,14 @@ pub struct Input<'a> {
 pub struct Hosts(Found);
 
 /// Reads an inventory of another tool.
-pub fn read(input: Input<'_>) -> Result<(Format, Hosts), ImportError> {
+pub fn read(mut input: Input<'_>) -> Result<(Format, Hosts), ImportError> {
+    // Editors of Windows put a mark before the text.
+    if let Some(text) = input.text.strip_prefix('\u{feff}') {
+        input.text = text.to_owned();
+    }
     let format = match input.format {
         Some(format) => format,
-        None => format::detect(&input.text)?,
+        None => format::detect(&input.path.display().to_string(), &input.text)?,
     };
     if !input.columns.is_empty() && format != Format::Csv {
         return Err(ImportError::Columns(format!(

@@ -212,6 +212,13 @@ pub fn steps_of(observed: &Observed) -> (Vec<Step>, usize) {
         }
         steps.push(step);
     }
+    // What is about to be made is recorded before, and a run that fails or is killed ends there: of the newest record it is not known
+    // whether it was ever so, while something else has yet to be applied.
+    let unapplied = steps.iter().any(|step| step.origin != Some(Origin::Drift));
+    let newest = observed.facts.managed.last().map(|managed| &managed.id).filter(|_| unapplied);
+    for step in steps.iter_mut().filter(|step| Some(&step.resource) == newest) {
+        step.origin = None;
+    }
     // Removals of resources that are no longer wanted come last, newest first.
     for orphan in observed.orphans.iter().rev() {
         let mut step = Step::remove(&observed.target, orphan);
@@ -343,7 +350,7 @@ pub fn build(input: PlanInput<'_>) -> Plan {
         })
         .collect();
     targets.sort_by(|a, b| a.target.cmp(&b.target));
-    link(inventory, &mut targets);
+    let given_back = link(inventory, &mut targets);
     let skipped = inventory
         .hosts
         .values()
@@ -364,7 +371,9 @@ pub fn build(input: PlanInput<'_>) -> Plan {
         impact: Impact::default(),
         sources: None,
     };
+    // They serve again before any other node leaves.
     plan.out_of_service = input.out_of_service;
+    plan.out_of_service.nodes.retain(|host| !given_back.contains(host));
     plan.reschedule(inventory);
     plan.impact = impact(&plan, inventory, &input.past);
     plan
@@ -410,7 +419,7 @@ fn replaces_k0s(plan: &TargetPlan) -> Option<(&Step, Option<(&str, &str)>)> {
 
 /// Adds dependencies across targets: on tokens, on the previous controller, of the cluster on its first controller, of nodes
 /// on their hosts, of a worker's k0s on that of the controllers.
-fn link(inventory: &Inventory, targets: &mut [TargetPlan]) {
+fn link(inventory: &Inventory, targets: &mut [TargetPlan]) -> BTreeSet<HostName> {
     let mut controllers: Vec<HostName> = inventory.controllers().map(|h| h.name.clone()).collect();
     let first = controllers.first().cloned();
     // One that is down is started before any other is touched: etcd cannot spare a second one.
@@ -467,12 +476,15 @@ fn link(inventory: &Inventory, targets: &mut [TargetPlan]) {
         targets.iter().filter(|t| t.has_work()).filter_map(|t| t.target.host().cloned()).collect();
     let inputs: BTreeSet<StepOutput> =
         targets.iter().flat_map(|t| &t.steps).flat_map(|s| &s.inputs).copied().collect();
+    let mut given_back = BTreeMap::new();
     if let Some(cluster) = targets.iter_mut().find(|t| t.target == TargetId::Cluster) {
         // A run that was cut short left nodes without pods: what waits for its own may have room nowhere else.
         let at_once = |step: &Step| {
             step.change.uncordons() && step.resource.node().is_some_and(|host| !busy.contains(host))
         };
         cluster.steps.sort_by_key(|step| !at_once(step));
+        let back = cluster.steps.iter().filter(|step| at_once(step));
+        given_back = back.filter_map(|s| Some((s.resource.node()?.clone(), s.id.clone()))).collect();
         for output in inputs.into_iter().rev() {
             let resource = output.resource();
             let step = Step {
@@ -504,12 +516,23 @@ fn link(inventory: &Inventory, targets: &mut [TargetPlan]) {
             }
         }
     }
+    // Nodes that are given back free their pool's places for others, which wait for that.
+    for plan in targets.iter_mut().filter(|plan| plan.drains()) {
+        let pool = plan.pool.clone();
+        let of_pool = |host: &HostName| inventory.hosts.get(host).map(|h| h.pool.to_string()) == pool;
+        let back: Vec<StepId> =
+            given_back.iter().filter(|(host, _)| of_pool(host)).map(|(_, id)| id.clone()).collect();
+        if let Some(step) = plan.steps.iter_mut().find(|step| step.hazards.contains(&Hazard::Drain)) {
+            step.needs.extend(back);
+        }
+    }
     for plan in targets.iter_mut() {
         for step in &mut plan.steps {
             let made = step.inputs.iter().map(|output| TargetId::Cluster.step(&output.resource()));
             step.needs.extend(made);
         }
     }
+    given_back.into_keys().collect()
 }
 
 fn add_need(targets: &mut [TargetPlan], step: &StepId, need: StepId) {

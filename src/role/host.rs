@@ -65,10 +65,12 @@ fn k0s(input: &RoleInput<'_>) -> Option<Finding> {
     }
     let step = K0sStep::between(from, to)?;
     let hint = match step {
-        K0sStep::MinorDown => {
-            "Set cluster.k0s.version to what runs; to go back, restore the backup that was made before the upgrade"
-        }
-        _ => "Change cluster.k0s.version by one minor version at a time (check with: k0s version)",
+        K0sStep::MinorDown => format!(
+            "Hosts that run an earlier version can go on without it: --limit '!{}'. To go back, restore the backup that was made \
+             before the upgrade",
+            input.host.name
+        ),
+        _ => "Change cluster.k0s.version by one minor version at a time (check with: k0s version)".to_owned(),
     };
     match step.refusal() {
         Some(why) => Some(stop("E-K0S-SKEW", format!("k0s {from} -> {to} {why}"), hint)),

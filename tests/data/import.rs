@@ -182,7 +182,6 @@ fn what_cannot_be_imported_says_why_and_what_to_do() {
             ["it has no host", "git.example: its login is git"],
         ),
         ("k0sctl.yaml", "apiVersion: k0sctl.k0sproject.io/v1beta1\nspec: {}\n", ["it has no host", "--from"]),
-        ("pools.yaml", "a: {hosts: {password: [}\n", ["format is not known", "--from"]),
         ("hosts", "[a]\nh[1:99999][1:9]\n", ["it has no host", "it stands for too many hosts"]),
     ] {
         let said = refused(name, text);
@@ -194,6 +193,18 @@ fn what_cannot_be_imported_says_why_and_what_to_do() {
     assert!(wrong.to_string().contains("none of its columns is known"), "{wrong}");
     let wrong = Import { columns: vec![("name".to_owned(), "x".to_owned())], ..import(&yaml) }.run();
     assert!(wrong.expect_err("no columns").to_string().contains("--column is for CSV files"));
+    // What begins as YAML is never read as anything else, whatever it is called.
+    for (name, text) in
+        [("hosts", "all:\n  hosts:\n    h1: {ansible_host: 10.0.0.1}\n\th2: {}\n"), ("a.yaml", "x: [}\n")]
+    {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join(name), text).expect("written");
+        for from in [&["import", name][..], &["import", name, "--from", "ansible"]] {
+            let output = provision(folder.path(), from);
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.code() == Some(1) && said.contains("error[E-YAML]"), "{name}: {said}");
+        }
+    }
     // A mistake in YAML has its line, but shows none: it may hold a secret.
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("pools.yaml");
@@ -201,6 +212,25 @@ fn what_cannot_be_imported_says_why_and_what_to_do() {
     let wrong = Import { format: Some("skypilot".to_owned()), ..import(&path) }.run().expect_err("not YAML");
     let said = wrong.to_string();
     assert!(said.contains("E-YAML") && said.contains("pools.yaml:3") && !said.contains(CANARY), "{said}");
+}
+
+/// A mark of an editor, an address in brackets, and a section that nobody knows lose no host unnamed.
+#[test]
+fn every_host_of_an_ini_file_is_read_or_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("hosts");
+    let text = "\u{feff}[kube_control_plane]\r\ncp-1 ansible_host=10.0.0.1\r\n[kube_node]\nw-1 ansible_host=10.0.0.2\n\
+                [2001:db8::1]:2200\nw-2 ansible_host=10.0.0.3\n[kube_node:odd]\nw-3 ansible_host=10.0.0.4\n";
+    std::fs::write(&path, text).expect("written");
+    let result = import(&path).run().expect("it is read");
+    let (inventory, notes) = (&result.inventory, told(&result.notes));
+    assert_eq!(result.hosts, 4, "{inventory}");
+    for part in
+        ["cp-1: {address: \"10.0.0.1\"}", "address: \"2001:db8::1\", port: 2200", "w-2", "role: controller\n"]
+    {
+        assert!(inventory.contains(part), "{part}: {inventory}");
+    }
+    assert!(notes.contains("w-3: its section is of no kind that is known"), "{notes}");
 }
 
 #[test]
