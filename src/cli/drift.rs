@@ -5,12 +5,13 @@ use super::errors::print_error;
 use super::exit;
 use super::session::Session;
 use super::terminal;
-use crate::fleet::{notify, write_metrics};
+use crate::fleet::{Webhook, notify, write_metrics};
 use crate::plan::Drift;
 use crate::report::drift_text;
 use clap::Args;
 use std::path::PathBuf;
 use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Compare the fleet with its inventory, for machines; exit 2 if anything differs
 ///
@@ -39,7 +40,9 @@ pub(super) struct DriftCommand {
   provision watch -i site.yaml --interval 10m --metrics /var/lib/node_exporter/provision.prom
   PROVISION_WEBHOOK=https://hooks.example.net/T0KEN provision watch -i site.yaml
 
-The webhook gets what `provision drift --output json` prints. Its URL is read from the environment, as it may hold a secret.")]
+The webhook gets what `provision drift --output json` prints. Its URL is read from the environment, as it may hold a secret.
+
+Exit codes: those of `drift` after --looks, 130 when it was stopped.")]
 pub(super) struct Watch {
     #[command(flatten)]
     place: Where,
@@ -49,7 +52,7 @@ pub(super) struct Watch {
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
     interval: Duration,
     /// End after so many looks
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     looks: Option<u64>,
 }
 
@@ -100,6 +103,17 @@ impl Watch {
     /// Looks until it is stopped. What cannot be looked at once is tried again.
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<u8> {
         let webhook = std::env::var(WEBHOOK).ok().filter(|url| !url.is_empty());
+        let webhook = webhook.map(|url| Webhook::parse(&url)).transpose()?;
+        let mut end = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        tokio::select! {
+            code = self.look_on(global, webhook.as_ref()) => code,
+            _ = end.recv() => Ok(exit::INTERRUPTED),
+            _ = interrupt.recv() => Ok(exit::INTERRUPTED),
+        }
+    }
+
+    async fn look_on(&self, global: &Global, webhook: Option<&Webhook>) -> anyhow::Result<u8> {
         // What was printed, and what the webhook has got, which may be older.
         let (mut printed, mut posted): (Option<Drift>, Option<Drift>) = (None, None);
         let mut code = exit::DONE;
@@ -108,22 +122,25 @@ impl Watch {
                 Ok(drift) => {
                     code = drift.exit;
                     if let Err(error) = self.tell.write(&drift) {
-                        print_error(&error);
+                        report(&error);
                     }
                     if printed.as_ref() != Some(&drift) {
+                        if global.output != Output::Json {
+                            screen!("{}\n", now());
+                        }
                         print(&drift, &self.place, global)?;
                         printed = Some(drift.clone());
                     }
-                    if let Some(url) = webhook.as_ref().filter(|_| posted.as_ref() != Some(&drift)) {
-                        match notify(&drift, url).await {
+                    if let Some(webhook) = webhook.filter(|_| posted.as_ref() != Some(&drift)) {
+                        match notify(&drift, webhook).await {
                             Ok(()) => posted = Some(drift),
-                            Err(error) => print_error(&error.into()),
+                            Err(error) => report(&error.into()),
                         }
                     }
                 }
                 Err(error) => {
                     code = exit::FAILED;
-                    print_error(&error);
+                    report(&error);
                 }
             }
             if self.looks == Some(n) {
@@ -134,4 +151,14 @@ impl Watch {
         }
         Ok(code)
     }
+}
+
+fn now() -> jiff::fmt::strtime::Display<'static> {
+    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ")
+}
+
+/// Tells of an error, and when it was.
+fn report(error: &anyhow::Error) {
+    eprintln!("{}", now());
+    print_error(error);
 }

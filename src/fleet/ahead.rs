@@ -70,7 +70,8 @@ impl Fleet {
             .targets
             .iter()
             .filter_map(|(id, seen)| {
-                let version = seen.as_ref().ok().and_then(|seen| seen.facts.k0s_version.clone());
+                // Of one that is refused already it is not known here what it runs: it is asked, as those that take no part.
+                let version = seen.as_ref().ok()?.facts.k0s_version.clone();
                 Some(Runs { host: id.host()?.clone(), version })
             })
             .collect();

@@ -38,16 +38,37 @@ pub fn write_metrics(drift: &Drift, path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Where a webhook posts to.
+pub struct Webhook(reqwest::Url);
+
+impl Webhook {
+    /// Reads a URL. It may hold a secret: no error has it.
+    pub fn parse(url: &str) -> Result<Self> {
+        let parsed = reqwest::Url::parse(url).ok();
+        let http = parsed.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+        let wrong =
+            || coded("E-USAGE", "PROVISION_WEBHOOK is not an http or https URL", "Correct or unset it");
+        http.map(Self).ok_or_else(wrong)
+    }
+}
+
 /// Posts drift as JSON. The URL may hold a secret: no error has it.
-pub async fn notify(drift: &Drift, url: &str) -> Result<()> {
+pub async fn notify(drift: &Drift, webhook: &Webhook) -> Result<()> {
     let refused = |why: String| {
         let hint = "Check the URL and its service; the next look tries again";
         coded("E-WEBHOOK", format!("the webhook was not delivered: {why}"), hint)
     };
-    let failed = |error: reqwest::Error| refused(error.without_url().to_string());
+    let failed = |error: reqwest::Error| {
+        refused(match &error {
+            error if error.is_timeout() => format!("no answer within {} s", WEBHOOK_DEADLINE.as_secs()),
+            error if error.is_connect() => "its host cannot be reached".to_owned(),
+            _ => error.without_url().to_string(),
+        })
+    };
     let client =
         reqwest::Client::builder().timeout(WEBHOOK_DEADLINE).redirect(reqwest::redirect::Policy::none());
-    let answer = client.build().map_err(failed)?.post(url).json(drift).send().await.map_err(failed)?;
+    let answer =
+        client.build().map_err(failed)?.post(webhook.0.clone()).json(drift).send().await.map_err(failed)?;
     match answer.status() {
         status if status.is_success() => Ok(()),
         status => Err(refused(format!("it answered {status}"))),

@@ -49,7 +49,7 @@ pub use backup::{Backup, MadeBackup, backup_folder, backups_in};
 pub use chat::{ChatResult, chat_of};
 pub use clients::{TenantEndpoint, endpoints};
 pub use compare::{CompareError, compare_inventories};
-pub use drift::{notify, write_metrics};
+pub use drift::{Webhook, notify, write_metrics};
 pub use error::{Error, Result};
 pub use exec::{Exec, ExecResult};
 pub use health::HealthReport;

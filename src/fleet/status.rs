@@ -100,7 +100,11 @@ fn nodes(inventory: &Inventory, survey: &Survey) -> NodesView {
                 .push((name, host.reason.clone().unwrap_or_else(|| "no reason given".to_owned())));
             continue;
         }
-        match survey.nodes.get(host.name.as_str()) {
+        let node = survey.nodes.get(host.name.as_str());
+        if let Some(version) = node.map(|node| &node.version).filter(|version| !version.is_empty()) {
+            *view.versions.entry(version.clone()).or_default() += 1;
+        }
+        match node {
             None => view
                 .failed
                 .push((name, "has not joined; run `provision plan` to see what is missing".to_owned())),

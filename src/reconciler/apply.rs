@@ -53,7 +53,7 @@ fn unresolved(resource: &Resource, object: &Object) -> Option<String> {
 
 /// Returns whether a manager is a person with kubectl. A field set by hand is drift, shown in the plan and taken back;
 /// a field that another controller sets would be taken back for ever, so it is a failure.
-fn is_a_hand(manager: &str) -> bool {
+pub(super) fn is_a_hand(manager: &str) -> bool {
     manager.starts_with("kubectl")
 }
 

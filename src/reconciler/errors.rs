@@ -105,7 +105,8 @@ pub(super) fn failure(what: &str, error: &kube::Error) -> Failure {
             claims.iter().map(|c| format!("{} is owned by {}", c.field, c.manager)).collect();
         return Failure::new(FailureKind::Step, "E-K8S-CONFLICT", format!("{what}: {}", said.join(", ")))
             .hint(
-                "Stop the other field manager, or remove the field from the inventory \
+                "Stop the other field manager, or remove the field from the inventory; after a change that was made once, \
+             set the field back with kubectl edit and apply: what kubectl has set is taken back \
              (kubectl get --show-managed-fields shows the owners)",
             );
     }

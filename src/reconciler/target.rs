@@ -1,5 +1,6 @@
 //! The cluster as a `Target`: observes by reading and dry-run, enacts step by step, waits with its own deadlines.
 
+use super::apply::is_a_hand;
 use super::applyset::MANAGER;
 use super::cluster::{AT_ONCE, ClusterTarget, interrupted, locked};
 use super::connect::Link;
@@ -244,6 +245,18 @@ impl Target for ClusterTarget {
             }));
         }
         observed.seen = futures::stream::iter(looks).buffer_unordered(AT_ONCE).collect().await;
+        for (id, seen) in &observed.seen {
+            let Observation::Present(seen) = seen else { continue };
+            let others: Vec<&str> =
+                seen.changed_by.iter().map(String::as_str).filter(|manager| !is_a_hand(manager)).collect();
+            if !others.is_empty() {
+                observed.warnings.push(format!(
+                    "{} was changed by {}: apply does not take fields from other controllers and will fail there (E-K8S-CONFLICT)",
+                    id.what(),
+                    others.join(", ")
+                ));
+            }
+        }
         if !self.partial {
             let (orphans, warnings) = self.orphans(client).await;
             observed.orphans = orphans;

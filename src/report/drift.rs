@@ -4,7 +4,7 @@ use super::layout::{Columns, Last};
 use super::summary::within;
 use super::words::{count, names};
 use crate::plan::{Difference, Drift};
-use crate::state::{Origin, Verb, plain_line};
+use crate::state::{FieldDiff, Origin, Verb, plain_line};
 use std::collections::BTreeSet;
 
 /// The widest column of what differs, and of how; longer text runs on.
@@ -24,11 +24,17 @@ fn detail(difference: &Difference) -> String {
     if let Some(why) = &difference.deferred {
         return format!("not known: {why}");
     }
-    let shown: Vec<String> = difference.fields.iter().map(|field| field.shown()).collect();
+    // Not an arrow, which would say who comes last.
+    let differs = |field: &FieldDiff| match (&field.from, &field.to) {
+        (Some(is), Some(wanted)) => format!("{} {is}, wanted {wanted}", field.name),
+        (None, Some(wanted)) => format!("{} unset, wanted {wanted}", field.name),
+        (Some(is), None) => format!("{} {is}, wanted none", field.name),
+        (None, None) => field.name.clone(),
+    };
     match difference.verb {
         Verb::Create => "missing".to_owned(),
         Verb::Remove => "no longer wanted".to_owned(),
-        Verb::Update | Verb::Run => shown.join(", "),
+        Verb::Update | Verb::Run => difference.fields.iter().map(differs).collect::<Vec<_>>().join("; "),
     }
 }
 

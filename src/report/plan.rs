@@ -4,7 +4,7 @@ use super::layout::{Columns, Last};
 use super::summary::{elapsed, failure};
 use super::words::{count, names, say};
 use crate::plan::{Kind, Plan, PoolImpact, RolloutOrder, TargetPlan, kinds};
-use crate::state::{FieldDiff, Origin, Step, TargetId, Verb, plain_line};
+use crate::state::{Failure, FieldDiff, Origin, Step, TargetId, Verb, plain_line};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -341,9 +341,18 @@ pub fn plan_text(plan: &Plan, view: &PlanView) -> String {
         text += &format!("\n{}", titled("cluster", &hazards, view.width));
         lines(kinds(&[target]), &no_hosts, view, &mut text);
     }
+    // The same of many hosts is told once.
+    let mut groups: Vec<(&Failure, Vec<String>)> = Vec::new();
     for (target, why) in &unobserved {
+        match groups.iter_mut().find(|(known, _)| known == why) {
+            Some((_, targets)) => targets.push(target.to_string()),
+            None => groups.push((why, vec![target.to_string()])),
+        }
+    }
+    for (why, targets) in groups {
+        let targets: Vec<&str> = targets.iter().map(String::as_str).collect();
         text += "\n";
-        text += &failure(&target.to_string(), "could not be observed", why, "");
+        text += &failure(&names(&targets), "could not be observed", why, "");
     }
     for target in &plan.targets {
         for what in &target.unknown {

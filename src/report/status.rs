@@ -77,6 +77,8 @@ pub struct NodesView {
     pub all: usize,
     /// Those that are ready.
     pub ready: usize,
+    /// How many run which version of the kubelet.
+    pub versions: BTreeMap<String, usize>,
     /// Those that are out of service by the inventory's word, and why.
     pub maintenance: Vec<(String, String)>,
     /// Those that are not ready or not there, and why.
@@ -277,6 +279,15 @@ fn head(view: &StatusView) -> String {
     let mut text = format!("{} · {k0s} · {controllers}", view.inventory);
     if let Some(nodes) = &view.nodes {
         text += &format!(" · {}: {} ready", count(nodes.all, "node"), nodes.ready);
+        let kubernetes = |version: &str| version.split('+').next().unwrap_or_default().to_owned();
+        if nodes.versions.keys().any(|version| kubernetes(version) != kubernetes(&view.k0s_wanted)) {
+            let of: Vec<String> = nodes
+                .versions
+                .iter()
+                .map(|(version, n)| format!("{n} with {}", kubernetes(version)))
+                .collect();
+            text += &format!(" ({})", of.join(", "));
+        }
         if !nodes.maintenance.is_empty() {
             let list = with_reason(&nodes.maintenance, 3);
             text += &format!(", {} maintenance ({list})", nodes.maintenance.len());

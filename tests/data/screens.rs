@@ -356,6 +356,7 @@ fn troubled() -> StatusView {
         nodes: Some(NodesView {
             all: 68,
             ready: 66,
+            versions: [("v1.34.10+k0s", 8), ("v1.35.7+k0s", 59)].map(|(v, n)| (v.to_owned(), n)).into(),
             maintenance: vec![("h-017".into(), "RMA 4711".into())],
             failed: vec![("h-031".into(), "its kubelet stopped reporting".into())],
             cordoned: ["h-001", "h-002", "h-003"].map(str::to_owned).into(),

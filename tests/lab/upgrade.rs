@@ -153,6 +153,53 @@ fn a_cluster_lives_from_its_first_controller_to_its_restore() {
     assert_eq!(story.version_of("h-1"), "v1.36.4+k0s");
 }
 
+/// Whatever `--limit` leaves out: nobody goes on to a minor while somebody is two behind it.
+#[test]
+fn no_two_members_are_two_minors_apart() {
+    let story = Story::of(&site(3).replace(MINORS[1], MINORS[0]));
+    story.up();
+    story.applied();
+    let at = story.at();
+    story.edit(MINORS[0], MINORS[1]);
+    story.ended(&["apply", "--yes", "-i", &at, "--limit", "cp-2"], 0);
+    story.edit(MINORS[1], MINORS[2]);
+    for limit in [&["--limit", "cp-2"][..], &[]] {
+        let refused = story.ended(&[&["plan", "-i", &at][..], limit].concat(), 1);
+        assert!(refused.contains("cp-1 (v1.34.10") && refused.contains("w-1 (v1.34.10"), "{refused}");
+        assert!(refused.contains("Set cluster.k0s.version to a release of 1.35"), "{refused}");
+        assert!(!refused.contains("To apply"), "nothing is left to apply: {refused}");
+    }
+    story.edit(MINORS[2], MINORS[1]);
+    story.applied();
+    story.edit(MINORS[1], MINORS[2]);
+    story.applied();
+    assert_eq!(story.version_of("w-1"), "v1.36.4+k0s");
+}
+
+/// A run that is killed when a host is done and its node not yet in service: the next one goes on with the others.
+#[test]
+fn a_node_that_was_left_out_of_service_frees_its_place_for_the_next() {
+    let workers = ("w-1: {address: 127.77.0.21}", "\"w-[1-3]\": {address: \"127.77.0.[21-23]\"}");
+    let story = Story::of(&site(1).replace(workers.0, workers.1).replace(MINORS[1], MINORS[0]));
+    story.up();
+    story.applied();
+    story.edit(MINORS[0], MINORS[1]);
+    // The controller is verified first, and drained nodes after it: until one of them is left so.
+    let left = (1..60).find(|_| {
+        let killed = story.apply(&["--fault", "kill@verified"]);
+        assert!(matches!(killed.status.code(), None | Some(0)), "{}", text(&killed));
+        let cordoned = |n: &str| story.node(n).is_some_and(|node| node["spec"]["unschedulable"] == true);
+        killed.status.code() == Some(0) || ["w-1", "w-2", "w-3"].into_iter().any(cordoned)
+    });
+    assert!(left.is_some());
+    let (_, shown) = story.plan();
+    assert!(!shown.contains("not possible"), "{shown}");
+    story.applied();
+    for node in ["w-1", "w-2", "w-3"] {
+        assert_eq!(story.version_of(node), "v1.35.7+k0s");
+    }
+}
+
 /// The commands of the how-to, word for word.
 #[test]
 fn the_how_to_does_what_it_says() {
