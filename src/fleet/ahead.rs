@@ -97,7 +97,9 @@ impl Fleet {
             (Some(cluster), true) => cluster.survey(&BTreeSet::new()).await.ok().flatten(),
             _ => None,
         };
-        let nodes = survey.into_iter().flat_map(|survey| survey.nodes).map(|(name, node)| Runs {
+        // A node that is away for long is reset when it returns, and holds up nobody.
+        let there = survey.into_iter().flat_map(|survey| survey.nodes).filter(|(_, node)| node.ready);
+        let nodes = there.map(|(name, node)| Runs {
             host: HostName::new(name),
             version: Some(node.version).filter(|version| !version.is_empty()),
         });
@@ -123,11 +125,10 @@ impl Fleet {
             (taking_part.iter().filter(|r| rises(r)).map(|r| &r.host).collect(), refused(message, &hint))
         } else if !first.is_empty() {
             let message = format!(
-                "a worker's k0s must not be of a newer minor than a controller's, and controllers outside of --limit come \
-                 first: {}",
+                "a worker's k0s must not be of a newer minor than a controller's, and these come first: {}",
                 list(&first)
             );
-            let hint = "Include the controllers in --limit, or upgrade them first";
+            let hint = "Include the controllers in --limit, or repair and upgrade them first";
             (taking_part.iter().filter(|r| joins(r)).map(|r| &r.host).collect(), refused(message, hint))
         } else {
             return;

@@ -12,8 +12,8 @@ fn state(host: &Host) -> String {
     host.sh("dpkg-query -W -f '${db:Status-Abbrev}${Package} ${Version}\\n' 'aws-neuron*' | sed -n 's/^[ih]i *//p' | sort; cat /sys/module/neuron/version")
 }
 
-const OLD: &str = "aws-neuronx-dkms 2.29.9.0\naws-neuronx-tools 2.31.15.0-5c7949a6a\n2.29.9.0";
-const NEW: &str = "aws-neuronx-dkms 2.30.2.0\naws-neuronx-tools 2.32.28.0-526c2b7f6\n2.30.2.0";
+const OLD: &str = "aws-neuronx-collectives 2.33.19.0-6a1b2c3d4\naws-neuronx-dkms 2.29.9.0\naws-neuronx-runtime-lib 2.33.19.0-6a1b2c3d4\naws-neuronx-tools 2.31.15.0-5c7949a6a\n2.29.9.0";
+const NEW: &str = "aws-neuronx-collectives 2.34.10.0-7b2c3d4e5\naws-neuronx-dkms 2.30.2.0\naws-neuronx-runtime-lib 2.34.10.0-7b2c3d4e5\naws-neuronx-tools 2.32.28.0-526c2b7f6\n2.30.2.0";
 
 #[test]
 fn a_neuron_driver_is_installed_held_repaired_and_rolled_back() {

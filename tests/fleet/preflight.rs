@@ -86,7 +86,7 @@ const WORKERS: &[&str] =
 
 /// No host says it: it is about the text of the inventory or of ssh_config; or about distributions other than Debian 12, on
 /// which AWS tests its driver (`role::systems_that_aws_has_not_tested_are_named`).
-const OF_NO_HOST: &[&str] = &["E-SSH-SETUP", "W-NEURON-SYSTEM"];
+const OF_NO_HOST: &[&str] = &["E-SSH-SETUP", "W-NEURON-SYSTEM", "W-API-REMOVED", "W-FEATURE-GATE"];
 
 #[test]
 fn every_code_is_provoked_here() {

@@ -131,6 +131,24 @@ fn toolkit() -> Vec<Package> {
     ]
 }
 
+/// DCGM for the CUDA of all these drivers.
+fn dcgm() -> Vec<Package> {
+    let version = "4.4.2-1";
+    let engine = "#!/bin/sh\n# Stand-in: it would ask the driver.\n[ -e /sys/module/nvidia ] || exit 1\nexec sleep infinity\n";
+    let mut core = part("datacenter-gpu-manager-4-core", version, "");
+    core.files = vec![
+        ("usr/bin/nv-hostengine", engine.to_owned()),
+        ("lib/systemd/system/nvidia-dcgm.service", unit("nvidia-dcgm", "/usr/bin/nv-hostengine -n", "")),
+    ];
+    core.postinst = "systemctl daemon-reload".to_owned();
+    core.ends.0 = "systemctl stop nvidia-dcgm.service || true".to_owned();
+    let others = ["proprietary", "cuda13", "proprietary-cuda13"].map(|name| {
+        let needs = format!("datacenter-gpu-manager-4-core (= {version})");
+        part(&format!("datacenter-gpu-manager-4-{name}"), version, &needs)
+    });
+    others.into_iter().chain([core]).collect()
+}
+
 fn neuron() -> Vec<Package> {
     // Since SDK 2.28 their versions end in a commit.
     let tools = ["2.31.15.0-5c7949a6a", "2.32.28.0-526c2b7f6"].map(|version| {
@@ -140,7 +158,11 @@ fn neuron() -> Vec<Package> {
     });
     let drivers = NEURON
         .map(|release| module(part("aws-neuronx-dkms", release, "dkms"), "aws-neuronx", release, "neuron"));
-    drivers.into_iter().chain(tools).collect()
+    // Of the lines of SDK 2.31 and of 2.32.
+    let libraries = ["2.33.19.0-6a1b2c3d4", "2.34.10.0-7b2c3d4e5"].into_iter().flat_map(|version| {
+        ["aws-neuronx-runtime-lib", "aws-neuronx-collectives"].map(|name| part(name, version, ""))
+    });
+    drivers.into_iter().chain(tools).chain(libraries).collect()
 }
 
 /// Makes the repositories below the mirror's folder.
@@ -166,7 +188,10 @@ pub fn make(root: &Path) {
         super::packages::index(&at);
         gpg(&["--output", &format!("{folder}/InRelease"), "--clearsign", &format!("{folder}/Release")]);
     };
-    flat(&format!("compute/cuda/repos/debian12/{cuda}"), DRIVERS.into_iter().flat_map(driver).collect());
+    flat(
+        &format!("compute/cuda/repos/debian12/{cuda}"),
+        DRIVERS.into_iter().flat_map(driver).chain(dcgm()).collect(),
+    );
     flat(&format!("libnvidia-container/stable/deb/{debian}"), toolkit());
     // AWS's is laid out by suites.
     let pool = root.join("pool");
