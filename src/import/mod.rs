@@ -1,7 +1,7 @@
 //! Reads the inventories of other tools as a start for one of `provision`. Nothing in them is run, followed or decrypted, and no
 //! secret is copied: what is left out is named with its place and what to set instead.
 //!
-//! Each format has a file that fills [`found::Found`]; [`starter`] turns that into an inventory.
+//! Each format has a file that fills `Found`; [`starter`] turns that into an inventory.
 
 mod accelerators;
 mod ansible;
