@@ -146,9 +146,10 @@ pub(super) fn keep(mut setup: Setup, command: &OsStr) -> Result<ExitCode, String
         flags |= UnshareFlags::NEWPID;
     }
     enter_namespaces(&proc_folder()?, Wall::Root, flags)?;
+    let exe = sandbox::executable(&setup)?;
     (setup.parent, setup.dir) = (std::process::id(), Default::default());
     let setup = serde_json::to_string(&setup).map_err(|e| e.to_string())?;
-    let init = Command::new("/proc/self/exe").arg(INIT).arg(setup).arg(command).spawn();
+    let init = Command::new(exe).arg(INIT).arg(setup).arg(command).spawn();
     let status = init.and_then(|mut init| init.wait()).map_err(|e| format!("cannot start a program: {e}"))?;
     Ok(ExitCode::from(status.code().and_then(|code| code.try_into().ok()).unwrap_or(255)))
 }

@@ -30,6 +30,8 @@ pub(super) const NO_FOLDER: &str = "nothing/folder";
 /// Where mounts are made ready, in the host's folder: a folder, and a file.
 pub(super) const STAGE: &str = "stage/folder";
 pub(super) const STAGE_FILE: &str = "stage/file";
+/// The executable, from which the first process of a program runs.
+pub(super) const STAGE_EXE: &str = "stage/exe";
 
 /// Where a host keeps the release that it booted into, below its root.
 const BOOTED: &str = "var/lib/lab/kernel";
@@ -62,6 +64,7 @@ pub(super) fn build(dir: &Path) -> io::Result<()> {
     write(&dir.join(NO_FILE), "")?;
     std::fs::create_dir_all(dir.join(STAGE))?;
     write(&dir.join(STAGE_FILE), "")?;
+    write(&dir.join(STAGE_EXE), "")?;
     let proc = dir.join("proc");
     let cpu = |n: u32| format!("processor\t: {n}\nvendor_id\t: LAB\nmodel name\t: simulated\n\n");
     write(&proc.join("cpuinfo"), &(0..CPUS).map(cpu).collect::<String>())?;

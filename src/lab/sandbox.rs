@@ -3,7 +3,7 @@
 //! reach, and then moved to handles that no link leads to: nothing depends on paths that a host can change. Linux only.
 
 use super::beneath::Beneath;
-use super::machine::{COVERED, DEVICES, NO_FILE, NO_FOLDER, STAGE, STAGE_FILE};
+use super::machine::{COVERED, DEVICES, NO_FILE, NO_FOLDER, STAGE, STAGE_EXE, STAGE_FILE};
 use super::walls::{Setup, TOOL, Wall};
 use rustix::fs::{CWD, FileType, Mode, OFlags, openat};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags};
@@ -146,10 +146,17 @@ fn unescaped(path: &str) -> String {
         .fold(path.to_owned(), |path, (code, what)| path.replace(code, what))
 }
 
-/// Makes the host whose folder is the working directory all that this process sees.
-pub(super) fn enter(setup: &Setup) -> Result<(), String> {
+/// Returns where to run the executable from, with the host's folder as the working directory: whatever a host's program finds as
+/// `/proc/self/exe` when it is started is on a read-only mount.
+pub(super) fn executable(setup: &Setup) -> Result<&'static str, String> {
     mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)
         .map_err(|e| failed(Wall::Root, "make private", "/", e))?;
+    Staged::new(&mount_of(TOOL, false)?, STAGE_EXE, setup)?.restrict(&[])?;
+    Ok(STAGE_EXE)
+}
+
+/// Makes the host whose folder is the working directory all that this process sees.
+pub(super) fn enter(setup: &Setup) -> Result<(), String> {
     let top = Staged::new(&mount_of("root", false)?, "root", setup)?;
     top.restrict(&[""])?;
     let root = Beneath::new(top.top()?, setup.has(Wall::Paths));
@@ -167,13 +174,17 @@ pub(super) fn enter(setup: &Setup) -> Result<(), String> {
     let tool = Staged::new(&mount_of(TOOL, false)?, STAGE_FILE, setup)?;
     tool.restrict(&[])?;
     tool.move_to(&root, "opt/lab/tool")?;
+    // Not by its name afterwards: that may be a link to what this process has open.
+    let home = root.handle("root");
     leave(setup.has(Wall::Root), &folder("/")?)?;
     if let Ok(name) = root.read("etc/hostname") {
         // Only for show; a failure shows in `uname -n` and nowhere else.
         let _ = rustix::system::sethostname(name.trim().as_bytes());
     }
     // A host that has lost its /root starts its programs in /.
-    let _ = rustix::process::chdir("/root");
+    if let Ok(home) = home {
+        let _ = rustix::process::fchdir(home);
+    }
     Ok(())
 }
 

@@ -408,6 +408,49 @@ async fn folders_that_trade_places_while_walls_are_built() {
     }
 }
 
+/// A program starts in /root: a link there leads to nothing that the processes around it have open.
+#[tokio::test]
+async fn a_home_that_is_a_link() {
+    let prison = Prison::new(&[]).await;
+    let links: Vec<String> = (0..12)
+        .map(|n| format!("/proc/self/fd/{n}"))
+        .chain(["cwd", "root"].map(|l| format!("/proc/self/{l}")))
+        .collect();
+    for link in links {
+        prison.run(&format!("cd /; rm -rf /root; ln -s {link} /root")).await;
+        let said =
+            prison.run("for up in . .. ../.. ../../..; do cat $up$M/secret 2>/dev/null; done; true").await;
+        assert!(!said.contains(SECRET), "{link}: {said}");
+    }
+}
+
+/// What a program finds as `/proc/self/exe` when it is started is the lab's executable, on a mount that it cannot change.
+#[tokio::test]
+async fn the_first_process_runs_from_a_read_only_mount() {
+    // Who is not root may not look at a process that has closed itself.
+    if !is_root() {
+        return;
+    }
+    for without in [&[][..], &[Mounts]] {
+        let prison = Prison::new(without).await;
+        let mark = format!("sleep 3; : {}", prison.kit.spec.dir.display());
+        let look = async {
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            let pids = std::fs::read_dir("/proc").expect("processes").flatten();
+            let read_only = pids.filter_map(|entry| {
+                let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+                let line = String::from_utf8_lossy(&line).into_owned();
+                let exe = rustix::fs::statvfs(entry.path().join("exe")).ok()?;
+                (line.contains("lab-init") && line.contains(&mark))
+                    .then(|| exe.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
+            });
+            read_only.collect::<Vec<bool>>()
+        };
+        let (_, found) = tokio::join!(prison.run(&mark), look);
+        assert_eq!(found, [without.is_empty()], "{without:?}");
+    }
+}
+
 /// What runs as root here runs as a plain user too, as one that nothing else runs as.
 #[test]
 fn the_same_holds_for_a_plain_user() {
