@@ -2,7 +2,7 @@
 
 use super::args::{Global, Output, Where};
 use super::session::Session;
-use super::{exit, terminal};
+use super::terminal;
 use crate::plan::Plan;
 use crate::report::{PlanView, plan_text};
 use crate::state::plain_line;
@@ -49,15 +49,6 @@ pub(super) fn print(plan: &Plan, global: &Global, hosts: bool, observed_in: Opti
     }
 }
 
-/// Returns the exit code of a plan.
-pub(super) fn code(plan: &Plan) -> u8 {
-    match () {
-        () if plan.is_blind() => exit::FAILED,
-        () if plan.steps() > 0 => exit::PENDING,
-        () => exit::DONE,
-    }
-}
-
 impl PlanCommand {
     /// Observes, plans, prints.
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<u8> {
@@ -80,6 +71,6 @@ impl PlanCommand {
             }
         }
         fleet.close()?;
-        Ok(code(&plan))
+        Ok(plan.exit_code())
     }
 }

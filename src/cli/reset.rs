@@ -140,7 +140,7 @@ async fn run(how: How, limit: Option<String>, global: &Global) -> anyhow::Result
     }
     if how.dry_run {
         session.end().await?;
-        return Ok(plan::code(&plan));
+        return Ok(plan.exit_code());
     }
     if plan.steps() == 0 {
         let failures = session.fleet.finish().await;

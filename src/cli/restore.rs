@@ -81,7 +81,7 @@ impl RestoreCommand {
         }
         if self.dry_run {
             session.end().await?;
-            return Ok(plan::code(&plan));
+            return Ok(plan.exit_code());
         }
         let mut code = exit::DONE;
         if plan.steps() > 0 {

@@ -6,9 +6,10 @@ use super::open::Fleet;
 use crate::catalog::K0sStep;
 use crate::k0s;
 use crate::reconciler::Ahead;
+use crate::report::names;
 use crate::state::{Failure, FailureKind, HostName, TargetId};
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl Fleet {
     /// Adds warnings to the cluster where a controller runs an earlier minor than the wanted one.
@@ -50,10 +51,20 @@ impl Runs {
     }
 }
 
-impl std::fmt::Display for Runs {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} ({})", self.host, self.version.as_deref().unwrap_or("no answer"))
+/// Returns hosts by what they run: `h-[001-064] (v1.34.10+k0s), w-1 (no answer)`.
+fn list(all: &[&Runs]) -> String {
+    let mut by_version: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for runs in all {
+        by_version
+            .entry(runs.version.as_deref().unwrap_or("no answer"))
+            .or_default()
+            .insert(runs.host.as_str());
     }
+    let said = by_version.into_iter().map(|(version, hosts)| {
+        let hosts: Vec<&str> = hosts.into_iter().collect();
+        format!("{} ({version})", names(&hosts))
+    });
+    said.collect::<Vec<_>>().join(", ")
 }
 
 impl Fleet {
@@ -105,7 +116,6 @@ impl Fleet {
         });
         let nodes: Vec<Runs> = nodes.filter(|runs| !known.contains(&runs.host)).collect();
 
-        let list = |all: &[&Runs]| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let behind = |runs: &&Runs| runs.minor().is_some_and(|(major, minor)| (major, minor + 1) < wanted);
         let late: Vec<&Runs> = controllers.iter().chain(&nodes).chain(&taking_part).filter(behind).collect();
         let is_running = taking_part.iter().any(|runs| joins(runs) && runs.version.is_some());
@@ -116,16 +126,17 @@ impl Fleet {
             Failure::new(FailureKind::Preflight, "E-K0S-SKEW", message).hint(hint)
         };
         let (held, failure): (Vec<&HostName>, Failure) = if !late.is_empty() {
-            let message = format!("two minors apart would be too far, and these come first: {}", list(&late));
+            let message =
+                format!("members must not be two minor versions apart; upgrade these first: {}", list(&late));
             let hint = format!(
-                "Set cluster.k0s.version to a release of {}.{} and apply it to them, then go on",
+                "Set cluster.k0s.version to a {}.{} release and apply it, then continue",
                 wanted.0,
                 wanted.1.saturating_sub(1)
             );
             (taking_part.iter().filter(|r| rises(r)).map(|r| &r.host).collect(), refused(message, &hint))
         } else if !first.is_empty() {
             let message = format!(
-                "a worker's k0s must not be of a newer minor than a controller's, and these come first: {}",
+                "a worker must not run a newer minor version of k0s than a controller; upgrade these first: {}",
                 list(&first)
             );
             let hint = "Include the controllers in --limit, or repair and upgrade them first";

@@ -14,13 +14,7 @@ const WEBHOOK_DEADLINE: Duration = Duration::from_secs(20);
 impl Fleet {
     /// Observes everything and compares it with the inventory.
     pub async fn drift(&self, events: &Events) -> Drift {
-        let plan = self.plan(self.observe(events).await);
-        let exit = match () {
-            () if plan.is_blind() => 1,
-            () if plan.steps() > 0 => 2,
-            () => 0,
-        };
-        Drift::of(&plan, exit)
+        Drift::of(&self.plan(self.observe(events).await))
     }
 }
 

@@ -59,7 +59,7 @@ impl Settings {
     }
 }
 
-/// What one variable comes to: a setting, nothing that matters, or a reason to leave it out.
+/// What a variable means for the import: a setting, nothing, or something to leave out, with the reason.
 fn read(name: &str, var: &Var, set: &mut Settings) -> Result<(), &'static str> {
     const NO_TEXT: &str = "its value is not one short text";
     let text = var.text.as_deref().map(str::trim);

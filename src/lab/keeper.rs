@@ -19,10 +19,10 @@ use std::process::{Command, ExitCode};
 
 /// Processes and threads of one lab at once.
 const MOST_PROCESSES_OF_LAB: u64 = 8 << 10;
-/// What one program and all that it starts may have: processes and threads; pending signals and timers, and descriptors on their
-/// way between processes (as many as one process may have), which the kernel counts for the user who runs the lab; per process descriptors, bytes of address
-/// space, bytes of a file, seconds of processor time, and nothing of what would outlive it or belong to all users. A core
-/// dump of one byte is none, and the only size that is not handed to a program of the machine either (core(5), pipes).
+/// What one program and all that it starts may have: processes and threads, and pending signals and timers, which the kernel counts
+/// for the user who runs the lab; per process descriptors (as many may be on their way between processes), bytes of address space,
+/// bytes of a file, seconds of processor time, and nothing of what would outlive it or belong to all users. A core dump of one byte is
+/// none, and the only size that is not handed to a program of the machine either (core(5), pipes).
 const LIMITS: [(Resource, u64); 9] = [
     (Resource::Nproc, 512),
     (Resource::Nofile, 512),

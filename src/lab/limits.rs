@@ -134,7 +134,7 @@ fn count(dir: &Path) -> io::Result<Option<String>> {
     Ok(None)
 }
 
-/// Returns whether an error is for want of descriptors or memory.
+/// Returns whether an error says that descriptors or memory have run out.
 fn is_shortage(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let short = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS];

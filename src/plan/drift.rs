@@ -66,8 +66,8 @@ fn follows(step: &Step) -> bool {
 }
 
 impl Drift {
-    /// Returns what a plan says of the present; `exit` is the plan's exit code.
-    pub fn of(plan: &Plan, exit: u8) -> Self {
+    /// Returns what a plan says of the present.
+    pub fn of(plan: &Plan) -> Self {
         let difference = |step: &Step| Difference {
             target: step.target.to_string(),
             resource: step.resource.clone(),
@@ -98,7 +98,7 @@ impl Drift {
             hosts: hosts.count(),
             differences,
             unobserved,
-            exit,
+            exit: plan.exit_code(),
         }
     }
 

@@ -243,6 +243,15 @@ impl Plan {
         self.targets.iter().any(|t| t.unobserved.is_some() || !t.unknown.is_empty())
     }
 
+    /// Returns the exit code that this means: 1 if not everything could be observed, 2 if anything would change, otherwise 0.
+    pub fn exit_code(&self) -> u8 {
+        match () {
+            () if self.is_blind() => 1,
+            () if self.steps() > 0 => 2,
+            () => 0,
+        }
+    }
+
     /// Returns the hosts and cluster that could not be observed.
     pub fn unobserved(&self) -> impl Iterator<Item = (&TargetId, &Failure)> {
         self.targets.iter().filter_map(|t| Some((&t.target, t.unobserved.as_ref()?)))

@@ -619,7 +619,7 @@ fn screens() -> Vec<(&'static str, Screen)> {
     let of_plan = |plan: Plan, hosts: bool, verbose: bool| -> Screen {
         Box::new(move |width| plan_text(&plan, &PlanView { width, ..view(hosts, verbose) }))
     };
-    let mut drift = Drift::of(&plan, 2);
+    let mut drift = Drift::of(&plan);
     for difference in &mut drift.differences {
         match difference.resource.kind().as_str() {
             "package" | "reboot" => difference.origin = Some(Origin::Inventory),

@@ -3,16 +3,14 @@
 
 use super::common::{Ended, Failed, ask, fail, here, request};
 use super::{k0s_users, units};
+use crate::lab::cluster::K0sVersion;
 use crate::lab::on_host;
 use crate::lab::request::Request;
 use std::collections::BTreeMap;
 use std::path::Path;
 
 fn version() -> String {
-    std::env::var("K0S_LAB_VERSION")
-        .ok()
-        .or_else(on_host::version)
-        .unwrap_or_else(|| "v1.35.7+k0s.0".to_owned())
+    std::env::var("K0S_LAB_VERSION").ok().or_else(on_host::version).unwrap_or_else(|| K0sVersion::default().0)
 }
 
 fn unit_of(role: &str) -> String {
