@@ -1,7 +1,8 @@
 //! Facts: the first section of the observing exec. Owns the shell that gathers them and the parser. A process on a host costs
-//! more than all that the shell reads by itself: files are read by builtins, and the tools that can hang share one watchdog.
+//! more than all that the shell reads by itself, so files are read by builtins.
 
 use super::frame::Sections;
+use super::watchdog::Watchdog;
 use crate::k0s::{self, BINARY as K0S_BINARY, CERTIFICATES, CLUSTER_FILES, PKI_DIR};
 use crate::state::{
     Facts, Hazard, Headers, LockRecord, Managed, Mounted, OpenBatch, PackageManager, PciFunction, RestoreLeft,
@@ -53,24 +54,20 @@ const FREE: &str = "df -Pk / /var /var/lib /tmp";
 const MOST_VERSION_BYTES: usize = 64;
 
 /// Returns the program that prints the facts. `state` is our folder on the host.
-pub(super) fn program(state: &str) -> String {
+pub(super) fn program(state: &str, watchdog: Watchdog) -> String {
     let state = crate::template::quote(state);
     let cluster_files = CLUSTER_FILES.join(" ");
     let certificates = CERTIFICATES.join(" ");
     let services_active = format!("systemctl is-active {}", SERVICES.join(" "));
-    let together: String =
-        [("services", services_active.as_str()), ("addresses", ADDRESSES), ("disks", DISKS), ("df", FREE)]
-            .map(|(name, tool)| format!(r#"printf "\036{name}\n"; {tool}; "#))
-            .concat();
+    let t = watchdog.function();
     format!(
         r#"{ACCELERATORS}facts() {{
 S={state}
-# What hangs in the kernel cannot be killed, but the shell around it can.
-t() {{ s=$1; shift; timeout -k 1 "$s" /bin/sh -c '"$@"; exit $?' t "$@" 2>/dev/null; }}
-f() {{ printf '\036%s\n' "$1"; }}
+{t}f() {{ printf '\036%s\n' "$1"; }}
 # Small files, by the shell itself. A number in /proc/sys would end after its first byte, a text there does not.
 p() {{ [ -f "$1" ] && [ -r "$1" ] && while IFS= read -r l || [ -n "$l" ]; do printf '%s\n' "$l"; done <"$1" 2>/dev/null; }}
-f uname; uname -snrm
+# Since Linux 6.1 all of `uname -snrm` is in files.
+f uname; if [ -r /proc/sys/kernel/arch ]; then for k in ostype hostname osrelease arch; do read -r v <"/proc/sys/kernel/$k"; printf '%s ' "$v"; done; echo; else uname -snrm; fi
 f os; p /etc/os-release
 f hostname; p /etc/hostname
 f machine; p /etc/machine-id
@@ -84,9 +81,10 @@ else getconf _NPROCESSORS_ONLN 2>/dev/null; fi
 f memory; while read -r k v _; do case $k in MemTotal:) echo "$v"; break;; esac; done </proc/meminfo
 f now; date +%s
 f uptime; read -r u _ </proc/uptime && echo "${{u%%.*}}"
-# What is given up together is tried once more one by one: one that hangs costs no answer but its own.
-timeout -k 1 5 /bin/sh -c '{together}exit 0' 2>/dev/null
-[ $? -eq 0 ] || {{ f services-again; t 5 {services_active}; f addresses-again; t 5 {ADDRESSES}; f disks-again; t 5 {DISKS}; f df-again; t 5 {FREE}; }}
+f services; t 5 {services_active}
+f addresses; t 5 {ADDRESSES}
+f disks; t 5 {DISKS}
+f df; t 5 {FREE}
 f mounts; grep -Ev ' (overlay|nsfs|proc|sysfs|cgroup2?|devpts|mqueue|debugfs|tracefs|securityfs|pstore|bpf|configfs|fusectl|hugetlbfs|binfmt_misc|autofs|squashfs|efivarfs) | /(var/lib/kubelet/pods|run/containerd|run/k0s|run/credentials)/' /proc/self/mounts
 f selinux; p /sys/fs/selinux/enforce; echo
 f apparmor; p /sys/module/apparmor/parameters/enabled
@@ -123,12 +121,7 @@ pub(super) fn parse(sections: &Sections) -> Result<Facts, String> {
     let uname: Vec<&str> = sections.first("uname").split_whitespace().collect();
     let part = |n: usize| (*uname.get(n).unwrap_or(&"")).to_owned();
     let last = |n: usize| uname.len().checked_sub(n).filter(|at| *at > 0).map(part).unwrap_or_default();
-    // What was tried once more by itself counts.
-    let again = |name: &str| {
-        let second = format!("{name}-again");
-        sections.lines(if sections.has(&second) { &second } else { name }).to_vec()
-    };
-    let (disks, free, services) = (again("disks"), again("df"), again("services"));
+    let [disks, free, services] = ["disks", "df", "services"].map(|name| sections.lines(name));
     let hex = |text: &str| text.trim_start_matches("0x").to_owned();
     let mut modules: BTreeMap<String, String> = sections
         .lines("modules")
@@ -201,13 +194,14 @@ pub(super) fn parse(sections: &Sections) -> Result<Facts, String> {
         services: match services.len() == SERVICES.len() {
             true => SERVICES
                 .iter()
-                .zip(&services)
+                .zip(services)
                 .filter(|(_, state)| state.as_str() == "active")
                 .map(|(name, _)| (*name).to_owned())
                 .collect(),
             false => Vec::new(),
         },
-        addresses: again("addresses")
+        addresses: sections
+            .lines("addresses")
             .iter()
             .filter_map(|line| {
                 let words: Vec<&str> = line.split_whitespace().collect();
@@ -348,7 +342,7 @@ mod tests {
     use std::process::{Command, Stdio};
 
     /// Gathers facts of this machine, with these scripts before its own tools.
-    fn gathered(shell: &str, tools: &[(&str, &str)]) -> Facts {
+    fn gathered(shell: &str, watchdog: Watchdog, tools: &[(&str, &str)]) -> Facts {
         use std::io::Write;
         let folder = tempfile::tempdir().expect("a folder");
         for (name, script) in tools {
@@ -365,7 +359,7 @@ mod tests {
             .spawn()
             .expect("a shell");
         let state = folder.path().join("state").display().to_string();
-        child.stdin.take().expect("its input").write_all(program(&state).as_bytes()).expect("written");
+        child.stdin.take().expect("its input").write_all(program(&state, watchdog).as_bytes()).expect("written");
         let output = child.wait_with_output().expect("its end");
         parse(&Sections::parse(&String::from_utf8_lossy(&output.stdout)).expect("whole")).expect("facts")
     }
@@ -397,7 +391,7 @@ mod tests {
             } else {
                 ("df", "echo Filesystem; for p in / /var /var/lib /tmp; do echo /dev/x 9 1 8 2% /; done")
             };
-            let facts = gathered("/bin/sh", &[quick, ip, df, ("systemctl", systemctl)]);
+            let facts = gathered("/bin/sh", Watchdog::PerTool, &[quick, ip, df, ("systemctl", systemctl)]);
             assert_eq!(facts.addresses, [("eth0".to_owned(), "10.0.0.7/24".to_owned())], "{hung}");
             let free: Vec<&str> = facts.free_kib.keys().map(String::as_str).collect();
             assert_eq!(free, ["/", "/tmp", "/var", "/var/lib"], "{hung}");
@@ -414,7 +408,11 @@ mod tests {
         for shell in
             ["/bin/sh", "/bin/dash", "/bin/bash"].into_iter().filter(|shell| Path::new(shell).exists())
         {
-            let facts = gathered(shell, &[]);
+            let facts = gathered(shell, Watchdog::Whole, &[]);
+            let mut watched = gathered(shell, Watchdog::PerTool, &[]);
+            (watched.now_s, watched.uptime_s) = (facts.now_s, facts.uptime_s);
+            watched.free_kib.clone_from(&facts.free_kib);
+            assert_eq!(watched, facts, "{shell}");
             assert_eq!(
                 (
                     &facts.kernel_name,
@@ -438,7 +436,11 @@ mod tests {
             assert!(!facts.hostname.is_empty() && facts.free_kib["/"] > 0 && facts.memory_kib > 0, "{shell}");
         }
         // A node's name with a space in it.
-        let facts = gathered("/bin/sh", &[("uname", "echo 'Linux my host 6.1.0 x86_64'")]);
+        let facts = |text: &str| {
+            let text = format!("\x1euname\n{text}\n\x1eend 0\n");
+            parse(&Sections::parse(&text).expect("whole")).expect("facts")
+        };
+        let facts = facts("Linux my host 6.1.0 x86_64");
         assert_eq!((facts.kernel.as_str(), facts.arch.as_str()), ("6.1.0", "x86_64"));
     }
 }

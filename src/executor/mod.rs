@@ -21,6 +21,7 @@ mod stream;
 mod sudo;
 mod support;
 mod target;
+mod watchdog;
 
 pub use causes::{CAUSES, Cause, known_causes};
 pub use frame::Sections;
@@ -34,6 +35,7 @@ pub use target::{DesiredFn, HostSetup, HostTarget, STATE_DIR};
 
 use crate::state::{Change, Content, Facts, Failure, Observation, Resource, ResourceId, Spec, Step, Verb};
 use std::collections::BTreeMap;
+use watchdog::Watchdog;
 
 /// Builds the query that observes these resources.
 fn query(resources: &[Resource]) -> kind::HostQuery {
@@ -66,7 +68,8 @@ fn refusals(resources: &[Resource], output: &str) -> Vec<Failure> {
 }
 
 /// Returns the whole text that a host would be sent to observe these resources, facts, then state, to be looked at: the
-/// digests of secrets, which could be guessed from, are left out.
+/// digests of secrets, which could be guessed from, are left out. A host on which a tool hangs is sent it once more, with a
+/// watchdog for each tool.
 pub fn observe_program(resources: &[Resource]) -> String {
     let mut query = query(resources);
     for resource in resources {
@@ -77,7 +80,7 @@ pub fn observe_program(resources: &[Resource]) -> String {
             sum.sha256 = crate::state::REDACTED.to_owned();
         }
     }
-    facts::program(STATE_DIR) + &query.program(STATE_DIR, false)
+    facts::program(STATE_DIR, Watchdog::Whole) + &query.program(STATE_DIR, false, Watchdog::Whole)
 }
 
 /// What a batch belongs to whose program is only shown.

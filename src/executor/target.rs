@@ -8,6 +8,7 @@ use super::progress::Progress;
 use super::requirements::{combine, lacking};
 use super::root_shell::{RootShell, RootShellError};
 use super::sudo::{self, Sudo};
+use super::watchdog::{FACTS_WITHIN, STATE_WITHIN, Watchdog};
 use super::{causes, facts};
 use crate::event::{Event, Events};
 use crate::k0s;
@@ -23,6 +24,8 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+/// The code of a host that did not answer in time.
+const TIMED_OUT: &str = "E-TIMEOUT";
 /// Facts arrive within this time or the host counts as unobserved.
 const FACTS_DEADLINE: Duration = Duration::from_secs(60);
 /// State arrives within this time; every tool on the host has a shorter one of its own.
@@ -107,6 +110,8 @@ struct Last {
     clean: bool,
     /// The command line of the last root shell that worked.
     with_password: bool,
+    /// A tool hung in an observation.
+    tool_hung: bool,
 }
 
 /// Returns whether the connection was lost during a query. Queries change nothing, so they are retried once over a
@@ -233,7 +238,7 @@ impl HostTarget {
             .hint("Log in and check the login shell's startup files: they may print endlessly"),
             RootShellError::TimedOut => Failure::new(
                 FailureKind::Unobserved,
-                "E-TIMEOUT",
+                TIMED_OUT,
                 format!("{host} timed out sending its {what}"),
             )
             .hint("Log in and look for hung processes on the host"),
@@ -317,10 +322,26 @@ impl HostTarget {
             return Err(combine(lacks));
         }
         let desired = (self.setup.desired)(&facts).map_err(combine)?;
-        let program = super::query(&desired).program(&self.setup.state_dir, self.deep);
-        let answer = match shell.run(&program, STATE_DEADLINE).await {
-            Ok(answer) => answer,
-            Err(error) => return Err(self.shell_failure(error, &shell, "state")),
+        let query = super::query(&desired);
+        let program = |watchdog| query.program(&self.setup.state_dir, self.deep, watchdog);
+        let answer = match self.watchdog() {
+            Watchdog::Whole => match shell.run(&program(Watchdog::Whole), STATE_WITHIN).await {
+                Err(RootShellError::TimedOut) => None,
+                ended => Some(ended),
+            },
+            Watchdog::PerTool => Some(shell.run(&program(Watchdog::PerTool), STATE_DEADLINE).await),
+        };
+        let answer = match answer {
+            Some(Ok(answer)) => answer,
+            Some(Err(error)) => return Err(self.shell_failure(error, &shell, "state")),
+            None => {
+                self.watch_each_tool();
+                let program = prelude() + &program(Watchdog::PerTool);
+                let (other, answer) = self.first(&program, STATE_DEADLINE, "state").await?;
+                // The old one is still with the tool that hangs; it ends with it.
+                shell = other;
+                answer
+            }
         };
         shell.end().await;
         let mut seen = super::observations(&desired, &answer)
@@ -359,10 +380,31 @@ impl HostTarget {
         Ok(Observed { target: self.id(), facts, desired, seen, orphans, warnings })
     }
 
+    /// Returns how tools are bounded: one that hung makes the difference for as long as this target lives.
+    fn watchdog(&self) -> Watchdog {
+        match self.with_last(|l| l.tool_hung) {
+            true => Watchdog::PerTool,
+            false => Watchdog::Whole,
+        }
+    }
+
+    fn watch_each_tool(&self) {
+        self.with_last(|l| l.tool_hung = true);
+    }
+
     async fn gather(&self) -> Result<(RootShell, Facts, Vec<String>), Failure> {
-        let program = prelude() + &facts::program(&self.setup.state_dir);
-        let asked_s = now_s();
-        let (shell, answer) = self.first(&program, FACTS_DEADLINE, "facts").await?;
+        let program = |watchdog| prelude() + &facts::program(&self.setup.state_dir, watchdog);
+        let mut asked_s = now_s();
+        let mut asked = match self.watchdog() {
+            Watchdog::Whole => self.first(&program(Watchdog::Whole), FACTS_WITHIN, "facts").await,
+            Watchdog::PerTool => self.first(&program(Watchdog::PerTool), FACTS_DEADLINE, "facts").await,
+        };
+        if self.watchdog() == Watchdog::Whole && matches!(&asked, Err(failure) if failure.code == TIMED_OUT) {
+            self.watch_each_tool();
+            asked_s = now_s();
+            asked = self.first(&program(Watchdog::PerTool), FACTS_DEADLINE, "facts").await;
+        }
+        let (shell, answer) = asked?;
         let answered_s = now_s();
         let unread = |why: String| Failure::new(FailureKind::Unobserved, "E-FACTS", why);
         let sections =

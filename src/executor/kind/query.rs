@@ -1,6 +1,7 @@
 //! One query for all resources of a host: one process per tool, however many resources there are. Owns the shell program;
 //! `query_result` parses its output.
 
+use crate::executor::watchdog::Watchdog;
 use crate::template::quote;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -83,16 +84,11 @@ fn words<'a>(items: impl Iterator<Item = &'a String>) -> String {
 impl HostQuery {
     /// Returns the program of the query; it changes nothing. `state` is our folder on the host; `deep` hashes large files
     /// although their stamps fit.
-    pub(crate) fn program(&self, state: &str, deep: bool) -> String {
-        // A tool that hangs in the kernel cannot even be killed. So it is a child of the shell that `timeout` kills: that
-        // one dies, and the program goes on without its result.
-        let mut p = String::from(
-            "state() {\nf() { printf '\\036%s\\n' \"$1\"; }\n\
-             t() { s=$1; shift; timeout -k 1 \"$s\" /bin/sh -c '\"$@\"; exit $?' t \"$@\" 2>/dev/null; }\n",
-        );
+    pub(crate) fn program(&self, state: &str, deep: bool, watchdog: Watchdog) -> String {
+        let mut p = format!("state() {{\nf() {{ printf '\\036%s\\n' \"$1\"; }}\n{}", watchdog.function());
         if !self.paths.is_empty() {
             p += &format!(
-                "f stat; t {TOOL_SECONDS} env QUOTING_STYLE=literal stat -c '%F|%a|%U:%G|%u:%g|%n|%N' -- {}; r=$?; f stat-rc; echo $r\n",
+                "f stat; QUOTING_STYLE=literal; export QUOTING_STYLE; t {TOOL_SECONDS} stat -c '%F|%a|%U:%G|%u:%g|%n|%N' -- {}; r=$?; unset QUOTING_STYLE; f stat-rc; echo $r\n",
                 words(self.paths.iter())
             );
         }
@@ -157,7 +153,12 @@ impl HostQuery {
         if self.hostname {
             p += "f hostname; uname -n; cat /etc/hostname 2>/dev/null\n";
         }
-        p += &self.guards_program();
+        if !self.guards.is_empty() {
+            p += &match watchdog {
+                Watchdog::Whole => self.guards_at_once(),
+                Watchdog::PerTool => self.guards_watched(),
+            };
+        }
         p += "printf '\\036end 0\\n'\n}\nstate </dev/null\n";
         p
     }
@@ -212,10 +213,29 @@ impl HostQuery {
         p
     }
 
-    fn guards_program(&self) -> String {
-        if self.guards.is_empty() {
-            return String::new();
+    /// Guards in forks of one shell of their own, whose variables and functions they do not see. Each prints one line, which is
+    /// short enough to arrive in one piece.
+    fn guards_at_once(&self) -> String {
+        let mut p = String::from(
+            "guards() {\nnl='\n'\n\
+             guard() { text=$2; { out=$(set --; eval \"$text\" 2>&1); rc=$?; printf '%s|%s|%.2000s\\n' \"$rc\" \"$1\" \"${out%%\"$nl\"*}\"; } & }\n",
+        );
+        for (number, (id, guard)) in self.guards.iter().enumerate() {
+            p += &format!("guard {} {}\n", quote(id), quote(guard));
+            if (number + 1) % GUARDS_AT_ONCE == 0 {
+                p += "wait\n";
+            }
         }
+        p += "wait\n}\nguards </dev/null\n";
+        let mut end = "GUARDS_END".to_owned();
+        while p.contains(&end) {
+            end.push('_');
+        }
+        format!("f guards; /bin/sh -s <<'{end}'\n{p}{end}\n")
+    }
+
+    /// Guards with a watchdog each.
+    fn guards_watched(&self) -> String {
         // Each guard writes into files: what it leaves running, or what hangs in the kernel, holds none of our pipes.
         let mut p = format!(
             "f guards; T=$(mktemp -d /dev/shm/provision.XXXXXX 2>/dev/null || mktemp -d) || T=/nonexistent\n\
@@ -236,5 +256,61 @@ impl HostQuery {
             p += &format!("a {number} {}\n", quote(id));
         }
         p
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::executor::frame::Sections;
+    use crate::executor::kind::QueryResult;
+    use std::process::{Command, Stdio};
+
+    fn run(shell: &str, query: &HostQuery, watchdog: Watchdog) -> QueryResult {
+        use std::io::Write;
+        let mut child = Command::new(shell)
+            .arg("-s")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("a shell");
+        let program = query.program("/nonexistent", false, watchdog);
+        child.stdin.take().expect("its input").write_all(program.as_bytes()).expect("written");
+        let output = child.wait_with_output().expect("its end");
+        QueryResult::parse(&Sections::parse(&String::from_utf8_lossy(&output.stdout)).expect("whole"))
+    }
+
+    #[test]
+    fn guards_answer_alike_with_and_without_a_watchdog_each() {
+        let guards = [
+            ("true", "true", 0, ""),
+            ("status", "echo so; exit 3", 3, "so"),
+            ("comment", "echo so # or not", 0, "so"),
+            ("two-lines", "echo one >&2; echo two", 0, "one"),
+            ("arguments", "echo $#,$1,$out,$rc,$QUOTING_STYLE", 0, "0,,,,"),
+            ("functions", "command -v t f guard guards g a || echo none", 0, "none"),
+            ("here", "cat <<'GUARDS_END'\nin it\nGUARDS_END", 0, "in it"),
+            ("quotes", "printf '%s' \"it's\"", 0, "it's"),
+            ("input", "cat; read -r x || echo none", 0, "none"),
+            ("trap", "trap 'echo bye' EXIT; exit 4", 4, "bye"),
+            ("missing", "no-such-tool-anywhere 2>/dev/null", 127, ""),
+            ("syntax", "if true; then", 2, ""),
+        ];
+        let mut query = HostQuery::default();
+        for (id, text, ..) in guards {
+            query.guards.insert(id.to_owned(), text.to_owned());
+        }
+        let shells = ["/bin/sh", "/bin/dash", "/bin/bash"].into_iter();
+        for shell in shells.filter(|shell| std::path::Path::new(shell).exists()) {
+            for watchdog in [Watchdog::Whole, Watchdog::PerTool] {
+                let result = run(shell, &query, watchdog);
+                for (id, _, rc, line) in guards {
+                    let guard = &result.guards[id];
+                    let line = if id == "syntax" { &guard.line } else { line };
+                    assert_eq!((guard.rc, guard.line.as_str()), (rc, line), "{id}, {shell}, {watchdog:?}");
+                }
+            }
+        }
     }
 }
