@@ -1,7 +1,7 @@
 //! Observing 32 hosts in sync with 20 resources each, compared with 32 parallel `ssh HOST sh -s < script` of equivalent
 //! checks, once through the library and once as a whole `provision plan`: load, connect, facts, state, plan, print. Real OpenSSH
 //! on loopback, one server per host; both sides alternate in one run. Bounds: not slower than plain ssh, and 0.4 of its time.
-//! Needs root: the servers get a mount namespace with a `/run/systemd/system` and a root login without startup files, so that
+//! Needs root: the servers get a mount namespace with a `/run/systemd` as systemd makes it and a root login without startup files, so that
 //! neither side measures a `.bashrc`.
 
 // Functions around tests fail as tests do.
@@ -181,7 +181,8 @@ fn serve(sshd: &Path, folder: &Path, hosts: &[(String, String, u16)]) -> std::io
         let key = folder.join(name);
         let public = keygen(&key)?;
         let _ = writeln!(known, "[{address}]:{port} {}", public.trim());
-        let walls = "mount -t tmpfs none /run && mkdir -p /run/sshd /run/systemd/system && mount --bind \"$1/passwd\" /etc/passwd && \
+        let walls = "mount -t tmpfs none /run && mkdir -p /run/sshd /run/systemd/system /run/systemd/units && \
+                     ln -s 0 /run/systemd/units/invocation:ssh.service && mount --bind \"$1/passwd\" /etc/passwd && \
                      mkdir -p /run/upper /run/work && \
                      mount -t overlay -o lowerdir=/var/lib,upperdir=/run/upper,workdir=/run/work none /var/lib && \
                      cp -r \"$1/state\" /var/lib/provision && \

@@ -116,12 +116,15 @@ impl Watch {
     async fn look_on(&self, global: &Global, webhook: Option<&Webhook>) -> anyhow::Result<u8> {
         // What was printed, and what the webhook has got, which may be older.
         let (mut printed, mut posted): (Option<Drift>, Option<Drift>) = (None, None);
-        let mut code = exit::DONE;
+        // Whoever waits for news by file or webhook must not take silence for "in sync".
+        let (mut code, mut told) = (exit::DONE, true);
         for n in 1u64.. {
             match look(&self.place, global).await {
                 Ok(drift) => {
                     code = drift.exit;
+                    told = true;
                     if let Err(error) = self.tell.write(&drift) {
+                        told = false;
                         report(&error);
                     }
                     if printed.as_ref() != Some(&drift) {
@@ -134,7 +137,10 @@ impl Watch {
                     if let Some(webhook) = webhook.filter(|_| posted.as_ref() != Some(&drift)) {
                         match notify(&drift, webhook).await {
                             Ok(()) => posted = Some(drift),
-                            Err(error) => report(&error.into()),
+                            Err(error) => {
+                                told = false;
+                                report(&error.into());
+                            }
                         }
                     }
                 }
@@ -149,7 +155,7 @@ impl Watch {
             let varied = self.interval.max(LEAST_INTERVAL).mul_f64(rand::random_range(0.9..1.1));
             tokio::time::sleep(varied).await;
         }
-        Ok(code)
+        Ok(if told { code } else { exit::FAILED })
     }
 }
 

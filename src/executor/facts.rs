@@ -50,6 +50,10 @@ const DISKS: &str = "df -Pkl -x tmpfs -x devtmpfs -x overlay -x squashfs";
 /// Free space where it matters; `df` answers in this order, but with the names of mount points.
 const FREE: &str = "df -Pk / /var /var/lib /tmp";
 
+/// What begins a line of these files.
+const MOUNTS: &str = "/proc/self/mounts:";
+const MANAGED: &str = "/managed.json:";
+
 /// A version is no longer than this, in bytes; anything else is the complaint of a damaged binary.
 const MOST_VERSION_BYTES: usize = 64;
 
@@ -58,7 +62,7 @@ pub(super) fn program(state: &str, watchdog: Watchdog) -> String {
     let state = crate::template::quote(state);
     let cluster_files = CLUSTER_FILES.join(" ");
     let certificates = CERTIFICATES.join(" ");
-    let services_active = format!("systemctl is-active {}", SERVICES.join(" "));
+    let services = SERVICES.join(" ");
     let t = watchdog.function();
     format!(
         r#"{ACCELERATORS}facts() {{
@@ -81,11 +85,14 @@ else getconf _NPROCESSORS_ONLN 2>/dev/null; fi
 f memory; while read -r k v _; do case $k in MemTotal:) echo "$v"; break;; esac; done </proc/meminfo
 f now; date +%s
 f uptime; read -r u _ </proc/uptime && echo "${{u%%.*}}"
-f services; t 5 {services_active}
+# systemd links the invocation of each unit that is not at rest (since 236): where it has such links, and none of these, all are.
+f services; a=; for u in /run/systemd/units/invocation:*; do [ -L "$u" ] && a=no; break; done
+[ -z "$a" ] || for u in {services}; do [ -L "/run/systemd/units/invocation:$u" ] && a= && break; done
+[ -n "$a" ] || t 5 systemctl is-active {services}
 f addresses; t 5 {ADDRESSES}
 f disks; t 5 {DISKS}
 f df; t 5 {FREE}
-f mounts; grep -Ev ' (overlay|nsfs|proc|sysfs|cgroup2?|devpts|mqueue|debugfs|tracefs|securityfs|pstore|bpf|configfs|fusectl|hugetlbfs|binfmt_misc|autofs|squashfs|efivarfs) | /(var/lib/kubelet/pods|run/containerd|run/k0s|run/credentials)/' /proc/self/mounts
+f files; grep -sHEv '^[^ {{]+ ([^ ]+ (overlay|nsfs|proc|sysfs|cgroup2?|devpts|mqueue|debugfs|tracefs|securityfs|pstore|bpf|configfs|fusectl|hugetlbfs|binfmt_misc|autofs|squashfs|efivarfs) |/(var/lib/kubelet/pods|run/containerd|run/k0s|run/credentials)/)' /proc/self/mounts "$S/managed.json"
 f selinux; p /sys/fs/selinux/enforce; echo
 f apparmor; p /sys/module/apparmor/parameters/enabled
 f tools; command -v apt-get dnf 2>/dev/null
@@ -103,7 +110,6 @@ f certificates; [ ! -d {PKI_DIR} ] || cat {certificates} 2>/dev/null
 f up; [ -e "$S/k0s.ready" ] && echo yes
 f restore; if [ -e "$S/k0s.restored" ]; then echo restored; elif [ ! -e "$S/k0s.started" ] && {{ [ -e "$S/k0s.restoring" ] || [ -e "$S/restore.tar.gz" ]; }}; then echo pending; fi
 f cluster; for p in {cluster_files}; do [ ! -e "$p" ] || echo "$p"; done
-f managed; [ ! -e "$S/managed.json" ] || cat "$S/managed.json" 2>/dev/null; echo
 f lock; p "$S/lock"; echo
 f restarts; p "$S/restarts"
 f left; for d in /dev/shm/provision-*-*-* /run/provision-*-*-* "$S"/runs/*/program.new; do if [ -e "$d" ]; then echo "$d"; fi; done
@@ -134,7 +140,11 @@ pub(super) fn parse(sections: &Sections) -> Result<Facts, String> {
             modules.insert(module.to_owned(), version.to_owned());
         }
     }
-    let managed = sections.lines("managed").join("\n");
+    // `FILE:line`, from one process.
+    let (mounts, managed): (Vec<&str>, Vec<&str>) =
+        sections.lines("files").iter().map(String::as_str).partition(|line| line.starts_with(MOUNTS));
+    let managed: Vec<&str> = managed.iter().filter_map(|l| Some(l.split_once(MANAGED)?.1)).collect();
+    let managed = managed.join("\n");
     let managed = match managed.trim() {
         "" => Vec::new(),
         text => parse_managed(text).map_err(|e| format!("cannot read managed.json: {e}"))?,
@@ -174,9 +184,9 @@ pub(super) fn parse(sections: &Sections) -> Result<Facts, String> {
         now_s: sections.first("now").parse().unwrap_or(0),
         uptime_s: sections.first("uptime").parse().unwrap_or(0),
         free_kib: disks.chain(free).collect(),
-        mounts: sections
-            .lines("mounts")
+        mounts: mounts
             .iter()
+            .filter_map(|line| line.strip_prefix(MOUNTS))
             .filter_map(|line| {
                 let words: Vec<&str> = line.split(' ').collect();
                 let [_, path, kind, options, ..] = words[..] else { return None };
@@ -359,7 +369,12 @@ mod tests {
             .spawn()
             .expect("a shell");
         let state = folder.path().join("state").display().to_string();
-        child.stdin.take().expect("its input").write_all(program(&state, watchdog).as_bytes()).expect("written");
+        child
+            .stdin
+            .take()
+            .expect("its input")
+            .write_all(program(&state, watchdog).as_bytes())
+            .expect("written");
         let output = child.wait_with_output().expect("its end");
         parse(&Sections::parse(&String::from_utf8_lossy(&output.stdout)).expect("whole")).expect("facts")
     }

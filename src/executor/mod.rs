@@ -13,6 +13,7 @@ pub mod fuzz;
 mod kind;
 mod leaving;
 mod look;
+mod observe;
 mod progress;
 mod removal;
 mod requirements;

@@ -2,34 +2,30 @@
 
 use super::batch::{self, BatchContext, Payloads};
 use super::bounded::{Bounded, MOST_STDERR};
+use super::causes;
 use super::frame::Sections;
 use super::leaving::{self, Leaving};
 use super::progress::Progress;
-use super::requirements::{combine, lacking};
 use super::root_shell::{RootShell, RootShellError};
 use super::sudo::{self, Sudo};
-use super::watchdog::{FACTS_WITHIN, STATE_WITHIN, Watchdog};
-use super::{causes, facts};
 use crate::event::{Event, Events};
 use crate::k0s;
 use crate::ssh::{Chunk, Dial, Session, SshError, SshErrorKind, Transport};
 use crate::state::{
-    Content, Facts, Failure, FailureKind, HostKind, HostName, NODE_DEAD, Observation, Observed, Orphan,
-    REDACTED, Resource, ResourceId, RunId, SecretText, Spec, Step, StepOutputs, Target, TargetId,
+    Content, Facts, Failure, FailureKind, HostKind, HostName, NODE_DEAD, Observed, REDACTED, Resource, RunId,
+    SecretText, Spec, Step, StepOutputs, Target, TargetId,
 };
 use async_trait::async_trait;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use bytes::Bytes;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// The code of a host that did not answer in time.
-const TIMED_OUT: &str = "E-TIMEOUT";
+pub(super) const TIMED_OUT: &str = "E-TIMEOUT";
 /// Facts arrive within this time or the host counts as unobserved.
-const FACTS_DEADLINE: Duration = Duration::from_secs(60);
-/// State arrives within this time; every tool on the host has a shorter one of its own.
-const STATE_DEADLINE: Duration = Duration::from_secs(180);
+pub(super) const FACTS_DEADLINE: Duration = Duration::from_secs(60);
 /// Waiting until k0s stays up takes less.
 const STEADY_DEADLINE: Duration = Duration::from_secs(180);
 /// Stopping what pods run takes less.
@@ -81,9 +77,9 @@ pub const STATE_DIR: &str = "/var/lib/provision";
 
 /// A host over SSH.
 pub struct HostTarget {
-    setup: HostSetup,
-    deep: bool,
-    leaving: Option<Leaving>,
+    pub(super) setup: HostSetup,
+    pub(super) deep: bool,
+    pub(super) leaving: Option<Leaving>,
     last: Mutex<Last>,
     sudo_state: tokio::sync::Mutex<SudoState>,
 }
@@ -101,17 +97,17 @@ enum SudoState {
 }
 
 #[derive(Default)]
-struct Last {
-    facts: Facts,
-    desired: Vec<Resource>,
+pub(super) struct Last {
+    pub(super) facts: Facts,
+    pub(super) desired: Vec<Resource>,
     batches: u32,
-    touched: bool,
+    pub(super) touched: bool,
     /// Nothing of ours was left on it when it was last looked at, and nothing was done since.
-    clean: bool,
+    pub(super) clean: bool,
     /// The command line of the last root shell that worked.
     with_password: bool,
     /// A tool hung in an observation.
-    tool_hung: bool,
+    pub(super) tool_hung: bool,
 }
 
 /// Returns whether the connection was lost during a query. Queries change nothing, so they are retried once over a
@@ -164,7 +160,7 @@ impl HostTarget {
         self.with_last(|l| l.with_password)
     }
 
-    fn with_last<T>(&self, f: impl FnOnce(&mut Last) -> T) -> T {
+    pub(super) fn with_last<T>(&self, f: impl FnOnce(&mut Last) -> T) -> T {
         // A poisoned lock only means that another thread died in the middle of a simple assignment.
         f(&mut self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
@@ -310,122 +306,6 @@ impl HostTarget {
             **sudo_state = SudoState::Refused(Box::new(failure.clone()));
         }
         Err(failure)
-    }
-
-    /// Observes once.
-    async fn observe_once(&self) -> Result<Observed, Failure> {
-        let (mut shell, facts, waiting) = self.gather().await?;
-        let mut lacks = lacking(&facts);
-        // Taking things away needs no room.
-        lacks.retain(|f| self.leaving.is_none() || f.code != "E-NO-SPACE");
-        if !lacks.is_empty() {
-            return Err(combine(lacks));
-        }
-        let desired = (self.setup.desired)(&facts).map_err(combine)?;
-        let query = super::query(&desired);
-        let program = |watchdog| query.program(&self.setup.state_dir, self.deep, watchdog);
-        let answer = match self.watchdog() {
-            Watchdog::Whole => match shell.run(&program(Watchdog::Whole), STATE_WITHIN).await {
-                Err(RootShellError::TimedOut) => None,
-                ended => Some(ended),
-            },
-            Watchdog::PerTool => Some(shell.run(&program(Watchdog::PerTool), STATE_DEADLINE).await),
-        };
-        let answer = match answer {
-            Some(Ok(answer)) => answer,
-            Some(Err(error)) => return Err(self.shell_failure(error, &shell, "state")),
-            None => {
-                self.watch_each_tool();
-                let program = prelude() + &program(Watchdog::PerTool);
-                let (other, answer) = self.first(&program, STATE_DEADLINE, "state").await?;
-                // The old one is still with the tool that hangs; it ends with it.
-                shell = other;
-                answer
-            }
-        };
-        shell.end().await;
-        let mut seen = super::observations(&desired, &answer)
-            .ok_or_else(|| Failure::new(FailureKind::Unobserved, "E-FACTS", "the output is truncated"))?;
-        super::kind::name_versions(&desired, &facts, &mut seen);
-        let refused = super::refusals(&desired, &answer);
-        if !refused.is_empty() {
-            return Err(combine(refused));
-        }
-        let wanted: BTreeSet<&ResourceId> = desired.iter().map(|r| &r.id).collect();
-        let orphans = facts.managed.iter().filter(|m| !m.adopted && !wanted.contains(&m.id));
-        let orphans: Vec<Orphan> = orphans.filter_map(|m| leaving::orphan(self.leaving, m)).collect();
-        let as_wanted = |r: &Resource| {
-            seen.get(&r.id)
-                .is_some_and(|o| matches!(o, Observation::Present(_)) && super::diff(r, o).is_none())
-        };
-        let clean = self.leaving.is_some() && orphans.is_empty() && desired.iter().all(as_wanted);
-        let mut warnings = Vec::new();
-        if facts.cloud_init.as_deref() == Some("running") {
-            warnings.push("cloud-init is still running; package steps wait for its lock".to_owned());
-        }
-        for open in facts.open_batches.iter().filter(|b| b.alive) {
-            warnings.push(format!("batch {} of an earlier run is still running", open.id));
-        }
-        if !waiting.is_empty() {
-            warnings.push(format!(
-                "an earlier run failed before restarting {}; the next change on this host restarts it",
-                waiting.join(" ")
-            ));
-        }
-        self.with_last(|l| {
-            l.facts = facts.clone();
-            l.desired = desired.clone();
-            l.clean = clean;
-        });
-        Ok(Observed { target: self.id(), facts, desired, seen, orphans, warnings })
-    }
-
-    /// Returns how tools are bounded: one that hung makes the difference for as long as this target lives.
-    fn watchdog(&self) -> Watchdog {
-        match self.with_last(|l| l.tool_hung) {
-            true => Watchdog::PerTool,
-            false => Watchdog::Whole,
-        }
-    }
-
-    fn watch_each_tool(&self) {
-        self.with_last(|l| l.tool_hung = true);
-    }
-
-    async fn gather(&self) -> Result<(RootShell, Facts, Vec<String>), Failure> {
-        let program = |watchdog| prelude() + &facts::program(&self.setup.state_dir, watchdog);
-        let mut asked_s = now_s();
-        let mut asked = match self.watchdog() {
-            Watchdog::Whole => self.first(&program(Watchdog::Whole), FACTS_WITHIN, "facts").await,
-            Watchdog::PerTool => self.first(&program(Watchdog::PerTool), FACTS_DEADLINE, "facts").await,
-        };
-        if self.watchdog() == Watchdog::Whole && matches!(&asked, Err(failure) if failure.code == TIMED_OUT) {
-            self.watch_each_tool();
-            asked_s = now_s();
-            asked = self.first(&program(Watchdog::PerTool), FACTS_DEADLINE, "facts").await;
-        }
-        let (shell, answer) = asked?;
-        let answered_s = now_s();
-        let unread = |why: String| Failure::new(FailureKind::Unobserved, "E-FACTS", why);
-        let sections =
-            Sections::parse(&answer).ok_or_else(|| unread("the output is truncated".to_owned()))?;
-        let mut facts = facts::parse(&sections).map_err(unread)?;
-        // The host read its clock at some moment in between.
-        let late = facts.now_s.saturating_sub(answered_s).max(0);
-        facts.skew_s = late.saturating_add(facts.now_s.saturating_sub(asked_s).min(0));
-        // Remains of a killed run are removed at the end of this one, even if it changes nothing.
-        if !sections.lines("left").iter().all(|l| l.trim().is_empty()) {
-            self.with_last(|l| l.touched = true);
-        }
-        let waiting = sections.first("restarts").split_whitespace().map(str::to_owned).collect();
-        Ok((shell, facts, waiting))
-    }
-
-    /// Returns the host's facts, by one exec.
-    pub async fn facts(&self) -> Result<Facts, Failure> {
-        let (shell, facts, _) = self.gather().await?;
-        shell.end().await;
-        Ok(facts)
     }
 
     /// Reads a file as root; `None` if it does not exist.
@@ -708,11 +588,6 @@ async fn close(mut session: Box<dyn Session>) {
     let _ = session.finish_input().await;
     let _ =
         tokio::time::timeout(Duration::from_secs(2), async { while session.next().await.is_some() {} }).await;
-}
-
-/// This machine's clock, seconds since 1970.
-fn now_s() -> i64 {
-    jiff::Timestamp::now().as_second()
 }
 
 /// The first lines of every program.

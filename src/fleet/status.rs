@@ -257,6 +257,14 @@ fn workloads(
     views
 }
 
+/// Returns an object as `Kind namespace/name`.
+fn shown(id: &ObjectId) -> String {
+    match id.namespace.as_str() {
+        "" => format!("{} {}", id.kind, id.name),
+        namespace => format!("{} {namespace}/{}", id.kind, id.name),
+    }
+}
+
 impl Fleet {
     /// Asks every host and the Kubernetes API, and changes nothing; with `health` accelerators too. What does not answer is
     /// named.
@@ -307,6 +315,7 @@ impl Fleet {
             view.nodes = Some(nodes(&self.inventory, survey));
             view.accelerators = accelerators(&self.inventory, survey, &looks);
             view.workloads = workloads(&self.inventory, &wanted, survey);
+            view.missing = survey.missing.iter().map(shown).collect();
         }
         view.routes = routes(&self.inventory, survey.as_ref());
         Ok(view)

@@ -7,7 +7,7 @@ use super::cluster::{Cluster, ControllerStart, K0sVersion, WorkerStart};
 use super::isolate::{Isolation, Stdin};
 use super::limits::Disk;
 use super::net::{REQUEST_DEADLINE, SHORTAGE};
-use super::program::{Ending, Program};
+use super::program::{Program, Programs};
 use super::request::Request;
 use super::spec::{FaultKind, Spec};
 use super::status::Counters;
@@ -31,8 +31,10 @@ pub(super) const MOST_EXECS: usize = 48;
 const TOKENS_SEEN: &str = "tokens.seen";
 /// A request of a host's tool is shorter, in bytes.
 const MOST_REQUEST: u64 = 1 << 20;
-/// Requests of one host that are answered at once, and programs that it has started detached.
+/// Programs that one host has started detached.
 const MOST_AT_ONCE: usize = 64;
+/// Requests of a host that are answered at once; each can be as long as [`MOST_REQUEST`].
+const MOST_REQUESTS: usize = 16;
 /// A host that takes longer to boot its files is up without them.
 const BOOT_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a simulated machine is away when it reboots.
@@ -74,7 +76,7 @@ pub(super) struct LabHost {
     /// What was started detached; `None` once the lab goes down.
     detached: Mutex<Option<JoinSet<()>>>,
     /// Its programs that are being ended.
-    pub(super) ending: Ending,
+    pub(super) programs: Programs,
 }
 
 impl LabHost {
@@ -86,7 +88,7 @@ impl LabHost {
         authorized: PublicKey,
         execs: Arc<Semaphore>,
         isolation: Arc<Isolation>,
-        ending: Ending,
+        programs: Programs,
     ) -> Arc<Self> {
         let later = spec.faults.iter().filter(|f| f.host == name);
         let later = later.filter_map(|f| Some((f.step.clone()?, f.kind.clone()))).collect();
@@ -110,7 +112,7 @@ impl LabHost {
             isolation,
             detaching: Arc::new(Semaphore::new(MOST_AT_ONCE)),
             detached: Mutex::new(Some(JoinSet::new())),
-            ending,
+            programs,
             spec,
         })
     }
@@ -208,7 +210,7 @@ impl LabHost {
                 tokio::time::sleep(SHORTAGE).await;
                 continue;
             };
-            while requests.len() >= MOST_AT_ONCE {
+            while requests.len() >= MOST_REQUESTS {
                 requests.join_next().await;
             }
             while requests.try_join_next().is_some() {}
@@ -272,7 +274,7 @@ impl LabHost {
             let _permit = permit;
             let mut process = host.isolation.command(&host.dir, &command, Stdin::Pipe);
             process.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-            let Ok(mut program) = Program::spawn(&mut process, &host.ending, &host.disk) else { return };
+            let Ok(mut program) = Program::spawn(&mut process, &host.programs, &host.disk) else { return };
             tokio::select! {
                 _ = program.wait() => {}
                 _ = boot.changed() => program.end().await,
@@ -346,7 +348,7 @@ impl LabHost {
             let command = format!("exec /opt/lab/{TOOL} {}", super::boot::NAME);
             let mut process = host.isolation.command(&host.dir, &command, Stdin::Pipe);
             process.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-            if let Ok(mut program) = Program::spawn(&mut process, &host.ending, &host.disk) {
+            if let Ok(mut program) = Program::spawn(&mut process, &host.programs, &host.disk) {
                 // What does not end is no start of the machine; its files are then as they are.
                 let _ = tokio::time::timeout(BOOT_DEADLINE, program.wait()).await;
             }

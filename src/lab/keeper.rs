@@ -19,10 +19,13 @@ use std::process::{Command, ExitCode};
 
 /// Processes and threads of one lab at once.
 const MOST_PROCESSES_OF_LAB: u64 = 8 << 10;
+/// Signals and timers of one lab that wait at once: far fewer than a user has, or half of those of one who has few.
+const MOST_SIGNALS_OF_LAB: u64 = 16 << 10;
+/// A core dump of one byte is none, and the only size that is not handed to a program of the machine either (core(5), pipes).
+const NO_CORE: u64 = 1;
 /// What one program and all that it starts may have: processes and threads, and pending signals and timers, which the kernel counts
 /// for the user who runs the lab; per process descriptors (as many may be on their way between processes), bytes of address space,
-/// bytes of a file, seconds of processor time, and nothing of what would outlive it or belong to all users. A core dump of one byte is
-/// none, and the only size that is not handed to a program of the machine either (core(5), pipes).
+/// bytes of a file, seconds of processor time, and nothing of what would outlive it or belong to all users.
 const LIMITS: [(Resource, u64); 9] = [
     (Resource::Nproc, 512),
     (Resource::Nofile, 512),
@@ -30,7 +33,7 @@ const LIMITS: [(Resource, u64); 9] = [
     (Resource::As, 4 << 30),
     (Resource::Fsize, 1 << 30),
     (Resource::Cpu, 3600),
-    (Resource::Core, 1),
+    (Resource::Core, NO_CORE),
     (Resource::Msgqueue, 0),
     (Resource::Memlock, 64 << 10),
 ];
@@ -85,6 +88,8 @@ fn proc_folder() -> Result<OwnedFd, String> {
 /// Becomes a user without rights, and ends with the process that asked for it.
 fn give_up_rights(setup: &Setup) -> Result<(), String> {
     use rustix::process::{Gid, Uid};
+    // First of all: whatever ends a process around programs must not leave a file, or start a program of the machine.
+    limit(Resource::Core, NO_CORE)?;
     if setup.has(Wall::Descriptors) {
         close_fds::set_fds_cloexec(3, &[]);
     }
@@ -117,6 +122,12 @@ fn end_with_parent() -> Result<(), String> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(|e| e.to_string())
 }
 
+/// Keeps others from using what this process has under /proc.
+fn close_proc() -> Result<(), String> {
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .map_err(cannot(Wall::Proc, "close /proc/1"))
+}
+
 fn limit(resource: Resource, most: u64) -> Result<(), String> {
     let most = rustix::process::getrlimit(resource).maximum.map_or(most, |now| now.min(most));
     let limit = Rlimit { current: Some(most), maximum: Some(most) };
@@ -130,6 +141,11 @@ pub(super) fn keep(mut setup: Setup, command: &OsStr) -> Result<ExitCode, String
         // When memory runs out, the kernel takes this before anything of the machine's.
         std::fs::write("/proc/self/oom_score_adj", "1000").map_err(|e| format!("wall limits: {e}"))?;
         limit(Resource::Nproc, MOST_PROCESSES_OF_LAB)?;
+        let signals = rustix::process::getrlimit(Resource::Sigpending).maximum;
+        limit(
+            Resource::Sigpending,
+            signals.map_or(MOST_SIGNALS_OF_LAB, |all| MOST_SIGNALS_OF_LAB.min(all / 2)),
+        )?;
     }
     if let Some(holder) = setup.network {
         let open =
@@ -148,6 +164,8 @@ pub(super) fn keep(mut setup: Setup, command: &OsStr) -> Result<ExitCode, String
     enter_namespaces(&proc_folder()?, Wall::Root, flags)?;
     let exe = sandbox::executable(&setup)?;
     (setup.parent, setup.dir) = (std::process::id(), Default::default());
+    // Nobody who is root inside may use what this process has under /proc.
+    close_proc()?;
     let setup = serde_json::to_string(&setup).map_err(|e| e.to_string())?;
     let init = Command::new(exe).arg(INIT).arg(setup).arg(command).spawn();
     let status = init.and_then(|mut init| init.wait()).map_err(|e| format!("cannot start a program: {e}"))?;
@@ -161,6 +179,10 @@ pub(super) fn init(setup: &Setup, command: &OsStr) -> Result<ExitCode, String> {
     let own = std::fs::read_link("/proc/self").ok().and_then(|pid| pid.to_str()?.parse().ok());
     if own.and_then(parent) != Some(setup.parent) {
         return Err("the lab has ended".to_owned());
+    }
+    if setup.has(Wall::Processes) {
+        // A signal to a process group leaves the process namespace: the programs' must not be that of the keeper.
+        let _ = rustix::process::setsid();
     }
     let proc = proc_folder()?;
     sandbox::enter(setup)?;
@@ -186,8 +208,7 @@ pub(super) fn init(setup: &Setup, command: &OsStr) -> Result<ExitCode, String> {
     }
     rustix::thread::set_no_new_privs(true).map_err(cannot(Wall::Capabilities, "set no_new_privs"))?;
     // No program may use what this process has under /proc: its executable is the machine's.
-    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
-        .map_err(cannot(Wall::Proc, "close /proc/1"))?;
+    close_proc()?;
     if setup.has(Wall::Syscalls) {
         syscalls::restrict().map_err(|e| format!("wall syscalls: {e}"))?;
     }

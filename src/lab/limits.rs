@@ -2,12 +2,12 @@
 //! space: looked at while a program runs, since limits of single processes bound neither, and cgroups are not to be had
 //! everywhere. Whoever goes beyond is ended.
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, openat, statat, statvfs};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fstat, openat, statat, statvfs};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How often a program is looked at.
@@ -24,14 +24,21 @@ const MOST_BYTES: u64 = 4 << 30;
 const MOST_FILES: u64 = 20_000;
 /// Folders of a host inside each other.
 const MOST_DEPTH: usize = 200;
-/// Below so many free bytes on the file system of the lab no program goes on.
+/// Below so many free bytes on the file system of the lab, or so many files that it can still hold, no program goes on; of a small
+/// one this part.
 const LEAST_DISK: u64 = 512 << 20;
+const LEAST_FILES: u64 = 40_000;
+const LEAST_FILES_PART: u64 = 50;
 /// A host's files are counted again after this time, or once the file system has lost so many bytes or files.
 const COUNT_AGAIN: Duration = Duration::from_secs(5);
 const BYTES_AGAIN: u64 = 256 << 20;
 const FILES_AGAIN: u64 = 5_000;
 /// So often in a row a host's files need not be countable.
 const MOST_UNCOUNTED: u32 = 20;
+/// So often, in one count, folders are looked for that have another name than a moment before.
+const MOST_LOOKS: u32 = 500;
+/// A folder that is not found under any name so often in a row is gone.
+const GONE_AFTER: u32 = 3;
 /// Bytes that a program may print.
 pub(super) const MOST_OUTPUT: u64 = 128 << 20;
 
@@ -40,6 +47,30 @@ struct Free {
     at: Instant,
     bytes: u64,
     files: u64,
+    /// As many files as it holds in all; 0 where that is not fixed.
+    all_files: u64,
+}
+
+fn free(dir: &Path) -> io::Result<Free> {
+    let disk = statvfs(dir)?;
+    let (at, bytes) = (Instant::now(), disk.f_bavail * disk.f_frsize);
+    Ok(Free { at, bytes, files: disk.f_favail, all_files: disk.f_files })
+}
+
+impl Free {
+    fn is_too_little(&self) -> Option<&'static str> {
+        let least_files = LEAST_FILES.min(self.all_files / LEAST_FILES_PART);
+        match self {
+            _ if self.bytes < LEAST_DISK => Some("this machine's disk is full"),
+            _ if self.files < least_files => Some("this machine's disk can hold no more files"),
+            _ => None,
+        }
+    }
+}
+
+/// Returns in which way the file system of a folder is full, if it is.
+pub(super) fn is_full(dir: &Path) -> io::Result<Option<&'static str>> {
+    Ok(free(dir)?.is_too_little())
 }
 
 /// The disk space of one host.
@@ -58,10 +89,9 @@ impl Disk {
 
     /// Returns in which way the host has used too much, if it has.
     fn exceeded(&self) -> io::Result<Option<String>> {
-        let disk = statvfs(&self.dir)?;
-        let free = Free { at: Instant::now(), bytes: disk.f_bavail * disk.f_frsize, files: disk.f_favail };
-        if free.bytes < LEAST_DISK {
-            return Ok(Some("this machine's disk is full".to_owned()));
+        let free = free(&self.dir)?;
+        if let Some(why) = free.is_too_little() {
+            return Ok(Some(why.to_owned()));
         }
         {
             let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
@@ -88,12 +118,13 @@ impl Disk {
 fn count(dir: &Path) -> io::Result<Option<String>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let top = openat(CWD, dir, flags, Mode::empty())?;
-    let (mut bytes, mut files) = (0, 0);
+    let (mut bytes, mut files, mut looks) = (0, 0, 0);
     // Breadth first would keep a handle of every folder; this keeps those of one way down.
-    let mut way: Vec<(OwnedFd, VecDeque<std::ffi::CString>)> = vec![(top, VecDeque::new())];
+    let mut way: Vec<(OwnedFd, VecDeque<(std::ffi::CString, u64)>)> = vec![(top, VecDeque::new())];
     let mut entered = true;
     while let Some((folder, below)) = way.last_mut() {
         if entered {
+            bytes += fstat(&*folder)?.st_blocks.unsigned_abs() * 512;
             for entry in Dir::read_from(&*folder)? {
                 let Ok(entry) = entry else { break };
                 if matches!(entry.file_name().to_bytes(), b"." | b"..") {
@@ -101,7 +132,7 @@ fn count(dir: &Path) -> io::Result<Option<String>> {
                 }
                 files += 1;
                 if entry.file_type() == FileType::Directory {
-                    below.push_back(entry.file_name().to_owned());
+                    below.push_back((entry.file_name().to_owned(), entry.ino()));
                 } else if let Ok(file) = statat(&*folder, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) {
                     bytes += file.st_blocks.unsigned_abs() * 512;
                 }
@@ -114,7 +145,7 @@ fn count(dir: &Path) -> io::Result<Option<String>> {
             }
         }
         entered = false;
-        let Some(name) = below.pop_front() else {
+        let Some((name, inode)) = below.pop_front() else {
             way.pop();
             continue;
         };
@@ -122,14 +153,35 @@ fn count(dir: &Path) -> io::Result<Option<String>> {
             Ok(folder) => folder,
             // The lab itself is short of something: what it does not see is no less.
             Err(error) if is_shortage(&error) => return Err(error),
-            // It is gone, or has just been closed and is counted the next time.
-            Err(_) => continue,
+            Err(_) => match renamed(folder, inode, &mut looks)? {
+                Some(folder) => folder,
+                None => continue,
+            },
         };
         way.push((folder, VecDeque::new()));
         if way.len() > MOST_DEPTH {
             return Ok(Some(format!("this host's folders are more than {MOST_DEPTH} deep")));
         }
         entered = true;
+    }
+    Ok(None)
+}
+
+/// Returns a folder that was in another one a moment ago, under whatever name it has now; `None` if it is gone.
+fn renamed(folder: &OwnedFd, inode: u64, looks: &mut u32) -> io::Result<Option<OwnedFd>> {
+    let mut missed = 0;
+    while missed < GONE_AFTER {
+        *looks += 1;
+        if *looks > MOST_LOOKS {
+            return Err(io::Error::other("folders are renamed all the time"));
+        }
+        let same = Dir::read_from(folder)?.flatten().find(|entry| entry.ino() == inode);
+        match same.map(|entry| enter(folder, entry.file_name())) {
+            Some(Ok(folder)) => return Ok(Some(folder)),
+            Some(Err(error)) if is_shortage(&error) => return Err(error),
+            Some(Err(_)) => missed = 0,
+            None => missed += 1,
+        }
     }
     Ok(None)
 }
@@ -166,16 +218,16 @@ fn opened_up(folder: &OwnedFd, name: &std::ffi::CStr, flags: OFlags) -> Option<i
 }
 
 /// What one running program has used.
-pub(super) struct Usage<'a> {
+pub(super) struct Usage {
     began: Instant,
-    disk: &'a Disk,
+    disk: Arc<Disk>,
     /// How often in a row its host's files could not be counted.
     uncounted: u32,
 }
 
-impl<'a> Usage<'a> {
+impl Usage {
     /// A program of this host begins.
-    pub(super) fn new(disk: &'a Disk) -> Self {
+    pub(super) fn new(disk: Arc<Disk>) -> Self {
         Self { began: Instant::now(), disk, uncounted: 0 }
     }
 
@@ -219,15 +271,24 @@ fn bytes_of(text: &str, name: &str) -> u64 {
 fn memory(outer: u32) -> u64 {
     let (mut all, mut used) = (vec![outer], 0);
     while let Some(pid) = all.pop() {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        used += bytes_of(&status, "RssAnon:") + bytes_of(&status, "RssShmem:") + bytes_of(&status, "VmPTE:");
+        let mut own = memory_in(&format!("/proc/{pid}/status"));
         let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
         for thread in threads {
+            // The first thread may have ended, and tells of no memory then; the others have it all the same.
+            own = own.or_else(|| memory_in(&thread.path().join("status")));
             let children = std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();
             all.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
         }
+        used += own.unwrap_or_default();
     }
     used
+}
+
+/// Returns the memory in a status of proc_pid_status(5); `None` if it tells of none.
+fn memory_in(status: impl AsRef<Path>) -> Option<u64> {
+    let status = std::fs::read_to_string(status).unwrap_or_default();
+    let kinds = ["RssAnon:", "RssShmem:", "VmPTE:", "VmSwap:", "HugetlbPages:"];
+    status.contains("RssAnon:").then(|| kinds.iter().map(|kind| bytes_of(&status, kind)).sum())
 }
 
 fn machine_is_short() -> bool {

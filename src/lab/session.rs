@@ -111,7 +111,7 @@ struct Started {
 fn on_pipes(host: &LabHost, command: &str) -> std::io::Result<Started> {
     let mut process = host.isolation.command(&host.dir, command, Stdin::Pipe);
     process.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut program = Program::spawn(&mut process, &host.ending, &host.disk)?;
+    let mut program = Program::spawn(&mut process, &host.programs, &host.disk)?;
     let streams = program.child().and_then(|c| Some((c.stdin.take()?, c.stdout.take()?, c.stderr.take()?)));
     let (input, output, errors) = streams.ok_or(std::io::ErrorKind::BrokenPipe)?;
     Ok(Started { program, input: Box::new(input), output: Box::new(output), errors: Box::new(errors) })
@@ -128,7 +128,7 @@ fn on_terminal(
         |master: &OwnedFd| Ok::<_, std::io::Error>(tokio::fs::File::from_std(master.try_clone()?.into()));
     let (input, output) = (Box::new(end(&master)?), Box::new(end(&master)?));
     // The program's ends are then the only ones: the terminal ends with it.
-    let program = Program::spawn(&mut process, &host.ending, &host.disk)?;
+    let program = Program::spawn(&mut process, &host.programs, &host.disk)?;
     Ok(Started { program, input, output, errors: Box::new(tokio::io::empty()) })
 }
 

@@ -4,11 +4,11 @@ use super::artifacts::{files, sha256};
 use super::cluster::{Cluster, ClusterSpec, ControlPlane, HostSpec, programs_in};
 use super::host::{LabHost, MOST_EXECS};
 use super::isolate::Isolation;
-use super::program::Ending;
+use super::program::Programs;
 use super::sockets::{listen_unix, private, sockets};
 use super::spec::{Fault, FaultKind, Host, Spec};
 use super::status::{Counters, HostStatus, Status};
-use super::{net, session, tree};
+use super::{limits, net, session, tree};
 use crate::event::Events;
 use russh::keys::PrivateKey;
 use russh::keys::ssh_key::LineEnding;
@@ -81,7 +81,7 @@ pub struct Lab {
     artifacts: Vec<Artifact>,
     cluster: Arc<Cluster>,
     tasks: JoinSet<()>,
-    ending: Ending,
+    programs: Programs,
 }
 
 fn key() -> Result<PrivateKey, LabError> {
@@ -144,12 +144,15 @@ impl Lab {
         };
         let cluster = Arc::new(Cluster::new(cluster_spec, events).on(control_plane));
         let execs = Arc::new(Semaphore::new(MOST_EXECS));
-        let ending = Ending::default();
+        let programs = Programs::new().map_err(files_error)?;
         let mut known = String::from("# Host keys of the lab; made by `lab up`.\n");
         let mut hosts = BTreeMap::new();
         let sockets = sockets(&spec.dir);
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&sockets).map_err(files_error)?;
         for host in &spec.hosts {
+            if let Some(why) = limits::is_full(&spec.dir).map_err(files_error)? {
+                return Err(LabError::Forbidden(format!("cannot build the hosts of the lab: {why}")));
+            }
             tree::build(&spec, host).map_err(files_error)?;
             let dir = spec.host_dir(&host.name);
             let init = listen_unix(&dir.join("root/run/lab/init.sock")).map_err(files_error)?;
@@ -182,7 +185,7 @@ impl Lab {
                 client.public_key().clone(),
                 execs.clone(),
                 isolation.clone(),
-                ending.clone(),
+                programs.clone(),
             );
             tasks.spawn(running.clone().serve_init(init));
             let listener = listen_unix(&sockets.join(&host.name)).map_err(files_error)?;
@@ -193,7 +196,7 @@ impl Lab {
             hosts.insert(host.name.clone(), running);
         }
         private(&spec.dir.join("known_hosts"), &known).map_err(files_error)?;
-        Ok(Self { spec, hosts, artifacts, cluster, tasks, ending })
+        Ok(Self { spec, hosts, artifacts, cluster, tasks, programs })
     }
 
     /// Returns its folder.
@@ -258,7 +261,7 @@ impl Lab {
         for host in self.hosts.values() {
             host.stop().await;
         }
-        self.ending.all().await;
+        self.programs.all_ended().await;
         self.cluster.end().await;
         if let Err(error) = tree::clear(&self.spec.dir) {
             eprintln!("lab: cannot remove the hosts' folders in {}: {error}", self.spec.dir.display());

@@ -24,7 +24,7 @@ const ALLOWED: &str = "accept accept4 bind brk cachestat capget capset chdir clo
     rt_sigsuspend rt_sigtimedwait rt_tgsigqueueinfo sched_get_priority_max sched_get_priority_min sched_getaffinity \
     sched_getattr sched_getparam sched_getscheduler sched_rr_get_interval sched_setaffinity sched_yield sendfile \
     sendmmsg sendmsg sendto set_robust_list set_tid_address setfsgid setfsuid setgid setgroups setitimer setpgid setpriority \
-    setregid setresgid setresuid setreuid setsid setsockopt setuid setxattr shutdown sigaltstack signalfd4 splice \
+    setregid setresgid setresuid setreuid setsid setuid setxattr shutdown sigaltstack signalfd4 splice \
     statfs statx symlinkat sync sync_file_range syncfs sysinfo tgkill timer_create timer_delete timer_getoverrun \
     timer_gettime timer_settime timerfd_create timerfd_gettime timerfd_settime times tkill truncate umask uname unlinkat \
     utimensat wait4 waitid write writev";
@@ -37,10 +37,15 @@ const ALSO_ALLOWED: &str = "access alarm arch_prctl chmod chown creat dup2 epoll
 #[cfg(not(target_arch = "x86_64"))]
 const ALSO_ALLOWED: &str = "";
 
-/// Sockets, by family and protocol: local ones, TCP and UDP on IPv4 and IPv6, and netlink for devices and routes. A socket of
-/// another protocol could have its module loaded.
-const SOCKETS: [(i32, &[i32]); 4] = [(AF_UNIX, &[0]), (2, &[0, 6, 17]), (10, &[0, 6, 17]), (16, &[0])];
+/// Sockets, by family, type (stream, datagram, raw, sequence of packets) and protocol: local ones, TCP and UDP on IPv4 and IPv6, and
+/// netlink for devices and routes. A socket of another type or protocol could have its module loaded.
+const SOCKETS: [(i32, &[i32], &[i32]); 4] =
+    [(AF_UNIX, &[1, 2, 5], &[0]), (2, &[1, 2], &[0, 6, 17]), (10, &[1, 2], &[0, 6, 17]), (16, &[2, 3], &[0])];
 const AF_UNIX: i32 = 1;
+/// The part of a socket's type that is not a flag.
+const SOCKET_TYPE: u64 = 0xf;
+/// With this option the close of a socket waits for its peer, whoever closes it: the lab too, if it was passed the socket.
+const SO_LINGER: [i32; 2] = [1, 13];
 /// Flags of clone that make a namespace.
 const NEW_NAMESPACES: u64 = 0x7e02_0000;
 /// ioctls, by number: of terminals (TCGETS to TCFLSH, TIOCSCTTY to TIOCOUTQ without TIOCSTI, sizes, sessions, pseudoterminals; no
@@ -105,11 +110,18 @@ fn argument(index: u8, op: Value, value: impl Into<Value>) -> Value {
 fn rules() -> Value {
     let names = ALLOWED.split_whitespace().chain(ALSO_ALLOWED.split_whitespace());
     let mut rules: Vec<Value> = names.map(|name| json!({"syscall": name})).collect();
-    for (family, protocol) in
-        SOCKETS.iter().flat_map(|(family, all)| all.iter().map(move |one| (family, one)))
-    {
-        let both = [argument(0, json!("eq"), *family), argument(2, json!("eq"), *protocol)];
-        rules.push(json!({"syscall": "socket", "args": both}));
+    for (family, types, protocols) in SOCKETS {
+        for (kind, protocol) in types.iter().flat_map(|kind| protocols.iter().map(move |p| (kind, p))) {
+            let all = [
+                argument(0, json!("eq"), family),
+                argument(1, json!({"masked_eq": SOCKET_TYPE}), *kind),
+                argument(2, json!("eq"), *protocol),
+            ];
+            rules.push(json!({"syscall": "socket", "args": all}));
+        }
+    }
+    for (index, other) in (1..).zip(SO_LINGER) {
+        rules.push(json!({"syscall": "setsockopt", "args": [argument(index, json!("ne"), other)]}));
     }
     rules.push(json!({"syscall": "socketpair", "args": [argument(0, json!("eq"), AF_UNIX)]}));
     rules.push(json!({"syscall": "clone", "args": [argument(0, json!({"masked_eq": NEW_NAMESPACES}), 0)]}));

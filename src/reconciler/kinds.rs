@@ -105,6 +105,20 @@ impl Kind {
         if self.group.is_empty() { self.kind.to_owned() } else { format!("{}.{}", self.kind, self.group) }
     }
 
+    /// Returns whether requests are routed by its objects; Deployments and DaemonSets are counted otherwise.
+    pub(super) fn routes(&self) -> bool {
+        matches!(
+            self.kind,
+            "Service"
+                | "GatewayClass"
+                | "Gateway"
+                | "InferencePool"
+                | "HTTPRoute"
+                | "ModelServer"
+                | "ModelRoute"
+        )
+    }
+
     /// Returns its API, in a namespace where it has one.
     pub(super) fn api(&self, client: &kube::Client, namespace: &str) -> Api<DynamicObject> {
         let resource = ApiResource::from_gvk_with_plural(

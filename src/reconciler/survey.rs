@@ -2,10 +2,11 @@
 
 use super::ClusterTarget;
 use super::cluster::AT_ONCE;
-use super::errors::failure;
+use super::errors::{failure, is_missing};
+use super::kinds::Kind;
 use super::pods::{self, Cause};
 use super::ready::selector;
-use crate::state::{Failure, FailureKind, ObjectId};
+use crate::state::{Failure, FailureKind, ObjectId, Spec};
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
@@ -26,6 +27,8 @@ pub struct Survey {
     pub nodes: BTreeMap<String, NodeSeen>,
     /// The Deployments and DaemonSets that were asked for, as far as they exist.
     pub workloads: BTreeMap<ObjectId, WorkloadSeen>,
+    /// Services, gateways and routes that are wanted and do not exist.
+    pub missing: BTreeSet<ObjectId>,
 }
 
 /// One node.
@@ -156,6 +159,31 @@ impl ClusterTarget {
         Ok(found.metadata.uid)
     }
 
+    /// Returns what requests are routed by and does not exist.
+    async fn missing(&self, client: &kube::Client) -> Result<BTreeSet<ObjectId>, Failure> {
+        let wanted = self.setup.desired.iter().filter_map(|r| match &r.spec {
+            Spec::Object(object) => {
+                let id = ObjectId::of(&object.manifest);
+                let kind = Kind::of(&id).filter(|kind| kind.routes())?;
+                Some((id, kind))
+            }
+            _ => None,
+        });
+        let looks = wanted.map(|(id, kind)| async move {
+            match kind.api(client, &id.namespace).get_metadata_opt(&id.name).await {
+                Ok(Some(_)) => Ok(None),
+                Ok(None) => Ok(Some(id)),
+                // Not even its definition exists.
+                Err(error) if is_missing(&error) => Ok(Some(id)),
+                Err(error) => Err(failure(kind.plural, &error)),
+            }
+        });
+        let looks: Vec<_> = looks.collect();
+        let found: Vec<Option<ObjectId>> =
+            stream::iter(looks).buffer_unordered(AT_ONCE).try_collect().await?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
     /// Returns the nodes, and the workloads that are asked for, from the API; `None` if there is no cluster yet.
     pub async fn survey(&self, workloads: &BTreeSet<ObjectId>) -> Result<Option<Survey>, Failure> {
         let Some(link) = self.link().await? else { return Ok(None) };
@@ -176,7 +204,8 @@ impl ClusterTarget {
                 async move { Ok::<_, Failure>((id, workload_seen(client, &live, nodes).await?)) }
             });
             let seen = stream::iter(looks).buffer_unordered(AT_ONCE).try_collect().await?;
-            Ok(Survey { nodes, workloads: seen })
+            let missing = self.missing(client).await?;
+            Ok(Survey { nodes, workloads: seen, missing })
         };
         match tokio::time::timeout(DEADLINE, ask).await {
             Ok(survey) => survey.map(Some),

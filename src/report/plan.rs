@@ -4,7 +4,7 @@ use super::layout::{Columns, Last};
 use super::summary::{elapsed, failure};
 use super::words::{count, names, say};
 use crate::plan::{Kind, Plan, PoolImpact, RolloutOrder, TargetPlan, kinds};
-use crate::state::{Failure, FieldDiff, Origin, Step, TargetId, Verb, plain_line};
+use crate::state::{Failure, FailureKind, FieldDiff, Origin, Step, TargetId, Verb, plain_line};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -352,7 +352,11 @@ pub fn plan_text(plan: &Plan, view: &PlanView) -> String {
     for (why, targets) in groups {
         let targets: Vec<&str> = targets.iter().map(String::as_str).collect();
         text += "\n";
-        text += &failure(&names(&targets), "could not be observed", why, "");
+        let what = match why.kind {
+            FailureKind::Preflight => "failed preflight",
+            _ => "could not be observed",
+        };
+        text += &failure(&names(&targets), what, why, "");
     }
     for target in &plan.targets {
         for what in &target.unknown {

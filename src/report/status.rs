@@ -35,6 +35,8 @@ pub struct StatusView {
     pub routes: Vec<RouteView>,
     /// Router, models, device plugins and metrics; empty where the API could not be asked.
     pub workloads: Vec<WorkloadView>,
+    /// Services, gateways and routes that the inventory wants and the cluster does not have, as `Kind namespace/name`.
+    pub missing: Vec<String>,
     /// Hosts that could not be reached, and why.
     pub unreachable: Vec<(String, Problem)>,
     /// Hosts on which a batch runs at this moment, and whose.
@@ -244,6 +246,7 @@ impl StatusView {
                 .any(|a| !a.short.is_empty() || a.health.verdict == Some(Verdict::Unhealthy))
             || self.routes.iter().any(|r| r.ready.is_none_or(|n| n < r.wanted))
             || self.workloads.iter().any(WorkloadView::is_troubled)
+            || !self.missing.is_empty()
             || self.certificate.as_ref().is_some_and(|c| c.days < EXPIRES_SOON)
             || self.health.iter().flat_map(BTreeMap::values).any(|h| h.verdict != Verdict::Healthy)
     }
@@ -356,6 +359,11 @@ pub fn status_text(view: &StatusView, width: Option<usize>) -> String {
         table(&view.routes, width, &mut text);
     }
     text += &troubled(&view.workloads);
+    if !view.missing.is_empty() {
+        let list: Vec<&str> = view.missing.iter().map(String::as_str).collect();
+        text += &format!("missing in the cluster: {}\n", names(&list));
+        text += &format!("  = next: Run `provision apply {place}` to make what is missing again\n");
+    }
     // What its host has is told of the host.
     let reachable = |host: &str| !view.unreachable.iter().any(|(name, _)| name == host);
     for controller in view.controllers.iter().filter(|c| c.problem.is_some() && reachable(&c.host)) {

@@ -1,6 +1,6 @@
 //! The user's own ssh configuration, as OpenSSH reads it: `ssh -G -l USER -p PORT HOST` handles Include, Match and tokens better
 //! than any parser could. Settings of the inventory are given to it as options, so that they count as they do for ssh. Asked
-//! once per host, a few at a time. What `ssh -G` leaves as written (`~`, tokens of file names) is expanded here.
+//! once per host, a few at a time; only once for all hosts if no file that ssh read distinguishes hosts. What `ssh -G` leaves as written (`~`, tokens of file names) is expanded here.
 
 use super::expand::Expander;
 use std::collections::HashMap;
@@ -85,6 +85,9 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// Processes at once; each takes a few milliseconds of a core.
 const MOST_AT_ONCE: usize = 8;
 
+/// Larger files of the configuration are not looked through, in bytes.
+const MOST_CONFIG: u64 = 1 << 20;
+
 /// Options that change how a host is reached or logged in to, and that are not supported here, with the values that change
 /// nothing (ssh_config(5), defaults).
 const UNSUPPORTED: [(&str, &[&str]); 7] = [
@@ -101,34 +104,53 @@ const UNSUPPORTED: [(&str, &[&str]); 7] = [
 /// Answers so far: a configuration does not change during a command.
 struct Answers {
     hosts: Mutex<HashMap<Asked, Arc<OnceCell<UserConfig>>>>,
+    /// The first answer for each way to ask, whatever the host.
+    first: Mutex<HashMap<Asked, Arc<OnceCell<Answer>>>>,
     processes: Semaphore,
 }
 
-static ANSWERS: LazyLock<Answers> =
-    LazyLock::new(|| Answers { hosts: Mutex::default(), processes: Semaphore::new(MOST_AT_ONCE) });
+static ANSWERS: LazyLock<Answers> = LazyLock::new(|| Answers {
+    hosts: Mutex::default(),
+    first: Mutex::default(),
+    processes: Semaphore::new(MOST_AT_ONCE),
+});
+
+/// What `ssh -G` answered.
+#[derive(Clone, Debug)]
+enum Answer {
+    /// It printed this for that host; it would print the same for any other, or not.
+    Printed { host: String, text: String, for_all: bool },
+    /// There is no ssh here, so its configuration is not in use.
+    NoSsh,
+    /// It was asked in vain.
+    Problem(String),
+}
 
 fn home() -> PathBuf {
     std::env::home_dir().filter(|h| h.is_absolute()).unwrap_or_else(|| "/".into())
 }
 
+/// Returns the cell of a key.
+fn cell<T>(cells: &Mutex<HashMap<Asked, Arc<OnceCell<T>>>>, key: &Asked) -> Arc<OnceCell<T>> {
+    match cells.lock() {
+        Ok(mut cells) => cells.entry(key.clone()).or_default().clone(),
+        Err(_) => Arc::default(),
+    }
+}
+
 /// Returns the settings of a host from `ssh -G`, or OpenSSH's defaults without ssh or without configuration.
 pub async fn user_config(asked: &Asked) -> UserConfig {
-    let cell = match ANSWERS.hosts.lock() {
-        Ok(mut hosts) => hosts.entry(asked.clone()).or_default().clone(),
-        Err(_) => Arc::default(),
-    };
-    cell.get_or_init(|| async {
-        let _permit = ANSWERS.processes.acquire().await;
+    let cell = cell(&ANSWERS.hosts, asked);
+    let config = cell.get_or_init(|| async {
         let home = home();
         let files = [home.join(".ssh/config"), "/etc/ssh/ssh_config".into(), "/etc/ssh/ssh_config.d".into()];
         if files.iter().any(|file| file.exists()) {
-            ask(Path::new("ssh"), asked, &home).await
+            ask(&ANSWERS, Path::new("ssh"), asked, &home).await
         } else {
             defaults(&home, asked)
         }
-    })
-    .await
-    .clone()
+    });
+    config.await.clone()
 }
 
 /// Returns what counts for a host without any configuration.
@@ -136,10 +158,35 @@ pub fn without_config(asked: &Asked) -> UserConfig {
     defaults(&home(), asked)
 }
 
-async fn ask(ssh: &Path, asked: &Asked, home: &Path) -> UserConfig {
+async fn ask(answers: &Answers, ssh: &Path, asked: &Asked, home: &Path) -> UserConfig {
+    let any = Asked { host: String::new(), ..asked.clone() };
+    let first = cell(&answers.first, &any);
+    let first = first.get_or_init(|| run(answers, ssh, asked)).await;
+    let answer = match first {
+        Answer::Printed { host, .. } if *host == asked.host => first.clone(),
+        Answer::Printed { host, text, for_all: true } if is_plain(&asked.host) => Answer::Printed {
+            host: asked.host.clone(),
+            text: for_other(text, host, &asked.host),
+            for_all: true,
+        },
+        Answer::NoSsh => Answer::NoSsh,
+        Answer::Printed { .. } | Answer::Problem(_) => run(answers, ssh, asked).await,
+    };
+    match answer {
+        Answer::Printed { text, .. } => parse(&text, asked, home),
+        Answer::NoSsh => defaults(home, asked),
+        Answer::Problem(problem) => {
+            UserConfig { problem: Some(format!("ssh -G {}: {problem}", asked.host)), ..defaults(home, asked) }
+        }
+    }
+}
+
+/// Asks ssh, which with `-v` names each file that it reads.
+async fn run(answers: &Answers, ssh: &Path, asked: &Asked) -> Answer {
+    let _permit = answers.processes.acquire().await;
     let host = &asked.host;
     let mut command = tokio::process::Command::new(ssh);
-    command.arg("-G");
+    command.args(["-v", "-G"]);
     if let Some(user) = &asked.user {
         command.args(["-l", user]);
     }
@@ -150,16 +197,87 @@ async fn ask(ssh: &Path, asked: &Asked, home: &Path) -> UserConfig {
         command.arg("-i").arg(identity);
     }
     let run = command.args(["--", host]).stdin(std::process::Stdio::null()).kill_on_drop(true).output();
-    let problem = match tokio::time::timeout(DEADLINE, run).await {
+    match tokio::time::timeout(DEADLINE, run).await {
         Ok(Ok(output)) if output.status.success() => {
-            return parse(&String::from_utf8_lossy(&output.stdout), asked, home);
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            let for_all = is_for_all(host, &text, &String::from_utf8_lossy(&output.stderr));
+            Answer::Printed { host: host.clone(), text, for_all }
         }
-        Ok(Ok(output)) => String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; "),
-        // No ssh here, so its configuration is not in use.
-        Ok(Err(_)) => return defaults(home, asked),
-        Err(_) => format!("no response within {} s (is a Match exec hanging?)", DEADLINE.as_secs()),
+        Ok(Ok(output)) => {
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            let said = stderr
+                .lines()
+                .map(str::trim)
+                .filter(|l| !l.is_empty() && !l.starts_with("debug1: ") && !l.starts_with("OpenSSH_"));
+            Answer::Problem(said.collect::<Vec<_>>().join("; "))
+        }
+        Ok(Err(_)) => Answer::NoSsh,
+        Err(_) => {
+            Answer::Problem(format!("no response within {} s (is a Match exec hanging?)", DEADLINE.as_secs()))
+        }
+    }
+}
+
+/// Returns whether ssh takes a name as it is: it makes letters small, and names with other characters may need quotes.
+fn is_plain(host: &str) -> bool {
+    !host.is_empty()
+        && host.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b".-:".contains(&b))
+}
+
+/// Returns whether another host would get the same answer: in no file that ssh read does a line depend on the host, and the answer
+/// has its name only where it repeats it.
+fn is_for_all(host: &str, text: &str, verbose: &str) -> bool {
+    let mut files = verbose
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("debug1: Reading configuration data "))
+        .peekable();
+    let named = |line: &str| {
+        let repeats = line.split_once(' ').is_some_and(|(key, value)| is_name(key) && value == host);
+        !repeats
+            && (line.contains(host)
+                || line == "canonicalizehostname yes"
+                || line == "canonicalizehostname always")
     };
-    UserConfig { problem: Some(format!("ssh -G {host}: {problem}")), ..defaults(home, asked) }
+    is_plain(host)
+        && files.peek().is_some()
+        && !text.lines().any(named)
+        && files.all(|file| file_is_for_all(Path::new(file)))
+}
+
+/// The lines in which `ssh -G` repeats the host.
+fn is_name(key: &str) -> bool {
+    matches!(key, "host" | "hostname")
+}
+
+/// Returns the answer for one host as that for another.
+fn for_other(text: &str, host: &str, other: &str) -> String {
+    let line = |line: &str| match line.split_once(' ') {
+        Some((key, value)) if is_name(key) && value == host => format!("{key} {other}\n"),
+        _ => format!("{line}\n"),
+    };
+    text.lines().map(line).collect()
+}
+
+/// Returns whether a file treats all hosts alike: no `Match`, no `Host` but `Host *`, no `Include` with tokens.
+fn file_is_for_all(file: &Path) -> bool {
+    let Ok(meta) = std::fs::metadata(file) else { return false };
+    let text = match meta.is_file() && meta.len() <= MOST_CONFIG {
+        true => std::fs::read_to_string(file),
+        false => return false,
+    };
+    text.is_ok_and(|text| {
+        text.lines().all(|line| {
+            let line = line.trim();
+            let (key, value) = line.split_once(|c: char| c.is_whitespace() || c == '=').unwrap_or((line, ""));
+            let value = value.trim_matches(|c: char| c.is_whitespace() || c == '=');
+            match key.trim_matches('"').to_ascii_lowercase().as_str() {
+                "match" => false,
+                "host" => value == "*",
+                "include" => !value.contains(['%', '$']),
+                _ => true,
+            }
+        })
+    })
 }
 
 /// The keys that OpenSSH tries when none are configured, and its files of host keys.
@@ -301,6 +419,61 @@ mod tests {
         Asked { host: host.to_owned(), ..Asked::default() }
     }
 
+    fn none_yet() -> Answers {
+        Answers { hosts: Mutex::default(), first: Mutex::default(), processes: Semaphore::new(2) }
+    }
+
+    /// Asks a program in the place of ssh for three hosts, and returns what each got, and how often it was run.
+    async fn asked_of(config: &str, hosts: [&str; 3], more: &str) -> (Vec<Option<String>>, usize) {
+        use std::os::unix::fs::PermissionsExt;
+        let home = tempfile::tempdir().expect("a folder");
+        let (file, ssh, runs) =
+            (home.path().join("config"), home.path().join("ssh"), home.path().join("runs"));
+        std::fs::write(&file, config).expect("written");
+        let program = format!(
+            "#!/bin/sh\necho run >>{}\necho 'OpenSSH_9.2p1' >&2\necho 'debug1: Reading configuration data {}' >&2\n\
+             for host; do :; done\necho user alice\necho hostname $host\n{more}\n",
+            runs.display(),
+            file.display()
+        );
+        std::fs::write(&ssh, program).expect("written");
+        std::fs::set_permissions(&ssh, PermissionsExt::from_mode(0o755)).expect("executable");
+        let answers = none_yet();
+        let mut got = Vec::new();
+        for host in hosts {
+            got.push(ask(&answers, &ssh, &of(host), home.path()).await.hostname);
+        }
+        (got, std::fs::read_to_string(runs).expect("read").lines().count())
+    }
+
+    #[tokio::test]
+    async fn ssh_is_asked_once_where_its_configuration_does_not_distinguish_hosts() {
+        let hosts = ["10.0.0.1", "10.0.0.2", "gpu-3"];
+        let own: Vec<_> = hosts.iter().map(|h| Some((*h).to_owned())).collect();
+        let same =
+            ["", "# Match all\nUser alice\n", "Host *\n  SendEnv LANG\nInclude conf.d/*\n", "host = *\n"];
+        for config in same {
+            assert_eq!(asked_of(config, hosts, "").await, (own.clone(), 1), "{config}");
+        }
+        let differ = [
+            "Host gpu-3\n",
+            "host gpu-* *\n",
+            "  MATCH host gpu-3\n",
+            "\"Host\" !gpu-3\n",
+            "Match=all\n",
+            "Include %n\n",
+            "Host=10.0.0.*\n",
+        ];
+        for config in differ {
+            assert_eq!(asked_of(config, hosts, "").await, (own.clone(), 3), "{config}");
+        }
+        // The answer itself depends on the host, or a name is not one that ssh repeats as it is.
+        for more in ["echo proxycommand nc $host 22", "echo canonicalizehostname yes"] {
+            assert_eq!(asked_of("", hosts, more).await.1, 3, "{more}");
+        }
+        assert_eq!(asked_of("", ["10.0.0.1", "GPU-3", "10.0.0.2"], "").await.1, 2);
+    }
+
     #[test]
     fn the_answer_of_ssh_is_read() {
         let home = tempfile::tempdir().expect("a folder");
@@ -347,7 +520,7 @@ mod tests {
         std::fs::create_dir(home.path().join(".ssh")).expect("made");
         std::fs::write(home.path().join(".ssh/id_rsa"), "").expect("written");
         for ssh in ["/nonexistent/ssh", "false"] {
-            let config = ask(Path::new(ssh), &of("h"), home.path()).await;
+            let config = ask(&none_yet(), Path::new(ssh), &of("h"), home.path()).await;
             assert_eq!(config.identities, [home.path().join(".ssh/id_rsa")], "{ssh}");
             assert_eq!(config.problem.is_some(), ssh == "false", "{:?}", config.problem);
         }

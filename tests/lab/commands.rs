@@ -68,17 +68,32 @@ fn what_runs_can_be_seen_reached_and_collected() {
         models.patch("qwen-gpu", &kube::api::PatchParams::default(), &none).await.expect("scaled");
         let routers: kube::Api<Deployment> = kube::Api::namespaced(client, "kthena-system");
         routers.delete("kthena-router", &kube::api::DeleteParams::default()).await.expect("deleted");
+        // Without a route nobody is served, however many engines are ready.
+        let kind =
+            kube::api::GroupVersionKind::gvk("networking.serving.volcano.sh", "v1alpha1", "ModelRoute");
+        let resource = kube::api::ApiResource::from_gvk(&kind);
+        let routes: kube::Api<kube::api::DynamicObject> =
+            kube::Api::namespaced_with(routers.into_client(), "models", &resource);
+        let all = routes.list(&kube::api::ListParams::default()).await.expect("listed");
+        let route =
+            all.items.iter().filter_map(|r| r.metadata.name.as_deref()).find(|name| name.starts_with("ads"));
+        routes
+            .delete(route.expect("ads has a route"), &kube::api::DeleteParams::default())
+            .await
+            .expect("deleted");
     });
     let shown = stdout(&story.run(&["status", "-i", &at]));
     let missing =
         "router kthena-router: missing: no Deployment kthena-system/kthena-router; affects ads, search";
     assert!(shown.contains(missing), "{shown}");
+    assert!(shown.contains("missing in the cluster: ModelRoute models/ads"), "{shown}");
     let scaled = "affects search (qwen)\n  scaled to 0; the inventory wants 1\n";
     assert!(shown.contains(scaled) && shown.contains("Run `provision apply`, which restores"), "{shown}");
     let json = story.run(&["status", "-i", &at, "--output", "json"]);
     let json: serde_json::Value = serde_json::from_slice(&json.stdout).expect("JSON");
     let router = json["workloads"].as_array().into_iter().flatten().find(|w| w["part"] == "router");
     assert_eq!(router.map(|w| &w["exists"]), Some(&false.into()), "{json}");
+    assert_eq!(json["missing"].as_array().map(Vec::len), Some(1), "{json}");
 
     let all = story.run(&["exec", "-i", &at, "--limit", "w-1,t-1", "--", "id -un; exit 3"]);
     assert_eq!(all.status.code(), Some(1));

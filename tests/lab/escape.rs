@@ -150,6 +150,13 @@ attacks! {
     other_kinds_of_sockets: Syscalls [],
         "perl -e 'for $f (40, 38, 17, 21, 29, 44) { $! = 0; print \"I AM\", \" OUT $f\\n\" if socket($s, $f, 2, 0) || socket($s, $f, 5, 0) \
          || $! + 0 != 38 }'";
+    /// Types of sockets that no host needs: packets, and those of other protocols.
+    other_types_of_sockets: Syscalls [],
+        "perl -e 'for $t (3, 4, 6, 10) { $! = 0; print \"I AM\", \" OUT $t\\n\" if socket($s, 2, $t, 0) || $! + 0 != 38 }'";
+    /// A socket whose close waits, passed to the lab, would be closed by it.
+    sockets_whose_close_waits: Syscalls [],
+        "perl -MSocket -e 'socket($s, AF_INET, SOCK_STREAM, 0); \
+         print \"I AM\", \" OUT\\n\" if setsockopt($s, SOL_SOCKET, SO_LINGER, pack(\"ii\", 1, 9999))'";
     /// Typing into the terminal of whoever looks.
     typing_into_a_terminal: Syscalls [],
         "perl -e '$! = 0; ioctl(STDIN, 0x5412, $c = \"x\"); print \"I AM\", \" OUT\\n\" if $! + 0 != 38'";
@@ -167,6 +174,10 @@ attacks! {
     /// Many processes, none of which goes beyond a limit of its own.
     memory_of_many_processes: Limits [],
         "for i in 1 2 3 4 5 6; do perl -e '$x = \"a\" x 4e8; sleep 4' & done; wait; echo $OUT";
+    /// A process whose first thread has ended tells of no memory in its own status.
+    memory_of_another_thread: Limits [],
+        "perl -Mthreads -e 'if (!fork) { threads->create(sub { sleep 1; $n = 6e8; push @x, \"a\" x $n for 1..4; sleep 6; \
+         syswrite(STDOUT, \"I AM\" . \" OUT\\n\"); kill 9, $$ }); syscall(60, 0) } wait'";
     /// Many files, none of which is too large.
     disk_space: Limits [], "for i in 1 2 3 4 5; do fallocate -l 1000M /tmp/$i; done; sleep 8; echo $OUT";
     /// Folders so deep that whoever counts or removes them by going down runs out of something.
@@ -174,7 +185,29 @@ attacks! {
         "perl -e 'chdir \"/tmp\"; for (1..3000) { mkdir \"d\"; chdir \"d\" } chmod 0, \".\"'; sleep 8; echo $OUT";
     files_without_number: Limits [],
         "perl -e 'for $d (1..3) { mkdir \"/tmp/$d\"; for (1..8000) { open F, \">\", \"/tmp/$d/$_\" } }'; sleep 15; echo $OUT";
+    /// A folder never has the name by which it was found.
+    files_in_a_folder_that_is_renamed: Limits [],
+        "mkdir -p /tmp/p/x0; cd /tmp/p; perl -e 'for (1..4500) { open F, \">\", \"f$_\" } opendir $d, \"x0\"; \
+         if (!($k = fork)) { while (1) { rename \"x$n\", \"x\" . ($n + 1) if defined $n; $n = ($n // -1) + 1; select undef, undef, undef, 0.0001 } } \
+         chdir $d; for (1..19000) { open F, \">\", $_ } sleep 15; kill 9, $k; print \"I AM\", \" OUT\\n\"'";
     output_without_end: Limits [], "head -c 140M /dev/zero; echo; echo $OUT";
+}
+
+/// A signal to a process group leaves the process namespace, and a process of the lab that it ends could leave a core dump, with
+/// rights that no host has.
+#[tokio::test]
+async fn no_process_of_the_lab_is_in_a_group_of_a_program() {
+    let prison = Prison::new(&[]).await;
+    // A group of another process namespace is 0.
+    let said = prison.run("perl -e 'print \"group \", getpgrp(0), \"\\n\"'").await;
+    assert!(said.contains("group 1\n"), "that of the first process of the program's own: {said}");
+    let said = prison.run("setsid perl -e 'print \"group \", getpgrp(0), \"\\n\"'").await;
+    assert!(said.contains("group ") && !said.contains("group 0\n"), "{said}");
+    prison.run("perl -e 'kill 3, 0; sleep 5'").await;
+    assert!(!exists(&prison.kit.spec.host_dir("a").join("core")), "a process of the lab dumped core");
+    let said = prison.run("ulimit -S -c; ulimit -H -c").await;
+    assert_eq!(said, "0\n0\n", "a byte is less than the unit of 512 that is shown");
+    assert!(prison.run("echo fine").await.contains("fine"), "it still works");
 }
 
 /// Root of a host is nobody of the machine.
