@@ -359,7 +359,12 @@ mod tests {
             .spawn()
             .expect("a shell");
         let state = folder.path().join("state").display().to_string();
-        child.stdin.take().expect("its input").write_all(program(&state, watchdog).as_bytes()).expect("written");
+        child
+            .stdin
+            .take()
+            .expect("its input")
+            .write_all(program(&state, watchdog).as_bytes())
+            .expect("written");
         let output = child.wait_with_output().expect("its end");
         parse(&Sections::parse(&String::from_utf8_lossy(&output.stdout)).expect("whole")).expect("facts")
     }
