@@ -59,15 +59,25 @@ pub async fn resolve(
     if failed.is_empty() { Ok(lock) } else { Err(UnresolvedAll(failed)) }
 }
 
-/// Returns the sha256 that a list of checksums has for the file at `url`.
+/// Returns the sha256 that a list of checksums has for the file at `url`: lines of sha256sum, `SHA256 (NAME) = SUM` of BSD and
+/// openssl, or nothing but the sum.
 fn published(list: &str, url: &str) -> Option<String> {
     let file = url.rsplit('/').next()?.replace("%2B", "+");
-    list.lines().find_map(|line| {
-        let (sum, name) = line.split_once(char::is_whitespace)?;
+    let is_sum = |sum: &str| sum.len() == 64 && sum.bytes().all(|b| b.is_ascii_hexdigit());
+    let tagged = |line: &str| {
+        let (name, sum) = line.strip_prefix("SHA256")?.trim_start().strip_prefix('(')?.rsplit_once(')')?;
+        // Often with the folder in which it was made.
+        let name = name.rsplit('/').next().unwrap_or(name);
+        Some((sum.trim_start().strip_prefix('=')?.trim().to_owned(), name.to_owned()))
+    };
+    let listed = list.lines().find_map(|line| {
+        let plain =
+            || line.split_once(char::is_whitespace).map(|(sum, name)| (sum.to_owned(), name.to_owned()));
+        let (sum, name) = tagged(line).or_else(plain)?;
         let name = name.trim().trim_start_matches('*').trim_start_matches("./");
-        let hex = sum.len() == 64 && sum.bytes().all(|b| b.is_ascii_hexdigit());
-        (name == file && hex).then(|| sum.to_lowercase())
-    })
+        (name == file && is_sum(&sum)).then(|| sum.to_lowercase())
+    });
+    listed.or_else(|| Some(list.trim()).filter(|sum| is_sum(sum)).map(str::to_lowercase))
 }
 
 /// Returns a list of checksums; no more of it is read than one can have.

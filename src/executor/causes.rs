@@ -112,6 +112,25 @@ pub const CAUSES: &[Cause] = &[
         what: "the repository is signed with a key that the host does not have",
         hint: "Run `provision lock` to pin the current key, then apply again",
     },
+    // apt 3 verifies with sqv, which has words of its own.
+    Cause {
+        phrase: "which is needed to verify signature",
+        code: "E-REPO-KEY",
+        what: "the repository is signed with a key that the host does not have",
+        hint: "Run `provision lock` to pin the current key, then apply again",
+    },
+    Cause {
+        phrase: "The primary key is not live",
+        code: "E-REPO-KEY",
+        what: "the repository's signing key has expired",
+        hint: "Run `provision lock` to pin the current key, then apply again",
+    },
+    Cause {
+        phrase: "is not considered secure since",
+        code: "E-REPO-KEY",
+        what: "the repository's key or signature uses an algorithm that this system no longer accepts",
+        hint: "Run `provision lock` to pin the current key; if the vendor has no newer one, set a mirror in `repositories`",
+    },
     Cause {
         phrase: "is not valid yet",
         code: "E-CLOCK",

@@ -97,15 +97,35 @@ impl Ended {
         let failure = |code: &str, message: &str, hint: &str| {
             Failure::new(FailureKind::Preflight, code, message).cause(self.text.as_str()).hint(hint)
         };
-        // sudo asks for the password before it says that the login may not use it.
-        let forbidden = says(&["not in the sudoers", "not allowed to", "may not run"]);
+        // sudo asks for the password before it says that the login may not use it. The last is sudo-rs's.
+        let forbidden = says(&["not in the sudoers", "not allowed to", "may not run", "afraid I can't"]);
+        // PAM's verdict on the account, which no password changes; sudo-rs begins it with a capital. sudo may add that a
+        // password is required.
+        let account = says(&[
+            "ccount validation failure",
+            "ccount or password is expired",
+            "ccount expired",
+            "assword expired",
+            "account management error",
+        ]);
         if self.status == 127 {
             failure(MISSING, "sudo is not installed", "Install sudo, or log in as root (ssh.user: root)")
+        } else if account {
+            failure(
+                "E-SUDO-REFUSED",
+                "sudo refuses the account of this login",
+                "Check whether it is locked or expired (as root: passwd -S LOGIN; chage -l LOGIN)",
+            )
         } else if self.read_password && !forbidden {
             failure(WRONG_PASSWORD, "sudo rejects the password", "Check the secret of ssh.sudoPassword")
         } else if says(&["must have a tty"]) {
             failure(NO_TTY, "sudo requires a terminal", "Remove `Defaults requiretty` for this login")
-        } else if says(&["password is required", "authentication is required", "terminal is required"]) {
+        } else if says(&[
+            "password is required",
+            "authentication is required",
+            "terminal is required",
+            "no askpass program",
+        ]) {
             failure(
                 WRONG_PASSWORD,
                 "sudo requires a password and none is configured",

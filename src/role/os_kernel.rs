@@ -41,14 +41,14 @@ fn hold(release: &str) -> Value {
 }
 
 /// Returns the shell that finds and installs the RDMA modules of a kernel of RHEL or Amazon Linux. The package is named after
-/// that of the kernel: kernel-modules-extra, kernel6.12-modules-extra.
+/// that of the kernel: kernel-modules-extra, kernel6.12-modules-extra. rpm says on standard output, too, that nothing owns a file.
 fn modules_extra(release: &str) -> Value {
     let guard = format!(
         "for m in mlx5_ib ib_umad; do\n  [ -n \"$(find /lib/modules/{release} -name \"$m.ko*\" 2>/dev/null)\" ] || \
          {{ echo \"no $m\"; exit 1; }}\ndone\n"
     );
     let apply = format!(
-        "k=$(rpm -qf --qf '%{{NAME}}\\n' /lib/modules/{release}/vmlinuz 2>/dev/null | head -n 1); k=${{k%-core}}\n\
+        "k=$(rpm -qf --qf '%{{NAME}}\\n' /lib/modules/{release}/vmlinuz 2>/dev/null | grep -v ' ' | head -n 1); k=${{k%-core}}\n\
          dnf -y install \"${{k:-kernel}}-modules-extra-{release}\"\n{guard}"
     );
     json!({"guard": guard, "apply": apply})

@@ -10,7 +10,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
 /// A server of a few files. Ends with the test.
-struct Server {
+pub(crate) struct Server {
     at: SocketAddr,
     asked: Arc<Mutex<Vec<String>>>,
     files: Arc<Mutex<BTreeMap<String, Vec<u8>>>>,
@@ -18,7 +18,7 @@ struct Server {
 }
 
 impl Server {
-    fn up(files: &[(&str, &str)]) -> Self {
+    pub(crate) fn up(files: &[(&str, &str)]) -> Self {
         // reqwest is built without a provider of its own; the binary installs this one first thing.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
@@ -58,7 +58,7 @@ impl Server {
         let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
     }
 
-    fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.at)
     }
 

@@ -70,6 +70,8 @@ pub(crate) struct QueryResult {
     packages_complete: bool,
     /// dpkg was given up.
     packages_given_up: bool,
+    /// rpm could not open its database, and takes each package for one that is not installed.
+    packages_unreadable: bool,
     /// Held packages.
     pub holds: BTreeSet<String>,
     /// Properties by unit, under each of its names.
@@ -132,6 +134,8 @@ impl QueryResult {
                 result.sums.insert(plain(path), false);
             }
         }
+        let unreadable = |line: &String| line.starts_with("error: cannot open Packages");
+        result.packages_unreadable = sections.lines("packages").iter().any(unreadable);
         for line in sections.lines("packages") {
             let columns: Vec<&str> = line.split('|').collect();
             if let [name, status, version] = columns[..] {
@@ -213,6 +217,7 @@ impl QueryResult {
     /// Returns a package's installed version, `None` if it is not installed; the error says why it is unknown.
     pub(crate) fn package(&self, name: &str) -> Result<Option<&str>, String> {
         match self.packages.get(name) {
+            Some(None) if self.packages_unreadable => Err("rpm cannot read its database".to_owned()),
             Some(version) => Ok(version.as_deref()),
             None if self.packages_complete => Ok(None),
             None if self.packages_given_up => Err("timed out: the package database".to_owned()),
@@ -291,17 +296,32 @@ fn read_stat(sections: &Sections) -> BTreeMap<String, Stat> {
     let read = |line: &String| {
         let columns: Vec<&str> = line.splitn(6, '|').collect();
         let [file_type, mode, owner, owner_ids, path, long] = columns[..] else { return None };
-        let target = long.strip_prefix(path).and_then(|rest| rest.strip_prefix(" -> "));
+        let target = link_target(path, long);
         let stat = Stat {
             file_type: file_type.to_owned(),
             mode: mode.to_owned(),
             owner: owner.to_owned(),
             owner_ids: owner_ids.to_owned(),
-            target: target.map(str::to_owned),
+            target,
         };
         Some((path.to_owned(), stat))
     };
     sections.lines("stat").iter().filter_map(read).collect()
+}
+
+/// Returns where a link points, from stat's `PATH -> TARGET`. GNU's stat quotes neither, as we ask it to; those of uutils
+/// (Ubuntu since 25.10) and busybox quote both, whatever is asked.
+fn link_target(path: &str, long: &str) -> Option<String> {
+    if let Some(target) = long.strip_prefix(path).and_then(|rest| rest.strip_prefix(" -> ")) {
+        return Some(target.to_owned());
+    }
+    let unquoted = |text: &str| {
+        let within = |quote: char| text.strip_prefix(quote)?.strip_suffix(quote);
+        within('\'').map(|t| t.replace("'\\''", "'")).or_else(|| within('"').map(str::to_owned))
+    };
+    let arrows = long.match_indices(" -> ");
+    let mut pairs = arrows.map(|(at, arrow)| (&long[..at], &long[at + arrow.len()..]));
+    pairs.find_map(|(from, to)| unquoted(to).filter(|_| unquoted(from).as_deref() == Some(path)))
 }
 
 /// The first line of each; the kernel separates several numbers by tabs.

@@ -19,7 +19,7 @@ fallen() {
 j=$(timeout -k 1 10 journalctl --no-pager -q -o cat -n 200 -u "$1" 2>/dev/null | tail -c 65536); s=; w=; q=; v=; l=
 while IFS= read -r x; do case $x in
 'Started '*|'Starting '*) [ -z "$s$w" ] || { q=$s; v=$w; }; s=; w=;;
-"$1: Failed with result "*|"$1: Main process exited"*) l=${l:-$x};;
+"$1: Failed with result "*|"$1: "[Mm]'ain process exited'*|"$1: Control process exited"*|"Unit $1 entered failed state."|"$1 failed."|'Failed to start '*.|'Dependency failed for '*.) l=${l:-$x};;
 *rror:*|*level=error*|*level=fatal*|*atal:*|*FATAL*|*panic:*|*ejected*|E[0-9][0-9][0-9][0-9]\ *) s=${s:-$x};;
 *ailed*|*enied*|*efused*|*annot*|*nvalid*|*'o such'*|*'ot found'*) w=${w:-$x};;
 ?*) l=$x;; esac; done <<END
