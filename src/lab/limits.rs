@@ -271,11 +271,11 @@ fn bytes_of(text: &str, name: &str) -> u64 {
 fn memory(outer: u32) -> u64 {
     let (mut all, mut used) = (vec![outer], 0);
     while let Some(pid) = all.pop() {
-        let mut own = memory_in(&format!("/proc/{pid}/status"));
+        let mut own = memory_in(format!("/proc/{pid}/status"));
         let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
         for thread in threads {
             // The first thread may have ended, and tells of no memory then; the others have it all the same.
-            own = own.or_else(|| memory_in(&thread.path().join("status")));
+            own = own.or_else(|| memory_in(thread.path().join("status")));
             let children = std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();
             all.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
         }
