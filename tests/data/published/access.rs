@@ -112,6 +112,8 @@ struct Login(tempfile::TempDir);
 struct Running {
     input: Option<tokio::process::ChildStdin>,
     output: tokio::sync::mpsc::UnboundedReceiver<Chunk>,
+    /// Waits for the shell; ends with this.
+    _tasks: tokio::task::JoinSet<()>,
 }
 
 #[async_trait]
@@ -128,7 +130,8 @@ impl Transport for Login {
             .expect("a shell");
         let (sender, output) = tokio::sync::mpsc::unbounded_channel();
         let input = child.stdin.take();
-        tokio::spawn(async move {
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(async move {
             let ended = child.wait_with_output().await.expect("its end");
             let chunks = [
                 Chunk::Stdout(ended.stdout.into()),
@@ -139,7 +142,7 @@ impl Transport for Login {
                 let _ = sender.send(chunk);
             }
         });
-        Ok(Box::new(Running { input, output }))
+        Ok(Box::new(Running { input, output, _tasks: tasks }))
     }
 
     async fn tunnel(&self, _: &str, _: u16) -> Result<BoxStream, SshError> {
