@@ -26,6 +26,7 @@ mod lab;
 mod lock;
 mod logging;
 mod plan;
+mod policy;
 mod preflight;
 mod prompt;
 mod render;
@@ -147,6 +148,8 @@ enum Command {
     Verify(verify::Verify),
     /// Compare two inventories without contacting hosts; exit 2 if they differ
     Diff(diff::Diff),
+    /// Check and test policies
+    Policy(policy::PolicyCommand),
     /// List past runs, or show one
     History(history::History),
     /// Simulate the inventory's hosts and cluster on this machine
@@ -233,6 +236,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Facts(command) => command.run(global).await,
         Command::Verify(command) => command.run(global).await,
         Command::Diff(command) => command.run(global),
+        Command::Policy(command) => command.run(global),
         Command::History(command) => command.run(global),
         Command::Lab(command) => command.run(global).await,
         Command::Catalog(command) => command.run(global),

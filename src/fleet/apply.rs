@@ -1,10 +1,10 @@
 //! Carries out a plan, and follows batches of an earlier run.
 
-use super::compare::commit_of;
 use super::error::{Result, coded};
 use super::health::{HealthReport, Query, now_s};
 use super::load::Source;
 use super::open::{Fleet, Selection};
+use super::revision::commit_of;
 use super::run_lock::{RunLock, Runner, absolute};
 use super::tasks::on_each;
 use crate::artifact::LOCK_FILE;
@@ -121,6 +121,11 @@ impl Fleet {
             Sources { commit: commit_of(&at), path: at, files, limit, lab, lost, needs: needs.clone() };
         save(&Plan { sources: Some(sources), ..plan.clone() }, path)?;
         Ok(needs)
+    }
+
+    /// Says which saved plan is carried out, for its commit.
+    pub fn carries_out(&mut self, saved: &Plan) {
+        self.made_from = saved.sources.clone();
     }
 
     /// Takes the steps of these resources out of a plan.
