@@ -7,7 +7,9 @@ use super::prompt::confirm;
 use super::session::{Session, source};
 use super::{exit, plan};
 use crate::event::Events;
-use crate::fleet::{Approvable, Error, Fleet, Purpose, Saved, Selection, Source, approvals, compare_saved};
+use crate::fleet::{
+    Approvable, Error, Fleet, Purpose, RunAbout, Saved, Selection, Source, approvals, compare_saved,
+};
 use crate::plan::{Plan, load};
 use crate::report::{Ended, Shown, count, run_summary};
 use crate::run::{Cancel, KillAt, Outcome, RunReport};
@@ -129,11 +131,12 @@ impl Apply {
     /// Plans, asks for confirmation, applies.
     pub(super) async fn run(mut self, global: &Global) -> anyhow::Result<u8> {
         let judge = self.policy.clone().read()?;
-        let mut people = Vec::new();
+        let (mut people, mut digest) = (Vec::new(), None);
         let saved = match &self.plan {
             Some(path) => {
-                let (plan, digest) = load(path).map_err(Error::from)?;
-                match self.approved(path, &plan, &digest)? {
+                let (plan, sha256) = load(path).map_err(Error::from)?;
+                digest = Some(sha256.clone());
+                match self.approved(path, &plan, &sha256)? {
                     Some(found) => people = found,
                     None => return Ok(exit::REFUSED),
                 }
@@ -181,6 +184,7 @@ impl Apply {
             eprintln!("Not applied; nothing was changed");
             return Ok(exit::PENDING);
         }
+        session.fleet.concerns(RunAbout { saved: digest, approvals: people, ..judge.about("apply") });
         let report = carry_out(&session.fleet, &plan, session.events.clone(), self.fault).await?;
         let (fleet, shown) = session.settle().await;
         print_end(&fleet, &report, &shown, (&self.place, saved.is_some()), false, global);

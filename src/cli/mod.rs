@@ -150,7 +150,7 @@ enum Command {
     Diff(diff::Diff),
     /// Check and test policies
     Policy(policy::PolicyCommand),
-    /// List past runs, or show one
+    /// List past runs, show one, or verify their records
     History(history::History),
     /// Simulate the inventory's hosts and cluster on this machine
     Lab(lab::Lab),
@@ -237,7 +237,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Verify(command) => command.run(global).await,
         Command::Diff(command) => command.run(global),
         Command::Policy(command) => command.run(global),
-        Command::History(command) => command.run(global),
+        Command::History(command) => command.run(global).await,
         Command::Lab(command) => command.run(global).await,
         Command::Catalog(command) => command.run(global),
         Command::Completions(command) => command.run(&mut Cli::command()),

@@ -3,7 +3,7 @@
 use super::args::{Global, Output};
 use super::exit;
 use super::session::{print_findings, print_findings_only};
-use crate::fleet::{Asked, Error, Fleet, policies_at, policy_findings, test_policies};
+use crate::fleet::{Asked, Error, Fleet, RunAbout, policies_at, policy_findings, test_policies};
 use crate::plan::{Effect, Plan, Policies};
 use crate::report::count;
 use clap::{Args, Subcommand};
@@ -54,6 +54,11 @@ impl Judge {
             plan.policy = Some(fleet.judge(policies, plan, &asked)?);
         }
         Ok(())
+    }
+
+    /// Returns what a run is about, for its record.
+    pub(super) fn about(&self, command: &str) -> RunAbout {
+        RunAbout { command: command.to_owned(), signers: self.signers.clone(), ..RunAbout::default() }
     }
 
     /// Prints what the policies say of a plan. Returns whether it must not be carried out; `approved` people have approved it, `None`

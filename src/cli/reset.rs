@@ -128,7 +128,7 @@ async fn run(how: How, limit: Option<String>, global: &Global) -> anyhow::Result
     let selection =
         Selection { reset: Some(Reset { wipe_data: how.wipe_data }), ..place.selection(&how.lost) };
     let source = source(&place.inventory(), global);
-    let session = Session::of(&source, &selection, global, Purpose::Look, !how.dry_run).await?;
+    let mut session = Session::of(&source, &selection, global, Purpose::Look, !how.dry_run).await?;
     let json = global.output == Output::Json;
     let (mut plan, took, refused) = session.fleet.plan_to_reset(&session.events).await?;
     if !json || how.dry_run {
@@ -166,6 +166,7 @@ async fn run(how: How, limit: Option<String>, global: &Global) -> anyhow::Result
         eprintln!("Not confirmed; nothing was changed");
         return Ok(exit::PENDING);
     }
+    session.fleet.concerns(judge.about(word));
     let report = carry_out(&session.fleet, &plan, session.events.clone(), how.fault).await?;
     let (fleet, shown) = session.settle().await;
     // Whatever is left to do, it is not an apply.

@@ -70,7 +70,7 @@ impl RestoreCommand {
             );
         }
         let selection = Selection { restore: Some(restore), ..place.selection(&[]) };
-        let session = Session::of(&source, &selection, global, Purpose::Change, !self.dry_run).await?;
+        let mut session = Session::of(&source, &selection, global, Purpose::Change, !self.dry_run).await?;
         let (mut plan, took, refused) = session.fleet.plan_to_restore(&session.events).await?;
         if !refused.is_empty() {
             session.end().await?;
@@ -98,6 +98,7 @@ impl RestoreCommand {
                 eprintln!("Not restored; nothing was changed");
                 return Ok(exit::PENDING);
             }
+            session.fleet.concerns(judge.about("restore"));
             let report = carry_out(&session.fleet, &plan, session.events.clone(), self.fault).await?;
             code = report.exit_code();
             let (fleet, shown) = session.settle().await;

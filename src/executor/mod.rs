@@ -14,6 +14,7 @@ mod kind;
 mod leaving;
 mod look;
 mod progress;
+mod records;
 mod removal;
 mod requirements;
 mod root_shell;

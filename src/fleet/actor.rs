@@ -1,4 +1,4 @@
-//! Who runs `provision`: login, machine, and the job of a CI service. Read from the environment, which anybody who runs it can set:
+//! What a run is about, and who runs it: login, machine, and the job of a CI service. Read from the environment, which anybody who runs it can set:
 //! good for a record, no proof.
 
 use crate::plan::{CiJob, User};
@@ -14,6 +14,19 @@ pub(super) struct Actor {
     pub user: User,
     /// The CI job.
     pub ci: Option<CiJob>,
+}
+
+/// What a run is about, as far as a plan does not tell.
+#[derive(Clone, Debug, Default)]
+pub struct RunAbout {
+    /// The command; `apply` unless given.
+    pub command: String,
+    /// sha256 of the saved plan that is carried out.
+    pub saved: Option<String>,
+    /// Who has approved it.
+    pub approvals: Vec<String>,
+    /// Who may sign commits: a file of allowed signers, or `REV:PATH`.
+    pub signers: Option<String>,
 }
 
 /// Returns the login name of this process.

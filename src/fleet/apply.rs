@@ -86,6 +86,8 @@ impl Fleet {
         let journal = self.source.state.journals(&self.inventory)?.join(format!("{}.jsonl", self.run));
         let journal = Journal::create(&journal, kill_at)?;
         let said = events.clone();
+        let log = self.steps.clone();
+        let recording = self.record_begin(plan, &said).await?;
         let report = execute(RunInput {
             plan,
             targets: self.targets(),
@@ -93,11 +95,12 @@ impl Fleet {
             inventory: &self.inventory,
             run: self.run.to_string(),
             journal: Arc::new(journal),
-            events,
+            events: events.tapped(move |event| log.take(event)),
             cancel,
             renew_locks: RENEW_LOCKS,
         })
         .await;
+        self.record_end(recording, &report, &said).await;
         if !report.interrupted
             && let Err(error) = self.keep_health(&report, &said).await
         {

@@ -1,7 +1,7 @@
 //! Opens an inventory: hosts over SSH, the cluster, secrets, the lock file, or the lab in place of all these. Contacts no host
 //! yet, but starts the lab if requested.
 
-use super::actor::{login, machine};
+use super::actor::{RunAbout, login, machine};
 use super::archive::Restore;
 use super::endpoint;
 use super::error::{Error, Result, coded};
@@ -17,6 +17,7 @@ use crate::inventory::{self, Host, HostState, Inventory, LimitError, Secrets, Sn
 use crate::plan::{Policies, Sources};
 use crate::reconciler::{Access, ClusterSetup, ClusterTarget, Holder, Retired, nodes};
 use crate::role::{RoleInput, desired, leaving, restoring};
+use crate::run::StepLog;
 use crate::serving::{self, ServingInput};
 use crate::ssh::{Dial, Endpoint, Pool, PoolOptions};
 use crate::state::{HostName, Nodes, Resource, RunId, SecretText, Spec, Stage, Target, TargetId};
@@ -109,6 +110,10 @@ pub struct Fleet {
     pub(super) selection: Selection,
     /// The policies beside the inventory.
     pub policies: Policies,
+    /// What the run that follows is about.
+    pub(super) about: RunAbout,
+    /// The steps of the run, as they happen.
+    pub(super) steps: Arc<StepLog>,
     /// What the saved plan was made from that is carried out.
     pub(super) made_from: Option<Sources>,
 }
@@ -229,6 +234,9 @@ impl Fleet {
         events: &Events,
     ) -> Result<Self> {
         let snapshot = std::mem::take(&mut loaded.snapshot);
+        let steps = Arc::<StepLog>::default();
+        let log = steps.clone();
+        let events = &events.tapped(move |event| log.take(event));
         let lab = super::lab::attach_to(&mut loaded, selection.lab, events).await?;
         let lock_path = lab.as_ref().map_or_else(|| loaded.lock_path(), |lab| lab.lock.clone());
         let lock = match purpose {
@@ -311,6 +319,8 @@ impl Fleet {
             snapshot,
             selection: selection.clone(),
             policies,
+            about: RunAbout::default(),
+            steps,
             made_from: None,
         };
         // A plan may be about nothing but nodes of hosts that are not active.

@@ -67,7 +67,7 @@ impl Fleet {
     }
 
     /// Returns the commit that a plan was made from, or would be.
-    fn commit(&self, plan: &Plan, signers: Option<&str>) -> Result<Option<CommitFacts>> {
+    pub(super) fn commit(&self, plan: &Plan, signers: Option<&str>) -> Result<Option<CommitFacts>> {
         let saved = plan.sources.as_ref().or(self.made_from.as_ref());
         super::commit::facts(&self.source.path, saved.map(|sources| sources.commit.as_ref()), signers)
     }

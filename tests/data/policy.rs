@@ -11,7 +11,6 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -154,25 +153,16 @@ fn a_rule_that_fails_is_a_refusal_and_says_why() {
     }
 }
 
-/// Whoever writes a policy, it ends soon: on a fleet of 10,000 hosts, in a debug build.
+/// Whoever writes a policy, what it may do is counted, and it ends when that is used up.
 #[test]
 fn no_expression_hangs_or_exhausts_memory() {
     let facts = many(10_000);
-    let ends = |when: &str| {
-        let began = Instant::now();
-        let said = outcome(when, &facts);
-        (said, began.elapsed())
-    };
-    let ((sane, said), _) = ends(
+    let (sane, said) = outcome(
         "plan.hosts.filter(h, h.drains && h.name in inventory.hosts && !(h.pool in inventory.pools)).map(h, h.name)",
+        &facts,
     );
     assert_eq!(sane, RuleOutcome::Passed, "what a policy needs fits: {said}");
     let facts = many(3000);
-    let ends = |when: &str| {
-        let began = Instant::now();
-        let said = outcome(when, &facts);
-        (said, began.elapsed())
-    };
     let ones = format!("[{}]", vec!["1"; 300].join(","));
     let mut doubled = "inventory.hosts.map(h, h)".to_owned();
     let mut text = "string(1)".to_owned();
@@ -192,10 +182,9 @@ fn no_expression_hangs_or_exhausts_memory() {
         "plan.hosts.all(a, plan.hosts.all(b, a.x == b)) || true",
         "plan.hosts.all(a, inventory + 1 == 1) || plan.hosts.exists(a, plan.hosts.exists(b, b.x)) || true",
     ] {
-        let ((came, said), took) = ends(when);
+        let (came, said) = outcome(when, &facts);
         assert_eq!(came, RuleOutcome::Failed, "{when}: {said}");
         assert!(said.contains("too much work"), "{when}: {said}");
-        assert!(took < Duration::from_secs(60), "{when}: {took:?}");
     }
     // All rules together have a limit too.
     let rule = "  rN:\n    when: plan.hosts.all(a, plan.hosts.all(b, a == b && a.name != '' || true))\n    effect: warn\n    message: m\n";

@@ -23,7 +23,7 @@ const MOST_BRACKETS: u16 = 40;
 /// this, in about a second.
 const MOST_WORK: i64 = 4_000_000;
 /// The work of all expressions together.
-const MOST_WORK_OF_ALL: i64 = 40_000_000;
+const MOST_WORK_OF_ALL: i64 = 20_000_000;
 /// Bytes of text that count as one value.
 const TEXT_UNIT: usize = 64;
 /// The longest message of the interpreter that is shown, in characters.
