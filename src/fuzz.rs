@@ -5,7 +5,7 @@ use crate::catalog::Catalog;
 use crate::import::{FORMATS, Format, Input};
 use crate::inventory::{Inventory, Range, Snapshot, catalog_beside, load_from, select};
 use crate::k0s::{ControllerOutput, QuestionAnswer};
-use crate::plan::Plan;
+use crate::plan::{Cases, Facts, Plan, Policies};
 use crate::report::{PlanView, fit, plan_text};
 use crate::state::HostName;
 use crate::{artifact, executor, import, reconciler, redact, run, ssh};
@@ -16,12 +16,13 @@ use std::sync::LazyLock;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them. Those that read documents come first.
-pub const TARGETS: [Target; 18] = [
+pub const TARGETS: [Target; 19] = [
     ("inventory", inventory),
     ("csv", csv),
     ("import", foreign),
     ("lock", lock),
     ("plan", plan),
+    ("policy", policy),
     ("journal", journal),
     ("ranges", ranges),
     ("limit", limit),
@@ -115,6 +116,19 @@ fn plan(data: &[u8]) {
         }
         let _ = crate::plan::stale(&plan, &plan);
     }
+}
+
+/// A file of policies, evaluated on nothing.
+fn policy(data: &[u8]) {
+    let text = text(data);
+    match Policies::read("policies", &[("p.yaml".to_owned(), text.clone())]) {
+        Ok(policies) => {
+            let report = policies.judge(&Facts::default());
+            let _ = policies.findings(&report, Some(0)).render(false);
+        }
+        Err(found) => drop(found.render(false)),
+    }
+    let _ = Cases::read("cases.yaml", &text);
 }
 
 fn journal(data: &[u8]) {

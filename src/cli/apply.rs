@@ -2,11 +2,14 @@
 
 use super::args::{Global, Output, Where};
 use super::errors::{coded, usage};
+use super::policy::{PolicyArgs, print_refused};
 use super::prompt::confirm;
 use super::session::{Session, source};
 use super::{exit, plan};
 use crate::event::Events;
-use crate::fleet::{Approvable, Error, Fleet, Purpose, Saved, Selection, Source, approvals, compare_saved};
+use crate::fleet::{
+    Approvable, Error, Fleet, Purpose, RunAbout, Saved, Selection, Source, approvals, compare_saved,
+};
 use crate::plan::{Plan, load};
 use crate::report::{Ended, Shown, count, run_summary};
 use crate::run::{Cancel, KillAt, Outcome, RunReport};
@@ -42,8 +45,10 @@ pub(super) struct Apply {
     #[arg(long, value_name = "N", requires = "approvers")]
     require_approvals: Option<usize>,
     /// Who may approve: a file of allowed signers, as in ssh-keygen(1), or REV:PATH in this git repository
-    #[arg(long, value_name = "FILE", requires = "require_approvals")]
+    #[arg(long, value_name = "FILE")]
     approvers: Option<String>,
+    #[command(flatten)]
+    policy: PolicyArgs,
     /// For tests: kill@N or kill@TRANSITION kills this process right after that record of the journal
     #[arg(long, value_name = "FAULT", hide = true)]
     fault: Option<KillAt>,
@@ -125,23 +130,24 @@ pub(super) fn print_end(
 impl Apply {
     /// Plans, asks for confirmation, applies.
     pub(super) async fn run(mut self, global: &Global) -> anyhow::Result<u8> {
+        let judge = self.policy.clone().read()?;
+        let (mut people, mut digest) = (Vec::new(), None);
         let saved = match &self.plan {
             Some(path) => {
-                let (plan, digest) = load(path).map_err(Error::from)?;
-                if !self.is_approved(path, &plan, &digest)? {
-                    return Ok(exit::REFUSED);
+                let (plan, sha256) = load(path).map_err(Error::from)?;
+                digest = Some(sha256.clone());
+                match self.approved(path, &plan, &sha256)? {
+                    Some(found) => people = found,
+                    None => return Ok(exit::REFUSED),
                 }
                 Some((path.clone(), plan))
             }
-            None if self.require_approvals.is_some() => {
-                return Err(usage(
-                    "--require-approvals needs a saved plan",
-                    "Save one with `provision plan -o FILE`",
-                ));
+            None if self.require_approvals.is_some() || self.approvers.is_some() => {
+                return Err(usage("Approvals are of saved plans", "Save one with `provision plan -o FILE`"));
             }
             None => None,
         };
-        let session = match &saved {
+        let mut session = match &saved {
             Some((path, saved)) => self.open_saved(path, saved, global).await?,
             None => Session::change(&self.place, &self.lost, global, true).await?,
         };
@@ -153,6 +159,10 @@ impl Apply {
                 Some(some) => skipped = some,
                 None => return Ok(exit::REFUSED),
             }
+            session.fleet.carries_out(saved);
+        }
+        if plan.steps() > 0 {
+            judge.evaluate(&session.fleet, &mut plan, "apply", people.clone())?;
         }
         if global.output != Output::Json {
             plan::print(&plan, global, false, Some(took), String::new());
@@ -164,11 +174,17 @@ impl Apply {
             session.end().await?;
             return Ok(if plan.is_blind() || skipped { exit::FAILED } else { exit::DONE });
         }
+        if judge.refuses(&session.fleet, &plan, Some(people.len())) {
+            session.end().await?;
+            print_refused(&plan, global);
+            return Ok(exit::REFUSED);
+        }
         if !self.yes && !confirm("Apply this?", "Review the plan, then add --yes")? {
             session.end().await?;
             eprintln!("Not applied; nothing was changed");
             return Ok(exit::PENDING);
         }
+        session.fleet.concerns(RunAbout { saved: digest, approvals: people, ..judge.about("apply") });
         let report = carry_out(&session.fleet, &plan, session.events.clone(), self.fault).await?;
         let (fleet, shown) = session.settle().await;
         print_end(&fleet, &report, &shown, (&self.place, saved.is_some()), false, global);
@@ -177,11 +193,10 @@ impl Apply {
         Ok(if code == exit::DONE && skipped { exit::FAILED } else { code })
     }
 
-    /// Returns whether enough people have approved a saved plan, after saying who has.
-    fn is_approved(&self, path: &Path, plan: &Plan, digest: &str) -> anyhow::Result<bool> {
-        let (Some(wanted), Some(approvers)) = (self.require_approvals, &self.approvers) else {
-            return Ok(true);
-        };
+    /// Returns who has approved a saved plan, after saying so; `None` if fewer people than required have.
+    fn approved(&self, path: &Path, plan: &Plan, digest: &str) -> anyhow::Result<Option<Vec<String>>> {
+        let Some(approvers) = &self.approvers else { return Ok(Some(Vec::new())) };
+        let wanted = self.require_approvals.unwrap_or_default();
         let commit = plan.sources.as_ref().and_then(|s| s.commit.as_ref());
         let approvable = Approvable { path, digest, inventory: &plan.inventory, commit };
         let found = approvals(&approvable, approvers)?;
@@ -190,8 +205,10 @@ impl Apply {
         }
         let people: Vec<&str> = found.people.iter().map(String::as_str).collect();
         if people.len() >= wanted {
-            eprintln!("Approved by {}", plain_line(&people.join(", ")));
-            return Ok(true);
+            if !people.is_empty() {
+                eprintln!("Approved by {}", plain_line(&people.join(", ")));
+            }
+            return Ok(Some(found.people.into_iter().collect()));
         }
         let by = if people.is_empty() {
             String::new()
@@ -204,7 +221,7 @@ impl Apply {
             count(people.len(), "approval")
         );
         eprintln!("  = next: Have it approved with `provision approve {}`", path.display());
-        Ok(false)
+        Ok(None)
     }
 
     /// Opens what a saved plan is about: the inventory that it contains, or the one that `-i` names, and the hosts that it

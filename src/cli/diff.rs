@@ -3,8 +3,9 @@
 use super::args::{Global, Output};
 use super::errors::coded;
 use super::exit;
-use super::session::print_findings;
-use crate::fleet::{CompareError, compare_inventories};
+use super::session::{print_findings, print_findings_only};
+use crate::fleet::{CompareError, Comparison, compare_inventories, policies_at, policy_findings};
+use crate::plan::PolicyReport;
 use crate::report::{comparison_markdown, comparison_text};
 use clap::Args;
 
@@ -22,19 +23,27 @@ use clap::Args;
   provision diff main..HEAD site                      the same path at two revisions
   provision diff origin/main:site site --output markdown > comment.md     for a pull request
 
-Exit codes: 0 no differences, 1 an inventory is invalid or the change cannot be applied, 2 differences.")]
+Exit codes: 0 no differences, 1 an inventory is invalid or the change cannot be applied, 2 differences,
+3 refused by policy.")]
 pub(super) struct Diff {
     /// Before: a file, a folder, or REV:PATH in this git repository; REV..REV compares the path AFTER at both
     before: String,
     /// After: the same, or a path at both revisions
     after: String,
+    /// Policies instead of those in policies/ next to the inventory BEFORE: a folder, a file, or REV:PATH in this git repository
+    #[arg(long, value_name = "PATH", env = "PROVISION_POLICIES", hide_env_values = true)]
+    policies: Option<String>,
 }
 
 impl Diff {
     /// Compares and prints.
     pub(super) fn run(self, global: &Global) -> anyhow::Result<u8> {
-        let diff = match compare_inventories(&self.before, &self.after, &global.allow_outside) {
-            Ok(diff) => diff,
+        let policies =
+            self.policies.as_deref().filter(|said| !said.is_empty()).map(policies_at).transpose()?;
+        let compared =
+            compare_inventories(&self.before, &self.after, &global.allow_outside, policies.as_ref());
+        let Comparison { diff, policies } = match compared {
+            Ok(comparison) => comparison,
             Err(CompareError::Unreadable(error)) => return Err(error.into()),
             Err(CompareError::Invalid(said, found)) => {
                 print_findings(&found);
@@ -47,7 +56,11 @@ impl Diff {
             Output::Markdown => print!("{}", comparison_markdown(&diff)),
             Output::Json => println!("{}", serde_json::to_string_pretty(&diff)?),
         }
+        if let Some(report) = &diff.policy {
+            print_findings_only(&policy_findings(&policies, report, None));
+        }
         Ok(match () {
+            () if diff.policy.as_ref().is_some_and(PolicyReport::is_denied) => exit::REFUSED,
             () if !diff.errors.is_empty() => exit::FAILED,
             () if diff.is_empty() => exit::DONE,
             () => exit::PENDING,

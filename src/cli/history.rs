@@ -1,27 +1,29 @@
-//! `history`: past runs on this machine.
+//! `history`: past runs on this machine, and whether their records are complete.
 
-use super::args::{Global, Output};
+use super::args::{Global, Output, Where};
 use super::exit;
-use super::session::load;
+use super::session::{Session, load};
 use crate::event::Event;
-use crate::fleet::Run;
+use crate::fleet::{Run, RunRecord};
 use crate::report::{count, elapsed, names};
-use crate::run::Recorded;
+use crate::run::{ChainReport, Recorded};
+use crate::state::plain_line;
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// List past runs, or show one
+/// List past runs, show one, or verify their records
 ///
 /// Runs are recorded on the machine that they were started from: a journal, and per host the output of every step,
-/// without secrets. The newest 50 of an inventory are kept. Nothing depends on them but estimates of how long a plan
-/// takes.
+/// without secrets. The newest 50 of an inventory are kept; who did what, with every step and its result, is kept for good, and on the
+/// hosts as well. Nothing depends on them but estimates of how long a plan takes.
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true)]
 #[command(after_help = "Examples:
   provision history -i site.yaml                      runs, newest first
   provision history show 8XKQ2 -i site.yaml           one run: what it did on each target
-  provision history show 8XKQ2 h-031 -i site.yaml     full output of its steps on one host")]
+  provision history show 8XKQ2 h-031 -i site.yaml     full output of its steps on one host
+  provision history verify -i site.yaml               that no record was changed or removed")]
 pub(super) struct History {
     #[command(subcommand)]
     command: Option<HistoryCommand>,
@@ -50,6 +52,22 @@ enum HistoryCommand {
         host: Option<String>,
         #[command(flatten)]
         place: Place,
+    },
+    /// Verify that no record of a run was changed or removed
+    ///
+    /// Each record names the hash of the one before it. The records on this machine are compared with those on the hosts and with the
+    /// head that the cluster has: an edited, removed, moved or cut off record is found. Changes nothing.
+    #[command(after_help = "Examples:
+  provision history verify -i site.yaml
+  provision history verify -i site.yaml --offline     this machine's records alone; what was cut off at the end is not found
+
+Exit codes: 0 the records are complete, 1 something is wrong.")]
+    Verify {
+        #[command(flatten)]
+        place: Where,
+        /// Contact no host
+        #[arg(long)]
+        offline: bool,
     },
 }
 
@@ -86,11 +104,67 @@ fn line(recorded: &Recorded) -> Option<String> {
     })
 }
 
+/// Returns who did a run and what it was, in lines.
+fn record_text(record: &RunRecord) -> String {
+    let Some(begun) = &record.begun else { return String::new() };
+    let mut lines =
+        vec![format!("{} by {}@{} at {}", begun.command, begun.user.name, begun.user.host, begun.at)];
+    if let Some(ci) = &begun.ci {
+        lines.push(format!("CI job {} {} {}", ci.service, ci.job, ci.url));
+    }
+    if let Some(commit) = &begun.commit {
+        let signer = commit.signer.as_ref().map(|signer| format!(" by {signer}")).unwrap_or_default();
+        let modified = if commit.modified { ", with changes that are not committed" } else { "" };
+        lines.push(format!(
+            "commit {} of {}{modified}; signature: {}{signer}",
+            commit.id, commit.author, commit.signature
+        ));
+    }
+    let saved = if begun.saved { "saved plan" } else { "plan" };
+    lines.push(format!("{saved} {} with {}", begun.plan, count(begun.steps, "step")));
+    if !begun.approvals.is_empty() {
+        lines.push(format!("approved by {}", begun.approvals.join(", ")));
+    }
+    if let Some(policy) = &begun.policy {
+        let applied = policy.asking().chain(policy.warning()).map(|r| format!("{} ({})", r.rule, r.line()));
+        let applied: Vec<String> = applied.collect();
+        let what = if applied.is_empty() { "nothing applied".to_owned() } else { applied.join("; ") };
+        lines.push(format!("{} of {}: {what}", count(policy.results.len(), "rule"), policy.source));
+    }
+    match &record.ended {
+        Some(ended) => lines.push(format!("ended at {} with exit code {}", ended.at, ended.exit)),
+        None => lines.push("its end is not recorded".to_owned()),
+    }
+    lines.iter().map(|line| format!("{}\n", plain_line(line))).collect::<String>() + "\n"
+}
+
+/// Prints what came of verifying records.
+fn verified(report: &ChainReport, global: &Global) -> anyhow::Result<u8> {
+    let code = if report.wrong.is_empty() { exit::DONE } else { exit::FAILED };
+    if global.output == Output::Json {
+        println!("{}", serde_json::to_string_pretty(report)?);
+        return Ok(code);
+    }
+    for wrong in &report.wrong {
+        eprintln!("error[E-RECORD]: {}", plain_line(wrong));
+    }
+    for note in &report.notes {
+        eprintln!("note: {}", plain_line(note));
+    }
+    let head = report.head.as_ref().map(|head| format!("; head {} {}", head.sequence, head.hash));
+    let records = count(report.records, "record");
+    let copies = count(report.copies, "copy").replace("copys", "copies");
+    let verdict = if report.wrong.is_empty() { "complete" } else { "NOT complete" };
+    screen!("{records}, {copies} on hosts: {verdict}{}\n", head.unwrap_or_default());
+    Ok(code)
+}
+
 fn show(run: &Run, global: &Global) -> anyhow::Result<()> {
     if global.output == Output::Json {
         println!("{}", serde_json::to_string_pretty(run)?);
         return Ok(());
     }
+    screen!("{}", record_text(&run.record));
     if let Some(summary) = &run.summary {
         let lab = if summary.lab { "LAB · " } else { "" };
         screen!(
@@ -121,7 +195,17 @@ fn show(run: &Run, global: &Global) -> anyhow::Result<()> {
 
 impl History {
     /// Prints the runs, newest first, or one of them.
-    pub(super) fn run(self, global: &Global) -> anyhow::Result<u8> {
+    pub(super) async fn run(self, global: &Global) -> anyhow::Result<u8> {
+        if let Some(HistoryCommand::Verify { place, offline }) = &self.command {
+            if *offline {
+                let loaded = load(&place.inventory(), global)?;
+                return verified(&loaded.verify_records(place.lab || loaded.is_lab())?, global);
+            }
+            let session = Session::look(place, global).await?;
+            let report = session.fleet.verify_records().await;
+            session.end().await?;
+            return verified(&report?, global);
+        }
         if let Some(HistoryCommand::Show { run, host, place }) = self.command {
             let runs = load(&place.inventory, global)?.runs()?;
             let Some(host) = host else {

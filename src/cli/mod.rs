@@ -26,6 +26,7 @@ mod lab;
 mod lock;
 mod logging;
 mod plan;
+mod policy;
 mod preflight;
 mod prompt;
 mod render;
@@ -147,7 +148,9 @@ enum Command {
     Verify(verify::Verify),
     /// Compare two inventories without contacting hosts; exit 2 if they differ
     Diff(diff::Diff),
-    /// List past runs, or show one
+    /// Check and test policies
+    Policy(policy::PolicyCommand),
+    /// List past runs, show one, or verify their records
     History(history::History),
     /// Simulate the inventory's hosts and cluster on this machine
     Lab(lab::Lab),
@@ -233,7 +236,8 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Facts(command) => command.run(global).await,
         Command::Verify(command) => command.run(global).await,
         Command::Diff(command) => command.run(global),
-        Command::History(command) => command.run(global),
+        Command::Policy(command) => command.run(global),
+        Command::History(command) => command.run(global).await,
         Command::Lab(command) => command.run(global).await,
         Command::Catalog(command) => command.run(global),
         Command::Completions(command) => command.run(&mut Cli::command()),

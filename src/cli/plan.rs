@@ -1,6 +1,7 @@
 //! `plan`: show pending changes.
 
 use super::args::{Global, Output, Where};
+use super::policy::PolicyArgs;
 use super::session::Session;
 use super::terminal;
 use crate::plan::Plan;
@@ -16,7 +17,10 @@ use std::time::Duration;
   provision plan -i site.yaml
   provision plan -i site.yaml --limit h-031 -v
   provision plan -i site.yaml -o plan.json      then: provision apply plan.json
-  provision plan -i inventories/h100-rack --lab   on simulated hosts")]
+  provision plan -i inventories/h100-rack --lab   on simulated hosts
+  provision plan -i site.yaml --policies main:policies   evaluate the policies of a git revision
+
+Exit codes: 0 in sync, 2 changes pending, 1 not everything could be observed, 3 refused by policy.")]
 pub(super) struct PlanCommand {
     #[command(flatten)]
     place: Where,
@@ -29,6 +33,8 @@ pub(super) struct PlanCommand {
     /// List every host separately
     #[arg(long)]
     hosts: bool,
+    #[command(flatten)]
+    policy: PolicyArgs,
 }
 
 /// Returns the commit that a saved plan was made from, as a line; `None` where it was in no repository.
@@ -52,14 +58,17 @@ pub(super) fn print(plan: &Plan, global: &Global, hosts: bool, observed_in: Opti
 impl PlanCommand {
     /// Observes, plans, prints.
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<u8> {
+        let judge = self.policy.read()?;
         let session = Session::change(&self.place, &self.lost, global, false).await?;
         let observation = session.fleet.observe(&session.events).await;
         let took = observation.took;
-        let plan = session.fleet.plan(observation);
+        let mut plan = session.fleet.plan(observation);
         let (fleet, _) = session.settle().await;
+        judge.evaluate(&fleet, &mut plan, "plan", Vec::new())?;
         // What is saved is told below instead.
         let place = if self.out.is_some() { String::new() } else { self.place.said() };
         print(&plan, global, self.hosts, Some(took), place);
+        judge.refuses(&fleet, &plan, None);
         if let Some(path) = &self.out {
             let needs = fleet.save(&plan, path)?;
             eprintln!("Saved. To carry out exactly this plan: provision apply {}", path.display());

@@ -2,6 +2,7 @@
 
 use super::apply::{carry_out, print_end};
 use super::args::{Global, Output, Where};
+use super::policy::PolicyArgs;
 use super::prompt::confirm_typed;
 use super::session::{Session, source};
 use super::{exit, plan};
@@ -65,6 +66,8 @@ struct How {
     /// Skip the confirmation prompt
     #[arg(long, short)]
     yes: bool,
+    #[command(flatten)]
+    policy: PolicyArgs,
     /// For tests: kill@N or kill@TRANSITION kills this process right after that record of the journal
     #[arg(long, value_name = "FAULT", hide = true)]
     fault: Option<KillAt>,
@@ -120,13 +123,14 @@ pub(super) fn print_refused(refused: &[Failure], global: &Global) {
 
 async fn run(how: How, limit: Option<String>, global: &Global) -> anyhow::Result<u8> {
     let destroys = limit.is_none();
+    let judge = how.policy.clone().read()?;
     let place = Where { inventory: how.inventory, limit, lab: how.lab };
     let selection =
         Selection { reset: Some(Reset { wipe_data: how.wipe_data }), ..place.selection(&how.lost) };
     let source = source(&place.inventory(), global);
-    let session = Session::of(&source, &selection, global, Purpose::Look, !how.dry_run).await?;
+    let mut session = Session::of(&source, &selection, global, Purpose::Look, !how.dry_run).await?;
     let json = global.output == Output::Json;
-    let (plan, took, refused) = session.fleet.plan_to_reset(&session.events).await?;
+    let (mut plan, took, refused) = session.fleet.plan_to_reset(&session.events).await?;
     if !json || how.dry_run {
         plan::print(&plan, global, false, Some(took), String::new());
         if destroys && !json && plan.steps() > 0 {
@@ -136,6 +140,11 @@ async fn run(how: How, limit: Option<String>, global: &Global) -> anyhow::Result
     if !refused.is_empty() {
         session.end().await?;
         print_refused(&refused, global);
+        return Ok(exit::REFUSED);
+    }
+    let word = if destroys { "destroy" } else { "reset" };
+    if plan.steps() > 0 && judge.stops(&session.fleet, &mut plan, word, global)? {
+        session.end().await?;
         return Ok(exit::REFUSED);
     }
     if how.dry_run {
@@ -157,13 +166,13 @@ async fn run(how: How, limit: Option<String>, global: &Global) -> anyhow::Result
         eprintln!("Not confirmed; nothing was changed");
         return Ok(exit::PENDING);
     }
+    session.fleet.concerns(judge.about(word));
     let report = carry_out(&session.fleet, &plan, session.events.clone(), how.fault).await?;
     let (fleet, shown) = session.settle().await;
     // Whatever is left to do, it is not an apply.
     print_end(&fleet, &report, &shown, (&place, false), true, global);
     let code = report.exit_code();
     if !json && !global.quiet {
-        let word = if destroys { "destroy" } else { "reset" };
         match code {
             // A machine that is off for good is not rebooted.
             exit::DONE if all.iter().all(|host| selection.lost.contains(host)) => {}

@@ -3,6 +3,7 @@
 use super::apply::{carry_out, print_end};
 use super::args::{Global, Output, Where};
 use super::errors::usage;
+use super::policy::PolicyArgs;
 use super::prompt::confirm;
 use super::reset::print_refused;
 use super::session::{Session, source};
@@ -44,6 +45,8 @@ pub(super) struct RestoreCommand {
     /// Skip the confirmation prompt
     #[arg(long, short)]
     yes: bool,
+    #[command(flatten)]
+    policy: PolicyArgs,
     /// For tests: kill@N or kill@TRANSITION kills this process right after that record of the journal
     #[arg(long, value_name = "FAULT", hide = true)]
     fault: Option<KillAt>,
@@ -52,6 +55,7 @@ pub(super) struct RestoreCommand {
 impl RestoreCommand {
     /// Checks the backup, plans, asks for confirmation, restores.
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<u8> {
+        let judge = self.policy.read()?;
         let identity = self.identity.or_else(|| std::env::var_os(AGE_IDENTITY).map(PathBuf::from));
         let place = Where { inventory: self.inventory, limit: None, lab: self.lab };
         let source = source(&place.inventory(), global);
@@ -66,8 +70,8 @@ impl RestoreCommand {
             );
         }
         let selection = Selection { restore: Some(restore), ..place.selection(&[]) };
-        let session = Session::of(&source, &selection, global, Purpose::Change, !self.dry_run).await?;
-        let (plan, took, refused) = session.fleet.plan_to_restore(&session.events).await?;
+        let mut session = Session::of(&source, &selection, global, Purpose::Change, !self.dry_run).await?;
+        let (mut plan, took, refused) = session.fleet.plan_to_restore(&session.events).await?;
         if !refused.is_empty() {
             session.end().await?;
             print_refused(&refused, global);
@@ -78,6 +82,10 @@ impl RestoreCommand {
             if global.output != Output::Json && plan.steps() > 0 {
                 eprintln!("Objects that are in the backup are restored, not created");
             }
+        }
+        if plan.steps() > 0 && judge.stops(&session.fleet, &mut plan, "restore", global)? {
+            session.end().await?;
+            return Ok(exit::REFUSED);
         }
         if self.dry_run {
             session.end().await?;
@@ -90,6 +98,7 @@ impl RestoreCommand {
                 eprintln!("Not restored; nothing was changed");
                 return Ok(exit::PENDING);
             }
+            session.fleet.concerns(judge.about("restore"));
             let report = carry_out(&session.fleet, &plan, session.events.clone(), self.fault).await?;
             code = report.exit_code();
             let (fleet, shown) = session.settle().await;

@@ -1,7 +1,7 @@
 //! `schema`: JSON Schemas of inventories, and of what commands print and save as JSON.
 
 use super::exit;
-use crate::plan::{Drift, InventoryDiff, Plan};
+use crate::plan::{Drift, Facts, InventoryDiff, Plan};
 use clap::{Args, ValueEnum};
 use schemars::schema_for;
 
@@ -29,6 +29,8 @@ enum Of {
     Drift,
     /// `diff --output json`
     Diff,
+    /// The variables of policies
+    Policy,
 }
 
 impl Schema {
@@ -39,6 +41,7 @@ impl Schema {
             Of::Plan => schema_for!(Plan).to_value(),
             Of::Drift => schema_for!(Drift).to_value(),
             Of::Diff => schema_for!(InventoryDiff).to_value(),
+            Of::Policy => schema_for!(Facts).to_value(),
         };
         println!("{}", serde_json::to_string_pretty(&schema)?);
         Ok(exit::DONE)

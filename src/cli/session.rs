@@ -12,12 +12,23 @@ use std::path::{Path, PathBuf};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// Prints findings of an inventory, in colour where that is welcome (<https://no-color.org>).
-pub(super) fn print_findings(found: &Diagnostics) {
+/// Returns whether findings are in colour (<https://no-color.org>), and how wide.
+fn style() -> (bool, Option<usize>) {
     let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
     let color = !is_dumb && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-    let (color, width) = (std::io::stderr().is_terminal() && color, columns(std::io::stderr()));
+    (std::io::stderr().is_terminal() && color, columns(std::io::stderr()))
+}
+
+/// Prints findings of an inventory.
+pub(super) fn print_findings(found: &Diagnostics) {
+    let (color, width) = style();
     terminal::shown(&found.render_within(color, width));
+}
+
+/// Prints findings that were made after hosts were observed, without counting them.
+pub(super) fn print_findings_only(found: &Diagnostics) {
+    let (color, width) = style();
+    terminal::shown(&found.render_each(color, width));
 }
 
 /// Returns an inventory's source, with what the flags allow it to read.

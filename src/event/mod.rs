@@ -2,6 +2,7 @@
 //! plain text so that the lab, which shares no other module, can emit them too.
 
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -65,25 +66,45 @@ pub enum Event {
     RunFinished { run: String, converged: usize, failed: usize, elapsed: Duration },
 }
 
+/// What sees each event at once, before anybody shows it.
+type Tap = Arc<dyn Fn(&Event) + Send + Sync>;
+
 /// Where events go; cheap to clone, never blocks, and dropping the receiver is no error.
-#[derive(Clone, Debug)]
-pub struct Events(Option<mpsc::UnboundedSender<Event>>);
+#[derive(Clone)]
+pub struct Events {
+    sender: Option<mpsc::UnboundedSender<Event>>,
+    tap: Option<Tap>,
+}
+
+impl std::fmt::Debug for Events {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Events").field("sender", &self.sender).finish_non_exhaustive()
+    }
+}
 
 impl Events {
     /// Returns a sink and the end that reads from it.
     pub fn channel() -> (Self, mpsc::UnboundedReceiver<Event>) {
         let (sender, receiver) = mpsc::unbounded_channel();
-        (Self(Some(sender)), receiver)
+        (Self { sender: Some(sender), tap: None }, receiver)
     }
 
     /// Returns a sink that drops everything.
     pub fn none() -> Self {
-        Self(None)
+        Self { sender: None, tap: None }
+    }
+
+    /// Returns the same sink with something that sees each event as it is emitted.
+    pub fn tapped(&self, tap: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        Self { sender: self.sender.clone(), tap: Some(Arc::new(tap)) }
     }
 
     /// Emits an event.
     pub fn emit(&self, event: Event) {
-        if let Some(sender) = &self.0 {
+        if let Some(tap) = &self.tap {
+            tap(&event);
+        }
+        if let Some(sender) = &self.sender {
             let _ = sender.send(event);
         }
     }

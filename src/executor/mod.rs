@@ -15,6 +15,7 @@ mod leaving;
 mod look;
 mod observe;
 mod progress;
+mod records;
 mod removal;
 mod requirements;
 mod root_shell;

@@ -1,10 +1,10 @@
 //! Carries out a plan, and follows batches of an earlier run.
 
-use super::compare::commit_of;
 use super::error::{Result, coded};
 use super::health::{HealthReport, Query, now_s};
 use super::load::Source;
 use super::open::{Fleet, Selection};
+use super::revision::commit_of;
 use super::run_lock::{RunLock, Runner, absolute};
 use super::tasks::on_each;
 use crate::artifact::LOCK_FILE;
@@ -86,6 +86,8 @@ impl Fleet {
         let journal = self.source.state.journals(&self.inventory)?.join(format!("{}.jsonl", self.run));
         let journal = Journal::create(&journal, kill_at)?;
         let said = events.clone();
+        let log = self.steps.clone();
+        let recording = self.record_begin(plan, &said).await?;
         let report = execute(RunInput {
             plan,
             targets: self.targets(),
@@ -93,11 +95,12 @@ impl Fleet {
             inventory: &self.inventory,
             run: self.run.to_string(),
             journal: Arc::new(journal),
-            events,
+            events: events.tapped(move |event| log.take(event)),
             cancel,
             renew_locks: RENEW_LOCKS,
         })
         .await;
+        self.record_end(recording, &report, &said).await;
         if !report.interrupted
             && let Err(error) = self.keep_health(&report, &said).await
         {
@@ -121,6 +124,11 @@ impl Fleet {
             Sources { commit: commit_of(&at), path: at, files, limit, lab, lost, needs: needs.clone() };
         save(&Plan { sources: Some(sources), ..plan.clone() }, path)?;
         Ok(needs)
+    }
+
+    /// Says which saved plan is carried out, for its commit.
+    pub fn carries_out(&mut self, saved: &Plan) {
+        self.made_from = saved.sources.clone();
     }
 
     /// Takes the steps of these resources out of a plan.

@@ -1,8 +1,8 @@
 //! Approvals of saved plans: people sign the digest of a plan's file with their SSH keys, as `ssh-keygen -Y` does it, and a run
 //! counts people. Owns the files beside a plan; what a plan is, is `plan/`'s.
 
-use super::compare::text_at;
 use super::error::{Result, cannot, coded, failed};
+use super::revision::text_at;
 use crate::plan::Commit;
 use crate::state::{plain_line, put, read_regular};
 use serde::{Deserialize, Serialize};
@@ -74,7 +74,7 @@ fn folder(plan: &Path) -> PathBuf {
 }
 
 /// Runs `ssh-keygen -Y` with a text on its standard input.
-fn ssh_keygen(arguments: &[&str], files: &[(&str, &Path)], text: &str) -> Result<Output> {
+pub(super) fn ssh_keygen(arguments: &[&str], files: &[(&str, &Path)], text: &str) -> Result<Output> {
     let mut command = Command::new("ssh-keygen");
     command.arg("-Y").args(arguments);
     for (option, file) in files {
@@ -175,6 +175,11 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// Returns whether a principal of a file of allowed signers is one person, and no pattern.
+pub(super) fn names_one_person(principal: &str) -> bool {
+    !principal.is_empty() && !principal.contains([',', '*', '?', '!', ' '])
+}
+
 /// Returns whose approval a file is; the error is why it is none.
 fn check(
     path: &Path,
@@ -195,7 +200,7 @@ fn check(
     let said = String::from_utf8_lossy(&known.stdout).into_owned();
     let person = said.lines().next().filter(|_| known.status.success());
     let person = person.ok_or("its key is not in the approvers file")?.trim().to_owned();
-    if person.is_empty() || person.contains([',', '*', '?', '!', ' ']) {
+    if !names_one_person(&person) {
         return Err(format!("the approvers file does not name exactly one person for its key: {person}"));
     }
     if !run(&["verify", "-n", NAMESPACE, "-I", &person], &statement)?.status.success() {

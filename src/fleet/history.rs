@@ -2,6 +2,7 @@
 
 use super::error::{Result, coded};
 use super::load::Loaded;
+use super::record::{RunRecord, record_of};
 use super::run_lock;
 use crate::run::{History, Record, Recorded, Summary, history, recorded, recorded_targets, replay, summary};
 use serde::Serialize;
@@ -21,6 +22,8 @@ pub struct Runs {
 pub struct Run {
     /// Its id.
     pub run: String,
+    /// Who did it, and what it was; empty for runs of earlier versions.
+    pub record: RunRecord,
     /// How it ended; `None` where it was cut off.
     pub summary: Option<Summary>,
     /// Its journal.
@@ -60,6 +63,7 @@ impl Runs {
         }
         Ok(Run {
             run: run.to_owned(),
+            record: record_of(&self.folder, run),
             summary: summary(&self.folder, run),
             records: replay(&journal)?,
             targets: recorded_targets(&self.folder, run).unwrap_or_default().into_iter().collect(),

@@ -1,11 +1,13 @@
 //! Loads an inventory from disk: what it may read, the catalog next to it, its lock file.
 
 use super::error::{Error, Result, failed};
+use super::policies::{FOLDER, policies_in};
 use super::state_dir::{OwnLabName, StateDir};
 use crate::artifact::{LOCK_FILE, Lock, LockError, UnresolvedAll, Wanted, resolve};
 use crate::catalog::Catalog;
 use crate::event::Events;
 use crate::inventory::{self, Diagnostics, Disk, Files, Inventory, Recording, Snapshot};
+use crate::plan::Policies;
 use crate::report::count;
 use crate::role::{artifacts, mistakes};
 use crate::state::{Failure, FailureKind};
@@ -40,6 +42,8 @@ pub struct Loaded {
     pub catalog: Catalog,
     /// Warnings, each with its place.
     pub warnings: Diagnostics,
+    /// The policies beside the inventory.
+    pub policies: Policies,
     /// What the files hold that it was loaded from.
     pub(super) snapshot: Snapshot,
 }
@@ -89,7 +93,9 @@ impl Source {
         if warnings.errors() > 0 {
             return Err(Error::Inventory(warnings));
         }
-        Ok(Loaded { source: self.clone(), inventory, catalog, warnings, snapshot: files.end() })
+        let policies = inventory.root.join(FOLDER);
+        let policies = policies_in(&files, &policies, &policies.display().to_string(), false)?;
+        Ok(Loaded { source: self.clone(), inventory, catalog, warnings, policies, snapshot: files.end() })
     }
 
     /// Returns where the values below a path of the inventory come from, as text.

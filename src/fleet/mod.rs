@@ -7,6 +7,7 @@
 //! several independent fleets. Every call can be dropped: running batches continue on the hosts, and [`Fleet::attach`]
 //! follows them.
 
+mod actor;
 mod ahead;
 mod apply;
 mod approval;
@@ -14,6 +15,7 @@ mod archive;
 mod backup;
 mod chat;
 mod clients;
+mod commit;
 mod compare;
 mod drift;
 mod endpoint;
@@ -28,10 +30,14 @@ mod lab;
 mod load;
 mod observe;
 mod open;
+mod policies;
+mod policy;
 mod preflight;
 mod reach;
+mod record;
 mod reset;
 mod restore;
+mod revision;
 mod run_lock;
 mod ssh;
 mod state_dir;
@@ -42,13 +48,14 @@ mod trust;
 mod tunnel;
 
 pub use crate::lab::Wall;
+pub use actor::RunAbout;
 pub use apply::{Saved, compare_saved};
 pub use approval::{Approvable, Approvals, LONGEST, approvals, approve, usual_key};
 pub use archive::{BackupRecord, Restore};
 pub use backup::{Backup, MadeBackup, backup_folder, backups_in};
 pub use chat::{ChatResult, chat_of};
 pub use clients::{TenantEndpoint, endpoints};
-pub use compare::{CompareError, compare_inventories};
+pub use compare::{CompareError, Comparison, compare_inventories};
 pub use drift::{Webhook, notify, write_metrics};
 pub use error::{Error, Result};
 pub use exec::{Exec, ExecResult};
@@ -61,7 +68,10 @@ pub use lab::{ControlPlanePrograms, LabStatus, OwnLab, dial, serve_lab};
 pub use load::{Loaded, LockState, Source};
 pub use observe::{Observation, Programs};
 pub use open::{Fleet, Purpose, Reset, Selection};
+pub use policies::policies_at;
+pub use policy::{Asked, policy_findings, test_policies};
 pub use preflight::Preflight;
+pub use record::RunRecord;
 pub use state_dir::StateDir;
 pub use support::{Support, support_file};
 pub use trust::HostKeys;

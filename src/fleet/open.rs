@@ -1,6 +1,7 @@
 //! Opens an inventory: hosts over SSH, the cluster, secrets, the lock file, or the lab in place of all these. Contacts no host
 //! yet, but starts the lab if requested.
 
+use super::actor::{RunAbout, login, machine};
 use super::archive::Restore;
 use super::endpoint;
 use super::error::{Error, Result, coded};
@@ -13,8 +14,10 @@ use crate::catalog::Catalog;
 use crate::event::{Event, Events};
 use crate::executor::{DesiredFn, HostSetup, HostTarget, Leaving, STATE_DIR, Sudo};
 use crate::inventory::{self, Host, HostState, Inventory, LimitError, Secrets, Snapshot};
+use crate::plan::{Policies, Sources};
 use crate::reconciler::{Access, ClusterSetup, ClusterTarget, Holder, Retired, nodes};
 use crate::role::{RoleInput, desired, leaving, restoring};
+use crate::run::StepLog;
 use crate::serving::{self, ServingInput};
 use crate::ssh::{Dial, Endpoint, Pool, PoolOptions};
 use crate::state::{HostName, Nodes, Resource, RunId, SecretText, Spec, Stage, Target, TargetId};
@@ -105,6 +108,14 @@ pub struct Fleet {
     pub(super) snapshot: Snapshot,
     /// What of it takes part.
     pub(super) selection: Selection,
+    /// The policies beside the inventory.
+    pub policies: Policies,
+    /// What the run that follows is about.
+    pub(super) about: RunAbout,
+    /// The steps of the run, as they happen.
+    pub(super) steps: Arc<StepLog>,
+    /// What the saved plan was made from that is carried out.
+    pub(super) made_from: Option<Sources>,
 }
 
 /// Returns a fresh run id: five characters without those that look alike.
@@ -115,10 +126,7 @@ fn run_id() -> RunId {
 
 /// Returns who works on hosts, for their locks and the cluster's leases.
 fn owner() -> String {
-    let user = std::env::var("USER").unwrap_or_else(|_| "someone".to_owned());
-    let system = rustix::system::uname();
-    let host = system.nodename().to_string_lossy();
-    format!("{user}@{}", if host.is_empty() { "here" } else { &host })
+    format!("{}@{}", login(), machine())
 }
 
 /// Returns the definitions of the router's objects, as its releases have them.
@@ -226,6 +234,9 @@ impl Fleet {
         events: &Events,
     ) -> Result<Self> {
         let snapshot = std::mem::take(&mut loaded.snapshot);
+        let steps = Arc::<StepLog>::default();
+        let log = steps.clone();
+        let events = &events.tapped(move |event| log.take(event));
         let lab = super::lab::attach_to(&mut loaded, selection.lab, events).await?;
         let lock_path = lab.as_ref().map_or_else(|| loaded.lock_path(), |lab| lab.lock.clone());
         let lock = match purpose {
@@ -234,7 +245,7 @@ impl Fleet {
             }
             Purpose::Look => Lock::load(&lock_path).unwrap_or_else(|_| Lock::unresolved(&loaded.wanted())),
         };
-        let Loaded { source, inventory, catalog, .. } = loaded;
+        let Loaded { source, inventory, catalog, policies, .. } = loaded;
         let selected = inventory::select(&inventory, selection.limit.as_deref())?;
         for name in &selection.lost {
             let resets = selection.reset.is_some();
@@ -307,6 +318,10 @@ impl Fleet {
             controller,
             snapshot,
             selection: selection.clone(),
+            policies,
+            about: RunAbout::default(),
+            steps,
+            made_from: None,
         };
         // A plan may be about nothing but nodes of hosts that are not active.
         if purpose == Purpose::Look && selection.reset.is_none() {

@@ -237,6 +237,19 @@ impl Diagnostics {
 
     /// Returns the same with lines of source cut to a terminal's columns; messages are as long as they are.
     pub fn render_within(&self, color: bool, width: Option<usize>) -> String {
+        let text = self.render_each(color, width);
+        let (errors, warnings) = (self.errors(), self.warnings());
+        let counts = match (errors, warnings) {
+            (0, 0) => "no errors".to_owned(),
+            (0, w) => count(w, "warning"),
+            (e, 0) => count(e, "error"),
+            (e, w) => format!("{}, {}", count(e, "error"), count(w, "warning")),
+        };
+        text + &format!("{counts} in {}; no host was contacted\n", plain_line(&self.inventory))
+    }
+
+    /// Returns the findings without a closing line.
+    pub fn render_each(&self, color: bool, width: Option<usize>) -> String {
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };
         let mut text = String::new();
         for diagnostic in &self.all {
@@ -281,13 +294,6 @@ impl Diagnostics {
         for (code, n) in &self.more {
             text += &format!("… and {n} more of {code}\n\n");
         }
-        let (errors, warnings) = (self.errors(), self.warnings());
-        let counts = match (errors, warnings) {
-            (0, 0) => "no errors".to_owned(),
-            (0, w) => count(w, "warning"),
-            (e, 0) => count(e, "error"),
-            (e, w) => format!("{}, {}", count(e, "error"), count(w, "warning")),
-        };
-        text + &format!("{counts} in {}; no host was contacted\n", plain_line(&self.inventory))
+        text
     }
 }

@@ -202,7 +202,7 @@ pub(super) fn parent(path: &Path) -> &Path {
 }
 
 /// Takes `.` and `..` out of a path without asking the disk.
-pub(super) fn tidy(path: &Path) -> PathBuf {
+pub fn tidy(path: &Path) -> PathBuf {
     let mut out = PathBuf::new();
     for part in path.components() {
         match part {

@@ -24,7 +24,7 @@ mod written;
 pub use accelerators::DMA_BUF_KERNEL;
 pub(crate) use check::{may_have_label, may_have_taint};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity, Source, SourceSpan};
-pub use files::{Disk, Files, git};
+pub use files::{Disk, Files, git, tidy};
 pub(crate) use grammar::{address_fault, is_bastion, is_dns_label, is_interface, is_note, is_user};
 pub use hosts::MOST_HOSTS;
 pub use init::{
@@ -37,4 +37,4 @@ pub use model::*;
 pub use range::Range;
 pub use secrets::{AGE_IDENTITY, SecretError, Secrets, needs, open_age};
 pub use snapshot::{Recording, Snapshot};
-pub use tree::{Entry, Node, Value, yaml};
+pub use tree::{Entry, Node, Value, document, yaml};

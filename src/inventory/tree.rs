@@ -276,6 +276,19 @@ pub fn yaml(name: &str, text: String) -> Result<Node, Diagnostics> {
     }
 }
 
+/// Reads a document of our own beside an inventory, such as a policy. Lines of it are shown under a mistake only if it says that it
+/// is one of ours: a path may lead elsewhere.
+pub fn document(name: &str, text: String) -> Result<Node, Diagnostics> {
+    let quotable = text.lines().any(|line| line.starts_with("apiVersion: provision/"));
+    let source = Arc::new(Source { name: name.to_owned(), text, quotable });
+    let mut problems = Problems::default();
+    let node = parse(&source, &mut Budget::default(), &mut problems);
+    match node {
+        Some(node) if problems.is_empty() => Ok(node),
+        _ => Err(problems.of(name.to_owned())),
+    }
+}
+
 /// Lays `over` on `base`: maps deep, lists and scalars replace, `null` deletes.
 pub(super) fn merge(base: &mut Node, over: Node) {
     match (&mut base.value, over.value) {
@@ -386,7 +399,7 @@ impl Node {
     }
 
     /// Returns the value as JSON, for what is passed on untouched.
-    pub(super) fn json(&self) -> serde_json::Value {
+    pub fn json(&self) -> serde_json::Value {
         self.as_json(&|_, value| serde_json::from_str(value).unwrap_or_else(|_| value.into()))
     }
 

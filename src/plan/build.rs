@@ -369,6 +369,7 @@ pub fn build(input: PlanInput<'_>) -> Plan {
         waves: BTreeMap::new(),
         backup_first: backup_first && inventory.cluster.backup.before_upgrade,
         impact: Impact::default(),
+        policy: None,
         sources: None,
     };
     // They serve again before any other node leaves.

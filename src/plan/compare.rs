@@ -1,5 +1,6 @@
 //! Compares two inventories without contacting hosts: the changes and their impact.
 
+use super::policy::PolicyReport;
 use super::ports::{self, PortMove};
 use super::schedule::sizes;
 use crate::catalog::{Catalog, K0sStep, Product};
@@ -59,6 +60,9 @@ pub struct InventoryDiff {
     pub errors: Vec<String>,
     /// What to know before it is, each with its code.
     pub warnings: Vec<String>,
+    /// What policies say of it, where there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<PolicyReport>,
 }
 
 /// A host that changes.

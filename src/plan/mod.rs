@@ -7,6 +7,7 @@ mod impact;
 mod kinds;
 mod leaving;
 mod model;
+mod policy;
 mod ports;
 mod saved;
 mod schedule;
@@ -18,6 +19,10 @@ pub use impact::{Past, impact};
 pub use kinds::{Kind, kinds};
 pub use model::{
     Batch, Capacity, Commit, Impact, Plan, PoolImpact, RolloutOrder, Sources, TargetPlan, Waves,
+};
+pub use policy::{
+    Case, CaseResult, Cases, CiJob, CommitFacts, Effect, Facts, InventoryFacts, MOST_POLICIES, MOST_POLICY,
+    Moment, PlanFacts, Policies, PolicyReport, Rule, RuleOutcome, RuleResult, User,
 };
 pub use ports::PortMove;
 pub use saved::{Moved, SavedError, load, save, stale, wider};

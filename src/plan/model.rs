@@ -1,5 +1,6 @@
 //! A plan as data: what would change, how steps go together, in what order hosts leave service, and the impact.
 
+use super::policy::PolicyReport;
 use crate::inventory::Snapshot;
 use crate::state::{Failure, Hazard, HostName, OutOfService, PoolName, Step, TargetId};
 use schemars::JsonSchema;
@@ -36,6 +37,9 @@ pub struct Plan {
     /// Its impact.
     #[serde(default, rename = "outlook")]
     pub impact: Impact,
+    /// What policies say of it, where there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<PolicyReport>,
     /// What it was made from; in saved plans only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sources: Option<Sources>,
@@ -243,9 +247,11 @@ impl Plan {
         self.targets.iter().any(|t| t.unobserved.is_some() || !t.unknown.is_empty())
     }
 
-    /// Returns the exit code that this means: 1 if not everything could be observed, 2 if anything would change, otherwise 0.
+    /// Returns the exit code that this means: 3 if a policy refuses it, 1 if not everything could be observed, 2 if anything would
+    /// change, otherwise 0.
     pub fn exit_code(&self) -> u8 {
         match () {
+            () if self.policy.as_ref().is_some_and(PolicyReport::is_denied) => 3,
             () if self.is_blind() => 1,
             () if self.steps() > 0 => 2,
             () => 0,

@@ -8,6 +8,7 @@ mod access;
 mod ahead;
 mod apply;
 mod applyset;
+mod chain;
 mod chat;
 mod cluster;
 mod connect;

@@ -1,6 +1,7 @@
 //! Two inventories compared, as text and as a pull request comment.
 
 use super::markdown::escaped;
+use super::policy::{policy_lines, policy_rows};
 use super::words::{count, names};
 use crate::plan::{FieldChange, HostChange, InventoryDiff, PoolChange};
 use crate::state::plain_line;
@@ -98,7 +99,7 @@ fn reach(diff: &InventoryDiff) -> String {
 /// Returns the comparison as text.
 pub fn comparison_text(diff: &InventoryDiff) -> String {
     if diff.is_empty() {
-        return format!("{}: no differences\n", diff.name);
+        return format!("{}: no differences\n{}", diff.name, policy_lines(diff.policy.as_ref()));
     }
     let mut text = format!("{}: {}; no host was contacted\n", diff.name, diff.headline());
     for (what, lines) in [("error", &diff.errors), ("warning", &diff.warnings)] {
@@ -165,7 +166,8 @@ pub fn comparison_text(diff: &InventoryDiff) -> String {
     if changes.len() > MOST_CHANGES {
         text += &format!("  … {} more host changes; --output json lists all\n", changes.len() - MOST_CHANGES);
     }
-    text + &format!("  blast radius: {}\n", reach(diff))
+    text += &format!("  blast radius: {}\n", reach(diff));
+    text + &policy_lines(diff.policy.as_ref())
 }
 
 /// Returns what the Markdown template is filled with.
@@ -211,8 +213,14 @@ fn context(diff: &InventoryDiff) -> Value {
         + diff.changed.iter().map(|c| c.fields.len()).sum::<usize>();
     let gone = diff.removed.len() + diff.retired.len();
     let hosts = diff.pools.iter().map(|p| p.hosts).sum::<usize>() + diff.added.len() + gone;
+    let policy: Vec<Value> = diff
+        .policy
+        .iter()
+        .flat_map(policy_rows)
+        .map(|[what, rule, said, place]| json!({"what": what, "rule": rule, "said": said, "place": place}))
+        .collect();
     json!({
-        "errors": diff.errors, "warnings": diff.warnings, "ports": diff.ports,
+        "policy": policy, "errors": diff.errors, "warnings": diff.warnings, "ports": diff.ports,
         "name": diff.name, "empty": diff.is_empty(), "headline": diff.headline(), "capacities": capacities,
         "reach": reach(diff), "note_removed": REMOVED, "note_retired": RETIRED, "retiring": by_pool(&diff.retired),
         "models": models.join(", "), "pools": pools, "new_pools": diff.new_pools, "gone_pools": diff.gone_pools,

@@ -10,6 +10,7 @@ mod layout;
 mod live;
 mod markdown;
 mod plan;
+mod policy;
 mod preflight;
 mod serving;
 mod status;

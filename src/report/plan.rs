@@ -1,6 +1,7 @@
 //! A plan as text: the same change on many hosts is one line, a pool is a heading with its hazards, followed by the impact.
 
 use super::layout::{Columns, Last};
+use super::policy::policy_lines;
 use super::summary::{elapsed, failure};
 use super::words::{count, names, say};
 use crate::plan::{Kind, Plan, PoolImpact, RolloutOrder, TargetPlan, kinds};
@@ -387,5 +388,5 @@ pub fn plan_text(plan: &Plan, view: &PlanView) -> String {
     if plan.steps() > 0 {
         text += &impact(plan, view);
     }
-    text
+    text + &policy_lines(plan.policy.as_ref())
 }

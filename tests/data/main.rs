@@ -19,6 +19,7 @@ mod markdown;
 mod mistakes;
 mod plan;
 mod planner;
+mod policy;
 mod preflight;
 mod published;
 mod redaction;

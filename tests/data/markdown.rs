@@ -3,7 +3,10 @@
 use comrak::nodes::NodeValue;
 use comrak::{Arena, Options, parse_document};
 use proptest::prelude::*;
-use provision::plan::{FieldChange, HostChange, InventoryDiff, PoolChange, PortMove};
+use provision::plan::{
+    Effect, FieldChange, HostChange, InventoryDiff, PolicyReport, PoolChange, PortMove, RuleOutcome,
+    RuleResult,
+};
 use provision::report::comparison_markdown;
 use std::mem::discriminant;
 
@@ -39,6 +42,19 @@ fn all(text: &str) -> InventoryDiff {
         site: vec![field(t()), field("cluster.k0s.version".to_owned())],
         errors: vec![t()],
         warnings: vec![t()],
+        policy: Some(PolicyReport {
+            source: t(),
+            digest: t(),
+            results: vec![RuleResult {
+                rule: t(),
+                effect: Effect::Deny,
+                outcome: RuleOutcome::Applies,
+                message: t(),
+                names: vec![t()],
+                approvals: 0,
+                place: t(),
+            }],
+        }),
         ports: vec![PortMove { tenant: t(), before: 30081, after: 30082, keep: t() }],
         drains: 2,
         reboots: 2,

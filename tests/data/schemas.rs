@@ -4,7 +4,7 @@
 use crate::screens::{past, rack, upgrade};
 use provision::catalog::Catalog;
 use provision::inventory::load;
-use provision::plan::{Drift, Plan, compare};
+use provision::plan::{Drift, Facts, InventoryFacts, Plan, PlanFacts, compare};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -68,6 +68,33 @@ fn what_is_written_is_valid_by_the_published_schemas() {
     let diff = compare(&before, &after, &catalog);
     assert!(!diff.is_empty());
     holds("diff", &serde_json::to_value(diff).expect("plain data"));
+}
+
+/// What policies are judged on is valid by the published schema, and has all of its properties.
+#[test]
+fn the_variables_of_policies_are_those_of_the_published_schema() {
+    let inventory = rack();
+    let facts = Facts {
+        plan: PlanFacts::of(&upgrade(&inventory, &past()), &inventory),
+        inventory: InventoryFacts::of(&inventory),
+        ..Facts::default()
+    };
+    let facts = serde_json::to_value(facts).expect("plain data");
+    let schema = published("policy");
+    let names = |value: &Value| -> Vec<String> {
+        let mut names: Vec<String> = value.as_object().expect("an object").keys().cloned().collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(&facts), names(&schema["properties"]));
+    let mut schemas = boon::Schemas::new();
+    let mut compiler = boon::Compiler::new();
+    compiler.add_resource("schema.json", schema).expect("JSON");
+    let index = compiler.compile("schema.json", &mut schemas).expect("a valid JSON Schema");
+    schemas.validate(&facts, index).unwrap_or_else(|error| panic!("{error:#}"));
+    let mut broken = facts.clone();
+    broken["plan"]["pool"] = 1.into();
+    assert!(schemas.validate(&broken, index).is_err(), "an unknown property");
 }
 
 /// Who has a saved plan may apply it with a later version: a format stays readable, or its number changes.

@@ -133,6 +133,7 @@ pub fn upgrade(inventory: &Inventory, past: &Past) -> Plan {
         waves: BTreeMap::new(),
         backup_first: false,
         impact: Default::default(),
+        policy: None,
         sources: None,
     };
     plan.reschedule(inventory);

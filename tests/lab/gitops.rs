@@ -169,3 +169,103 @@ fn workflows_call_what_there_is_and_keep_strangers_apart() {
     assert_eq!(review["permissions"], serde_json::json!({"contents": "read"}));
     assert!(!read("github/comment.yml").contains("checkout"), "nothing of the change is there to be run");
 }
+
+/// Rules of the protected branch refuse, warn and ask for approvals, whatever the change under review brings along.
+#[test]
+fn a_change_is_judged_by_the_policies_of_the_protected_branch() {
+    let Some(team) = Team::new() else { return };
+    let rule = |name: &str, when: &str, effect: &str| {
+        format!(
+            "  {name}:\n    when: {when}\n    effect: {effect}\n    message: {name} says so\n    hint: Ask {name}\n"
+        )
+    };
+    let write = |path: &str, rules: &str| {
+        let text =
+            format!("apiVersion: provision/v1\nkind: Policy\nmetadata: {{name: team}}\nrules:\n{rules}");
+        let file = team.story.inventory.parent().expect("the repository").join(path);
+        std::fs::create_dir_all(file.parent().expect("a folder")).expect("made");
+        std::fs::write(file, text).expect("written");
+    };
+    let deny = rule("no-joins", "plan.pools.filter(p, p.joining > 0).map(p, p.name)", "deny");
+    write("policies/team.yaml", &deny);
+    team.commit("ada", "rules");
+    // The change brings rules of its own that allow everything.
+    write("site/policies/own.yaml", &rule("own", "'plan.steps > 0'", "warn"));
+    team.commit("bob", "rules of my own");
+    team.story.up();
+    let own = team.ends("$PROVISION plan -i site", 2);
+    assert!(
+        own.contains("warning[W-POLICY]: team/own: own says so") && own.contains("own.yaml:5:3"),
+        "{own}"
+    );
+    let refused = team.ends("$PROVISION plan -i site --policies main~1:policies", 3);
+    assert!(refused.contains("error[E-POLICY]: team/no-joins: no-joins says so: "), "{refused}");
+    assert!(refused.contains("policies/team.yaml:5:3") && refused.contains("Ask no-joins"), "{refused}");
+    let refused = team.ends("PROVISION_POLICIES=main~1:policies $PROVISION apply -i site --yes", 3);
+    assert!(refused.contains("refused by policy; nothing was changed"), "{refused}");
+    let json = team.ends("$PROVISION plan -i site --policies main~1:policies --output json 2>/dev/null | tee out.json >/dev/null; $PROVISION plan -q -i site --policies main~1:policies >/dev/null 2>&1", 3);
+    assert!(json.is_empty(), "{json}");
+    let plan: serde_json::Value = serde_json::from_str(&team.ok("cat out.json")).expect("JSON");
+    assert_eq!(plan["policy"]["results"][0]["rule"], "team/no-joins");
+    assert!(plan["policy"]["results"][0]["place"].as_str().is_some_and(|p| p.ends_with("team.yaml:5")));
+
+    // Two people, on top of what the command line asks for.
+    let ask = rule("review", "'!commit.signed && plan.steps > 0 && size(approvals) < 99'", "requireApproval");
+    write("policies/team.yaml", &ask.replace("    message", "    approvals: 2\n    message"));
+    team.commit("eve", "rules that ask");
+    let planned = team.ends("$PROVISION plan -i site -o plan.json --policies main:policies", 2);
+    assert!(planned.contains("warning[W-POLICY-APPROVAL]: team/review: needs 2 approvals"), "{planned}");
+    let direct = team.ends("$PROVISION apply -i site --yes --policies main:policies", 3);
+    assert!(direct.contains("error[E-POLICY-APPROVAL]") && direct.contains("provision approve"), "{direct}");
+    team.ok("$PROVISION approve plan.json --key keys/ada --yes -q");
+    let apply = "$PROVISION apply plan.json --yes --policies main:policies --approvers policy:approvers";
+    let one = team.ends(apply, 3);
+    assert!(one.contains("Approved by ada@example.net") && one.contains("E-POLICY-APPROVAL"), "{one}");
+    // Bob wrote the inventory's last commit, but another person may approve.
+    team.ok("git checkout -q policy && echo \"eve@example.net $(cut -d' ' -f1,2 keys/eve.pub)\" >>approvers");
+    team.commit("ada", "eve may approve");
+    team.ok("git checkout -q main && $PROVISION approve plan.json --key keys/eve --yes -q");
+    let applied = team.ok(apply);
+    assert!(applied.contains("Approved by ada@example.net, eve@example.net"), "{applied}");
+    // A reset is judged too.
+    let reset = rule("keep", "command == 'reset'", "deny");
+    write("policies/team.yaml", &reset);
+    let refused = team.ends("$PROVISION reset w-1 -i site --dry-run --policies ./policies", 3);
+    assert!(refused.contains("team/keep: keep says so"), "{refused}");
+}
+
+/// A commit counts as signed only with a key that is allowed.
+#[test]
+fn commits_are_signed_by_whom_the_protected_branch_names() {
+    let Some(team) = Team::new() else { return };
+    team.ok("mkdir -p policies && cat >policies/p.yaml <<'EOF'
+apiVersion: provision/v1
+kind: Policy
+metadata: {name: commits}
+rules:
+  signed: {when: '!commit.signed', effect: deny, message: not signed}
+  by-ada: {when: \"commit.signer != 'ada@example.net'\", effect: warn, message: not by ada}
+EOF");
+    team.story.up();
+    let plan = "$PROVISION plan -q -i site --policies ./policies --commit-signers policy:approvers";
+    assert!(team.ends(plan, 3).contains("commits/signed: not signed"));
+    let sign = |who: &str| {
+        team.ok(&format!(
+            "echo \"# {who}\" >>site/inventory.yaml && git -c user.name=x -c user.email=x@example.net -c gpg.format=ssh \\
+             -c user.signingkey=$PWD/keys/{who}.pub commit -qaSm signed"
+        ));
+    };
+    sign("eve");
+    assert!(team.ends(plan, 3).contains("commits/signed: not signed"), "a key that is not allowed");
+    sign("ada");
+    let said = team.ends(plan, 2);
+    assert!(!said.contains("not by ada"), "{said}");
+    let said = team.ends("$PROVISION plan -q -i site --policies ./policies", 3);
+    assert!(said.contains("commits/signed"), "nobody is allowed: {said}");
+    // What the repository is configured with has no say.
+    team.ok(
+        "git config gpg.ssh.program /bin/true && git config gpg.ssh.allowedSignersFile $PWD/keys/eve.pub",
+    );
+    sign("bob");
+    assert!(team.ends(plan, 2).contains("commits/by-ada: not by ada"));
+}

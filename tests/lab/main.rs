@@ -23,6 +23,7 @@ mod life;
 mod machine;
 mod preflight;
 mod reconciler;
+mod records;
 mod retired;
 mod runs;
 mod scale;
