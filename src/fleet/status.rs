@@ -12,7 +12,7 @@ use crate::report::{
 };
 use crate::serving::{self, Part, Workload};
 use crate::state::{Failure, HostName, ObjectId};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 fn problem(failure: &Failure) -> Problem {
@@ -276,7 +276,7 @@ impl Fleet {
             ..StatusView::default()
         };
         let wanted = serving::workloads(&self.inventory, &self.catalog)?;
-        let asked: BTreeSet<ObjectId> = wanted.keys().cloned().collect();
+        let asked = serving::objects(&self.inventory, &self.catalog)?;
         let ask = async {
             match &self.cluster {
                 Some(cluster) => Some(cluster.survey(&asked).await),

@@ -7,7 +7,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How often a program is looked at.
@@ -33,8 +34,10 @@ const LEAST_FILES_PART: u64 = 50;
 const COUNT_AGAIN: Duration = Duration::from_secs(5);
 const BYTES_AGAIN: u64 = 256 << 20;
 const FILES_AGAIN: u64 = 5_000;
+/// A count ends within this time, whatever the host does to its files meanwhile.
+const COUNT_DEADLINE: Duration = Duration::from_secs(2);
 /// So often in a row a host's files need not be countable.
-const MOST_UNCOUNTED: u32 = 20;
+const MOST_UNCOUNTED: u32 = 10;
 /// So often, in one count, folders are looked for that have another name than a moment before.
 const MOST_LOOKS: u32 = 500;
 /// A folder that is not found under any name so often in a row is gone.
@@ -78,51 +81,80 @@ pub(super) struct Disk {
     dir: PathBuf,
     /// Whether it is bounded, as all else is that the host's programs use.
     bounded: bool,
+    /// Programs that run on the host.
+    pub(super) programs: AtomicUsize,
     counted: Mutex<Option<Free>>,
+    /// In which way the host had too much when its files were last counted, and how often in a row they could not be.
+    verdict: Mutex<(Option<String>, u32)>,
 }
 
 impl Disk {
     /// Returns that of the host whose folder is `dir`.
     pub(super) fn new(dir: PathBuf, bounded: bool) -> Self {
-        Self { dir, bounded, counted: Mutex::new(None) }
+        let programs = AtomicUsize::new(0);
+        Self { dir, bounded, programs, counted: Mutex::new(None), verdict: Mutex::default() }
     }
 
-    /// Returns in which way the host has used too much, if it has.
-    fn exceeded(&self) -> io::Result<Option<String>> {
-        let free = free(&self.dir)?;
-        if let Some(why) = free.is_too_little() {
-            return Ok(Some(why.to_owned()));
-        }
+    /// Returns in which way the host has used too much, if it has. Counts nothing, and so takes no time.
+    fn exceeded(&self) -> Option<String> {
+        // A host that goes down has no folder any more.
+        if let Ok(free) = free(&self.dir)
+            && let Some(why) = free.is_too_little()
         {
-            let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+            return Some(why.to_owned());
+        }
+        locked(&self.verdict).0.clone()
+    }
+
+    /// Counts the host's files, if programs run there and it is time to.
+    pub(super) fn count(&self) {
+        if !self.bounded || self.programs.load(Relaxed) == 0 {
+            return;
+        }
+        let Ok(free) = free(&self.dir) else { return };
+        {
+            let mut counted = locked(&self.counted);
             let is_new = counted.as_ref().is_some_and(|last| {
                 last.at.elapsed() < COUNT_AGAIN
                     && last.bytes.saturating_sub(free.bytes) < BYTES_AGAIN
                     && last.files.saturating_sub(free.files) < FILES_AGAIN
             });
             if is_new {
-                return Ok(None);
+                return;
             }
             *counted = Some(free);
         }
-        let exceeded = count(&self.dir);
+        let exceeded = count(&self.dir, Instant::now() + COUNT_DEADLINE);
         if !matches!(exceeded, Ok(None)) {
-            // The next look, or the next program, counts afresh.
-            *self.counted.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            // The next look counts afresh.
+            *locked(&self.counted) = None;
         }
-        exceeded
+        let mut verdict = locked(&self.verdict);
+        *verdict = match exceeded {
+            Ok(exceeded) => (exceeded, 0),
+            // A host that goes down, a folder that was closed at this moment; not again and again.
+            Err(_) if verdict.1 < MOST_UNCOUNTED => (None, verdict.1 + 1),
+            Err(error) => (Some(format!("this host's files cannot be counted: {error}")), 0),
+        };
     }
 }
 
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Counts what is in a folder, and returns in which way it is too much, if it is.
-fn count(dir: &Path) -> io::Result<Option<String>> {
+fn count(dir: &Path, deadline: Instant) -> io::Result<Option<String>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let top = openat(CWD, dir, flags, Mode::empty())?;
+    let top = openat(CWD, dir, flags | UNSEEN, Mode::empty())?;
     let (mut bytes, mut files, mut looks) = (0, 0, 0);
     // Breadth first would keep a handle of every folder; this keeps those of one way down.
     let mut way: Vec<(OwnedFd, VecDeque<(std::ffi::CString, u64)>)> = vec![(top, VecDeque::new())];
     let mut entered = true;
     while let Some((folder, below)) = way.last_mut() {
+        if Instant::now() > deadline {
+            return Err(io::Error::other("it takes too long"));
+        }
         if entered {
             bytes += fstat(&*folder)?.st_blocks.unsigned_abs() * 512;
             for entry in Dir::read_from(&*folder)? {
@@ -153,7 +185,7 @@ fn count(dir: &Path) -> io::Result<Option<String>> {
             Ok(folder) => folder,
             // The lab itself is short of something: what it does not see is no less.
             Err(error) if is_shortage(&error) => return Err(error),
-            Err(_) => match renamed(folder, inode, &mut looks)? {
+            Err(_) => match renamed(folder, inode, &mut looks, deadline)? {
                 Some(folder) => folder,
                 None => continue,
             },
@@ -168,11 +200,11 @@ fn count(dir: &Path) -> io::Result<Option<String>> {
 }
 
 /// Returns a folder that was in another one a moment ago, under whatever name it has now; `None` if it is gone.
-fn renamed(folder: &OwnedFd, inode: u64, looks: &mut u32) -> io::Result<Option<OwnedFd>> {
+fn renamed(folder: &OwnedFd, inode: u64, looks: &mut u32, deadline: Instant) -> io::Result<Option<OwnedFd>> {
     let mut missed = 0;
     while missed < GONE_AFTER {
         *looks += 1;
-        if *looks > MOST_LOOKS {
+        if *looks > MOST_LOOKS || Instant::now() > deadline {
             return Err(io::Error::other("folders are renamed all the time"));
         }
         let same = Dir::read_from(folder)?.flatten().find(|entry| entry.ino() == inode);
@@ -186,6 +218,12 @@ fn renamed(folder: &OwnedFd, inode: u64, looks: &mut u32) -> io::Result<Option<O
     Ok(None)
 }
 
+/// A host would learn from the time of access which of its folders has just been counted, and move files there.
+#[cfg(target_os = "linux")]
+const UNSEEN: OFlags = OFlags::NOATIME;
+#[cfg(not(target_os = "linux"))]
+const UNSEEN: OFlags = OFlags::empty();
+
 /// Returns whether an error says that descriptors or memory have run out.
 fn is_shortage(error: &io::Error) -> bool {
     use rustix::io::Errno;
@@ -196,7 +234,7 @@ fn is_shortage(error: &io::Error) -> bool {
 /// Opens a folder in another one. One that is closed to its owner, who is not root outside, is opened up.
 pub(super) fn enter(folder: &OwnedFd, name: &std::ffi::CStr) -> io::Result<OwnedFd> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match openat(folder, name, flags | OFlags::RDONLY, Mode::empty()) {
+    match openat(folder, name, flags | OFlags::RDONLY | UNSEEN, Mode::empty()) {
         Ok(folder) => Ok(folder),
         Err(error) => opened_up(folder, name, flags).unwrap_or_else(|| Err(error.into())),
     }
@@ -214,21 +252,21 @@ fn opened_up(folder: &OwnedFd, name: &std::ffi::CStr, flags: OFlags) -> Option<i
     // This handle needs no right on the folder, and stays what it is whatever takes the name's place.
     let handle = openat(folder, name, flags | OFlags::PATH, Mode::empty()).ok()?;
     rustix::fs::chmod(format!("/proc/self/fd/{}", handle.as_raw_fd()), Mode::RWXU).ok()?;
-    Some(openat(&handle, ".", flags | OFlags::RDONLY, Mode::empty()).map_err(io::Error::from))
+    Some(openat(&handle, ".", flags | OFlags::RDONLY | UNSEEN, Mode::empty()).map_err(io::Error::from))
 }
 
 /// What one running program has used.
 pub(super) struct Usage {
     began: Instant,
     disk: Arc<Disk>,
-    /// How often in a row its host's files could not be counted.
-    uncounted: u32,
+    /// It had too much memory when it was last looked at: a process that starts another one counts twice for a moment.
+    large: bool,
 }
 
 impl Usage {
     /// A program of this host begins.
     pub(super) fn new(disk: Arc<Disk>) -> Self {
-        Self { began: Instant::now(), disk, uncounted: 0 }
+        Self { began: Instant::now(), disk, large: false }
     }
 
     /// Returns in which way a program whose outer process is `outer` has gone beyond its limits, if it has.
@@ -239,24 +277,14 @@ impl Usage {
         if self.began.elapsed() > MOST_TIME {
             return Some(format!("it ran for more than {} hours", MOST_TIME.as_secs() / 3600));
         }
-        if memory(outer) > MOST_MEMORY {
+        let was_large = std::mem::replace(&mut self.large, memory(outer) > MOST_MEMORY);
+        if self.large && was_large {
             return Some(format!("it used more than {} GiB of memory", MOST_MEMORY >> 30));
         }
         if machine_is_short() {
             return Some("this machine is out of memory".to_owned());
         }
-        match self.disk.exceeded() {
-            Ok(exceeded) => {
-                self.uncounted = 0;
-                exceeded
-            }
-            // A host that goes down, a folder that was closed at this moment; not again and again.
-            Err(_) if self.uncounted < MOST_UNCOUNTED => {
-                self.uncounted += 1;
-                None
-            }
-            Err(error) => Some(format!("this host's files cannot be counted: {error}")),
-        }
+        self.disk.exceeded()
     }
 }
 
@@ -267,28 +295,28 @@ fn bytes_of(text: &str, name: &str) -> u64 {
     number.unwrap_or_default().saturating_mul(1024)
 }
 
-/// Returns the memory that is no file's of a process and of all below it.
-fn memory(outer: u32) -> u64 {
-    let (mut all, mut used) = (vec![outer], 0);
-    while let Some(pid) = all.pop() {
-        let mut own = memory_in(format!("/proc/{pid}/status"));
-        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-        for thread in threads {
-            // The first thread may have ended, and tells of no memory then; the others have it all the same.
-            own = own.or_else(|| memory_in(thread.path().join("status")));
-            let children = std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();
-            all.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
-        }
-        used += own.unwrap_or_default();
+/// Returns the memory that is no file's of a process and of all below it. Each child is looked at right after it was found: one
+/// that ends hands its memory to another.
+fn memory(pid: u32) -> u64 {
+    let mut own = memory_in(format!("/proc/{pid}/status"));
+    let mut below = 0;
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    for thread in threads {
+        let children = std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+        below += children.split_whitespace().filter_map(|pid| pid.parse().ok()).map(memory).sum::<u64>();
+        // The first thread may have ended, and tells of no memory then; the others have it all the same.
+        own = own.or_else(|| memory_in(thread.path().join("status")));
     }
-    used
+    own.unwrap_or_default() + below
 }
 
-/// Returns the memory in a status of proc_pid_status(5); `None` if it tells of none.
+/// Returns the memory in a status of proc_pid_status(5); `None` if it tells of none. The name in it can have any bytes.
 fn memory_in(status: impl AsRef<Path>) -> Option<u64> {
-    let status = std::fs::read_to_string(status).unwrap_or_default();
+    let status = std::fs::read(status).unwrap_or_default();
+    let status = String::from_utf8_lossy(&status);
     let kinds = ["RssAnon:", "RssShmem:", "VmPTE:", "VmSwap:", "HugetlbPages:"];
-    status.contains("RssAnon:").then(|| kinds.iter().map(|kind| bytes_of(&status, kind)).sum())
+    let tells = status.lines().any(|line| line.starts_with(kinds[0]));
+    tells.then(|| kinds.iter().map(|kind| bytes_of(&status, kind)).sum())
 }
 
 fn machine_is_short() -> bool {

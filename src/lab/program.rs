@@ -23,11 +23,12 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The programs of a lab: those that run are looked at in a thread of its own, so that nothing which keeps the lab busy lets one
-/// go beyond its limits.
+/// The programs of a lab: those that run are looked at in a thread of its own, and the files of their hosts are counted in another,
+/// so that nothing which keeps the lab or a count busy lets a program go beyond its limits.
 #[derive(Clone)]
 pub(super) struct Programs {
     running: Arc<Mutex<Vec<Running>>>,
+    disks: Arc<Mutex<Vec<Arc<Disk>>>>,
     ending: Arc<Mutex<Option<JoinSet<()>>>>,
 }
 
@@ -37,7 +38,10 @@ impl Programs {
         let running = Arc::default();
         let seen = Arc::downgrade(&running);
         std::thread::Builder::new().name("limits".to_owned()).spawn(move || look(&seen))?;
-        Ok(Self { running, ending: Arc::new(Mutex::new(Some(JoinSet::new()))) })
+        let disks = Arc::default();
+        let counted = Arc::downgrade(&disks);
+        std::thread::Builder::new().name("files".to_owned()).spawn(move || count(&counted))?;
+        Ok(Self { running, disks, ending: Arc::new(Mutex::new(Some(JoinSet::new()))) })
     }
 
     fn take(&self, child: Child) {
@@ -85,6 +89,15 @@ fn look(running: &Weak<Mutex<Vec<Running>>>) {
     }
 }
 
+fn count(disks: &Weak<Mutex<Vec<Arc<Disk>>>>) {
+    while let Some(disks) = disks.upgrade() {
+        let all = locked(&disks).clone();
+        drop(disks);
+        all.iter().for_each(|disk| disk.count());
+        std::thread::sleep(LOOK);
+    }
+}
+
 impl Running {
     /// Looks at it once; `false` if it has ended.
     fn look(&mut self) -> bool {
@@ -110,6 +123,7 @@ impl Running {
 pub(super) struct Program {
     child: Option<Child>,
     programs: Programs,
+    disk: Arc<Disk>,
     verdict: Arc<Verdict>,
 }
 
@@ -123,7 +137,14 @@ impl Program {
             let running = Running { outer, handle, usage, verdict: verdict.clone(), exceeded: None };
             locked(&programs.running).push(running);
         }
-        Ok(Self { child: Some(child), programs: programs.clone(), verdict })
+        {
+            let mut disks = locked(&programs.disks);
+            if !disks.iter().any(|known| Arc::ptr_eq(known, disk)) {
+                disks.push(disk.clone());
+            }
+        }
+        disk.programs.fetch_add(1, Relaxed);
+        Ok(Self { child: Some(child), programs: programs.clone(), disk: disk.clone(), verdict })
     }
 
     /// Returns its outer process, for its streams.
@@ -165,6 +186,7 @@ impl Program {
 impl Drop for Program {
     fn drop(&mut self) {
         self.verdict.ended.store(true, Relaxed);
+        self.disk.programs.fetch_sub(1, Relaxed);
         if let Some(child) = self.child.take() {
             self.programs.take(child);
         }

@@ -6,7 +6,7 @@ use super::errors::{failure, is_missing};
 use super::kinds::Kind;
 use super::pods::{self, Cause};
 use super::ready::selector;
-use crate::state::{Failure, FailureKind, ObjectId, Spec};
+use crate::state::{Failure, FailureKind, ObjectId};
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
@@ -149,6 +149,23 @@ async fn workload_seen(
     Ok(seen)
 }
 
+/// Returns what requests are routed by and does not exist.
+async fn missing(client: &kube::Client, objects: &BTreeSet<ObjectId>) -> Result<BTreeSet<ObjectId>, Failure> {
+    let routing = objects.iter().filter_map(|id| Some((id, Kind::of(id).filter(|kind| kind.routes())?)));
+    let looks = routing.map(|(id, kind)| async move {
+        match kind.api(client, &id.namespace).get_metadata_opt(&id.name).await {
+            Ok(Some(_)) => Ok(None),
+            Ok(None) => Ok(Some(id.clone())),
+            // Not even its definition exists.
+            Err(error) if is_missing(&error) => Ok(Some(id.clone())),
+            Err(error) => Err(failure(kind.plural, &error)),
+        }
+    });
+    let looks: Vec<_> = looks.collect();
+    let found: Vec<Option<ObjectId>> = stream::iter(looks).buffer_unordered(AT_ONCE).try_collect().await?;
+    Ok(found.into_iter().flatten().collect())
+}
+
 impl ClusterTarget {
     /// Returns what the cluster is known by: the uid of its namespace `kube-system`, which a restored cluster has too and a new one
     /// has not; `None` if there is no cluster yet.
@@ -159,44 +176,21 @@ impl ClusterTarget {
         Ok(found.metadata.uid)
     }
 
-    /// Returns what requests are routed by and does not exist.
-    async fn missing(&self, client: &kube::Client) -> Result<BTreeSet<ObjectId>, Failure> {
-        let wanted = self.setup.desired.iter().filter_map(|r| match &r.spec {
-            Spec::Object(object) => {
-                let id = ObjectId::of(&object.manifest);
-                let kind = Kind::of(&id).filter(|kind| kind.routes())?;
-                Some((id, kind))
-            }
-            _ => None,
-        });
-        let looks = wanted.map(|(id, kind)| async move {
-            match kind.api(client, &id.namespace).get_metadata_opt(&id.name).await {
-                Ok(Some(_)) => Ok(None),
-                Ok(None) => Ok(Some(id)),
-                // Not even its definition exists.
-                Err(error) if is_missing(&error) => Ok(Some(id)),
-                Err(error) => Err(failure(kind.plural, &error)),
-            }
-        });
-        let looks: Vec<_> = looks.collect();
-        let found: Vec<Option<ObjectId>> =
-            stream::iter(looks).buffer_unordered(AT_ONCE).try_collect().await?;
-        Ok(found.into_iter().flatten().collect())
-    }
-
-    /// Returns the nodes, and the workloads that are asked for, from the API; `None` if there is no cluster yet.
-    pub async fn survey(&self, workloads: &BTreeSet<ObjectId>) -> Result<Option<Survey>, Failure> {
+    /// Returns the nodes, and what exists of these objects, from the API; `None` if there is no cluster yet.
+    pub async fn survey(&self, objects: &BTreeSet<ObjectId>) -> Result<Option<Survey>, Failure> {
         let Some(link) = self.link().await? else { return Ok(None) };
         let client = &link.client;
         let ask = async {
             let nodes = all(&Api::<Node>::all(client.clone()), ListParams::default(), "nodes").await?;
             let nodes: BTreeMap<String, NodeSeen> =
                 nodes.iter().filter_map(|n| Some((n.metadata.name.clone()?, node_seen(n)))).collect();
-            let namespaces: BTreeSet<&str> = workloads.iter().map(|w| w.namespace.as_str()).collect();
+            let workloads =
+                objects.iter().filter(|id| matches!(id.kind.as_str(), "Deployment" | "DaemonSet"));
+            let namespaces: BTreeSet<&str> = workloads.map(|w| w.namespace.as_str()).collect();
             let mut live = Vec::new();
             for namespace in namespaces {
                 let all = running(client, namespace).await?.into_iter();
-                live.extend(all.map(|w| (ObjectId::of(&w), w)).filter(|(id, _)| workloads.contains(id)));
+                live.extend(all.map(|w| (ObjectId::of(&w), w)).filter(|(id, _)| objects.contains(id)));
             }
             // At once: a kubelet that does not answer holds up its own pods only.
             let looks = live.into_iter().map(|(id, live)| {
@@ -204,7 +198,7 @@ impl ClusterTarget {
                 async move { Ok::<_, Failure>((id, workload_seen(client, &live, nodes).await?)) }
             });
             let seen = stream::iter(looks).buffer_unordered(AT_ONCE).try_collect().await?;
-            let missing = self.missing(client).await?;
+            let missing = missing(client, objects).await?;
             Ok(Survey { nodes, workloads: seen, missing })
         };
         match tokio::time::timeout(DEADLINE, ask).await {

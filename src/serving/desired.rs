@@ -176,6 +176,16 @@ pub fn workloads(
     Ok(found)
 }
 
+/// Returns every object that the inventory wants in the cluster, definitions aside.
+pub fn objects(inventory: &Inventory, catalog: &Catalog) -> Result<BTreeSet<ObjectId>, ServingError> {
+    let input = ServingInput { inventory, catalog, crds: Vec::new(), tokens: BTreeMap::new() };
+    let objects = desired(&input)?.into_iter().filter_map(|resource| match &resource.spec {
+        Spec::Object(object) => Some(ObjectId::of(&object.manifest)),
+        _ => None,
+    });
+    Ok(objects.collect())
+}
+
 /// Returns a question per tenant and served name: the proof that serving works.
 pub fn chats(inventory: &Inventory) -> Vec<Resource> {
     inventory

@@ -9,5 +9,5 @@ mod input;
 mod manifests;
 mod routes;
 
-pub use desired::{Part, Workload, chats, desired, workloads};
+pub use desired::{Part, Workload, chats, desired, objects, workloads};
 pub use input::{ServingError, ServingInput};

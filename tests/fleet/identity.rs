@@ -34,7 +34,7 @@ fn a_clock_a_year_off_stops_its_host_alone() {
     let hosts = fleet().boot([Setup::new("h-1"), clock(Setup::new("h-2"), "-365d"), Setup::new("h-3")]);
     let site = Site::only(&hosts, FILE);
     let text = site.expect(1, &["apply", "--yes"]);
-    assert!(text.contains("h-2 could not be observed [E-CLOCK]: its clock is 3153"), "{text}");
+    assert!(text.contains("h-2 failed preflight [E-CLOCK]: its clock is 3153"), "{text}");
     assert!(text.contains("s behind this machine's") && text.contains("timedatectl set-ntp true"), "{text}");
     let there = |n: usize| hosts[n].try_sh("ls /etc/x").status.success();
     assert_eq!([there(0), there(1), there(2)], [true, false, true]);
@@ -49,7 +49,7 @@ fn clocks_within_the_limit_of_this_machine_can_be_too_far_apart() {
     let hosts = fleet().boot([clock(Setup::new("h-1"), "+200"), clock(Setup::new("h-2"), "-200")]);
     let site = Site::only(&hosts, FILE);
     let text = site.expect(1, &["apply", "--yes"]);
-    assert_eq!(text.matches("could not be observed [E-CLOCK]").count(), 2, "{text}");
+    assert_eq!(text.matches("failed preflight [E-CLOCK]").count(), 2, "{text}");
     assert!(text.contains("ahead of h-2's; it is unknown which one is right"), "{text}");
     assert!(text.contains("behind h-1's") && text.contains("Compare `date -u` on both"), "{text}");
     hosts[0].sh("rm /usr/local/bin/date");
@@ -64,7 +64,7 @@ fn a_host_that_calls_itself_as_another_stops_and_the_other_goes_on() {
     hosts[1].sh("hostnamectl set-hostname h-1");
     let text = site.expect(1, &["apply", "--yes"]);
     assert!(
-        text.contains("h-2 could not be observed [E-HOSTNAME]: hostname h-1 collides with host h-1"),
+        text.contains("h-2 failed preflight [E-HOSTNAME]: hostname h-1 collides with host h-1"),
         "{text}"
     );
     assert!(text.contains("hostnamectl set-hostname"), "what to do: {text}");

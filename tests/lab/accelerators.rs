@@ -85,10 +85,10 @@ fn a_broken_host_is_stopped_before_anything_is_done_to_it() {
     let (code, text) = twin.on(&["plan"], &["--limit", "h100"]);
     assert_eq!(code, 1, "{text}");
     for expected in [
-        "h-2 could not be observed [E-HEADERS]: no repository of the host has headers for its running kernel",
-        "h-3 could not be observed [E-ACCEL-COUNT]: 8 x h100-sxm5-80gb declared, 7 found on the PCI bus",
-        "h-4 could not be observed [E-SECURE-BOOT]",
-        "h-5 could not be observed [E-NO-SPACE]",
+        "h-2 failed preflight [E-HEADERS]: no repository of the host has headers for its running kernel",
+        "h-3 failed preflight [E-ACCEL-COUNT]: 8 x h100-sxm5-80gb declared, 7 found on the PCI bus",
+        "h-4 failed preflight [E-SECURE-BOOT]",
+        "h-5 failed preflight [E-NO-SPACE]",
         "+ package nvidia-open-580",
     ] {
         assert!(text.contains(expected), "{expected}\n{text}");

@@ -148,7 +148,7 @@ fn a_destroyed_cluster_begins_again_with_its_backup() {
     story.on("cp-2", "sudo mkdir -p /var/lib/provision && sudo touch /var/lib/provision/restore.tar.gz");
     let other = story.apply(&[]);
     assert_eq!(code(&other), Some(1), "{}", text(&other));
-    assert!(text(&other).contains("cp-[1-3] could not be observed [E-RESTORE]"), "{}", text(&other));
+    assert!(text(&other).contains("cp-[1-3] failed preflight [E-RESTORE]"), "{}", text(&other));
     assert!(!story.file("cp-1", "/var/lib/k0s/pki").exists());
     story.on("cp-2", "sudo rm /var/lib/provision/restore.tar.gz");
     story.applied();

@@ -20,8 +20,8 @@ fn links_are_driven_and_up_before_a_node_joins() {
     let (code, plan) = twin.on(&["plan"], &["--limit", "t-1,t-3,h-3"]);
     assert_eq!(code, 1, "{plan}");
     for expected in [
-        "t-3 could not be observed [E-EFA-COUNT]: 16 EFA devices declared, 15 found on the PCI bus",
-        "h-3 could not be observed [E-RDMA-COUNT]: 8 links declared, 7 mlx5 devices found",
+        "t-3 failed preflight [E-EFA-COUNT]: 16 EFA devices declared, 15 found on the PCI bus",
+        "h-3 failed preflight [E-RDMA-COUNT]: 8 links declared, 7 mlx5 devices found",
         "> command efa-installer",
     ] {
         assert!(plan.contains(expected), "{expected}\n{plan}");

@@ -67,7 +67,7 @@ const PLANTING: &str = r#"
     name: plant
     wanted: planted
     guard: |
-      : '@'; PLANTED='@' sleep 0.3
+      PLANTED='@' sh -c ": '@'; sleep 0.3; :"
       echo '@ is not there'; [ -e /etc/planted-by-command ]
     apply: |
       echo 'printed: @'
