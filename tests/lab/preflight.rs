@@ -135,7 +135,7 @@ fn kernel_cgroup_and_mounts_are_judged_against_the_inventory() {
         &story,
         "b-1",
         "grep",
-        "case $* in */proc/self/mounts*) echo '/dev/x / ext4 rw 0 0'; echo '/dev/y /var ext4 rw,noexec 0 0';; *) exec /usr/bin/grep \"$@\";; esac",
+        "case $* in */proc/self/mounts*) echo '/proc/self/mounts:/dev/x / ext4 rw 0 0'; echo '/proc/self/mounts:/dev/y /var ext4 rw,noexec 0 0';; *) exec /usr/bin/grep \"$@\";; esac",
     );
     let (code, shown) = preflight(&story);
     assert_eq!(code, 1, "{shown}");
