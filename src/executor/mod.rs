@@ -5,6 +5,7 @@ mod batch;
 mod bounded;
 mod causes;
 mod control;
+mod delivery;
 mod digest;
 mod facts;
 mod frame;
@@ -13,6 +14,7 @@ pub mod fuzz;
 mod kind;
 mod leaving;
 mod look;
+mod passing;
 mod progress;
 mod removal;
 mod requirements;
@@ -23,10 +25,12 @@ mod support;
 mod target;
 
 pub use causes::{CAUSES, Cause, known_causes};
+pub use delivery::Delivered;
 pub use frame::Sections;
 pub use kind::diff;
 pub use leaving::Leaving;
 pub use look::{Look, LookEnd, Looked, Ran};
+pub use passing::PassSource;
 pub use requirements::{combine, lacking};
 pub use sudo::Sudo;
 pub use support::{support_archive, support_looks};
@@ -81,8 +85,14 @@ pub fn observe_program(resources: &[Resource]) -> String {
 }
 
 /// What a batch belongs to whose program is only shown.
-const SHOWN: batch::BatchContext<'static> =
-    batch::BatchContext { state: STATE_DIR, batch: "BATCH", run: "RUN", owner: "you@here", leaves: false };
+const SHOWN: batch::BatchContext<'static> = batch::BatchContext {
+    state: STATE_DIR,
+    batch: "BATCH",
+    run: "RUN",
+    owner: "you@here",
+    leaves: false,
+    offline: false,
+};
 
 /// Returns the whole program that a host would run for these steps.
 pub fn enact_program(steps: &[Step], facts: &Facts) -> String {

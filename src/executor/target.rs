@@ -80,6 +80,7 @@ pub const STATE_DIR: &str = "/var/lib/provision";
 pub struct HostTarget {
     setup: HostSetup,
     deep: bool,
+    offline: bool,
     leaving: Option<Leaving>,
     last: Mutex<Last>,
     sudo_state: tokio::sync::Mutex<SudoState>,
@@ -101,6 +102,7 @@ enum SudoState {
 struct Last {
     facts: Facts,
     desired: Vec<Resource>,
+    to_fetch: BTreeSet<String>,
     batches: u32,
     touched: bool,
     /// Nothing of ours was left on it when it was last looked at, and nothing was done since.
@@ -121,6 +123,7 @@ impl HostTarget {
         Self {
             setup,
             deep: false,
+            offline: false,
             leaving: None,
             last: Mutex::default(),
             sudo_state: tokio::sync::Mutex::default(),
@@ -130,6 +133,12 @@ impl HostTarget {
     /// Hashes large files at each observation, even if their size and time are unchanged.
     pub fn deep(mut self, deep: bool) -> Self {
         self.deep = deep;
+        self
+    }
+
+    /// Marks the host as one that fetches nothing itself: its downloads are delivered over SSH.
+    pub fn offline(mut self, offline: bool) -> Self {
+        self.offline = offline;
         self
     }
 
@@ -147,6 +156,16 @@ impl HostTarget {
     /// Opens or reuses the connection.
     pub(super) async fn dial(&self) -> Result<Arc<dyn Transport>, Failure> {
         self.setup.dial.dial().await.map_err(Failure::from)
+    }
+
+    /// Returns the host key of the connection.
+    pub(super) async fn dialled_key(&self) -> Option<String> {
+        self.setup.dial.host_key().await
+    }
+
+    /// Returns the sums of files that the host would fetch, as of its last observation.
+    pub(super) fn undelivered(&self) -> BTreeSet<String> {
+        self.with_last(|l| l.to_fetch.clone())
     }
 
     /// Returns how the login becomes root.
@@ -351,8 +370,10 @@ impl HostTarget {
                 waiting.join(" ")
             ));
         }
+        let to_fetch = super::kind::to_fetch(&desired, &seen);
         self.with_last(|l| {
             l.facts = facts.clone();
+            l.to_fetch = to_fetch;
             l.desired = desired.clone();
             l.clean = clean;
         });
@@ -513,6 +534,7 @@ impl HostTarget {
                 run: self.setup.run.as_str(),
                 owner: &self.setup.owner,
                 leaves: self.leaving.is_some(),
+                offline: self.offline,
             };
             let text = batch::launcher(&context, program, payloads, in_memory, offset);
             match self.follow_once(&text, &mut offset, &mut progress).await {
@@ -706,6 +728,7 @@ impl Target for HostTarget {
             run: self.setup.run.as_str(),
             owner: &self.setup.owner,
             leaves: self.leaving.is_some(),
+            offline: self.offline,
         };
         let program = batch::program(&context, steps, &facts);
         let payloads = batch::payloads(steps, outputs);
