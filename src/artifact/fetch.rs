@@ -4,7 +4,7 @@ use super::lock::Locked;
 use crate::event::Events;
 use futures::StreamExt;
 use sha2::{Digest, Sha256};
-use std::io::{Read, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(20);
 /// A source that sends nothing for this long is given up.
 const READ_DEADLINE: Duration = Duration::from_secs(60);
 /// Progress is reported once per this many bytes: often enough for a slow link, rarely enough for a log.
-const PROGRESS_BYTES: u64 = 32 << 20;
+pub(super) const PROGRESS_BYTES: u64 = 32 << 20;
 /// An artifact is smaller than this, in bytes: k0s has 300 MiB, and a server that never ends must not fill the disk.
 const MOST_ARTIFACT_BYTES: u64 = 4 << 30;
 
@@ -45,6 +45,16 @@ pub(super) fn client(name: &str) -> Result<reqwest::Client, ArtifactError> {
         .read_timeout(READ_DEADLINE)
         .build()
         .map_err(|e| ArtifactError::Fetch { name: name.to_owned(), why: chain(&e) })
+}
+
+/// Returns a client that stays with the server that it was sent to.
+pub(super) fn unfollowing_client() -> Result<reqwest::Client, String> {
+    reqwest::Client::builder()
+        .connect_timeout(CONNECT_DEADLINE)
+        .read_timeout(READ_DEADLINE)
+        .redirect(reqwest::redirect::Policy::none())
+        .build()
+        .map_err(|e| chain(&e))
 }
 
 /// Returns an error with all that is behind it: reqwest's own text stops at "error sending request".
@@ -61,7 +71,7 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn hex(hash: Sha256) -> String {
+pub(super) fn hex(hash: Sha256) -> String {
     hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
 }
 
@@ -118,12 +128,17 @@ pub(super) fn keep(
 }
 
 /// Returns the sha256 of a file.
-fn sum(path: &Path) -> std::io::Result<String> {
-    let mut file = std::fs::File::open(path)?;
+pub(super) fn sum(path: &Path) -> std::io::Result<String> {
+    sum_of(&mut std::fs::File::open(path)?).map(hex)
+}
+
+/// Returns the digest of an open file, from its start.
+pub(super) fn sum_of(file: &mut std::fs::File) -> std::io::Result<Sha256> {
+    file.seek(SeekFrom::Start(0))?;
     let (mut hash, mut piece) = (Sha256::new(), vec![0; 1 << 16]);
     loop {
         match file.read(&mut piece)? {
-            0 => return Ok(hex(hash)),
+            0 => return Ok(hash),
             n => hash.update(&piece[..n]),
         }
     }

@@ -1,11 +1,16 @@
-//! Artifacts: downloads pinned by version and sha256 in `provision.lock`.
+//! Artifacts: downloads pinned by version and sha256 in `provision.lock`, and bundles of them.
 
+mod bundle;
 mod fetch;
 mod lock;
 mod openpgp;
 mod resolve;
 
+pub use bundle::{
+    BundleError, BundleFile, Collected, Collecting, Defect, DefectKind, FileKind, INDEX, Index,
+    Mirror as BundleMirror, MirrorPlace, SUMS,
+};
 pub use fetch::{ArtifactError, fetch};
 pub use lock::{LOCK_FILE, Lock, LockError, Locked, Mirror, Misfit, Needs, Wanted, wanted};
 pub use openpgp::fingerprints;
-pub use resolve::{Unresolved, UnresolvedAll, resolve};
+pub use resolve::{Unresolved, UnresolvedAll, resolve, resolve_from};

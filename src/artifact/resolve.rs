@@ -1,5 +1,6 @@
 //! `provision lock`: resolves artifacts to exact versions, downloads each once and records its sha256.
 
+use super::bundle::Mirror;
 use super::fetch::{ArtifactError, chain, client, download, keep, temporary};
 use super::lock::{Lock, Locked, Wanted};
 use super::openpgp;
@@ -57,6 +58,65 @@ pub async fn resolve(
         }
     }
     if failed.is_empty() { Ok(lock) } else { Err(UnresolvedAll(failed)) }
+}
+
+/// Resolves artifacts from a bundle alone: each must be in it, with the content that its index says, and the content that was
+/// locked before if the version is the same. Whoever names a bundle trusts its index where nothing was locked.
+pub async fn resolve_from(
+    wanted: &[Wanted],
+    previous: &Lock,
+    bundle: &Mirror,
+    cache: &Path,
+    events: &Events,
+) -> Result<Lock, UnresolvedAll> {
+    let (mut lock, mut failed) = (Lock::default(), Vec::new());
+    for want in wanted {
+        match pin_from(want, previous.get(&want.name), bundle, cache, events).await {
+            Ok(locked) => {
+                lock.artifacts.insert(want.name.clone(), locked);
+            }
+            Err(unresolved) => failed.push(unresolved),
+        }
+    }
+    if failed.is_empty() { Ok(lock) } else { Err(UnresolvedAll(failed)) }
+}
+
+async fn pin_from(
+    want: &Wanted,
+    old: Option<&Locked>,
+    bundle: &Mirror,
+    cache: &Path,
+    events: &Events,
+) -> Result<Locked, Unresolved> {
+    let Wanted { name, version, .. } = want;
+    let failed = |why: String, foreign_key| Unresolved { name: name.clone(), why, foreign_key };
+    let found = bundle.index().get(name, version);
+    let found = found.ok_or_else(|| failed(format!("{} does not have {version}", bundle.place()), false))?;
+    let (sha256, size) = (found.sha256.clone(), found.size);
+    if let Some(before) = old.filter(|old| old.version == *version && old.sha256 != sha256) {
+        let why = format!("{} has sha256 {sha256}, provision.lock says {}", bundle.place(), before.sha256);
+        return Err(failed(why, false));
+    }
+    let locked = Locked { version: version.clone(), urls: places(want, old), sha256, size };
+    let file = bundle.file(name, &locked, cache, events).await;
+    let mut file = file.map_err(|error| failed(error.to_string(), false))?;
+    if let Some(why) = key_refusal(&want.fingerprints, &mut file) {
+        return Err(failed(why, true));
+    }
+    Ok(locked)
+}
+
+/// Returns why a file is not the key that it should be; whatever fits where no fingerprint is known.
+fn key_refusal(fingerprints: &[String], file: &mut dyn Read) -> Option<String> {
+    if fingerprints.is_empty() {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    match file.take(MOST_KEY_BYTES + 1).read_to_end(&mut bytes) {
+        Ok(read) if read as u64 <= MOST_KEY_BYTES => openpgp::refusal(&bytes, fingerprints),
+        Ok(_) => Some("too large for a key".to_owned()),
+        Err(error) => Some(format!("it cannot be read: {error}")),
+    }
 }
 
 /// Returns the sha256 that a list of checksums has for the file at `url`: lines of sha256sum, `SHA256 (NAME) = SUM` of BSD and
@@ -215,7 +275,11 @@ impl Pin<'_> {
             self.said.push(format!("{url} has sha256 {sha256}, expected {expected}"));
             return Ok(None);
         }
-        if let Some(why) = self.key_refusal(file.path()) {
+        let refusal = match std::fs::File::open(file.path()) {
+            Ok(mut file) => key_refusal(&self.want.fingerprints, &mut file),
+            Err(error) => Some(format!("it cannot be read: {error}")),
+        };
+        if let Some(why) = refusal {
             self.said.push(format!("{url}: {why}"));
             self.foreign_key = true;
             return Ok(None);
@@ -229,20 +293,6 @@ impl Pin<'_> {
         }
         keep(file, self.cache, &sha256)?;
         Ok(Some((sha256, size)))
-    }
-
-    /// Returns why a file is not the key that it should be.
-    fn key_refusal(&self, path: &Path) -> Option<String> {
-        if self.want.fingerprints.is_empty() {
-            return None;
-        }
-        let mut bytes = Vec::new();
-        match std::fs::File::open(path).and_then(|file| file.take(MOST_KEY_BYTES + 1).read_to_end(&mut bytes))
-        {
-            Ok(read) if read as u64 <= MOST_KEY_BYTES => openpgp::refusal(&bytes, &self.want.fingerprints),
-            Ok(_) => Some("too large for a key".to_owned()),
-            Err(error) => Some(format!("it cannot be read: {error}")),
-        }
     }
 }
 

@@ -228,7 +228,7 @@ impl Apply {
     /// was made for. From here on the flags say the same.
     async fn open_saved(&mut self, path: &Path, saved: &Plan, global: &Global) -> anyhow::Result<Session> {
         let asked = self.place.selection(&self.lost);
-        let (source, selection) = match (&self.place.inventory, &saved.sources) {
+        let (mut source, selection) = match (&self.place.inventory, &saved.sources) {
             (Some(inventory), None) => (source(inventory, global), asked.clone()),
             (Some(inventory), Some(_)) => (source(inventory, global), Source::of_saved(saved, path)?.1),
             (None, _) => Source::of_saved(saved, path)?,
@@ -237,6 +237,7 @@ impl Apply {
             let message = format!("{} was saved with a different selection of hosts", path.display());
             return Err(coded("E-PLAN", message, "Omit --limit, --lab and --lost: the plan contains them"));
         }
+        source.mirror.clone_from(&global.mirror);
         self.place = Where {
             inventory: Some(source.path.clone()),
             limit: selection.limit.clone(),

@@ -1,6 +1,6 @@
 //! Flags that commands share.
 
-use crate::fleet::Selection;
+use crate::fleet::{MirrorPlace, Selection};
 use crate::state::HostName;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
@@ -21,6 +21,9 @@ pub(super) struct Global {
     /// Also allow the inventory to read files in this folder, besides its own folder and files tracked by its git repository
     #[arg(long, global = true, value_name = "DIR")]
     pub allow_outside: Vec<PathBuf>,
+    /// Download from this bundle only, a folder or a URL (see `provision bundle`); hosts get their downloads over SSH
+    #[arg(long, global = true, value_name = "DIR|URL")]
+    pub mirror: Option<MirrorPlace>,
 }
 
 /// How results are printed.

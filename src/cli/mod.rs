@@ -9,6 +9,7 @@ mod approve;
 mod args;
 mod ask;
 mod backup;
+mod bundle;
 mod catalog;
 mod diff;
 mod docs;
@@ -100,6 +101,8 @@ enum Command {
     Render(render::Render),
     /// Pin versions, URLs and sha256 sums in provision.lock
     Lock(lock::Lock),
+    /// Collect all downloads in one folder, for sites without internet access
+    Bundle(bundle::Bundle),
     /// Scan host keys and record them in known_hosts next to the inventory
     Trust(trust::Trust),
     /// Run read-only preflight checks
@@ -212,6 +215,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Schema(command) => command.run(),
         Command::Render(command) => command.run(global).await,
         Command::Lock(command) => command.run(global).await,
+        Command::Bundle(command) => command.run(global).await,
         Command::Trust(command) => command.run(global).await,
         Command::Preflight(command) => command.run(global).await,
         Command::Plan(command) => command.run(global).await,

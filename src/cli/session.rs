@@ -33,7 +33,8 @@ pub(super) fn print_findings_only(found: &Diagnostics) {
 
 /// Returns an inventory's source, with what the flags allow it to read.
 pub(super) fn source(path: &Path, global: &Global) -> Source {
-    Source { allow_outside: global.allow_outside.clone(), ..Source::at(path) }
+    let (allow_outside, mirror) = (global.allow_outside.clone(), global.mirror.clone());
+    Source { allow_outside, mirror, ..Source::at(path) }
 }
 
 /// Loads an inventory, and prints its warnings.

@@ -33,6 +33,8 @@ pub(super) struct BatchContext<'a> {
     pub owner: &'a str,
     /// The host leaves: packages of ours that others need by now stay.
     pub leaves: bool,
+    /// The host fetches nothing itself: its downloads were delivered.
+    pub offline: bool,
 }
 
 /// Secrets that a batch needs, by the name of the file in memory under which its program finds them.
@@ -184,13 +186,14 @@ fn restarts_before(step: &Step) -> String {
 
 /// Returns the program of a batch. Holds no secret: those arrive in files in memory.
 pub(super) fn program(batch_context: &BatchContext<'_>, steps: &[Step], facts: &Facts) -> String {
-    let BatchContext { state, batch, run, owner, leaves } = batch_context;
+    let BatchContext { state, batch, run, owner, leaves, offline } = batch_context;
+    let offline = if *offline { "yes" } else { "" };
     let mut p = format!(
         r#"#!/bin/sh
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C HOME=${{HOME:-/root}}
 DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=a NEEDRESTART_SUSPEND=1
 export PATH LC_ALL HOME DEBIAN_FRONTEND NEEDRESTART_MODE NEEDRESTART_SUSPEND
-S={state}; B=$S/runs/{batch}; {memory}; R=; LEAVES={leaves}
+S={state}; B=$S/runs/{batch}; {memory}; R=; LEAVES={leaves} OFFLINE={offline}
 UNITS={units}; export UNITS; eval "$UNITS"
 finish() {{
 rm -rf -- "$L"; [ "$1" = 0 ] && [ -e "$B/reboot" ] && {{ rm -f -- "$S/restarts"; printf '\036reboot\n'; }}

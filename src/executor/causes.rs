@@ -180,6 +180,12 @@ pub const CAUSES: &[Cause] = &[
         hint: "If the source is correct, run `provision lock`; otherwise find out who changed the file",
     },
     Cause {
+        phrase: "was not delivered to this host",
+        code: "E-NOT-DELIVERED",
+        what: "with --mirror a host fetches nothing itself, and the file did not arrive",
+        hint: "See the warning of its delivery, then apply again with the same --mirror",
+    },
+    Cause {
         phrase: "no source gave",
         code: "E-DOWNLOAD",
         what: "no source was reachable with the right content",

@@ -1,5 +1,6 @@
 //! Hosts that leave the cluster: what of ours is taken away, and what stays.
 
+use super::kind::DELIVERED;
 use crate::k0s;
 use crate::state::{Hazard, HostKind, Managed, Orphan, ResourceId};
 use crate::template::quote;
@@ -39,7 +40,7 @@ pub(super) fn remove_records(owner: &str) -> String {
         "u=; for b in \"$S\"/runs/*; do [ ! -d \"$b\" ] || [ -e \"$b/rc\" ] || u=yes; done\n\
          r=$(cat \"$S/lock\" 2>/dev/null); e=$(printf '%s' \"$r\" | sed -n 's/.*\"expires_s\":\\([0-9]*\\).*/\\1/p')\n\
          case $r in *'\"owner\":\"'{owner}'\"'*) e=0;; esac\n\
-         if [ -z \"$u\" ] && [ \"${{e:-0}}\" -le \"$(date +%s)\" ]; then {empty}rm -rf -- \"$S\"; fi\n",
+         if [ -z \"$u\" ] && [ \"${{e:-0}}\" -le \"$(date +%s)\" ]; then {empty}rm -rf -- {DELIVERED} \"$S\"; fi\n",
         owner = quote(owner),
         empty = k0s::remove_empty_folders(),
     )

@@ -5,6 +5,7 @@ mod batch;
 mod bounded;
 mod causes;
 mod control;
+mod delivery;
 mod digest;
 mod facts;
 mod frame;
@@ -14,6 +15,7 @@ mod kind;
 mod leaving;
 mod look;
 mod observe;
+mod passing;
 mod progress;
 mod records;
 mod removal;
@@ -26,10 +28,12 @@ mod target;
 mod watchdog;
 
 pub use causes::{CAUSES, Cause, known_causes};
+pub use delivery::Delivered;
 pub use frame::Sections;
 pub use kind::diff;
 pub use leaving::Leaving;
 pub use look::{Look, LookEnd, Looked, Ran};
+pub use passing::PassSource;
 pub use requirements::{combine, lacking};
 pub use sudo::Sudo;
 pub use support::{support_archive, support_looks};
@@ -86,8 +90,14 @@ pub fn observe_program(resources: &[Resource]) -> String {
 }
 
 /// What a batch belongs to whose program is only shown.
-const SHOWN: batch::BatchContext<'static> =
-    batch::BatchContext { state: STATE_DIR, batch: "BATCH", run: "RUN", owner: "you@here", leaves: false };
+const SHOWN: batch::BatchContext<'static> = batch::BatchContext {
+    state: STATE_DIR,
+    batch: "BATCH",
+    run: "RUN",
+    owner: "you@here",
+    leaves: false,
+    offline: false,
+};
 
 /// Returns the whole program that a host would run for these steps.
 pub fn enact_program(steps: &[Step], facts: &Facts) -> String {

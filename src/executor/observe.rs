@@ -81,8 +81,10 @@ impl HostTarget {
                 waiting.join(" ")
             ));
         }
+        let to_fetch = super::kind::to_fetch(&desired, &seen);
         self.with_last(|l| {
             l.facts = facts.clone();
+            l.to_fetch = to_fetch;
             l.desired = desired.clone();
             l.clean = clean;
         });

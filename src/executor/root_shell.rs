@@ -64,9 +64,25 @@ impl RootShell {
             .unwrap_or(Err(RootShellError::TimedOut))
     }
 
+    /// Sends bytes to the program that runs. Returns whether they were taken.
+    pub(super) async fn feed(&mut self, bytes: &[u8], deadline: Duration) -> bool {
+        let sent = self.session.send(Bytes::copy_from_slice(bytes));
+        tokio::time::timeout(deadline, sent).await.is_ok_and(|sent| sent.is_ok())
+    }
+
+    /// Returns what the program that runs prints up to its next end frame.
+    pub(super) async fn answer(&mut self, deadline: Duration) -> Result<String, RootShellError> {
+        let answer = tokio::time::timeout(deadline, self.to_end_frame(Ok(()))).await;
+        answer.unwrap_or(Err(RootShellError::TimedOut))
+    }
+
     async fn run_to_end_frame(&mut self, program: &str) -> Result<String, RootShellError> {
         // A shell that has already ended refuses input; its output can still be read.
         let sent = self.session.send(Bytes::from(program.to_owned())).await;
+        self.to_end_frame(sent).await
+    }
+
+    async fn to_end_frame(&mut self, sent: Result<(), SshError>) -> Result<String, RootShellError> {
         let mut exit = None;
         let mut scanned = 0;
         loop {

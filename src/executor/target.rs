@@ -18,7 +18,7 @@ use crate::state::{
 use async_trait::async_trait;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use bytes::Bytes;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -79,6 +79,7 @@ pub const STATE_DIR: &str = "/var/lib/provision";
 pub struct HostTarget {
     pub(super) setup: HostSetup,
     pub(super) deep: bool,
+    offline: bool,
     pub(super) leaving: Option<Leaving>,
     last: Mutex<Last>,
     sudo_state: tokio::sync::Mutex<SudoState>,
@@ -100,6 +101,7 @@ enum SudoState {
 pub(super) struct Last {
     pub(super) facts: Facts,
     pub(super) desired: Vec<Resource>,
+    pub(super) to_fetch: BTreeSet<String>,
     batches: u32,
     pub(super) touched: bool,
     /// Nothing of ours was left on it when it was last looked at, and nothing was done since.
@@ -122,6 +124,7 @@ impl HostTarget {
         Self {
             setup,
             deep: false,
+            offline: false,
             leaving: None,
             last: Mutex::default(),
             sudo_state: tokio::sync::Mutex::default(),
@@ -131,6 +134,12 @@ impl HostTarget {
     /// Hashes large files at each observation, even if their size and time are unchanged.
     pub fn deep(mut self, deep: bool) -> Self {
         self.deep = deep;
+        self
+    }
+
+    /// Marks the host as one that fetches nothing itself: its downloads are delivered over SSH.
+    pub fn offline(mut self, offline: bool) -> Self {
+        self.offline = offline;
         self
     }
 
@@ -148,6 +157,16 @@ impl HostTarget {
     /// Opens or reuses the connection.
     pub(super) async fn dial(&self) -> Result<Arc<dyn Transport>, Failure> {
         self.setup.dial.dial().await.map_err(Failure::from)
+    }
+
+    /// Returns the host key of the connection.
+    pub(super) async fn dialled_key(&self) -> Option<String> {
+        self.setup.dial.host_key().await
+    }
+
+    /// Returns the sums of files that the host would fetch, as of its last observation.
+    pub(super) fn undelivered(&self) -> BTreeSet<String> {
+        self.with_last(|l| l.to_fetch.clone())
     }
 
     /// Returns how the login becomes root.
@@ -435,6 +454,7 @@ impl HostTarget {
                 run: self.setup.run.as_str(),
                 owner: &self.setup.owner,
                 leaves: self.leaving.is_some(),
+                offline: self.offline,
             };
             let text = batch::launcher(&context, program, payloads, in_memory, offset);
             match self.follow_once(&text, &mut offset, &mut progress).await {
@@ -623,6 +643,7 @@ impl Target for HostTarget {
             run: self.setup.run.as_str(),
             owner: &self.setup.owner,
             leaves: self.leaving.is_some(),
+            offline: self.offline,
         };
         let program = batch::program(&context, steps, &facts);
         let payloads = batch::payloads(steps, outputs);

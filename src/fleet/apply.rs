@@ -83,6 +83,9 @@ impl Fleet {
             }
             uploaded.unwrap_or(Ok(()))?;
         }
+        if let Some(mirror) = &self.mirror {
+            self.deliver(mirror, plan, &events, cancel.clone()).await?;
+        }
         let journal = self.source.state.journals(&self.inventory)?.join(format!("{}.jsonl", self.run));
         let journal = Journal::create(&journal, kill_at)?;
         let said = events.clone();

@@ -1,6 +1,6 @@
 //! Errors of use cases. Modules below report what failed; this module adds the code and the hint.
 
-use crate::artifact::{ArtifactError, LockError};
+use crate::artifact::{ArtifactError, BundleError, Defect, LockError};
 use crate::catalog::CatalogError;
 use crate::inventory::{Diagnostics, LimitError, SecretError};
 use crate::plan::SavedError;
@@ -22,6 +22,8 @@ pub enum Error {
     Failure(Box<Failure>),
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
     #[error(transparent)]
     Catalog(#[from] CatalogError),
     #[error(transparent)]
@@ -80,6 +82,7 @@ impl Error {
     /// Returns the code, and what to do about it, of an error that has none of its own.
     fn code_and_hint(&self) -> Option<(&'static str, &'static str)> {
         Some(match self {
+            Self::Bundle(error) => bundle_code(error),
             Self::Limit(_) => (
                 "E-LIMIT",
                 "Use names, pools, patterns (`h-*`), ranges (`h-[001-010]`), or `!` to exclude; list hosts with `provision facts`",
@@ -112,6 +115,9 @@ impl Error {
             failure.code = "E-INVENTORY".to_owned();
         }
         failure.hint = hint.map(str::to_owned);
+        if let Self::Bundle(BundleError::Incomplete { defects, .. } | BundleError::Fetch(defects)) = self {
+            failure.tail = lines(defects);
+        }
         let mut causes = Vec::new();
         let mut cause = self.source();
         while let Some(error) = cause {
@@ -120,6 +126,42 @@ impl Error {
         }
         failure.cause = (!causes.is_empty()).then(|| causes.join("\n"));
         failure
+    }
+}
+
+/// Lines of files that an error of a bundle shows before it counts the others.
+const MOST_DEFECTS: usize = 20;
+
+fn lines(defects: &[Defect]) -> Vec<String> {
+    let others = defects.len().saturating_sub(MOST_DEFECTS);
+    let shown = defects.iter().take(MOST_DEFECTS).map(ToString::to_string);
+    shown.chain((others > 0).then(|| format!("and {others} more"))).collect()
+}
+
+/// Returns the code, and what to do about it, of an error of a bundle.
+fn bundle_code(error: &BundleError) -> (&'static str, &'static str) {
+    const AGAIN: &str =
+        "Run `provision bundle --to DIR` again where its sources can be reached, then copy the whole folder";
+    match error {
+        BundleError::Foreign { .. } => {
+            ("E-BUNDLE-FOLDER", "Name a new or empty folder with --to, or one with a bundle")
+        }
+        BundleError::Busy(_) => ("E-BUNDLE-BUSY", "Wait for it to end"),
+        BundleError::Space { .. } => {
+            ("E-BUNDLE-SPACE", "Free space, or name a folder on a larger disk with --to")
+        }
+        BundleError::Fetch(_) => (
+            "E-BUNDLE-FETCH",
+            "Set HTTPS_PROXY, or add mirrors under `urls` in provision.lock, then run the same command again",
+        ),
+        BundleError::Incomplete { .. } => ("E-MIRROR", AGAIN),
+        BundleError::Index { .. } => (
+            "E-MIRROR-INDEX",
+            "Name the folder that `provision bundle --to DIR` has written, or a URL at which it is served",
+        ),
+        BundleError::File { .. } => {
+            ("E-FILE", "Check that the path exists and that you can read and write it")
+        }
     }
 }
 

@@ -301,6 +301,7 @@ async fn spec(loaded: &Loaded, faults: &[String]) -> Result<Spec> {
         faults,
         control_plane: None,
         without: Vec::new(),
+        unserved: loaded.source.mirror.is_some(),
     })
 }
 

@@ -3,7 +3,9 @@
 use super::error::{Error, Result, failed};
 use super::policies::{FOLDER, policies_in};
 use super::state_dir::{OwnLabName, StateDir};
-use crate::artifact::{LOCK_FILE, Lock, LockError, UnresolvedAll, Wanted, resolve};
+use crate::artifact::{
+    BundleMirror, LOCK_FILE, Lock, LockError, MirrorPlace, UnresolvedAll, Wanted, resolve, resolve_from,
+};
 use crate::catalog::Catalog;
 use crate::event::Events;
 use crate::inventory::{self, Diagnostics, Disk, Files, Inventory, Recording, Snapshot};
@@ -30,6 +32,8 @@ pub struct Source {
     pub lab: Option<OwnLabName>,
     /// What the files of the inventory and its lock file hold, in place of those on disk.
     pub snapshot: Option<Arc<Snapshot>>,
+    /// A bundle that is asked in place of every other source of downloads.
+    pub mirror: Option<MirrorPlace>,
 }
 
 /// An inventory that was read and is valid.
@@ -167,7 +171,15 @@ impl Loaded {
             Err(error) => return Err(error.into()),
         };
         let cache = self.source.state.artifacts()?;
-        let lock = resolve(&self.wanted(), &previous, &cache, events).await.map_err(refused)?;
+        let wanted = self.wanted();
+        let lock = match &self.source.mirror {
+            Some(place) => {
+                let bundle = BundleMirror::open(place).await?;
+                resolve_from(&wanted, &previous, &bundle, &cache, events).await
+            }
+            None => resolve(&wanted, &previous, &cache, events).await,
+        };
+        let lock = lock.map_err(refused)?;
         lock.save(&path)?;
         Ok(lock)
     }

@@ -9,7 +9,7 @@ use super::lab::Running;
 use super::load::{Loaded, Source};
 use super::reach::OverSsh;
 use super::state_dir::StateDir;
-use crate::artifact::{Lock, fetch};
+use crate::artifact::{BundleMirror, Lock, Locked, fetch};
 use crate::catalog::Catalog;
 use crate::event::{Event, Events};
 use crate::executor::{DesiredFn, HostSetup, HostTarget, Leaving, STATE_DIR, Sudo};
@@ -22,6 +22,7 @@ use crate::serving::{self, ServingInput};
 use crate::ssh::{Dial, Endpoint, Pool, PoolOptions};
 use crate::state::{HostName, Nodes, Resource, RunId, SecretText, Spec, Stage, Target, TargetId};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -88,6 +89,8 @@ pub struct Fleet {
     /// The way to the cluster.
     pub access: Arc<dyn Access>,
     pub(super) lock: Arc<Lock>,
+    /// The bundle from which everything is fetched, if there is one.
+    pub(super) mirror: Option<Arc<BundleMirror>>,
     pub(super) hosts: BTreeMap<HostName, Arc<HostTarget>>,
     /// Retired hosts whose k0s is to be stopped, if they can be reached.
     pub(super) retired: BTreeMap<HostName, Arc<HostTarget>>,
@@ -129,11 +132,34 @@ fn owner() -> String {
     format!("{}@{}", login(), machine())
 }
 
+/// Where downloads come from.
+struct Downloads<'a> {
+    state: &'a StateDir,
+    mirror: Option<&'a BundleMirror>,
+}
+
+impl Downloads<'_> {
+    /// Returns the text of an artifact.
+    async fn text(&self, name: &str, locked: &Locked, events: &Events) -> Result<String> {
+        let cache = self.state.artifacts()?;
+        let mut text = String::new();
+        let read = match self.mirror {
+            Some(mirror) => mirror.file(name, locked, &cache, events).await?.read_to_string(&mut text),
+            None => {
+                let path = fetch(name, locked, &cache, events).await?;
+                std::fs::File::open(path).and_then(|mut file| file.read_to_string(&mut text))
+            }
+        };
+        let what = || format!("cannot read {name}");
+        read.map(|_| text).map_err(|source| Error::Io { what: what(), source })
+    }
+}
+
 /// Returns the definitions of the router's objects, as its releases have them.
 async fn crds(
     inventory: &Inventory,
     lock: &Lock,
-    state: &StateDir,
+    sources: &Downloads<'_>,
     events: &Events,
 ) -> Result<Vec<serde_json::Value>> {
     let Some(router) = &inventory.router else { return Ok(Vec::new()) };
@@ -147,8 +173,7 @@ async fn crds(
             let message = format!("{name} is missing from provision.lock");
             coded("E-LOCK-FILE", message, "Run `provision lock`, then commit the file")
         })?;
-        let path = fetch(name, locked, &state.artifacts()?, events).await?;
-        let text = std::fs::read_to_string(&path).map_err(super::error::cannot("read", &path))?;
+        let text = sources.text(name, locked, events).await?;
         let documents: Vec<Option<serde_json::Value>> = serde_saphyr::from_multiple(&text)
             .map_err(|e| Error::Malformed { what: format!("{name} is not YAML"), source: Box::new(e) })?;
         // Releases bundle more than definitions; the rest is our own templates' business.
@@ -163,11 +188,11 @@ async fn cluster_desired(
     inventory: &Inventory,
     catalog: &Catalog,
     lock: &Lock,
-    state: &StateDir,
+    sources: &Downloads<'_>,
     secrets: &Secrets,
     events: &Events,
 ) -> Result<Vec<Resource>> {
-    let crds = crds(inventory, lock, state, events).await?;
+    let crds = crds(inventory, lock, sources, events).await?;
     let mut tokens = BTreeMap::new();
     for model in inventory.models.values() {
         if let inventory::ModelSource::HuggingFace { token: Some(name), .. } = &model.source {
@@ -245,6 +270,10 @@ impl Fleet {
             }
             Purpose::Look => Lock::load(&lock_path).unwrap_or_else(|_| Lock::unresolved(&loaded.wanted())),
         };
+        let mirror = match (&loaded.source.mirror, purpose) {
+            (Some(place), Purpose::Change) => Some(Arc::new(loaded.open_mirror(place, &lock).await?)),
+            _ => None,
+        };
         let Loaded { source, inventory, catalog, policies, .. } = loaded;
         let selected = inventory::select(&inventory, selection.limit.as_deref())?;
         for name in &selection.lost {
@@ -280,6 +309,7 @@ impl Fleet {
             inventory: Arc::new(inventory),
             catalog: Arc::new(catalog),
             lock: Arc::new(lock),
+            mirror,
             selected,
             lost: selection.lost.clone(),
             reset: selection.reset,
@@ -307,6 +337,7 @@ impl Fleet {
             endpoints: connected.endpoints,
             access,
             lock: opening.lock,
+            mirror: opening.mirror,
             hosts: connected.hosts,
             retired: connected.retired,
             lab,
@@ -380,6 +411,7 @@ struct Opening<'a> {
     inventory: Arc<Inventory>,
     catalog: Arc<Catalog>,
     lock: Arc<Lock>,
+    mirror: Option<Arc<BundleMirror>>,
     secrets: Arc<BTreeMap<String, SecretText>>,
     sudo_password: Option<SecretText>,
     ssh: PoolOptions,
@@ -438,7 +470,7 @@ impl Opening<'_> {
             let Some(host) = inventory.hosts.get(&name) else { continue };
             let dial: Arc<dyn Dial> = pool.host(at.clone());
             let role = inventory.pool_of(host).role;
-            let target = HostTarget::new(self.setup(host, at, dial.clone()));
+            let target = HostTarget::new(self.setup(host, at, dial.clone())).offline(self.mirror.is_some());
             if let Some(Reset { wipe_data }) = self.reset.filter(|_| self.resets(&name)) {
                 let target = Arc::new(target.leaving(Leaving::Reset { wipe_data }));
                 if role.is_controller() {
@@ -526,7 +558,8 @@ impl Opening<'_> {
         let desired = if purpose == Purpose::Look || self.reset.is_some() {
             Vec::new()
         } else if whole {
-            cluster_desired(inventory, &self.catalog, &self.lock, &self.state, resolver, self.events).await?
+            let sources = Downloads { state: &self.state, mirror: self.mirror.as_deref() };
+            cluster_desired(inventory, &self.catalog, &self.lock, &sources, resolver, self.events).await?
         } else {
             let wanted =
                 |r: &Resource| matches!(&r.spec, Spec::Node(n) if selected.contains(n.name.as_str()));

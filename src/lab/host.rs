@@ -45,6 +45,7 @@ pub(super) struct Counts {
     pub connections: AtomicU64,
     pub channels: AtomicU64,
     pub execs: AtomicU64,
+    pub received: AtomicU64,
 }
 
 /// A running host.
@@ -123,6 +124,7 @@ impl LabHost {
             connections: self.counts.connections.load(Relaxed),
             channels: self.counts.channels.load(Relaxed),
             execs: self.counts.execs.load(Relaxed),
+            received: self.counts.received.load(Relaxed),
         }
     }
 
@@ -284,7 +286,7 @@ impl LabHost {
     }
 
     /// Returns one of the host's folders, in which its programs may have put anything.
-    fn folders(&self, name: &str) -> io::Result<Beneath> {
+    pub(super) fn folders(&self, name: &str) -> io::Result<Beneath> {
         Beneath::open(&self.dir.join(name), self.spec.has(Wall::Paths), self.isolation.owner)
     }
 

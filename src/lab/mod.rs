@@ -4,6 +4,7 @@
 
 pub mod api;
 mod artifacts;
+mod authorized_keys;
 mod beneath;
 mod boot;
 pub mod cluster;

@@ -1,5 +1,7 @@
-//! The lab's network faults, and its mirror: a small HTTP server on a socket in each host.
+//! The lab's network: its faults, its mirror (a small HTTP server on a socket in each host), and the way from host to host by SSH.
 
+use super::sockets;
+use super::spec::Spec;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -9,6 +11,9 @@ use tokio::task::JoinSet;
 
 /// Where a host's tools reach the mirror, whatever address is in a URL.
 pub(super) const MIRROR: &str = "/run/lab/mirror.sock";
+
+/// Where a host's `ssh` reaches the SSH servers of others.
+pub(super) const SSH: &str = "/run/lab/ssh.sock";
 
 /// Returns a stream that is cut after so many bytes were written to it, and what carries them while it is polled.
 pub(super) fn cut_after(stream: UnixStream, bytes: u64) -> (DuplexStream, impl Future<Output = ()>) {
@@ -72,6 +77,48 @@ pub(super) async fn serve_files(place: Place, files: Files) {
             let _ = tokio::time::timeout(REQUEST_DEADLINE, answer(stream, &files)).await;
         });
     }
+}
+
+/// Connects a host's `ssh` to the SSH servers of other hosts until dropped.
+pub(super) async fn serve_peers(listener: UnixListener, spec: Arc<Spec>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(SHORTAGE).await;
+            continue;
+        };
+        while connections.try_join_next().is_some() {}
+        if connections.len() >= MOST_AT_ONCE {
+            connections.join_next().await;
+        }
+        let spec = spec.clone();
+        connections.spawn(async move {
+            let _ = relay(stream, &spec).await;
+        });
+    }
+}
+
+/// Reads `ADDRESS PORT` on a line, and carries the rest to and from there.
+async fn relay(mut stream: UnixStream, spec: &Spec) -> io::Result<()> {
+    /// An address and a port are shorter, in bytes.
+    const MOST_LINE: usize = 64;
+    let line = async {
+        let mut line = Vec::new();
+        while line.len() < MOST_LINE {
+            match stream.read_u8().await? {
+                b'\n' => break,
+                byte => line.push(byte),
+            }
+        }
+        Ok::<_, io::Error>(String::from_utf8_lossy(&line).into_owned())
+    };
+    let line = tokio::time::timeout(REQUEST_DEADLINE, line).await??;
+    let is_meant = |host: &&super::spec::Host| line == format!("{} {}", host.address, host.port);
+    let host = spec.hosts.iter().find(is_meant).ok_or(io::ErrorKind::ConnectionRefused)?;
+    let there = sockets::connect(&sockets::sockets(&spec.dir), &host.name)?;
+    there.set_nonblocking(true)?;
+    let mut there = UnixStream::from_std(there)?;
+    tokio::io::copy_bidirectional(&mut stream, &mut there).await.map(drop)
 }
 
 async fn answer(mut stream: Box<dyn Stream>, files: &BTreeMap<String, Vec<u8>>) -> io::Result<()> {

@@ -1,5 +1,6 @@
 //! The SSH server of a lab host, and what a login on it may do: run programs, open a shell on a terminal, reach ports of its own host.
 
+use super::authorized_keys;
 use super::host::LabHost;
 use super::isolate::Stdin;
 use super::limits::MOST_OUTPUT;
@@ -23,6 +24,8 @@ use tokio::task::JoinSet;
 
 /// sshd's MaxSessions.
 const MOST_SESSIONS: usize = 10;
+/// The keys that a host lets in besides the lab's.
+const AUTHORIZED_KEYS: &str = "root/.ssh/authorized_keys";
 /// Bytes that are read of a program's output at once.
 const CHUNK: usize = 32 << 10;
 
@@ -68,12 +71,14 @@ pub(super) struct Login {
     host: Arc<LabHost>,
     channels: HashMap<ChannelId, Channel<Msg>>,
     terminals: HashMap<ChannelId, Terminal>,
+    /// What the key may do, and nothing else, if the host's own authorized_keys let it in.
+    forced: Option<String>,
 }
 
 impl Login {
     /// Returns a connection that has asked for nothing yet.
     pub(super) fn new(host: Arc<LabHost>) -> Self {
-        Self { host, channels: HashMap::new(), terminals: HashMap::new() }
+        Self { host, channels: HashMap::new(), terminals: HashMap::new(), forced: None }
     }
 
     fn start(&mut self, id: ChannelId, command: String, session: &mut Session) -> Result<(), russh::Error> {
@@ -81,6 +86,13 @@ impl Login {
             return session.channel_failure(id);
         };
         session.channel_success(id)?;
+        let command = match &self.forced {
+            Some(forced) => {
+                let asked = command.replace('\'', "'\\''");
+                format!("SSH_ORIGINAL_COMMAND='{asked}'; export SSH_ORIGINAL_COMMAND; {forced}")
+            }
+            None => command,
+        };
         let terminal = self.terminals.get_mut(&id);
         let terminal = terminal.and_then(|t| Some((t.kind.clone(), t.master.clone(), t.slave.take()?)));
         let host = self.host.clone();
@@ -164,6 +176,7 @@ async fn exec(
         while let Some(message) = read.wait().await {
             match message {
                 ChannelMsg::Data { data } => {
+                    host.counts.received.fetch_add(data.len() as u64, Relaxed);
                     if let Some(pipe) = &mut input
                         && (pipe.write_all(&data).await.is_err() || pipe.flush().await.is_err())
                     {
@@ -300,8 +313,12 @@ impl Handler for Login {
     type Error = russh::Error;
 
     async fn auth_publickey(&mut self, _: &str, key: VerifiedPublicKey<'_>) -> Result<Auth, Self::Error> {
-        let accepted = key.public_key.key_data() == self.host.authorized.key_data();
-        Ok(if accepted { Auth::Accept } else { Auth::reject() })
+        if key.public_key.key_data() == self.host.authorized.key_data() {
+            return Ok(Auth::Accept);
+        }
+        let lines = self.host.folders("root").and_then(|root| root.read(AUTHORIZED_KEYS)).unwrap_or_default();
+        self.forced = authorized_keys::forced_command(&lines, &key.public_key, jiff::Timestamp::now());
+        Ok(if self.forced.is_some() { Auth::Accept } else { Auth::reject() })
     }
 
     async fn channel_open_session(
@@ -332,7 +349,7 @@ impl Handler for Login {
     ) -> Result<(), Self::Error> {
         let local = matches!(to, "127.0.0.1" | "localhost" | "::1");
         let stream = match u16::try_from(port) {
-            Ok(port) if local => self.host.cluster.dial(&self.host.name, port).await,
+            Ok(port) if local && self.forced.is_none() => self.host.cluster.dial(&self.host.name, port).await,
             _ => None,
         };
         let Some(mut stream) = stream else {
@@ -359,6 +376,7 @@ impl Handler for Login {
         session: &mut Session,
     ) -> Result<(), Self::Error> {
         match Terminal::open(kind, size(columns, rows)) {
+            Ok(_) if self.forced.is_some() => session.channel_failure(id),
             Ok(terminal) => {
                 self.terminals.insert(id, terminal);
                 session.channel_success(id)

@@ -30,6 +30,9 @@ pub struct Spec {
     /// Walls that are not put up around programs on hosts. Nothing of an inventory ever gets here.
     #[serde(default)]
     pub without: Vec<Wall>,
+    /// The mirror has nothing to serve: what hosts would download is delivered to them.
+    #[serde(default)]
+    pub unserved: bool,
 }
 
 /// One simulated host.

@@ -125,7 +125,7 @@ impl Lab {
                 Artifact { name, version, url, sha256: sha256(bytes), size: bytes.len() as u64 }
             })
             .collect();
-        let served = Arc::new(served);
+        let served = Arc::new(if spec.unserved { BTreeMap::new() } else { served });
         tasks.spawn(net::serve_files(net::Place::Machine(listener), served.clone()));
 
         let client = key()?;
@@ -159,6 +159,8 @@ impl Lab {
             let mirror = listen_unix(&dir.join("root").join(net::MIRROR.trim_start_matches('/')));
             let mirror = net::Place::Host(mirror.map_err(files_error)?);
             tasks.spawn(net::serve_files(mirror, served.clone()));
+            let peers = listen_unix(&dir.join("root").join(net::SSH.trim_start_matches('/')));
+            tasks.spawn(net::serve_peers(peers.map_err(files_error)?, spec.clone()));
             if let Some(owner) = isolation.owner {
                 tree::give(&dir, owner).map_err(files_error)?;
             }

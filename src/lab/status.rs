@@ -14,6 +14,9 @@ pub struct Counters {
     pub channels: u64,
     /// Programs started.
     pub execs: u64,
+    /// Bytes that programs were given as input.
+    #[serde(default)]
+    pub received: u64,
 }
 
 /// The status of a running lab.

@@ -41,7 +41,7 @@ const SYSCTLS: [(&str, &str); 22] = [
 const TOOLS: &str = "apt-get apt-mark apt-cache dpkg dpkg-query systemctl systemd-run journalctl sudo reboot modprobe rmmod lsmod \
     sysctl hostnamectl swapoff update-initramfs dkms curl ip chronyc nvidia-smi nvidia-ctk neuron-ls cloud-init mokutil df wget \
     nvidia-persistenced dnf rpm timedatectl crictl dmesg dcgmi nvbandwidth all_reduce_perf nccom-test fio uname arch nproc \
-    getconf uptime free ps ss lsblk findmnt";
+    getconf ssh uptime free ps ss lsblk findmnt";
 
 /// Folders of a fresh host.
 const FOLDERS: &str = "usr proc sys dev/shm etc/apt/sources.list.d etc/apt/keyrings etc/apt/apt.conf.d etc/systemd/system \

@@ -27,6 +27,7 @@ pub struct Connection {
 impl Connection {
     pub(super) fn new(
         name: String,
+        host_key: Option<String>,
         handle: Handle<Checker>,
         limits: Limits,
         through: Option<&Connection>,
@@ -35,6 +36,7 @@ impl Connection {
         Self {
             link: Arc::new(Link {
                 name,
+                host_key,
                 limits,
                 handle,
                 sessions,
@@ -43,6 +45,11 @@ impl Connection {
                 _through: through.map(|c| c.link.clone()),
             }),
         }
+    }
+
+    /// Returns the server's public key, as known_hosts files have it.
+    pub(super) fn host_key(&self) -> Option<String> {
+        self.link.host_key.clone()
     }
 
     /// Returns whether it has ended.

@@ -12,6 +12,8 @@ use tokio::task::JoinSet;
 /// The connection itself; lives as long as anything that runs over it.
 pub(super) struct Link {
     pub name: String,
+    /// The server's public key, as known_hosts files have it.
+    pub host_key: Option<String>,
     pub limits: Limits,
     pub handle: Handle<Checker>,
     pub sessions: Arc<Semaphore>,

@@ -12,6 +12,7 @@ mod endpoint;
 mod expand;
 pub mod forward;
 mod handshake;
+mod key_pair;
 mod keyring;
 pub mod known_hosts;
 mod limits;
@@ -27,6 +28,7 @@ pub use config::{
 pub use connection::Connection;
 pub use credentials::Credentials;
 pub use endpoint::Endpoint;
+pub use key_pair::KeyPair;
 pub use limits::{Limits, raise_file_limit};
 pub use pool::{Pool, PoolOptions, SshHost};
 pub use transport::{Chunk, Dial, Session, SshError, SshErrorKind, Transport};

@@ -416,7 +416,10 @@ impl Pool {
             Way::Direct(_) | Way::Command(_) => None,
             Way::Through(_, hop) => Some(hop),
         };
-        Ok(Connection::new(name.clone(), handle, self.limits().clone(), hop))
+        let key = learned.lock().ok().and_then(|learned| learned.key.as_ref()?.to_openssh().ok());
+        // Without a comment.
+        let key = key.map(|key| key.split(' ').take(2).collect::<Vec<_>>().join(" "));
+        Ok(Connection::new(name.clone(), key, handle, self.limits().clone(), hop))
     }
 }
 
@@ -543,5 +546,10 @@ impl Dial for SshHost {
         let through = Through::of(&self.endpoint);
         let connection = self.pool.connection(&self.slot, &self.endpoint, &through).await;
         Ok(Arc::new(connection.map_err(|error| noted(error, &self.endpoint))?))
+    }
+
+    async fn host_key(&self) -> Option<String> {
+        let through = Through::of(&self.endpoint);
+        self.pool.connection(&self.slot, &self.endpoint, &through).await.ok()?.host_key()
     }
 }

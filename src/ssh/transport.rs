@@ -97,4 +97,10 @@ impl From<SshError> for Failure {
 pub trait Dial: Send + Sync {
     /// Returns a connection that is believed to be alive.
     async fn dial(&self) -> Result<std::sync::Arc<dyn Transport>, SshError>;
+
+    /// Returns the key by which the host of that connection has proved to be the known one, as known_hosts files have it; `None` if
+    /// there is none.
+    async fn host_key(&self) -> Option<String> {
+        None
+    }
 }

@@ -29,32 +29,49 @@ impl Server {
         let (log, shared) = (asked.clone(), files.clone());
         let thread = std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let path = Self::asked_for(&stream);
+                let (path, range) = Self::asked_for(&stream);
                 if path == "/quit" {
                     return;
                 }
                 // Before the answer: whoever has it looks at the log.
-                log.lock().expect("a log").push(path.clone());
-                Self::answer(stream, shared.lock().expect("files").get(&path));
+                let said = range.as_ref().map_or_else(|| path.clone(), |range| format!("{path} {range}"));
+                log.lock().expect("a log").push(said);
+                Self::answer(stream, shared.lock().expect("files").get(&path), range.as_deref());
             }
         });
         Self { at, asked, files, thread: Some(thread) }
     }
 
-    fn asked_for(stream: &TcpStream) -> String {
+    /// Returns the path, and the range if only a part is asked for.
+    fn asked_for(stream: &TcpStream) -> (String, Option<String>) {
         let mut lines = BufReader::new(stream.try_clone().expect("a stream")).lines();
         let first = lines.next().and_then(Result::ok).unwrap_or_default();
-        while lines.next().and_then(Result::ok).is_some_and(|line| !line.is_empty()) {}
-        first.split(' ').nth(1).unwrap_or_default().to_owned()
+        let mut range = None;
+        while let Some(line) = lines.next().and_then(Result::ok).filter(|line| !line.is_empty()) {
+            if let Some(("range", value)) = line.to_lowercase().split_once(": ") {
+                range = Some(value.to_owned());
+            }
+        }
+        (first.split(' ').nth(1).unwrap_or_default().to_owned(), range)
     }
 
-    fn answer(mut stream: TcpStream, file: Option<&Vec<u8>>) {
-        let (status, body) = match file {
-            Some(body) => ("200 OK", body.as_slice()),
-            None => ("404 Not Found", b"".as_slice()),
+    /// Sends a file, or its end; a file that says `redirect URL` sends the client there.
+    fn answer(mut stream: TcpStream, file: Option<&Vec<u8>>, range: Option<&str>) {
+        let from = range.and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
+        let elsewhere = file.and_then(|body| std::str::from_utf8(body).ok()?.strip_prefix("redirect "));
+        let (status, body) = match (file, from) {
+            _ if elsewhere.is_some() => ("302 Found", b"".as_slice()),
+            (Some(body), Some(from)) if from < body.len() => ("206 Partial Content", &body[from..]),
+            (Some(body), _) => ("200 OK", body.as_slice()),
+            (None, _) => ("404 Not Found", b"".as_slice()),
         };
-        let head =
-            format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+        let mut head =
+            format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n", body.len());
+        if let (Some(file), Some(from)) = (file, from) {
+            head += &format!("Content-Range: bytes {from}-{}/{}\r\n", file.len() - 1, file.len());
+        }
+        head += &elsewhere.map(|url| format!("Location: {url}\r\n")).unwrap_or_default();
+        head += "\r\n";
         let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
     }
 
@@ -62,11 +79,11 @@ impl Server {
         format!("http://{}{path}", self.at)
     }
 
-    fn put(&self, path: &str, text: &str) {
+    pub fn put(&self, path: &str, text: &str) {
         self.files.lock().expect("files").insert(path.to_owned(), text.as_bytes().to_vec());
     }
 
-    fn asked(&self) -> Vec<String> {
+    pub fn asked(&self) -> Vec<String> {
         std::mem::take(&mut *self.asked.lock().expect("a log"))
     }
 }

@@ -6,6 +6,7 @@
 mod accelerators;
 mod architecture;
 mod artifact;
+mod bundle;
 mod catalog;
 mod cli;
 mod executor;

@@ -60,6 +60,7 @@ impl Kit {
             faults: Vec::new(),
             control_plane: None,
             without: Vec::new(),
+            unserved: false,
         };
         change(&mut spec);
         let lab = Lab::up(spec.clone(), Events::none()).await.expect("the lab comes up");

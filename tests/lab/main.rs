@@ -5,12 +5,14 @@
 
 mod accelerators;
 mod backup;
+mod bundle;
 mod commands;
 mod contract;
 mod drift;
 mod escape;
 mod executor;
 mod fabric;
+mod fan_out;
 mod gitops;
 mod health;
 mod hostile;

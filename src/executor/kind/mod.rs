@@ -20,7 +20,7 @@ mod swap;
 mod sysctl;
 mod unit;
 
-pub(super) use download::name_versions;
+pub(super) use download::{DELIVERED, name_versions, to_fetch};
 pub(super) use package::PACKAGES;
 pub(super) use query::{HostQuery, How, Sum};
 pub(super) use query_result::{QueryResult, Signature};

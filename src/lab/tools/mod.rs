@@ -10,6 +10,7 @@ mod mig;
 mod misc;
 mod nics;
 mod packages;
+mod ssh;
 mod system;
 pub(super) mod units;
 
@@ -79,6 +80,7 @@ pub(super) fn run(name: &str, arguments: &[OsString]) -> Option<ExitCode> {
         "swapoff" => misc::swapoff(),
         "sysctl" => misc::sysctl(&a),
         "curl" => misc::curl(&a),
+        "ssh" => ssh::ssh(&a),
         "wget" => fail(1, "LAB: wget is not simulated; curl is"),
         "mokutil" => fail(1, "EFI variables are not supported on this system"),
         "df" => misc::df(&settings, &a),
