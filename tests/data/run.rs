@@ -496,8 +496,10 @@ async fn a_dead_node_is_repaired_once_its_pods_are_stopped_on_its_host() {
             "uncordon w-1"
         ]
     );
+    // On a busy machine its lock may have been due.
+    let of: Vec<_> = log.of("w-2").into_iter().filter(|line| !line.starts_with("renew")).collect();
     assert_eq!(
-        log.of("w-2"),
+        of,
         ["drain w-2", "stop-pods w-2", "give-back w-2"],
         "not while something runs there"
     );
