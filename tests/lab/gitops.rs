@@ -193,7 +193,7 @@ fn a_change_is_judged_by_the_policies_of_the_protected_branch() {
     write("site/policies/own.yaml", &rule("own", "'plan.steps > 0'", "warn"));
     team.commit("bob", "rules of my own");
     team.story.up();
-    let own = team.ends("$PROVISION plan -i site", 2);
+    let own = team.ends("mkdir -p ci-out; $PROVISION plan -i site", 2);
     assert!(
         own.contains("warning[W-POLICY]: team/own: own says so") && own.contains("own.yaml:5:3"),
         "{own}"
@@ -203,9 +203,9 @@ fn a_change_is_judged_by_the_policies_of_the_protected_branch() {
     assert!(refused.contains("policies/team.yaml:5:3") && refused.contains("Ask no-joins"), "{refused}");
     let refused = team.ends("PROVISION_POLICIES=main~1:policies $PROVISION apply -i site --yes", 3);
     assert!(refused.contains("refused by policy; nothing was changed"), "{refused}");
-    let json = team.ends("$PROVISION plan -i site --policies main~1:policies --output json 2>/dev/null | tee out.json >/dev/null; $PROVISION plan -q -i site --policies main~1:policies >/dev/null 2>&1", 3);
+    let json = team.ends("$PROVISION plan -i site --policies main~1:policies --output json 2>/dev/null | tee ci-out/out.json >/dev/null; $PROVISION plan -q -i site --policies main~1:policies >/dev/null 2>&1", 3);
     assert!(json.is_empty(), "{json}");
-    let plan: serde_json::Value = serde_json::from_str(&team.ok("cat out.json")).expect("JSON");
+    let plan: serde_json::Value = serde_json::from_str(&team.ok("cat ci-out/out.json")).expect("JSON");
     assert_eq!(plan["policy"]["results"][0]["rule"], "team/no-joins");
     assert!(plan["policy"]["results"][0]["place"].as_str().is_some_and(|p| p.ends_with("team.yaml:5")));
 
@@ -213,18 +213,19 @@ fn a_change_is_judged_by_the_policies_of_the_protected_branch() {
     let ask = rule("review", "'!commit.signed && plan.steps > 0 && size(approvals) < 99'", "requireApproval");
     write("policies/team.yaml", &ask.replace("    message", "    approvals: 2\n    message"));
     team.commit("eve", "rules that ask");
-    let planned = team.ends("$PROVISION plan -i site -o plan.json --policies main:policies", 2);
+    let planned = team.ends("$PROVISION plan -i site -o ci-out/plan.json --policies main:policies", 2);
     assert!(planned.contains("warning[W-POLICY-APPROVAL]: team/review: needs 2 approvals"), "{planned}");
     let direct = team.ends("$PROVISION apply -i site --yes --policies main:policies", 3);
     assert!(direct.contains("error[E-POLICY-APPROVAL]") && direct.contains("provision approve"), "{direct}");
-    team.ok("$PROVISION approve plan.json --key keys/ada --yes -q");
-    let apply = "$PROVISION apply plan.json --yes --policies main:policies --approvers policy:approvers";
+    team.ok("$PROVISION approve ci-out/plan.json --key keys/ada --yes -q");
+    let apply =
+        "$PROVISION apply ci-out/plan.json --yes --policies main:policies --approvers policy:approvers";
     let one = team.ends(apply, 3);
     assert!(one.contains("Approved by ada@example.net") && one.contains("E-POLICY-APPROVAL"), "{one}");
     // Bob wrote the inventory's last commit, but another person may approve.
     team.ok("git checkout -q policy && echo \"eve@example.net $(cut -d' ' -f1,2 keys/eve.pub)\" >>approvers");
     team.commit("ada", "eve may approve");
-    team.ok("git checkout -q main && $PROVISION approve plan.json --key keys/eve --yes -q");
+    team.ok("git checkout -q main && $PROVISION approve ci-out/plan.json --key keys/eve --yes -q");
     let applied = team.ok(apply);
     assert!(applied.contains("Approved by ada@example.net, eve@example.net"), "{applied}");
     // A reset is judged too.
@@ -252,7 +253,7 @@ EOF");
     let sign = |who: &str| {
         team.ok(&format!(
             "echo \"# {who}\" >>site/inventory.yaml && git -c user.name=x -c user.email=x@example.net -c gpg.format=ssh \\
-             -c user.signingkey=$PWD/keys/{who}.pub commit -qaSm signed"
+             -c user.signingkey=$PWD/keys/{who}.pub commit -qa -S -m signed"
         ));
     };
     sign("eve");

@@ -134,11 +134,11 @@ impl Expression {
         let Some(list) = answer.downcast_ref::<CelList>() else {
             return Err(wrong(answer.get_type().name()));
         };
-        let name = |item: &Box<dyn Val>| match item.downcast_ref::<CelString>() {
+        let name = |item: &dyn Val| match item.downcast_ref::<CelString>() {
             Some(text) => Ok(shortened(text.inner())),
             None => Err(wrong(&format!("a list with {}", item.get_type().name()))),
         };
-        let mut names = list.inner().iter().map(name).collect::<Result<Vec<_>, _>>()?;
+        let mut names = list.inner().iter().map(|item| name(item.as_ref())).collect::<Result<Vec<_>, _>>()?;
         // Maps are gone through in no order.
         names.sort();
         names.dedup();
