@@ -108,12 +108,11 @@ fn known_hosts(output: &Output) -> String {
 /// A login on this machine whose `sudo` is a script.
 struct Login(tempfile::TempDir);
 
-/// A program of it that runs.
+/// A program of it that runs, or what is left of its output.
 struct Running {
     input: Option<tokio::process::ChildStdin>,
-    output: tokio::sync::mpsc::UnboundedReceiver<Chunk>,
-    /// Waits for the shell; ends with this.
-    _tasks: tokio::task::JoinSet<()>,
+    program: Option<tokio::process::Child>,
+    output: Vec<Chunk>,
 }
 
 #[async_trait]
@@ -128,21 +127,8 @@ impl Transport for Login {
             .stderr(Stdio::piped())
             .spawn()
             .expect("a shell");
-        let (sender, output) = tokio::sync::mpsc::unbounded_channel();
         let input = child.stdin.take();
-        let mut tasks = tokio::task::JoinSet::new();
-        tasks.spawn(async move {
-            let ended = child.wait_with_output().await.expect("its end");
-            let chunks = [
-                Chunk::Stdout(ended.stdout.into()),
-                Chunk::Stderr(ended.stderr.into()),
-                Chunk::Exit(ended.status.code().unwrap_or(255)),
-            ];
-            for chunk in chunks {
-                let _ = sender.send(chunk);
-            }
-        });
-        Ok(Box::new(Running { input, output, _tasks: tasks }))
+        Ok(Box::new(Running { input, program: Some(child), output: Vec::new() }))
     }
 
     async fn tunnel(&self, _: &str, _: u16) -> Result<BoxStream, SshError> {
@@ -167,7 +153,16 @@ impl Session for Running {
     }
 
     async fn next(&mut self) -> Option<Chunk> {
-        self.output.recv().await
+        if let Some(program) = self.program.take() {
+            let ended = program.wait_with_output().await.expect("its end");
+            // The last one comes first.
+            self.output = vec![
+                Chunk::Exit(ended.status.code().unwrap_or(255)),
+                Chunk::Stderr(ended.stderr.into()),
+                Chunk::Stdout(ended.stdout.into()),
+            ];
+        }
+        self.output.pop()
     }
 }
 
