@@ -498,11 +498,7 @@ async fn a_dead_node_is_repaired_once_its_pods_are_stopped_on_its_host() {
     );
     // On a busy machine its lock may have been due.
     let of: Vec<_> = log.of("w-2").into_iter().filter(|line| !line.starts_with("renew")).collect();
-    assert_eq!(
-        of,
-        ["drain w-2", "stop-pods w-2", "give-back w-2"],
-        "not while something runs there"
-    );
+    assert_eq!(of, ["drain w-2", "stop-pods w-2", "give-back w-2"], "not while something runs there");
     let (_, failure) = report.failures().next().expect("w-2");
     assert_eq!((failure.code.as_str(), report.counts()), ("E-NODE-DEAD", (1, 1, 0)));
 }
