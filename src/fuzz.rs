@@ -16,11 +16,12 @@ use std::sync::LazyLock;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them. Those that read documents come first.
-pub const TARGETS: [Target; 18] = [
+pub const TARGETS: [Target; 19] = [
     ("inventory", inventory),
     ("csv", csv),
     ("import", foreign),
     ("lock", lock),
+    ("bundle", bundle),
     ("plan", plan),
     ("journal", journal),
     ("ranges", ranges),
@@ -104,6 +105,15 @@ fn catalog(data: &[u8]) {
 
 fn lock(data: &[u8]) {
     let _ = artifact::Lock::parse(&text(data));
+}
+
+/// The index of a bundle, and names of images.
+fn bundle(data: &[u8]) {
+    let text = text(data);
+    if let Ok(index) = artifact::Index::parse(&text) {
+        let _ = (index.text(), index.sums());
+    }
+    let _ = artifact::image_key(&text);
 }
 
 fn plan(data: &[u8]) {

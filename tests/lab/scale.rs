@@ -10,8 +10,6 @@ use std::time::{Duration, Instant};
 
 /// The most that the tree may hold, in KiB.
 const MOST_KIB: u64 = 4 << 20;
-/// The most that bringing the rack up and applying may take. A bound of the product, not of this machine: two processors
-/// keep it with a debug build while other builds run.
 
 /// Returns the memory of a process and all below it, in KiB. Pages that several share, such as those of the one program that
 /// nearly all of them are, count once between them (`Pss`, proc_pid_smaps(5)); of a process that does not tell, in full.
