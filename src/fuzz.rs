@@ -21,6 +21,7 @@ pub const TARGETS: [Target; 19] = [
     ("csv", csv),
     ("import", foreign),
     ("lock", lock),
+    ("bundle", bundle),
     ("plan", plan),
     ("policy", policy),
     ("journal", journal),
@@ -105,6 +106,15 @@ fn catalog(data: &[u8]) {
 
 fn lock(data: &[u8]) {
     let _ = artifact::Lock::parse(&text(data));
+}
+
+/// The index of a bundle, and names of images.
+fn bundle(data: &[u8]) {
+    let text = text(data);
+    if let Ok(index) = artifact::Index::parse(&text) {
+        let _ = (index.text(), index.sums());
+    }
+    let _ = artifact::image_key(&text);
 }
 
 fn plan(data: &[u8]) {

@@ -7,8 +7,8 @@ mod openpgp;
 mod resolve;
 
 pub use bundle::{
-    BundleError, BundleFile, Collected, Collecting, Defect, DefectKind, FileKind, INDEX, Index,
-    Mirror as BundleMirror, MirrorPlace, SUMS,
+    BundleError, BundleFile, Collected, Collecting, Defect, DefectKind, FileKind, INDEX, Image, Index,
+    Mirror as BundleMirror, MirrorPlace, Registries, RegistryLogin, SUMS, image_key,
 };
 pub use fetch::{ArtifactError, fetch};
 pub use lock::{LOCK_FILE, Lock, LockError, Locked, Mirror, Misfit, Needs, Wanted, wanted};

@@ -14,10 +14,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// Collect all downloads in one folder, for sites without internet access
 ///
-/// Fetches what provision.lock names (k0s, signing keys, custom resource definitions, installers) into a folder, and compares every byte
-/// with its sha256. `--mirror` of other commands then uses the folder, or a web server that serves it, in place of every other
-/// source. A folder that has a bundle is completed; versions that it has already stay. Container images and packages of
-/// distributions and vendors are not part of it: use registry and package mirrors.
+/// Fetches what provision.lock names (k0s, signing keys, custom resource definitions, installers) and the images of engines, router
+/// and device plugins into a folder, and compares every byte with its sha256. `--mirror` of other commands then uses the folder, or a
+/// web server that serves it, in place of every other source. A folder that has a bundle is completed; what it has of other versions
+/// stays. Packages of distributions and vendors are not part of it: use package mirrors.
 #[derive(Args)]
 #[command(after_help = "Examples:
   provision bundle -i site.yaml --to /media/usb/ams      where the internet is reachable
@@ -41,6 +41,10 @@ pub(super) struct Bundle {
     verify: Option<MirrorPlace>,
 }
 
+/// What a bundle does not have.
+const NOT_INCLUDED: [&str; 2] =
+    ["packages of distributions and vendors", "images of k0s itself (`k0s airgap list-images`)"];
+
 /// A kind of files.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Debug)]
 enum Kind {
@@ -52,6 +56,8 @@ enum Kind {
     Key,
     /// Installers
     Archive,
+    /// Container images of engines, router and device plugins
+    Image,
 }
 
 impl Kind {
@@ -61,6 +67,7 @@ impl Kind {
             Self::Crd => FileKind::Crd,
             Self::Key => FileKind::Key,
             Self::Archive => FileKind::Archive,
+            Self::Image => FileKind::Image,
         }
     }
 }
@@ -87,8 +94,15 @@ impl Bundle {
         let is_json = global.output == Output::Json;
         let (events, showing) = watch_events(global, !is_json, None);
         let only: Vec<FileKind> = self.only.iter().map(|kind| kind.file_kind()).collect();
-        let bundling = loaded.bundle(&to, &only, self.lab, &events).await?;
-        let images: Vec<String> = bundling.images().iter().cloned().collect();
+        let bundling = loaded.bundle(&to, &only, self.lab, &events).await;
+        let bundling = match bundling {
+            Ok(bundling) => bundling,
+            Err(error) => {
+                drop(events);
+                showing.end().await;
+                return Err(error.into());
+            }
+        };
         if !global.quiet {
             if self.lab {
                 eprintln!("{LAB}");
@@ -112,19 +126,14 @@ impl Bundle {
         let all = &collected.index.files;
         if is_json {
             let value = serde_json::json!({"folder": to, "bytes": bytes(all), "files": json(all),
-                "fetched": json(&collected.fetched), "notIncluded": {"images": images}});
+                "fetched": json(&collected.fetched), "notIncluded": NOT_INCLUDED});
             println!("{value:#}");
             return Ok(exit::DONE);
         }
         if !global.quiet {
             summary(&to, all, &collected.fetched, collected.others);
-            eprintln!(
-                "Not included: packages, and container images (those of k0s: `k0s airgap list-images`)"
-            );
-            for image in &images {
-                eprintln!("  {}", plain_line(image));
-            }
-            eprintln!("See docs/how-to/air-gapped.md for mirrors of both");
+            eprintln!("Not included: {}", NOT_INCLUDED.join(", "));
+            eprintln!("See docs/how-to/air-gapped.md for these, and for what to do with images");
         }
         println!("{}", to.display());
         Ok(exit::DONE)

@@ -72,17 +72,17 @@ impl RootShell {
 
     /// Returns what the program that runs prints up to its next end frame.
     pub(super) async fn answer(&mut self, deadline: Duration) -> Result<String, RootShellError> {
-        let answer = tokio::time::timeout(deadline, self.to_end_frame(Ok(()))).await;
+        let answer = tokio::time::timeout(deadline, self.read_to_end(Ok(()))).await;
         answer.unwrap_or(Err(RootShellError::TimedOut))
     }
 
     async fn run_to_end_frame(&mut self, program: &str) -> Result<String, RootShellError> {
         // A shell that has already ended refuses input; its output can still be read.
         let sent = self.session.send(Bytes::from(program.to_owned())).await;
-        self.to_end_frame(sent).await
+        self.read_to_end(sent).await
     }
 
-    async fn to_end_frame(&mut self, sent: Result<(), SshError>) -> Result<String, RootShellError> {
+    async fn read_to_end(&mut self, sent: Result<(), SshError>) -> Result<String, RootShellError> {
         let mut exit = None;
         let mut scanned = 0;
         loop {

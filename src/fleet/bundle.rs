@@ -1,14 +1,17 @@
-//! Bundles: everything that the lock file names in one folder, and a site that fetches from such a folder alone.
+//! Bundles: everything that the lock file names, and images, in one folder, and a site that fetches from such a folder alone.
 
-use super::error::Result;
+use super::error::{Result, coded};
 use super::lab::{Running, attach_to};
 use super::load::{Loaded, Source};
 use crate::artifact::{
-    BundleFile, BundleMirror, Collected, Collecting, FileKind, Index, Lock, Locked, MirrorPlace,
+    BundleFile, BundleMirror, Collected, Collecting, Defect, FileKind, Image, Index, Lock, Locked,
+    MirrorPlace, Registries, RegistryLogin, image_key,
 };
 use crate::event::Events;
+use crate::inventory::Secrets;
 use crate::serving::{self, ServingInput};
 use crate::state::Spec;
+use futures::StreamExt;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -17,7 +20,8 @@ pub struct Bundling {
     collecting: Collecting,
     source: Source,
     lab: Option<Running>,
-    images: BTreeSet<String>,
+    mirror: Option<BundleMirror>,
+    registries: Option<Registries>,
 }
 
 impl Loaded {
@@ -33,9 +37,44 @@ impl Loaded {
         let lab = attach_to(&mut self, lab, events).await?;
         let path = lab.as_ref().map_or_else(|| self.lock_path(), |lab| lab.lock.clone());
         let lock = self.read_lock(&path, lab.as_ref().map(|_| self.source.path.as_path()))?;
-        let collecting = Collecting::begin(to, &lock, only)?;
-        let images = images(&self)?;
-        Ok(Bundling { collecting, source: self.source, lab, images })
+        let mirror = match &self.source.mirror {
+            Some(place) => Some(BundleMirror::open(place).await?),
+            None => None,
+        };
+        // Those of a lab are simulated.
+        let is_wanted = lab.is_none() && (only.is_empty() || only.contains(&FileKind::Image));
+        let names = if is_wanted { images(&self)? } else { BTreeSet::new() };
+        let (mut found, mut registries) = (Default::default(), None);
+        match &mirror {
+            _ if names.is_empty() => {}
+            Some(mirror) => found = mirror.images(names.iter().map(String::as_str)),
+            None => {
+                let all = self.registries(&names).await?;
+                found = read(&all, &names, events).await;
+                registries = Some(all);
+            }
+        }
+        let collecting = Collecting::begin(to, &lock, found, only)?;
+        Ok(Bundling { collecting, source: self.source, lab, mirror, registries })
+    }
+
+    /// Returns the registries of images, with the logins that the inventory has for them.
+    async fn registries(&self, images: &BTreeSet<String>) -> Result<Registries> {
+        let keys: Vec<String> = images.iter().map(|image| image_key(image).0).collect();
+        let secrets = Secrets::of_site(&self.inventory);
+        let mut logins = BTreeMap::new();
+        for (host, registry) in &self.inventory.registries {
+            if !keys.iter().any(|key| key.strip_prefix(host).is_some_and(|rest| rest.starts_with('/'))) {
+                continue;
+            }
+            let credentials = match &registry.credentials {
+                Some(name) => Some(secrets.resolve(name).await?),
+                None => None,
+            };
+            logins.insert(host.clone(), RegistryLogin { mirror: registry.mirror.clone(), credentials });
+        }
+        Registries::new(logins)
+            .map_err(|why| coded("E-BUNDLE-FETCH", why, "Check the TLS settings of this machine"))
     }
 
     /// Opens the bundle that is asked in place of every other source, and refuses it where it lacks anything: before any host is
@@ -66,22 +105,38 @@ impl Bundling {
         self.collecting.left()
     }
 
-    /// Returns the container images of what runs in the cluster, besides those of k0s; they are not part of it.
-    pub fn images(&self) -> &BTreeSet<String> {
-        &self.images
-    }
-
     /// Fetches what is missing, from the source's mirror if it has one. What was fetched stays, whatever else fails.
     pub async fn run(self, events: &Events) -> Result<Collected> {
-        let Self { collecting, source, lab, images: _ } = self;
-        let mirror = match &source.mirror {
-            Some(place) => Some(BundleMirror::open(place).await?),
-            None => None,
-        };
-        let collected = collecting.run(&source.state.artifacts()?, mirror.as_ref(), events).await;
+        let Self { collecting, source, lab, mirror, registries } = self;
+        let cache = source.state.artifacts()?;
+        let collected = collecting.run(&cache, mirror.as_ref(), registries.as_ref(), events).await;
         lab.map_or(Ok(()), Running::end)?;
         Ok(collected?)
     }
+}
+
+/// So many images are asked about at once.
+const AT_ONCE: usize = 4;
+
+/// Reads the manifests of images; those that could not be read come second.
+async fn read(
+    registries: &Registries,
+    names: &BTreeSet<String>,
+    events: &Events,
+) -> (Vec<Image>, Vec<Defect>) {
+    let each = names.iter().map(|name| {
+        events.note(format!("reading the manifests of {name}"));
+        registries.image(name)
+    });
+    let all: Vec<_> = futures::stream::iter(each).buffered(AT_ONCE).collect().await;
+    let (mut images, mut unread) = (Vec::new(), Vec::new());
+    for image in all {
+        match image {
+            Ok(image) => images.push(image),
+            Err(defect) => unread.push(defect),
+        }
+    }
+    (images, unread)
 }
 
 /// Returns the container images of the objects that the inventory wants.

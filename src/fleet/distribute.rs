@@ -99,7 +99,7 @@ struct Passing {
 
 impl Passing {
     /// Delivers a file from this machine.
-    async fn from_here(&self, to: &HostName, parcel: &Parcel, offset: u64) -> Result<(), Failure> {
+    async fn send(&self, to: &HostName, parcel: &Parcel, offset: u64) -> Result<(), Failure> {
         let Some(peer) = self.peers.get(to) else { return Ok(()) };
         let Parcel { title, sha256, size, file, .. } = parcel;
         let offset = if offset < *size { offset } else { 0 };
@@ -277,7 +277,7 @@ impl<'a> Parcelling<'a> {
                 let offset = self.parts.get(&to).copied().unwrap_or(0);
                 tasks.spawn((to.clone(), way.clone()), async move {
                     match &way {
-                        Way::FromHere => passing.from_here(&to, &parcel, offset).await,
+                        Way::FromHere => passing.send(&to, &parcel, offset).await,
                         Way::Passed(from) => passing.pass(from, &to, &parcel).await,
                     }
                 });

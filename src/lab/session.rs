@@ -317,7 +317,7 @@ impl Handler for Login {
             return Ok(Auth::Accept);
         }
         let lines = self.host.folders("root").and_then(|root| root.read(AUTHORIZED_KEYS)).unwrap_or_default();
-        self.forced = authorized_keys::forced_command(&lines, &key.public_key, jiff::Timestamp::now());
+        self.forced = authorized_keys::forced_command(&lines, key.public_key, jiff::Timestamp::now());
         Ok(if self.forced.is_some() { Auth::Accept } else { Auth::reject() })
     }
 

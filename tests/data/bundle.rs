@@ -59,12 +59,12 @@ impl Site {
     }
 
     fn begin(&self) -> Result<Collecting, BundleError> {
-        Collecting::begin(&self.bundle(), &self.lock, &[])
+        Collecting::begin(&self.bundle(), &self.lock, Default::default(), &[])
     }
 
     /// Fills the bundle, with a cache that has nothing.
     async fn collect(&self) -> Result<Collected, BundleError> {
-        self.begin()?.run(&self.at("no-cache"), None, &Events::none()).await
+        self.begin()?.run(&self.at("no-cache"), None, None, &Events::none()).await
     }
 
     async fn mirror(&self) -> Result<BundleMirror, BundleError> {
@@ -133,8 +133,9 @@ async fn a_bundle_has_every_artifact_with_sums_that_sha256sum_reads_and_is_fetch
 async fn only_some_kinds_are_collected_and_the_others_stay_as_they_are() {
     let site = Site::new();
     let run = async |only: &[FileKind]| {
-        let collecting = Collecting::begin(&site.bundle(), &site.lock, only).expect("begun");
-        collecting.run(&site.at("no-cache"), None, &Events::none()).await.expect("collected")
+        let collecting =
+            Collecting::begin(&site.bundle(), &site.lock, Default::default(), only).expect("begun");
+        collecting.run(&site.at("no-cache"), None, None, &Events::none()).await.expect("collected")
     };
     let keys = run(&[FileKind::Key]).await;
     assert_eq!(keys.index.files.iter().map(|f| f.path.as_str()).collect::<Vec<_>>(), [KEY]);
@@ -422,8 +423,9 @@ async fn a_bundle_is_made_from_another_one() {
     site.collect().await.expect("collected");
     site.server.asked();
     let mirror = site.mirror().await.expect("a bundle");
-    let copy = Collecting::begin(&site.at("copy"), &site.lock, &[FileKind::Crd]).expect("begun");
-    let copied = copy.run(&site.at("no-cache"), Some(&mirror), &Events::none()).await.expect("copied");
+    let copy =
+        Collecting::begin(&site.at("copy"), &site.lock, Default::default(), &[FileKind::Crd]).expect("begun");
+    let copied = copy.run(&site.at("no-cache"), Some(&mirror), None, &Events::none()).await.expect("copied");
     assert_eq!(copied.fetched.len(), 1);
     assert_eq!(read(&site.at("copy").join(CRDS)), content(FILES[1].2));
     assert_eq!(site.server.asked(), Vec::<String>::new(), "upstream is not asked");

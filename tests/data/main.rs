@@ -13,6 +13,7 @@ mod executor;
 mod fuzz;
 mod health;
 mod hostile;
+mod images;
 mod import;
 mod imports;
 mod inventory;

@@ -4,7 +4,7 @@
 use super::error::{BundleError, Defect, DefectKind};
 use super::folder::Folder;
 use super::index::{BundleFile, INDEX, Index, SUMS};
-use super::{FileKind, Mirror};
+use super::{FileKind, Image, Mirror, Registries};
 use crate::artifact::fetch::{PROGRESS_BYTES, chain, client, hex, sum_of};
 use crate::artifact::lock::{Lock, Locked};
 use crate::event::Events;
@@ -13,6 +13,7 @@ use indicatif::HumanBytes;
 use reqwest::StatusCode;
 use reqwest::header::{CONTENT_RANGE, RANGE};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -26,6 +27,10 @@ pub struct Collecting {
     index: Index,
     wanted: Vec<BundleFile>,
     left: u64,
+    /// Content that is known already, by path.
+    texts: BTreeMap<String, String>,
+    /// Images whose manifests could not be read.
+    unread: Vec<Defect>,
 }
 
 /// What filling a bundle did.
@@ -40,9 +45,14 @@ pub struct Collected {
 }
 
 impl Collecting {
-    /// Opens the folder, making it if it is not there, and compares it with a lock file. Without `only`, all kinds are meant.
-    /// Files are judged by their size here; [`Collecting::run`] reads them.
-    pub fn begin(to: &Path, lock: &Lock, only: &[FileKind]) -> Result<Self, BundleError> {
+    /// Opens the folder, making it if it is not there, and compares it with a lock file and images, of which some could not be read.
+    /// Without `only`, all kinds are meant. Files are judged by their size here; [`Collecting::run`] reads them.
+    pub fn begin(
+        to: &Path,
+        lock: &Lock,
+        (images, unread): (Vec<Image>, Vec<Defect>),
+        only: &[FileKind],
+    ) -> Result<Self, BundleError> {
         let failed = |source| BundleError::File { path: to.to_owned(), source };
         std::fs::create_dir_all(to).map_err(failed)?;
         let folder = Folder::open(to).map_err(failed)?;
@@ -52,6 +62,11 @@ impl Collecting {
         let all = lock.artifacts.iter().map(|(name, locked)| BundleFile::of(name, locked));
         let mut wanted = Index::default();
         wanted.add(all.filter(|file| only.is_empty() || only.contains(&file.kind)));
+        let mut texts = BTreeMap::new();
+        for image in images {
+            wanted.add(image.files);
+            texts.extend(image.texts);
+        }
         let wanted = wanted.files;
         index.add(wanted.iter().cloned());
         let there = |path: &str| folder.file(path).and_then(|f| f.metadata()).map_or(0, |m| m.len());
@@ -60,7 +75,7 @@ impl Collecting {
             false => file.size - there(&format!("{}{}", file.path, super::index::PART)).min(file.size),
         };
         let left = wanted.iter().map(left).sum();
-        Ok(Self { folder, index, wanted, left })
+        Ok(Self { folder, index, wanted, left, texts, unread })
     }
 
     /// Returns what it is to have of this lock file.
@@ -84,9 +99,10 @@ impl Collecting {
         self,
         cache: &Path,
         mirror: Option<&Mirror>,
+        registries: Option<&Registries>,
         events: &Events,
     ) -> Result<Collected, BundleError> {
-        let Self { folder, index, wanted, left } = self;
+        let Self { folder, index, wanted, left, texts, unread } = self;
         let at = |source| BundleError::File { path: folder.path().to_owned(), source };
         let free = folder.free().map_err(at)?;
         if left > free {
@@ -95,10 +111,10 @@ impl Collecting {
         }
         folder.put(INDEX, &index.text()).map_err(at)?;
         let client = client("artifacts").map_err(|e| BundleError::Fetch(vec![unfetched("artifacts", e)]))?;
-        let one = Fetching { folder: &folder, client, cache, mirror, events };
+        let one = Fetching { folder: &folder, client, cache, mirror, registries, texts, events };
         let all = wanted.iter().map(|file| one.fetch(file));
         let all: Vec<_> = futures::stream::iter(all).buffered(AT_ONCE).collect().await;
-        let (mut fetched, mut defects) = (Vec::new(), Vec::new());
+        let (mut fetched, mut defects) = (Vec::new(), unread);
         for (file, result) in wanted.iter().zip(all) {
             match result {
                 Ok(true) => fetched.push(file.clone()),
@@ -126,6 +142,8 @@ struct Fetching<'a> {
     client: reqwest::Client,
     cache: &'a Path,
     mirror: Option<&'a Mirror>,
+    registries: Option<&'a Registries>,
+    texts: BTreeMap<String, String>,
     events: &'a Events,
 }
 
@@ -154,6 +172,10 @@ impl Fetching<'_> {
     async fn fill(&self, file: &BundleFile, part: &mut File) -> Result<(), (String, String)> {
         let own =
             |e: std::io::Error| (self.folder.path().display().to_string(), format!("cannot be written: {e}"));
+        if let Some(text) = self.texts.get(&file.path) {
+            part.set_len(0).and_then(|()| part.rewind()).map_err(own)?;
+            return part.write_all(text.as_bytes()).map_err(own);
+        }
         if let Some(mirror) = self.mirror {
             let locked = Locked {
                 version: file.version.clone(),
@@ -181,7 +203,7 @@ impl Fetching<'_> {
         }
         let mut said = Vec::new();
         for url in &file.urls {
-            match self.from_url(file, url, part).await {
+            match self.resume(file, url, part).await {
                 Ok(()) => return Ok(()),
                 Err(why) => said.push((url.clone(), why)),
             }
@@ -198,7 +220,7 @@ impl Fetching<'_> {
     }
 
     /// Goes on with a part from a URL; a part that does not fit in the end is fetched again from its start.
-    async fn from_url(&self, file: &BundleFile, url: &str, part: &mut File) -> Result<(), String> {
+    async fn resume(&self, file: &BundleFile, url: &str, part: &mut File) -> Result<(), String> {
         let resumed = part.metadata().is_ok_and(|m| m.len() > 0);
         match self.rest(file, url, part).await {
             Ok(sum) if sum == file.sha256 => return Ok(()),
@@ -206,7 +228,7 @@ impl Fetching<'_> {
             Ok(sum) if !resumed => {
                 // The next source, or the next call, begins anew.
                 part.set_len(0).map_err(|e| e.to_string())?;
-                return Err(format!("has sha256 {sum}, provision.lock says {}", file.sha256));
+                return Err(format!("has sha256 {sum}, {} says {}", file.says(), file.sha256));
             }
             // What was there may have come from elsewhere.
             Ok(_) => part.set_len(0).map_err(|e| e.to_string())?,
@@ -216,7 +238,7 @@ impl Fetching<'_> {
             sum if sum == file.sha256 => Ok(()),
             sum => {
                 part.set_len(0).map_err(|e| e.to_string())?;
-                Err(format!("has sha256 {sum}, provision.lock says {}", file.sha256))
+                Err(format!("has sha256 {sum}, {} says {}", file.says(), file.sha256))
             }
         }
     }
@@ -233,11 +255,18 @@ impl Fetching<'_> {
         if have == file.size {
             return Ok(hex(hash));
         }
-        let mut request = self.client.get(url);
-        if have > 0 {
-            request = request.header(RANGE, format!("bytes={have}-"));
-        }
-        let answer = request.send().await.map_err(|e| chain(&e.without_url()))?;
+        let answer = match self.registries {
+            Some(registries) if file.kind == FileKind::Image => {
+                registries.get(url, (have > 0).then_some(have)).await?
+            }
+            _ => {
+                let mut request = self.client.get(url);
+                if have > 0 {
+                    request = request.header(RANGE, format!("bytes={have}-"));
+                }
+                request.send().await.map_err(|e| chain(&e.without_url()))?
+            }
+        };
         let answer = answer.error_for_status().map_err(|e| chain(&e.without_url()))?;
         let range = answer.headers().get(CONTENT_RANGE).and_then(|v| v.to_str().ok());
         let continues = answer.status() == StatusCode::PARTIAL_CONTENT
@@ -257,7 +286,7 @@ impl Fetching<'_> {
             have += piece.len() as u64;
             if have > file.size {
                 part.set_len(0).map_err(said)?;
-                return Err(format!("is larger than the {} bytes in provision.lock", file.size));
+                return Err(format!("is larger than the {} bytes in {}", file.size, file.says()));
             }
             hash.update(&piece);
             part.write_all(&piece).map_err(said)?;

@@ -24,6 +24,13 @@ fn other(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why.to_owned())
 }
 
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // A program that another thread starts at this moment has a copy of the handle until it runs, and would keep the lock.
+        let _ = fs::flock(&self.handle, FlockOperation::Unlock);
+    }
+}
+
 impl Folder {
     /// Opens a folder; a link to it is followed, as the user named it.
     pub(super) fn open(path: &Path) -> io::Result<Self> {

@@ -13,6 +13,8 @@ pub const SUMS: &str = "SHA256SUMS";
 pub(super) const PART: &str = ".part";
 /// An index is smaller than this, in bytes: a file takes some 500.
 pub(super) const MOST_INDEX_BYTES: u64 = 16 << 20;
+/// No file is larger, in bytes: the largest layers of engine images have some 20 GiB.
+pub(super) const MOST_FILE_BYTES: u64 = 1 << 40;
 /// The version of the format.
 const FORMAT: u32 = 1;
 /// No name in a path is longer, in bytes: what file systems allow, less the ending of a part.
@@ -30,11 +32,13 @@ pub enum FileKind {
     Key,
     /// An archive, such as the EFA installer.
     Archive,
+    /// A manifest or a blob of a container image, or what makes an OCI image layout of them.
+    Image,
 }
 
 impl FileKind {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Binary, Self::Crd, Self::Key, Self::Archive];
+    pub const ALL: [Self; 5] = [Self::Binary, Self::Crd, Self::Key, Self::Archive, Self::Image];
 
     /// Returns the kind of an artifact of the lock file, by its name there.
     pub fn of(artifact: &str) -> Self {
@@ -54,6 +58,7 @@ impl FileKind {
             Self::Crd => "crd",
             Self::Key => "key",
             Self::Archive => "archive",
+            Self::Image => "image",
         }
     }
 
@@ -64,6 +69,7 @@ impl FileKind {
             Self::Crd => "crds",
             Self::Key => "keys",
             Self::Archive => "archives",
+            Self::Image => "images",
         }
     }
 }
@@ -96,10 +102,20 @@ impl BundleFile {
         // The name under which upstream has it tells a person what it is; one that is no file name gives way to ours.
         let upstream = locked.urls.last().map(String::as_str).unwrap_or_default();
         let last = upstream.rsplit('/').next().unwrap_or_default().replace("%2B", "+");
-        let file = if plain(&last) && last != locked.version { last } else { name.clone() };
+        let file = if plain(&last) && last != locked.version { last } else { clean(&name) };
         let path = [kind.folder(), &clean(&name), &clean(&locked.version), &file].join("/");
         let (version, sha256) = (locked.version.clone(), locked.sha256.clone());
         Self { kind, name, version, path, sha256, size: locked.size, urls: locked.urls.clone() }
+    }
+
+    /// Makes a plain name of an artifact's.
+    pub(super) fn clean_name(name: &str) -> String {
+        clean(name)
+    }
+
+    /// Returns where its sum and its size come from.
+    pub(super) fn says(&self) -> &'static str {
+        if self.kind == FileKind::Image { "its manifest" } else { "provision.lock" }
     }
 
     /// Returns what a person calls it.
@@ -143,6 +159,7 @@ impl Index {
             let why = match () {
                 () if !is_inside(&file.path, file.kind) => "its path is not one of a bundle",
                 () if !paths.insert(file.path.to_lowercase()) => "another file has the same path",
+                () if file.size > MOST_FILE_BYTES => "it is too large",
                 () if file.sha256.len() != 64 || !file.sha256.chars().all(hex) => {
                     "sha256 is not 64 lower-case hex digits"
                 }
@@ -195,12 +212,18 @@ fn plain(name: &str) -> bool {
 /// Makes a plain name of a version or an artifact's name, which a catalog of the user can have.
 fn clean(text: &str) -> String {
     let kept = |c: char| if c.is_ascii_alphanumeric() || "._+~-".contains(c) { c } else { '_' };
-    let name: String = text.chars().map(kept).take(MOST_NAME).collect();
+    let name: String = text.chars().map(kept).take(MOST_NAME - 1).collect();
     if plain(&name) { name } else { format!("_{}", name.trim_end_matches(PART)) }
 }
 
 /// Returns whether a path stays in the folder of its kind.
 fn is_inside(path: &str, kind: FileKind) -> bool {
     let names: Vec<&str> = path.split('/').collect();
-    names.len() == 4 && names[0] == kind.folder() && names.iter().all(|name| plain(name))
+    // KIND/NAME/VERSION/FILE, and below an image's version an OCI image layout.
+    let is_deep = match names[..] {
+        [_, _, _, _] => true,
+        [_, _, _, "blobs", "sha256", _] => kind == FileKind::Image,
+        _ => false,
+    };
+    is_deep && names[0] == kind.folder() && names.iter().all(|name| plain(name))
 }

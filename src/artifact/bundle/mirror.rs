@@ -3,11 +3,13 @@
 
 use super::error::{BundleError, Defect, DefectKind};
 use super::folder::Folder;
-use super::index::{BundleFile, INDEX, Index, MOST_INDEX_BYTES, SUMS};
+use super::images::{Image, image_key};
+use super::index::{BundleFile, FileKind, INDEX, Index, MOST_INDEX_BYTES, SUMS};
 use crate::artifact::fetch::{chain, download, hex, keep, sum, sum_of, temporary, unfollowing_client};
 use crate::artifact::lock::Locked;
 use crate::event::Events;
 use futures::StreamExt;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -233,6 +235,28 @@ impl Mirror {
         let lacks = wanted.iter().filter(|(_, locked)| self.index.with_sum(&locked.sha256).is_none());
         defects.extend(lacks.map(|(name, locked)| self.unnamed(name, locked)));
         if defects.is_empty() { Ok(()) } else { Err(self.incomplete(defects)) }
+    }
+
+    /// Returns images, by the names that pods have for them; those that it does not have come second.
+    pub fn images<'n>(&self, names: impl IntoIterator<Item = &'n str>) -> (Vec<Image>, Vec<Defect>) {
+        let (mut images, mut lacking) = (Vec::new(), Vec::new());
+        for image in names {
+            let (name, version) = image_key(image);
+            let is_of_it = |file: &&BundleFile| {
+                file.kind == FileKind::Image && file.name == name && file.version == version
+            };
+            let files: Vec<BundleFile> = self.index.files.iter().filter(is_of_it).cloned().collect();
+            match files.is_empty() {
+                true => lacking.push(Defect {
+                    kind: DefectKind::Missing,
+                    artifact: format!("{name} {version}"),
+                    file: self.at(INDEX),
+                    why: "does not list it".to_owned(),
+                }),
+                false => images.push(Image { files, texts: BTreeMap::new() }),
+            }
+        }
+        (images, lacking)
     }
 
     /// Compares every file with its sum. Returns the files that the index does not name.

@@ -4,10 +4,12 @@
 mod collect;
 mod error;
 mod folder;
+mod images;
 mod index;
 mod mirror;
 
 pub use collect::{Collected, Collecting};
 pub use error::{BundleError, Defect, DefectKind};
+pub use images::{Image, Registries, RegistryLogin, image_key};
 pub use index::{BundleFile, FileKind, INDEX, Index, SUMS};
 pub use mirror::{Mirror, MirrorPlace};
