@@ -264,9 +264,9 @@ EOF");
     let said = team.ends("$PROVISION plan -q -i site --policies ./policies", 3);
     assert!(said.contains("commits/signed"), "nobody is allowed: {said}");
     // What the repository is configured with has no say.
-    team.ok(
-        "git config gpg.ssh.program /bin/true && git config gpg.ssh.allowedSignersFile $PWD/keys/eve.pub",
-    );
     sign("bob");
+    team.ok(
+        "git config gpg.ssh.program /bin/false && git config gpg.ssh.allowedSignersFile $PWD/keys/eve.pub",
+    );
     assert!(team.ends(plan, 2).contains("commits/by-ada: not by ada"));
 }
