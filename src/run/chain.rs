@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// The chain's file in its folder.
@@ -135,8 +135,13 @@ impl Chain {
     /// Writes a text into the folder, as a new file.
     pub fn write(&self, path: &Path, text: &str) -> std::io::Result<()> {
         let folder = path.parent().unwrap_or(&self.folder);
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        for folder in [self.folder.as_path(), folder] {
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+            // A umask may have removed bits of the owner too.
+            std::fs::set_permissions(folder, PermissionsExt::from_mode(0o700))?;
+        }
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        file.as_file().set_permissions(PermissionsExt::from_mode(0o600))?;
         file.write_all(text.as_bytes())?;
         file.as_file().sync_all()?;
         file.persist_noclobber(path).map_err(|error| error.error)?;
@@ -157,6 +162,7 @@ impl Chain {
         let mut open = OpenOptions::new();
         open.create(true).truncate(false).read(true).write(true).mode(0o600).custom_flags(nofollow());
         let mut file = open.open(path)?;
+        file.set_permissions(PermissionsExt::from_mode(0o600))?;
         rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)?;
         let last = last_line(&mut file)?;
         let own = last.as_ref().map(Line::head);
