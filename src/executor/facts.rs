@@ -70,8 +70,7 @@ S={state}
 {t}f() {{ printf '\036%s\n' "$1"; }}
 # Small files, by the shell itself. A number in /proc/sys would end after its first byte, a text there does not.
 p() {{ [ -f "$1" ] && [ -r "$1" ] && while IFS= read -r l || [ -n "$l" ]; do printf '%s\n' "$l"; done <"$1" 2>/dev/null; }}
-# Since Linux 6.1 all of `uname -snrm` is in files.
-f uname; if [ -r /proc/sys/kernel/arch ]; then for k in ostype hostname osrelease arch; do read -r v <"/proc/sys/kernel/$k"; printf '%s ' "$v"; done; echo; else uname -snrm; fi
+f uname; uname -snrm
 f os; p /etc/os-release
 f hostname; p /etc/hostname
 f machine; p /etc/machine-id
