@@ -134,9 +134,11 @@ impl Fleet {
         self.made_from = saved.sources.clone();
     }
 
-    /// Takes the steps of these resources out of a plan.
+    /// Takes the steps of these resources out of a plan, also of what is planned again while it is carried out.
     pub fn leave_out(&self, plan: &mut Plan, moved: &[Moved]) {
         for target in &mut plan.targets {
+            let its = moved.iter().filter(|m| m.target == target.target);
+            target.left_out.extend(its.map(|m| m.resource.clone()));
             target.steps.retain(|s| !moved.iter().any(|m| m.target == s.target && m.resource == s.resource));
         }
         plan.reschedule(&self.inventory);

@@ -77,7 +77,7 @@ pub fn nodes_to_drain(
 /// Plans a target again inside a run, from a fresh observation and without `left_out`.
 pub fn again(observed: &Observed, plan: &TargetPlan, left_out: &BTreeSet<ResourceId>) -> TargetPlan {
     let (mut steps, _) = steps_of(observed);
-    steps.retain(|s| !left_out.contains(&s.resource));
+    steps.retain(|s| !left_out.contains(&s.resource) && !plan.left_out.contains(&s.resource));
     if observed.target != TargetId::Cluster {
         settle_hazards(&mut steps, plan.is_node, plan.is_member);
     }
@@ -331,6 +331,7 @@ pub fn build(input: PlanInput<'_>) -> Plan {
                         unobserved: None,
                         unknown: unknown(&observed),
                         warnings,
+                        left_out: BTreeSet::new(),
                     }
                 }
                 Err(failure) => TargetPlan {
@@ -345,6 +346,7 @@ pub fn build(input: PlanInput<'_>) -> Plan {
                     unobserved: Some(failure),
                     unknown: Vec::new(),
                     warnings: Vec::new(),
+                    left_out: BTreeSet::new(),
                 },
             }
         })

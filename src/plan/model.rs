@@ -2,7 +2,7 @@
 
 use super::policy::PolicyReport;
 use crate::inventory::Snapshot;
-use crate::state::{Failure, Hazard, HostName, OutOfService, PoolName, Step, TargetId};
+use crate::state::{Failure, Hazard, HostName, OutOfService, PoolName, ResourceId, Step, TargetId};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -111,6 +111,10 @@ pub struct TargetPlan {
     pub unknown: Vec<String>,
     /// Warnings.
     pub warnings: Vec<String>,
+    /// Resources that this run leaves as they are, however they are observed later: their steps were taken out.
+    #[serde(skip)]
+    #[schemars(skip)]
+    pub left_out: BTreeSet<ResourceId>,
 }
 
 /// The longest run of steps of a target with no gate between them.

@@ -104,6 +104,7 @@ pub fn upgrade(inventory: &Inventory, past: &Past) -> Plan {
             unobserved: None,
             unknown: vec![],
             warnings: vec![],
+            left_out: Default::default(),
         });
     }
     let cluster = TargetId::Cluster;
@@ -120,6 +121,7 @@ pub fn upgrade(inventory: &Inventory, past: &Past) -> Plan {
         unobserved: None,
         unknown: vec![],
         warnings: vec![],
+        left_out: Default::default(),
     });
     let mut plan = Plan {
         format: 2,

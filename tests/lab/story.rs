@@ -190,12 +190,17 @@ fn a_stale_plan_is_refused_naming_file_and_host() {
     let saved = story.dir.path().join("plan.json").display().to_string();
     assert_eq!(story.run(&["plan", "-i", &story.at(), "-o", &saved]).status.code(), Some(2));
     crate::kit::write(story.file("t-1", "/opt/aws/neuron/logical_nc_config"), "by hand\n");
+    // On a host on which the saved plan has something to do, too.
+    let sysctl = std::fs::read_dir(story.file("w-1", "/etc/sysctl.d")).expect("a folder").flatten();
+    let sysctl = sysctl.map(|entry| entry.path()).find(|path| path.is_file()).expect("a file of a role");
+    crate::kit::write(&sysctl, "# by hand\n");
     let refused = story.apply(&[&saved]);
     assert_eq!(refused.status.code(), Some(3));
     assert!(text(&refused).contains("file//opt/aws/neuron/logical_nc_config on t-1"), "{}", text(&refused));
     let rest = story.apply(&[&saved, "--skip-stale"]);
     assert_eq!(rest.status.code(), Some(1), "{}", text(&rest));
-    assert!(story.plan().1.contains("Plan: 1 change on "), "the rest was done");
+    assert_eq!(std::fs::read_to_string(&sysctl).expect("there"), "# by hand\n", "it was not in the plan");
+    assert!(story.plan().1.contains("Plan: 2 changes on 2 hosts"), "the rest was done: {}", story.plan().1);
 }
 
 #[test]
