@@ -148,7 +148,7 @@ fn summary(to: &Path, all: &[BundleFile], fetched: &[BundleFile], others: usize)
     };
     eprintln!("{} has {}, {}: {got}", to.display(), count(all.len(), "file"), HumanBytes(bytes(all)));
     if others > 0 {
-        eprintln!("{} of other versions, kinds or inventories stayed", count(others, "file"));
+        eprintln!("kept {} of other versions, kinds or inventories", count(others, "file"));
     }
 }
 

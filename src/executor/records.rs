@@ -23,8 +23,10 @@ impl HostTarget {
                 "base64 -d >records/{name}.new <<'RECORD_END' && mv records/{name}.new records/{name} || exit 1\n{text}\nRECORD_END\n"
             );
         }
+        // A line that a full disk cut off does not swallow the next one.
+        shell += "exec 9>>records/chain || exit 1\n[ ! -s records/chain ] || [ -z \"$(tail -c 1 records/chain)\" ] || echo >&9\n";
         for line in lines {
-            shell += &format!("printf '%s\\n' {} >>records/chain || exit 1\n", quote(line));
+            shell += &format!("printf '%s\\n' {} >&9 || exit 1\n", quote(line));
         }
         shell += "echo kept\n) || echo failed\n";
         let said = self.output_within(&shell, DEADLINE).await?;

@@ -5,7 +5,8 @@ use super::error::Result;
 use super::open::{Fleet, cluster_address};
 use crate::artifact::BundleMirror;
 use crate::event::{Event, Events};
-use crate::plan::Plan;
+use crate::plan::{Delivery, Plan};
+use crate::report::count;
 use crate::run::Cancel;
 use crate::state::HostName;
 use indicatif::HumanBytes;
@@ -22,8 +23,7 @@ impl Fleet {
         events: &Events,
         cancel: Cancel,
     ) -> Result<()> {
-        let changed = plan.targets.iter().filter(|t| !t.steps.is_empty()).filter_map(|t| t.target.host());
-        let (peers, mut wanted) = self.receivers(changed.collect());
+        let (peers, mut wanted) = self.receivers(plan);
         let (mut parcels, cache) = (Vec::new(), self.source.state.artifacts()?);
         for (name, locked) in &self.lock.artifacts {
             // Two artifacts can have the same content.
@@ -44,11 +44,20 @@ impl Fleet {
         Ok(())
     }
 
-    /// Returns the hosts of these that lack anything, and for each sum the hosts that want it.
-    fn receivers(
-        &self,
-        changed: BTreeSet<&HostName>,
-    ) -> (BTreeMap<HostName, Peer>, BTreeMap<String, BTreeSet<HostName>>) {
+    /// Returns what would be delivered for a plan, if anything.
+    pub(super) fn delivery(&self, plan: &Plan) -> Option<Delivery> {
+        let (peers, wanted) = self.receivers(plan);
+        let sizes: BTreeMap<&str, u64> =
+            self.lock.artifacts.values().map(|locked| (locked.sha256.as_str(), locked.size)).collect();
+        let sizes: Vec<u64> = wanted.keys().filter_map(|sum| sizes.get(sum.as_str()).copied()).collect();
+        let (files, bytes) = (sizes.len(), sizes.iter().sum());
+        (files > 0).then_some(Delivery { files, bytes, hosts: peers.len() })
+    }
+
+    /// Returns the hosts with steps that lack anything, and for each sum the hosts that want it.
+    fn receivers(&self, plan: &Plan) -> (BTreeMap<HostName, Peer>, BTreeMap<String, BTreeSet<HostName>>) {
+        let changed = plan.targets.iter().filter(|t| !t.steps.is_empty()).filter_map(|t| t.target.host());
+        let changed: BTreeSet<&HostName> = changed.collect();
         let (mut peers, mut wanted) = (BTreeMap::new(), BTreeMap::<String, BTreeSet<HostName>>::new());
         for (name, host) in self.hosts.iter().filter(|(name, _)| changed.contains(name)) {
             let sums = host.to_fetch();
@@ -70,7 +79,8 @@ fn summary(done: &Distribution, hosts: usize) -> String {
     let times = done.sent as f64 / done.bytes as f64;
     let (bytes, sent) = (HumanBytes(done.bytes), HumanBytes(done.sent));
     format!(
-        "delivered {bytes} to {hosts} hosts: {sent} left this machine ({times:.1}x), {} passed from host to host",
-        crate::report::count(done.passed, "file")
+        "delivered {bytes} to {}: {sent} left this machine ({times:.1}x), {} passed from host to host",
+        count(hosts, "host"),
+        count(done.passed, "file")
     )
 }

@@ -173,7 +173,7 @@ pub async fn distribute(
     let key = match KeyPair::generate() {
         Ok(key) => key,
         Err(why) => {
-            let message = format!("cannot make a key for the run: {why}");
+            let message = format!("cannot generate a key for the run: {why}");
             let failure = Failure::new(crate::state::FailureKind::Step, "E-DELIVERY", message);
             done.failures.extend(peers.keys().map(|host| (host.clone(), failure.clone())));
             return done;

@@ -194,6 +194,7 @@ impl Fleet {
             bare_pods: observation.bare_pods,
             past: past.clone(),
         });
+        plan.delivery = self.mirror.as_ref().and_then(|_| self.delivery(&plan));
         let leaving = self.leaving();
         if !leaving.is_empty() {
             plan.leave(&leaving, &self.inventory, &past);

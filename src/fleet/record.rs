@@ -10,19 +10,23 @@ use crate::event::{Event, Events};
 use crate::executor::HostTarget;
 use crate::inventory::Inventory;
 use crate::plan::Plan;
+use crate::report::count;
 use crate::run::{
     Chain, ChainReport, Evidence, Head, Line, Outcome, RecordKind, RunBegun, RunEnded, RunReport,
     TargetEnded, sha256,
 };
-use crate::state::{Failure, HostName, TargetId, plain_line};
+use crate::state::{Failure, FailureKind, HostName, TargetId, plain_line};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The folders of records below those of journals: simulated runs have a chain of their own.
 const RECORDS: [&str; 2] = ["records", "records-lab"];
 /// The largest record of a run's end that hosts keep as well, in bytes.
 const MOST_ON_HOST: usize = 64 << 10;
+/// The cluster answers within this time, or the run goes on without it.
+const IN_TIME: Duration = Duration::from_secs(15);
 
 /// The record of a run that is in progress.
 pub(super) struct Recording {
@@ -34,6 +38,16 @@ pub(super) struct Recording {
 /// Returns the folder of an inventory's records below that of its journals.
 pub(super) fn records_in(journals: &Path, lab: bool) -> Chain {
     Chain::at(journals.join(RECORDS[usize::from(lab)]))
+}
+
+/// Waits no longer than [`IN_TIME`]: a run that repairs the cluster does not wait for it.
+async fn in_time<T>(
+    answer: impl Future<Output = std::result::Result<T, Failure>>,
+) -> std::result::Result<T, Failure> {
+    tokio::time::timeout(IN_TIME, answer).await.unwrap_or_else(|_| {
+        let message = format!("the Kubernetes API did not respond within {} s", IN_TIME.as_secs());
+        Err(Failure::new(FailureKind::Unobserved, "E-K8S-TIMEOUT", message))
+    })
 }
 
 fn now() -> String {
@@ -60,7 +74,7 @@ impl Fleet {
         let Actor { user, ci } = actor();
         let about = &self.about;
         let commit = self.commit(plan, about.signers.as_deref()).unwrap_or_else(|error| {
-            Self::warn(events, "the commit of the inventory is not recorded", &error.failure().message);
+            Self::warn(events, "the inventory's commit could not be recorded", &error.failure().message);
             None
         });
         let digest = || sha256(&serde_json::to_string(plan).unwrap_or_default());
@@ -84,10 +98,10 @@ impl Fleet {
             policy: plan.policy.clone(),
         };
         let known = match &self.cluster {
-            Some(cluster) => cluster.chain_head().await.unwrap_or_else(|failure| {
+            Some(cluster) => in_time(cluster.chain_head()).await.unwrap_or_else(|failure| {
                 Self::warn(
                     events,
-                    "the record of earlier runs in the cluster could not be read",
+                    "the head of the run records could not be read from the cluster",
                     &failure.message,
                 );
                 None
@@ -97,8 +111,9 @@ impl Fleet {
         let text = serde_json::to_string_pretty(&begun).unwrap_or_default();
         let known = known.as_ref().and_then(head_of);
         let begun = chain.append(self.run.as_str(), RecordKind::Begun, &machine(), &text, known.as_ref());
-        let begun =
-            begun.map_err(|error| Self::warn(events, "the run is not recorded", &error.to_string())).ok();
+        let begun = begun
+            .map_err(|error| Self::warn(events, "the run could not be recorded", &error.to_string()))
+            .ok();
         self.steps.end();
         Ok(Recording { chain, begun, text })
     }
@@ -114,7 +129,7 @@ impl Fleet {
             let done = steps.remove(&target.to_string()).unwrap_or_default();
             let text = serde_json::to_string_pretty(&done).unwrap_or_default();
             if let Err(error) = chain.write(&chain.steps(run, &target.to_string()), &text) {
-                Self::warn(events, "the steps of the run are not recorded", &error.to_string());
+                Self::warn(events, "the steps of the run could not be recorded", &error.to_string());
             }
             let (outcome, code) = match outcome {
                 Outcome::Converged(_) => ("converged", None),
@@ -142,7 +157,7 @@ impl Fleet {
         let line = match chain.append(run, RecordKind::Ended, &machine(), &text, None) {
             Ok(line) => line,
             Err(error) => {
-                return Self::warn(events, "the end of the run is not recorded", &error.to_string());
+                return Self::warn(events, "the end of the run could not be recorded", &error.to_string());
             }
         };
         // What was told to detach does not wait for hosts.
@@ -170,12 +185,11 @@ impl Fleet {
         let failed: Vec<&HostName> =
             kept.iter().filter(|(_, kept)| kept.is_err()).map(|(name, _)| name).collect();
         if let Some(first) = failed.first() {
-            let more = if failed.len() > 1 {
-                format!(" and {} more hosts", failed.len() - 1)
-            } else {
-                String::new()
+            let more = match failed.len() - 1 {
+                0 => String::new(),
+                more => format!(" and {}", count(more, "more host")),
             };
-            Self::warn(events, "the record of the run is not kept on", &format!("{first}{more}"));
+            Self::warn(events, "the run's record could not be written on hosts", &format!("{first}{more}"));
         }
         if let Some(cluster) = &self.cluster {
             let head = BTreeMap::from([
@@ -184,8 +198,12 @@ impl Fleet {
                 ("run".to_owned(), run.to_owned()),
                 ("at".to_owned(), line.link.at.clone()),
             ]);
-            if let Err(failure) = cluster.set_chain_head(&head).await {
-                Self::warn(events, "the head of the record is not kept in the cluster", &failure.message);
+            if let Err(failure) = in_time(cluster.set_chain_head(&head)).await {
+                Self::warn(
+                    events,
+                    "the head of the run records could not be written to the cluster",
+                    &failure.message,
+                );
             }
         }
     }

@@ -337,7 +337,11 @@ fn value(node: &Node, kind: Type, name: &str, problems: &mut Problems) {
         Type::Bool => wrong(node, "true or false", problems),
         Type::Share => {
             if node.text().and_then(|t| reader::share(&t)).is_none() {
-                wrong(node, "a number of hosts or a percentage such as 10%", problems);
+                wrong(
+                    node,
+                    "a whole number of hosts or a whole percentage up to 100%, such as 2 or 10%",
+                    problems,
+                );
             }
         }
         Type::Texts => match &node.value {

@@ -370,6 +370,7 @@ pub fn build(input: PlanInput<'_>) -> Plan {
         out_of_service: OutOfService::default(),
         waves: BTreeMap::new(),
         backup_first: backup_first && inventory.cluster.backup.before_upgrade,
+        delivery: None,
         impact: Impact::default(),
         policy: None,
         sources: None,

@@ -18,7 +18,7 @@ pub use drift::{Difference, Drift, Unobserved};
 pub use impact::{Past, impact};
 pub use kinds::{Kind, kinds};
 pub use model::{
-    Batch, Capacity, Commit, Impact, Plan, PoolImpact, RolloutOrder, Sources, TargetPlan, Waves,
+    Batch, Capacity, Commit, Delivery, Impact, Plan, PoolImpact, RolloutOrder, Sources, TargetPlan, Waves,
 };
 pub use policy::{
     Case, CaseResult, Cases, CiJob, CommitFacts, Effect, Facts, InventoryFacts, MOST_POLICIES, MOST_POLICY,

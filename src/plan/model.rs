@@ -34,6 +34,9 @@ pub struct Plan {
     /// A controller gets another k0s: the control plane is backed up before anything is changed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub backup_first: bool,
+    /// Downloads that reach hosts over SSH before the first step, where a bundle takes the place of their sources.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivery: Option<Delivery>,
     /// Its impact.
     #[serde(default, rename = "outlook")]
     pub impact: Impact,
@@ -77,6 +80,18 @@ pub struct Commit {
     pub author: String,
     /// The inventory differs from it.
     pub modified: bool,
+}
+
+/// Downloads that reach hosts over SSH. Where several hosts want them, hosts pass them on with a key of the run, which they allow in
+/// `authorized_keys` for at most an hour.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Debug)]
+pub struct Delivery {
+    /// Files.
+    pub files: usize,
+    /// Their size, each counted once, in bytes.
+    pub bytes: u64,
+    /// Hosts that lack any of them.
+    pub hosts: usize,
 }
 
 /// The format that this version writes.

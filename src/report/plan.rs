@@ -6,6 +6,7 @@ use super::summary::{elapsed, failure};
 use super::words::{count, names, say};
 use crate::plan::{Kind, Plan, PoolImpact, RolloutOrder, TargetPlan, kinds};
 use crate::state::{Failure, FailureKind, FieldDiff, Origin, Step, TargetId, Verb, plain_line};
+use indicatif::HumanBytes;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -232,6 +233,19 @@ fn impact(plan: &Plan, view: &PlanView) -> String {
     if plan.backup_first {
         text += "  Before the upgrade, the control plane is backed up to this machine; if that fails, nothing is changed\n";
     }
+    if let Some(delivery) = &plan.delivery {
+        text += &format!(
+            "  Before the first step, {} ({}) are delivered to {} over SSH",
+            count(delivery.files, "file"),
+            HumanBytes(delivery.bytes),
+            count(delivery.hosts, "host")
+        );
+        if delivery.hosts > 1 {
+            text +=
+                "; hosts pass them on with a key of this run, allowed in authorized_keys for at most an hour";
+        }
+        text += "\n";
+    }
     if !view.place.is_empty() {
         text += &format!(
             "  To apply: provision apply {place}\n  To apply exactly this plan later: provision plan {place} -o plan.json, then provision apply plan.json\n",
@@ -327,7 +341,7 @@ pub fn plan_text(plan: &Plan, view: &PlanView) -> String {
             continue;
         }
         let whom = |kind: &Kind<'_>| match kind.hosts.as_slice() {
-            [one] if targets.len() > 1 => format!("{one} only"),
+            [one] if size > 1 => format!("{one} only"),
             [_] => String::new(),
             many => count(many.len(), "host"),
         };

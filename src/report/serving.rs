@@ -56,7 +56,7 @@ impl WorkloadView {
 }
 
 /// Returns the workloads that are in trouble, as text: those that most depends on first.
-pub(super) fn troubled(workloads: &[WorkloadView]) -> String {
+pub(super) fn troubled(workloads: &[WorkloadView], place: &str) -> String {
     let mut text = String::new();
     for workload in workloads.iter().filter(|w| w.is_troubled()) {
         let part = match workload.part {
@@ -89,7 +89,8 @@ pub(super) fn troubled(workloads: &[WorkloadView]) -> String {
         }
     }
     if workloads.iter().any(|w| !w.exists || w.is_scaled()) {
-        text += "  = next: Run `provision apply`, which restores what the inventory wants\n";
+        text +=
+            &format!("  = next: Run `provision apply {place}`, which restores what the inventory wants\n");
     }
     text
 }

@@ -358,7 +358,7 @@ pub fn status_text(view: &StatusView, width: Option<usize>) -> String {
     if !view.routes.is_empty() {
         table(&view.routes, width, &mut text);
     }
-    text += &troubled(&view.workloads);
+    text += &troubled(&view.workloads, place);
     if !view.missing.is_empty() {
         let list: Vec<&str> = view.missing.iter().map(String::as_str).collect();
         text += &format!("missing in the cluster: {}\n", names(&list));

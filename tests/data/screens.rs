@@ -134,6 +134,7 @@ pub fn upgrade(inventory: &Inventory, past: &Past) -> Plan {
         out_of_service: Default::default(),
         waves: BTreeMap::new(),
         backup_first: false,
+        delivery: None,
         impact: Default::default(),
         policy: None,
         sources: None,

@@ -79,6 +79,15 @@ fn without_any_one_file_of_the_bundle_nothing_is_changed_and_the_artifact_is_nam
         assert!(!said.contains("Plan"), "{path}: no host was contacted: {said}");
         std::fs::rename(&aside, &at).expect("moved back");
     }
+    // The plan says what reaches hosts, and by what; without the mirror they fetch it.
+    let told = |words: &[&str]| {
+        let said = text(&story.run(&[&["plan", "-i", &story.at()], words].concat()));
+        (said.contains("are delivered to ") && said.contains("allowed in authorized_keys"), said)
+    };
+    let (is_told, said) = told(&["--mirror", &mirror]);
+    assert!(is_told, "{said}");
+    let (is_told, said) = told(&[]);
+    assert!(!is_told, "{said}");
     let output = story.apply(&["--mirror", &mirror]);
     assert!(output.status.success(), "{}", text(&output));
     let output = story.run(&["plan", "-i", &story.at(), "--mirror", &mirror]);

@@ -88,7 +88,10 @@ fn what_runs_can_be_seen_reached_and_collected() {
     assert!(shown.contains(missing), "{shown}");
     assert!(shown.contains("missing in the cluster: ModelRoute models/ads"), "{shown}");
     let scaled = "affects search (qwen)\n  scaled to 0; the inventory wants 1\n";
-    assert!(shown.contains(scaled) && shown.contains("Run `provision apply`, which restores"), "{shown}");
+    assert!(
+        shown.contains(scaled) && shown.contains(&format!("Run `provision apply -i {at}`, which restores")),
+        "{shown}"
+    );
     let json = story.run(&["status", "-i", &at, "--output", "json"]);
     let json: serde_json::Value = serde_json::from_slice(&json.stdout).expect("JSON");
     let router = json["workloads"].as_array().into_iter().flatten().find(|w| w["part"] == "router");

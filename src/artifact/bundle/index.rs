@@ -99,7 +99,7 @@ impl BundleFile {
     pub(super) fn of(name: &str, locked: &Locked) -> Self {
         let name = name.split('@').next().unwrap_or(name).to_owned();
         let kind = FileKind::of(&name);
-        // The name under which upstream has it tells a person what it is; one that is no file name gives way to ours.
+        // The upstream's file name tells a person what it is; ours is used if that is not a plain file name.
         let upstream = locked.urls.last().map(String::as_str).unwrap_or_default();
         let last = upstream.rsplit('/').next().unwrap_or_default().replace("%2B", "+");
         let file = if plain(&last) && last != locked.version { last } else { clean(&name) };

@@ -228,11 +228,8 @@ impl HostQuery {
             }
         }
         p += "wait\n}\nguards </dev/null\n";
-        let mut end = "GUARDS_END".to_owned();
-        while p.contains(&end) {
-            end.push('_');
-        }
-        format!("f guards; /bin/sh -s <<'{end}'\n{p}{end}\n")
+        // A here-document would be a file of /tmp in older shells, which may be full.
+        format!("f guards; printf '%s' {} | /bin/sh -s\n", quote(&p))
     }
 
     /// Guards with a watchdog each.

@@ -155,7 +155,7 @@ impl Case {
         });
         let facts = match facts {
             Ok(facts) => facts,
-            Err(why) => return result(vec![format!("its facts are none: {why}")]),
+            Err(why) => return result(vec![format!("invalid facts: {why}")]),
         };
         let report = policies.judge(&facts);
         let expected = self.applies.rules();

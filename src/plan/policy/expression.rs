@@ -19,7 +19,7 @@ const MOST_PARTS: usize = 1500;
 const MOST_DEPTH: usize = 150;
 /// Brackets inside one another.
 const MOST_BRACKETS: u16 = 40;
-/// The work that one expression may do, in values that it looks at. 10,000 hosts of twenty values are gone through twenty times with
+/// The work that one expression may do, in values that it looks at. 10,000 hosts of twenty values are gone through some ten times with
 /// this, in about a second.
 const MOST_WORK: i64 = 4_000_000;
 /// The work of all expressions together.
