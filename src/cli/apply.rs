@@ -184,7 +184,7 @@ impl Apply {
             eprintln!("Not applied; nothing was changed");
             return Ok(exit::PENDING);
         }
-        session.fleet.concerns(RunAbout { saved: digest, approvals: people, ..judge.about("apply") });
+        session.fleet.describe_run(RunAbout { saved: digest, approvals: people, ..judge.about("apply") });
         let report = carry_out(&session.fleet, &plan, session.events.clone(), self.fault).await?;
         let (fleet, shown) = session.settle().await;
         print_end(&fleet, &report, &shown, (&self.place, saved.is_some()), false, global);

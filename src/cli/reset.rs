@@ -166,7 +166,7 @@ async fn run(how: How, limit: Option<String>, global: &Global) -> anyhow::Result
         eprintln!("Not confirmed; nothing was changed");
         return Ok(exit::PENDING);
     }
-    session.fleet.concerns(judge.about(word));
+    session.fleet.describe_run(judge.about(word));
     let report = carry_out(&session.fleet, &plan, session.events.clone(), how.fault).await?;
     let (fleet, shown) = session.settle().await;
     // Whatever is left to do, it is not an apply.

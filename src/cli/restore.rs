@@ -98,7 +98,7 @@ impl RestoreCommand {
                 eprintln!("Not restored; nothing was changed");
                 return Ok(exit::PENDING);
             }
-            session.fleet.concerns(judge.about("restore"));
+            session.fleet.describe_run(judge.about("restore"));
             let report = carry_out(&session.fleet, &plan, session.events.clone(), self.fault).await?;
             code = report.exit_code();
             let (fleet, shown) = session.settle().await;

@@ -60,7 +60,7 @@ fn head_of(data: &BTreeMap<String, String>) -> Option<Head> {
 
 impl Fleet {
     /// Says what the run that follows is about.
-    pub fn concerns(&mut self, about: RunAbout) {
+    pub fn describe_run(&mut self, about: RunAbout) {
         self.about = about;
     }
 

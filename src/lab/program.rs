@@ -1,10 +1,10 @@
 //! A program that runs on a simulated host, from outside: when it is to end, everything that it started ends with it, and
 //! whoever brings the lab down can wait until that is so.
 
-use super::limits::{Disk, LOOK, Usage};
+use super::limits::{Disk, LOOK, Usage, locked};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
 use tokio::sync::Notify;
@@ -18,10 +18,6 @@ const START_DEADLINE: Duration = Duration::from_secs(2);
 const END_DEADLINE: Duration = Duration::from_secs(10);
 /// A program that has gone beyond its limits is killed at once if the lab, busy with something else, has not done so by then.
 const LAB_DEADLINE: Duration = Duration::from_secs(1);
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// The programs of a lab: those that run are looked at in a thread of its own, and the files of their hosts are counted in another,
 /// so that nothing which keeps the lab or a count busy lets a program go beyond its limits.
