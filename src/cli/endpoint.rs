@@ -31,12 +31,13 @@ pub(super) struct EndpointCommand {
     env: bool,
 }
 
-/// What clients send that insist on a key.
+/// What clients send that insist on a key, where none is checked.
 pub(super) const KEY: &str = "none";
 
-/// Returns the export lines for OpenAI clients.
-pub(super) fn exports(base_url: &str) -> String {
-    format!("export OPENAI_BASE_URL={}\nexport OPENAI_API_KEY={KEY}\n", quote(base_url))
+/// Returns the export lines for OpenAI clients. Where a key is needed, the shell's own is left as it is.
+pub(super) fn exports(base_url: &str, needs_key: bool) -> String {
+    let key = if needs_key { String::new() } else { format!("export OPENAI_API_KEY={KEY}\n") };
+    format!("export OPENAI_BASE_URL={}\n{key}", quote(base_url))
 }
 
 impl EndpointCommand {
@@ -57,7 +58,10 @@ impl EndpointCommand {
         for (n, endpoint) in found.iter().enumerate() {
             let Some(base_url) = endpoint.base_urls.first() else { continue };
             if self.env {
-                print!("{}", exports(base_url));
+                print!("{}", exports(base_url, endpoint.needs_key));
+                if endpoint.needs_key && !global.quiet {
+                    eprintln!("Set OPENAI_API_KEY to a key: {}", create(endpoint, &place));
+                }
                 continue;
             }
             if n > 0 {
@@ -71,7 +75,10 @@ impl EndpointCommand {
             println!("{}", endpoint.tenant);
             println!("  base URL  {base_url}{others}");
             println!("  models    {}", endpoint.models.join(", "));
-            println!("  API key   not checked; any value works");
+            match endpoint.needs_key {
+                true => println!("  API key   required; make one: {}", create(endpoint, &place)),
+                false => println!("  API key   not checked; any value works"),
+            }
             if self.tenant.is_some() {
                 print!("{}", examples(endpoint, base_url));
             }
@@ -80,14 +87,24 @@ impl EndpointCommand {
     }
 }
 
+/// Returns the command that makes a key.
+fn create(endpoint: &TenantEndpoint, place: &Where) -> String {
+    let inventory = quote(&place.inventory().display().to_string());
+    format!("provision key create -i {inventory} {} --name NAME", endpoint.tenant)
+}
+
 /// Returns a request for curl and one for Python.
 fn examples(endpoint: &TenantEndpoint, base_url: &str) -> String {
     let model = endpoint.models.first().map_or("MODEL", String::as_str);
     let body = serde_json::json!({"model": model, "messages": [{"role": "user", "content": "Hello"}]});
+    let (header, key) = match endpoint.needs_key {
+        true => (" -H \"Authorization: Bearer $OPENAI_API_KEY\"", String::new()),
+        false => ("", format!(", api_key={KEY:?}")),
+    };
     format!(
-        "\ncurl:\n  curl {} -H 'Content-Type: application/json' \\\n    -d {}\n\
+        "\ncurl:\n  curl {} -H 'Content-Type: application/json'{header} \\\n    -d {}\n\
          \nPython (pip install openai):\n  from openai import OpenAI\n  \
-         client = OpenAI(base_url={base_url:?}, api_key={KEY:?})\n  \
+         client = OpenAI(base_url={base_url:?}{key})\n  \
          answer = client.chat.completions.create(model={model:?}, messages=[{{\"role\": \"user\", \"content\": \"Hello\"}}])\n  \
          print(answer.choices[0].message.content)\n\
          \nOther clients: OPENAI_BASE_URL and OPENAI_API_KEY (`--env`)\n\

@@ -266,7 +266,7 @@ impl LabRun {
             return Ok(code);
         }
         eprintln!(
-            "\nsimulated: hardware, package manager, systemd, sudo, reboot, k0s, Kubernetes API, engines, router\nreal: SSH, host keys, shell programs, files"
+            "\nsimulated: hardware, package manager, systemd, sudo, reboot, k0s, Kubernetes API, engines, router and its proxy\nreal: SSH, host keys, shell programs, files"
         );
         eprintln!(
             "Next steps:\n  provision lab up {i}\n  provision plan -i {i} --lab\n  provision lab run {i} --fault {}=fail-package:chrony",

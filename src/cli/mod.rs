@@ -22,6 +22,7 @@ mod facts;
 mod history;
 mod import;
 mod init;
+mod key;
 mod kubeconfig;
 mod lab;
 mod lock;
@@ -143,6 +144,8 @@ enum Command {
     Ask(ask::Ask),
     /// Show where and how clients reach a tenant's models
     Endpoint(endpoint::EndpointCommand),
+    /// Make, list and revoke API keys of a tenant
+    Key(key::Key),
     /// Collect logs and diagnostics of a host in an archive, with secrets redacted
     Support(support::Support),
     /// Show host facts
@@ -223,6 +226,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Watch(command) => command.run(global).await,
         Command::Show(command) => command.run(global),
         Command::Apply(command) => command.run(global).await,
+        Command::Key(command) => command.run(global).await,
         Command::Approve(command) => command.run(global),
         Command::Reset(command) => command.run(global).await,
         Command::Destroy(command) => command.run(global).await,

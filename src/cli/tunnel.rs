@@ -19,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 /// The kubeconfig grants cluster admin: anyone who can read it controls the cluster while the tunnel is open and this
 /// machine can be reached. It is readable by you alone, and removed at the end. With a command, the tunnel lasts as long
 /// as the command, which finds KUBECONFIG set. With --tenant, the port leads to that tenant's models instead, and a command
-/// finds OPENAI_BASE_URL and OPENAI_API_KEY set. No key is checked there: while it is open, every user of this machine can use the port.
+/// finds OPENAI_BASE_URL and OPENAI_API_KEY set. Unless the tenant has keys, every user of this machine can use the port while it is open.
 #[derive(Args)]
 #[command(after_help = "Examples:
   provision tunnel -i site.yaml                          prints the export line for another terminal
@@ -63,13 +63,20 @@ impl Tunnel {
             }
             Some(tenant) => {
                 let tunnel = fleet.gateway_tunnel(tenant, self.port, session.events.clone()).await?;
-                let base_url = format!("http://{}/v1", tunnel.local());
+                let of = fleet.inventory.tenants.get(tenant.as_str());
+                let needs_key = of.is_some_and(|tenant| tenant.keys.is_some());
+                // A lab's gateways speak plain HTTP.
+                let https = of.is_some_and(|tenant| tenant.tls.is_some()) && !fleet.is_lab();
+                let base_url = format!("http{}://{}/v1", if https { "s" } else { "" }, tunnel.local());
                 let what = format!(
                     "{} to the gateway of tenant {tenant} of {name}; Ctrl-C stops it",
                     tunnel.local()
                 );
-                let exports = exports(&base_url);
-                let variables = [("OPENAI_BASE_URL", base_url), ("OPENAI_API_KEY", KEY.to_owned())];
+                let exports = exports(&base_url, needs_key);
+                let mut variables = vec![("OPENAI_BASE_URL", base_url)];
+                if !needs_key {
+                    variables.push(("OPENAI_API_KEY", KEY.to_owned()));
+                }
                 self.serve(&variables, &exports, &what).await?
             }
         };

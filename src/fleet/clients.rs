@@ -1,7 +1,7 @@
 //! Where and how clients reach the models of a tenant. Contacts no host.
 
 use super::error::{Result, coded, one_of};
-use crate::inventory::Inventory;
+use crate::inventory::{Inventory, Tenant};
 use serde::Serialize;
 
 /// The endpoint of one tenant.
@@ -16,13 +16,18 @@ pub struct TenantEndpoint {
     pub node_port: u16,
     /// `http://ADDRESS:PORT/v1` of every worker, by name; OpenAI clients take one as their base URL.
     pub base_urls: Vec<String>,
+    /// Requests need an API key, which `provision key create` makes.
+    pub needs_key: bool,
 }
 
 /// Returns the endpoints of all tenants, or of one.
 pub fn endpoints(inventory: &Inventory, only: Option<&str>) -> Result<Vec<TenantEndpoint>> {
+    // The proxy answers on the nodes that run it, the router's node ports on every one.
+    let pools = inventory.router.as_ref().and_then(|router| router.edge.as_ref()).map(|edge| &edge.pools);
+    let answers = |pool| pools.is_none_or(|pools| pools.is_empty() || pools.contains(pool));
     let workers: Vec<&str> = inventory
         .active()
-        .filter(|host| inventory.pool_of(host).role.is_worker())
+        .filter(|host| inventory.pool_of(host).role.is_worker() && answers(&host.pool))
         .map(|host| host.address.as_str())
         .collect();
     if workers.is_empty() {
@@ -33,9 +38,10 @@ pub fn endpoints(inventory: &Inventory, only: Option<&str>) -> Result<Vec<Tenant
             hint,
         ));
     }
-    let url = |address: &&str, port: u16| match address.contains(':') {
-        true => format!("http://[{address}]:{port}/v1"),
-        false => format!("http://{address}:{port}/v1"),
+    let scheme = |tenant: &Tenant| if tenant.tls.is_some() { "https" } else { "http" };
+    let url = |address: &&str, tenant: &Tenant| match address.contains(':') {
+        true => format!("{}://[{address}]:{}/v1", scheme(tenant), tenant.node_port),
+        false => format!("{}://{address}:{}/v1", scheme(tenant), tenant.node_port),
     };
     let found: Vec<TenantEndpoint> = inventory
         .tenants
@@ -45,7 +51,8 @@ pub fn endpoints(inventory: &Inventory, only: Option<&str>) -> Result<Vec<Tenant
             tenant: tenant.name.clone(),
             models: tenant.routes.keys().cloned().collect(),
             node_port: tenant.node_port,
-            base_urls: workers.iter().map(|address| url(address, tenant.node_port)).collect(),
+            base_urls: workers.iter().map(|address| url(address, tenant)).collect(),
+            needs_key: tenant.keys.is_some(),
         })
         .collect();
     if found.is_empty() {

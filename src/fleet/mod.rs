@@ -9,6 +9,7 @@
 
 mod actor;
 mod ahead;
+mod api_keys;
 mod apply;
 mod approval;
 mod archive;
@@ -53,6 +54,7 @@ mod tunnel;
 pub use crate::artifact::{BundleFile, Collected, FileKind, MirrorPlace};
 pub use crate::lab::Wall;
 pub use actor::RunAbout;
+pub use api_keys::{KeyState, MadeKey, TenantKeys};
 pub use apply::{Saved, compare_saved};
 pub use approval::{Approvable, Approvals, LONGEST, approvals, approve, usual_key};
 pub use archive::{BackupRecord, Restore};

@@ -2,6 +2,7 @@
 //! yet, but starts the lab if requested.
 
 use super::actor::{RunAbout, login, machine};
+use super::api_keys::Signers;
 use super::archive::Restore;
 use super::endpoint;
 use super::error::{Error, Result, coded};
@@ -205,6 +206,14 @@ async fn cluster_desired(
             }
         }
     }
+    for tls in inventory.tenants.values().filter_map(|tenant| tenant.tls.as_ref()) {
+        match secrets.resolve(&tls.key).await {
+            Ok(key) => {
+                tokens.insert(tls.key.clone(), key);
+            }
+            Err(error) => events.emit(Event::Warning { target: None, message: error.to_string() }),
+        }
+    }
     let objects = serving::desired(&ServingInput { inventory, catalog, crds, tokens })?;
     let after_nodes = |r: &Resource| matches!(&r.spec, Spec::Object(o) if o.stage >= Stage::Engine);
     let (after, mut all): (Vec<_>, Vec<_>) = objects.into_iter().partition(after_nodes);
@@ -274,7 +283,7 @@ impl Fleet {
             (Some(place), Purpose::Change) => Some(Arc::new(loaded.open_mirror(place, &lock).await?)),
             _ => None,
         };
-        let Loaded { source, inventory, catalog, policies, .. } = loaded;
+        let Loaded { source, mut inventory, catalog, policies, .. } = loaded;
         let selected = inventory::select(&inventory, selection.limit.as_deref())?;
         for name in &selection.lost {
             let resets = selection.reset.is_some();
@@ -299,6 +308,19 @@ impl Fleet {
             events.note("LAB: secrets are placeholders; none is read from its source");
         }
         let resolved = resolve(&inventory, &resolver, purpose).await?;
+        let (signers, warnings) = Signers::of(&inventory, &resolver, lab.is_some()).await;
+        for message in warnings {
+            events.emit(Event::Warning { target: None, message });
+        }
+        let mut certificates = BTreeMap::new();
+        if lab.is_some() {
+            // Its gateways speak plain HTTP.
+            signers.trusted_in(&mut inventory);
+        } else {
+            let presented =
+                |t: &inventory::Tenant| Some((t.name.clone(), t.tls.as_ref()?.chain.first()?.clone()));
+            certificates.extend(inventory.tenants.values().filter_map(presented));
+        }
         let run = run_id();
         let opening = Opening {
             sudo_password: resolved.sudo_password,
@@ -322,7 +344,7 @@ impl Fleet {
         };
         let mut connected = opening.connect().await;
         let controller = connected.reach.any_controller();
-        let access: Arc<dyn Access> = Arc::new(connected.reach);
+        let access: Arc<dyn Access> = Arc::new(connected.reach.to_gateways(signers, certificates));
         let works = |name: &str| opening.selected.contains(name) && !connected.retired.contains_key(name);
         connected.endpoints.retain(|e| works(&e.name));
         let cluster = opening.cluster(purpose, &access, &resolver, lab.is_some()).await?;

@@ -1,11 +1,13 @@
 //! Access to the cluster over the SSH connections of its hosts, so that this machine needs no route to it.
 
+use super::api_keys::Signers;
 use crate::executor::HostTarget;
 use crate::k0s::{ADMIN_KUBECONFIG, ControllerOutput, NO_CONTROL_PLANE};
 use crate::reconciler::Access;
 use crate::ssh::{Dial, SshError, SshErrorKind, Transport};
-use crate::state::{BoxStream, Failure, FailureKind};
+use crate::state::{BoxStream, Failure, FailureKind, SecretText};
 use async_trait::async_trait;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -118,6 +120,10 @@ pub(super) struct OverSsh {
     ways: Arc<FirstAlive>,
     /// Hosts that carry pods.
     workers: FirstAlive,
+    /// Makes keys for gateways that ask for one.
+    signers: Signers,
+    /// What gateways present that speak HTTPS, by tenant.
+    certificates: BTreeMap<String, String>,
 }
 
 impl OverSsh {
@@ -125,12 +131,24 @@ impl OverSsh {
     pub(super) fn new(controllers: Vec<(Controller, Arc<dyn Dial>)>, workers: Vec<Arc<dyn Dial>>) -> Self {
         let (controllers, ways) = controllers.into_iter().unzip();
         let (ways, workers) = (Arc::new(FirstAlive::new(ways)), FirstAlive::new(workers));
-        Self { controllers, leaving: Vec::new(), ways, workers }
+        Self {
+            controllers,
+            leaving: Vec::new(),
+            ways,
+            workers,
+            signers: Signers::default(),
+            certificates: BTreeMap::new(),
+        }
     }
 
     /// Adds controllers that leave the cluster.
     pub(super) fn also_asks(self, leaving: Vec<Controller>) -> Self {
         Self { leaving, ..self }
+    }
+
+    /// Adds what gateways ask for, and what they present.
+    pub(super) fn to_gateways(self, signers: Signers, certificates: BTreeMap<String, String>) -> Self {
+        Self { signers, certificates, ..self }
     }
 
     /// Returns the way to any controller.
@@ -147,6 +165,14 @@ impl Access for OverSsh {
 
     async fn worker(&self, port: u16) -> Result<BoxStream, Failure> {
         self.workers.stream(port).await
+    }
+
+    fn gateway_key(&self, tenant: &str) -> Option<SecretText> {
+        self.signers.own_key(tenant)
+    }
+
+    fn gateway_certificate(&self, tenant: &str) -> Option<String> {
+        self.certificates.get(tenant).cloned()
     }
 
     async fn kubeconfig(&self) -> Result<Option<Vec<u8>>, Failure> {

@@ -173,6 +173,7 @@ fn routes(inventory: &Inventory, survey: Option<&Survey>) -> Vec<RouteView> {
     let address = gateway.map_or_else(String::new, cluster_address);
     let mut views = Vec::new();
     for tenant in inventory.tenants.values() {
+        let scheme = if tenant.tls.is_some() { "https" } else { "http" };
         for (route, targets) in &tenant.routes {
             for (model, weight) in targets {
                 views.push(RouteView {
@@ -182,7 +183,7 @@ fn routes(inventory: &Inventory, survey: Option<&Survey>) -> Vec<RouteView> {
                     weight: *weight,
                     ready: survey.map(|s| model_seen(s, model).map_or(0, |seen| seen.ready)),
                     wanted: inventory.models.get(model).map_or(0, |m| u64::from(m.replicas)),
-                    address: format!("http://{address}:{}/v1", tenant.node_port),
+                    address: format!("{scheme}://{address}:{}/v1", tenant.node_port),
                 });
             }
         }

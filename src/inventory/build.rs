@@ -4,9 +4,9 @@
 use super::diagnostic::{Diagnostic, Problems};
 use super::files::{Files, texts as texts_below};
 use super::model::*;
-use super::reader::{HostSpans, Reader, flag, share, text, text_map, texts};
+use super::reader::{HostSpans, Reader, certificates, flag, share, text, text_map, texts};
 use super::tree::{Entry, Node, Value};
-use super::{check, hosts, written};
+use super::{check, edge, hosts, written};
 use crate::catalog::Catalog;
 use crate::state::{HostName, PoolName};
 use sha2::{Digest, Sha256};
@@ -114,6 +114,7 @@ fn read(r: &mut Reader<'_>, top: &Node) -> Option<Inventory> {
             version: text(kthena, "version")?,
             gateway_api: flag(kthena, "gatewayAPI", true),
             inference_extension: flag(kthena, "inferenceExtension", false),
+            edge: edge::proxy(node),
             node_port_base: r.fits(base, "base").unwrap_or(NODE_PORT_BASE),
         })
     });
@@ -135,6 +136,10 @@ fn read(r: &mut Reader<'_>, top: &Node) -> Option<Inventory> {
             port,
             node_port: r.fits(gateway, "nodePort").unwrap_or_else(|| node_port(base, port)),
             routes: routes.iter().map(|route| (route.key.clone(), weights(r, &route.node))).collect(),
+            allow_from: edge::allowed(r, &entry.node),
+            keys: edge::keys(r, entry, &secrets),
+            limits: edge::limits(r, &entry.node),
+            tls: edge::tls(r, &entry.node, &secrets),
         };
         tenants.insert(entry.key.clone(), tenant);
     }
@@ -149,7 +154,7 @@ fn read(r: &mut Reader<'_>, top: &Node) -> Option<Inventory> {
             no_proxy: texts(network, "noProxy"),
             ca_bundle: network
                 .and_then(|n| n.get("caBundle"))
-                .map(|n| certificates(r, n))
+                .map(|n| certificates(r, n, "caBundle"))
                 .unwrap_or_default(),
         },
         registries: registries
@@ -215,31 +220,6 @@ fn digest(top: &Node, hosts: &BTreeMap<HostName, Host>) -> String {
     let mut digest = Sha256::new_with_prefix(top.json_as_written().to_string());
     digest.update(serde_json::to_vec(hosts).unwrap_or_default());
     digest.finalize().iter().map(|b| format!("{b:02x}")).collect()
-}
-
-/// Reads a file of certificates and takes it apart.
-fn certificates(r: &mut Reader<'_>, node: &Node) -> Vec<String> {
-    const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
-    const END: &str = "-----END CERTIFICATE-----";
-    let Some(name) = node.text() else { return Vec::new() };
-    let path = r.root.join(&name);
-    let hint = "Set caBundle to a PEM file next to the inventory with at least one certificate";
-    let text = match r.files.read(&path) {
-        Ok(text) => text,
-        Err(error) => {
-            r.error("E-READ", node, format!("cannot read {}: {error}", path.display()), hint);
-            return Vec::new();
-        }
-    };
-    let found: Vec<String> = text
-        .split(BEGIN)
-        .skip(1)
-        .filter_map(|part| Some(format!("{BEGIN}\n{}\n{END}\n", part.split_once(END)?.0.trim())))
-        .collect();
-    if found.is_empty() {
-        r.error("E-CA", node, format!("{} contains no certificate", path.display()), hint);
-    }
-    found
 }
 
 fn secret_source(node: &Node) -> Option<SecretSource> {

@@ -5,7 +5,7 @@ use super::grammar::{is_dns_label, url_fault};
 use super::model::*;
 use super::reader::{HostSpans, some_of};
 use super::tree::Node;
-use super::{accelerators, forms};
+use super::{accelerators, edge, forms};
 use crate::catalog::Catalog;
 use crate::state::PoolName;
 use std::collections::BTreeMap;
@@ -106,6 +106,7 @@ pub(super) fn check(
     let mut c = Checker { inventory, top, broken, spans, problems };
     c.name();
     forms::check(inventory, top, c.problems);
+    edge::check(inventory, top, c.problems);
     c.versions(catalog);
     c.networks();
     c.registries();

@@ -27,6 +27,8 @@ pub(super) enum Type {
     OneOf(&'static [Key]),
     /// A mapping from any name to a section of which exactly one key is given.
     OneOfs(&'static [Key]),
+    /// A word, or a section.
+    WordOr(&'static str, &'static [Key]),
     /// Anything; passed on.
     Any,
 }
@@ -255,7 +257,20 @@ const HOST: &[Key] = &[
 ];
 const ROUTER: &[Key] = &[
     need("kthena", Section(KTHENA), "The Kthena router"),
+    key(
+        "edge",
+        WordOr("none", EDGE),
+        "The proxy in front of the router, which keeps tenants apart; none: no proxy",
+    ),
     key("expose", OneOf(EXPOSE), "How gateways are exposed"),
+];
+const EDGE: &[Key] = &[
+    key("image", Text, "Image of Envoy (default the catalog's)"),
+    key(
+        "pools",
+        Texts,
+        "Pools whose nodes run it and answer at the tenants' node ports (default all with workers)",
+    ),
 ];
 const KTHENA: &[Key] = &[
     need("version", Text, "Version, such as v1.0.0"),
@@ -324,7 +339,37 @@ const TENANT: &[Key] = &[
         "The tenant's gateway",
     ),
     need("routes", Sections(&[need("to", IntMap, "Weight by model, 0 to 100")]), "Routes by served name"),
+    key(
+        "allowFrom",
+        Texts,
+        "Networks whose clients may connect (default the private ones); the cluster's own may always",
+    ),
+    key(
+        "keys",
+        Section(&[need(
+            "signing",
+            Section(SECRET_NAME),
+            "The private key that signs API keys (Ed25519, PEM)",
+        )]),
+        "API keys, made by `provision key create NAME --name WHO`; without, every client that may connect is answered",
+    ),
+    key("limits", Section(LIMITS), "Limits of each proxy (one per node)"),
+    key(
+        "tls",
+        Section(&[
+            need("certificate", Text, "PEM file next to the inventory: the certificate and its chain"),
+            need("key", Section(SECRET_NAME), "The certificate's private key (PEM)"),
+        ]),
+        "HTTPS at the gateway",
+    ),
     later("rateLimit", Any, "Rate limits: Kthena keys them by model name alone"),
+];
+
+const SECRET_NAME: &[Key] = &[need("secret", Text, "A name under `secrets`")];
+const LIMITS: &[Key] = &[
+    key("requestsPerMinute", Int, "Requests of all clients"),
+    key("requestsPerMinutePerKey", Int, "Requests of each API key"),
+    key("requestKilobytes", Int, "Size of a request (default 8192)"),
 ];
 
 /// The top of an inventory.
@@ -383,6 +428,7 @@ fn of(kind: Type) -> Value {
         Sections(keys) => json!({"type": "object", "additionalProperties": section(keys)}),
         OneOf(keys) => one_of(keys),
         OneOfs(keys) => json!({"type": "object", "additionalProperties": one_of(keys)}),
+        WordOr(word, keys) => json!({"anyOf": [{"const": word}, section(keys)]}),
         Any => json!({}),
     }
 }

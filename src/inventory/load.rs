@@ -366,6 +366,8 @@ fn value(node: &Node, kind: Type, name: &str, problems: &mut Problems) {
         }
         Type::Section(keys) => section(node, keys, name, problems),
         Type::OneOf(keys) => one_of(node, keys, name, problems),
+        Type::WordOr(word, _) if node.text().as_deref() == Some(word) => {}
+        Type::WordOr(_, keys) => section(node, keys, name, problems),
         Type::Sections(keys) | Type::OneOfs(keys) => {
             if !matches!(node.value, Value::Map(_)) {
                 wrong(node, "a mapping", problems);

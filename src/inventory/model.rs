@@ -461,8 +461,19 @@ pub struct Router {
     pub gateway_api: bool,
     /// Gateway API Inference Extension support.
     pub inference_extension: bool,
+    /// The proxy in front of it; `None` leaves tenants with the router's own, incomplete separation.
+    pub edge: Option<Edge>,
     /// First node port; tenants' gateways get the following ones in order of their names. 30080 unless given.
     pub node_port_base: u16,
+}
+
+/// The proxy that clients reach: Envoy on every node of its pools.
+#[derive(Clone, PartialEq, Eq, Serialize, Debug)]
+pub struct Edge {
+    /// Its image, if not the catalog's.
+    pub image: Option<String>,
+    /// The pools whose nodes run it; none for all with workers.
+    pub pools: Vec<PoolName>,
 }
 
 /// A served model.
@@ -575,6 +586,71 @@ pub struct Tenant {
     pub node_port: u16,
     /// Served model name -> model -> weight (0 to 100).
     pub routes: BTreeMap<String, BTreeMap<String, u32>>,
+    /// Networks whose clients may connect.
+    pub allow_from: Vec<IpNet>,
+    /// API keys; without, whoever may connect is answered.
+    pub keys: Option<ApiKeys>,
+    /// Limits of each proxy.
+    pub limits: TenantLimits,
+    /// HTTPS.
+    pub tls: Option<Tls>,
+}
+
+/// A tenant's API keys: signed tokens. The private key that signs them stays with whoever issues them.
+#[derive(Clone, PartialEq, Eq, Serialize, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct ApiKeys {
+    /// The name of the secret with the private key.
+    pub signing: String,
+    /// The file beside the inventory that lists the keys.
+    pub file: PathBuf,
+    /// The public key, as base64url; `None` while the file does not exist.
+    pub public: Option<String>,
+    /// The keys that were made, by their ids. None of them is here: only what is known of it.
+    pub issued: BTreeMap<String, IssuedKey>,
+}
+
+/// What is known of an API key.
+#[derive(Clone, PartialEq, Eq, Serialize, Debug)]
+pub struct IssuedKey {
+    /// Whose it is, or what it is for.
+    pub name: String,
+    /// When it was made, as written (RFC 3339).
+    pub created: String,
+    /// Until when it works, as written (RFC 3339).
+    pub expires: String,
+    /// When it was revoked, as written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<String>,
+}
+
+/// Limits of a tenant, each counted by every proxy on its own.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct TenantLimits {
+    /// Requests in a minute.
+    pub requests: Option<u32>,
+    /// Requests of one key in a minute.
+    pub requests_per_key: Option<u32>,
+    /// Size of a request, in kilobytes of 1,024 bytes.
+    pub request_kilobytes: u32,
+}
+
+impl Default for TenantLimits {
+    fn default() -> Self {
+        // A prompt of 128,000 tokens is under a megabyte; images in it are more.
+        Self { requests: None, requests_per_key: None, request_kilobytes: 8192 }
+    }
+}
+
+/// What a gateway presents to its clients.
+#[derive(Clone, PartialEq, Eq, Serialize, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct Tls {
+    /// The certificate and its chain, as PEM, one after the other.
+    pub chain: Vec<String>,
+    /// The name of the secret with the private key.
+    pub key: String,
 }
 
 /// Where a secret comes from. Only the reference is ever stored.

@@ -174,6 +174,31 @@ impl Reader<'_> {
     }
 }
 
+/// Reads a file of certificates and takes it apart.
+pub(super) fn certificates(r: &mut Reader<'_>, node: &Node, field: &str) -> Vec<String> {
+    const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+    const END: &str = "-----END CERTIFICATE-----";
+    let Some(name) = node.text() else { return Vec::new() };
+    let path = r.root.join(&name);
+    let hint = format!("Set {field} to a PEM file next to the inventory with at least one certificate");
+    let text = match r.files.read(&path) {
+        Ok(text) => text,
+        Err(error) => {
+            r.error("E-READ", node, format!("cannot read {}: {error}", path.display()), &hint);
+            return Vec::new();
+        }
+    };
+    let found: Vec<String> = text
+        .split(BEGIN)
+        .skip(1)
+        .filter_map(|part| Some(format!("{BEGIN}\n{}\n{END}\n", part.split_once(END)?.0.trim())))
+        .collect();
+    if found.is_empty() {
+        r.error("E-CA", node, format!("{} contains no certificate", path.display()), hint);
+    }
+    found
+}
+
 /// Expands a name or address pattern, with any problem reported at `span`.
 pub(super) fn expand_at(r: &mut Reader<'_>, span: &SourceSpan, pattern: &str) -> Option<Vec<String>> {
     let range = Range::of(pattern).and_then(|range| {

@@ -2,7 +2,7 @@
 //! run on every controller. The caller decides what is behind them: SSH connections, or a cluster inside a test.
 
 use crate::k0s::ControllerOutput;
-use crate::state::{BoxStream, Failure};
+use crate::state::{BoxStream, Failure, SecretText};
 use async_trait::async_trait;
 
 /// How the cluster is reached.
@@ -20,4 +20,12 @@ pub trait Access: Send + Sync {
     /// [`NO_CONTROL_PLANE`](crate::k0s::NO_CONTROL_PLANE), and returns what it prints. Twice does no more than once: a lost
     /// answer is asked for again.
     async fn on_controller(&self, program: &str) -> Result<String, Failure>;
+    /// Returns an API key for a tenant's gateway, made for one question; `None` if it asks for none, or none can be made here.
+    fn gateway_key(&self, _tenant: &str) -> Option<SecretText> {
+        None
+    }
+    /// Returns the certificate, as PEM, that a tenant's gateway presents; `None` if it speaks plain HTTP.
+    fn gateway_certificate(&self, _tenant: &str) -> Option<String> {
+        None
+    }
 }

@@ -1,7 +1,7 @@
 //! A chat completion through a tenant's gateway: the check that serving works, and what the router's errors mean.
 
 use super::Access;
-use crate::state::{Chat, Failure, FailureKind};
+use crate::state::{BoxStream, Chat, Failure, FailureKind};
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -45,15 +45,29 @@ async fn send(
         failed(chat, format!("node port {} is not open on any worker: {}", chat.node_port, e.message))
             .hint(hint)
     })?;
+    let stream: BoxStream = match access.gateway_certificate(&chat.tenant) {
+        Some(certificate) => {
+            Box::new(super::gateway_tls::connect(stream, &certificate).await.map_err(|e| {
+                let hint =
+                    "Run `provision apply`: the gateway may have another certificate than the inventory";
+                failed(chat, format!("the gateway's HTTPS failed: {e}")).hint(hint)
+            })?)
+        }
+        None => stream,
+    };
     let shaken = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = shaken.map_err(|e| closed(chat, e))?;
     let mut driving = JoinSet::new();
     driving.spawn(async move { drop(connection.await) });
     let request = http::Request::post("/v1/chat/completions")
         .header("host", "gateway")
-        .header("content-type", "application/json")
-        .body(Full::new(bytes::Bytes::from(body.to_string())))
-        .map_err(|e| failed(chat, e))?;
+        .header("content-type", "application/json");
+    let request = match access.gateway_key(&chat.tenant) {
+        Some(key) => request.header("authorization", format!("Bearer {}", key.expose())),
+        None => request,
+    };
+    let request =
+        request.body(Full::new(bytes::Bytes::from(body.to_string()))).map_err(|e| failed(chat, e))?;
     let response = sender.send_request(request).await.map_err(|e| closed(chat, e))?;
     Ok((response, driving))
 }
@@ -218,6 +232,12 @@ fn explain(status: StatusCode, value: &Value, text: &str) -> (String, Option<&'s
         w if w.contains("No matching listener") => (
             "the router has no listener for this gateway",
             Some("Run `k0s kubectl -n models get gateways` on a controller"),
+        ),
+        _ if status == StatusCode::UNAUTHORIZED => (
+            "the gateway wants an API key",
+            Some(
+                "Make the secret of `tenants.TENANT.keys.signing` readable on this machine, then run `provision apply`",
+            ),
         ),
         w if w.contains("rate limit") => ("rate limit of the route exceeded", None),
         _ if status.is_success() => ("a response without content", None),

@@ -57,7 +57,7 @@ const GATEWAY: &str = "gateway.networking.k8s.io";
 const KTHENA: &str = "networking.serving.volcano.sh";
 
 /// Every kind that we apply, in the order in which they come into being; they are removed in the reverse.
-pub(super) const KINDS: [Kind; 17] = [
+pub(super) const KINDS: [Kind; 18] = [
     kind(
         "apiextensions.k8s.io",
         "v1",
@@ -73,6 +73,7 @@ pub(super) const KINDS: [Kind; 17] = [
     kind(RBAC, "v1", "ClusterRoleBinding", "clusterrolebindings", Cluster, Prune),
     kind("", "v1", "ConfigMap", "configmaps", Namespace, Prune),
     kind("", "v1", "Secret", "secrets", Namespace, Prune),
+    kind("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", Namespace, Prune),
     kind("", "v1", "Service", "services", Namespace, Prune),
     kind("apps", "v1", "DaemonSet", "daemonsets", Namespace, Prune),
     kind("apps", "v1", "Deployment", "deployments", Namespace, Prune),

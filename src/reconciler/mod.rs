@@ -17,6 +17,7 @@ mod differ;
 mod drain;
 mod errors;
 pub mod fuzz;
+mod gateway_tls;
 mod holder;
 mod kinds;
 mod kubeconfig;

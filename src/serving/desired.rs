@@ -2,7 +2,7 @@
 
 use super::input::{ServingError, ServingInput};
 use super::manifests::{self, DCGM, ENGINE, NEURON, NEURON_MONITOR, NVIDIA, Template, definition, resource};
-use super::{engine, routes};
+use super::{edge, engine, routes};
 use crate::catalog::Catalog;
 use crate::catalog::{ACCELERATOR_LABEL, POOL_LABEL, STARTING_TAINT_KEY};
 use crate::inventory::{Accelerator, Inventory};
@@ -84,10 +84,17 @@ pub fn desired(input: &ServingInput<'_>) -> Result<Vec<Resource>, ServingError> 
             "accelerator_label": ACCELERATOR_LABEL,
             "starting_taint": STARTING_TAINT_KEY,
             "tenants": inventory.tenants.values().collect::<Vec<_>>(),
+            "edge": router.edge.is_some(),
             "models": models,
             "routes": routes::context(inventory),
         });
         add("kthena", Stage::Component, &templates.router, &context, ROUTER_DEADLINE_S)?;
+        if let Some(edge) = &router.edge {
+            let image = edge.image.clone().or_else(|| Some(input.catalog.component("envoy")?.image.clone()));
+            let image = image.ok_or_else(|| missing("component envoy".to_owned()))?;
+            let context = edge::context(input, edge, &image)?;
+            add("edge", Stage::Component, &manifests::EDGE, &context, ACCEPT_DEADLINE_S)?;
+        }
         for model in &models {
             let name = model["name"].as_str().unwrap_or_default().to_owned();
             let context = json!({"model": model, "pool_label": POOL_LABEL});
@@ -123,8 +130,10 @@ fn unresolved(input: &ServingInput<'_>, all: &mut [Resource]) {
         let Spec::Object(object) = &resource.spec else { continue };
         if object.manifest["kind"] == "Secret" && object.manifest["data"].is_null() {
             let model = input.inventory.models.get(&resource.role);
-            let secret = model.and_then(engine::secret).unwrap_or("of this model");
-            resource.why = Some(format!("secret {secret} has no value on this machine"));
+            resource.why = Some(match model.and_then(engine::secret) {
+                Some(secret) => format!("secret {secret} has no value on this machine"),
+                None => "a private key of `tls` has no value on this machine".to_owned(),
+            });
         }
     }
 }
@@ -165,6 +174,7 @@ pub fn workloads(
         let part = match (id.kind.as_str(), object.stage) {
             ("Deployment" | "DaemonSet", Stage::Engine) => Part::Model,
             ("Deployment", _) => Part::Router,
+            ("DaemonSet", _) if id.name == "edge" => Part::Router,
             ("DaemonSet", _) if METRICS.contains(&id.name.as_str()) => Part::Metrics,
             ("DaemonSet", _) => Part::DevicePlugin,
             _ => continue,

@@ -11,6 +11,13 @@ pub(super) struct Template {
     source: &'static str,
 }
 
+impl Template {
+    /// Renders the template.
+    pub(super) fn text(&self, context: &Value) -> Result<String, ServingError> {
+        Ok(template::render(self.name, self.source, context)?)
+    }
+}
+
 macro_rules! template {
     ($path:literal) => {
         Template { name: $path, source: include_str!(concat!("../../templates/manifests/", $path)) }
@@ -25,6 +32,26 @@ pub(super) const DCGM: Template = template!("nvidia/dcgm-exporter.yaml.j2");
 pub(super) const NEURON_MONITOR: Template = template!("neuron/monitor.yaml.j2");
 /// The Neuron device plugin.
 pub(super) const NEURON: Template = template!("neuron/device-plugin.yaml.j2");
+/// The proxy in front of the router.
+pub(super) const EDGE: Template = template!("edge/edge.yaml.j2");
+/// Its configuration of all tenants, by the names of the files.
+pub(super) const EDGE_FILES: [(&str, Template); 2] = [
+    ("clusters.yaml", template!("edge/clusters.yaml.j2")),
+    ("listeners.yaml", template!("edge/listeners.yaml.j2")),
+];
+/// Its configuration of each tenant, by what the names of the files begin with: what changes while it runs.
+pub(super) const EDGE_TENANT_FILES: [(&str, Template); 4] = [
+    ("routes", template!("edge/routes.yaml.j2")),
+    ("keys", template!("edge/keys.yaml.j2")),
+    ("revoked", template!("edge/revoked.yaml.j2")),
+    ("tls", template!("edge/tls.yaml.j2")),
+];
+/// What it reads when it starts.
+pub(super) const EDGE_START: [(&str, &str); 3] = [
+    ("bootstrap.yaml", include_str!("../../templates/manifests/edge/bootstrap.yaml")),
+    ("openai.lua", include_str!("../../templates/manifests/edge/openai.lua")),
+    ("retry-after.lua", include_str!("../../templates/manifests/edge/retry-after.lua")),
+];
 /// An engine.
 pub(super) const ENGINE: Template = template!("engines/engine.yaml.j2");
 
@@ -53,7 +80,7 @@ pub(super) fn kthena(version: &str) -> Option<Kthena> {
 impl Template {
     /// Renders the template and reads the documents that it makes.
     pub(super) fn documents(&self, context: &Value) -> Result<Vec<Value>, ServingError> {
-        let text = template::render(self.name, self.source, context)?;
+        let text = self.text(context)?;
         let yaml = |e: serde_saphyr::Error| ServingError::Yaml { name: self.name, why: e.to_string() };
         let documents: Vec<Option<Value>> = serde_saphyr::from_multiple(&text).map_err(yaml)?;
         Ok(documents.into_iter().flatten().filter(Value::is_object).collect())

@@ -4,10 +4,12 @@
 //! [`desired()`] returns the objects in the order in which they are applied; [`chats()`] the chat checks that verify them.
 
 mod desired;
+mod edge;
 mod engine;
 mod input;
 mod manifests;
 mod routes;
 
 pub use desired::{Part, Workload, chats, desired, objects, workloads};
+pub use edge::issuer;
 pub use input::{ServingError, ServingInput};

@@ -9,6 +9,7 @@ mod artifact;
 mod bundle;
 mod catalog;
 mod cli;
+mod edge;
 mod executor;
 mod fuzz;
 mod health;

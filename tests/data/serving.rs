@@ -3,6 +3,7 @@
 use k8s_openapi::api::{
     apps::v1::{DaemonSet, Deployment},
     core::v1::{ConfigMap, Namespace, Secret, Service, ServiceAccount},
+    networking::v1::NetworkPolicy,
     node::v1::RuntimeClass,
     rbac::v1::{ClusterRole, ClusterRoleBinding},
 };
@@ -276,6 +277,7 @@ fn kubernetes_knows_every_field() {
                 "ConfigMap" => round_trip::<ConfigMap>(manifest),
                 "Namespace" => round_trip::<Namespace>(manifest),
                 "Secret" => round_trip::<Secret>(manifest),
+                "NetworkPolicy" => round_trip::<NetworkPolicy>(manifest),
                 "RuntimeClass" => round_trip::<RuntimeClass>(manifest),
                 "ClusterRole" => round_trip::<ClusterRole>(manifest),
                 "ClusterRoleBinding" => round_trip::<ClusterRoleBinding>(manifest),
@@ -289,7 +291,7 @@ fn kubernetes_knows_every_field() {
             assert_eq!(gone, Vec::<String>::new(), "{name}: {}", resource.id);
         }
     }
-    assert_eq!(checked.len(), 10, "{checked:?}");
+    assert_eq!(checked.len(), 11, "{checked:?}");
 }
 
 #[test]
@@ -327,11 +329,11 @@ fn two_tenants_share_a_name_through_gateways_of_their_own() {
     assert_eq!(search["parentRefs"][0]["name"], "tenant-search");
     assert_eq!(ads["rules"][0]["targetModels"][0]["modelServerName"], "qwen-trn");
     let service = &object(find(&all, "Service/kthena-system/kthena-gateways")).manifest["spec"];
-    let router = &object(find(&all, "Deployment/kthena-system/kthena-router")).manifest;
+    let proxy = &object(find(&all, "DaemonSet/kthena-system/edge")).manifest;
     for (key, value) in service["selector"].as_object().expect("a selector") {
         assert_eq!(
-            &router["spec"]["template"]["metadata"]["labels"][key], value,
-            "the Service finds the router"
+            &proxy["spec"]["template"]["metadata"]["labels"][key], value,
+            "the Service finds the proxy"
         );
     }
     for chat in chats(&inventory) {
@@ -339,7 +341,7 @@ fn two_tenants_share_a_name_through_gateways_of_their_own() {
         let tenant = &inventory.tenants[&chat.tenant];
         let ports = service["ports"].as_array().expect("ports");
         let port = ports.iter().find(|p| p["nodePort"] == chat.node_port).expect("its node port");
-        assert_eq!(port["targetPort"], tenant.port, "which leads to the tenant's own listener");
+        assert_eq!(port["targetPort"], tenant.node_port, "which leads to the tenant's own listener");
     }
 }
 

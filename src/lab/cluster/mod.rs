@@ -5,7 +5,9 @@
 #[allow(clippy::module_inception, reason = "the main type lives in the file of its name")]
 mod cluster;
 mod control_plane;
+mod edge;
 mod mirror;
+mod ports;
 mod spec;
 mod workloads;
 

@@ -3,15 +3,11 @@
 
 use crate::lab::api::{Body, Options, Store, condition, is_ending, json_answer, now, place, text};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
-use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::DuplexStream;
 
 const DEPLOYMENTS: &str = "deployments.apps";
 const DAEMONSETS: &str = "daemonsets.apps";
@@ -393,28 +389,17 @@ fn plugins(store: &Store) {
     }
 }
 
-/// Returns the gateway behind a node port: namespace and name. Only while a router pod is ready.
-pub(super) fn gateway_behind(store: &Store, port: u16) -> Option<(String, String)> {
+/// A gateway: namespace and name.
+pub(super) type Gateway = (String, String);
+
+/// Returns the gateway that listens on a port of the router. Only while a router pod is ready.
+pub(super) fn gateway_at(store: &Store, port: u64) -> Option<Gateway> {
     store.list("pods").iter().find(|p| is_router(p) && condition(p, "Ready"))?;
-    let target = store.list("services").iter().find_map(|service| {
-        let ports = service.pointer("/spec/ports")?.as_array()?;
-        let entry = ports.iter().find(|p| p["nodePort"] == port)?;
-        entry["targetPort"].as_u64().or_else(|| entry["port"].as_u64())
-    })?;
     store.list(GATEWAYS).iter().find_map(|gateway| {
         let listeners = gateway.pointer("/spec/listeners")?.as_array()?;
-        listeners.iter().find(|l| l["port"] == target)?;
+        listeners.iter().find(|l| l["port"] == port)?;
         Some((text(gateway, "/metadata/namespace"), text(gateway, "/metadata/name")))
     })
-}
-
-/// Serves one connection to a gateway.
-pub(super) async fn serve_gateway(store: Arc<Store>, gateway: (String, String), stream: DuplexStream) {
-    let service = service_fn(move |request| {
-        let (store, gateway) = (store.clone(), gateway.clone());
-        async move { Ok::<_, std::convert::Infallible>(answer(&store, &gateway, request).await) }
-    });
-    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
 fn refuse(status: StatusCode, words: &str) -> Response<Body> {
@@ -422,7 +407,12 @@ fn refuse(status: StatusCode, words: &str) -> Response<Body> {
     json_answer(status, &json!(words))
 }
 
-async fn answer(store: &Store, gateway: &(String, String), request: Request<Incoming>) -> Response<Body> {
+/// Answers a request as the router does.
+pub(super) async fn answer<B: hyper::body::Body<Error: Send> + Send>(
+    store: &Store,
+    gateway: &Gateway,
+    request: Request<B>,
+) -> Response<Body> {
     let path = request.uri().path().to_owned();
     if request.method() == Method::GET && path == "/v1/models" {
         let models: Vec<Value> = store

@@ -1,0 +1,162 @@
+//! `key`: a tenant's API keys.
+
+use super::args::{Global, Output, duration};
+use super::exit;
+use crate::fleet::{KeyState, Source, TenantKeys};
+use crate::report::{Columns, Last, columns};
+use crate::state::plain_line;
+use clap::{Args, Subcommand};
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Make, list and revoke API keys of a tenant
+///
+/// A key is a token that the private key under `tenants.TENANT.keys.signing` signs on this machine. It is shown once, and nothing keeps
+/// it. The file keys/TENANT.yaml beside the inventory lists the keys without their text, and is made to be committed: the cluster gets the
+/// public key and the ids of revoked keys from it, with the next `provision apply`. A new key works at once, where the public key
+/// has been applied.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  openssl genpkey -algorithm ed25519 -out ads.pem                     the private key; keep it where your secrets are
+  provision key create -i site.yaml ads --name ci --expires 30d       prints the key
+  provision key list -i site.yaml ads
+  provision key revoke -i site.yaml ads 3fa85f6457174562
+  provision apply -i site.yaml")]
+pub(super) struct Key {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Make a key and print it; it cannot be shown again
+    #[command(after_help = "Examples:
+  provision key create -i site.yaml ads --name ci
+  provision key create -i site.yaml ads --name ci --expires 30d --output json")]
+    Create {
+        #[command(flatten)]
+        of: Of,
+        /// Who uses it; shown in lists
+        #[arg(long)]
+        name: String,
+        /// How long it works: 30m to 3650d
+        #[arg(long, value_name = "TIME", default_value = "90d", value_parser = duration)]
+        expires: Duration,
+    },
+    /// List the keys of a tenant
+    #[command(after_help = "Example:
+  provision key list -i site.yaml ads")]
+    List {
+        #[command(flatten)]
+        of: Of,
+    },
+    /// Mark a key as revoked; the next apply makes it invalid
+    #[command(after_help = "Example:
+  provision key revoke -i site.yaml ads 3fa85f6457174562
+  provision apply -i site.yaml")]
+    Revoke {
+        #[command(flatten)]
+        of: Of,
+        /// The key's id, as `provision key list` shows it
+        id: String,
+    },
+}
+
+/// Which tenant.
+#[derive(Args)]
+struct Of {
+    /// The inventory
+    #[arg(long, short, env = "PROVISION_INVENTORY", hide_env_values = true, default_value = ".")]
+    inventory: PathBuf,
+    /// The tenant
+    tenant: String,
+}
+
+impl Of {
+    fn open(&self) -> anyhow::Result<TenantKeys> {
+        Ok(TenantKeys::open(&Source::at(&self.inventory), &self.tenant)?)
+    }
+
+    /// Returns the command that brings a change into the cluster.
+    fn apply(&self) -> String {
+        format!("provision apply -i {}", crate::template::quote(&self.inventory.display().to_string()))
+    }
+}
+
+impl Key {
+    /// Carries it out.
+    pub(super) async fn run(self, global: &Global) -> anyhow::Result<u8> {
+        let json = global.output == Output::Json;
+        match self.what {
+            What::Create { of, name, expires } => {
+                let mut keys = of.open()?;
+                let made = keys.create(&name, expires).await?;
+                if json {
+                    let result = serde_json::json!({"tenant": of.tenant, "id": made.id, "name": made.issued.name,
+                        "expires": made.issued.expires, "key": made.key.expose(), "file": made.path});
+                    println!("{result}");
+                    return Ok(exit::DONE);
+                }
+                println!("{}", made.key.expose());
+                if !global.quiet {
+                    if std::io::stderr().is_terminal() && std::io::stdout().is_terminal() {
+                        eprintln!("");
+                    }
+                    eprintln!(
+                        "Key {} of tenant {} works until {}; it is not shown again",
+                        made.id, of.tenant, made.issued.expires
+                    );
+                    eprintln!("Listed in {}; commit the file", made.path.display());
+                    if made.is_first {
+                        eprintln!("next: {}   (the gateway does not know the public key yet)", of.apply());
+                    }
+                }
+            }
+            What::List { of } => {
+                let all = of.open()?.list(jiff::Timestamp::now());
+                if json {
+                    println!("{}", serde_json::json!({"tenant": of.tenant, "keys": all}));
+                } else if all.is_empty() {
+                    screen!("Tenant {} has no keys\n", of.tenant);
+                } else {
+                    print!("{}", table(&all));
+                }
+            }
+            What::Revoke { of, id } => {
+                let mut keys = of.open()?;
+                let revoked = keys.revoke(&id)?;
+                if json {
+                    println!(
+                        "{}",
+                        serde_json::json!({"tenant": of.tenant, "id": id, "changed": revoked, "file": keys.path()})
+                    );
+                } else if revoked {
+                    screen!(
+                        "Key {id} of tenant {} is marked as revoked in {}; it still works\n",
+                        of.tenant,
+                        keys.path().display()
+                    );
+                    eprintln!("next: {}", of.apply());
+                } else {
+                    screen!("Key {id} of tenant {} was revoked before\n", of.tenant);
+                }
+            }
+        }
+        Ok(exit::DONE)
+    }
+}
+
+fn table(keys: &[KeyState]) -> String {
+    let header = ["KEY", "NAME", "STATE", "CREATED", "EXPIRES"].map(str::to_owned).to_vec();
+    let row = |key: &KeyState| {
+        let issued = &key.issued;
+        [&key.id, &issued.name, key.state, &issued.created, &issued.expires]
+            .map(|cell| plain_line(cell).into_owned())
+            .to_vec()
+    };
+    let rows: Vec<Vec<String>> = std::iter::once(header).chain(keys.iter().map(row)).collect();
+    Columns { indent: 0, most: &[16, 40, 7, 20], below: 3, last: Last::Wrap }
+        .rows(&rows, columns(std::io::stdout()))
+        .concat()
+}
