@@ -35,7 +35,7 @@ pub(super) struct Kthena {
     /// Gateways, model servers and routes.
     pub routes: Template,
     /// The router's own configuration: which of a model's pods a request goes to.
-    pub scheduler: &'static str,
+    pub scheduler: Template,
 }
 
 /// Returns the templates of a Kthena release, if there are any for it.
@@ -44,16 +44,21 @@ pub(super) fn kthena(version: &str) -> Option<Kthena> {
         "v1.0.0" => Some(Kthena {
             router: template!("kthena-v1.0.0/router.yaml.j2"),
             routes: template!("kthena-v1.0.0/routes.yaml.j2"),
-            scheduler: include_str!("../../templates/manifests/kthena-v1.0.0/scheduler.yaml"),
+            scheduler: template!("kthena-v1.0.0/scheduler.yaml.j2"),
         }),
         _ => None,
     }
 }
 
 impl Template {
+    /// Renders the template.
+    pub(super) fn text(&self, context: &Value) -> Result<String, ServingError> {
+        Ok(template::render(self.name, self.source, context)?)
+    }
+
     /// Renders the template and reads the documents that it makes.
     pub(super) fn documents(&self, context: &Value) -> Result<Vec<Value>, ServingError> {
-        let text = template::render(self.name, self.source, context)?;
+        let text = self.text(context)?;
         let yaml = |e: serde_saphyr::Error| ServingError::Yaml { name: self.name, why: e.to_string() };
         let documents: Vec<Option<Value>> = serde_saphyr::from_multiple(&text).map_err(yaml)?;
         Ok(documents.into_iter().flatten().filter(Value::is_object).collect())

@@ -7,6 +7,7 @@ mod desired;
 mod engine;
 mod input;
 mod manifests;
+mod router;
 mod routes;
 
 pub use desired::{Part, Workload, chats, desired, objects, workloads};

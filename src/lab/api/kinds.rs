@@ -64,6 +64,7 @@ deployments.apps Deployment deploy namespaced status
 replicasets.apps ReplicaSet rs namespaced status
 leases.coordination.k8s.io Lease - namespaced -
 endpointslices.discovery.k8s.io EndpointSlice - namespaced -
+networkpolicies.networking.k8s.io NetworkPolicy netpol namespaced -
 runtimeclasses.node.k8s.io RuntimeClass - - -
 poddisruptionbudgets.policy PodDisruptionBudget pdb namespaced status
 clusterrolebindings.rbac.authorization.k8s.io ClusterRoleBinding - - -
