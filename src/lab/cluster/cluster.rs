@@ -2,7 +2,7 @@
 
 use super::control_plane::ControlPlane;
 use super::spec::{ClusterSpec, ControllerStart, Files, K0sVersion, WorkerStart};
-use super::{mirror, workloads};
+use super::{mirror, router, workloads};
 use crate::event::Events;
 use crate::lab::api::{self, Api, Authority, Identity, Store, TokenUse, is_valid_token, kubeconfig};
 use crate::lab::machine::{CPUS, MEMORY_KIB};
@@ -401,8 +401,8 @@ impl Cluster {
             return Some(near);
         }
         if worker && (30000..=32767).contains(&port) {
-            let gateway = workloads::gateway_behind(&api.store, port)?;
-            self.spawn(workloads::serve_gateway(api.store.clone(), gateway, far));
+            let gateway = router::gateway_behind(&api.store, port)?;
+            self.spawn(router::serve_gateway(api.store.clone(), gateway, far));
             return Some(near);
         }
         None

@@ -6,6 +6,7 @@
 mod cluster;
 mod control_plane;
 mod mirror;
+mod router;
 mod spec;
 mod workloads;
 
