@@ -174,17 +174,20 @@ fn routes(inventory: &Inventory, survey: Option<&Survey>) -> Vec<RouteView> {
     let mut views = Vec::new();
     for tenant in inventory.tenants.values() {
         let scheme = if tenant.tls.is_some() { "https" } else { "http" };
-        for (route, targets) in &tenant.routes {
-            for (model, weight) in targets {
-                views.push(RouteView {
+        for (served, route) in &tenant.routes {
+            let rules = route.rules.iter().map(|rule| (Some(&rule.name), &rule.to));
+            for (rule, to) in rules.chain([(None, &route.to)]) {
+                let all = to.values().sum::<u32>().max(1);
+                views.extend(to.iter().map(|(model, weight)| RouteView {
                     tenant: tenant.name.clone(),
-                    route: route.clone(),
+                    route: served.clone(),
+                    rule: rule.cloned(),
                     model: model.clone(),
-                    weight: *weight,
+                    weight: (weight * 100 + all / 2) / all,
                     ready: survey.map(|s| model_seen(s, model).map_or(0, |seen| seen.ready)),
                     wanted: inventory.models.get(model).map_or(0, |m| u64::from(m.replicas)),
                     address: format!("{scheme}://{address}:{}/v1", tenant.node_port),
-                });
+                }));
             }
         }
     }
@@ -203,8 +206,7 @@ fn tenants_of(inventory: &Inventory, part: Part, name: &str) -> Vec<String> {
         Part::Router => tenants.map(|t| t.name.clone()).collect(),
         Part::Model => tenants
             .filter_map(|tenant| {
-                let served =
-                    tenant.routes.iter().filter(|(_, to)| to.get(name).is_some_and(|weight| *weight > 0));
+                let served = tenant.routes.iter().filter(|(_, route)| route.leads_to(name));
                 let served: Vec<&str> = served.map(|(route, _)| route.as_str()).collect();
                 (!served.is_empty()).then(|| format!("{} ({})", tenant.name, served.join(", ")))
             })

@@ -6,7 +6,7 @@ use super::files::{Files, texts as texts_below};
 use super::model::*;
 use super::reader::{HostSpans, Reader, certificates, flag, share, text, text_map, texts};
 use super::tree::{Entry, Node, Value};
-use super::{check, edge, hosts, written};
+use super::{check, edge, extra, hosts, routing, written};
 use crate::catalog::Catalog;
 use crate::state::{HostName, PoolName};
 use sha2::{Digest, Sha256};
@@ -116,6 +116,9 @@ fn read(r: &mut Reader<'_>, top: &Node) -> Option<Inventory> {
             inference_extension: flag(kthena, "inferenceExtension", false),
             edge: edge::proxy(node),
             node_port_base: r.fits(base, "base").unwrap_or(NODE_PORT_BASE),
+            replicas: routing::replicas(r, kthena),
+            max_waiting_requests: routing::waiting(r, kthena),
+            scheduling: routing::scheduling(r, kthena.and_then(|n| n.get("scheduling"))),
         })
     });
     let base = router.as_ref().map_or(NODE_PORT_BASE, |router| router.node_port_base);
@@ -135,7 +138,7 @@ fn read(r: &mut Reader<'_>, top: &Node) -> Option<Inventory> {
             name: entry.key.clone(),
             port,
             node_port: r.fits(gateway, "nodePort").unwrap_or_else(|| node_port(base, port)),
-            routes: routes.iter().map(|route| (route.key.clone(), weights(r, &route.node))).collect(),
+            routes: routes.iter().map(|route| (route.key.clone(), routing::read(r, &route.node))).collect(),
             allow_from: edge::allowed(r, &entry.node),
             keys: edge::keys(r, entry, &secrets),
             limits: edge::limits(r, &entry.node),
@@ -180,6 +183,7 @@ fn read(r: &mut Reader<'_>, top: &Node) -> Option<Inventory> {
         router,
         models,
         tenants,
+        extra_objects: extra::read(r),
         secrets,
         written: Written::default(),
     })
@@ -204,15 +208,6 @@ fn roles(r: &mut Reader<'_>) -> BTreeMap<String, String> {
             BTreeMap::new()
         }
     }
-}
-
-fn weights(r: &mut Reader<'_>, route: &Node) -> BTreeMap<String, u32> {
-    route.get("to").map(|to| counts(r, to)).unwrap_or_default()
-}
-
-/// Reads a mapping from any name to a number.
-fn counts(r: &mut Reader<'_>, node: &Node) -> BTreeMap<String, u32> {
-    node.entries().iter().filter_map(|e| Some((e.key.clone(), r.fits(Some(node), &e.key)?))).collect()
 }
 
 /// Returns a digest of what is written and of all hosts, wherever they come from.
@@ -393,7 +388,7 @@ fn read_pool(r: &mut Reader<'_>, entry: &Entry, kernel: Option<&str>) -> Option<
                     count,
                     driver: text(Some(&a.node), "driver")?,
                     module: a.node.get("module").and_then(|module| r.word(module, &flavours)),
-                    mig: a.node.get("mig").map(|mig| counts(r, mig)),
+                    mig: a.node.get("mig").map(|mig| r.counts(mig)),
                     diagnostics: flag(Some(&a.node), "diagnostics", true),
                 }
             }

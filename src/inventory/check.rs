@@ -5,7 +5,7 @@ use super::grammar::{is_dns_label, url_fault};
 use super::model::*;
 use super::reader::{HostSpans, some_of};
 use super::tree::Node;
-use super::{accelerators, edge, forms};
+use super::{accelerators, edge, extra, forms, routing};
 use crate::catalog::Catalog;
 use crate::state::PoolName;
 use std::collections::BTreeMap;
@@ -126,7 +126,9 @@ pub(super) fn check(
     if c.sound("tenants") {
         c.tenants();
     }
-    let sound = c.sound("pools");
+    let (routes, sound) = (c.sound("tenants"), c.sound("pools"));
+    extra::check(inventory, top, problems);
+    routing::check(inventory, top, routes, problems);
     if sound {
         accelerators::check(inventory, top, catalog, problems);
     }
@@ -586,31 +588,6 @@ impl<'a> Checker<'a> {
                     tenant.name
                 );
                 self.error("E-PORT", &path(key()), message, &hint);
-            }
-            for (served, targets) in &tenant.routes {
-                let path = ["tenants", tenant.name.as_str(), "routes", served.as_str(), "to"];
-                for (model, weight) in targets {
-                    let written = || self.top.at(&["models"]).get(model).is_some();
-                    if !inventory.models.contains_key(model) && !written() {
-                        let hint = format!(
-                            "Use one of the models: {}",
-                            some_of(inventory.models.keys().map(String::as_str))
-                        );
-                        self.error("E-UNKNOWN-MODEL", &path, format!("unknown model `{model}`"), &hint);
-                    }
-                    if *weight > 100 {
-                        let hint = "Use weights from 0 to 100: {new: 10, old: 90}";
-                        self.error("E-WEIGHT", &path, format!("weight {weight} is above 100"), hint);
-                    }
-                }
-                if targets.values().all(|weight| *weight == 0) {
-                    self.error(
-                        "E-WEIGHT",
-                        &path,
-                        "all weights are 0",
-                        "Give at least one target a weight above 0",
-                    );
-                }
             }
         }
     }

@@ -19,6 +19,8 @@ pub(super) enum Type {
     TextMap,
     /// A mapping from any name to a number.
     IntMap,
+    /// A list of sections.
+    List(&'static [Key]),
     /// A section of its own.
     Section(&'static [Key]),
     /// A mapping from any name to a section.
@@ -29,6 +31,8 @@ pub(super) enum Type {
     OneOfs(&'static [Key]),
     /// A word, or a section.
     WordOr(&'static str, &'static [Key]),
+    /// A list of anything; passed on.
+    Anys,
     /// Anything; passed on.
     Any,
 }
@@ -275,8 +279,21 @@ const EDGE: &[Key] = &[
 const KTHENA: &[Key] = &[
     need("version", Text, "Version, such as v1.0.0"),
     key("gatewayAPI", Bool, "Gateway API (default true)"),
-    key("inferenceExtension", Bool, "Gateway API Inference Extension (default false)"),
+    key("inferenceExtension", Bool, "Gateway API Inference Extension (default false); requires gatewayAPI"),
+    key("replicas", Int, "Pods of the router, 1 to 32 (default 2)"),
+    key(
+        "maxWaitingRequests",
+        Int,
+        "Requests that may wait at a pod of a model (default 1000); if all its pods have as many, clients get error 400",
+    ),
+    key("scheduling", Section(SCHEDULING), "Weights for choosing between the pods of a model"),
     later("install", Text, "existing: adopt existing CRDs"),
+];
+const SCHEDULING: &[Key] = &[
+    key("prefixCache", Int, "Pods with the beginning of the prompt in their cache, 0 to 100 (default 1)"),
+    key("leastRequest", Int, "Pods with few requests, 0 to 100 (default 1)"),
+    key("leastLatency", Int, "Pods with low latency, 0 to 100 (default 1)"),
+    key("gpuUsage", Int, "Pods with room in their KV cache, 0 to 100 (default 1)"),
 ];
 const EXPOSE: &[Key] = &[
     key(
@@ -290,6 +307,7 @@ const MODEL: &[Key] = &[
     need("source", OneOf(SOURCE), "Source of the weights"),
     need("engine", OneOf(ENGINE), "Serving engine"),
     need("placement", Section(PLACEMENT), "Placement"),
+    later("adapters", Any, "LoRA adapters"),
 ];
 const SOURCE: &[Key] = &[
     key(
@@ -325,6 +343,24 @@ const PLACEMENT: &[Key] = &[
     key("replicas", Int, "Replicas (default 1)"),
     later("disaggregated", Any, "Disaggregated prefill and decode"),
 ];
+const ROUTE: &[Key] = &[
+    key(
+        "rules",
+        List(RULE),
+        "Up to 15 rules for requests with certain headers; the first that matches decides",
+    ),
+    need("to", IntMap, "Weight by model, 0 to 100, for all other requests"),
+];
+const RULE: &[Key] = &[
+    key("name", Text, "Its name, DNS-1123 (default rule-1, rule-2, ...)"),
+    need("headers", OneOfs(HEADER), "What the value of each header must be, all of them"),
+    need("to", IntMap, "Weight by model, 0 to 100"),
+];
+const HEADER: &[Key] = &[
+    key("exact", Text, "The value"),
+    key("prefix", Text, "The beginning of the value"),
+    key("regex", Text, "A regular expression (RE2) found in the value; use ^ and $ for the whole value"),
+];
 const TENANT: &[Key] = &[
     need(
         "gateway",
@@ -338,7 +374,7 @@ const TENANT: &[Key] = &[
         ]),
         "The tenant's gateway",
     ),
-    need("routes", Sections(&[need("to", IntMap, "Weight by model, 0 to 100")]), "Routes by served name"),
+    need("routes", Sections(ROUTE), "Routes by served name"),
     key(
         "allowFrom",
         Texts,
@@ -389,6 +425,11 @@ pub(super) const TOP: &[Key] = &[
     key("router", Section(ROUTER), "The inference router"),
     key("models", Sections(MODEL), "Models by name"),
     key("tenants", Sections(TENANT), "Tenants by name"),
+    key(
+        "extraObjects",
+        Anys,
+        "Kubernetes manifests in namespace models or their own, applied after all others and removed with their entry",
+    ),
 ];
 
 /// Returns the JSON Schema of inventories.
@@ -424,11 +465,13 @@ fn of(kind: Type) -> Value {
             json!({"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}})
         }
         IntMap => json!({"type": "object", "additionalProperties": {"type": "integer"}}),
+        List(keys) => json!({"type": "array", "items": section(keys)}),
         Section(keys) => section(keys),
         Sections(keys) => json!({"type": "object", "additionalProperties": section(keys)}),
         OneOf(keys) => one_of(keys),
         OneOfs(keys) => json!({"type": "object", "additionalProperties": one_of(keys)}),
         WordOr(word, keys) => json!({"anyOf": [{"const": word}, section(keys)]}),
+        Anys => json!({"type": "array"}),
         Any => json!({}),
     }
 }

@@ -326,6 +326,8 @@ fn value(node: &Node, kind: Type, name: &str, problems: &mut Problems) {
     let scalar = |n: &Node| matches!(n.value, Value::Text(_) | Value::Number { .. });
     match kind {
         Type::Any => {}
+        Type::Anys if matches!(node.value, Value::List(_)) => {}
+        Type::Anys => wrong(node, "a list", problems),
         Type::Text if scalar(node) => {}
         Type::Text => wrong(node, "text", problems),
         Type::Int => {
@@ -364,6 +366,12 @@ fn value(node: &Node, kind: Type, name: &str, problems: &mut Problems) {
                 }
             }
         }
+        Type::List(keys) => match &node.value {
+            Value::List(items) => {
+                items.iter().for_each(|item| section(item, keys, &format!("an entry of `{name}`"), problems))
+            }
+            _ => wrong(node, "a list", problems),
+        },
         Type::Section(keys) => section(node, keys, name, problems),
         Type::OneOf(keys) => one_of(node, keys, name, problems),
         Type::WordOr(word, _) if node.text().as_deref() == Some(word) => {}

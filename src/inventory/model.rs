@@ -38,6 +38,9 @@ pub struct Inventory {
     pub models: BTreeMap<String, Model>,
     /// Tenants by name.
     pub tenants: BTreeMap<String, Tenant>,
+    /// Further objects, applied after all others; each has a namespace.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub extra_objects: Vec<serde_json::Value>,
     /// Where secrets come from, by name.
     pub secrets: BTreeMap<String, SecretSource>,
     /// Files of roles that take the place of built-in ones, by their path below `roles/`.
@@ -465,6 +468,26 @@ pub struct Router {
     pub edge: Option<Edge>,
     /// First node port; tenants' gateways get the following ones in order of their names. 30080 unless given.
     pub node_port_base: u16,
+    /// Pods of the router; at least one.
+    pub replicas: u32,
+    /// A pod with so many requests waiting gets no more; where every pod of a model has, clients get an error.
+    pub max_waiting_requests: u32,
+    /// What decides between the pods of a model.
+    pub scheduling: Scheduling,
+}
+
+/// Weights of what decides between the pods of a model, each 0 to 100; 0 turns one off.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct Scheduling {
+    /// Pods that have answered a prompt with the same beginning.
+    pub prefix_cache: u32,
+    /// Pods with few running and waiting requests.
+    pub least_request: u32,
+    /// Pods that answer fast.
+    pub least_latency: u32,
+    /// Pods with room in their KV cache.
+    pub gpu_usage: u32,
 }
 
 /// The proxy that clients reach: Envoy on every node of its pools.
@@ -537,6 +560,31 @@ impl Engine {
             .iter()
             .any(|arg| arg.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('=')))
     }
+
+    /// Returns the argument that makes it an engine without text generation: for embeddings, scores or transcripts.
+    pub fn without_generation(&self) -> Option<String> {
+        let value = |name: &str| {
+            let at = self.args.iter().rposition(|arg| {
+                arg.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+            })?;
+            let joined = self.args[at].split_once('=').map(|(_, value)| value);
+            joined.or_else(|| self.args.get(at + 1).map(String::as_str))
+        };
+        let generates: [(&str, &[&str]); 3] = [
+            ("--task", &["auto", "generate"]),
+            ("--runner", &["auto", "generate"]),
+            ("--convert", &["auto", "none"]),
+        ];
+        match self.kind {
+            EngineKind::Vllm => generates.into_iter().find_map(|(name, fine)| {
+                value(name).filter(|value| !fine.contains(value)).map(|value| format!("{name} {value}"))
+            }),
+            EngineKind::Sglang => {
+                let name = "--is-embedding";
+                self.has_arg(name).then(|| name.to_owned())
+            }
+        }
+    }
 }
 
 /// What a replica requests of its host, as quantities of Kubernetes; the catalog's where it is not given.
@@ -584,8 +632,8 @@ pub struct Tenant {
     pub port: u16,
     /// The node port on which the gateway is reached: `gateway.nodePort`, or derived from `gateway.port`.
     pub node_port: u16,
-    /// Served model name -> model -> weight (0 to 100).
-    pub routes: BTreeMap<String, BTreeMap<String, u32>>,
+    /// Routes by served model name.
+    pub routes: BTreeMap<String, Route>,
     /// Networks whose clients may connect.
     pub allow_from: Vec<IpNet>,
     /// API keys; without, whoever may connect is answered.
@@ -651,6 +699,51 @@ pub struct Tls {
     pub chain: Vec<String>,
     /// The name of the secret with the private key.
     pub key: String,
+}
+
+/// Where requests for a served name go.
+#[derive(Clone, PartialEq, Eq, Serialize, Debug, Default)]
+pub struct Route {
+    /// The first whose headers all match decides.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<RouteRule>,
+    /// Where all others go: model -> weight (0 to 100).
+    pub to: BTreeMap<String, u32>,
+}
+
+impl Route {
+    /// Returns the targets of every rule, those of all other requests last.
+    pub fn targets(&self) -> impl Iterator<Item = &BTreeMap<String, u32>> {
+        self.rules.iter().map(|rule| &rule.to).chain([&self.to])
+    }
+
+    /// Returns whether requests may go to a model.
+    pub fn leads_to(&self, model: &str) -> bool {
+        self.targets().any(|to| to.get(model).is_some_and(|weight| *weight > 0))
+    }
+}
+
+/// Where requests with certain headers go.
+#[derive(Clone, PartialEq, Eq, Serialize, Debug)]
+pub struct RouteRule {
+    /// Its name.
+    pub name: String,
+    /// What each header's value has to be, by the header's name.
+    pub headers: BTreeMap<String, HeaderMatch>,
+    /// Model -> weight (0 to 100).
+    pub to: BTreeMap<String, u32>,
+}
+
+/// What a header's value has to be.
+#[derive(Clone, PartialEq, Eq, Serialize, Debug)]
+#[serde(rename_all = "camelCase")]
+pub enum HeaderMatch {
+    /// This.
+    Exact(String),
+    /// Something that starts so.
+    Prefix(String),
+    /// Something in which this regular expression is found.
+    Regex(String),
 }
 
 /// Where a secret comes from. Only the reference is ever stored.

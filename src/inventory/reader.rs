@@ -126,6 +126,33 @@ impl Reader<'_> {
         Some(number)
     }
 
+    /// Reads a mapping from any name to a number.
+    pub(super) fn counts(&mut self, node: &Node) -> BTreeMap<String, u32> {
+        node.entries().iter().filter_map(|e| Some((e.key.clone(), self.fits(Some(node), &e.key)?))).collect()
+    }
+
+    /// Reads a number within limits.
+    pub(super) fn between<T: Whole + PartialOrd + std::fmt::Display>(
+        &mut self,
+        node: Option<&Node>,
+        key: &str,
+        least: T,
+        most: T,
+    ) -> Option<T> {
+        let number: T = self.fits(node, key)?;
+        if number < least || number > most {
+            let hint = format!("Use a whole number from {least} to {most}");
+            self.error(
+                "E-VALUE",
+                node?.get(key)?,
+                format!("`{key}` is {number}, outside {least} to {most}"),
+                hint,
+            );
+            return None;
+        }
+        Some(number)
+    }
+
     /// Reads `port`; nothing listens on port 0.
     pub(super) fn port(&mut self, node: Option<&Node>) -> Option<u16> {
         let port: u16 = self.fits(node, "port")?;

@@ -137,7 +137,14 @@ pub async fn chat_stream(
     loop {
         let frame = tokio::time::timeout(SILENCE, body.frame()).await.map_err(silent)?;
         let Some(frame) = frame else {
-            return Err(closed(chat, "before the end of the answer"));
+            // The router's own words, appended to what the engine had sent before it went (1.0.0).
+            let cut = String::from_utf8_lossy(&line).contains("request processing failed");
+            let why = if cut {
+                "the engine stopped in the middle of the answer"
+            } else {
+                "before the end of the answer"
+            };
+            return Err(if cut { failed(chat, why) } else { closed(chat, why) });
         };
         let Ok(data) = frame.map_err(|e| closed(chat, e))?.into_data() else { continue };
         for byte in data {
@@ -203,12 +210,15 @@ fn said(completion: &Value) -> Option<&str> {
         .find_map(|key| message[key].as_str().filter(|text| !text.trim().is_empty()))
 }
 
-/// Explains an error response, with a hint. The router's errors are bare JSON strings, those of engines OpenAI objects;
-/// phrases decide, as 1.0.0 answers 404 to nearly everything.
+/// Explains an error response, with a hint. The router's errors are bare JSON strings, sometimes two, those of engines OpenAI
+/// objects; phrases decide, as 1.0.0 answers 404 to nearly everything.
 fn explain(status: StatusCode, value: &Value, text: &str) -> (String, Option<&'static str>) {
     let objects = ["/error/message", "/message", "/error"];
-    let words = value
-        .as_str()
+    let strings = serde_json::Deserializer::from_str(text).into_iter::<String>();
+    let strings = strings.collect::<Result<Vec<_>, _>>().unwrap_or_default().join("; ");
+    let words = Some(strings.as_str())
+        .filter(|strings| !strings.is_empty())
+        .or(value.as_str())
         .or_else(|| objects.iter().find_map(|p| value.pointer(p).and_then(Value::as_str)))
         .unwrap_or(text)
         .trim();
@@ -222,12 +232,22 @@ fn explain(status: StatusCode, value: &Value, text: &str) -> (String, Option<&'s
             "the route's model has no ready pod, or no ModelServer",
             Some("Run `k0s kubectl -n models get pods,modelservers` on a controller"),
         ),
+        w if w.contains("can't schedule to target pod") => (
+            "every pod of the model has as many requests waiting as the router allows",
+            Some("Add replicas, or raise router.kthena.maxWaitingRequests"),
+        ),
         w if w.contains("no available pods") => {
             ("the model has no ready pod", Some("Run `k0s kubectl -n models get pods` on a controller"))
         }
         w if w.contains("all pods failed") => (
             "the engine rejected the request or closed the connection",
-            Some("Run `k0s kubectl -n models logs deploy/MODEL` on a controller"),
+            Some(
+                "Run `k0s kubectl -n models logs deploy/MODEL` on a controller; the router does not pass on what the engine said",
+            ),
+        ),
+        w if w.contains("prompt not found") => (
+            "the request has neither `messages` nor a `prompt` in one text",
+            Some("Use /v1/chat/completions or /v1/completions: Kthena v1.0.0 routes nothing else"),
         ),
         w if w.contains("No matching listener") => (
             "the router has no listener for this gateway",
@@ -263,6 +283,17 @@ mod tests {
         assert!(hint.is_some());
         let (why, _) = explain(StatusCode::NOT_FOUND, &json!("can't find model server: models/x"), "");
         assert!(why.starts_with("the route's model has no ready pod"), "{why}");
+        let full = "\"can't schedule to target pod: pods have been all filtered out by least-request\"";
+        let (why, hint) = explain(StatusCode::BAD_REQUEST, &Value::Null, full);
+        assert!(why.starts_with("every pod of the model has as many requests waiting"), "{why}");
+        assert!(hint.is_some_and(|hint| hint.contains("router.kthena.maxWaitingRequests")));
+        let two = "\"request to all pods failed\"\"request processing failed\"";
+        let (why, _) = explain(StatusCode::NOT_FOUND, &Value::Null, two);
+        assert_eq!(
+            why,
+            "the engine rejected the request or closed the connection (404 Not Found: request to all pods failed; \
+             request processing failed)"
+        );
     }
 
     #[test]

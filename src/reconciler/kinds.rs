@@ -57,7 +57,7 @@ const GATEWAY: &str = "gateway.networking.k8s.io";
 const KTHENA: &str = "networking.serving.volcano.sh";
 
 /// Every kind that we apply, in the order in which they come into being; they are removed in the reverse.
-pub(super) const KINDS: [Kind; 18] = [
+pub(super) const KINDS: [Kind; 19] = [
     kind(
         "apiextensions.k8s.io",
         "v1",
@@ -75,6 +75,7 @@ pub(super) const KINDS: [Kind; 18] = [
     kind("", "v1", "Secret", "secrets", Namespace, Prune),
     kind("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", Namespace, Prune),
     kind("", "v1", "Service", "services", Namespace, Prune),
+    kind("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets", Namespace, Prune),
     kind("apps", "v1", "DaemonSet", "daemonsets", Namespace, Prune),
     kind("apps", "v1", "Deployment", "deployments", Namespace, Prune),
     kind(GATEWAY, "v1", "GatewayClass", "gatewayclasses", Cluster, Prune),
@@ -139,4 +140,18 @@ impl Kind {
 pub(super) fn node_api(client: &kube::Client) -> Api<DynamicObject> {
     let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk("", "v1", "Node"), "nodes");
     Api::all_with(client.clone(), &resource)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_extra_kind_can_be_applied_and_pruned() {
+        for (version, name) in crate::inventory::EXTRA_KINDS {
+            let (group, version) = version.rsplit_once('/').unwrap_or(("", version));
+            let kind = KINDS.iter().find(|k| k.kind == name && k.group == group).expect(name);
+            assert_eq!((kind.version, kind.scope, kind.leftovers), (version, Namespace, Prune), "{name}");
+        }
+    }
 }

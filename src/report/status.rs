@@ -218,9 +218,12 @@ pub struct RouteView {
     pub tenant: String,
     /// The served name.
     pub route: String,
+    /// The rule for certain headers, if it is not for all other requests.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
     /// The model behind it.
     pub model: String,
-    /// Its part of the traffic, in percent.
+    /// Its part of the route's or the rule's traffic, in percent.
     pub weight: u32,
     /// Ready replicas; `None` if the API could not be asked.
     pub ready: Option<u64>,
@@ -308,13 +311,15 @@ fn table(routes: &[RouteView], width: Option<usize>, text: &mut String) {
         Some(n) => format!("{n}/{}", r.wanted),
         None => format!("?/{}", r.wanted),
     };
+    let route = |r: &RouteView| match &r.rule {
+        Some(rule) => format!("{} ({rule})", r.route),
+        None => r.route.clone(),
+    };
     let model = |r: &RouteView| {
         if r.weight == 100 { r.model.clone() } else { format!("{} {} %", r.model, r.weight) }
     };
-    let rows: Vec<[String; 5]> = routes
-        .iter()
-        .map(|r| [r.tenant.clone(), r.route.clone(), model(r), ready(r), r.address.clone()])
-        .collect();
+    let rows: Vec<[String; 5]> =
+        routes.iter().map(|r| [r.tenant.clone(), route(r), model(r), ready(r), r.address.clone()]).collect();
     let titles = ["tenant", "route", "model", "ready", "address"].map(str::to_owned);
     let columns = Columns { indent: 0, most: &[usize::MAX; 4], below: 4, last: Last::Whole };
     let rows: Vec<Vec<String>> = [titles].into_iter().chain(rows).map(Vec::from).collect();

@@ -357,8 +357,8 @@ pub(super) fn placements(inventory: &Inventory) -> Placements {
     };
     let engines = inventory.models.keys().map(engine);
     let chats = inventory.tenants.values().flat_map(|tenant| {
-        tenant.routes.iter().map(|(served, to)| {
-            let nodes = to.keys().flat_map(|model| of(model)).collect();
+        tenant.routes.iter().map(|(served, route)| {
+            let nodes = route.to.keys().flat_map(|model| of(model)).collect();
             (ResourceId::Chat { tenant: tenant.name.to_string(), model: served.to_string() }, nodes)
         })
     });

@@ -2,10 +2,10 @@
 
 use super::input::{ServingError, ServingInput};
 use super::manifests::{self, DCGM, ENGINE, NEURON, NEURON_MONITOR, NVIDIA, Template, definition, resource};
-use super::{edge, engine, routes};
+use super::{edge, engine, router, routes};
 use crate::catalog::Catalog;
 use crate::catalog::{ACCELERATOR_LABEL, POOL_LABEL, STARTING_TAINT_KEY};
-use crate::inventory::{Accelerator, Inventory};
+use crate::inventory::{Accelerator, Inventory, MODELS_NAMESPACE};
 use crate::state::{Chat, ObjectId, Ready, Resource, Spec, Stage};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -75,10 +75,14 @@ pub fn desired(input: &ServingInput<'_>) -> Result<Vec<Resource>, ServingError> 
         let templates =
             manifests::kthena(version).ok_or_else(|| missing(format!("manifests for Kthena {version}")))?;
         let models: Vec<Value> = inventory.models.values().map(|m| engine::context(input, m)).collect();
+        let scheduler = templates.scheduler.text(&router::scheduler(router))?;
         let context = json!({
             "image": release.router_image,
-            "scheduler": templates.scheduler,
-            "scheduler_digest": digest(templates.scheduler),
+            "scheduler": scheduler,
+            "scheduler_digest": digest(&scheduler),
+            "replicas": router.replicas,
+            "drain_s": router::drain_s(inventory),
+            "budget": router.replicas > 1 && router::hosts(inventory) > 1,
             "gateway_api": router.gateway_api,
             "inference_extension": router.inference_extension,
             "accelerator_label": ACCELERATOR_LABEL,
@@ -108,6 +112,7 @@ pub fn desired(input: &ServingInput<'_>) -> Result<Vec<Resource>, ServingError> 
             }
         }
     }
+    extra(inventory, &mut all)?;
     unresolved(input, &mut all);
     for resource in &mut all {
         if let Spec::Object(object) = &mut resource.spec
@@ -122,6 +127,28 @@ pub fn desired(input: &ServingInput<'_>) -> Result<Vec<Resource>, ServingError> 
         _ => (Stage::Route, true),
     });
     Ok(all)
+}
+
+/// Adds the inventory's own objects, and the namespaces that they are in.
+fn extra(inventory: &Inventory, all: &mut Vec<Resource>) -> Result<(), ServingError> {
+    const ROLE: &str = "extra";
+    for manifest in &inventory.extra_objects {
+        let namespace = manifest["metadata"]["namespace"].as_str().unwrap_or(MODELS_NAMESPACE);
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
+        let namespace = resource(ROLE, Stage::Base, namespace, ACCEPT_DEADLINE_S);
+        if !all.iter().any(|r| r.id == namespace.id) {
+            all.push(namespace);
+        }
+        let mut object = resource(ROLE, Stage::Route, manifest.clone(), ACCEPT_DEADLINE_S);
+        if all.iter().any(|r| r.id == object.id) {
+            return Err(ServingError::Duplicate { what: object.id.what() });
+        }
+        if let Spec::Object(object) = &mut object.spec {
+            object.ready = Ready::Accepted;
+        }
+        all.push(object);
+    }
+    Ok(())
 }
 
 /// Records why Secrets without data have none.
@@ -172,6 +199,8 @@ pub fn workloads(
         let Spec::Object(object) = &resource.spec else { continue };
         let id = ObjectId::of(&object.manifest);
         let part = match (id.kind.as_str(), object.stage) {
+            // The inventory's own objects are not judged.
+            (_, Stage::Route) => continue,
             ("Deployment" | "DaemonSet", Stage::Engine) => Part::Model,
             ("Deployment", _) => Part::Router,
             ("DaemonSet", _) if id.name == "edge" => Part::Router,

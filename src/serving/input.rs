@@ -34,6 +34,12 @@ pub enum ServingError {
         /// What is wrong.
         why: String,
     },
+    /// An extra object is one that is made from the inventory.
+    #[error("extraObjects: {what} is made from the inventory; use another name")]
+    Duplicate {
+        /// The object.
+        what: String,
+    },
     /// The catalog lacks something.
     #[error("no {what} in the catalog")]
     Catalog {

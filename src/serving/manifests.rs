@@ -11,13 +11,6 @@ pub(super) struct Template {
     source: &'static str,
 }
 
-impl Template {
-    /// Renders the template.
-    pub(super) fn text(&self, context: &Value) -> Result<String, ServingError> {
-        Ok(template::render(self.name, self.source, context)?)
-    }
-}
-
 macro_rules! template {
     ($path:literal) => {
         Template { name: $path, source: include_str!(concat!("../../templates/manifests/", $path)) }
@@ -62,7 +55,7 @@ pub(super) struct Kthena {
     /// Gateways, model servers and routes.
     pub routes: Template,
     /// The router's own configuration: which of a model's pods a request goes to.
-    pub scheduler: &'static str,
+    pub scheduler: Template,
 }
 
 /// Returns the templates of a Kthena release, if there are any for it.
@@ -71,13 +64,18 @@ pub(super) fn kthena(version: &str) -> Option<Kthena> {
         "v1.0.0" => Some(Kthena {
             router: template!("kthena-v1.0.0/router.yaml.j2"),
             routes: template!("kthena-v1.0.0/routes.yaml.j2"),
-            scheduler: include_str!("../../templates/manifests/kthena-v1.0.0/scheduler.yaml"),
+            scheduler: template!("kthena-v1.0.0/scheduler.yaml.j2"),
         }),
         _ => None,
     }
 }
 
 impl Template {
+    /// Renders the template.
+    pub(super) fn text(&self, context: &Value) -> Result<String, ServingError> {
+        Ok(template::render(self.name, self.source, context)?)
+    }
+
     /// Renders the template and reads the documents that it makes.
     pub(super) fn documents(&self, context: &Value) -> Result<Vec<Value>, ServingError> {
         let text = self.text(context)?;

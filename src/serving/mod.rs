@@ -8,6 +8,7 @@ mod edge;
 mod engine;
 mod input;
 mod manifests;
+mod router;
 mod routes;
 
 pub use desired::{Part, Workload, chats, desired, objects, workloads};

@@ -3,6 +3,7 @@
 use crate::inventory::Inventory;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 
 /// Longest name of a route's object; a label value's length, as the router puts it into one.
 const LONGEST: usize = 63;
@@ -32,12 +33,17 @@ fn object_name(tenant: &str, served: &str) -> String {
 pub(super) fn context(inventory: &Inventory) -> Vec<Value> {
     let mut routes = Vec::new();
     for tenant in inventory.tenants.values() {
-        for (served, targets) in &tenant.routes {
-            let targets: Vec<Value> =
-                targets.iter().map(|(model, weight)| json!({"model": model, "weight": weight})).collect();
+        for (served, route) in &tenant.routes {
+            let targets = |to: &BTreeMap<String, u32>| -> Vec<Value> {
+                to.iter().map(|(model, weight)| json!({"model": model, "weight": weight})).collect()
+            };
+            let earlier = route.rules.iter().map(
+                |rule| json!({"name": rule.name, "headers": rule.headers, "targets": targets(&rule.to)}),
+            );
+            let last = json!({"name": "default", "headers": null, "targets": targets(&route.to)});
+            let rules: Vec<Value> = earlier.chain([last]).collect();
             let object = object_name(&tenant.name, served);
-            routes
-                .push(json!({"tenant": tenant.name, "served": served, "object": object, "targets": targets}));
+            routes.push(json!({"tenant": tenant.name, "served": served, "object": object, "rules": rules}));
         }
     }
     routes

@@ -120,6 +120,7 @@ pub async fn every_manifest_of_every_example_is_accepted_and_stays(plane: &Contr
         "ModelRoute",
         "ModelServer",
         "Namespace",
+        "PodDisruptionBudget",
         "RuntimeClass",
         "Secret",
         "Service",

@@ -178,6 +178,13 @@ fn small_inputs_stay_small_whatever_they_stand_for() {
     let models: String = (0..5_000)
         .map(|n| format!("  m{n}: {{source: {{path: /m}}, engine: {{vllm: {{image: a}}}}, placement: {{pool: q{n}, acceleratorsPerReplica: 1}}}}\n"))
         .collect();
+    let expressions: String = (0..5_000)
+        .map(|n| {
+            let headers: String =
+                (0..8).map(|h| format!("h{h}: {{regex: 'x(\\w{{9}}[^a]{{20}}){{9}}'}}, ")).collect();
+            format!("r{n}: {{rules: [{{headers: {{{headers}}}, to: {{m: 1}}}}], to: {{m: 1}}}}, ")
+        })
+        .collect();
     for (name, inventory) in [
         ("range of commas", hosts(&format!("{{a-1: {{address: '[{commas}]'}}}}"))),
         ("range of commas in a name", hosts(&format!("{{'a-[{commas}]': {{address: 192.0.2.1}}}}"))),
@@ -204,6 +211,19 @@ fn small_inputs_stay_small_whatever_they_stand_for() {
         ("40,000 unknown keys", format!("{FINE}network:\n{unknown}")),
         ("a misspelt key on 10,000 hosts", format!("{FINE}  d:\n   role: worker\n   hosts:\n{misspelt}")),
         ("8,000 tenants", format!("{FINE}router: {{kthena: {{version: v1.0.0}}}}\ntenants:\n{tenants}")),
+        (
+            "40,000 regular expressions",
+            format!(
+                "{FINE}router: {{kthena: {{version: v1.0.0}}}}\ntenants: {{t: {{gateway: {{port: 8081}}, routes: {{{expressions}}}}}}}\n"
+            ),
+        ),
+        (
+            "20,000 extra objects",
+            format!(
+                "{FINE}extraObjects: [{}]\n",
+                "{apiVersion: v1, kind: Pod, metadata: {name: x}}, ".repeat(20_000)
+            ),
+        ),
         ("10,000 pools", format!("{FINE}{pools}models:\n{models}")),
         ("one line of a megabyte", format!("{FINE}labels: {{{}}}\n", "a: [b], ".repeat(120_000))),
         ("nesting", format!("{FINE}labels: {}\n", "[".repeat(500_000))),

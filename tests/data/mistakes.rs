@@ -230,6 +230,120 @@ const MEANING: &[Case] = &[
     ("a cluster with a bad name", "{name: x}", "{name: X_1}"),
 ];
 
+/// The router, routes and extra objects.
+const ROUTING: &[Case] = &[
+    (
+        "the inference extension without the Gateway API",
+        "{version: v1.0.0}",
+        "{version: v1.0.0, gatewayAPI: false, inferenceExtension: true}",
+    ),
+    ("tenants without the Gateway API", "{version: v1.0.0}", "{version: v1.0.0, gatewayAPI: false}"),
+    ("no router pods", "{version: v1.0.0}", "{version: v1.0.0, replicas: 0}"),
+    ("too many router pods", "{version: v1.0.0}", "{version: v1.0.0, replicas: 33}"),
+    ("a queue of nothing", "{version: v1.0.0}", "{version: v1.0.0, maxWaitingRequests: 0}"),
+    (
+        "a scheduler without weights",
+        "{version: v1.0.0}",
+        "{version: v1.0.0, scheduling: {prefixCache: 0, leastRequest: 0, leastLatency: 0, gpuUsage: 0}}",
+    ),
+    ("a scheduler's weight too large", "{version: v1.0.0}", "{version: v1.0.0, scheduling: {gpuUsage: 101}}"),
+    ("embeddings behind the router", "{image: i}", "{image: i, args: [--runner, pooling]}"),
+    ("embeddings behind the router, in one word", "{image: i}", "{image: i, args: [--task=embed]}"),
+    ("embeddings of SGLang", "{vllm: {image: i}}", "{sglang: {image: i, args: [--is-embedding]}}"),
+    ("rules that are no list", "{to: {m: 100}}", "{rules: {x: y}, to: {m: 100}}"),
+    ("a rule without targets", "{to: {m: 100}}", "{rules: [{headers: {x-a: {exact: b}}}], to: {m: 100}}"),
+    ("a rule without headers", "{to: {m: 100}}", "{rules: [{headers: {}, to: {m: 1}}], to: {m: 100}}"),
+    (
+        "two ways to match a header",
+        "{to: {m: 100}}",
+        "{rules: [{headers: {x-a: {exact: b, prefix: c}}, to: {m: 1}}], to: {m: 100}}",
+    ),
+    (
+        "a rule that leads nowhere",
+        "{to: {m: 100}}",
+        "{rules: [{headers: {x-a: {exact: b}}, to: {m: 0}}], to: {m: 100}}",
+    ),
+    (
+        "a rule to an unknown model",
+        "{to: {m: 100}}",
+        "{rules: [{headers: {x-a: {exact: b}}, to: {mm: 1}}], to: {m: 100}}",
+    ),
+    (
+        "a rule with a bad name",
+        "{to: {m: 100}}",
+        "{rules: [{name: A B, headers: {x-a: {exact: b}}, to: {m: 1}}], to: {m: 100}}",
+    ),
+    (
+        "two rules of one name",
+        "{to: {m: 100}}",
+        "{rules: [{name: a, headers: {x-a: {exact: b}}, to: {m: 1}}, {name: a, headers: {x-b: {exact: b}}, to: {m: 1}}], to: {m: 100}}",
+    ),
+    (
+        "a header that is none",
+        "{to: {m: 100}}",
+        "{rules: [{headers: {\"x a\": {exact: b}}, to: {m: 1}}], to: {m: 100}}",
+    ),
+    (
+        "a header twice",
+        "{to: {m: 100}}",
+        "{rules: [{headers: {x-a: {exact: b}, X-A: {exact: b}}, to: {m: 1}}], to: {m: 100}}",
+    ),
+    (
+        "a header without a value",
+        "{to: {m: 100}}",
+        "{rules: [{headers: {x-a: {prefix: \"\"}}, to: {m: 1}}], to: {m: 100}}",
+    ),
+    (
+        "a regular expression that is none",
+        "{to: {m: 100}}",
+        "{rules: [{headers: {x-a: {regex: \"(\"}}, to: {m: 1}}], to: {m: 100}}",
+    ),
+    (
+        "a regular expression for requests without the header",
+        "{to: {m: 100}}",
+        "{rules: [{headers: {x-a: {regex: \"b*\"}}, to: {m: 1}}], to: {m: 100}}",
+    ),
+    ("adapters", "    engine: {vllm", "    adapters: {a: {path: /a}}\n    engine: {vllm"),
+    ("rate limits", "gateway: {port: 8081}", "rateLimit: {}, gateway: {port: 8081}"),
+    ("extra objects that are no list", "tenants:", "extraObjects: {}\ntenants:"),
+    ("an extra object that is none", "tenants:", "extraObjects: [x]\ntenants:"),
+    (
+        "an extra object of the whole cluster",
+        "tenants:",
+        "extraObjects: [{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {name: x}}]\ntenants:",
+    ),
+    (
+        "an extra object without a name",
+        "tenants:",
+        "extraObjects: [{apiVersion: v1, kind: Service}]\ntenants:",
+    ),
+    (
+        "an extra object of the router",
+        "tenants:",
+        "extraObjects: [{apiVersion: v1, kind: Service, metadata: {name: x, namespace: kthena-system}}]\ntenants:",
+    ),
+    (
+        "an extra object that is a model's",
+        "tenants:",
+        "extraObjects: [{apiVersion: apps/v1, kind: Deployment, metadata: {name: m}}]\ntenants:",
+    ),
+    (
+        "an extra object with what the router ignores",
+        "tenants:",
+        "extraObjects: [{apiVersion: networking.serving.volcano.sh/v1alpha1, kind: ModelServer, metadata: {name: x}, spec: {trafficPolicy: {timeout: 1s}}}]\ntenants:",
+    ),
+    (
+        "an extra object with a reserved label",
+        "tenants:",
+        "extraObjects: [{apiVersion: v1, kind: Service, metadata: {name: x, labels: {provision.dev/model: m}}}]\ntenants:",
+    ),
+    (
+        "an extra object twice",
+        "tenants:",
+        "extraObjects: [{apiVersion: v1, kind: Service, metadata: {name: x}}, {apiVersion: v1, kind: Service, metadata: {name: x, namespace: models}}]\ntenants:",
+    ),
+];
+
 /// Renders all cases; every finding must have its code, place, caret and hint.
 fn shown(cases: &[Case]) -> String {
     let mut all = String::new();
@@ -276,6 +390,11 @@ fn ranges() {
 #[test]
 fn meaning() {
     insta::assert_snapshot!(shown(MEANING));
+}
+
+#[test]
+fn routing() {
+    insta::assert_snapshot!(shown(ROUTING));
 }
 
 #[test]
@@ -336,6 +455,9 @@ fn rows(path: &str, schema: &serde_json::Value, page: &mut String) {
         let kind = match &value["type"] {
             serde_json::Value::String(kind) => kind.clone(),
             serde_json::Value::Array(_) => "text".to_owned(),
+            _ if !value["anyOf"][0]["const"].is_null() => {
+                format!("`{}` or object", value["anyOf"][0]["const"].as_str().unwrap_or_default())
+            }
             _ if value.get("anyOf").is_some() => "number or percentage".to_owned(),
             _ => "anything".to_owned(),
         };
@@ -344,6 +466,8 @@ fn rows(path: &str, schema: &serde_json::Value, page: &mut String) {
         *page +=
             &format!("| `{here}` | {kind}{need} | {} |\n", value["description"].as_str().unwrap_or_default());
         rows(&here, value, page);
+        rows(&here, &value["anyOf"][1], page);
+        rows(&format!("{here}[]"), &value["items"], page);
         if value["additionalProperties"].is_object() {
             rows(&format!("{here}.NAME"), &value["additionalProperties"], page);
         }

@@ -289,6 +289,7 @@ fn troubled() -> StatusView {
         problem: None,
     };
     let route = |tenant: &str, ready, port: u16| RouteView {
+        rule: None,
         tenant: tenant.into(),
         route: "deepseek-r1".into(),
         model: "r1-qwen32b".into(),

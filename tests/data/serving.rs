@@ -5,6 +5,7 @@ use k8s_openapi::api::{
     core::v1::{ConfigMap, Namespace, Secret, Service, ServiceAccount},
     networking::v1::NetworkPolicy,
     node::v1::RuntimeClass,
+    policy::v1::PodDisruptionBudget,
     rbac::v1::{ClusterRole, ClusterRoleBinding},
 };
 use provision::catalog::Catalog;
@@ -278,6 +279,7 @@ fn kubernetes_knows_every_field() {
                 "Namespace" => round_trip::<Namespace>(manifest),
                 "Secret" => round_trip::<Secret>(manifest),
                 "NetworkPolicy" => round_trip::<NetworkPolicy>(manifest),
+                "PodDisruptionBudget" => round_trip::<PodDisruptionBudget>(manifest),
                 "RuntimeClass" => round_trip::<RuntimeClass>(manifest),
                 "ClusterRole" => round_trip::<ClusterRole>(manifest),
                 "ClusterRoleBinding" => round_trip::<ClusterRoleBinding>(manifest),
@@ -291,7 +293,7 @@ fn kubernetes_knows_every_field() {
             assert_eq!(gone, Vec::<String>::new(), "{name}: {}", resource.id);
         }
     }
-    assert_eq!(checked.len(), 11, "{checked:?}");
+    assert_eq!(checked.len(), 12, "{checked:?}");
 }
 
 #[test]
@@ -465,4 +467,126 @@ fn weights_on_the_host_are_mounted_and_nothing_is_fetched() {
     let env = spec["containers"][0]["env"].as_array().expect("env");
     assert!(env.contains(&json!({"name": "HF_HUB_OFFLINE", "value": "1"})), "{env:?}");
     assert_eq!(spec["containers"][0]["command"][2], "/weights");
+}
+
+const ROUTER: &str = "Deployment/kthena-system/kthena-router";
+
+/// No request is lost when a router pod goes: it leaves its Services first, and ends what it began.
+#[test]
+fn a_router_pod_may_go_at_any_time() {
+    let all = with(&text(SITE), Vec::new(), &[]);
+    let router = &object(find(&all, ROUTER)).manifest["spec"];
+    assert_eq!(router["replicas"], 2);
+    assert_eq!(router["strategy"]["rollingUpdate"]["maxUnavailable"], 0);
+    let pod = &router["template"]["spec"];
+    let container = &pod["containers"][0];
+    assert_eq!(container["lifecycle"]["preStop"]["sleep"]["seconds"], 300);
+    assert_eq!(pod["terminationGracePeriodSeconds"], 330, "longer than the sleep, or the API refuses it");
+    assert_eq!(pod["topologySpreadConstraints"][0]["whenUnsatisfiable"], "ScheduleAnyway");
+    assert_eq!(container["readinessProbe"]["httpGet"]["path"], "/readyz");
+    assert_eq!(container["livenessProbe"]["httpGet"]["path"], "/healthz");
+    let startup = &container["startupProbe"];
+    let budget = startup["periodSeconds"].as_u64().zip(startup["failureThreshold"].as_u64());
+    assert!(budget.is_some_and(|(period, failures)| period * failures >= 600), "{startup}");
+    assert!(container["resources"]["limits"].get("cpu").is_none(), "throttling delays every stream");
+    for name in ["kthena-router-pods", "kthena-router-metrics"] {
+        let service = &object(find(&all, &format!("Service/kthena-system/{name}"))).manifest["spec"];
+        assert_eq!(service["clusterIP"], "None", "{name}");
+        assert_eq!(service["selector"], router["selector"]["matchLabels"], "{name}");
+    }
+    let pods = &object(find(&all, "Service/kthena-system/kthena-router-pods")).manifest["spec"];
+    assert_eq!(pods["ports"][0]["port"], 8081);
+    // With a short drain, the pod is gone in half of it.
+    let short =
+        SITE.replace("general: {role: worker,", "general: {role: worker, disruption: {drainSeconds: 120},");
+    let all = with(&text(&short), Vec::new(), &[]);
+    let pod = &object(find(&all, ROUTER)).manifest["spec"]["template"]["spec"];
+    assert_eq!(pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"], 60);
+}
+
+/// A budget on the only host that the router may run on would keep that host from being drained for good.
+#[test]
+fn the_router_has_a_disruption_budget_where_it_has_two_hosts() {
+    let budget = |site: &str| {
+        let all = with(&text(site), Vec::new(), &[]);
+        all.iter()
+            .map(object)
+            .find(|o| o.manifest["kind"] == "PodDisruptionBudget")
+            .map(|o| o.manifest["spec"].clone())
+    };
+    assert_eq!(budget(SITE), None, "the GPU host is tainted");
+    let two =
+        SITE.replace("{w-1: {address: 10.0.0.2}}", "{w-1: {address: 10.0.0.2}, w-2: {address: 10.0.0.4}}");
+    let spec = budget(&two).expect("a budget");
+    assert_eq!(
+        (&spec["maxUnavailable"], &spec["unhealthyPodEvictionPolicy"]),
+        (&json!(1), &json!("AlwaysAllow"))
+    );
+    assert_eq!(budget(&two.replace("{version: v1.0.0}", "{version: v1.0.0, replicas: 1}")), None);
+    assert_eq!(budget(&two.replace("w-2: {", "w-2: {state: maintenance, ")), None);
+}
+
+/// Another scheduler file is another pod: it is mounted by subPath.
+#[test]
+fn the_scheduler_is_what_the_inventory_says() {
+    let file = |site: &str| {
+        let all = with(&text(site), Vec::new(), &[]);
+        let map = &object(find(&all, "ConfigMap/kthena-system/kthena-router-config")).manifest;
+        let file = map["data"]["routerConfiguration"].as_str().expect("a file").to_owned();
+        let pod = &object(find(&all, ROUTER)).manifest["spec"]["template"]["metadata"]["annotations"];
+        (serde_saphyr::from_str::<Value>(&file).expect("YAML"), pod.clone())
+    };
+    let (plain, before) = file(SITE);
+    assert_eq!(plain["scheduler"]["pluginConfig"][0]["args"]["maxWaitingRequests"], 1000);
+    assert_eq!(plain["scheduler"]["plugins"]["Score"]["enabled"].as_array().map(Vec::len), Some(4));
+    let own = "{version: v1.0.0, maxWaitingRequests: 50, scheduling: {prefixCache: 3, gpuUsage: 0}}";
+    let (own, after) = file(&SITE.replace("{version: v1.0.0}", own));
+    assert_eq!(own["scheduler"]["pluginConfig"][0]["args"]["maxWaitingRequests"], 50);
+    assert_eq!(
+        own["scheduler"]["plugins"]["Score"]["enabled"],
+        json!([{"name": "least-request", "weight": 1}, {"name": "least-latency", "weight": 1},
+            {"name": "prefix-cache", "weight": 3}])
+    );
+    assert_ne!(before, after);
+}
+
+#[test]
+fn rules_for_headers_come_before_the_rule_for_all() {
+    let rules = "rules: [{name: beta, headers: {x-beta: {exact: \"1\"}, user-agent: {regex: \"^curl/\"}}, to: {m: 100}}, \
+                 {headers: {x-team: {prefix: ads-}}, to: {m: 100}}], to";
+    let inventory = text(&SITE.replace("{m: {to", &format!("{{m: {{{rules}")));
+    let all = with(&inventory, Vec::new(), &[]);
+    let targets = json!([{"modelServerName": "m", "weight": 100}]);
+    assert_eq!(
+        object(find(&all, "ModelRoute/models/t-m")).manifest["spec"]["rules"],
+        json!([
+            {"name": "beta", "modelMatch": {"headers": {"x-beta": {"exact": "1"}, "user-agent": {"regex": "^curl/"}}},
+                "targetModels": targets},
+            {"name": "rule-2", "modelMatch": {"headers": {"x-team": {"prefix": "ads-"}}}, "targetModels": targets},
+            {"name": "default", "targetModels": targets},
+        ])
+    );
+}
+
+#[test]
+fn extra_objects_come_last_as_they_are_written() {
+    let manifest = "{apiVersion: v1, kind: ConfigMap, metadata: {name: x, namespace: own, labels: {a: b}}, data: {n: \"1\"}}";
+    let pool = "{apiVersion: inference.networking.k8s.io/v1, kind: InferencePool, metadata: {name: p}, spec: {targetPorts: [{number: 8000}]}}";
+    let inventory = text(&format!("{SITE}extraObjects: [{manifest}, {pool}]\n"));
+    let all = with(&inventory, Vec::new(), &[]);
+    let last: Vec<String> = all[all.len() - 2..].iter().map(|r| r.id.what()).collect();
+    assert_eq!(last, ["ConfigMap own/x", "InferencePool models/p"]);
+    assert_eq!(all[all.len() - 2].role, "extra");
+    assert_eq!(object(&all[all.len() - 2]).manifest["data"], json!({"n": "1"}));
+    assert_eq!(object(&all[all.len() - 1]).manifest["spec"]["targetPorts"][0]["number"], 8000);
+    assert_eq!(object(find(&all, "Namespace/own")).stage, Stage::Base);
+    // A route's name is only known here.
+    let taken =
+        "{apiVersion: networking.serving.volcano.sh/v1alpha1, kind: ModelRoute, metadata: {name: t-m}}";
+    let inventory = text(&format!("{SITE}extraObjects: [{taken}]\n"));
+    let catalog = Catalog::builtin().expect("the catalog");
+    let input =
+        ServingInput { inventory: &inventory, catalog: &catalog, crds: Vec::new(), tokens: BTreeMap::new() };
+    let error = desired(&input).expect_err("taken").to_string();
+    assert_eq!(error, "extraObjects: ModelRoute models/t-m is made from the inventory; use another name");
 }

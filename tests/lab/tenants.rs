@@ -115,6 +115,120 @@ fn models_are_asked_and_reached_through_their_tenants_gateways() {
     assert!(String::from_utf8_lossy(&output.stdout).ends_with("/v1 none\n"), "{}", text(&output));
 }
 
+/// Sends a request through a tunnel, and returns the head and the body of the answer.
+fn post(address: &str, path: &str, header: &str, body: &str) -> (String, String) {
+    let mut stream = std::net::TcpStream::connect(address).expect("it listens");
+    let method = if body.is_empty() { "GET" } else { "POST" };
+    let length = body.len();
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n{header}\r\n"
+    );
+    stream.write_all((head + body).as_bytes()).expect("sent");
+    let mut said = String::new();
+    stream.read_to_string(&mut said).expect("read");
+    let (head, body) = said.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{said}"));
+    (head.to_ascii_lowercase(), body.to_owned())
+}
+
+/// Rules for headers decide before the weights, and everything else is said in the words of Kthena 1.0.0.
+#[test]
+fn the_router_obeys_rules_and_says_what_the_real_one_says() {
+    let story = Story::new();
+    story.edit(
+        "routes: {qwen: {to: {qwen-trn: 100}}}",
+        "routes: {qwen: {rules: [{name: beta, headers: {x-beta: {exact: \"1\"}}, to: {qwen-gpu: 100, qwen-trn: 0}}, \
+         {headers: {x-team: {regex: \"^ads-[0-9]+$\"}, x-beta: {prefix: n}}, to: {qwen-gpu: 100}}], \
+         to: {qwen-trn: 100}}, other: {to: {qwen-gpu: 1}}}",
+    );
+    story.up();
+    let applied = story.apply(&[]);
+    assert_eq!(applied.status.code(), Some(0), "{}", text(&applied));
+    let at = story.at();
+    let mut tunnel = story.command(&["tunnel", "-i", &at, "--tenant", "ads"]);
+    let mut tunnel = tunnel.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it starts");
+    let mut lines = std::io::BufReader::new(tunnel.stdout.take().expect("a pipe")).lines();
+    let export = lines.next().expect("a line").expect("text");
+    let address = export.strip_prefix("export OPENAI_BASE_URL=http://").and_then(|a| a.strip_suffix("/v1"));
+    let address = address.unwrap_or_else(|| panic!("{export}"));
+
+    let chat = r#"{"model": "qwen", "messages": [{"role": "user", "content": "Hi"}]}"#;
+    for (header, model) in [
+        ("", "qwen-trn"),
+        ("X-Beta: 1\r\n", "qwen-gpu"),
+        ("x-beta: 2\r\n", "qwen-trn"),
+        ("x-team: ads-7\r\nx-beta: no\r\n", "qwen-gpu"),
+        ("x-team: ads-7\r\n", "qwen-trn"),
+        ("x-team: ads-x\r\nx-beta: no\r\n", "qwen-trn"),
+    ] {
+        let (head, body) = post(address, "/v1/chat/completions", header, chat);
+        assert!(
+            head.starts_with("http/1.1 200") && body.contains(&format!("LAB echo from {model}-")),
+            "{header}: {body}"
+        );
+    }
+    let prompt = r#"{"model": "qwen", "prompt": "Once"}"#;
+    let (_, body) = post(address, "/v1/completions", "", prompt);
+    assert!(body.contains("\"text_completion\"") && body.contains(": Once"), "{body}");
+    let stream = chat.replace("\"model\"", "\"stream\": true, \"model\"");
+    let (head, body) = post(address, "/v1/chat/completions", "", &stream);
+    assert!(head.contains("text/event-stream") && head.contains("transfer-encoding: chunked"), "{head}");
+    assert!(body.contains("data: [DONE]") && !body.contains("\"usage\""), "{body}");
+    let counted = stream.replace("\"stream\"", "\"stream_options\": {\"include_usage\": true}, \"stream\"");
+    assert!(post(address, "/v1/chat/completions", "", &counted).1.contains("\"usage\""));
+    let (head, body) = post(address, "/v1/models", "", "");
+    let names: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+    let names: Vec<&str> =
+        names["data"].as_array().into_iter().flatten().filter_map(|m| m["id"].as_str()).collect();
+    assert_eq!(names, ["other", "qwen"], "of all tenants, once");
+    assert!(head.contains("content-type: application/json; charset=utf-8"), "{head}");
+    for (path, body, status, said) in [
+        ("/healthz", "", 400, r#"{"Offset":0}"#),
+        ("/v1/chat/completions", "{x", 400, r#"{"Offset":2}"#),
+        ("/v1/chat/completions", r#"{"messages": []}"#, 404, r#""model not found""#),
+        ("/v1/chat/completions", r#"{"model": " "}"#, 404, r#""model not found""#),
+        ("/v1/chat/completions", r#"{"model": "qwen"}"#, 404, r#""prompt not found""#),
+        ("/v1/embeddings", r#"{"model": "qwen", "input": "x"}"#, 404, r#""prompt not found""#),
+        ("/v1/completions", r#"{"model": "none", "prompt": "x"}"#, 404, r#""route not found""#),
+        (
+            "/v1/other",
+            r#"{"model": "qwen", "prompt": "x"}"#,
+            404,
+            r#""request to all pods failed""request processing failed""#,
+        ),
+    ] {
+        let (head, answer) = post(address, path, "", body);
+        assert!(head.starts_with(&format!("http/1.1 {status} ")), "{path} {body}: {head}");
+        assert_eq!(answer, said, "{path} {body}");
+    }
+    let _ = (tunnel.kill(), tunnel.wait());
+
+    // What the router made is neither pruned nor reported, also when it is changed.
+    let made = || {
+        story.api(async |client| {
+            let kind = |kind: &str| kube::api::GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", kind);
+            let resource = |name: &str| kube::api::ApiResource::from_gvk(&kind(name));
+            let classes: kube::Api<kube::api::DynamicObject> = kube::Api::all_with(
+                client.clone(),
+                &kube::api::ApiResource::from_gvk_with_plural(&kind("GatewayClass"), "gatewayclasses"),
+            );
+            let gateways: kube::Api<kube::api::DynamicObject> =
+                kube::Api::namespaced_with(client, "kthena-system", &resource("Gateway"));
+            assert!(classes.get("kthena-router").await.is_ok() && gateways.get("default").await.is_ok());
+        });
+    };
+    made();
+    let (code, plan) = story.plan();
+    assert_eq!(code, 0, "{plan}");
+    story.edit(
+        "  search: {gateway",
+        "  other: {gateway: {port: 8083}, routes: {qwen: {to: {qwen-gpu: 1}}}}\n  search: {gateway",
+    );
+    let (_, plan) = story.plan();
+    assert!(!plan.contains("default") && !plan.contains("GatewayClass"), "{plan}");
+    assert_eq!(story.apply(&[]).status.code(), Some(0));
+    made();
+}
+
 /// The commands of the how-to, word for word.
 #[test]
 fn the_how_to_does_what_it_says() {

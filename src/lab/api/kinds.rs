@@ -60,11 +60,11 @@ serviceaccounts ServiceAccount sa namespaced -
 services Service svc namespaced status
 customresourcedefinitions.apiextensions.k8s.io CustomResourceDefinition crd - status
 daemonsets.apps DaemonSet ds namespaced status
-networkpolicies.networking.k8s.io NetworkPolicy netpol namespaced -
 deployments.apps Deployment deploy namespaced status
 replicasets.apps ReplicaSet rs namespaced status
 leases.coordination.k8s.io Lease - namespaced -
 endpointslices.discovery.k8s.io EndpointSlice - namespaced -
+networkpolicies.networking.k8s.io NetworkPolicy netpol namespaced -
 runtimeclasses.node.k8s.io RuntimeClass - - -
 poddisruptionbudgets.policy PodDisruptionBudget pdb namespaced status
 clusterrolebindings.rbac.authorization.k8s.io ClusterRoleBinding - - -

@@ -1,7 +1,7 @@
 //! A stand-in for the proxy in front of the router: it obeys what its files say of ports, keys and models, and nothing else of
 //! them. Limits, networks and HTTPS are not simulated.
 
-use super::workloads::{self, Gateway};
+use super::router::{self, Gateway};
 use crate::lab::api::{Body, Store, condition, json_answer, text};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -29,7 +29,11 @@ fn file(store: &Store, name: &str) -> Option<Value> {
 /// Returns the tenant whose listener has a port. Only while a proxy is ready.
 pub(super) fn behind(store: &Store, port: u64) -> Option<Tenant> {
     let is_edge = |p: &Value| text(p, "/metadata/labels/app.kubernetes.io~1component") == "edge";
-    store.list("pods").iter().find(|p| is_edge(p) && condition(p, "Ready"))?;
+    let pods = store.list("pods");
+    let is_ready = |is: &dyn Fn(&Value) -> bool| pods.iter().any(|p| is(p) && condition(p, "Ready"));
+    if !is_ready(&is_edge) || !is_ready(&router::is_router) {
+        return None;
+    }
     let listeners = file(store, "listeners.yaml")?;
     let listener = listeners["resources"]
         .as_array()?
@@ -39,7 +43,7 @@ pub(super) fn behind(store: &Store, port: u64) -> Option<Tenant> {
     let clusters = file(store, "clusters.yaml")?;
     let cluster = clusters["resources"].as_array()?.iter().find(|c| c["name"] == name.as_str())?;
     let address = "/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address/socket_address/port_value";
-    let gateway = workloads::gateway_at(store, cluster.pointer(address)?.as_u64()?)?;
+    let gateway = router::gateway_of(store, cluster.pointer(address)?.as_u64()?)?;
     let routes = file(store, &format!("routes-{name}.yaml"))?;
     let keys = file(store, &format!("keys-{name}.yaml"))
         .map(|keys| (keys, file(store, &format!("revoked-{name}.yaml")).unwrap_or_default()));
@@ -111,7 +115,7 @@ pub(super) async fn answer(
     if served.get(Value::from(name.as_str()).to_string()).is_none() {
         return refuse(StatusCode::NOT_FOUND, "model_not_found", "The model does not exist here.");
     }
-    let answer = workloads::answer(store, &tenant.gateway, Request::from_parts(parts, Full::new(body))).await;
+    let answer = router::answer(store, &tenant.gateway, Request::from_parts(parts, Full::new(body))).await;
     told(answer, &name).await
 }
 

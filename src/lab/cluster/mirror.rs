@@ -10,7 +10,7 @@ use std::time::Duration;
 /// From one look at the API to the next.
 const PAUSE: Duration = Duration::from_millis(150);
 /// Kinds that the simulated machines look at. Definitions come first: they bring the kinds at the end.
-const KINDS: [&str; 11] = [
+const KINDS: [&str; 12] = [
     "customresourcedefinitions.apiextensions.k8s.io",
     "namespaces",
     "nodes",
@@ -19,6 +19,7 @@ const KINDS: [&str; 11] = [
     "services",
     "deployments.apps",
     "daemonsets.apps",
+    "gatewayclasses.gateway.networking.k8s.io",
     "gateways.gateway.networking.k8s.io",
     "modelroutes.networking.serving.volcano.sh",
     "modelservers.networking.serving.volcano.sh",

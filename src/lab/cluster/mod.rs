@@ -8,6 +8,7 @@ mod control_plane;
 mod edge;
 mod mirror;
 mod ports;
+mod router;
 mod spec;
 mod workloads;
 

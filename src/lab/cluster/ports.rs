@@ -1,7 +1,7 @@
 //! Node ports of the simulated nodes: what is behind them, and connections to it.
 
 use super::edge;
-use super::workloads::{self, Gateway};
+use super::router::{self, Gateway};
 use crate::lab::api::{Store, text};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -20,15 +20,14 @@ pub(super) enum Behind {
 /// Returns what is behind a node port.
 pub(super) fn behind(store: &Store, port: u16) -> Option<Behind> {
     let services = store.list("services");
-    let (service, target) = services.iter().find_map(|service| {
-        let ports = service.pointer("/spec/ports")?.as_array()?;
-        let entry = ports.iter().find(|p| p["nodePort"] == port)?;
-        Some((service, entry["targetPort"].as_u64().or_else(|| entry["port"].as_u64())?))
+    let (service, entry) = services.iter().find_map(|service| {
+        Some((service, router::items(service, "/spec/ports").find(|p| p["nodePort"] == port)?))
     })?;
     if text(service, "/spec/selector/app.kubernetes.io~1component") == "edge" {
-        return edge::behind(store, target).map(|tenant| Behind::Edge(Box::new(tenant)));
+        return edge::behind(store, entry["targetPort"].as_u64()?)
+            .map(|tenant| Behind::Edge(Box::new(tenant)));
     }
-    workloads::gateway_at(store, target).map(Behind::Router)
+    router::gateway_behind(store, service, entry).map(Behind::Router)
 }
 
 /// Serves one connection to a node port.
@@ -37,7 +36,7 @@ pub(super) async fn serve_gateway(store: Arc<Store>, behind: Behind, stream: Dup
         let (store, behind) = (store.clone(), behind.clone());
         async move {
             Ok::<_, std::convert::Infallible>(match &behind {
-                Behind::Router(gateway) => workloads::answer(&store, gateway, request).await,
+                Behind::Router(gateway) => router::answer(&store, gateway, request).await,
                 Behind::Edge(tenant) => edge::answer(&store, tenant, request).await,
             })
         }

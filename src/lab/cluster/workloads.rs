@@ -1,9 +1,7 @@
-//! What runs on the simulated nodes: pods of Deployments and DaemonSets, device plugins, engines, and the router that
-//! obeys Gateway, ModelRoute and ModelServer. Engines answer with an echo that says it is a stand-in.
+//! What runs on the simulated nodes: pods of Deployments and DaemonSets, and device plugins.
 
-use crate::lab::api::{Body, Options, Store, condition, is_ending, json_answer, now, place, text};
-use http_body_util::{BodyExt, Full};
-use hyper::{Method, Request, Response, StatusCode};
+use super::router::{is_router, items, start_router};
+use crate::lab::api::{Options, Store, condition, is_ending, now, place, text};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,9 +9,6 @@ use std::time::Duration;
 
 const DEPLOYMENTS: &str = "deployments.apps";
 const DAEMONSETS: &str = "daemonsets.apps";
-const SERVERS: &str = "modelservers.networking.serving.volcano.sh";
-const ROUTES: &str = "modelroutes.networking.serving.volcano.sh";
-const GATEWAYS: &str = "gateways.gateway.networking.k8s.io";
 
 /// Where a pod names its owner.
 const OWNER: &str = "/metadata/annotations/lab~1owner";
@@ -209,9 +204,8 @@ fn selected(node: &Value, pod: &Value) -> bool {
 
 /// Returns the first taint of a node that keeps a pod away.
 fn untolerated(node: &Value, pod: &Value) -> Option<Value> {
-    let tolerations = pod["tolerations"].as_array().cloned().unwrap_or_default();
     let tolerated = |taint: &Value| {
-        tolerations.iter().any(|t| {
+        items(pod, "/tolerations").any(|t| {
             let key = t["key"].as_str().is_none_or(|k| taint["key"] == k);
             let effect = t["effect"].as_str().is_none_or(|e| taint["effect"] == e);
             let value = t["operator"] == "Exists"
@@ -219,33 +213,28 @@ fn untolerated(node: &Value, pod: &Value) -> Option<Value> {
             key && effect && value
         })
     };
-    let taints = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
-    taints.into_iter().filter(|t| t["effect"] != "PreferNoSchedule").find(|taint| !tolerated(taint))
+    let mut taints = items(node, "/spec/taints").filter(|t| t["effect"] != "PreferNoSchedule");
+    taints.find(|taint| !tolerated(taint)).cloned()
 }
 
 /// Reads a quantity, such as `500m`, `9` or `68Gi`, in thousandths.
 fn quantity(value: &Value) -> Option<u64> {
-    const UNITS: [(&str, u64); 9] = [
-        ("Ki", 1000 << 10),
-        ("Mi", 1000 << 20),
-        ("Gi", 1000 << 30),
-        ("Ti", 1000 << 40),
-        ("m", 1),
-        ("k", 1_000_000),
-        ("M", 1_000_000_000),
-        ("G", 1_000_000_000_000),
-        ("T", 1_000_000_000_000_000),
-    ];
     let written = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    let unit = UNITS.into_iter().find_map(|(unit, size)| Some((written.strip_suffix(unit)?, size)));
-    let (number, size) = unit.unwrap_or((&written, 1000));
+    let end = written.find(|c: char| !c.is_ascii_digit()).unwrap_or(written.len());
+    let (number, unit) = written.split_at(end);
+    let (base, letter) = unit.strip_suffix('i').map_or((1000u64, unit), |letter| (1024, letter));
+    let size = match letter {
+        "" => 1000,
+        "m" => 1,
+        letter => 1000 * base.pow("KMGT".find(&letter.to_uppercase())? as u32 + 1),
+    };
     number.parse::<u64>().ok()?.checked_mul(size)
 }
 
 /// What a pod asks for that the scheduler counts: CPUs, memory and devices, in thousandths.
 fn asks(pod: &Value) -> BTreeMap<String, u64> {
     let mut asked = BTreeMap::new();
-    for container in pod["spec"]["containers"].as_array().into_iter().flatten() {
+    for container in items(pod, "/spec/containers") {
         let resources = &container["resources"];
         let of = |kind: &str| resources[kind].as_object().into_iter().flatten();
         let devices = of("limits").filter(|(key, _)| key.contains('/'));
@@ -306,10 +295,7 @@ fn unschedulable(store: &Store, pod: &Value, reasons: &BTreeMap<String, usize>, 
         0 => "no nodes available to schedule pods".to_owned(),
         _ => format!("0/{nodes} nodes are available: {}.", counted.join(", ")),
     };
-    let conditions = pod.pointer("/status/conditions").and_then(Value::as_array);
-    if conditions
-        .is_some_and(|all| all.iter().any(|c| c["type"] == "PodScheduled" && c["message"] == message))
-    {
+    if items(pod, "/status/conditions").any(|c| c["type"] == "PodScheduled" && c["message"] == message) {
         return;
     }
     let status = json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False",
@@ -323,18 +309,13 @@ fn waits(pod: &Value) -> bool {
 
 fn start(store: &Store) {
     for pod in store.list("pods").iter().filter(|p| waits(p)) {
-        // The router crash-loops without the kinds that it watches.
-        if is_router(pod) && store.kind("gateway.networking.k8s.io", "gateways").is_none() {
+        if is_router(pod) && !start_router(store, pod) {
             continue;
         }
         let status = json!({"phase": "Running", "podIP": "10.240.0.9",
             "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": now()}]});
         set_status(store, "pods", pod, "kubelet", &status);
     }
-}
-
-fn is_router(pod: &Value) -> bool {
-    text(pod, "/metadata/labels/app.kubernetes.io~1component") == "kthena-router"
 }
 
 /// A running device plugin makes its node's devices allocatable.
@@ -350,8 +331,7 @@ fn plugins(store: &Store) {
         let Some(found) = store.get("nodes", "", &node) else { continue };
         let count = text(&found, "/metadata/annotations/lab~1accelerators");
         let env = |name: &str, value: &str| {
-            let all = pod.pointer("/spec/containers/0/env").and_then(Value::as_array);
-            all.is_some_and(|env| env.iter().any(|e| e["name"] == name && e["value"] == value))
+            items(pod, "/spec/containers/0/env").any(|e| e["name"] == name && e["value"] == value)
         };
         let mig: BTreeMap<String, u32> =
             serde_json::from_str(&text(&found, "/metadata/annotations/lab~1mig"))
@@ -359,9 +339,8 @@ fn plugins(store: &Store) {
                 .filter(|_| env("MIG_STRATEGY", "mixed") && resource == "nvidia.com/gpu")
                 .unwrap_or_default();
         // Instances are only shown to a plugin with both (k8s-device-plugin, its Helm chart); without, it ends.
-        let added = pod.pointer("/spec/containers/0/securityContext/capabilities/add");
-        let admin = added.and_then(Value::as_array).is_some_and(|all| all.iter().any(|c| c == "SYS_ADMIN"));
-        let sees_instances = admin && env("NVIDIA_MIG_MONITOR_DEVICES", "all");
+        let mut added = items(pod, "/spec/containers/0/securityContext/capabilities/add");
+        let sees_instances = added.any(|c| c == "SYS_ADMIN") && env("NVIDIA_MIG_MONITOR_DEVICES", "all");
         if !mig.is_empty() && !sees_instances {
             continue;
         }
@@ -387,125 +366,6 @@ fn plugins(store: &Store) {
             });
         }
     }
-}
-
-/// A gateway: namespace and name.
-pub(super) type Gateway = (String, String);
-
-/// Returns the gateway that listens on a port of the router. Only while a router pod is ready.
-pub(super) fn gateway_at(store: &Store, port: u64) -> Option<Gateway> {
-    store.list("pods").iter().find(|p| is_router(p) && condition(p, "Ready"))?;
-    store.list(GATEWAYS).iter().find_map(|gateway| {
-        let listeners = gateway.pointer("/spec/listeners")?.as_array()?;
-        listeners.iter().find(|l| l["port"] == port)?;
-        Some((text(gateway, "/metadata/namespace"), text(gateway, "/metadata/name")))
-    })
-}
-
-fn refuse(status: StatusCode, words: &str) -> Response<Body> {
-    // The router's errors are bare JSON strings, not OpenAI objects.
-    json_answer(status, &json!(words))
-}
-
-/// Answers a request as the router does.
-pub(super) async fn answer<B: hyper::body::Body<Error: Send> + Send>(
-    store: &Store,
-    gateway: &Gateway,
-    request: Request<B>,
-) -> Response<Body> {
-    let path = request.uri().path().to_owned();
-    if request.method() == Method::GET && path == "/v1/models" {
-        let models: Vec<Value> = store
-            .list(ROUTES)
-            .iter()
-            .map(|r| json!({"id": r["spec"]["modelName"], "object": "model", "created": 0, "owned_by": "kthena"}))
-            .collect();
-        return json_answer(StatusCode::OK, &json!({"object": "list", "data": models}));
-    }
-    if path != "/v1/chat/completions" {
-        return refuse(StatusCode::NOT_FOUND, "route not found");
-    }
-    let body = request.into_body().collect().await.ok().map(|body| body.to_bytes());
-    let Some(body) = body.and_then(|body| serde_json::from_slice::<Value>(&body).ok()) else {
-        return refuse(StatusCode::BAD_REQUEST, "invalid request body");
-    };
-    let Some(model) = body["model"].as_str() else { return refuse(StatusCode::NOT_FOUND, "model not found") };
-    let attached = |route: &Value| {
-        let namespace = text(route, "/metadata/namespace");
-        route["spec"]["parentRefs"].as_array().into_iter().flatten().any(|p| {
-            p["name"] == gateway.1.as_str() && p["namespace"].as_str().unwrap_or(&namespace) == gateway.0
-        })
-    };
-    let routes = store.list(ROUTES);
-    let Some(route) = routes.iter().find(|r| r["spec"]["modelName"] == model && attached(r)) else {
-        return refuse(StatusCode::NOT_FOUND, "route not found");
-    };
-    let namespace = text(route, "/metadata/namespace");
-    let targets = route["spec"]["rules"][0]["targetModels"].as_array().cloned().unwrap_or_default();
-    let weight = |t: &Value| t["weight"].as_u64().unwrap_or(100);
-    let mut pick = rand::random_range(0..targets.iter().map(weight).sum::<u64>().max(1));
-    let target = targets.iter().find(|t| {
-        let here = pick < weight(t);
-        pick = pick.saturating_sub(weight(t));
-        here
-    });
-    let server_name = target.map(|t| text(t, "/modelServerName")).unwrap_or_default();
-    let lost =
-        || refuse(StatusCode::NOT_FOUND, &format!("can't find model server: {namespace}/{server_name}"));
-    let Some(server) = store.get(SERVERS, &namespace, &server_name) else { return lost() };
-    let selector = server["spec"]["workloadSelector"]["matchLabels"].as_object().cloned().unwrap_or_default();
-    let pods = store.list_in("pods", &namespace);
-    let pod = pods.iter().find(|p| {
-        condition(p, "Ready") && selector.iter().all(|(k, v)| p["metadata"]["labels"].get(k) == Some(v))
-    });
-    let Some(pod) = pod else { return lost() };
-    let asked = server["spec"]["model"].as_str().unwrap_or(model);
-    engine(pod, asked, &body)
-}
-
-/// The echo engine: answers only to the name that its pod serves.
-fn engine(pod: &Value, asked: &str, body: &Value) -> Response<Body> {
-    let container = &pod["spec"]["containers"][0];
-    let words: Vec<&str> = ["command", "args"]
-        .iter()
-        .flat_map(|key| container[*key].as_array().into_iter().flatten())
-        .filter_map(Value::as_str)
-        .collect();
-    let served =
-        words.iter().position(|w| *w == "--served-model-name").and_then(|n| words.get(n + 1)).copied();
-    if served != Some(asked) {
-        let message = format!("The model `{asked}` does not exist.");
-        let error =
-            json!({"error": {"message": message, "type": "NotFoundError", "param": "model", "code": 404}});
-        return json_answer(StatusCode::NOT_FOUND, &error);
-    }
-    let question =
-        body["messages"].as_array().and_then(|m| m.last()).map(|m| text(m, "/content")).unwrap_or_default();
-    let (name, node) = (text(pod, "/metadata/name"), text(pod, "/spec/nodeName"));
-    let content = format!("LAB echo from {name} on {node}: {question}");
-    if body["stream"] == true {
-        return streamed(asked, &content);
-    }
-    json_answer(
-        StatusCode::OK,
-        &json!({"id": "chatcmpl-lab", "object": "chat.completion", "created": 0, "model": asked,
-            "choices": [{"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop"}],
-            "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}}),
-    )
-}
-
-/// The same as a stream: a chunk for each word.
-fn streamed(model: &str, content: &str) -> Response<Body> {
-    let chunk = |word: &str| {
-        json!({"id": "chatcmpl-lab", "object": "chat.completion.chunk", "created": 0, "model": model,
-            "choices": [{"index": 0, "delta": {"content": word}, "finish_reason": null}]})
-    };
-    let events: String =
-        content.split_inclusive(' ').map(|word| format!("data: {}\n\n", chunk(word))).collect();
-    let body = Full::new(bytes::Bytes::from(events + "data: [DONE]\n\n")).boxed_unsync();
-    let mut response = Response::new(body);
-    response.headers_mut().insert("content-type", http::HeaderValue::from_static("text/event-stream"));
-    response
 }
 
 #[cfg(test)]

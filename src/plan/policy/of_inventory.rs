@@ -6,7 +6,7 @@ use super::facts::{
     ModelFacts, PlanFacts, PoolFacts, PoolPlanFacts, TenantFacts,
 };
 use crate::inventory::{
-    Accelerator, Endpoint, Host, Inventory, Model, ModelSource, Pool, SecretSource, Tenant,
+    Accelerator, Endpoint, Host, Inventory, Model, ModelSource, Pool, Route, SecretSource, Tenant,
 };
 use crate::state::PoolName;
 use serde::Serialize;
@@ -30,7 +30,7 @@ fn accelerators(model: &Model) -> usize {
 }
 
 fn models_of(tenant: &Tenant) -> BTreeSet<&str> {
-    tenant.routes.values().flat_map(|to| to.keys().map(String::as_str)).collect()
+    tenant.routes.values().flat_map(Route::targets).flat_map(|to| to.keys().map(String::as_str)).collect()
 }
 
 fn secret(source: &SecretSource) -> &'static str {
@@ -124,7 +124,11 @@ impl InventoryFacts {
                 node_port: tenant.node_port,
                 accelerators: models.iter().filter_map(|m| inventory.models.get(*m)).map(accelerators).sum(),
                 models: models.into_iter().map(str::to_owned).collect(),
-                routes: tenant.routes.clone(),
+                routes: tenant
+                    .routes
+                    .iter()
+                    .map(|(served, route)| (served.clone(), route.to.clone()))
+                    .collect(),
             }
         };
         Self {

@@ -5,7 +5,7 @@ use super::rest::{Response, text};
 use serde_json::{Value, json};
 
 /// Kinds that `provision` or its lab touches: path of the group version, plural, kind, whether in namespaces.
-const SERVED: [(&str, &str, &str, bool); 17] = [
+const SERVED: [(&str, &str, &str, bool); 18] = [
     ("/api/v1", "configmaps", "ConfigMap", true),
     ("/api/v1", "events", "Event", true),
     ("/api/v1", "namespaces", "Namespace", false),
@@ -19,6 +19,7 @@ const SERVED: [(&str, &str, &str, bool); 17] = [
     ("/apis/apps/v1", "replicasets", "ReplicaSet", true),
     ("/apis/apiextensions.k8s.io/v1", "customresourcedefinitions", "CustomResourceDefinition", false),
     ("/apis/coordination.k8s.io/v1", "leases", "Lease", true),
+    ("/apis/networking.k8s.io/v1", "networkpolicies", "NetworkPolicy", true),
     ("/apis/node.k8s.io/v1", "runtimeclasses", "RuntimeClass", false),
     ("/apis/policy/v1", "poddisruptionbudgets", "PodDisruptionBudget", true),
     ("/apis/rbac.authorization.k8s.io/v1", "clusterroles", "ClusterRole", false),
