@@ -14,6 +14,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// The headless Service of the router's pods: each has an address of its own, so that a request which one refuses can go to another.
 const ROUTER_PODS: &str = "kthena-router-pods.kthena-system.svc.cluster.local";
 
+/// What the proxy can hold at least of a request or an answer, in bytes: a limit of requests is none of answers.
+const LEAST_BUFFER: u64 = 8 << 20;
+
 /// What the proxy says when it refuses a request itself, in OpenAI's terms: status, code, kind, words.
 const REPLIES: [(u16, &str, &str, &str); 12] = [
     (400, "invalid_request", "invalid_request_error", "The request is not valid HTTP."),
@@ -61,6 +64,7 @@ fn tenant(inventory: &Inventory, tenant: &Tenant) -> Value {
     let allowed: BTreeSet<ipnet::IpNet> = networks.chain(own).collect();
     let allowed: Vec<ipnet::IpNet> = ipnet::IpNet::aggregate(&allowed.into_iter().collect());
     let limits = tenant.limits;
+    let most_bytes = u64::from(limits.request_kilobytes) * 1024;
     json!({
         "name": tenant.name,
         "port": tenant.port,
@@ -76,7 +80,8 @@ fn tenant(inventory: &Inventory, tenant: &Tenant) -> Value {
             "tenant": limits.requests.unwrap_or(u32::MAX),
             "key": limits.requests_per_key,
         })),
-        "most_bytes": u64::from(limits.request_kilobytes) * 1024,
+        "most_bytes": most_bytes,
+        "buffer_bytes": most_bytes.max(LEAST_BUFFER),
         "served": served,
         "list": json!({"object": "list", "data": list}).to_string(),
         "tls": tenant.tls.is_some(),

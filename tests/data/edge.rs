@@ -149,7 +149,7 @@ async fn what_a_tenant_asks_for_is_in_its_files_and_in_no_other_tenants() {
         files["routes-ads.yaml"].contains("Qwen/Qwen3-8B") && !files["routes-open.yaml"].contains("Qwen3")
     );
     assert!(!files["routes-open.yaml"].contains("local_ratelimit"));
-    assert!(files["listeners.yaml"].contains("max_request_bytes: 65536"));
+    assert!(files["routes-ads.yaml"].contains("most_bytes: 65536"));
 
     let objects = objects(&inventory);
     let secret = &objects["Secret/edge-tls"]["data"];

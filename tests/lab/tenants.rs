@@ -134,6 +134,7 @@ fn post(address: &str, path: &str, header: &str, body: &str) -> (String, String)
 #[test]
 fn the_router_obeys_rules_and_says_what_the_real_one_says() {
     let story = Story::new();
+    story.edit("  expose: {nodePort", "  edge: none\n  expose: {nodePort");
     story.edit(
         "routes: {qwen: {to: {qwen-trn: 100}}}",
         "routes: {qwen: {rules: [{name: beta, headers: {x-beta: {exact: \"1\"}}, to: {qwen-gpu: 100, qwen-trn: 0}}, \
@@ -251,6 +252,87 @@ fn the_how_to_does_what_it_says() {
             })
             .collect();
         let output = story.run(&words.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(output.status.code(), Some(0), "provision {own}\n{}", text(&output));
+        assert!(String::from_utf8_lossy(&output.stdout).contains(said), "provision {own}\n{}", text(&output));
+    }
+}
+
+/// A private key of Ed25519 as `openssl genpkey` writes it: that of RFC 8410, section 10.3.
+const PRIVATE_KEY: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END PRIVATE KEY-----\n";
+
+/// Gives the tenant ads keys, as the how-to says.
+fn with_keys(story: &Story) {
+    let folder = std::path::Path::new(&story.at()).to_owned();
+    std::fs::write(folder.join("ads.pem"), PRIVATE_KEY).expect("written");
+    story.edit("tenants:\n", "secrets:\n  ads-signing: {file: ads.pem}\ntenants:\n");
+    story.edit("ads:    {gateway: {port: 8081},", "ads:    {gateway: {port: 8081}, keys: {signing: {secret: ads-signing}},");
+}
+
+#[test]
+fn a_tenant_with_keys_is_asked_with_one_and_lists_its_own_models() {
+    let story = Story::new();
+    with_keys(&story);
+    let at = story.at();
+    // Without the list of keys nothing is begun, and what to do is said.
+    let refused = story.run(&["validate", "-i", &at]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused).contains("provision key create ads"), "{}", text(&refused));
+    let made = story.run(&["key", "create", "-i", &at, "ads", "--name", "laptop", "--output", "json"]);
+    assert_eq!(made.status.code(), Some(0), "{}", text(&made));
+    let made: serde_json::Value = serde_json::from_slice(&made.stdout).expect("JSON");
+    assert_eq!(made["key"].as_str().map(|key| key.split('.').count()), Some(3));
+    story.up();
+    let applied = story.apply(&[]);
+    assert_eq!(applied.status.code(), Some(0), "{}", text(&applied));
+    assert_eq!(story.plan().0, 0, "a second plan is empty");
+
+    // The lab trusts a stand-in for the private key, which a real one is no key of.
+    let asked = story.run(&["ask", "-i", &at, "ads/qwen", "Who are you?"]);
+    assert_eq!(asked.status.code(), Some(0), "{}", text(&asked));
+    assert!(text(&asked).contains("LAB echo from qwen-trn-"), "{}", text(&asked));
+    let endpoint = text(&story.run(&["endpoint", "-i", &at, "ads"]));
+    assert!(endpoint.contains("API key   required; make one: provision key create -i"), "{endpoint}");
+    assert!(endpoint.contains("Authorization: Bearer $OPENAI_API_KEY"), "{endpoint}");
+
+    let said = |tenant: &str, path: &str, header: &str, body: &str| {
+        let mut tunnel = story.command(&["tunnel", "-i", &at, "--tenant", tenant]);
+        let mut tunnel = tunnel.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it starts");
+        let mut lines = std::io::BufReader::new(tunnel.stdout.take().expect("a pipe")).lines();
+        let export = lines.next().expect("a line").expect("text");
+        let address = export.strip_prefix("export OPENAI_BASE_URL=http://").and_then(|a| a.strip_suffix("/v1"));
+        let said = post(address.unwrap_or_else(|| panic!("{export}")), path, header, body);
+        assert!(std::process::Command::new("kill").args(["-s", "INT", &tunnel.id().to_string()]).status().expect("kill").success());
+        assert_eq!(tunnel.wait().expect("it ends").code(), Some(0));
+        said
+    };
+    let chat = r#"{"model": "qwen", "messages": [{"role": "user", "content": "Hi"}]}"#;
+    let wrong = format!("authorization: Bearer {}\r\n", made["key"].as_str().expect("a key"));
+    for header in ["", "authorization: Bearer x\r\n", &wrong] {
+        let (head, body) = said("ads", "/v1/chat/completions", header, chat);
+        assert!(head.starts_with("http/1.1 401") && body.contains("invalid_api_key"), "{header}: {head} {body}");
+    }
+    let (_, body) = said("search", "/v1/chat/completions", "", chat);
+    assert!(body.contains("LAB echo from qwen-gpu-") && body.contains(r#""model":"qwen""#), "{body}");
+    let (head, body) = said("search", "/v1/chat/completions", "", &chat.replace("qwen", "none"));
+    assert!(head.starts_with("http/1.1 404") && body.contains("model_not_found"), "{head} {body}");
+    let (_, body) = said("search", "/v1/models", "", "");
+    assert!(body.contains(r#""owned_by":"search""#) && !body.contains("ads"), "{body}");
+}
+
+/// The commands of the how-to, word for word.
+#[test]
+fn the_how_to_of_tenants_does_what_it_says() {
+    let story = Story::new();
+    with_keys(&story);
+    story.up();
+    let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/how-to/tenants.md");
+    let page = std::fs::read_to_string(page).expect("read");
+    let commands: Vec<&str> = page.lines().filter_map(|l| l.strip_prefix("$ provision ")).collect();
+    let said = ["eyJ", "laptop", "targets converged"];
+    assert_eq!(commands.len(), said.len());
+    for (command, said) in commands.into_iter().zip(said) {
+        let own = command.replace("inventories/lab", &story.at());
+        let output = story.run(&own.split_whitespace().collect::<Vec<_>>());
         assert_eq!(output.status.code(), Some(0), "provision {own}\n{}", text(&output));
         assert!(String::from_utf8_lossy(&output.stdout).contains(said), "provision {own}\n{}", text(&output));
     }

@@ -93,6 +93,10 @@ local function request(handle)
   if handle:headers():get(":method") ~= "POST" then return end
   local body = handle:body(true)
   local text = body and body:length() > 0 and body:getBytes(0, body:length()) or ""
+  local context = handle:filterContext()
+  if #text > context:get("most_bytes") then
+    return refuse(handle, 413, "The request is larger than this tenant may send.", "request_too_large")
+  end
   local all = members(text)
   if not all then
     return refuse(handle, 400, "The body is not a JSON object, or has a key twice, or a key with escapes.", "invalid_json")
@@ -101,7 +105,6 @@ local function request(handle)
   if not name or name:byte(1) ~= QUOTE then
     return refuse(handle, 400, "`model` is missing or is not a text.", "missing_model")
   end
-  local context = handle:filterContext()
   if not context:get("models")[name] then
     return refuse(handle, 404, "The model does not exist here; GET /v1/models lists those that do.", "model_not_found")
   end
@@ -149,6 +152,9 @@ end
 
 local BROKEN = "data: " .. error_object("The model stopped before the end of its answer.", "server_error", "model_lost") .. "\n\n"
 
+-- The longest line of a stream, in bytes: it is held until its end has come.
+local MOST_EVENT = 1048576
+
 -- Returns whether a line may still become one of an event stream.
 local function is_event(line)
   for _, field in ipairs({"data:", "event:", "id:", "retry:", ":"}) do
@@ -187,8 +193,8 @@ local function stream(handle, name, hide)
         end
       end
       rest = text:sub(at)
-      if not broken and rest ~= "" and not is_event(rest) then broken = true end
-      if broken and rest ~= nil then
+      if rest ~= "" and (not is_event(rest) or #rest > MOST_EVENT) then broken = true end
+      if broken then
         if not noted(handle, "broken") then out[#out + 1] = BROKEN end
         note(handle, "broken", true)
         rest = ""
