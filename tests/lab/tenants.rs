@@ -224,10 +224,27 @@ fn the_router_obeys_rules_and_says_what_the_real_one_says() {
         "  search: {gateway",
         "  other: {gateway: {port: 8083}, routes: {qwen: {to: {qwen-gpu: 1}}}}\n  search: {gateway",
     );
+    let extra = "extraObjects:\n- {apiVersion: v1, kind: ConfigMap, metadata: {name: extra, namespace: own}, data: {a: b}}\n";
+    story.edit("tenants:\n", &format!("{extra}tenants:\n"));
     let (_, plan) = story.plan();
-    assert!(!plan.contains("default") && !plan.contains("GatewayClass"), "{plan}");
+    assert!(!plan.contains("kthena-system/default") && !plan.contains("GatewayClass"), "{plan}");
+    assert!(plan.contains("ConfigMap own/extra"), "{plan}");
     assert_eq!(story.apply(&[]).status.code(), Some(0));
     made();
+    // An extra object goes with its entry, and its namespace stays.
+    let there = || {
+        story.api(async |client| {
+            let maps: kube::Api<k8s_openapi::api::core::v1::ConfigMap> =
+                kube::Api::namespaced(client.clone(), "own");
+            let namespaces: kube::Api<k8s_openapi::api::core::v1::Namespace> = kube::Api::all(client);
+            let found = maps.get_opt("extra").await.expect("asked").is_some();
+            (found, namespaces.get_opt("own").await.expect("asked").is_some())
+        })
+    };
+    assert_eq!(there(), (true, true));
+    story.edit(extra, "");
+    assert_eq!(story.apply(&[]).status.code(), Some(0));
+    assert_eq!(there(), (false, true));
 }
 
 /// The commands of the how-to, word for word.

@@ -112,11 +112,9 @@ pub(super) async fn answer<B: hyper::body::Body<Error: Send> + Send>(
     let mut routes = store.list(ROUTES);
     if head.method == Method::GET && path == "/v1/models" {
         // Of all tenants, on every port.
-        let names = |r: &Arc<Value>| {
-            let adapters = items(r, "/spec/loraAdapters").filter_map(Value::as_str);
-            adapters.chain(r["spec"]["modelName"].as_str()).map(str::to_owned).collect::<Vec<_>>()
-        };
-        let names: BTreeSet<String> = routes.iter().flat_map(names).collect();
+        let names =
+            routes.iter().flat_map(|r| items(r, "/spec/loraAdapters").chain([&r["spec"]["modelName"]]));
+        let names: BTreeSet<&str> = names.filter_map(Value::as_str).collect();
         let model = |name| json!({"id": name, "object": "model", "created": 0, "owned_by": "kthena"});
         let data: Vec<Value> = names.into_iter().map(model).collect();
         return own(StatusCode::OK, &json!({"object": "list", "data": data}));
@@ -130,7 +128,7 @@ pub(super) async fn answer<B: hyper::body::Body<Error: Send> + Send>(
     let Some(model) = body["model"].as_str().filter(|name| !name.trim().is_empty()) else {
         return refuse("model not found");
     };
-    if !body["prompt"].is_string() && !body["messages"].as_array().is_some_and(|all| !all.is_empty()) {
+    if !body["prompt"].is_string() && items(&body, "/messages").next().is_none() {
         return refuse("prompt not found");
     }
     // The oldest first.
@@ -184,35 +182,30 @@ fn engine(pod: &Value, asked: &str, path: &str, body: &Value) -> Option<Response
     let (name, node) = (text(pod, "/metadata/name"), text(pod, "/spec/nodeName"));
     let content = format!("LAB echo from {name} on {node}: {question}");
     let usage = json!({"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2});
-    let (id, object) =
-        if chat { ("chatcmpl-lab", "chat.completion") } else { ("cmpl-lab", "text_completion") };
-    let choice = |key: &str, words: &str, end: Option<&str>| {
-        let mut choice = json!({"index": 0, "finish_reason": end});
-        match chat {
-            true => choice[key] = json!({"role": "assistant", "content": words}),
-            false => choice["text"] = json!(words),
-        }
-        json!([choice])
+    let (id, object, part) = match chat {
+        true => ("chatcmpl-lab", "chat.completion", "chat.completion.chunk"),
+        false => ("cmpl-lab", "text_completion", "text_completion"),
     };
-    let whole = |object: String, choices: Value| json!({"id": id, "object": object, "created": 0, "model": asked, "choices": choices});
+    let choice = |key: &str, words: &str, end: Option<&str>| match chat {
+        true => json!([{"index": 0, "finish_reason": end, key: {"role": "assistant", "content": words}}]),
+        false => json!([{"index": 0, "finish_reason": end, "text": words}]),
+    };
+    let whole = |object: &str, choices: Value| json!({"id": id, "object": object, "created": 0, "model": asked, "choices": choices});
     if body["stream"] != true {
-        let mut answer = whole(object.to_owned(), choice("message", &content, Some("stop")));
+        let mut answer = whole(object, choice("message", &content, Some("stop")));
         answer["usage"] = usage;
         return Some(json_answer(StatusCode::OK, &answer));
     }
-    let chunk =
-        |choices: Value| whole(if chat { format!("{object}.chunk") } else { object.to_owned() }, choices);
-    let mut chunks: Vec<Value> =
-        content.split_inclusive(' ').map(|word| chunk(choice("delta", word, None))).collect();
-    chunks.push(chunk(choice("delta", "", Some("stop"))));
+    let chunk = |word: &str| whole(part, choice("delta", word, None));
+    let mut chunks: Vec<Value> = content.split_inclusive(' ').map(chunk).collect();
+    chunks.push(whole(part, choice("delta", "", Some("stop"))));
     if body["stream_options"]["include_usage"] == true {
-        chunks.push(chunk(json!([])));
+        chunks.push(whole(part, json!([])));
         chunks.last_mut()?["usage"] = usage;
     }
     let events = chunks.into_iter().map(|c| c.to_string()).chain(["[DONE]".to_owned()]);
-    let frames =
-        events.map(|event| Ok::<_, Infallible>(Frame::data(Bytes::from(format!("data: {event}\n\n")))));
-    let frames: Vec<_> = frames.collect();
+    let frame = |event| Ok::<_, Infallible>(Frame::data(Bytes::from(format!("data: {event}\n\n"))));
+    let frames: Vec<_> = events.map(frame).collect();
     let mut response = Response::new(StreamBody::new(futures::stream::iter(frames)).boxed_unsync());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
     Some(response)

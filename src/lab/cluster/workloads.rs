@@ -308,10 +308,8 @@ fn waits(pod: &Value) -> bool {
 }
 
 fn start(store: &Store) {
-    for pod in store.list("pods").iter().filter(|p| waits(p)) {
-        if is_router(pod) && !start_router(store, pod) {
-            continue;
-        }
+    let starts = |pod: &Value| waits(pod) && (!is_router(pod) || start_router(store, pod));
+    for pod in store.list("pods").iter().filter(|p| starts(p)) {
         let status = json!({"phase": "Running", "podIP": "10.240.0.9",
             "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": now()}]});
         set_status(store, "pods", pod, "kubelet", &status);

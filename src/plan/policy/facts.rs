@@ -396,6 +396,6 @@ pub struct TenantFacts {
     pub models: Vec<String>,
     /// Accelerators of those models; what tenants share counts for each.
     pub accelerators: usize,
-    /// Weights by model, by served name.
+    /// Weights by model, by served name; rules for headers are left out.
     pub routes: BTreeMap<String, BTreeMap<String, u32>>,
 }
