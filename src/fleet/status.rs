@@ -203,7 +203,7 @@ fn model_seen<'a>(survey: &'a Survey, model: &str) -> Option<&'a WorkloadSeen> {
 fn tenants_of(inventory: &Inventory, part: Part, name: &str) -> Vec<String> {
     let tenants = inventory.tenants.values();
     match part {
-        Part::Router => tenants.map(|t| t.name.clone()).collect(),
+        Part::Edge | Part::Router => tenants.map(|t| t.name.clone()).collect(),
         Part::Model => tenants
             .filter_map(|tenant| {
                 let served = tenant.routes.iter().filter(|(_, route)| route.leads_to(name));

@@ -61,7 +61,7 @@ pub(super) fn build(
         .collect();
     check::check(&inventory, top, catalog, &broken, &spans, problems);
     inventory.written = Written {
-        fields: written::fields(top),
+        fields: written::fields(top).into_iter().chain(edge::written(&inventory.tenants)).collect(),
         hosts: spans.iter().map(|(host, span)| (host.clone(), written::place(span))).collect(),
     };
     Some(inventory)
@@ -147,7 +147,7 @@ fn read(r: &mut Reader<'_>, top: &Node) -> Option<Inventory> {
         tenants.insert(entry.key.clone(), tenant);
     }
     Some(Inventory {
-        digest: digest(top, &all_hosts),
+        digest: digest(top, &all_hosts, &tenants),
         root: r.root.to_owned(),
         roles: roles(r),
         name,
@@ -210,10 +210,13 @@ fn roles(r: &mut Reader<'_>) -> BTreeMap<String, String> {
     }
 }
 
-/// Returns a digest of what is written and of all hosts, wherever they come from.
-fn digest(top: &Node, hosts: &BTreeMap<HostName, Host>) -> String {
+/// Returns a digest of what is written, of all hosts, wherever they come from, and of what lies beside the inventory for tenants.
+fn digest(top: &Node, hosts: &BTreeMap<HostName, Host>, tenants: &BTreeMap<String, Tenant>) -> String {
     let mut digest = Sha256::new_with_prefix(top.json_as_written().to_string());
     digest.update(serde_json::to_vec(hosts).unwrap_or_default());
+    for (name, field) in edge::written(tenants) {
+        digest.update(format!("{name}={}\n", field.value));
+    }
     digest.finalize().iter().map(|b| format!("{b:02x}")).collect()
 }
 

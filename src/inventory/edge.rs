@@ -7,6 +7,7 @@ use super::tree::{Entry, Node, Value, document};
 use crate::state::PoolName;
 use base64::Engine as _;
 use ipnet::IpNet;
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -180,6 +181,32 @@ fn listed(name: &str, text: String) -> Result<(String, BTreeMap<String, IssuedKe
 
 fn text_of(node: &Node, key: &str) -> Option<String> {
     text(Some(node), key)
+}
+
+/// Returns what files beside the inventory say of tenants, as fields that a comparison shows.
+pub(super) fn written(tenants: &BTreeMap<String, Tenant>) -> Vec<(String, WrittenField)> {
+    let mut fields = Vec::new();
+    for tenant in tenants.values() {
+        let mut add = |field: &str, value: String, place: String| {
+            fields.push((format!("tenants.{}.{field}", tenant.name), WrittenField { value, place }));
+        };
+        if let Some(keys) = &tenant.keys {
+            let revoked: Vec<&str> = keys
+                .issued
+                .iter()
+                .filter(|(_, key)| key.revoked.is_some())
+                .map(|(id, _)| id.as_str())
+                .collect();
+            let place = || keys.file.display().to_string();
+            add("keys.publicKey", keys.public.clone().unwrap_or_default(), place());
+            add("keys.revoked", revoked.join(", "), place());
+        }
+        if let Some(tls) = &tenant.tls {
+            let sum: String = Sha256::digest(tls.chain.concat()).iter().map(|b| format!("{b:02x}")).collect();
+            add("tls.certificate.sha256", sum, "the certificate's file".to_owned());
+        }
+    }
+    fields
 }
 
 /// What only the proxy does.

@@ -60,6 +60,7 @@ pub(super) fn troubled(workloads: &[WorkloadView], place: &str) -> String {
     let mut text = String::new();
     for workload in workloads.iter().filter(|w| w.is_troubled()) {
         let part = match workload.part {
+            Part::Edge => "proxy",
             Part::Router => "router",
             Part::Model => "model",
             Part::DevicePlugin => "device plugin",

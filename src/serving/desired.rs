@@ -169,6 +169,8 @@ fn unresolved(input: &ServingInput<'_>, all: &mut [Resource]) {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Debug)]
 #[serde(rename_all = "kebab-case")]
 pub enum Part {
+    /// Clients reach it, and the router through it.
+    Edge,
     /// Requests of all tenants go through it.
     Router,
     /// It answers them.
@@ -203,7 +205,7 @@ pub fn workloads(
             (_, Stage::Route) => continue,
             ("Deployment" | "DaemonSet", Stage::Engine) => Part::Model,
             ("Deployment", _) => Part::Router,
-            ("DaemonSet", _) if id.name == "edge" => Part::Router,
+            ("DaemonSet", _) if id.name == "edge" => Part::Edge,
             ("DaemonSet", _) if METRICS.contains(&id.name.as_str()) => Part::Metrics,
             ("DaemonSet", _) => Part::DevicePlugin,
             _ => continue,

@@ -282,7 +282,10 @@ fn with_keys(story: &Story) {
     let folder = std::path::Path::new(&story.at()).to_owned();
     std::fs::write(folder.join("ads.pem"), PRIVATE_KEY).expect("written");
     story.edit("tenants:\n", "secrets:\n  ads-signing: {file: ads.pem}\ntenants:\n");
-    story.edit("ads:    {gateway: {port: 8081},", "ads:    {gateway: {port: 8081}, keys: {signing: {secret: ads-signing}},");
+    story.edit(
+        "ads:    {gateway: {port: 8081},",
+        "ads:    {gateway: {port: 8081}, keys: {signing: {secret: ads-signing}},",
+    );
 }
 
 #[test]
@@ -316,9 +319,16 @@ fn a_tenant_with_keys_is_asked_with_one_and_lists_its_own_models() {
         let mut tunnel = tunnel.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it starts");
         let mut lines = std::io::BufReader::new(tunnel.stdout.take().expect("a pipe")).lines();
         let export = lines.next().expect("a line").expect("text");
-        let address = export.strip_prefix("export OPENAI_BASE_URL=http://").and_then(|a| a.strip_suffix("/v1"));
+        let address =
+            export.strip_prefix("export OPENAI_BASE_URL=http://").and_then(|a| a.strip_suffix("/v1"));
         let said = post(address.unwrap_or_else(|| panic!("{export}")), path, header, body);
-        assert!(std::process::Command::new("kill").args(["-s", "INT", &tunnel.id().to_string()]).status().expect("kill").success());
+        assert!(
+            std::process::Command::new("kill")
+                .args(["-s", "INT", &tunnel.id().to_string()])
+                .status()
+                .expect("kill")
+                .success()
+        );
         assert_eq!(tunnel.wait().expect("it ends").code(), Some(0));
         said
     };
@@ -326,7 +336,10 @@ fn a_tenant_with_keys_is_asked_with_one_and_lists_its_own_models() {
     let wrong = format!("authorization: Bearer {}\r\n", made["key"].as_str().expect("a key"));
     for header in ["", "authorization: Bearer x\r\n", &wrong] {
         let (head, body) = said("ads", "/v1/chat/completions", header, chat);
-        assert!(head.starts_with("http/1.1 401") && body.contains("invalid_api_key"), "{header}: {head} {body}");
+        assert!(
+            head.starts_with("http/1.1 401") && body.contains("invalid_api_key"),
+            "{header}: {head} {body}"
+        );
     }
     let (_, body) = said("search", "/v1/chat/completions", "", chat);
     assert!(body.contains("LAB echo from qwen-gpu-") && body.contains(r#""model":"qwen""#), "{body}");
@@ -340,8 +353,8 @@ fn a_tenant_with_keys_is_asked_with_one_and_lists_its_own_models() {
 #[test]
 fn the_how_to_of_tenants_does_what_it_says() {
     let story = Story::new();
-    with_keys(&story);
     story.up();
+    with_keys(&story);
     let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/how-to/tenants.md");
     let page = std::fs::read_to_string(page).expect("read");
     let commands: Vec<&str> = page.lines().filter_map(|l| l.strip_prefix("$ provision ")).collect();

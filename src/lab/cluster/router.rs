@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
-use std::{collections::BTreeSet, convert::Infallible, sync::Arc};
+use std::{collections::BTreeSet, convert::Infallible};
 
 const SERVERS: &str = "modelservers.networking.serving.volcano.sh";
 const ROUTES: &str = "modelroutes.networking.serving.volcano.sh";
