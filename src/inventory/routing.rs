@@ -116,9 +116,10 @@ fn rule_at(route: &Node, position: usize) -> &Node {
 
 /// Returns why an expression cannot be used; Go's and Rust's are alike but for what is refused here.
 fn regex_fault(text: &str) -> Option<String> {
-    // Go reads these otherwise, or not at all.
+    // Go reads these otherwise, or not at all; the first three only in a class.
+    let foreign = ["&&", "--", "~~", "\\u", "\\U", "\\b{", "\\<", "\\>"];
     let foreign =
-        ["&&", "--", "~~", "\\u", "\\U", "\\b{", "\\<", "\\>"].into_iter().find(|part| text.contains(part));
+        foreign.into_iter().skip(if text.contains('[') { 0 } else { 3 }).find(|part| text.contains(part));
     if let Some(part) = foreign {
         return Some(format!("the router does not support `{part}`"));
     }
@@ -133,6 +134,7 @@ fn regex_fault(text: &str) -> Option<String> {
     }
     // In Go classes such as `\w` are those of ASCII.
     match regex::bytes::RegexBuilder::new(text).unicode(false).size_limit(MOST_COMPILED).build() {
+        Err(regex::Error::CompiledTooBig(_)) => Some("it is too large".to_owned()),
         Err(error) => {
             let text = error.to_string();
             Some(text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned())
@@ -302,7 +304,7 @@ mod tests {
 
     #[test]
     fn expressions_are_what_both_engines_understand() {
-        for good in ["^beta$", "^(a|b)[0-9]+$", "(?i)^x", "a{2,1000}", "^[a-z-]+$", "\\d"] {
+        for good in ["^beta$", "^(a|b)[0-9]+$", "(?i)^x", "a{2,100}", "^[a-z-]+$", "\\d", "x--y"] {
             assert_eq!(regex_fault(good), None, "{good}");
         }
         for bad in [
@@ -312,6 +314,8 @@ mod tests {
             "",
             "^$",
             "a{1001}",
+            "a{2,1000}",
+            "[a--b]",
             "(?x)a b",
             "[a&&b]",
             "\\u{61}",
