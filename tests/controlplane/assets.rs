@@ -37,7 +37,9 @@ fn pinned(name: &str, path: &str) -> String {
     let text = std::fs::read_to_string(module(name).join("go.mod")).expect("a go.mod");
     let line =
         text.lines().find_map(|l| l.trim_start_matches("require ").trim().strip_prefix(&format!("{path} ")));
-    line.unwrap_or_else(|| panic!("{name}/go.mod does not pin {path}")).trim().to_owned()
+    // A comment may follow.
+    let version = line.and_then(|l| l.split_whitespace().next());
+    version.unwrap_or_else(|| panic!("{name}/go.mod does not pin {path}")).to_owned()
 }
 
 /// Returns the Go toolchain: on the PATH, or where its own installer puts it.

@@ -124,6 +124,8 @@ impl Events {
     /// Returns the text of the next event; `None` at the end, an error where the connection broke.
     pub async fn next(&mut self) -> Result<Option<String>, String> {
         loop {
+            // The router writes more empty lines than it has to.
+            self.buffered.drain(..self.buffered.len() - self.buffered.trim_start_matches('\n').len());
             if let Some((event, rest)) = self.buffered.split_once("\n\n") {
                 let event = event.strip_prefix("data: ").unwrap_or(event).to_owned();
                 self.buffered = rest.to_owned();

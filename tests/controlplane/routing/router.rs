@@ -56,6 +56,8 @@ impl Router {
         write(root.join(ACCOUNT).join("token"), &token);
         write(root.join(ACCOUNT).join("namespace"), &namespace);
         write(root.join(ACCOUNT).join("ca.crt"), &plane.authority());
+        // As the kubelet writes it.
+        write(root.join("etc/hosts"), "127.0.0.1 localhost\n");
         std::fs::create_dir_all(root.join("tmp")).expect("made");
         std::fs::copy(program, root.join("router")).expect("copied");
 
