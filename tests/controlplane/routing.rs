@@ -3,8 +3,10 @@
 
 mod client;
 mod cluster;
-mod edge;
+pub mod edge;
 mod engine;
+mod envoy;
+mod gate;
 mod kubelet;
 pub mod network;
 mod router;
@@ -15,7 +17,7 @@ use super::{Test, tests};
 use client::{chat, get, get_with, post, raw, stream};
 pub use cluster::end;
 use cluster::{SITE, body, cluster};
-use edge::Edge;
+use envoy::Edge;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -306,7 +308,14 @@ pub async fn envoy_follows_a_config_map(_: &ControlPlane) {
         ])
     };
     let envoy = super::assets::envoy().expect("fetched before");
-    let mut edge = Edge::start(&envoy, &data("one", ""), &[("/etc/edge", "{dir}")], &[30081]).await;
+    let args = [
+        "--config-path",
+        "/etc/edge/bootstrap.yaml",
+        "--reject-unknown-dynamic-fields",
+        "--disable-hot-restart",
+    ];
+    let args = args.map(str::to_owned);
+    let mut edge = Edge::start(&envoy, &args, &data("one", ""), &[("/etc/edge", "{dir}")], &[30081]).await;
     let says = async |wanted: &str| {
         let began = std::time::Instant::now();
         loop {

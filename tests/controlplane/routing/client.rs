@@ -77,6 +77,21 @@ pub async fn get_with(url: &str, headers: &[(&str, &str)]) -> Answer {
     finish(request).await
 }
 
+/// GETs a path from an address of this machine, on a connection of its own.
+pub async fn get_from(address: &str, port: u16, path: &str) -> Answer {
+    let address: std::net::IpAddr = address.parse().expect("an address");
+    let client = reqwest::Client::builder().no_proxy().local_address(address).build().expect("a client");
+    finish(client.get(format!("http://127.0.0.1:{port}{path}")).timeout(DEADLINE)).await
+}
+
+/// GETs the list of models over TLS from a name, of which only one certificate is trusted.
+pub async fn get_over_tls(port: u16, name: &str, certificate: &str) -> Answer {
+    let trusted = reqwest::Certificate::from_pem(certificate.as_bytes()).expect("a certificate");
+    let builder = reqwest::Client::builder().no_proxy().tls_certs_only([trusted]);
+    let client = builder.resolve(name, ([127, 0, 0, 1], port).into()).build().expect("a client");
+    finish(client.get(format!("https://{name}:{port}/v1/models")).timeout(DEADLINE)).await
+}
+
 async fn finish(request: reqwest::RequestBuilder) -> Answer {
     let answer = match request.send().await {
         Ok(answer) => answer,

@@ -14,7 +14,7 @@ use provision::catalog::Catalog;
 use provision::event::Events;
 use provision::inventory::{Inventory, load};
 use provision::serving::{ServingInput, desired};
-use provision::state::{Resource, Spec};
+use provision::state::{Resource, SecretText, Spec};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -96,21 +96,34 @@ fn catalog() -> Catalog {
     Catalog::builtin().expect("the catalog")
 }
 
-/// Reads an inventory.
-pub fn inventory(text: &str) -> Inventory {
+/// Reads an inventory with files beside it.
+pub fn inventory(text: &str, files: &[(String, String)]) -> Inventory {
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("site.yaml");
     std::fs::write(&path, text).expect("written");
+    for (name, text) in files {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        std::fs::write(path, text).expect("written");
+    }
     load(&path, &catalog()).unwrap_or_else(|d| panic!("{}", d.render(false))).inventory
 }
 
 /// Returns what the product renders for an inventory.
-pub fn rendered(site: &str) -> Vec<Resource> {
+pub fn render(
+    site: &str,
+    files: &[(String, String)],
+    crds: Vec<Value>,
+    tokens: BTreeMap<String, SecretText>,
+) -> Vec<Resource> {
+    let (inventory, catalog) = (inventory(site, files), catalog());
+    desired(&ServingInput { inventory: &inventory, catalog: &catalog, crds, tokens }).expect("objects")
+}
+
+/// Returns what is applied for an inventory.
+fn rendered(site: &str) -> Vec<Resource> {
     let crds = assets::definitions().expect("definitions");
-    let (inventory, catalog) = (inventory(site), catalog());
-    let tokens = BTreeMap::new();
-    let mut all =
-        desired(&ServingInput { inventory: &inventory, catalog: &catalog, crds, tokens }).expect("objects");
+    let mut all = render(site, &[], crds, BTreeMap::new());
     for resource in &mut all {
         resource.deadline_s = 120;
     }
@@ -155,7 +168,7 @@ impl Cluster {
 
     /// Waits until every route of an inventory is served from every pod that is ready.
     pub async fn served(&mut self, site: &str) {
-        for tenant in inventory(site).tenants.values() {
+        for tenant in inventory(site, &[]).tenants.values() {
             for name in tenant.routes.keys() {
                 let ask = || chat(tenant.port, name, "are you there");
                 self.until(&format!("{name} on {}", tenant.port), ask, |a| a.code == 200).await;

@@ -6,8 +6,8 @@ use std::process::{Command, ExitStatus, Stdio};
 
 /// Set inside.
 const INSIDE: &str = "PROVISION_TEST_NETWORK";
-/// Addresses of pods: all of them are this machine's.
-pub const PODS: &str = "10.240.0.0/16";
+/// Addresses that are all this machine's: those of pods, and of clients elsewhere.
+const ADDRESSES: [&str; 2] = ["10.240.0.0/16", "192.0.2.0/24"];
 
 /// Whether this process is in the network of the routing cases.
 pub fn inside() -> bool {
@@ -46,9 +46,10 @@ pub fn run_inside() -> std::io::Result<ExitStatus> {
         .status()
 }
 
-/// Brings loopback up, with the addresses of pods.
+/// Brings loopback up, with the addresses.
 pub fn bring_up() {
-    for words in ["link set lo up", &format!("route add local {PODS} dev lo")] {
+    let routes = ADDRESSES.map(|addresses| format!("route add local {addresses} dev lo"));
+    for words in std::iter::once("link set lo up").chain(routes.iter().map(String::as_str)) {
         let status = Command::new("ip").args(words.split(' ')).status().expect("ip runs");
         assert!(status.success(), "ip {words}: {status}");
     }
