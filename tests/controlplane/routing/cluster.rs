@@ -29,7 +29,9 @@ pub const SITE: &str = r#"apiVersion: provision/v1
 kind: Inventory
 metadata: {name: routing}
 ssh: {user: root}
-cluster: {k0s: {version: v1.35.7+k0s.0}}
+cluster:
+  k0s: {version: v1.35.7+k0s.0}
+  network: {podCIDR: 10.240.0.0/16, serviceCIDR: 10.96.0.0/16}
 pools:
   c: {role: controller, hosts: {cp-1: {address: 10.1.0.1}}}
   w: {role: worker, hosts: {w-1: {address: 10.1.0.2}}}

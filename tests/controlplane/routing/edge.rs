@@ -13,12 +13,14 @@ use std::time::{Duration, Instant};
 pub fn tests() -> Vec<Test> {
     tests!(edge:
         only_good_keys_of_the_tenant_are_let_in,
+        keys_that_provision_makes_are_let_in_until_they_are_revoked,
         a_tenant_lists_its_own_models_alone,
         answers_name_the_model_that_was_asked_for,
         the_usage_event_is_shown_only_to_whoever_asked,
         events_arrive_one_by_one,
         requests_beyond_a_limit_are_refused,
         errors_are_objects_of_openai,
+        a_router_that_does_not_answer_is_an_object_of_openai_too,
         a_stream_whose_engine_dies_ends_with_an_error,
         headers_of_clients_do_not_reach_the_engine,
         other_addresses_lead_nowhere,
@@ -121,6 +123,23 @@ pub async fn only_good_keys_of_the_tenant_are_let_in(plane: &ControlPlane) {
     // Where no keys are wanted none is needed.
     let answer = post(config.port("mix"), CHAT, &[], &body("tiny", "hello")).await;
     assert!(answer.said().contains("echo from small-"), "{answer:?}");
+}
+
+pub async fn keys_that_provision_makes_are_let_in_until_they_are_revoked(plane: &ControlPlane) {
+    let _cluster = cluster(plane, SITE).await;
+    let mut config = Config::new();
+    let folder = tempfile::tempdir().expect("a folder");
+    let made = config.run_key(folder.path(), "create", "search", &["--name", "ci", "--expires", "1h"]);
+    let key = format!("Bearer {}", made["key"].as_str().expect("a key"));
+    let id = made["id"].as_str().expect("an id").to_owned();
+    let mut edge = config.start().await;
+    let port = config.port("search");
+    ask(port, &key, "qwen", "hello").await.expect(200);
+    refused(&ask(config.port("ads"), &key, "qwen", "hello").await, 401);
+    config.run_key(folder.path(), "revoke", "search", &[&id]);
+    config.update(&mut edge);
+    let answer = until(&mut edge, "a refusal", || ask(port, &key, "qwen", "hello"), |a| a.code != 200).await;
+    refused(&answer, 401);
 }
 
 pub async fn a_tenant_lists_its_own_models_alone(plane: &ControlPlane) {
@@ -276,6 +295,16 @@ pub async fn errors_are_objects_of_openai(plane: &ControlPlane) {
     cluster.power(&pods[0], true).await;
 }
 
+pub async fn a_router_that_does_not_answer_is_an_object_of_openai_too(_: &ControlPlane) {
+    let config = Config::new();
+    // No way leads there.
+    let _edge = config.start_before("198.51.100.1").await;
+    let answer = post(config.port("mix"), CHAT, &[], &body("tiny", "hello")).await;
+    refused(&answer, 503);
+    let listed = get_with(&format!("http://127.0.0.1:{}/v1/models", config.port("mix")), &[]).await;
+    assert_eq!(listed.code, 200, "{listed:?}");
+}
+
 pub async fn a_stream_whose_engine_dies_ends_with_an_error(plane: &ControlPlane) {
     let _cluster = cluster(plane, SITE).await;
     let config = Config::new();
@@ -304,6 +333,7 @@ pub async fn headers_of_clients_do_not_reach_the_engine(plane: &ControlPlane) {
         ("x-envoy-upstream-rq-timeout-ms", "1"),
         ("x-envoy-max-retries", "9"),
         ("x-envoy-retry-on", "5xx"),
+        ("x-envoy-of-no-meaning-yet", "planted"),
     ];
     let mut headers = sent.to_vec();
     headers.push(("authorization", &key));
@@ -604,11 +634,16 @@ pub async fn certificates_are_those_of_the_inventory(plane: &ControlPlane) {
         (made.cert.pem(), made.signing_key.serialize_pem())
     };
     let (one, other) = (make(), make());
-    let config = Config::new().with_tls("mix", &one.0, &one.1);
-    let _edge = config.start().await;
+    let mut config = Config::new().with_tls("mix", &one.0, &one.1);
+    let mut edge = config.start().await;
     let port = config.port("mix");
     assert_eq!(get_over_tls(port, "models.example", &one.0).await.code, 200);
     assert_eq!(get_over_tls(port, "models.example", &other.0).await.code, 0);
     let plain = get_with(&format!("http://127.0.0.1:{port}/v1/models"), &[]).await;
     assert_eq!(plain.code, 0, "{plain:?}");
+    config.replace_certificate(&other.0, &other.1);
+    config.update(&mut edge);
+    let renewed = || get_over_tls(port, "models.example", &other.0);
+    until(&mut edge, "the new certificate", renewed, |a| a.code == 200).await;
+    assert_eq!(get_over_tls(port, "models.example", &one.0).await.code, 0);
 }

@@ -9,9 +9,13 @@ use provision::state::SecretText;
 use rcgen::{KeyPair, PublicKeyData, SigningKey};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Command;
 
 /// The host name by which Envoy finds the router's pods.
 const UPSTREAM: &str = "kthena-router-pods.kthena-system.svc.cluster.local";
+/// The variable with the key that signs.
+const SIGNING: &str = "PROVISION_TEST_SIGNING";
 /// An hour, in seconds.
 pub const HOUR: i64 = 3600;
 
@@ -21,6 +25,8 @@ pub struct Config {
     tenants: BTreeMap<&'static str, (u16, &'static str, String)>,
     signers: BTreeMap<&'static str, KeyPair>,
     revoked: BTreeSet<String>,
+    /// Lists of keys that `provision key` wrote, by tenant.
+    lists: BTreeMap<&'static str, String>,
     /// A certificate and its key, of every tenant that has `tls`.
     certificate: Option<(String, String)>,
 }
@@ -38,7 +44,7 @@ impl Config {
             ("mix", (8083, "blend: {to: {large: 70, medium: 30}}, tiny: {to: {small: 100}}", String::new())),
         ]);
         let signers = BTreeMap::from([("search", signer()), ("ads", signer())]);
-        Self { tenants, signers, revoked: BTreeSet::new(), certificate: None }
+        Self { tenants, signers, revoked: BTreeSet::new(), lists: BTreeMap::new(), certificate: None }
     }
 
     /// Adds lines to a tenant.
@@ -62,17 +68,45 @@ impl Config {
         self.revoked.insert(id.to_owned());
     }
 
+    /// Runs `provision key` on a folder with this inventory, and takes over the list of keys that it writes; returns what it said.
+    pub fn run_key(&mut self, folder: &Path, verb: &str, tenant: &'static str, args: &[&str]) -> Value {
+        let (site, files) = self.site();
+        std::fs::create_dir_all(folder.join("keys")).expect("made");
+        for (name, text) in files.iter().filter(|(name, _)| *name != format!("keys/{tenant}.yaml")) {
+            std::fs::write(folder.join(name), text).expect("written");
+        }
+        std::fs::write(folder.join("site.yaml"), site).expect("written");
+        let output = Command::new(env!("CARGO_BIN_EXE_provision"))
+            .args(["key", verb, "-i", "site.yaml", "--output", "json", tenant])
+            .args(args)
+            .current_dir(folder)
+            .env("HOME", folder)
+            .env("XDG_STATE_HOME", folder)
+            .env(SIGNING, self.signers[tenant].serialize_pem())
+            .output()
+            .expect("the binary runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let list = std::fs::read_to_string(folder.join(format!("keys/{tenant}.yaml"))).expect("a list");
+        self.lists.insert(tenant, list);
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    }
+
     /// Gives a tenant HTTPS.
     pub fn with_tls(mut self, tenant: &str, chain: &str, key: &str) -> Self {
-        self.certificate = Some((chain.to_owned(), key.to_owned()));
+        self.replace_certificate(chain, key);
         self.with(tenant, "tls: {certificate: chain.pem, key: {secret: tls}}")
+    }
+
+    /// Changes the certificate.
+    pub fn replace_certificate(&mut self, chain: &str, key: &str) {
+        self.certificate = Some((chain.to_owned(), key.to_owned()));
     }
 
     /// Returns the inventory, and the files beside it.
     pub fn site(&self) -> (String, Vec<(String, String)>) {
         let (before, _) = super::cluster::SITE.split_once("tenants:\n").expect("tenants");
         let mut text =
-            format!("{before}secrets: {{signing: {{env: UNUSED}}, tls: {{env: UNUSED}}}}\ntenants:\n");
+            format!("{before}secrets: {{signing: {{env: {SIGNING}}}, tls: {{env: UNUSED}}}}\ntenants:\n");
         let mut files = Vec::new();
         for (name, (port, routes, more)) in &self.tenants {
             let keys =
@@ -89,6 +123,7 @@ impl Config {
                     "  {id}: {{name: a, created: \"2026-01-01T00:00:00Z\", expires: \"2046-01-01T00:00:00Z\", revoked: \"2026-02-01T00:00:00Z\"}}\n"
                 );
             }
+            let keys = self.lists.get(name).unwrap_or(&keys).clone();
             files.push((format!("keys/{name}.yaml"), keys));
         }
         if let Some((chain, _)) = &self.certificate {
@@ -119,9 +154,14 @@ impl Config {
 
     /// Starts Envoy on it, and waits until all tenants' ports listen.
     pub async fn start(&self) -> Edge {
+        self.start_before("127.0.0.1").await
+    }
+
+    /// Starts Envoy in front of a router at an address.
+    pub async fn start_before(&self, router: &str) -> Edge {
         let envoy = super::super::assets::envoy().expect("fetched before");
         let (data, args) = self.rendered();
-        let replacements = [(UPSTREAM, "127.0.0.1"), ("/etc/edge-tls", "{dir}"), ("/etc/edge", "{dir}")];
+        let replacements = [(UPSTREAM, router), ("/etc/edge-tls", "{dir}"), ("/etc/edge", "{dir}")];
         let ports: Vec<u16> = self.tenants.keys().map(|name| self.port(name)).collect();
         Edge::start(&envoy, &args, &data, &replacements, &ports).await
     }
