@@ -30,6 +30,7 @@ pub fn tests() -> Vec<Test> {
         engines_of_both_kinds_answer_chats_and_completions,
         engines_are_asked_for_the_model_that_they_serve,
         weights_decide_how_many_requests_a_model_gets,
+        headers_decide_before_weights,
         a_tenant_comes_and_goes_while_another_is_served,
         events_arrive_one_by_one,
         the_usage_event_comes_only_when_asked_for,
@@ -107,6 +108,31 @@ pub async fn weights_decide_how_many_requests_a_model_gets(plane: &ControlPlane)
     let large = counts["large"];
     assert!((225..=335).contains(&large), "{counts:?}");
     assert_eq!(large + counts["medium"], 400, "{counts:?}");
+}
+
+pub async fn headers_decide_before_weights(plane: &ControlPlane) {
+    let plain = "qwen: {to: {medium: 100}}";
+    let rules = "rules: [{headers: {x-tier: {exact: gold}}, to: {small: 100}}, {headers: {x-tier: {prefix: g}}, to: {large: 100}}]";
+    let site = SITE.replace(plain, &format!("qwen: {{{rules}, to: {{medium: 100}}}}"));
+    assert_ne!(site, SITE);
+    let mut cluster = cluster(plane, &site).await;
+    let ask = async |tier: &str| {
+        post(8082, "/v1/chat/completions", &[("x-tier", tier)], &body("qwen", "hello")).await
+    };
+    cluster
+        .until("the rules", || ask("gold"), |a| a.code == 200 && a.text.contains("echo from small-"))
+        .await;
+    assert_eq!(model_of(ask("green").await.said()), "large");
+    assert_eq!(model_of(ask("blue").await.said()), "medium");
+    assert_eq!(model_of(chat(8082, "qwen", "hello").await.said()), "medium");
+    cluster.apply(plane, SITE).await;
+    cluster
+        .until(
+            "the end of the rules",
+            || ask("gold"),
+            |a| a.code == 200 && a.text.contains("echo from medium-"),
+        )
+        .await;
 }
 
 pub async fn a_tenant_comes_and_goes_while_another_is_served(plane: &ControlPlane) {
@@ -278,7 +304,7 @@ pub async fn too_many_waiting_requests_are_refused(plane: &ControlPlane) {
     let refused = cluster.until("a refusal", ask, |a| a.code != 200).await;
     assert_eq!(refused.code, 400, "{refused:?}");
     assert!(refused.text.contains("can't schedule to target pod"), "{refused:?}");
-    cluster.engines(|_, engine| engine.report_waiting(0)).await;
+    cluster.engines(|_, engine| engine.report_waiting(999)).await;
     cluster.until("an answer", ask, |a| a.code == 200).await;
 }
 
