@@ -52,6 +52,7 @@ fn manifest(resource: &Resource) -> &Value {
 fn paths(manifest: &Value) -> (String, String) {
     let plural = match manifest["kind"].as_str().expect("a kind") {
         "RuntimeClass" => "runtimeclasses".to_owned(),
+        "NetworkPolicy" => "networkpolicies".to_owned(),
         kind => format!("{}s", kind.to_lowercase()),
     };
     let version = text(manifest, "/apiVersion");
@@ -120,6 +121,7 @@ pub async fn every_manifest_of_every_example_is_accepted_and_stays(plane: &Contr
         "ModelRoute",
         "ModelServer",
         "Namespace",
+        "NetworkPolicy",
         "PodDisruptionBudget",
         "RuntimeClass",
         "Secret",
