@@ -344,7 +344,7 @@ impl Fleet {
         };
         let mut connected = opening.connect().await;
         let controller = connected.reach.any_controller();
-        let access: Arc<dyn Access> = Arc::new(connected.reach.to_gateways(signers, certificates));
+        let access: Arc<dyn Access> = Arc::new(connected.reach.with_gateways(signers, certificates));
         let works = |name: &str| opening.selected.contains(name) && !connected.retired.contains_key(name);
         connected.endpoints.retain(|e| works(&e.name));
         let cluster = opening.cluster(purpose, &access, &resolver, lab.is_some()).await?;

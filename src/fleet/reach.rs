@@ -147,7 +147,7 @@ impl OverSsh {
     }
 
     /// Adds what gateways ask for, and what they present.
-    pub(super) fn to_gateways(self, signers: Signers, certificates: BTreeMap<String, String>) -> Self {
+    pub(super) fn with_gateways(self, signers: Signers, certificates: BTreeMap<String, String>) -> Self {
         Self { signers, certificates, ..self }
     }
 

@@ -93,7 +93,7 @@ pub fn desired(input: &ServingInput<'_>) -> Result<Vec<Resource>, ServingError> 
             "routes": routes::context(inventory),
         });
         add("kthena", Stage::Component, &templates.router, &context, ROUTER_DEADLINE_S)?;
-        if let Some(edge) = &router.edge {
+        if let Some(edge) = router.edge.as_ref().filter(|_| !inventory.tenants.is_empty()) {
             let image = edge.image.clone().or_else(|| Some(input.catalog.component("envoy")?.image.clone()));
             let image = image.ok_or_else(|| missing("component envoy".to_owned()))?;
             let context = edge::context(input, edge, &image)?;

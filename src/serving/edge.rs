@@ -12,7 +12,9 @@ use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The headless Service of the router's pods: each has an address of its own, so that a request which one refuses can go to another.
-const ROUTER_PODS: &str = "kthena-router-pods.kthena-system.svc.cluster.local";
+const ROUTER_PODS: &str = "kthena-router-pods.kthena-system.svc";
+/// The domain of the cluster unless k0s is told another.
+const CLUSTER_DOMAIN: &str = "cluster.local";
 
 /// What the proxy can hold at least of a request or an answer, in bytes: a limit of requests is none of answers.
 const LEAST_BUFFER: u64 = 8 << 20;
@@ -94,11 +96,13 @@ fn files(inventory: &Inventory) -> Result<BTreeMap<String, String>, ServingError
     let mut files: BTreeMap<String, String> =
         EDGE_START.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
     let reply = |(status, code, kind, message)| json!({"status": status, "code": code, "type": kind, "message": message});
+    let domain = inventory.cluster.k0s_config.pointer("/spec/network/clusterDomain").and_then(Value::as_str);
+    let upstream = format!("{ROUTER_PODS}.{}", domain.unwrap_or(CLUSTER_DOMAIN));
     let replies: Vec<Value> = REPLIES.into_iter().map(reply).collect();
     for (name, template) in &EDGE_FILES {
         files.insert(
             (*name).to_owned(),
-            template.text(&json!({"tenants": tenants, "upstream": ROUTER_PODS, "replies": replies}))?,
+            template.text(&json!({"tenants": tenants, "upstream": upstream, "replies": replies}))?,
         );
     }
     for tenant in &tenants {

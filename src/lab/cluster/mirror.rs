@@ -10,10 +10,11 @@ use std::time::Duration;
 /// From one look at the API to the next.
 const PAUSE: Duration = Duration::from_millis(150);
 /// Kinds that the simulated machines look at. Definitions come first: they bring the kinds at the end.
-const KINDS: [&str; 12] = [
+const KINDS: [&str; 13] = [
     "customresourcedefinitions.apiextensions.k8s.io",
     "namespaces",
     "nodes",
+    "configmaps",
     "pods",
     "secrets",
     "services",
