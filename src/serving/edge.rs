@@ -20,7 +20,7 @@ const CLUSTER_DOMAIN: &str = "cluster.local";
 const LEAST_BUFFER: u64 = 8 << 20;
 
 /// What the proxy says when it refuses a request itself, in OpenAI's terms: status, code, kind, words.
-const REPLIES: [(u16, &str, &str, &str); 12] = [
+const REPLIES: [(u16, &str, &str, &str); 15] = [
     (400, "invalid_request", "invalid_request_error", "The request is not valid HTTP."),
     (401, "invalid_api_key", "invalid_request_error", "The API key is missing, expired or not valid here."),
     (403, "invalid_api_key", "invalid_request_error", "The API key was revoked, or is of another tenant."),
@@ -43,6 +43,14 @@ const REPLIES: [(u16, &str, &str, &str); 12] = [
     (500, "internal_error", "server_error", "The request could not be handled."),
     (503, "unavailable", "server_error", "The model cannot be reached now. Try again."),
     (504, "timeout", "server_error", "The model did not answer in time."),
+    (405, "method_not_allowed", "invalid_request_error", "This method is not served."),
+    (
+        426,
+        "invalid_request",
+        "invalid_request_error",
+        "The request is of a version of HTTP that is not served.",
+    ),
+    (501, "invalid_request", "invalid_request_error", "The request is encoded in a way that is not served."),
 ];
 
 /// The issuer of a tenant's keys: a key for another inventory's tenant of the same name is none here.

@@ -117,13 +117,13 @@ async fn what_a_tenant_asks_for_is_in_its_files_and_in_no_other_tenants() {
     };
     let allowed = |name: &str| {
         listener(name)
-            .pointer("/filter_chains/0/filters/0/typed_config/rules/policies/callers/principals")
+            .pointer("/filter_chains/0/filter_chain_match/direct_source_prefix_ranges")
             .expect("networks")
             .to_string()
     };
     // Neighbours in one network are one entry; the cluster's pods and nodes may always.
     assert!(
-        allowed("ads").contains(r#"{"direct_remote_ip":{"address_prefix":"203.0.113.0","prefix_len":24}}"#),
+        allowed("ads").contains(r#"{"address_prefix":"203.0.113.0","prefix_len":24}"#),
         "{}",
         allowed("ads")
     );

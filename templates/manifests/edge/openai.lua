@@ -14,24 +14,30 @@ local function string_end(text, at)
   end
 end
 
+-- What a request may have: keys of an object, objects inside one another, quotes and brackets. All tenants of a node share its
+-- proxy, and each of these costs far more than a byte of text. Answers are an engine's, and may have more.
+local MOST_MEMBERS, MOST_DEPTH, MOST_MARKS = 256, 256, 400000
+
 -- Returns the last place of a value of JSON, which begins at `at`.
-local function value_end(text, at)
+local function value_end(text, at, most)
   local first = text:byte(at)
   if first == QUOTE then return string_end(text, at) end
   if first ~= OPEN and first ~= OPEN_LIST then
     local stop = text:find("[,}%]%s]", at)
     return stop and stop > at and stop - 1 or nil
   end
-  local depth = 0
+  local depth, marks = 0, 0
   while true do
     local found = text:find('["{}%[%]]', at)
-    if not found then return nil end
+    marks = marks + 1
+    if not found or marks > most then return nil end
     local byte = text:byte(found)
     if byte == QUOTE then
       found = string_end(text, found)
       if not found then return nil end
     elseif byte == OPEN or byte == OPEN_LIST then
       depth = depth + 1
+      if depth > MOST_DEPTH then return nil end
     else
       depth = depth - 1
       if depth == 0 then return found end
@@ -42,7 +48,8 @@ end
 
 -- Returns where the values of an object of JSON are, by key: {first, last}. nil for anything that two readers could read
 -- differently: a repeated or escaped key, or text around the object.
-local function members(text)
+local function members(text, most)
+  local count = 0
   local at = text:find("%S")
   if not at or text:byte(at) ~= OPEN then return nil end
   local found = {}
@@ -51,11 +58,12 @@ local function members(text)
   while at and text:byte(at) == QUOTE do
     local last = string_end(text, at)
     local key = last and text:sub(at + 1, last - 1)
-    if not key or key:find("\\", 1, true) or found[key] then return nil end
+    count = count + 1
+    if not key or count > MOST_MEMBERS or key:find("\\", 1, true) or found[key] then return nil end
     at = text:find("%S", last + 1)
     if not at or text:byte(at) ~= COLON then return nil end
     at = text:find("%S", at + 1)
-    local stop = at and value_end(text, at)
+    local stop = at and value_end(text, at, most or MOST_MARKS)
     if not stop then return nil end
     found[key] = {at, stop}
     at = text:find("%S", stop + 1)
@@ -89,8 +97,13 @@ local function refuse(handle, status, message, code)
   handle:respond({[":status"] = tostring(status), ["content-type"] = "application/json"}, error_object(message, kind, code))
 end
 
+local SERVED = {["/v1/chat/completions"] = true, ["/v1/completions"] = true}
+
 local function request(handle)
-  if handle:headers():get(":method") ~= "POST" then return end
+  local headers = handle:headers()
+  local path = (headers:get(":path") or ""):match("^[^?]*")
+  -- Of anything else no body is waited for.
+  if headers:get(":method") ~= "POST" or not SERVED[path] then return end
   local body = handle:body(true)
   local text = body and body:length() > 0 and body:getBytes(0, body:length()) or ""
   local context = handle:filterContext()
@@ -109,7 +122,12 @@ local function request(handle)
     return refuse(handle, 404, "The model does not exist here; GET /v1/models lists those that do.", "model_not_found")
   end
   note(handle, "model", name:sub(2, -2))
-  if raw(text, all.stream) ~= "true" then return end
+  local streamed = raw(text, all.stream)
+  if not streamed or streamed == "false" or streamed == "null" then return end
+  -- An engine may read 1 and "true" as true, and would answer uncounted.
+  if streamed ~= "true" then
+    return refuse(handle, 400, "`stream` is neither true nor false.", "invalid_stream")
+  end
   note(handle, "stream", true)
   -- Tokens are counted by what the engine reports at the end.
   local options, more = raw(text, all.stream_options), nil
@@ -135,73 +153,102 @@ local function request(handle)
   end
 end
 
--- Remembers the tokens of a completion, and returns it under the name that was asked for.
+-- Returns a number of tokens; nil for anything else.
+local function tokens(text, place)
+  local digits = raw(text, place)
+  return digits and #digits < 10 and digits:find("^%d+$") and tonumber(digits) or nil
+end
+
+-- Remembers the tokens of a completion, and returns it under the name that was asked for; nil if it cannot be read or is an error.
 local function told(handle, text, name)
-  local all = members(text)
-  if not all then return text, nil end
+  local all = members(text, math.huge)
+  if not all or all.error then return nil end
   local usage = raw(text, all.usage)
-  local counts = usage and usage ~= "null" and members(usage)
+  local counts = usage and members(usage)
   if counts then
-    note(handle, "tokens_in", tonumber(raw(usage, counts.prompt_tokens)))
-    note(handle, "tokens_out", tonumber(raw(usage, counts.completion_tokens)) or 0)
+    note(handle, "tokens_in", tokens(usage, counts.prompt_tokens))
+    note(handle, "tokens_out", tokens(usage, counts.completion_tokens))
   end
   local only_usage = counts and (raw(text, all.choices) or ""):find("^%[%s*%]$")
-  if name and all.model then text = replaced(text, all.model, '"' .. name .. '"') end
+  if all.model then text = replaced(text, all.model, '"' .. name .. '"') end
   return text, only_usage
 end
 
 local BROKEN = "data: " .. error_object("The model stopped before the end of its answer.", "server_error", "model_lost") .. "\n\n"
 
 -- The longest line of a stream, in bytes: it is held until its end has come.
-local MOST_EVENT = 1048576
+local MOST_LINE = 1048576
 
 -- Returns whether a line may still become one of an event stream.
 local function is_event(line)
-  for _, field in ipairs({"data:", "event:", "id:", "retry:", ":"}) do
+  for _, field in ipairs({"data:", "event:", "id:", "retry:", ":", "\r"}) do
     local size = math.min(#line, #field)
     if line:sub(1, size) == field:sub(1, size) then return true end
   end
   return false
 end
 
+-- Passes a stream on event by event. One that ends before its last event, or that says anything but events of a completion, ends
+-- with an error.
 local function stream(handle, name, hide)
-  local rest, events, dropped, broken = "", 0, false, false
-  for chunk in handle:bodyChunks() do
-    local size = chunk:length()
-    if size > 0 then
-      local text, out, at = rest .. chunk:getBytes(0, size), {}, 1
-      while not broken do
-        local stop = text:find("\n", at, true)
-        if not stop then break end
-        local line = text:sub(at, stop)
-        at = stop + 1
-        local start, json = line:match("^(data:%s*)({.*})%s*$")
-        if json then
-          local only_usage
-          json, only_usage = told(handle, json, name)
-          dropped = only_usage and hide
-          events = events + (only_usage and 0 or 1)
-          if not dropped then out[#out + 1] = start .. json .. "\n" end
-        elseif line:find("^%s*$") then
-          -- The empty line behind an event that was taken out goes with it.
-          if not dropped then out[#out + 1] = line end
-          dropped = false
-        elseif is_event(line) then
-          out[#out + 1] = line
-        else
-          broken = true
-        end
+  local parts, size, head = {}, 0, ""
+  local events, dropped, done, broken = 0, false, false, false
+  -- Returns what a line becomes.
+  local function said(line)
+    local start, data = line:match("^(data:%s*)(.-)%s*$")
+    if data == "[DONE]" then
+      done = true
+      return line
+    elseif data then
+      local json, only_usage = told(handle, data, name)
+      if not json then
+        broken = true
+        return BROKEN
       end
-      rest = text:sub(at)
-      if rest ~= "" and (not is_event(rest) or #rest > MOST_EVENT) then broken = true end
-      if broken then
-        if not noted(handle, "broken") then out[#out + 1] = BROKEN end
-        note(handle, "broken", true)
-        rest = ""
-      end
-      chunk:setBytes(table.concat(out))
-      note(handle, "events", events)
+      dropped = only_usage and hide
+      events = events + (only_usage and 0 or 1)
+      return dropped and "" or start .. json .. "\n"
+    elseif line:find("^%s*$") then
+      -- The empty line behind an event that was taken out goes with it.
+      local with_it = dropped
+      dropped = false
+      return with_it and "" or line
+    elseif is_event(line) then
+      return line
     end
+    broken = true
+    return BROKEN
+  end
+  for chunk in handle:bodyChunks() do
+    local length = chunk:length()
+    local text, out = length > 0 and chunk:getBytes(0, length) or "", {}
+    if length == 0 and not broken then
+      -- The end.
+      local rest = table.concat(parts)
+      if rest ~= "" then out[1] = said(rest .. "\n") end
+      if not done and not broken then out[#out + 1] = BROKEN end
+      broken = broken or not done
+    end
+    local at = 1
+    while not broken and length > 0 do
+      local stop = text:find("\n", at, true)
+      if not stop then break end
+      parts[#parts + 1] = text:sub(at, stop)
+      out[#out + 1] = said(table.concat(parts))
+      parts, size, head, at = {}, 0, "", stop + 1
+    end
+    if not broken and at <= #text then
+      parts[#parts + 1] = text:sub(at)
+      size = size + #text - at + 1
+      if #head < 8 then head = (head .. text:sub(at, at + 8)):sub(1, 8) end
+      if size > MOST_LINE or not is_event(head) then
+        broken = true
+        out[#out + 1] = BROKEN
+      end
+    end
+    if length > 0 or #out > 0 then chunk:setBytes(table.concat(out)) end
+    note(handle, "events", events)
+    if broken then note(handle, "broken", true) end
   end
 end
 
@@ -224,18 +271,22 @@ local function response(handle)
   -- What never reached the router was answered by the edge.
   if not name or noted(handle, "answered") then return end
   local headers = handle:headers()
-  local status, kind = tonumber(headers:get(":status")), headers:get("content-type") or ""
+  local status, kind = tonumber(headers:get(":status")), (headers:get("content-type") or ""):lower()
   if status < 400 and kind:find("^text/event%-stream") then
     return stream(handle, name, noted(handle, "hide_usage"))
   end
   local body = handle:body(true)
   local text = body and body:length() > 0 and body:getBytes(0, body:length()) or ""
+  local answer
   if status < 400 then
-    if text == "" or not kind:find("^application/json") then return end
-    text = told(handle, text, name)
+    answer = kind:find("^application/json") and told(handle, text, name)
+    if not answer then
+      status, answer = 502, error_object("The engine gave no answer of a known kind.", "server_error", "engine_failed")
+    end
   else
-    local all = members(text)
-    if all and all.error then return end
+    local all = members(text, math.huge)
+    -- What an engine says of the request is told; what it or the router says of itself is not.
+    if all and all.error and text:byte(all.error[1]) == OPEN and status < 500 and status ~= 404 then return end
     local code, message = "refused", "The request was refused."
     if status >= 500 then code, message = "unavailable", "The model cannot be reached now. Try again." end
     for _, meaning in ipairs(MEANINGS) do
@@ -244,15 +295,17 @@ local function response(handle)
         break
       end
     end
-    text = error_object(message, status >= 500 and "server_error" or "invalid_request_error", code)
-    headers = handle:headers()
+    answer = error_object(message, status >= 500 and "server_error" or "invalid_request_error", code)
+  end
+  headers = handle:headers()
+  if status >= 400 then
     headers:replace(":status", tostring(status))
     headers:replace("content-type", "application/json")
     if status == 503 then headers:replace("retry-after", "1") end
   end
   if body then
-    body:setBytes(text)
-    handle:headers():replace("content-length", tostring(#text))
+    body:setBytes(answer)
+    handle:headers():replace("content-length", tostring(#answer))
   end
 end
 
