@@ -40,7 +40,7 @@ enum What {
         /// Who uses it; shown in lists
         #[arg(long)]
         name: String,
-        /// How long it works: 30m to 3650d
+        /// How long it works, up to 3650d
         #[arg(long, value_name = "TIME", default_value = "90d", value_parser = duration)]
         expires: Duration,
     },
@@ -58,7 +58,7 @@ enum What {
     Revoke {
         #[command(flatten)]
         of: Of,
-        /// The key's id, as `provision key list` shows it
+        /// The key's id as listed, or the key itself
         id: String,
     },
 }
@@ -103,13 +103,19 @@ impl Key {
                     if std::io::stderr().is_terminal() && std::io::stdout().is_terminal() {
                         eprintln!("");
                     }
+                    let (issued, path) = (&made.issued, made.path.display());
+                    let name = plain_line(&issued.name);
                     eprintln!(
-                        "Key {} of tenant {} works until {}; it is not shown again",
-                        made.id, of.tenant, made.issued.expires
+                        "Key {} of tenant {} ({name}), valid until {}",
+                        made.id, of.tenant, issued.expires
                     );
-                    eprintln!("Listed in {}; commit the file", made.path.display());
+                    eprintln!("Store it now; it cannot be shown again. Its id is in {path}; commit the file");
                     if made.is_first {
-                        eprintln!("next: {}   (the gateway does not know the public key yet)", of.apply());
+                        eprintln!(
+                            "A new list was started. Keys that the same private key signed before are not in it and cannot be revoked: \
+                             use a new private key if there are any"
+                        );
+                        eprintln!("next: {}   (gateways may not know the public key yet)", of.apply());
                     }
                 }
             }
@@ -125,21 +131,25 @@ impl Key {
             }
             What::Revoke { of, id } => {
                 let mut keys = of.open()?;
-                let revoked = keys.revoke(&id)?;
+                let (id, revoked) = keys.revoke(&id)?;
+                let path = keys.path().display();
                 if json {
-                    println!(
-                        "{}",
-                        serde_json::json!({"tenant": of.tenant, "id": id, "changed": revoked, "file": keys.path()})
-                    );
-                } else if revoked {
-                    screen!(
-                        "Key {id} of tenant {} is marked as revoked in {}; it still works\n",
-                        of.tenant,
-                        keys.path().display()
-                    );
+                    let result = serde_json::json!({"tenant": of.tenant, "id": id, "changed": revoked.is_some(),
+                        "file": keys.path()});
+                    println!("{result}");
+                    return Ok(exit::DONE);
+                }
+                match revoked {
+                    None => screen!("Key {id} of tenant {} is already revoked in {path}\n", of.tenant),
+                    Some(active) => {
+                        screen!("Key {id} of tenant {} is now revoked in {path}\n", of.tenant);
+                        if active {
+                            eprintln!("It stays valid until the next apply");
+                        }
+                    }
+                }
+                if !global.quiet {
                     eprintln!("next: {}", of.apply());
-                } else {
-                    screen!("Key {id} of tenant {} was revoked before\n", of.tenant);
                 }
             }
         }

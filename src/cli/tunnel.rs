@@ -74,6 +74,9 @@ impl Tunnel {
                 );
                 let exports = exports(&base_url, needs_key);
                 let mut variables = vec![("OPENAI_BASE_URL", base_url)];
+                if needs_key && !global.quiet {
+                    eprintln!("Set OPENAI_API_KEY to a key of tenant {tenant}");
+                }
                 if !needs_key {
                     variables.push(("OPENAI_API_KEY", KEY.to_owned()));
                 }

@@ -1,6 +1,6 @@
 //! `validate`: all errors of an inventory at once, without contacting hosts.
 
-use super::args::Global;
+use super::args::{Global, Output};
 use super::exit;
 use super::session::load;
 use crate::fleet::LockState;
@@ -24,6 +24,13 @@ impl Validate {
         let loaded = load(&self.inventory, global)?;
         let lock = loaded.lock_state()?;
         let inventory = &loaded.inventory;
+        if global.output == Output::Json {
+            let result = serde_json::json!({"inventory": inventory.name, "valid": true, "hosts": inventory.hosts.len(),
+                "pools": inventory.pools.len(), "models": inventory.models.len(), "tenants": inventory.tenants.len(),
+                "lockMissing": lock == LockState::Missing});
+            println!("{result}");
+            return Ok(exit::DONE);
+        }
         if !global.quiet {
             screen!(
                 "{} is valid: {} in {}, {}, {} (no host was contacted)\n",

@@ -24,7 +24,11 @@ const OWN_KEY: Duration = Duration::from_secs(600);
 /// The id of such a key in records.
 const OWN_ID: &str = "provision";
 /// The longest that a key may last.
-const LONGEST_KEY: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
+const LONGEST_KEY: Duration = Duration::from_secs(3650 * 24 * 3600);
+/// A key that expired so long ago is taken off the list when it is next written.
+const FORGOTTEN: Duration = Duration::from_secs(30 * 24 * 3600);
+/// The longest name of a key, in bytes: lists have to fit on a screen.
+const MOST_NAME: usize = 64;
 /// What a file of keys says before the first is made: no signature fits it.
 const NO_KEYS: &str = "apiVersion: provision/v1\nkind: ApiKeys\npublicKey: AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\nkeys: {}\n";
 
@@ -116,9 +120,29 @@ async fn signer(
 ) -> Result<Signer> {
     let secret = secrets.resolve(&keys.signing).await?;
     Signer::new(inventory, tenant, &secret, lab).ok_or_else(|| {
-        let message = format!("secret {} is not an Ed25519 private key in PEM", keys.signing);
-        coded("E-KEYS", message, "Make one with `openssl genpkey -algorithm ed25519`")
+        let kind = kind_of(&secret);
+        let message = format!("secret {} is {kind}, not an Ed25519 private key in PEM", keys.signing);
+        coded("E-KEYS", message, "Make one with `openssl genpkey -algorithm ed25519 -out FILE`")
     })
+}
+
+/// Returns the id in a key, whoever signed it.
+fn id_in(key: &str) -> Option<String> {
+    let claims = URL_SAFE_NO_PAD.decode(key.trim().split('.').nth(1)?).ok()?;
+    serde_json::from_slice::<serde_json::Value>(&claims).ok()?["jti"].as_str().map(str::to_owned)
+}
+
+/// Says what a secret is that is no private key of Ed25519 in PEM.
+fn kind_of(secret: &SecretText) -> &'static str {
+    match pem::parse(secret.expose()).as_ref().map(pem::Pem::tag) {
+        Ok("PRIVATE KEY") => "a private key of another kind",
+        Ok("RSA PRIVATE KEY" | "EC PRIVATE KEY") => "an RSA or EC private key",
+        Ok("ENCRYPTED PRIVATE KEY") => "encrypted",
+        Ok("OPENSSH PRIVATE KEY") => "a key in OpenSSH's format",
+        Ok("PUBLIC KEY") => "a public key",
+        Ok(_) => "something else in PEM",
+        Err(_) => "not PEM",
+    }
 }
 
 /// The files of an inventory, with an empty list of keys where a tenant has none yet.
@@ -234,18 +258,15 @@ impl TenantKeys {
 
     /// Makes a key and lists it.
     pub async fn create(&mut self, name: &str, lasts: Duration) -> Result<MadeKey> {
-        if name.trim().is_empty() || name.len() > 200 || name.chars().any(char::is_control) {
-            return Err(coded(
-                "E-USAGE",
-                "the key's name is empty, too long or not printable",
-                "Name who uses it: --name ci",
-            ));
+        if name.trim().is_empty() || name.len() > MOST_NAME || name.chars().any(char::is_control) {
+            let message = format!("a key's name is 1 to {MOST_NAME} bytes on one line");
+            return Err(coded("E-USAGE", message, "Name who uses it: --name ci"));
         }
         if lasts.is_zero() || lasts > LONGEST_KEY {
             return Err(coded(
                 "E-USAGE",
-                "a key lasts from 1 second to 10 years",
-                "Give its life: --expires 90d",
+                "a key lasts from 1 second to 3650 days",
+                "For example: --expires 90d",
             ));
         }
         if self.keys.issued.len() >= MOST_KEYS {
@@ -261,7 +282,7 @@ impl TenantKeys {
                 self.keys.signing,
                 self.path.display()
             );
-            let hint = "Use the private key that signed the others; a new one makes all keys invalid, so remove the file first";
+            let hint = "Use the private key that signed the existing keys; docs/how-to/tenants.md says how to replace a lost one";
             return Err(coded("E-KEYS", message, hint));
         }
         // To the second, as the key itself has it.
@@ -283,23 +304,39 @@ impl TenantKeys {
         Ok(MadeKey { id, issued, key, path: self.path.clone(), is_first })
     }
 
-    /// Marks a key as revoked; it works until the next apply. Returns whether it worked until now.
-    pub fn revoke(&mut self, id: &str) -> Result<bool> {
-        let ids: Vec<String> = self.keys.issued.keys().cloned().collect();
-        let Some(key) = self.keys.issued.get_mut(id) else {
-            let hint = if ids.is_empty() { "There are none".to_owned() } else { one_of(&ids) };
-            return Err(coded("E-USAGE", format!("tenant {} has no key `{id}`", self.tenant), hint));
+    /// Marks a key as revoked; it works until the next apply. `what` is its id, or the key itself. Returns its id, and whether it
+    /// was active until now; `None` if it was revoked already.
+    pub fn revoke(&mut self, what: &str) -> Result<(String, Option<bool>)> {
+        // A key may be pasted where its id belongs: it must not come back in a message.
+        let pasted = what.contains('.');
+        let id = if pasted { id_in(what).unwrap_or_default() } else { what.to_owned() };
+        let now = Timestamp::now();
+        let known: Vec<String> =
+            self.list(now).into_iter().map(|k| format!("{} ({})", k.id, k.issued.name)).collect();
+        let Some(key) = self.keys.issued.get_mut(&id) else {
+            let hint = match known.is_empty() {
+                true => "The tenant has no keys yet".to_owned(),
+                false => one_of(&known),
+            };
+            let which = if pasted { "that key".to_owned() } else { format!("`{id}`") };
+            let message = format!("the list of tenant {} does not have {which}", self.tenant);
+            return Err(coded("E-USAGE", message, hint));
         };
         if key.revoked.is_some() {
-            return Ok(false);
+            return Ok((id, None));
         }
-        key.revoked =
-            Some(Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default().to_string());
+        let active = key.expires.parse::<Timestamp>().is_ok_and(|expires| expires > now);
+        key.revoked = Some(Timestamp::from_second(now.as_second()).unwrap_or_default().to_string());
         self.write()?;
-        Ok(true)
+        Ok((id, Some(active)))
     }
 
-    fn write(&self) -> Result<()> {
+    fn write(&mut self) -> Result<()> {
+        // Nothing accepts them any more, and the list would grow for ever; the repository remembers.
+        let past = Timestamp::now() - FORGOTTEN;
+        let recent =
+            |key: &IssuedKey| key.expires.parse::<Timestamp>().map_or(true, |expires| expires > past);
+        self.keys.issued.retain(|_, key| recent(key));
         let file = File {
             api_version: "provision/v1",
             kind: "ApiKeys",

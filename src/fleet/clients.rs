@@ -22,12 +22,9 @@ pub struct TenantEndpoint {
 
 /// Returns the endpoints of all tenants, or of one.
 pub fn endpoints(inventory: &Inventory, only: Option<&str>) -> Result<Vec<TenantEndpoint>> {
-    // The proxy answers on the nodes that run it, the router's node ports on every one.
-    let pools = inventory.router.as_ref().and_then(|router| router.edge.as_ref()).map(|edge| &edge.pools);
-    let answers = |pool| pools.is_none_or(|pools| pools.is_empty() || pools.contains(pool));
     let workers: Vec<&str> = inventory
         .active()
-        .filter(|host| inventory.pool_of(host).role.is_worker() && answers(&host.pool))
+        .filter(|host| inventory.has_gateways(&host.pool))
         .map(|host| host.address.as_str())
         .collect();
     if workers.is_empty() {

@@ -92,7 +92,7 @@ impl Error {
             Self::Catalog(_) => ("E-CATALOG", "Run `provision catalog check` to find contradictory rows"),
             Self::Secret(_) => (
                 "E-SECRET",
-                "Provide the secret on this machine as defined under `secrets`: for example, set HF_TOKEN or install sops",
+                "Provide it on this machine as defined under `secrets` (paths are relative to the inventory), or change its source there",
             ),
             Self::Journal(_) => {
                 ("E-JOURNAL", "Move the file away: it is only a cache, and hosts are observed again anyway")

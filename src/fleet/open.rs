@@ -509,7 +509,7 @@ impl Opening<'_> {
             if role.is_controller() {
                 controllers.push(((target.clone(), cluster_address(host)), dial.clone()));
             }
-            if role.is_worker() {
+            if inventory.has_gateways(&host.pool) {
                 workers.push(dial);
             }
             if self.selected.contains(&name) {

@@ -63,9 +63,10 @@ pub(super) fn allowed(r: &mut Reader<'_>, tenant: &Node) -> Vec<IpNet> {
         "List networks, such as allowFrom: [203.0.113.0/24]; [0.0.0.0/0, \"::/0\"] lets everybody connect";
     let written = texts(Some(tenant), "allowFrom");
     if written.is_empty() || written.len() > MOST_NETWORKS {
-        let message =
-            format!("`allowFrom` names {} networks; 1 to {MOST_NETWORKS} are possible", written.len());
-        r.error("E-NETWORK", node, message, hint);
+        if matches!(node.value, Value::List(_)) {
+            let message = format!("`allowFrom` has {} networks; list 1 to {MOST_NETWORKS}", written.len());
+            r.error("E-NETWORK", node, message, hint);
+        }
     }
     let mut networks = Vec::new();
     for text in written.iter().take(MOST_NETWORKS) {
@@ -87,7 +88,7 @@ pub(super) fn limits(r: &mut Reader<'_>, tenant: &Node) -> TenantLimits {
         if found == 0
             && let Some(at) = node.and_then(|n| n.get(key))
         {
-            r.error("E-VALUE", at, format!("`{key}` is 0"), "Use 1 or more, or remove the tenant");
+            r.error("E-VALUE", at, format!("`{key}` is 0"), "Use 1 or more, or remove the limit");
         }
         Some(found)
     };
@@ -106,8 +107,9 @@ pub(super) fn tls(
     secrets: &BTreeMap<String, SecretSource>,
 ) -> Option<Tls> {
     let node = tenant.get("tls")?;
-    let chain = certificates(r, node.get("certificate")?, "tls.certificate");
-    Some(Tls { chain, key: r.secret(Some(node), "key", secrets)? })
+    let certificate = node.get("certificate")?;
+    let chain = certificates(r, certificate, "tls.certificate");
+    Some(Tls { chain, file: certificate.text()?, key: r.secret(Some(node), "key", secrets)? })
 }
 
 /// Reads `keys`, and the file that lists them.
@@ -121,7 +123,11 @@ pub(super) fn keys(
     let file = keys_file(&tenant.key);
     let mut keys = ApiKeys { signing, file, public: None, issued: BTreeMap::new() };
     let path = r.root.join(&keys.file);
-    let create = format!("Run `provision key create {} --name NAME`, then commit the file", tenant.key);
+    let create = format!(
+        "Restore it if there was one, or revoked keys will be valid again. Only for the tenant's first key: \
+         `provision key create -i INVENTORY {} --name NAME`",
+        tenant.key
+    );
     let text = match r.files.read(&path) {
         Ok(text) => text,
         Err(error) => {
@@ -199,11 +205,12 @@ pub(super) fn written(tenants: &BTreeMap<String, Tenant>) -> Vec<(String, Writte
                 .collect();
             let place = || keys.file.display().to_string();
             add("keys.publicKey", keys.public.clone().unwrap_or_default(), place());
-            add("keys.revoked", revoked.join(", "), place());
+            let revoked = if revoked.is_empty() { "none".to_owned() } else { revoked.join(", ") };
+            add("keys.revoked", revoked, place());
         }
         if let Some(tls) = &tenant.tls {
             let sum: String = Sha256::digest(tls.chain.concat()).iter().map(|b| format!("{b:02x}")).collect();
-            add("tls.certificate.sha256", sum, "the certificate's file".to_owned());
+            add("tls.certificate.sha256", sum, tls.file.clone());
         }
     }
     fields
@@ -218,6 +225,17 @@ pub(super) fn check(inventory: &Inventory, top: &Node, problems: &mut Problems) 
         problems.push(Diagnostic::error(code, message).at(&top.at(path).span).hint(hint));
     };
     let edge = inventory.router.as_ref().and_then(|router| router.edge.as_ref());
+    let written = top.at(&["router"]).get("edge");
+    // Of a word that is none of ours, only that is told.
+    if edge.is_none() && written.and_then(Node::text).is_some_and(|word| word != "none") {
+        return;
+    }
+    if let Some(pools) = written.and_then(|edge| edge.get("pools"))
+        && matches!(&pools.value, Value::List(pools) if pools.is_empty())
+    {
+        let hint = "Name pools, or remove the field for all with workers";
+        error("E-UNKNOWN-POOL", &["router", "edge", "pools"], "`pools` is empty".to_owned(), hint);
+    }
     for name in edge.into_iter().flat_map(|edge| &edge.pools) {
         let path = ["router", "edge", "pools"];
         match inventory.pools.get(name) {
@@ -242,11 +260,11 @@ pub(super) fn check(inventory: &Inventory, top: &Node, problems: &mut Problems) 
         if let (Some(_), None) = (&inventory.router, edge) {
             let node = top.at(&at("gateway")[..2]);
             for key in OF_THE_PROXY.into_iter().filter(|key| node.get(key).is_some()) {
-                let hint = "Remove edge: none from router, or this field";
+                let hint = "Remove edge: none from `router`, or remove this field";
                 error(
                     "E-NO-EDGE",
                     &at(key),
-                    format!("`{key}` needs the proxy, which edge: none leaves out"),
+                    format!("`{key}` needs the proxy, but router.edge is none"),
                     hint,
                 );
             }

@@ -378,7 +378,7 @@ const TENANT: &[Key] = &[
     key(
         "allowFrom",
         Texts,
-        "Networks whose clients may connect (default the private ones); the cluster's own may always",
+        "Networks whose clients may connect (default the private ones); the cluster's pods may always",
     ),
     key(
         "keys",

@@ -697,6 +697,8 @@ impl Default for TenantLimits {
 pub struct Tls {
     /// The certificate and its chain, as PEM, one after the other.
     pub chain: Vec<String>,
+    /// Their file, as written.
+    pub file: String,
     /// The name of the secret with the private key.
     pub key: String,
 }
@@ -781,6 +783,13 @@ impl Inventory {
     /// Returns the hosts that take part, by name.
     pub fn active(&self) -> impl Iterator<Item = &Host> {
         self.hosts.values().filter(|h| h.state == HostState::Active)
+    }
+
+    /// Returns whether the nodes of a pool answer at the tenants' node ports: those that run the proxy, or all that run pods.
+    pub fn has_gateways(&self, pool: &PoolName) -> bool {
+        let edge = self.router.as_ref().and_then(|router| router.edge.as_ref());
+        let runs_pods = self.pools.get(pool).is_some_and(|pool| pool.role.is_worker());
+        runs_pods && edge.is_none_or(|edge| edge.pools.is_empty() || edge.pools.contains(pool))
     }
 
     /// Returns the active controllers in the order in which they join: by name.

@@ -68,6 +68,15 @@ fn made(field: &FieldDiff) -> Option<String> {
     }
 }
 
+/// Returns how a field of several lines differs, line by line; `None` for one that has a single line.
+fn text_diff(field: &FieldDiff) -> Option<String> {
+    let [from, to] = [&field.from, &field.to].map(|text| text.as_deref().unwrap_or_default());
+    if !from.contains('\n') && !to.contains('\n') {
+        return None;
+    }
+    Some(similar::TextDiff::from_lines(from, to).unified_diff().context_radius(1).to_string())
+}
+
 /// Returns what differs, on one line even if a host's output has several.
 fn detail(kind: &Kind<'_>) -> String {
     plain_line(&differs(kind)).into_owned()
@@ -85,6 +94,10 @@ fn differs(kind: &Kind<'_>) -> String {
         }
         Verb::Update => {
             let one = |f: &FieldDiff| {
+                if let Some(diff) = text_diff(f) {
+                    let of = |sign: char| count(diff.lines().filter(|l| l.starts_with(sign)).count(), "line");
+                    return format!("{}: {} added, {} removed", f.name, of('+'), of('-'));
+                }
                 let shown = f.shown();
                 match shown.strip_prefix("version ").filter(|_| fields.len() == 1) {
                     Some(change) => change.to_owned(),
@@ -163,11 +176,13 @@ fn lines(kinds: Vec<Kind<'_>>, whom: Whom<'_>, view: &PlanView, text: &mut Strin
     let columns = Columns { indent: 2, most: &[MOST_WHAT, MOST_DETAIL, MOST_WHOM], below: 1, last };
     for (row, kind) in columns.rows(&rows, view.width).iter().zip(&kinds) {
         *text += row;
-        if let Some(diff) = &kind.change.text {
+        let of_fields =
+            kind.change.fields.iter().filter(|_| kind.change.verb == Verb::Update).filter_map(text_diff);
+        for diff in kind.change.text.iter().cloned().chain(of_fields) {
             let most = if view.verbose { usize::MAX } else { MOST_DIFF };
             let diff: Vec<&str> = diff.lines().filter(|l| !l.starts_with("@@")).collect();
             for line in diff.iter().take(most) {
-                *text += &format!("      {line}\n");
+                *text += &format!("      {}\n", plain_line(line));
             }
             if diff.len() > most {
                 *text += &format!("      … {} more, -v shows them\n", count(diff.len() - most, "line"));

@@ -16,6 +16,9 @@ const ROUTER_PODS: &str = "kthena-router-pods.kthena-system.svc";
 /// The domain of the cluster unless k0s is told another.
 const CLUSTER_DOMAIN: &str = "cluster.local";
 
+/// The largest ConfigMap, in bytes (the API's own bound is 1 MiB, for keys and values together).
+const MOST_FILES: usize = 1 << 20;
+
 /// What the proxy can hold at least of a request or an answer, in bytes: a limit of requests is none of answers.
 const LEAST_BUFFER: u64 = 8 << 20;
 
@@ -68,11 +71,11 @@ fn tenant(inventory: &Inventory, tenant: &Tenant) -> Value {
         .keys()
         .map(|name| json!({"id": name, "object": "model", "created": 0, "owned_by": tenant.name}))
         .collect();
-    // A probe of our own comes through the node itself, or from its network of pods.
-    let networks = tenant.allow_from.iter().copied().chain([inventory.cluster.pod_cidr]);
-    let own = inventory.hosts.values().filter_map(|host| host.cluster_address).map(ipnet::IpNet::from);
-    let allowed: BTreeSet<ipnet::IpNet> = networks.chain(own).collect();
-    let allowed: Vec<ipnet::IpNet> = ipnet::IpNet::aggregate(&allowed.into_iter().collect());
+    // A question of our own comes from a node that runs the proxy: through its bridge, which is in the network of pods. Hosts are
+    // not named here, because a listener that changes cuts streams.
+    let mut allowed = tenant.allow_from.clone();
+    allowed.push(inventory.cluster.pod_cidr);
+    let allowed = ipnet::IpNet::aggregate(&allowed);
     let limits = tenant.limits;
     let most_bytes = u64::from(limits.request_kilobytes) * 1024;
     json!({
@@ -132,11 +135,12 @@ fn files(inventory: &Inventory) -> Result<BTreeMap<String, String>, ServingError
 /// Returns what the template of the proxy's objects is filled with.
 pub(super) fn context(input: &ServingInput<'_>, edge: &Edge, image: &str) -> Result<Value, ServingError> {
     let inventory = input.inventory;
-    let pools = inventory.pools.values().filter(|pool| pool.role.is_worker());
-    let pools: Vec<_> =
-        pools.filter(|pool| edge.pools.is_empty() || edge.pools.contains(&pool.name)).collect();
+    let pools: Vec<_> = inventory.pools.values().filter(|pool| inventory.has_gateways(&pool.name)).collect();
     let taints: BTreeSet<&str> = pools.iter().flat_map(|pool| &pool.taints).map(String::as_str).collect();
-    let start: String = EDGE_START.iter().map(|(_, text)| *text).collect();
+    // A tenant whose HTTPS begins has its certificate in another volume, which may come after the files that name it.
+    let https =
+        inventory.tenants.values().filter(|tenant| tenant.tls.is_some()).map(|tenant| tenant.name.as_str());
+    let start: String = EDGE_START.iter().map(|(_, text)| *text).chain(https).collect();
     let digest: String = Sha256::digest(start).iter().take(6).map(|b| format!("{b:02x}")).collect();
     let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
     let certificate = |tenant: &Tenant| {
@@ -145,9 +149,14 @@ pub(super) fn context(input: &ServingInput<'_>, edge: &Edge, image: &str) -> Res
         Some(json!({"tenant": tenant.name, "chain": encode(&tls.chain.concat()), "key": key}))
     };
     let secrets: Vec<Value> = inventory.tenants.values().filter_map(certificate).collect();
+    let files = files(inventory)?;
+    let bytes: usize = files.iter().map(|(name, text)| name.len() + text.len()).sum();
+    if bytes > MOST_FILES {
+        return Err(ServingError::TooLarge { bytes, most: MOST_FILES });
+    }
     Ok(json!({
         "image": image,
-        "files": files(inventory)?,
+        "files": files,
         "start_digest": digest,
         "pool_label": POOL_LABEL,
         "pools": if edge.pools.is_empty() { Vec::new() } else { pools.iter().map(|pool| pool.name.as_str()).collect() },

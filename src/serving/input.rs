@@ -40,6 +40,16 @@ pub enum ServingError {
         /// The object.
         what: String,
     },
+    /// The files of the proxy do not fit into one ConfigMap.
+    #[error(
+        "the proxy's files have {bytes} bytes and {most} are possible: use fewer tenants in one cluster, or remove expired keys from their lists"
+    )]
+    TooLarge {
+        /// Their size, in bytes.
+        bytes: usize,
+        /// The largest, in bytes.
+        most: usize,
+    },
     /// The catalog lacks something.
     #[error("no {what} in the catalog")]
     Catalog {

@@ -8,6 +8,7 @@ mod engine;
 mod envoy;
 mod gate;
 mod kubelet;
+pub mod mixed;
 pub mod network;
 mod router;
 

@@ -134,3 +134,22 @@ fn no_module_but_the_lab_has_over_a_part_of_the_code() {
         lines.iter().filter(|(module, n)| *module != "lab" && **n * 100 > all * MOST_PERCENT).collect();
     assert!(large.is_empty(), "of {all} lines: {large:?}");
 }
+
+/// The site is made of `docs/SUMMARY.md`: a page that it does not name is not there.
+#[test]
+fn every_page_is_in_the_site_and_every_page_of_the_site_is_there() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let summary = std::fs::read_to_string(docs.join("SUMMARY.md")).expect("the summary");
+    let link = regex::Regex::new(r"\]\(([^)]+)\)").expect("a pattern");
+    let named: BTreeSet<String> = link.captures_iter(&summary).map(|found| found[1].to_owned()).collect();
+    let mut pages = BTreeSet::new();
+    for folder in ["", "how-to", "reference", "decisions"] {
+        for entry in std::fs::read_dir(docs.join(folder)).expect("a folder").filter_map(Result::ok) {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.ends_with(".md") && name != "SUMMARY.md" {
+                pages.insert(if folder.is_empty() { name } else { format!("{folder}/{name}") });
+            }
+        }
+    }
+    assert_eq!(named, pages);
+}

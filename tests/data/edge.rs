@@ -121,7 +121,7 @@ async fn what_a_tenant_asks_for_is_in_its_files_and_in_no_other_tenants() {
             .expect("networks")
             .to_string()
     };
-    // Neighbours in one network are one entry; the cluster's pods and nodes may always.
+    // Neighbours in one network are one entry; the cluster's pods may always.
     assert!(
         allowed("ads").contains(r#"{"address_prefix":"203.0.113.0","prefix_len":24}"#),
         "{}",
@@ -130,7 +130,11 @@ async fn what_a_tenant_asks_for_is_in_its_files_and_in_no_other_tenants() {
     assert!(allowed("ads").contains(r#""address_prefix":"198.51.100.7","prefix_len":32"#));
     assert!(!allowed("ads").contains("192.168.0.0"), "what is given replaces the private networks");
     assert!(allowed("open").contains("192.168.0.0") && !allowed("open").contains("198.51.100.7"));
-    assert!(allowed("open").contains("203.0.113.5"), "a node of the cluster: {}", allowed("open"));
+    assert!(
+        !allowed("open").contains("203.0.113.5"),
+        "a host that comes changes no listener: {}",
+        allowed("open")
+    );
     assert!(!listener("ads")["filter_chains"][0]["transport_socket"].is_null());
     assert!(listener("open")["filter_chains"][0]["transport_socket"].is_null());
     for (name, text) in &files {
@@ -181,7 +185,10 @@ fn without_a_proxy_the_node_ports_lead_to_the_router_and_what_needs_it_is_refuse
     let refused = load(&dir.path().join("inventory.yaml"), &Catalog::builtin().expect("the catalog"));
     let refused = refused.expect_err("it needs the proxy").render(false);
     for field in ["allowFrom", "keys", "limits", "tls"] {
-        assert!(refused.contains(&format!("`{field}` needs the proxy")), "{field}: {refused}");
+        assert!(
+            refused.contains(&format!("`{field}` needs the proxy, but router.edge is none")),
+            "{field}: {refused}"
+        );
     }
 }
 
@@ -199,9 +206,10 @@ fn mistakes_are_refused_where_they_are() {
             "allowFrom: [203.0.113.0/25, 203.0.113.128/25, 198.51.100.7]",
             "allowFrom: []",
             "E-NETWORK",
-            "names 0 networks",
+            "has 0 networks",
         ),
         ("pools: [w]", "pools: [nope]", "E-UNKNOWN-POOL", "unknown pool `nope`"),
+        ("pools: [w]", "pools: []", "E-UNKNOWN-POOL", "`pools` is empty"),
         ("pools: [w]", "pools: [c]", "E-UNKNOWN-POOL", "runs no pods"),
         ("edge: {pools: [w]}", "edge: nothing", "E-TYPE", "edge"),
         ("requestsPerMinute: 600", "requestsPerMinute: 0", "E-VALUE", "`requestsPerMinute` is 0"),
@@ -229,7 +237,10 @@ async fn a_key_is_made_listed_and_revoked_and_its_text_is_nowhere() {
     // Without the list the inventory is refused, and says what to do.
     let refused =
         load(&at.path, &Catalog::builtin().expect("the catalog")).expect_err("no list").render(false);
-    assert!(refused.contains("E-KEYS") && refused.contains("provision key create ads"), "{refused}");
+    assert!(
+        refused.contains("E-KEYS") && refused.contains("provision key create -i INVENTORY ads"),
+        "{refused}"
+    );
     let made = key(dir.path(), "ci").await;
     assert!(made.is_first);
     let other = key(dir.path(), "laptop").await;
@@ -265,7 +276,11 @@ async fn a_key_is_made_listed_and_revoked_and_its_text_is_nowhere() {
 
     let mut keys = TenantKeys::open(&at, "ads").expect("keys");
     assert!(!files(&loaded(dir.path()))["revoked-ads.yaml"].contains(&made.id));
-    assert!(keys.revoke(&made.id).expect("revoked") && !keys.revoke(&made.id).expect("again"));
+    let unknown = keys.revoke("a.b.c").expect_err("unknown").to_string();
+    assert!(unknown.contains("does not have that key") && !unknown.contains("a.b.c"), "{unknown}");
+    // The key itself names it too.
+    assert_eq!(keys.revoke(made.key.expose()).expect("revoked"), (made.id.clone(), Some(true)));
+    assert_eq!(keys.revoke(&made.id).expect("again"), (made.id.clone(), None));
     let revoked = files(&loaded(dir.path()))["revoked-ads.yaml"].clone();
     assert!(revoked.contains(&made.id) && !revoked.contains(&other.id), "{revoked}");
     let states: BTreeMap<String, &str> =
@@ -294,4 +309,60 @@ async fn a_key_is_made_listed_and_revoked_and_its_text_is_nowhere() {
             load(&at.path, &Catalog::builtin().expect("the catalog")).expect_err(text).render(false);
         assert!(refused.contains("E-KEYS") && refused.contains(why), "{text}: {refused}");
     }
+}
+
+/// A row that names no test, or one that is gone, claims what nobody tries.
+#[test]
+fn every_row_of_the_features_page_names_tests_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &str| std::fs::read_to_string(root.join(path)).expect(path);
+    let page = read("docs/features.md");
+    let cases: String = ["routing.rs", "routing/edge.rs", "routing/mixed.rs"]
+        .map(|f| read(&format!("tests/controlplane/{f}")))
+        .concat();
+    let name = regex::Regex::new("`([a-z]+)::([a-z_0-9]*)`").expect("a pattern");
+    let rows: Vec<&str> =
+        page.lines().filter(|l| l.starts_with("| ") && !l.starts_with("| feature")).collect();
+    assert!(rows.len() > 15, "{rows:?}");
+    for row in rows {
+        let named: Vec<_> = name.captures_iter(row).collect();
+        assert!(!named.is_empty(), "{row}");
+        for found in named {
+            let sources = match &found[1] {
+                "routing" | "edge" | "mixed" => cases.clone(),
+                other => {
+                    let path = |tier: &str| format!("tests/{tier}/{other}.rs");
+                    let tier =
+                        if root.join(path("lab")).exists() && row.contains("lab `") { "lab" } else { "data" };
+                    read(&path(tier))
+                }
+            };
+            assert!(sources.contains(&found[2]), "{} in {row}", &found[0]);
+        }
+    }
+}
+
+/// What no ConfigMap can hold is refused before anything is applied, and a rack's worth of tenants fits.
+#[test]
+fn the_files_of_many_tenants_fit_or_are_refused() {
+    let catalog = Catalog::builtin().expect("the catalog");
+    let of = |count: u16| {
+        let start = SITE.find("  ads:").expect("ads");
+        let tenants: String = (0..count)
+            .map(|n| {
+                format!("  t{n}: {{gateway: {{port: {}}}, routes: {{q: {{to: {{m: 100}}}}}}}}\n", 10_000 + n)
+            })
+            .collect();
+        let dir = site(&format!("{}{tenants}", &SITE[..start]));
+        let inventory = loaded(dir.path());
+        desired(&ServingInput {
+            inventory: &inventory,
+            catalog: &catalog,
+            crds: Vec::new(),
+            tokens: BTreeMap::new(),
+        })
+    };
+    assert!(of(100).is_ok());
+    let refused = of(400).map(|all| all.len()).expect_err("too many").to_string();
+    assert!(refused.contains("use fewer tenants in one cluster"), "{refused}");
 }
