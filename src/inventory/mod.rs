@@ -21,6 +21,7 @@ mod reader;
 mod routing;
 mod secrets;
 mod snapshot;
+mod tenant;
 mod tree;
 mod written;
 
