@@ -364,6 +364,6 @@ fn the_how_to_of_tenants_does_what_it_says() {
         let own = command.replace("inventories/lab", &story.at());
         let output = story.run(&own.split_whitespace().collect::<Vec<_>>());
         assert_eq!(output.status.code(), Some(0), "provision {own}\n{}", text(&output));
-        assert!(String::from_utf8_lossy(&output.stdout).contains(said), "provision {own}\n{}", text(&output));
+        assert!(text(&output).contains(said), "provision {own}\n{}", text(&output));
     }
 }
