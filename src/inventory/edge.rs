@@ -62,11 +62,9 @@ pub(super) fn allowed(r: &mut Reader<'_>, tenant: &Node) -> Vec<IpNet> {
     let hint =
         "List networks, such as allowFrom: [203.0.113.0/24]; [0.0.0.0/0, \"::/0\"] lets everybody connect";
     let written = texts(Some(tenant), "allowFrom");
-    if written.is_empty() || written.len() > MOST_NETWORKS {
-        if matches!(node.value, Value::List(_)) {
-            let message = format!("`allowFrom` has {} networks; list 1 to {MOST_NETWORKS}", written.len());
-            r.error("E-NETWORK", node, message, hint);
-        }
+    if matches!(node.value, Value::List(_)) && (written.is_empty() || written.len() > MOST_NETWORKS) {
+        let message = format!("`allowFrom` has {} networks; list 1 to {MOST_NETWORKS}", written.len());
+        r.error("E-NETWORK", node, message, hint);
     }
     let mut networks = Vec::new();
     for text in written.iter().take(MOST_NETWORKS) {
