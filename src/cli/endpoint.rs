@@ -76,7 +76,9 @@ impl EndpointCommand {
             println!("  base URL  {base_url}{others}");
             println!("  models    {}", endpoint.models.join(", "));
             match endpoint.needs_key {
-                true => println!("  API key   required; make one: {}", create(endpoint, &place)),
+                true => {
+                    println!("  API key   required; make one with\n            {}", create(endpoint, &place))
+                }
                 false => println!("  API key   not checked; any value works"),
             }
             if self.tenant.is_some() {

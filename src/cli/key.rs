@@ -6,16 +6,18 @@ use crate::fleet::{KeyState, Source, TenantKeys};
 use crate::report::{Columns, Last, columns};
 use crate::state::plain_line;
 use clap::{Args, Subcommand};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// Longer input is no key, in bytes.
+const MOST_KEY: u64 = 64 << 10;
+
 /// Make, list and revoke API keys of a tenant
 ///
-/// A key is a token that the private key under `tenants.TENANT.keys.signing` signs on this machine. It is shown once, and nothing keeps
-/// it. The file keys/TENANT.yaml beside the inventory lists the keys without their text, and is made to be committed: the cluster gets the
-/// public key and the ids of revoked keys from it, with the next `provision apply`. A new key works at once, where the public key
-/// has been applied.
+/// A key is a token, signed on this machine by the private key that `tenants.TENANT.keys.signing` names. It is shown once and stored
+/// nowhere. The file keys/TENANT.yaml beside the inventory lists the keys without their text; commit it. The next
+/// `provision apply` brings its public key and the ids of revoked keys to the cluster. Once the public key is there, new keys work at once.
 #[derive(Args)]
 #[command(after_help = "Examples:
   openssl genpkey -algorithm ed25519 -out ads.pem                     the private key; keep it where your secrets are
@@ -52,13 +54,14 @@ enum What {
         of: Of,
     },
     /// Mark a key as revoked; the next apply makes it invalid
-    #[command(after_help = "Example:
+    #[command(after_help = "Examples:
   provision key revoke -i site.yaml ads 3fa85f6457174562
+  cat leaked-key | provision key revoke -i site.yaml ads -
   provision apply -i site.yaml")]
     Revoke {
         #[command(flatten)]
         of: Of,
-        /// The key's id as listed, or the key itself
+        /// The key's id as listed; `-` reads the key itself from standard input
         id: String,
     },
 }
@@ -115,7 +118,8 @@ impl Key {
                             "A new list was started. Keys that the same private key signed before are not in it and cannot be revoked: \
                              use a new private key if there are any"
                         );
-                        eprintln!("next: {}   (gateways may not know the public key yet)", of.apply());
+                        eprintln!("Gateways accept keys of this list after the next apply");
+                        eprintln!("next: {}", of.apply());
                     }
                 }
             }
@@ -130,8 +134,9 @@ impl Key {
                 }
             }
             What::Revoke { of, id } => {
+                let what = if id == "-" { from_input()? } else { id };
                 let mut keys = of.open()?;
-                let (id, revoked) = keys.revoke(&id)?;
+                let (id, revoked) = keys.revoke(&what)?;
                 let path = keys.path().display();
                 if json {
                     let result = serde_json::json!({"tenant": of.tenant, "id": id, "changed": revoked.is_some(),
@@ -157,16 +162,25 @@ impl Key {
     }
 }
 
+/// Reads a key from standard input: as an argument, others on this machine could see it.
+fn from_input() -> anyhow::Result<String> {
+    let mut key = String::new();
+    std::io::stdin().take(MOST_KEY).read_to_string(&mut key)?;
+    Ok(key.trim().to_owned())
+}
+
 fn table(keys: &[KeyState]) -> String {
     let header = ["KEY", "NAME", "STATE", "CREATED", "EXPIRES"].map(str::to_owned).to_vec();
     let row = |key: &KeyState| {
         let issued = &key.issued;
-        [&key.id, &issued.name, key.state, &issued.created, &issued.expires]
+        // The day is enough to read; JSON has the second.
+        let [created, expires] = [&issued.created, &issued.expires].map(|t| t.split('T').next().unwrap_or(t));
+        [&key.id, &issued.name, key.state, created, expires]
             .map(|cell| plain_line(cell).into_owned())
             .to_vec()
     };
     let rows: Vec<Vec<String>> = std::iter::once(header).chain(keys.iter().map(row)).collect();
-    Columns { indent: 0, most: &[16, 40, 7, 20], below: 3, last: Last::Wrap }
+    Columns { indent: 0, most: &[16, 40, 7, 10], below: 3, last: Last::Wrap }
         .rows(&rows, columns(std::io::stdout()))
         .concat()
 }

@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use ring::signature::{Ed25519KeyPair, KeyPair};
+use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -29,7 +30,7 @@ const LONGEST_KEY: Duration = Duration::from_secs(3650 * 24 * 3600);
 const FORGOTTEN: Duration = Duration::from_secs(30 * 24 * 3600);
 /// The longest name of a key, in bytes: lists have to fit on a screen.
 const MOST_NAME: usize = 64;
-/// What a file of keys says before the first is made: no signature fits it.
+/// The list of a tenant without one, until the first key is made. Its public key is a placeholder that is never applied.
 const NO_KEYS: &str = "apiVersion: provision/v1\nkind: ApiKeys\npublicKey: AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\nkeys: {}\n";
 
 /// Makes keys for one tenant.
@@ -82,13 +83,13 @@ impl Signers {
                     signers.insert(tenant.name.clone(), signer);
                 }
                 Ok(_) => warnings.push(format!(
-                    "secret {} does not fit the public key in {}, so tenant {} cannot be asked from here",
+                    "secret {} does not fit the public key in {}, so tenant {} cannot be asked from this machine",
                     keys.signing,
                     keys.file.display(),
                     tenant.name
                 )),
                 Err(error) => {
-                    warnings.push(format!("tenant {} cannot be asked from here: {error}", tenant.name));
+                    warnings.push(format!("tenant {} cannot be asked from this machine: {error}", tenant.name));
                 }
             }
         }
@@ -124,6 +125,11 @@ async fn signer(
         let message = format!("secret {} is {kind}, not an Ed25519 private key in PEM", keys.signing);
         coded("E-KEYS", message, "Make one with `openssl genpkey -algorithm ed25519 -out FILE`")
     })
+}
+
+/// Returns a time to the second, as keys have it.
+fn to_the_second(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
 
 /// Returns the id in a key, whoever signed it.
@@ -168,8 +174,11 @@ impl Files for WithKeys {
 
 /// The keys of one tenant, to be listed, made and revoked. Contacts no host.
 pub struct TenantKeys {
+    source: Source,
     inventory: Inventory,
     tenant: String,
+    /// What the file says: a change is written over nothing else.
+    listed: ApiKeys,
     keys: ApiKeys,
     path: PathBuf,
 }
@@ -213,6 +222,19 @@ struct File<'a> {
 impl TenantKeys {
     /// Opens the keys of a tenant.
     pub fn open(source: &Source, name: &str) -> Result<Self> {
+        let (inventory, keys) = Self::load(source, name)?;
+        let path = inventory.root.join(keys_file(name));
+        Ok(Self {
+            source: source.clone(),
+            inventory,
+            tenant: name.to_owned(),
+            listed: keys.clone(),
+            keys,
+            path,
+        })
+    }
+
+    fn load(source: &Source, name: &str) -> Result<(Inventory, ApiKeys)> {
         let files = WithKeys(source.files()?);
         let catalog = inventory::catalog_beside(&files, &source.path)?;
         let loaded = inventory::load_from(&files, &source.path, &catalog).map_err(Error::Inventory)?;
@@ -230,8 +252,7 @@ impl TenantKeys {
             };
             return Err(coded("E-USAGE", format!("the inventory has no tenant `{name}` with `keys`"), hint));
         };
-        let path = inventory.root.join(keys_file(name));
-        Ok(Self { inventory, tenant: name.to_owned(), keys, path })
+        Ok((inventory, keys))
     }
 
     /// Returns the file that lists the keys.
@@ -285,8 +306,7 @@ impl TenantKeys {
             let hint = "Use the private key that signed the existing keys; docs/how-to/tenants.md says how to replace a lost one";
             return Err(coded("E-KEYS", message, hint));
         }
-        // To the second, as the key itself has it.
-        let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default();
+        let now = to_the_second(Timestamp::now());
         let expires = now + lasts;
         let is_first = self.keys.public.as_ref() != Some(&public);
         let bytes: [u8; 8] = rand::random();
@@ -326,7 +346,7 @@ impl TenantKeys {
             return Ok((id, None));
         }
         let active = key.expires.parse::<Timestamp>().is_ok_and(|expires| expires > now);
-        key.revoked = Some(Timestamp::from_second(now.as_second()).unwrap_or_default().to_string());
+        key.revoked = Some(to_the_second(now).to_string());
         self.write()?;
         Ok((id, Some(active)))
     }
@@ -347,14 +367,23 @@ impl TenantKeys {
             what: "the list of keys cannot be written".to_owned(),
             source: Box::new(e),
         })?;
-        let text = format!("# Written by provision; made to be committed. No key is in it.\n{yaml}");
+        let text = format!("# Written by provision. Commit it; it contains no secrets.\n{yaml}");
         let folder = self.path.parent().unwrap_or(&self.inventory.root);
         std::fs::create_dir_all(folder).map_err(cannot("create", folder))?;
+        // Two changes at once would lose one of them, and with it a key that nobody could revoke.
+        let lock = std::fs::File::open(folder).map_err(cannot("open", folder))?;
+        flock(&lock, FlockOperation::LockExclusive).map_err(|e| cannot("lock", folder)(e.into()))?;
+        if Self::load(&self.source, &self.tenant)?.1 != self.listed {
+            let message = format!("{} was changed by another command meanwhile", self.path.display());
+            return Err(coded("E-KEYS", message, "Run the command again; nothing was written"));
+        }
         // As others read it; what is asked for here, the umask narrows.
         let readable = std::fs::Permissions::from_mode(0o644);
         let file = tempfile::Builder::new().permissions(readable).tempfile_in(folder);
         let mut file = file.map_err(cannot("write", &self.path))?;
         file.write_all(text.as_bytes()).map_err(cannot("write", &self.path))?;
-        put(file, &self.path).map_err(cannot("write", &self.path))
+        put(file, &self.path).map_err(cannot("write", &self.path))?;
+        self.listed = self.keys.clone();
+        Ok(())
     }
 }

@@ -73,8 +73,6 @@ pub(super) fn allowed(r: &mut Reader<'_>, tenant: &Node) -> Vec<IpNet> {
             Err(_) => r.error("E-NETWORK", node, format!("`{text}` is not a network"), hint),
         }
     }
-    networks.sort();
-    networks.dedup();
     networks
 }
 
@@ -139,7 +137,7 @@ pub(super) fn keys(
             keys.issued = issued;
         }
         Err(why) => {
-            let hint = "Take its last committed state: only provision writes it";
+            let hint = "Restore the committed version; only provision should write this file";
             r.error("E-KEYS", node, format!("{}: {why}", path.display()), hint);
         }
     }
@@ -147,44 +145,40 @@ pub(super) fn keys(
 }
 
 /// Reads a file of keys: the public key, and the keys by their ids.
-fn listed(name: &str, text: String) -> Result<(String, BTreeMap<String, IssuedKey>), String> {
-    let tree = document(name, text).map_err(|d| {
+fn listed(name: &str, list: String) -> Result<(String, BTreeMap<String, IssuedKey>), String> {
+    let tree = document(name, list).map_err(|d| {
         d.all.first().map_or_else(|| "it is not YAML".to_owned(), |first| first.message.clone())
     })?;
     for (key, wanted) in [("apiVersion", "provision/v1"), ("kind", "ApiKeys")] {
-        if text_of(&tree, key).as_deref() != Some(wanted) {
+        if text(Some(&tree), key).as_deref() != Some(wanted) {
             return Err(format!("`{key}` is not {wanted}"));
         }
     }
-    let public = text_of(&tree, "publicKey").ok_or("`publicKey` is missing")?;
+    let public = text(Some(&tree), "publicKey").ok_or("`publicKey` is missing")?;
     let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(&public);
-    if bytes.is_ok_and(|bytes| bytes.len() == PUBLIC_KEY) {
-        let all = tree.get("keys").map(Node::entries).unwrap_or_default();
-        if all.len() > MOST_KEYS {
-            return Err(format!("{} keys; {MOST_KEYS} are possible", all.len()));
-        }
-        let key = |entry: &Entry| {
-            let of = |key: &str| text_of(&entry.node, key);
-            let lacks = |key: &str| format!("key `{}` has no `{key}`", entry.key);
-            let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
-            if entry.key.is_empty() || entry.key.len() > 64 || !entry.key.chars().all(plain) {
-                return Err("a key's id has other characters than letters, digits and `-`".to_owned());
-            }
-            let issued = IssuedKey {
-                name: of("name").ok_or_else(|| lacks("name"))?,
-                created: of("created").ok_or_else(|| lacks("created"))?,
-                expires: of("expires").ok_or_else(|| lacks("expires"))?,
-                revoked: of("revoked"),
-            };
-            Ok((entry.key.clone(), issued))
-        };
-        return Ok((public, all.iter().map(key).collect::<Result<_, String>>()?));
+    if !bytes.is_ok_and(|bytes| bytes.len() == PUBLIC_KEY) {
+        return Err("`publicKey` is not an Ed25519 key in base64url".to_owned());
     }
-    Err("`publicKey` is not an Ed25519 key in base64url".to_owned())
-}
-
-fn text_of(node: &Node, key: &str) -> Option<String> {
-    text(Some(node), key)
+    let all = tree.get("keys").map(Node::entries).unwrap_or_default();
+    if all.len() > MOST_KEYS {
+        return Err(format!("{} keys; {MOST_KEYS} are possible", all.len()));
+    }
+    let key = |entry: &Entry| {
+        let of = |key: &str| text(Some(&entry.node), key);
+        let lacks = |key: &str| format!("key `{}` has no `{key}`", entry.key);
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        if entry.key.is_empty() || entry.key.len() > 64 || !entry.key.chars().all(plain) {
+            return Err("a key's id has other characters than letters, digits and `-`".to_owned());
+        }
+        let issued = IssuedKey {
+            name: of("name").ok_or_else(|| lacks("name"))?,
+            created: of("created").ok_or_else(|| lacks("created"))?,
+            expires: of("expires").ok_or_else(|| lacks("expires"))?,
+            revoked: of("revoked"),
+        };
+        Ok((entry.key.clone(), issued))
+    };
+    Ok((public, all.iter().map(key).collect::<Result<_, String>>()?))
 }
 
 /// Returns what files beside the inventory say of tenants, as fields that a comparison shows.
@@ -195,14 +189,9 @@ pub(super) fn written(tenants: &BTreeMap<String, Tenant>) -> Vec<(String, Writte
             fields.push((format!("tenants.{}.{field}", tenant.name), WrittenField { value, place }));
         };
         if let Some(keys) = &tenant.keys {
-            let revoked: Vec<&str> = keys
-                .issued
-                .iter()
-                .filter(|(_, key)| key.revoked.is_some())
-                .map(|(id, _)| id.as_str())
-                .collect();
             let place = || keys.file.display().to_string();
             add("keys.publicKey", keys.public.clone().unwrap_or_default(), place());
+            let revoked = keys.revoked();
             let revoked = if revoked.is_empty() { "none".to_owned() } else { revoked.join(", ") };
             add("keys.revoked", revoked, place());
         }
@@ -284,7 +273,7 @@ pub(super) fn check(inventory: &Inventory, top: &Node, problems: &mut Problems) 
                 error(
                     "E-VALUE",
                     &["tenants", &tenant.name, "routes", served],
-                    format!("`{served}` is no name of a model"),
+                    format!("`{served}` is not a valid model name"),
                     hint,
                 );
             }

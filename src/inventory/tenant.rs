@@ -40,6 +40,13 @@ pub struct ApiKeys {
     pub issued: BTreeMap<String, IssuedKey>,
 }
 
+impl ApiKeys {
+    /// Returns the ids of the keys that were revoked, in their order.
+    pub fn revoked(&self) -> Vec<&str> {
+        self.issued.iter().filter(|(_, key)| key.revoked.is_some()).map(|(id, _)| id.as_str()).collect()
+    }
+}
+
 /// What is known of an API key.
 #[derive(Clone, PartialEq, Eq, Serialize, Debug)]
 pub struct IssuedKey {

@@ -9,7 +9,6 @@ use crate::inventory::{Accelerator, Inventory, MODELS_NAMESPACE};
 use crate::state::{Chat, ObjectId, Ready, Resource, Spec, Stage};
 use serde::Serialize;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How long the router may take to be ready, in seconds. Its image is small; but the first node that it can run on may
@@ -33,11 +32,6 @@ fn tolerations(inventory: &Inventory, vendor: impl Fn(&Accelerator) -> bool) -> 
     let taints: BTreeSet<&str> = pools.flat_map(|p| &p.taints).map(String::as_str).collect();
     let starting = json!({"key": STARTING_TAINT_KEY, "operator": "Exists", "effect": "NoSchedule"});
     Some(std::iter::once(starting).chain(taints.into_iter().map(engine::toleration)).collect())
-}
-
-/// Returns a short digest of a text for people.
-fn digest(text: &str) -> String {
-    Sha256::digest(text).iter().take(6).map(|b| format!("{b:02x}")).collect()
 }
 
 /// Returns the objects, in the order in which they are applied.
@@ -79,7 +73,7 @@ pub fn desired(input: &ServingInput<'_>) -> Result<Vec<Resource>, ServingError> 
         let context = json!({
             "image": release.router_image,
             "scheduler": scheduler,
-            "scheduler_digest": digest(&scheduler),
+            "scheduler_digest": manifests::digest(&scheduler),
             "replicas": router.replicas,
             "drain_s": router::drain_s(inventory),
             "budget": router.replicas > 1 && router::hosts(inventory) > 1,

@@ -1,14 +1,13 @@
-//! The proxy in front of the router: Envoy with files of our own, one listener a tenant. It decides who may ask what of whom; the
-//! router only chooses among the pods of a model.
+//! The proxy in front of the router: Envoy with files of our own, one listener per tenant. It decides which client may use which
+//! model; the router only chooses among the pods of a model.
 
 use super::engine::toleration;
 use super::input::{ServingError, ServingInput};
-use super::manifests::{EDGE_FILES, EDGE_START, EDGE_TENANT_FILES};
+use super::manifests::{EDGE_FILES, EDGE_START, EDGE_TENANT_FILES, digest};
 use crate::catalog::POOL_LABEL;
 use crate::inventory::{Edge, Inventory, Tenant};
 use base64::Engine as _;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The headless Service of the router's pods: each has an address of its own, so that a request which one refuses can go to another.
@@ -19,7 +18,7 @@ const CLUSTER_DOMAIN: &str = "cluster.local";
 /// The largest ConfigMap, in bytes (the API's own bound is 1 MiB, for keys and values together).
 const MOST_FILES: usize = 1 << 20;
 
-/// What the proxy can hold at least of a request or an answer, in bytes: a limit of requests is none of answers.
+/// What the proxy can hold at least of a request or an answer, in bytes: a limit on requests does not limit answers.
 const LEAST_BUFFER: u64 = 8 << 20;
 
 /// What the proxy says when it refuses a request itself, in OpenAI's terms: status, code, kind, words.
@@ -33,9 +32,16 @@ const REPLIES: [(u16, &str, &str, &str); 15] = [
         "invalid_request_error",
         "There is nothing at this address. Requests go to /v1/chat/completions, /v1/completions and /v1/models.",
     ),
+    (405, "method_not_allowed", "invalid_request_error", "This method is not served."),
     (408, "timeout", "invalid_request_error", "The request did not arrive in time."),
     (413, "request_too_large", "invalid_request_error", "The request is larger than this tenant may send."),
     (415, "invalid_request", "invalid_request_error", "The request is not of a kind that is served here."),
+    (
+        426,
+        "invalid_request",
+        "invalid_request_error",
+        "The request is of a version of HTTP that is not served.",
+    ),
     (
         429,
         "rate_limit_exceeded",
@@ -44,19 +50,12 @@ const REPLIES: [(u16, &str, &str, &str); 15] = [
     ),
     (431, "invalid_request", "invalid_request_error", "The request has too many headers, or too long ones."),
     (500, "internal_error", "server_error", "The request could not be handled."),
+    (501, "invalid_request", "invalid_request_error", "The request is encoded in a way that is not served."),
     (503, "unavailable", "server_error", "The model cannot be reached now. Try again."),
     (504, "timeout", "server_error", "The model did not answer in time."),
-    (405, "method_not_allowed", "invalid_request_error", "This method is not served."),
-    (
-        426,
-        "invalid_request",
-        "invalid_request_error",
-        "The request is of a version of HTTP that is not served.",
-    ),
-    (501, "invalid_request", "invalid_request_error", "The request is encoded in a way that is not served."),
 ];
 
-/// The issuer of a tenant's keys: a key for another inventory's tenant of the same name is none here.
+/// Returns the issuer of an inventory's keys: those of another inventory's tenant with the same name are not valid here.
 pub fn issuer(inventory: &Inventory) -> String {
     format!("provision/{}", inventory.name)
 }
@@ -71,8 +70,8 @@ fn tenant(inventory: &Inventory, tenant: &Tenant) -> Value {
         .keys()
         .map(|name| json!({"id": name, "object": "model", "created": 0, "owned_by": tenant.name}))
         .collect();
-    // A question of our own comes from a node that runs the proxy: through its bridge, which is in the network of pods. Hosts are
-    // not named here, because a listener that changes cuts streams.
+    // `provision` itself connects from a node that runs the proxy, through its bridge, which is in the pod network. Hosts are not
+    // listed here: a changed listener cuts streams.
     let mut allowed = tenant.allow_from.clone();
     allowed.push(inventory.cluster.pod_cidr);
     let allowed = ipnet::IpNet::aggregate(&allowed);
@@ -86,7 +85,7 @@ fn tenant(inventory: &Inventory, tenant: &Tenant) -> Value {
         "auth": tenant.keys.as_ref().map(|keys| json!({
             "issuer": issuer(inventory),
             "jwks": json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "x": keys.public}]}).to_string(),
-            "revoked": keys.issued.iter().filter(|(_, key)| key.revoked.is_some()).map(|(id, _)| id).collect::<Vec<_>>(),
+            "revoked": keys.revoked(),
         })),
         "limits": (limits.requests.is_some() || limits.requests_per_key.is_some()).then(|| json!({
             // The limiter wants one for everybody; without a limit it is more than a node answers.
@@ -137,11 +136,10 @@ pub(super) fn context(input: &ServingInput<'_>, edge: &Edge, image: &str) -> Res
     let inventory = input.inventory;
     let pools: Vec<_> = inventory.pools.values().filter(|pool| inventory.has_gateways(&pool.name)).collect();
     let taints: BTreeSet<&str> = pools.iter().flat_map(|pool| &pool.taints).map(String::as_str).collect();
-    // A tenant whose HTTPS begins has its certificate in another volume, which may come after the files that name it.
+    // A tenant's first certificate is in another volume, which may be updated after the files that name it: only a new pod has both.
     let https =
         inventory.tenants.values().filter(|tenant| tenant.tls.is_some()).map(|tenant| tenant.name.as_str());
     let start: String = EDGE_START.iter().map(|(_, text)| *text).chain(https).collect();
-    let digest: String = Sha256::digest(start).iter().take(6).map(|b| format!("{b:02x}")).collect();
     let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
     let certificate = |tenant: &Tenant| {
         let tls = tenant.tls.as_ref()?;
@@ -157,13 +155,13 @@ pub(super) fn context(input: &ServingInput<'_>, edge: &Edge, image: &str) -> Res
     Ok(json!({
         "image": image,
         "files": files,
-        "start_digest": digest,
+        "start_digest": digest(&start),
         "pool_label": POOL_LABEL,
         "pools": if edge.pools.is_empty() { Vec::new() } else { pools.iter().map(|pool| pool.name.as_str()).collect() },
         "tolerations": taints.into_iter().map(toleration).collect::<Vec<_>>(),
         "tenants": inventory.tenants.values().map(|t| json!({"name": t.name, "port": t.port, "node_port": t.node_port})).collect::<Vec<_>>(),
         "certificates": secrets,
-        // All keys or none: a Secret without one of them would take it away.
+        // All private keys or none: applying the Secret without one of them would remove it.
         "certificates_known": secrets.iter().all(|s| !s["key"].is_null()),
     }))
 }

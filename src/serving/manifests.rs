@@ -4,6 +4,7 @@ use super::input::ServingError;
 use crate::state::{Object, Ready, Resource, Spec, Stage};
 use crate::template;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 /// A template of manifests.
 pub(super) struct Template {
@@ -83,6 +84,11 @@ impl Template {
         let documents: Vec<Option<Value>> = serde_saphyr::from_multiple(&text).map_err(yaml)?;
         Ok(documents.into_iter().flatten().filter(Value::is_object).collect())
     }
+}
+
+/// Returns a short digest of what a pod reads only when it starts.
+pub(super) fn digest(text: &str) -> String {
+    Sha256::digest(text).iter().take(6).map(|b| format!("{b:02x}")).collect()
 }
 
 /// Returns the stage of a component's object: what runs comes after what it runs with.

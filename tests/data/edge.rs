@@ -214,7 +214,7 @@ fn mistakes_are_refused_where_they_are() {
         ("edge: {pools: [w]}", "edge: nothing", "E-TYPE", "edge"),
         ("requestsPerMinute: 600", "requestsPerMinute: 0", "E-VALUE", "`requestsPerMinute` is 0"),
         ("requestKilobytes: 64", "requestKilobytes: 99999999", "E-VALUE", "more than 65536"),
-        ("Qwen/Qwen3-8B:", "\"a model\":", "E-VALUE", "is no name of a model"),
+        ("Qwen/Qwen3-8B:", "\"a model\":", "E-VALUE", "is not a valid model name"),
         (
             "requestsPerMinute: 600",
             "requestsPerMinute: 600",
@@ -275,12 +275,16 @@ async fn a_key_is_made_listed_and_revoked_and_its_text_is_nowhere() {
     public.verify(format!("{}.{}", parts[0], parts[1]).as_bytes(), &decode(parts[2])).expect("signed");
 
     let mut keys = TenantKeys::open(&at, "ads").expect("keys");
+    let mut meanwhile = TenantKeys::open(&at, "ads").expect("the same keys");
     assert!(!files(&loaded(dir.path()))["revoked-ads.yaml"].contains(&made.id));
     let unknown = keys.revoke("a.b.c").expect_err("unknown").to_string();
     assert!(unknown.contains("does not have that key") && !unknown.contains("a.b.c"), "{unknown}");
     // The key itself names it too.
     assert_eq!(keys.revoke(made.key.expose()).expect("revoked"), (made.id.clone(), Some(true)));
     assert_eq!(keys.revoke(&made.id).expect("again"), (made.id.clone(), None));
+    // Who has read the list before that writes nothing: the revocation would be lost.
+    let why = meanwhile.create("lost", Duration::from_secs(60)).await.err().expect("refused").to_string();
+    assert!(why.contains("was changed by another command"), "{why}");
     let revoked = files(&loaded(dir.path()))["revoked-ads.yaml"].clone();
     assert!(revoked.contains(&made.id) && !revoked.contains(&other.id), "{revoked}");
     let states: BTreeMap<String, &str> =

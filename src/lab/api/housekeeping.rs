@@ -72,27 +72,22 @@ fn count_budgets(store: &Store) {
             let ended = matches!(text(pod, "/status/phase").as_str(), "Succeeded" | "Failed");
             !ended && selector.as_ref().is_some_and(|s| s.matches(&labels_of(pod)))
         });
-        // Evicted and not seen to end yet.
-        let mut disrupted = budget.pointer("/status/disruptedPods").cloned().unwrap_or_else(|| json!({}));
-        if let Value::Object(map) = &mut disrupted {
-            map.retain(|name, _| pods.iter().any(|p| p["metadata"]["name"] == *name && !is_ending(p)));
-        }
-        let healthy = pods.iter().filter(|p| {
-            condition(p, "Ready") && !is_ending(p) && disrupted.get(text(p, "/metadata/name")).is_none()
-        });
+        let healthy = pods.iter().filter(|p| condition(p, "Ready") && !is_ending(p));
         let (healthy, expected) = (healthy.count() as u64, pods.len() as u64);
         let desired = match (&budget["spec"]["minAvailable"], &budget["spec"]["maxUnavailable"]) {
             (Value::Null, most) => expected.saturating_sub(amount(most, expected)),
             (least, _) => amount(least, expected),
         };
         let allowed = if expected == 0 { 0 } else { healthy.saturating_sub(desired) };
-        let mut status = json!({"observedGeneration": budget["metadata"]["generation"], "disruptionsAllowed": allowed,
+        let status = json!({"observedGeneration": budget["metadata"]["generation"], "disruptionsAllowed": allowed,
             "currentHealthy": healthy, "desiredHealthy": desired, "expectedPods": expected});
-        if disrupted.as_object().is_some_and(|map| !map.is_empty()) {
-            status["disruptedPods"] = disrupted;
-        }
         let by = Options::status_by("kube-controller-manager");
-        let _ = store.edit(BUDGETS, &namespace, &name, &by, |object| object["status"] = status.clone());
+        let _ = store.edit(BUDGETS, &namespace, &name, &by, |object| {
+            // An eviction since the count has spent from it: what it changed is counted next.
+            if object["status"] == budget["status"] {
+                object["status"] = status.clone();
+            }
+        });
     }
 }
 

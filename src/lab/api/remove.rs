@@ -60,7 +60,7 @@ impl Store {
             let phase = text(&pod, "/status/phase");
             let free = matches!(phase.as_str(), "Succeeded" | "Failed" | "Pending") || is_ending(&pod);
             if !free {
-                spend_budget(inner, &pod)?;
+                spend_budget(inner, &pod, options.dry_run)?;
             }
             remove(inner, at, options).map(|_| ())
         })
@@ -131,7 +131,9 @@ fn check_preconditions(
     Ok(())
 }
 
-fn spend_budget(inner: &mut Inner, pod: &Value) -> Result<(), ApiError> {
+/// Takes one disruption from a pod's budget. The pod ends in the same change, so the next count sees it ending; a real
+/// API server, whose controller counts from a cache, also notes the pod in `disruptedPods`.
+fn spend_budget(inner: &mut Inner, pod: &Value, dry_run: bool) -> Result<(), ApiError> {
     let mut budgets = inner.list("poddisruptionbudgets.policy", Some(&text(pod, "/metadata/namespace")));
     budgets
         .retain(|b| label_selector(b.pointer("/spec/selector")).is_some_and(|s| s.matches(&labels_of(pod))));
@@ -148,10 +150,9 @@ fn spend_budget(inner: &mut Inner, pod: &Value) -> Result<(), ApiError> {
     if allowed < 1 || number("/status/observedGeneration") < number("/metadata/generation") {
         return Err(ApiError::disruption_budget(&text(budget, "/metadata/name"), wanted, healthy));
     }
-    if let Some(kind) = inner.kinds.get("poddisruptionbudgets.policy").cloned() {
+    if let Some(kind) = inner.kinds.get("poddisruptionbudgets.policy").cloned().filter(|_| !dry_run) {
         let mut spent = Value::clone(budget);
         spent["status"]["disruptionsAllowed"] = json!(allowed - 1);
-        spent["status"]["disruptedPods"][text(pod, "/metadata/name")] = json!(now());
         inner.put(&kind, spent);
     }
     Ok(())

@@ -106,7 +106,7 @@ pub(super) async fn answer(
         );
     }
     let (parts, body) = request.into_parts();
-    let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let body = router::read(body).await;
     let Ok(question) = serde_json::from_slice::<Value>(&body) else {
         return refuse(StatusCode::BAD_REQUEST, "invalid_json", "The body is not a JSON object.");
     };
@@ -122,7 +122,7 @@ pub(super) async fn answer(
 /// Returns the router's answer under the name that was asked for, and its bare words as an error of OpenAI's kind.
 async fn told(answer: Response<Body>, name: &str) -> Response<Body> {
     let (parts, body) = answer.into_parts();
-    let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let body = router::read(body).await;
     let text = String::from_utf8_lossy(&body).into_owned();
     if parts.status.is_success() {
         let own = serde_json::from_str::<Value>(

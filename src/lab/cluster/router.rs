@@ -77,6 +77,20 @@ fn own(status: StatusCode, value: &Value) -> Response<Body> {
     response
 }
 
+/// The longest body that is read, in bytes: whatever runs on a simulated host may send it.
+const MOST_BODY: usize = 16 << 20;
+
+/// Reads a body; one that is longer, or ends early, is empty.
+pub(super) async fn read<B: hyper::body::Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>>>(
+    body: B,
+) -> Bytes {
+    http_body_util::Limited::new(body, MOST_BODY)
+        .collect()
+        .await
+        .map(|body| body.to_bytes())
+        .unwrap_or_default()
+}
+
 /// Returns how far a body could be read, as Go counts.
 fn offset(body: &[u8], error: &serde_json::Error) -> usize {
     let before = body.split_inclusive(|b| *b == b'\n').take(error.line().saturating_sub(1)).map(<[u8]>::len);
@@ -102,7 +116,9 @@ fn targets<'a>(route: &'a Value, model: &str, path: &str, headers: &HeaderMap) -
 }
 
 /// Answers a request that came to a gateway.
-pub(super) async fn answer<B: hyper::body::Body<Error: Send> + Send>(
+pub(super) async fn answer<
+    B: hyper::body::Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send,
+>(
     store: &Store,
     gateway: &Gateway,
     request: Request<B>,
@@ -120,7 +136,7 @@ pub(super) async fn answer<B: hyper::body::Body<Error: Send> + Send>(
         return own(StatusCode::OK, &json!({"object": "list", "data": data}));
     }
     let refuse = |words: &str| own(StatusCode::NOT_FOUND, &json!(words));
-    let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let body = read(body).await;
     let body: Value = match serde_json::from_slice(&body) {
         Ok(value) => value,
         Err(error) => return own(StatusCode::BAD_REQUEST, &json!({"Offset": offset(&body, &error)})),

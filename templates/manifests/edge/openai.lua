@@ -285,7 +285,7 @@ local function response(handle)
     end
   else
     local all = members(text, math.huge)
-    -- What an engine says of the request is told; what it or the router says of itself is not.
+    -- An engine's error about the request (400, 422) reaches the client; errors about the engine or the router do not.
     if all and all.error and text:byte(all.error[1]) == OPEN and status < 500 and status ~= 404 then return end
     local code, message = "refused", "The request was refused."
     if status >= 500 then code, message = "unavailable", "The model cannot be reached now. Try again." end
