@@ -1,6 +1,6 @@
 //! `apply` and `attach`: carry out a plan, and follow batches of an earlier run.
 
-use super::args::{Global, Output, Where};
+use super::args::{At, Global, Output, Where};
 use super::errors::{coded, usage};
 use super::policy::{PolicyArgs, print_refused};
 use super::prompt::confirm;
@@ -228,7 +228,7 @@ impl Apply {
     /// was made for. From here on the flags say the same.
     async fn open_saved(&mut self, path: &Path, saved: &Plan, global: &Global) -> anyhow::Result<Session> {
         let asked = self.place.selection(&self.lost);
-        let (mut source, selection) = match (&self.place.inventory, &saved.sources) {
+        let (mut source, selection) = match (&self.place.at.inventory, &saved.sources) {
             (Some(inventory), None) => (source(inventory, global), asked.clone()),
             (Some(inventory), Some(_)) => (source(inventory, global), Source::of_saved(saved, path)?.1),
             (None, _) => Source::of_saved(saved, path)?,
@@ -239,7 +239,7 @@ impl Apply {
         }
         source.mirror.clone_from(&global.mirror);
         self.place = Where {
-            inventory: Some(source.path.clone()),
+            at: At { inventory: Some(source.path.clone()) },
             limit: selection.limit.clone(),
             lab: selection.lab,
         };

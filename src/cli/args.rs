@@ -1,5 +1,6 @@
 //! Flags that commands share.
 
+use super::context::{Context, usual_inventory};
 use crate::fleet::{MirrorPlace, Selection};
 use crate::state::HostName;
 use clap::{Args, ValueEnum};
@@ -15,15 +16,37 @@ pub(super) struct Global {
     /// Print only results and errors
     #[arg(long, short, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
-    /// Show every step
-    #[arg(long, short, global = true)]
-    pub verbose: bool,
+    /// Show every step; -vv also shows what libraries log
+    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Append every event and message to this file, without secrets (standard output is not in it)
+    #[arg(long, global = true, value_name = "FILE", env = "PROVISION_LOG_FILE", hide_env_values = true)]
+    pub log_file: Option<PathBuf>,
+    /// Use the inventory and flags that this name stands for (see `provision contexts`)
+    #[arg(
+        long,
+        short,
+        global = true,
+        value_name = "NAME",
+        env = "PROVISION_CONTEXT",
+        hide_env_values = true
+    )]
+    pub context: Option<String>,
     /// Also allow the inventory to read files in this folder, besides its own folder and files tracked by its git repository
     #[arg(long, global = true, value_name = "DIR")]
     pub allow_outside: Vec<PathBuf>,
     /// Download from this bundle only, a folder or a URL (see `provision bundle`); hosts get their downloads over SSH
     #[arg(long, global = true, value_name = "DIR|URL")]
     pub mirror: Option<MirrorPlace>,
+}
+
+impl Global {
+    /// Takes from a context what the command line leaves open.
+    pub(super) fn fill_in(&mut self, context: Option<&Context>) {
+        let Some(context) = context else { return };
+        self.mirror = self.mirror.take().or_else(|| context.mirror.clone());
+        self.allow_outside.extend(context.allow_outside.iter().cloned());
+    }
 }
 
 /// How results are printed.
@@ -55,12 +78,26 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "expected a number and s, m, h or d, such as 8h".to_owned())
 }
 
+/// Which inventory.
+#[derive(Args, Clone, Debug)]
+pub(super) struct At {
+    /// The inventory: a file, or a folder whose files are merged [default: the context's, PROVISION_INVENTORY, or the current folder]
+    #[arg(long, short)]
+    pub inventory: Option<PathBuf>,
+}
+
+impl At {
+    /// Returns the inventory's path.
+    pub(super) fn path(&self) -> PathBuf {
+        self.inventory.clone().or_else(usual_inventory).unwrap_or_else(|| PathBuf::from("."))
+    }
+}
+
 /// Which inventory, and which part of it.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Where {
-    /// The inventory: a file, or a folder whose files are merged [default: PROVISION_INVENTORY, or the current folder]
-    #[arg(long, short)]
-    pub inventory: Option<PathBuf>,
+    #[command(flatten)]
+    pub at: At,
     /// Select hosts: names, pools, patterns (`h-*`), ranges (`h-[001-010]`), `!` to exclude; comma-separated
     #[arg(long, value_name = "HOSTS")]
     pub limit: Option<String>,
@@ -70,10 +107,10 @@ pub(super) struct Where {
 }
 
 impl Where {
-    /// Returns the inventory's path. What the environment names is a default: a saved plan has an inventory of its own.
+    /// Returns the inventory's path. What the context and the environment name is a default: a saved plan has an inventory
+    /// of its own.
     pub(super) fn inventory(&self) -> PathBuf {
-        let usual = || std::env::var_os("PROVISION_INVENTORY").filter(|path| !path.is_empty());
-        self.inventory.clone().or_else(|| usual().map(PathBuf::from)).unwrap_or_else(|| PathBuf::from("."))
+        self.at.path()
     }
 
     /// Returns what of the inventory takes part; the machines of `lost` hosts are off for good.

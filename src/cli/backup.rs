@@ -1,6 +1,6 @@
 //! `backup`: the control plane's data, streamed off a controller.
 
-use super::args::{Global, Output, Where};
+use super::args::{At, Global, Output, Where};
 use super::exit;
 use super::session::{Session, load};
 use crate::fleet::{Backup, Purpose, backup_folder, backups_in};
@@ -22,9 +22,8 @@ use tokio::signal::unix::{SignalKind, signal};
   provision backup -i site.yaml --list              lists the backups
   provision restore -i site.yaml FILE               restores one")]
 pub(super) struct BackupCommand {
-    /// The inventory: a file, or a folder whose files are merged [default: PROVISION_INVENTORY, or the current folder]
-    #[arg(long, short)]
-    inventory: Option<PathBuf>,
+    #[command(flatten)]
+    at: At,
     /// Use simulated hosts on this machine instead of the inventory's hosts
     #[arg(long)]
     lab: bool,
@@ -61,7 +60,7 @@ fn line(backup: &Backup) -> String {
 impl BackupCommand {
     /// Makes a backup, or lists those that are there.
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<u8> {
-        let place = Where { inventory: self.inventory, limit: None, lab: self.lab };
+        let place = Where { at: self.at, limit: None, lab: self.lab };
         let is_json = global.output == Output::Json;
         if self.list {
             // Files of this machine: no host is contacted, and no lab has to be up.

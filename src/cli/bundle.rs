@@ -1,6 +1,6 @@
 //! `bundle`: what the lock file names, in one folder.
 
-use super::args::{Global, Output};
+use super::args::{At, Global, Output};
 use super::errors::usage;
 use super::exit;
 use super::session::{load_from, source, watch_events};
@@ -24,9 +24,8 @@ use tokio::signal::unix::{SignalKind, signal};
   provision bundle --verify /media/usb/ams               compares every file with its sum
   provision apply -i site.yaml --mirror /media/usb/ams   at the site: contacts no other source")]
 pub(super) struct Bundle {
-    /// The inventory
-    #[arg(long, short, env = "PROVISION_INVENTORY", hide_env_values = true, default_value = ".")]
-    inventory: PathBuf,
+    #[command(flatten)]
+    at: At,
     /// The folder to write: new, empty, or with a bundle
     #[arg(long, value_name = "DIR", required_unless_present = "verify")]
     to: Option<PathBuf>,
@@ -83,7 +82,7 @@ fn bytes(files: &[BundleFile]) -> u64 {
 impl Bundle {
     /// Writes a bundle, or verifies one.
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<u8> {
-        let source = source(&self.inventory, global);
+        let source = source(&self.at.path(), global);
         if let Some(place) = &self.verify {
             return verify(&source, place, global).await;
         }

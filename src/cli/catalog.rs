@@ -1,6 +1,7 @@
 //! `catalog`: accelerators, drivers, SDK releases, k0s and engine images, with the source of each fact.
 
 use super::args::{Global, Output};
+use super::context::usual_inventory;
 use super::session::source;
 use super::{exit, terminal};
 use crate::catalog::Catalog;
@@ -21,8 +22,8 @@ use std::path::PathBuf;
 pub(super) struct CatalogCommand {
     /// A product, or a PCI id such as 10de:2330
     product: Option<String>,
-    /// The inventory whose catalog/ folder extends the built-in catalog
-    #[arg(long, short, env = "PROVISION_INVENTORY", hide_env_values = true)]
+    /// The inventory whose catalog/ folder extends the built-in catalog [default: the context's, or PROVISION_INVENTORY]
+    #[arg(long, short)]
     inventory: Option<PathBuf>,
     #[command(subcommand)]
     command: Option<Part>,
@@ -34,15 +35,15 @@ enum Part {
     #[command(after_help = "Example:
   provision catalog check -i site")]
     Check {
-        /// The inventory whose catalog/ folder extends the built-in catalog
-        #[arg(long, short, env = "PROVISION_INVENTORY", hide_env_values = true)]
+        /// The inventory whose catalog/ folder extends the built-in catalog [default: the context's, or PROVISION_INVENTORY]
+        #[arg(long, short)]
         inventory: Option<PathBuf>,
     },
 }
 
 fn load(inventory: Option<&PathBuf>, global: &Global) -> anyhow::Result<Catalog> {
-    Ok(match inventory {
-        Some(path) => source(path, global).catalog()?,
+    Ok(match inventory.cloned().or_else(usual_inventory) {
+        Some(path) => source(&path, global).catalog()?,
         None => Catalog::builtin().map_err(Error::from)?,
     })
 }

@@ -1,13 +1,12 @@
 //! `endpoint`: where and how clients reach the models of a tenant.
 
-use super::args::{Global, Output, Where};
+use super::args::{At, Global, Output, Where};
 use super::exit;
 use super::session::load;
 use crate::fleet::{TenantEndpoint, endpoints};
 use crate::report::{LAB, count};
 use crate::template::quote;
 use clap::Args;
-use std::path::PathBuf;
 
 /// Show where and how clients reach a tenant's models
 ///
@@ -23,9 +22,8 @@ On a machine without a route to the workers: provision tunnel -i site.yaml --ten
 pub(super) struct EndpointCommand {
     /// The tenant
     tenant: Option<String>,
-    /// The inventory: a file, or a folder whose files are merged [default: PROVISION_INVENTORY, or the current folder]
-    #[arg(long, short)]
-    inventory: Option<PathBuf>,
+    #[command(flatten)]
+    at: At,
     /// Print export lines for OPENAI_BASE_URL and OPENAI_API_KEY
     #[arg(long, requires = "tenant", conflicts_with = "output")]
     env: bool,
@@ -43,7 +41,7 @@ pub(super) fn exports(base_url: &str, needs_key: bool) -> String {
 impl EndpointCommand {
     /// Prints them.
     pub(super) fn run(self, global: &Global) -> anyhow::Result<u8> {
-        let place = Where { inventory: self.inventory, limit: None, lab: false };
+        let place = Where { at: self.at, limit: None, lab: false };
         let loaded = load(&place.inventory(), global)?;
         let found = endpoints(&loaded.inventory, self.tenant.as_deref())?;
         if global.output == Output::Json {

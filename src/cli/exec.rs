@@ -106,7 +106,7 @@ impl Exec {
             if let Some(hint) = failure.and_then(|f| f.hint.as_ref()) {
                 println!("{:<width$}  = next: {hint}", "");
             }
-            if global.verbose {
+            if global.verbose > 0 {
                 for line in stdout.lines().chain(stderr.lines()) {
                     println!("{name:<width$}  | {line}");
                 }

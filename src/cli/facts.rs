@@ -67,7 +67,7 @@ impl Facts {
                     facts.kernel.clone(),
                     format!("{:>3} CPUs", facts.cpus),
                     format!("{:>6} GiB", facts.memory_kib >> 20),
-                    accelerators(facts, &catalog, global.verbose),
+                    accelerators(facts, &catalog, global.verbose > 0),
                 ]
             };
             let rows: Vec<Vec<String>> = all.iter().map(cells).collect();

@@ -1,6 +1,6 @@
 //! `history`: past runs on this machine, and whether their records are complete.
 
-use super::args::{Global, Output, Where};
+use super::args::{At, Global, Output, Where};
 use super::exit;
 use super::session::{Session, load};
 use crate::event::Event;
@@ -9,7 +9,6 @@ use crate::report::{count, elapsed, names};
 use crate::run::{ChainReport, Recorded};
 use crate::state::plain_line;
 use clap::{Args, Subcommand};
-use std::path::PathBuf;
 use std::time::Duration;
 
 /// List past runs, show one, or verify their records
@@ -33,9 +32,8 @@ pub(super) struct History {
 
 #[derive(Args)]
 struct Place {
-    /// The inventory: a file, or a folder whose files are merged
-    #[arg(long, short, env = "PROVISION_INVENTORY", hide_env_values = true, default_value = ".")]
-    inventory: PathBuf,
+    #[command(flatten)]
+    at: At,
 }
 
 #[derive(Subcommand)]
@@ -207,7 +205,7 @@ impl History {
             return verified(&report?, global);
         }
         if let Some(HistoryCommand::Show { run, host, place }) = self.command {
-            let runs = load(&place.inventory, global)?.runs()?;
+            let runs = load(&place.at.path(), global)?.runs()?;
             let Some(host) = host else {
                 show(&runs.one(&run)?, global)?;
                 return Ok(exit::DONE);
@@ -224,7 +222,7 @@ impl History {
             }
             return Ok(exit::DONE);
         }
-        let loaded = load(&self.place.inventory, global)?;
+        let loaded = load(&self.place.at.path(), global)?;
         let runs = loaded.runs()?.all();
         if global.output == Output::Json {
             println!("{}", serde_json::to_string_pretty(&runs)?);

@@ -1,13 +1,12 @@
 //! `key`: a tenant's API keys.
 
-use super::args::{Global, Output, duration};
+use super::args::{At, Global, Output, duration};
 use super::exit;
 use crate::fleet::{KeyState, Source, TenantKeys};
 use crate::report::{Columns, Last, columns};
 use crate::state::plain_line;
 use clap::{Args, Subcommand};
 use std::io::{IsTerminal, Read};
-use std::path::PathBuf;
 use std::time::Duration;
 
 /// Longer input is no key, in bytes.
@@ -69,21 +68,20 @@ enum What {
 /// Which tenant.
 #[derive(Args)]
 struct Of {
-    /// The inventory
-    #[arg(long, short, env = "PROVISION_INVENTORY", hide_env_values = true, default_value = ".")]
-    inventory: PathBuf,
+    #[command(flatten)]
+    at: At,
     /// The tenant
     tenant: String,
 }
 
 impl Of {
     fn open(&self) -> anyhow::Result<TenantKeys> {
-        Ok(TenantKeys::open(&Source::at(&self.inventory), &self.tenant)?)
+        Ok(TenantKeys::open(&Source::at(self.at.path()), &self.tenant)?)
     }
 
     /// Returns the command that brings a change into the cluster.
     fn apply(&self) -> String {
-        format!("provision apply -i {}", crate::template::quote(&self.inventory.display().to_string()))
+        format!("provision apply -i {}", crate::template::quote(&self.at.path().display().to_string()))
     }
 }
 

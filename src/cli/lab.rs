@@ -1,6 +1,6 @@
 //! `lab`: the simulated cluster in one command, or by its parts.
 
-use super::args::{Global, Where};
+use super::args::{At, Global, Where};
 use super::errors::coded;
 use super::session::{Session, load, load_from, source};
 use super::{apply, exit, plan};
@@ -245,7 +245,7 @@ impl LabRun {
 
     /// Plans, applies, and queries the models.
     async fn run_in_lab(&self, source: &Source, global: &Global) -> anyhow::Result<u8> {
-        let place = Where { inventory: Some(self.inventory.clone()), limit: None, lab: true };
+        let place = Where { at: At { inventory: Some(self.inventory.clone()) }, limit: None, lab: true };
         let session = Session::of(source, &place.selection(&[]), global, Purpose::Change, true).await?;
         let observation = session.fleet.observe(&session.events).await;
         let took = observation.took;

@@ -1,11 +1,10 @@
 //! `lock`: versions and artifacts, resolved and pinned.
 
-use super::args::Global;
+use super::args::{At, Global};
 use super::exit;
 use super::session::{load, watch_events};
 use crate::report::count;
 use clap::Args;
-use std::path::PathBuf;
 
 /// Pin versions, URLs and sha256 sums in provision.lock
 #[derive(Args)]
@@ -17,15 +16,14 @@ before upstream, so this also works on air-gapped sites. More mirrors can be add
 of each artifact; content is always checked against its sha256, and added mirrors are kept when
 the file is updated. If anything cannot be fetched, nothing is written.")]
 pub(super) struct Lock {
-    /// The inventory
-    #[arg(long, short, env = "PROVISION_INVENTORY", hide_env_values = true, default_value = ".")]
-    inventory: PathBuf,
+    #[command(flatten)]
+    at: At,
 }
 
 impl Lock {
     /// Resolves and writes.
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<u8> {
-        let loaded = load(&self.inventory, global)?;
+        let loaded = load(&self.at.path(), global)?;
         let (events, showing) = watch_events(global, true, None);
         let result = loaded.lock(&events).await;
         drop(events);

@@ -1,17 +1,49 @@
-//! What libraries log, on stderr, for whoever looks for a mistake in them: `PROVISION_LOG=debug`, `PROVISION_LOG=russh=trace`.
+//! Logs: of libraries, on stderr or in a file, and of everything that a command did, in that file.
 
+use crate::event::Event;
+use crate::redact::redacted;
+use crate::report::event_line;
+use crate::state::plain_line;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::{Mutex, OnceLock};
 use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::prelude::*;
 
-/// Starts logging as PROVISION_LOG asks: errors alone without it.
-pub(super) fn start() {
+/// Libraries that say more than anybody reads at `debug`.
+const LOUD: [&str; 4] = ["h2", "hyper", "hyper_util", "rustls"];
+
+/// The log file of this process.
+static LOG: OnceLock<Mutex<File>> = OnceLock::new();
+
+/// Starts logging as the flags and PROVISION_LOG ask: errors of libraries alone without them. Fails if the file cannot be opened.
+pub(super) fn start(verbose: u8, file: Option<&Path>) -> io::Result<()> {
+    if let Some(path) = file {
+        // It names hosts, users and addresses.
+        let opened = File::options().append(true).create(true).mode(0o600).open(path)?;
+        let _ = LOG.set(Mutex::new(opened));
+        note(&format!("provision {}", env!("CARGO_PKG_VERSION")));
+    }
     let asked = std::env::var("PROVISION_LOG").unwrap_or_default();
-    let errors = Targets::new().with_default(LevelFilter::ERROR);
-    let wanted = if asked.is_empty() { errors } else { targets(&asked).unwrap_or(errors) };
-    tracing_subscriber::registry()
-        .with(wanted)
-        .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr))
-        .init();
+    let named = (!asked.is_empty()).then(|| targets(&asked)).flatten();
+    let wanted = named.unwrap_or_else(|| usual(verbose, file.is_some()));
+    let layer = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(Sink);
+    tracing_subscriber::registry().with(wanted).with(layer).init();
+    Ok(())
+}
+
+/// Returns what is logged without PROVISION_LOG.
+fn usual(verbose: u8, to_file: bool) -> Targets {
+    match verbose {
+        0 | 1 if to_file => Targets::new().with_default(LevelFilter::WARN),
+        0 | 1 => Targets::new().with_default(LevelFilter::ERROR),
+        _ => Targets::new()
+            .with_default(LevelFilter::DEBUG)
+            .with_targets(LOUD.map(|name| (name, LevelFilter::INFO))),
+    }
 }
 
 /// Returns what a list of `LEVEL` and `MODULE=LEVEL` asks for; a list that cannot be read is named on stderr.
@@ -19,9 +51,55 @@ fn targets(asked: &str) -> Option<Targets> {
     asked.parse().inspect_err(|error| eprintln!("warning: PROVISION_LOG is ignored: {error}")).ok()
 }
 
+/// Writes an event to the log file.
+pub(super) fn event(event: &Event) {
+    if LOG.get().is_some()
+        && let Some(line) = event_line(event)
+    {
+        note(&line);
+    }
+}
+
+/// Writes a text to the log file, with the time before each line, and without secrets, colours and control characters.
+pub(super) fn note(text: &str) {
+    let Some(log) = LOG.get() else { return };
+    let time = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ");
+    let text = redacted(&console::strip_ansi_codes(text), &[]);
+    let lines = text.lines().filter(|line| !line.trim().is_empty());
+    let lines: String = lines.map(|line| format!("{time} {}\n", plain_line(line))).collect();
+    if let Ok(mut log) = log.lock() {
+        let _ = log.write_all(lines.as_bytes());
+    }
+}
+
+/// Where libraries log: in the file, or on stderr.
+struct Sink;
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match LOG.get() {
+            Some(_) => note(&String::from_utf8_lossy(bytes)),
+            None => io::stderr().lock().write_all(bytes)?,
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for Sink {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        Self
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::targets;
+    use super::{targets, usual};
     use tracing_subscriber::filter::LevelFilter;
 
     #[test]
@@ -30,5 +108,11 @@ mod tests {
         assert_eq!(read.default_level(), Some(LevelFilter::WARN));
         assert_eq!(read.to_string(), "russh=trace,warn");
         assert!(targets("russh=loud").is_none());
+    }
+
+    #[test]
+    fn libraries_speak_with_the_second_v() {
+        assert_eq!(usual(1, false).default_level(), Some(LevelFilter::ERROR));
+        assert_eq!(usual(2, false).default_level(), Some(LevelFilter::DEBUG));
     }
 }

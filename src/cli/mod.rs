@@ -11,6 +11,8 @@ mod ask;
 mod backup;
 mod bundle;
 mod catalog;
+mod context;
+mod contexts;
 mod diff;
 mod docs;
 mod drift;
@@ -48,7 +50,8 @@ mod verify;
 use args::{Global, Output};
 use errors::{Silent, print_error, usage};
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use std::path::Path;
 use std::process::ExitCode;
 
 /// Turns racked GPU and Trainium hosts with an OS and SSH into a served model.
@@ -162,6 +165,8 @@ enum Command {
     Lab(lab::Lab),
     /// Show the catalog: accelerators, driver branches, SDK releases, k0s versions, engine images
     Catalog(catalog::CatalogCommand),
+    /// List the contexts that `-c` may name
+    Contexts(contexts::Contexts),
     /// Print shell completions
     Completions(docs::Completions),
     /// Write man pages to a folder, or print the command reference
@@ -170,8 +175,10 @@ enum Command {
 
 /// Runs the command line and returns its exit code.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let parsed = Cli::command().try_get_matches();
+    let parsed = parsed.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+    let (mut cli, matches) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => {
             let code = if error.use_stderr() { exit::FAILED } else { exit::DONE };
             let printed = error.print().is_ok();
@@ -183,7 +190,22 @@ pub fn main() -> ExitCode {
     crate::ssh::raise_file_limit();
     // The ring provider, once, before any TLS: aws-lc-rs is not in the tree.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    logging::start();
+    let log_file = cli.global.log_file.as_deref();
+    if let Err(error) = logging::start(cli.global.verbose, log_file) {
+        let path = log_file.unwrap_or(Path::new("")).display();
+        print_error(&usage(
+            format!("cannot write the log file {path}: {error}"),
+            "Name another with --log-file",
+        ));
+        return exit::FAILED.into();
+    }
+    match context::choose(cli.global.context.as_deref(), &matches) {
+        Ok(context) => cli.global.fill_in(context),
+        Err(error) => {
+            print_error(&error);
+            return errors::exit_code(&error).into();
+        }
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -248,6 +270,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::History(command) => command.run(global).await,
         Command::Lab(command) => command.run(global).await,
         Command::Catalog(command) => command.run(global),
+        Command::Contexts(command) => command.run(global),
         Command::Completions(command) => command.run(&mut Cli::command()),
         Command::Man(command) => command.run(Cli::command()),
     }

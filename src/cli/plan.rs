@@ -49,7 +49,7 @@ pub(super) fn print(plan: &Plan, global: &Global, hosts: bool, observed_in: Opti
     match global.output {
         Output::Json => println!("{}", serde_json::to_string_pretty(plan).unwrap_or_default()),
         _ => {
-            let (verbose, width) = (global.verbose, terminal::width());
+            let (verbose, width) = (global.verbose > 0, terminal::width());
             screen!("{}", plan_text(plan, &PlanView { hosts, verbose, observed_in, place, width }));
         }
     }

@@ -1,6 +1,7 @@
 //! Policies: the flags of commands that evaluate them, `policy check` and `policy test`.
 
 use super::args::{Global, Output};
+use super::context::usual_policies;
 use super::exit;
 use super::session::{print_findings, print_findings_only};
 use crate::fleet::{Asked, Error, Fleet, RunAbout, policies_at, policy_findings, test_policies};
@@ -23,7 +24,7 @@ pub(super) struct PolicyArgs {
 impl PolicyArgs {
     /// Reads the policies that were named, before any host is contacted.
     pub(super) fn read(self) -> anyhow::Result<Judge> {
-        let named = self.policies.filter(|said| !said.is_empty());
+        let named = self.policies.filter(|said| !said.is_empty()).or_else(usual_policies);
         Ok(Judge { named: named.as_deref().map(policies_at).transpose()?, signers: self.commit_signers })
     }
 }

@@ -1,7 +1,7 @@
 //! `reset` and `destroy`: hosts as they were before their first apply.
 
 use super::apply::{carry_out, print_end};
-use super::args::{Global, Output, Where};
+use super::args::{At, Global, Output, Where};
 use super::policy::PolicyArgs;
 use super::prompt::confirm_typed;
 use super::session::{Session, source};
@@ -11,7 +11,6 @@ use crate::report::count;
 use crate::run::KillAt;
 use crate::state::{Failure, HostName};
 use clap::Args;
-use std::path::PathBuf;
 
 /// Take hosts out of the cluster and remove everything that provision made on them
 ///
@@ -48,9 +47,8 @@ pub(super) struct Destroy {
 /// Flags of both.
 #[derive(Args)]
 struct How {
-    /// The inventory: a file, or a folder whose files are merged [default: PROVISION_INVENTORY, or the current folder]
-    #[arg(long, short)]
-    inventory: Option<PathBuf>,
+    #[command(flatten)]
+    at: At,
     /// Use simulated hosts on this machine instead of the inventory's hosts
     #[arg(long)]
     lab: bool,
@@ -124,7 +122,7 @@ pub(super) fn print_refused(refused: &[Failure], global: &Global) {
 async fn run(how: How, limit: Option<String>, global: &Global) -> anyhow::Result<u8> {
     let destroys = limit.is_none();
     let judge = how.policy.clone().read()?;
-    let place = Where { inventory: how.inventory, limit, lab: how.lab };
+    let place = Where { at: how.at, limit, lab: how.lab };
     let selection =
         Selection { reset: Some(Reset { wipe_data: how.wipe_data }), ..place.selection(&how.lost) };
     let source = source(&place.inventory(), global);

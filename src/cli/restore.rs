@@ -1,7 +1,7 @@
 //! `restore`: the cluster as it was in a backup.
 
 use super::apply::{carry_out, print_end};
-use super::args::{Global, Output, Where};
+use super::args::{At, Global, Output, Where};
 use super::errors::usage;
 use super::policy::PolicyArgs;
 use super::prompt::confirm;
@@ -30,9 +30,8 @@ use std::path::{Path, PathBuf};
 pub(super) struct RestoreCommand {
     /// A backup file, or a folder: the newest backup of this inventory in it
     file: PathBuf,
-    /// The inventory: a file, or a folder whose files are merged [default: PROVISION_INVENTORY, or the current folder]
-    #[arg(long, short)]
-    inventory: Option<PathBuf>,
+    #[command(flatten)]
+    at: At,
     /// Use simulated hosts on this machine instead of the inventory's hosts
     #[arg(long)]
     lab: bool,
@@ -57,7 +56,7 @@ impl RestoreCommand {
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<u8> {
         let judge = self.policy.read()?;
         let identity = self.identity.or_else(|| std::env::var_os(AGE_IDENTITY).map(PathBuf::from));
-        let place = Where { inventory: self.inventory, limit: None, lab: self.lab };
+        let place = Where { at: self.at, limit: None, lab: self.lab };
         let source = source(&place.inventory(), global);
         let file = match self.file.is_dir() {
             true => newest(&self.file, &source.load()?.inventory.name)?,

@@ -1,7 +1,7 @@
 //! What commands share: an inventory loaded with its warnings shown, and a fleet opened from it while events are shown.
 
 use super::args::{Global, Output, Where};
-use super::terminal;
+use super::{logging, terminal};
 use crate::event::{Event, Events};
 use crate::fleet::{Fleet, Loaded, Purpose, Selection, Source};
 use crate::inventory::Diagnostics;
@@ -56,7 +56,9 @@ fn mode(global: &Global) -> Mode {
     match global.output {
         Output::Json => Mode::Json,
         _ if global.quiet => Mode::Quiet,
-        _ if global.verbose || !std::io::stderr().is_terminal() => Mode::Lines { verbose: global.verbose },
+        _ if global.verbose > 0 || !std::io::stderr().is_terminal() => {
+            Mode::Lines { verbose: global.verbose > 0 }
+        }
         _ => Mode::Bars,
     }
 }
@@ -81,11 +83,12 @@ impl Showing {
 pub(super) fn watch_events(global: &Global, run: bool, journals: Option<PathBuf>) -> (Events, Showing) {
     let (events, receiver) = Events::channel();
     let mode = match mode(global) {
-        _ if !run && !global.verbose => Mode::Quiet,
+        _ if !run && global.verbose == 0 => Mode::Quiet,
         mode => mode,
     };
     let mut recorder = journals.map(Recorder::new);
     let tap = move |event: &Event| {
+        logging::event(event);
         if let Some(recorder) = &mut recorder {
             recorder.take(event);
         }

@@ -1,12 +1,11 @@
 //! `ssh`: this machine's ssh client with the settings of the inventory.
 
-use super::args::{Global, Where};
+use super::args::{At, Global, Where};
 use super::errors::coded;
 use super::exit;
 use super::session::Session;
 use clap::Args;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
 
 /// Open a shell or run a command on a host with this machine's ssh client
 ///
@@ -18,9 +17,8 @@ use std::path::PathBuf;
   provision ssh -i site.yaml h-031 -- journalctl -b -p err
   provision ssh -i site.yaml h-031 --print          print the command line")]
 pub(super) struct Ssh {
-    /// The inventory: a file, or a folder whose files are merged
-    #[arg(long, short, env = "PROVISION_INVENTORY", hide_env_values = true, default_value = ".")]
-    inventory: PathBuf,
+    #[command(flatten)]
+    at: At,
     /// Use the simulated hosts that run on this machine
     #[arg(long)]
     lab: bool,
@@ -37,14 +35,13 @@ pub(super) struct Ssh {
 impl Ssh {
     /// Becomes ssh.
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<u8> {
-        let place =
-            Where { inventory: Some(self.inventory.clone()), limit: Some(self.host.clone()), lab: self.lab };
+        let place = Where { at: self.at.clone(), limit: Some(self.host.clone()), lab: self.lab };
         let session = Session::look(&place, global).await?;
         let words = session.fleet.ssh_arguments(&self.host)?;
         let (lab, down) = (session.fleet.is_lab(), session.fleet.has_own_lab());
         session.end().await?;
         if down {
-            let hint = format!("provision lab up {}", self.inventory.display());
+            let hint = format!("provision lab up {}", self.at.path().display());
             return Err(coded("E-LAB-DOWN", "the lab is not running", hint));
         }
         // Lab hosts give no terminal: their shell reads its input as it comes.

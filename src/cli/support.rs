@@ -1,6 +1,6 @@
 //! `support`: an archive of a host's diagnostics, with secrets redacted.
 
-use super::args::{Global, Output, Where};
+use super::args::{At, Global, Output, Where};
 use super::exit;
 use super::session::Session;
 use crate::fleet::{Fleet, support_file};
@@ -19,9 +19,8 @@ use std::path::PathBuf;
   provision support -i site.yaml h-031 -o /tmp/h-031.tar.gz
   tar -xzOf support-h-031.tar.gz support-h-031/MANIFEST.txt  its contents, and what could not be read")]
 pub(super) struct Support {
-    /// The inventory: a file, or a folder whose files are merged
-    #[arg(long, short, env = "PROVISION_INVENTORY", hide_env_values = true, default_value = ".")]
-    inventory: PathBuf,
+    #[command(flatten)]
+    at: At,
     /// Use simulated hosts on this machine instead of the inventory's hosts
     #[arg(long)]
     lab: bool,
@@ -35,8 +34,7 @@ pub(super) struct Support {
 impl Support {
     /// Collects, redacts, writes.
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<u8> {
-        let place =
-            Where { inventory: Some(self.inventory.clone()), limit: Some(self.host.clone()), lab: self.lab };
+        let place = Where { at: self.at.clone(), limit: Some(self.host.clone()), lab: self.lab };
         let session = Session::look(&place, global).await?;
         let name = &self.host;
         session.fleet.host(name)?;

@@ -76,6 +76,7 @@ pub(super) fn err(text: Arguments<'_>) {
 
 /// Writes a text with our own colours to standard error, whose parts were sanitised already.
 pub(super) fn shown(text: &str) {
+    super::logging::note(text);
     let text = fit(text, columns(std::io::stderr()));
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }

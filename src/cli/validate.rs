@@ -1,27 +1,25 @@
 //! `validate`: all errors of an inventory at once, without contacting hosts.
 
-use super::args::{Global, Output};
+use super::args::{At, Global, Output};
 use super::exit;
 use super::session::load;
 use crate::fleet::LockState;
 use crate::report::count;
 use clap::Args;
-use std::path::PathBuf;
 
 /// Check an inventory without contacting hosts
 #[derive(Args)]
 #[command(after_help = "Example:
   provision validate -i inventories/h100-rack")]
 pub(super) struct Validate {
-    /// The inventory
-    #[arg(long, short, env = "PROVISION_INVENTORY", hide_env_values = true, default_value = ".")]
-    inventory: PathBuf,
+    #[command(flatten)]
+    at: At,
 }
 
 impl Validate {
     /// Loads the inventory, compares it with the lock file if there is one, and prints a summary.
     pub(super) fn run(self, global: &Global) -> anyhow::Result<u8> {
-        let loaded = load(&self.inventory, global)?;
+        let loaded = load(&self.at.path(), global)?;
         let lock = loaded.lock_state()?;
         let inventory = &loaded.inventory;
         if global.output == Output::Json {
@@ -41,7 +39,7 @@ impl Validate {
                 count(inventory.tenants.len(), "tenant")
             );
             if lock == LockState::Missing {
-                eprintln!("next: provision lock -i {}", self.inventory.display());
+                eprintln!("next: provision lock -i {}", self.at.path().display());
             }
         }
         Ok(exit::DONE)

@@ -55,7 +55,7 @@ fn print(look: &HealthReport, global: &Global) -> anyhow::Result<u8> {
             println!("LAB: simulated hosts");
         }
         for (host, health) in &look.hosts {
-            screen!("{}", health_lines(host, health, global.verbose));
+            screen!("{}", health_lines(host, health, global.verbose > 0));
         }
         screen!(
             "{} tested at level {}: {} healthy, {bad} unhealthy, {unknown} unknown\n",

@@ -61,7 +61,7 @@ pub(super) fn coded(code: &str, message: impl Into<String>, hint: impl Into<Stri
 }
 
 /// Returns the hint that names what may be specified.
-pub(super) fn one_of(names: &[String]) -> String {
+pub(crate) fn one_of(names: &[String]) -> String {
     match names {
         [one] => format!("Specify {one}"),
         names => format!("Specify one of: {}", names.join(", ")),

@@ -65,6 +65,7 @@ pub use clients::{TenantEndpoint, endpoints};
 pub use compare::{CompareError, Comparison, compare_inventories};
 pub use distribute::{Distribution, Parcel, Peer, distribute};
 pub use drift::{Webhook, notify, write_metrics};
+pub(crate) use error::one_of;
 pub use error::{Error, Result};
 pub use exec::{Exec, ExecResult};
 pub use health::HealthReport;

@@ -112,6 +112,11 @@ fn print(event: &Event, mode: Mode) -> bool {
     }
 }
 
+/// Returns an event as one line, with all that `-v` shows; `None` for what only matters on a terminal.
+pub fn event_line(event: &Event) -> Option<String> {
+    line(event, true)
+}
+
 fn now() -> String {
     jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }

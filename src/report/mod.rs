@@ -23,7 +23,7 @@ pub use comparison::{comparison_markdown, comparison_text};
 pub use drift::{drift_metrics, drift_text};
 pub use health::health_lines;
 pub use layout::{Columns, Last, columns, fit};
-pub use live::{Mode, Shown, show};
+pub use live::{Mode, Shown, event_line, show};
 pub use plan::{PlanView, plan_text};
 pub use preflight::preflight_lines;
 pub use serving::WorkloadView;

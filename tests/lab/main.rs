@@ -7,6 +7,7 @@ mod accelerators;
 mod backup;
 mod bundle;
 mod commands;
+mod contexts;
 mod contract;
 mod drift;
 mod escape;

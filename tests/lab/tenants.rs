@@ -311,7 +311,7 @@ fn a_tenant_with_keys_is_asked_with_one_and_lists_its_own_models() {
     assert_eq!(asked.status.code(), Some(0), "{}", text(&asked));
     assert!(text(&asked).contains("LAB echo from qwen-trn-"), "{}", text(&asked));
     let endpoint = text(&story.run(&["endpoint", "-i", &at, "ads"]));
-    assert!(endpoint.contains("API key   required; make one: provision key create -i"), "{endpoint}");
+    assert!(endpoint.contains("required; make one with"), "{endpoint}");
     assert!(endpoint.contains("Authorization: Bearer $OPENAI_API_KEY"), "{endpoint}");
 
     let said = |tenant: &str, path: &str, header: &str, body: &str| {

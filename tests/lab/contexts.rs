@@ -1,0 +1,119 @@
+//! `-c NAME`, PROVISION_CONTEXT and log files, as a user has them.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// Runs `provision` with a file of contexts in `dir`, and without what this machine has configured.
+fn run(dir: &Path, environment: &[(&str, &str)], arguments: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_provision"));
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    command.env("HOME", dir).env("XDG_STATE_HOME", dir.join("state")).current_dir(dir);
+    command.envs(environment.iter().copied()).args(arguments.split(' ')).output().expect("it runs")
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Makes a home with inventories `one` and `two`, and contexts of these names.
+fn home(contexts: &str) -> tempfile::TempDir {
+    let home = tempfile::tempdir().expect("a folder");
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("inventories/lab/inventory.yaml");
+    let example = std::fs::read_to_string(example).expect("the example");
+    for name in ["one", "two"] {
+        std::fs::create_dir_all(home.path().join("fleet").join(name)).expect("made");
+        let text = example.replacen("name: lab", &format!("name: {name}"), 1);
+        std::fs::write(home.path().join("fleet").join(name).join("inventory.yaml"), text).expect("written");
+    }
+    std::fs::create_dir_all(home.path().join(".config/provision")).expect("made");
+    std::fs::write(home.path().join(".config/provision/config.yaml"), contexts).expect("written");
+    home
+}
+
+const BOTH: &str = "contexts:\n  one:\n    inventory: ~/fleet/one\n  two:\n    inventory: ../../fleet/two\n    mirror: bundle\n";
+
+#[test]
+fn a_context_stands_for_an_inventory_wherever_it_is_named() {
+    let home = home(BOTH);
+    let at = |environment: &[(&str, &str)], arguments: &str| run(home.path(), environment, arguments);
+    for (environment, arguments, wanted) in [
+        (&[][..], "-c one validate", "one is valid"),
+        (&[], "validate -c two", "two is valid"),
+        (&[("PROVISION_CONTEXT", "one")], "validate", "one is valid"),
+        (&[("PROVISION_CONTEXT", "one")], "-c two validate", "two is valid"),
+        (&[("PROVISION_CONTEXT", "one")], "validate -i fleet/two", "two is valid"),
+        (&[("PROVISION_INVENTORY", "fleet/two")], "-c one validate", "one is valid"),
+        (&[("PROVISION_INVENTORY", "fleet/two")], "validate", "two is valid"),
+        (&[("PROVISION_CONTEXT", "")], "validate -i fleet/one", "one is valid"),
+        (&[], "-c two endpoint search", "search"),
+        (&[], "-c one catalog", "h100"),
+    ] {
+        let output = at(environment, arguments);
+        assert_eq!(output.status.code(), Some(0), "{environment:?} {arguments}: {}", text(&output));
+        assert!(text(&output).contains(wanted), "{environment:?} {arguments}: {}", text(&output));
+    }
+    for (environment, arguments, wanted) in [
+        (&[][..], "-c one validate -i fleet/two", "-c and an inventory are both given"),
+        (&[("PROVISION_CONTEXT", "one"), ("PROVISION_INVENTORY", "fleet/two")], "plan", "are both set"),
+        (&[], "-c three plan", "Specify one of: one, two"),
+        (&[("PROVISION_CONFIG", "/nowhere")], "-c one plan", "has no context `one`"),
+        // The mirror of the context is used: there is no bundle.
+        (&[], "-c two lock", "bundle"),
+    ] {
+        let output = at(environment, arguments);
+        assert_eq!(output.status.code(), Some(1), "{environment:?} {arguments}: {}", text(&output));
+        assert!(text(&output).contains(wanted), "{environment:?} {arguments}: {}", text(&output));
+    }
+    let listed = at(&[], "contexts --output json");
+    let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).expect("JSON");
+    assert_eq!(listed["contexts"][0]["inventory"], home.path().join("fleet/one").to_str().expect("text"));
+}
+
+#[test]
+fn a_mistake_in_the_file_has_its_place() {
+    for (contexts, wanted) in [
+        ("contexts:\n  one: {inventry: x}\n", "inventry"),
+        ("contexts:\n  one: {}\n", "line 2"),
+        ("contexts:\n  \"-x\": {inventory: x}\n", "`-x` is not a name"),
+        ("contexts:\n  one: {inventory: x, mirror: 'ftp://x'}\n", "line 2"),
+        ("current: one\n", "line 1"),
+        ("contexts: [\n", "line"),
+        (&format!("contexts: {{}}\n{}", "#".repeat(300 << 10)), "larger than"),
+    ] {
+        let home = home(contexts);
+        let output = run(home.path(), &[], "-c one plan");
+        assert_eq!(output.status.code(), Some(1), "{contexts:.60}: {}", text(&output));
+        let said = text(&output);
+        assert!(
+            said.contains("error[E-CONTEXT]") && said.contains("config.yaml") && said.contains(wanted),
+            "{said}"
+        );
+        // Commands without a context do not depend on it.
+        assert_eq!(run(home.path(), &[], "validate -i fleet/one").status.code(), Some(0));
+    }
+}
+
+#[test]
+fn a_log_file_has_every_message_with_its_time_and_only_its_owner_reads_it() {
+    let home = home(BOTH);
+    let log = home.path().join("log");
+    for arguments in ["--log-file log -c three plan", "-c one plan --log-file log"] {
+        let output = run(home.path(), &[], arguments);
+        assert_ne!(output.status.code(), Some(0), "{}", text(&output));
+    }
+    let lines = std::fs::read_to_string(&log).expect("a log");
+    assert!(
+        lines.contains("provision 0.") && lines.contains("E-CONTEXT") && lines.contains("E-LAB-DOWN"),
+        "{lines}"
+    );
+    for line in lines.lines() {
+        let time = line.split(' ').next().expect("a word");
+        assert!(time.parse::<jiff::Timestamp>().is_ok(), "{line}");
+        assert!(!line.contains('\u{1b}'), "{line}");
+    }
+    assert_eq!(std::fs::metadata(&log).expect("a log").permissions().mode() & 0o777, 0o600);
+    let refused = run(home.path(), &[], "--log-file nowhere/log validate -i fleet/one");
+    assert_eq!(refused.status.code(), Some(1), "{}", text(&refused));
+    assert!(text(&refused).contains("cannot write the log file"), "{}", text(&refused));
+}
