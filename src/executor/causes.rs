@@ -88,6 +88,13 @@ pub const CAUSES: &[Cause] = &[
         what: "an enabled module stream hides the package",
         hint: "Run `dnf module list --enabled` on the host, then `dnf module reset NAME` for the stream that hides it",
     },
+    // dnf 4 prints "missing groups or modules: NAME:STREAM", or "broken …" if a dependency of the stream is missing.
+    Cause {
+        phrase: "groups or modules: ",
+        code: "E-DNF-STREAM",
+        what: "no repository on the host provides the module stream, or its dependencies are missing",
+        hint: "Run `dnf module list NAME` on the host; a mirror must include the repository's module metadata (modules.yaml)",
+    },
     Cause {
         phrase: "filtered out by exclude filtering",
         code: "E-DNF-EXCLUDED",

@@ -408,6 +408,25 @@ fn a_foreign_list_that_fails_does_not_end_the_driver() {
     assert!(!done && said.contains("E-NV-LOCKSTEP: "), "{said}");
 }
 
+/// An exclude in dnf's configuration hides versions that repositories have.
+#[test]
+fn an_excluded_driver_is_not_reported_as_missing() {
+    let resources = Case::h100("rhel9").role("h-1", "nvidia");
+    let apply = format!("set -e\n{}", command(&resources, "command/nvidia-versions").apply);
+    let run = |when: &str| {
+        let dnf = format!(
+            "case \" $* \" in *'{when}'*) echo 'x.x86_64 3:580.178.04-1.el9 cuda';; *) exit 1;; esac"
+        );
+        sh(&[("dnf", &dnf)], &apply)
+    };
+    let (said, done) = run(" list ");
+    assert!(done && said.is_empty(), "{said}");
+    let (said, done) = run(" --disableexcludes=all ");
+    assert!(!done && said.starts_with("E-DNF-EXCLUDED: "), "{said}");
+    let (said, done) = run("another question");
+    assert!(!done && said.starts_with("E-NV-LOCKSTEP: "), "{said}");
+}
+
 /// What RHEL and Amazon Linux keep out of the kernel's own package, by the name of that package.
 #[test]
 fn rdma_modules_come_from_the_package_of_the_running_kernel() {
