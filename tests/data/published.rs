@@ -9,6 +9,8 @@ mod host;
 mod roles;
 mod steps;
 
+use provision::executor::enact_program;
+use provision::state::Facts;
 use serde::Deserialize;
 use std::path::Path;
 
@@ -100,6 +102,14 @@ fn said(output: &Output) -> String {
         output.text.trim_end_matches('\n'),
         output.exit
     )
+}
+
+/// The functions that steps have for units.
+fn unit_functions() -> String {
+    let program = enact_program(&[], &Facts::default());
+    let from = program.find("\nUNITS=").expect("the functions");
+    let to = program[from..].find("; export UNITS").expect("their end") + from;
+    format!("{}\neval \"$UNITS\"; ", &program[from..to])
 }
 
 fn lines(text: &str, keep: impl Fn(&str) -> bool) -> String {

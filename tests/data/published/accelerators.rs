@@ -8,6 +8,7 @@ use provision::role::health::{
 };
 
 pub(super) const PARSERS: &[Row] = &[
+    ("link-widths", "link widths below `/sys/bus/pci/devices`", "src/role/health/quick.rs", link_widths),
     ("nvidia-smi-gpus", "`nvidia-smi --query-gpu`", "src/role/health/quick.rs", nvidia_smi),
     (
         "nvidia-smi-processes",
@@ -34,6 +35,24 @@ fn with<T>(slug: &str, then: impl FnOnce(QuickInput<'_>) -> T) -> T {
     let (driver, units): (_, &[&str]) = ("580.178.04", &[]);
     let (count, wait, mig, links) = (2, false, false, Links::default());
     then(QuickInput { catalog: &catalog, product: &product, count, driver, units, wait, mig, links })
+}
+
+/// Devices, read as GPUs. Each line has an address, the current and the maximum link width.
+fn link_widths(output: &Output) -> String {
+    let dir = tempfile::tempdir().expect("a folder");
+    for line in output.text.lines() {
+        let mut words = line.split(' ');
+        let device = dir.path().join(words.next().expect("an address"));
+        std::fs::create_dir(&device).expect("made");
+        let widths = ["current_link_width", "max_link_width"].into_iter().zip(words);
+        for (file, text) in [("vendor", "0x10de"), ("class", "0x030200")].into_iter().chain(widths) {
+            std::fs::write(device.join(file), format!("{text}\n")).expect("written");
+        }
+    }
+    let shell = with("h100-sxm5-80gb", quick);
+    let shell = shell.replace("/sys/bus/pci/devices", &dir.path().display().to_string());
+    let (found, _) = sh(&[("nvidia-smi", "exit 9"), ("dmesg", "")], &shell);
+    lines(&found, |line| line.contains("PCI bus") || line.contains("E-NV-PCIE"))
 }
 
 fn nvidia_smi(output: &Output) -> String {

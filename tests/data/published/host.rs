@@ -17,6 +17,7 @@ pub(super) const PARSERS: &[Row] = &[
     ("df", "`df -P`", "src/executor/facts.rs", df),
     ("pci", "`/sys/bus/pci/devices`", "src/executor/facts.rs", pci),
     ("is-active", "`systemctl is-active`", "src/executor/facts.rs", is_active),
+    ("secure-boot", "`SecureBoot-*` in efivarfs", "src/executor/facts.rs", secure_boot),
     ("cloud-init", "`cloud-init status`", "src/executor/facts.rs", cloud_init),
     ("apt-policy", "`apt-cache policy`", "src/executor/facts.rs", apt_policy),
     ("k0s-version", "`k0s version`", "src/executor/facts.rs", k0s_version),
@@ -27,6 +28,13 @@ pub(super) const PARSERS: &[Row] = &[
     ("rpm", "`rpm -q`", "src/executor/kind/query_result.rs", rpm),
     ("versionlock", "`dnf versionlock list`", "src/executor/kind/query_result.rs", versionlock),
     ("systemctl-show", "`systemctl show`", "src/executor/kind/unit.rs", units),
+    ("unit-restarts", "`systemctl show -p NRestarts`", "src/executor/kind/unit.rs", unit_restarts),
+    (
+        "modules-builtin",
+        "`/lib/modules/*/modules.builtin`",
+        "src/executor/kind/query_result.rs",
+        modules_builtin,
+    ),
     ("sysctls", "`/proc/sys`", "src/executor/kind/query_result.rs", sysctls),
     ("blkid", "`blkid -o export`", "src/executor/kind/query_result.rs", blkid),
     ("swaps", "`/proc/swaps`", "src/executor/kind/query.rs", swaps),
@@ -136,6 +144,16 @@ fn is_active(output: &Output) -> String {
         }
     };
     format!("{:?}", gathered(&[("systemctl", &systemctl)], &[]).services)
+}
+
+/// The text has the bytes of the variable in hexadecimal.
+fn secure_boot(output: &Output) -> String {
+    let dir = tempfile::tempdir().expect("a folder");
+    let bytes: Vec<u8> =
+        output.text.split_whitespace().map(|byte| u8::from_str_radix(byte, 16).expect("a byte")).collect();
+    let variable = dir.path().join("SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c");
+    std::fs::write(variable, bytes).expect("written");
+    format!("{:?}", gathered(&[], &[("/sys/firmware/efi/efivars", dir.path())]).secure_boot)
 }
 
 fn cloud_init(output: &Output) -> String {
@@ -279,6 +297,33 @@ fn units(output: &Output) -> String {
     };
     let resources: Vec<_> = names.iter().map(|name| Resource::new("test", unit(name))).collect();
     named(&names, &queried(&resources, &[("systemctl", &printed(output))], &[]))
+}
+
+/// The number of restarts of a unit with these properties.
+fn unit_restarts(output: &Output) -> String {
+    let count = lines(&output.text, |line| line.starts_with("NRestarts="));
+    let systemctl = said(&Output { text: count.replace("NRestarts=", ""), ..output.clone() });
+    sh(&[("systemctl", &systemctl)], &(super::unit_functions() + "restarts x")).0
+}
+
+/// Whether modules count as loaded that have no folder in `/sys/module`.
+fn modules_builtin(output: &Output) -> String {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("modules.builtin");
+    std::fs::write(&file, lines(&output.text, |line| !line.starts_with("# "))).expect("written");
+    let names = asked(output, "# module");
+    let module =
+        |name: &&str| KernelModule { name: (*name).to_owned(), version: None, ensure: Ensure::Present };
+    let resources: Vec<_> =
+        names.iter().map(|name| Resource::new("test", Spec::KernelModule(module(name)))).collect();
+    let places =
+        [("/lib/modules/$v/modules.builtin", file.as_path()), ("/sys/module", Path::new("/nowhere"))];
+    let read = queried(&resources, &[], &places);
+    let loaded: Vec<String> = read
+        .iter()
+        .map(|of| if of.contains("loaded: yes") { "there" } else { "not there" }.to_owned())
+        .collect();
+    named(&names, &loaded)
 }
 
 /// The text has settings as `sysctl -a` prints them; here they are files, as the kernel has them.

@@ -103,11 +103,7 @@ fn rpm_needs(output: &Output) -> String {
 /// What is said of a unit that is not up, whose journal is this. The first line names the unit.
 fn journal(output: &Output) -> String {
     let (unit, text) = output.text.split_once('\n').expect("a unit");
-    let program = enact_program(&[], &Facts::default());
-    let from = program.find("\nUNITS=").expect("the functions");
-    let to = program[from..].find("; export UNITS").expect("their end") + from;
-    let call =
-        format!("{}\neval \"$UNITS\"; fallen {}", &program[from..to], unit.trim_start_matches("# unit "));
+    let call = format!("{}fallen {}", super::unit_functions(), unit.trim_start_matches("# unit "));
     let journal = said(&Output { text: text.to_owned(), ..output.clone() });
     lines(&sh(&[("journalctl", &journal)], &call).0, |line| line.starts_with("E-UNIT"))
 }
