@@ -3,9 +3,8 @@
 //! `-c NAME` stands for what the file says under that name. There is no current context: a command that changes hosts would follow
 //! what somebody chose in another window, and forgot.
 
-use super::errors::{coded, usage};
 use crate::fleet::{MirrorPlace, one_of};
-use crate::state::plain_line;
+use crate::state::{Failure, FailureKind, plain_line};
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 use serde::{Deserialize, Deserializer};
@@ -47,6 +46,14 @@ pub(super) struct Context {
 fn mirror<'de, D: Deserializer<'de>>(from: D) -> Result<Option<MirrorPlace>, D::Error> {
     let said = Option::<String>::deserialize(from)?;
     said.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
+}
+
+fn coded(code: &str, message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
+    Failure::new(FailureKind::Preflight, code, message).hint(hint).into()
+}
+
+fn usage(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
+    coded("E-USAGE", message, hint)
 }
 
 /// The context of this process.
