@@ -116,7 +116,31 @@ fn a_change_is_reviewed_planned_approved_applied_and_drift_is_found() {
     team.ok("git checkout -q site; $PROVISION approve ci-out/unsaved/plan.json --key keys/ada --yes -q");
     let unsaved = team.ends("OUT=ci-out/unsaved REQUIRE_APPROVALS=1 sh $CI_SCRIPT apply", 3);
     assert!(unsaved.contains("no approval counts: the plan was made from uncommitted changes"), "{unsaved}");
-    let applied = team.ok("REQUIRE_APPROVALS=1 sh $CI_SCRIPT apply");
+    // The apply job has the plan alone; approvals come by the branch, and what else is in it counts nothing.
+    team.ok("git init -q --bare keys/origin && git remote add origin \"$PWD/keys/origin\" && rm -r ci-out/plan.json.approvals");
+    refused("has 0 approvals of 1");
+    let said = team.ends("APPROVALS_BRANCH=approvals REQUIRE_APPROVALS=1 sh $CI_SCRIPT apply", 3);
+    assert!(said.contains("has 0 approvals of 1"), "no such branch yet: {said}");
+    let status = team.ok("git status --porcelain; git rev-parse HEAD");
+    let push = |who: &str| {
+        team.ok(&format!(
+            "export GIT_AUTHOR_NAME={who} GIT_AUTHOR_EMAIL={who}@example.net GIT_COMMITTER_NAME={who} \
+                 GIT_COMMITTER_EMAIL={who}@example.net APPROVALS_BRANCH=approvals
+             sh $CI_SCRIPT approve --key keys/{who} --yes -q && rm -r ci-out/plan.json.approvals"
+        ));
+    };
+    push("eve");
+    let said = team.ends("APPROVALS_BRANCH=approvals REQUIRE_APPROVALS=1 sh $CI_SCRIPT apply", 3);
+    assert!(said.contains("its key is not in the approvers file"), "{said}");
+    team.ok("rm -r ci-out/plan.json.approvals");
+    push("ada");
+    assert_eq!(
+        status,
+        team.ok("git status --porcelain; git rev-parse HEAD"),
+        "the working tree is as it was"
+    );
+    assert_eq!(team.ok("git --git-dir keys/origin log --format=%an approvals"), "ada\neve\n");
+    let applied = team.ok("APPROVALS_BRANCH=approvals REQUIRE_APPROVALS=1 sh $CI_SCRIPT apply");
     assert!(applied.contains("Approved by ada@example.net") && applied.contains("\"exit\":0"), "{applied}");
 
     // Nothing is left to do, until somebody works by hand.
