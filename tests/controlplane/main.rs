@@ -20,7 +20,7 @@ mod waves;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use routing::{edge, mixed};
+use routing::{edge, ends, mixed};
 use servers::ControlPlane;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
@@ -136,7 +136,8 @@ fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     let is_wanted = |(name, _): &Test| wanted.is_empty() || wanted.iter().any(|w| name.contains(w.as_str()));
     let tests: Vec<Test> = all().into_iter().filter(is_wanted).collect();
-    let routing = routing::tests().into_iter().chain(edge::tests()).chain(mixed::tests());
+    let routing =
+        routing::tests().into_iter().chain(edge::tests()).chain(mixed::tests()).chain(ends::tests());
     let routing: Vec<Test> = routing.filter(is_wanted).collect();
     if std::env::args().any(|a| a == "--list") {
         tests.iter().chain(&routing).for_each(|(name, _)| println!("{name}: test"));

@@ -4,6 +4,7 @@
 mod client;
 mod cluster;
 pub mod edge;
+pub mod ends;
 mod engine;
 mod envoy;
 mod gate;
@@ -11,6 +12,7 @@ mod kubelet;
 pub mod mixed;
 pub mod network;
 mod router;
+mod sandbox;
 
 use super::assets::Missing;
 use super::servers::ControlPlane;

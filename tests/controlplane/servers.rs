@@ -39,12 +39,42 @@ impl Program {
         self.child.try_wait().ok().flatten()
     }
 
-    /// Ends it: asks first, and kills what does not listen.
-    fn end(&mut self) {
+    /// Returns the id of its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it as a kubelet does after the pod's hook: SIGTERM, and SIGKILL if it still runs after its grace period.
+    pub async fn terminate(&mut self, grace: Duration) {
+        self.ask_to_end();
+        let began = Instant::now();
+        while self.ended().is_none() {
+            if began.elapsed() > grace {
+                return self.kill();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Kills it.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    fn ask_to_end(&self) {
         let pid = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
         if let Some(pid) = pid {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         }
+    }
+
+    /// Ends it: asks first, and kills what does not listen.
+    fn end(&mut self) {
+        if matches!(self.child.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        self.ask_to_end();
         let began = Instant::now();
         while began.elapsed() < Duration::from_secs(5) {
             if matches!(self.child.try_wait(), Ok(Some(_))) {
@@ -52,8 +82,7 @@ impl Program {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
     }
 }
 

@@ -321,7 +321,7 @@ fn every_row_of_the_features_page_names_tests_that_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let read = |path: &str| std::fs::read_to_string(root.join(path)).expect(path);
     let page = read("docs/features.md");
-    let cases: String = ["routing.rs", "routing/edge.rs", "routing/mixed.rs"]
+    let cases: String = ["routing.rs", "routing/edge.rs", "routing/mixed.rs", "routing/ends.rs"]
         .map(|f| read(&format!("tests/controlplane/{f}")))
         .concat();
     let name = regex::Regex::new("`([a-z]+)::([a-z_0-9]*)`").expect("a pattern");
@@ -333,7 +333,7 @@ fn every_row_of_the_features_page_names_tests_that_exist() {
         assert!(!named.is_empty(), "{row}");
         for found in named {
             let sources = match &found[1] {
-                "routing" | "edge" | "mixed" => cases.clone(),
+                "routing" | "edge" | "mixed" | "ends" => cases.clone(),
                 other => {
                     let path = |tier: &str| format!("tests/{tier}/{other}.rs");
                     let tier =

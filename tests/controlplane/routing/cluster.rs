@@ -3,7 +3,7 @@
 
 use super::super::assets;
 use super::super::contract::Site;
-use super::super::contract::rest::Rest;
+use super::super::contract::rest::{Rest, text};
 use super::super::kit::{converge, target};
 use super::super::servers::ControlPlane;
 use super::client::{Answer, chat, user};
@@ -65,6 +65,7 @@ tenants:
 pub struct Cluster {
     pub router: Router,
     kubelet: Kubelet,
+    rest: Rest,
     /// What is applied now.
     site: String,
 }
@@ -153,7 +154,7 @@ impl Cluster {
         let program = assets::router().expect("built before");
         let deployment = object(&all, "Deployment/kthena-system/kthena-router");
         let router = Router::start(plane, &program, &deployment).await;
-        let mut this = Self { router, kubelet, site: site.to_owned() };
+        let mut this = Self { router, kubelet, rest, site: site.to_owned() };
         this.served(site).await;
         this
     }
@@ -230,6 +231,27 @@ impl Cluster {
         let mut engines = self.kubelet.engines.lock().await;
         let engine = engines.get_mut(pod).expect("an engine");
         if on { engine.resume().await.expect("listens") } else { engine.stop().await }
+    }
+
+    /// Ends a pod of a model as a kubelet does: its hook, with the pod's address in place of loopback, and then the engine, which
+    /// cuts what it has not finished. The API has the pod until then.
+    pub async fn end_engine(&self, pod: &str) {
+        self.kubelet.ending.lock().await.insert(pod.to_owned());
+        let list = self.rest.get("/api/v1/pods").await.expect(200);
+        let found = list["items"].as_array().into_iter().flatten().find(|p| p["metadata"]["name"] == pod);
+        let found = found.expect("the pod");
+        let path = format!("/api/v1/namespaces/{}/pods/{pod}", text(found, "/metadata/namespace"));
+        let grace = found["spec"]["terminationGracePeriodSeconds"].as_u64().expect("a grace period");
+        let hook = &found["spec"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"];
+        let hook: Vec<String> = serde_json::from_value(hook.clone()).expect("a hook");
+        let address = text(found, "/status/podIP");
+        let removed = self.rest.delete(&path, &json!({})).await;
+        assert_eq!(removed.code, 200, "{removed:#?}");
+        let mut command = std::process::Command::new(&hook[0]);
+        command.args(hook[1..].iter().map(|word| word.replace("127.0.0.1", &address)));
+        super::ends::hook(command, Duration::from_secs(grace)).await;
+        self.power(pod, false).await;
+        self.kubelet.ending.lock().await.remove(pod);
     }
 
     /// Returns the pods of a model.

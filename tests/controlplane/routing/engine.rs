@@ -1,6 +1,6 @@
 //! Inference servers that echo: the HTTP of vLLM and SGLang on the address of a pod. Words in the last message tell one what to
 //! do: `refuse-400`, `refuse-500`, `abort` in the middle of the answer, `hold` after the first piece until it is released,
-//! `many` pieces. It keeps what it was asked.
+//! `many` pieces, `paced` events. It keeps what it was asked.
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -12,9 +12,14 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+
+/// How long a `paced` answer takes until its first event, and from one to the next.
+const FIRST_TOKEN: Duration = Duration::from_millis(300);
+const NEXT_TOKEN: Duration = Duration::from_millis(70);
 
 /// Which one it plays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +43,7 @@ struct Shared {
     model: String,
     asked: Mutex<Vec<Asked>>,
     waiting: Mutex<u64>,
+    running: Arc<()>,
     held: watch::Sender<bool>,
 }
 
@@ -59,6 +65,7 @@ impl Engine {
             model: model.to_owned(),
             asked: Mutex::default(),
             waiting: Mutex::default(),
+            running: Arc::default(),
             held: watch::Sender::new(true),
         });
         let mut engine = Self { shared, address, serving: JoinSet::new() };
@@ -154,13 +161,15 @@ async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<Bo
 
 fn metrics(shared: &Shared) -> String {
     let waiting = *shared.waiting.lock().expect("no panic");
+    // Each running request has one, too.
+    let requests = Arc::strong_count(&shared.running) as u64 - 1;
     let model = &shared.model;
     let (prefix, usage, queue, running) = match shared.kind {
         Kind::Vllm => ("vllm", "kv_cache_usage_perc", "num_requests_waiting", "num_requests_running"),
         Kind::Sglang => ("sglang", "token_usage", "num_queue_reqs", "num_running_reqs"),
     };
     let mut text = String::new();
-    for (name, value) in [(usage, 0), (queue, waiting), (running, 0)] {
+    for (name, value) in [(usage, 0), (queue, waiting), (running, requests)] {
         text +=
             &format!("# TYPE {prefix}:{name} gauge\n{prefix}:{name}{{model_name=\"{model}\"}} {value}.0\n");
     }
@@ -199,6 +208,10 @@ async fn complete(shared: &Arc<Shared>, path: &str, request: Request<Incoming>) 
     } else {
         body["prompt"].as_str().unwrap_or_default().to_owned()
     };
+    let running = shared.running.clone();
+    if prompt.contains("paced") {
+        tokio::time::sleep(FIRST_TOKEN).await;
+    }
     if prompt.contains("refuse-400") {
         return refused(shared.kind, 400, "BadRequestError", "this prompt is too long");
     }
@@ -211,7 +224,7 @@ async fn complete(shared: &Arc<Shared>, path: &str, request: Request<Incoming>) 
         format!("echo from {}: {prompt}", shared.pod).split_inclusive(' ').map(str::to_owned).collect()
     };
     if body["stream"] == true {
-        return streamed(shared, chat, &body, &prompt, &pieces);
+        return streamed(shared, running, chat, &body, &prompt, &pieces);
     }
     if prompt.contains("hold") {
         let _ = shared.held.subscribe().wait_for(|held| !held).await;
@@ -243,6 +256,7 @@ fn usage(prompt: &str, pieces: &[String]) -> Value {
 /// Answers with server-sent events, an event a write.
 fn streamed(
     shared: &Arc<Shared>,
+    running: Arc<()>,
     chat: bool,
     body: &Value,
     prompt: &str,
@@ -272,13 +286,18 @@ fn streamed(
         events.push(event(json!([]), usage(prompt, pieces)));
     }
     events.push("data: [DONE]\n\n".to_owned());
-    let (holds, aborts) = (prompt.contains("hold"), prompt.contains("abort"));
+    let (holds, aborts, paced) =
+        (prompt.contains("hold"), prompt.contains("abort"), prompt.contains("paced"));
     let shared = shared.clone();
     let frames: BoxStream<'static, std::io::Result<Frame<Bytes>>> =
         stream::iter(events.into_iter().enumerate())
             .then(move |(n, event)| {
-                let shared = shared.clone();
+                let (shared, running) = (shared.clone(), running.clone());
                 async move {
+                    let _running = running;
+                    if paced && n > 0 {
+                        tokio::time::sleep(NEXT_TOKEN).await;
+                    }
                     if holds && n > 0 {
                         let _ = shared.held.subscribe().wait_for(|held| !held).await;
                     }

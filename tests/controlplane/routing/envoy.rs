@@ -2,7 +2,9 @@
 //! folder and is swapped by one rename.
 
 use super::super::servers::{Program, tail};
+use super::sandbox::Sandbox;
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -29,6 +31,31 @@ impl Edge {
         replacements: &[(&str, &str)],
         ports: &[u16],
     ) -> Self {
+        let command = Command::new(envoy);
+        Self::run(command, Ipv4Addr::LOCALHOST, args, data, replacements, ports).await
+    }
+
+    /// Starts it in a pod's network.
+    pub async fn start_in(
+        sandbox: &Sandbox,
+        envoy: &Path,
+        args: &[String],
+        data: &BTreeMap<String, String>,
+        replacements: &[(&str, &str)],
+        ports: &[u16],
+    ) -> Self {
+        let command = sandbox.command_with_names(envoy);
+        Self::run(command, sandbox.address, args, data, replacements, ports).await
+    }
+
+    async fn run(
+        mut command: Command,
+        address: Ipv4Addr,
+        args: &[String],
+        data: &BTreeMap<String, String>,
+        replacements: &[(&str, &str)],
+        ports: &[u16],
+    ) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let mount = dir.path().join("mount");
         std::fs::create_dir(&mount).expect("made");
@@ -38,13 +65,12 @@ impl Edge {
         let data = replaced(data, &replacements);
         write(&mount, 0, &data);
         let args = args.iter().map(|arg| replace(arg, &replacements));
-        let mut command = Command::new(envoy);
         command.args(args).current_dir(dir.path());
         let program = Program::spawn(dir.path(), "envoy", &mut command).expect("started");
         let mut this = Self { dir, replacements, program, updates: 0 };
         let began = Instant::now();
         for port in ports {
-            while tokio::net::TcpStream::connect(("127.0.0.1", *port)).await.is_err() {
+            while tokio::net::TcpStream::connect((address, *port)).await.is_err() {
                 this.runs();
                 assert!(began.elapsed() < START, "nothing listens on {port}:\n{}", this.log());
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -64,6 +90,16 @@ impl Edge {
         if let Some(status) = self.program.ended() {
             panic!("Envoy ended: {status}\n{}", self.log());
         }
+    }
+
+    /// Ends it as a kubelet does after the pod's hook.
+    pub async fn terminate(&mut self, grace: Duration) {
+        self.program.terminate(grace).await;
+    }
+
+    /// Kills it.
+    pub fn kill(&mut self) {
+        self.program.kill();
     }
 
     /// Returns the last lines of what it logged.

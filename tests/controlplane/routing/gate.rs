@@ -3,6 +3,7 @@
 
 use super::cluster::{object, render};
 use super::envoy::Edge;
+use super::sandbox::Sandbox;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use provision::state::SecretText;
@@ -13,7 +14,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// The host name by which Envoy finds the router's pods.
-const UPSTREAM: &str = "kthena-router-pods.kthena-system.svc.cluster.local";
+pub const UPSTREAM: &str = "kthena-router-pods.kthena-system.svc.cluster.local";
 /// The variable with the key that signs.
 const SIGNING: &str = "PROVISION_TEST_SIGNING";
 /// An hour, in seconds.
@@ -164,6 +165,15 @@ impl Config {
         let replacements = [(UPSTREAM, router), ("/etc/edge-tls", "{dir}"), ("/etc/edge", "{dir}")];
         let ports: Vec<u16> = self.tenants.keys().map(|name| self.port(name)).collect();
         Edge::start(&envoy, &args, &data, &replacements, &ports).await
+    }
+
+    /// Starts Envoy in a pod's network, where it finds the router's pods by their name.
+    pub async fn start_in(&self, sandbox: &Sandbox) -> Edge {
+        let envoy = super::super::assets::envoy().expect("fetched before");
+        let (data, args) = self.rendered();
+        let replacements = [("/etc/edge-tls", "{dir}"), ("/etc/edge", "{dir}")];
+        let ports: Vec<u16> = self.tenants.keys().map(|name| self.port(name)).collect();
+        Edge::start_in(sandbox, &envoy, &args, &data, &replacements, &ports).await
     }
 
     /// Gives a running Envoy the files of what is wanted now.

@@ -5,7 +5,7 @@ use super::super::contract::rest::{Rest, text};
 use super::engine::{Engine, Kind};
 use futures::FutureExt;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -20,6 +20,8 @@ pub type Engines = Arc<Mutex<BTreeMap<String, Engine>>>;
 pub struct Kubelet {
     tasks: JoinSet<()>,
     pub engines: Engines,
+    /// Pods whose end a case plays itself: they stay in the API until it is done.
+    pub ending: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Kubelet {
@@ -37,7 +39,8 @@ impl Kubelet {
         }
         let engines = Engines::default();
         let mut tasks = JoinSet::new();
-        let (rest, running) = (rest.clone(), engines.clone());
+        let ending = Arc::<Mutex<BTreeSet<String>>>::default();
+        let (rest, running, kept) = (rest.clone(), engines.clone(), ending.clone());
         let nodes: Vec<String> = nodes.iter().map(|(name, _)| name.clone()).collect();
         tasks.spawn(async move {
             let mut addresses = 256_u32;
@@ -46,14 +49,15 @@ impl Kubelet {
                     for node in &nodes {
                         beat(&rest, node).await;
                     }
-                    pods(&rest, &running, &mut addresses).await;
+                    let kept = kept.lock().await.clone();
+                    pods(&rest, &running, &kept, &mut addresses).await;
                 };
                 // A pod may go between two requests.
                 let _ = AssertUnwindSafe(round).catch_unwind().await;
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         });
-        Self { tasks, engines }
+        Self { tasks, engines, ending }
     }
 
     /// Ends it and its engines.
@@ -72,12 +76,15 @@ async fn beat(rest: &Rest, node: &str) {
     rest.patch(&path, "application/strategic-merge-patch+json", &status).await;
 }
 
-async fn pods(rest: &Rest, engines: &Engines, addresses: &mut u32) {
+async fn pods(rest: &Rest, engines: &Engines, ending: &BTreeSet<String>, addresses: &mut u32) {
     let list = rest.get("/api/v1/pods").await.expect(200);
     for pod in list["items"].as_array().into_iter().flatten() {
         let name = text(pod, "/metadata/name");
         let path = format!("/api/v1/namespaces/{}/pods/{name}", text(pod, "/metadata/namespace"));
         if !pod["metadata"]["deletionTimestamp"].is_null() {
+            if ending.contains(&name) {
+                continue;
+            }
             rest.delete(&path, &json!({"gracePeriodSeconds": 0})).await;
             // As in a cluster: gone from the API first, then the process.
             engines.lock().await.remove(&name);

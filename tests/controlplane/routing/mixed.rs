@@ -172,7 +172,39 @@ fn quantiles(mut times: Vec<Duration>) -> (f64, f64) {
     (at(50), at(99))
 }
 
-/// One request after the other, by turns to the router itself and through the proxy: in one run, so that the two can be compared.
+/// How many clients ask at once when requests per second are counted, for how long, and how many times.
+const AT_ONCE: usize = 16;
+const ROUND: Duration = Duration::from_secs(4);
+const ROUNDS: usize = 3;
+
+/// Returns the requests per second of clients that each ask again as soon as they are answered: the router itself, or through the
+/// proxy.
+async fn per_second(client: &Client, through: bool) -> f64 {
+    let mut load = JoinSet::new();
+    let began = Instant::now();
+    for number in 0..AT_ONCE {
+        let client = client.clone();
+        load.spawn(async move {
+            let mut answered = 0_u32;
+            while began.elapsed() < ROUND {
+                let n = number * 1_000_000 + answered as usize;
+                let answer = if through {
+                    client.ask(&client.key, "qwen", n).await
+                } else {
+                    super::client::chat(8081, "qwen", &format!("for-search {n}")).await
+                };
+                answer.said();
+                answered += 1;
+            }
+            answered
+        });
+    }
+    let answered: u32 = load.join_all().await.into_iter().sum();
+    f64::from(answered) / began.elapsed().as_secs_f64()
+}
+
+/// One request after the other, by turns to the router itself and through the proxy, and then many clients at once, also by turns: in
+/// one run, so that the two can be compared.
 pub async fn what_the_proxy_adds_is_told(plane: &ControlPlane) {
     let _cluster = cluster(plane, SITE).await;
     let config = Config::new();
@@ -191,5 +223,18 @@ pub async fn what_the_proxy_adds_is_told(plane: &ControlPlane) {
     println!(
         "1,000 requests each, one at a time: router alone p50 {:.2} ms, p99 {:.2} ms; through the proxy with keys p50 {:.2} ms, p99 {:.2} ms",
         direct.0, direct.1, through.0, through.1
+    );
+    let mut rates = Vec::new();
+    for _ in 0..ROUNDS {
+        rates.push((per_second(&client, false).await, per_second(&client, true).await));
+    }
+    let middle = |mut rates: Vec<f64>| {
+        rates.sort_by(f64::total_cmp);
+        rates[rates.len() / 2]
+    };
+    let direct = middle(rates.iter().map(|r| r.0).collect());
+    let through = middle(rates.iter().map(|r| r.1).collect());
+    println!(
+        "{AT_ONCE} clients, middle of {ROUNDS} rounds by turns: router alone {direct:.0} requests per second, through the proxy {through:.0}; all rounds {rates:.0?}"
     );
 }

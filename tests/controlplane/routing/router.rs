@@ -4,9 +4,12 @@
 use super::super::contract::Site;
 use super::super::contract::rest::{Rest, text};
 use super::super::servers::{ControlPlane, Program, tail};
+use super::sandbox::{API, Sandbox};
 use serde_json::{Value, json};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 /// Where a container finds what its service account is.
 const ACCOUNT: &str = "var/run/secrets/kubernetes.io/serviceaccount";
@@ -21,6 +24,29 @@ pub struct Router {
 impl Router {
     /// Starts the container of a Deployment that the cluster has.
     pub async fn start(plane: &ControlPlane, program: &Path, deployment: &Value) -> Self {
+        let command = Command::new("unshare");
+        Self::run(plane, program, deployment, command, (Ipv4Addr::LOCALHOST, plane.port), Ipv4Addr::LOCALHOST)
+            .await
+    }
+
+    /// Starts it in a pod's network.
+    pub async fn start_in(
+        sandbox: &Sandbox,
+        plane: &ControlPlane,
+        program: &Path,
+        deployment: &Value,
+    ) -> Self {
+        Self::run(plane, program, deployment, sandbox.command("unshare"), (API, 443), sandbox.address).await
+    }
+
+    async fn run(
+        plane: &ControlPlane,
+        program: &Path,
+        deployment: &Value,
+        mut command: Command,
+        api: (Ipv4Addr, u16),
+        address: Ipv4Addr,
+    ) -> Self {
         let rest = Rest::new(&plane.kubeconfig(), "");
         let namespace = text(deployment, "/metadata/namespace");
         let spec = &deployment["spec"]["template"]["spec"];
@@ -61,18 +87,18 @@ impl Router {
         std::fs::create_dir_all(root.join("tmp")).expect("made");
         std::fs::copy(program, root.join("router")).expect("copied");
 
-        let mut command = Command::new("unshare");
         command.arg("--root").arg(&root).arg("/router").env_clear();
         if let Some(path) = std::env::var_os("PATH") {
             command.env("PATH", path);
         }
-        command.env("KUBERNETES_SERVICE_HOST", "127.0.0.1");
-        command.env("KUBERNETES_SERVICE_PORT", plane.port.to_string());
+        command.env("KUBERNETES_SERVICE_HOST", api.0.to_string());
+        command.env("KUBERNETES_SERVICE_PORT", api.1.to_string());
+        let address = address.to_string();
         for variable in container["env"].as_array().into_iter().flatten() {
             let field = variable.pointer("/valueFrom/fieldRef/fieldPath").and_then(Value::as_str);
             let value = match field {
                 Some("metadata.namespace") => namespace.as_str(),
-                Some("status.podIP" | "status.hostIP") => "127.0.0.1",
+                Some("status.podIP" | "status.hostIP") => address.as_str(),
                 Some(_) => "router-0",
                 None => variable["value"].as_str().expect("a value"),
             };
@@ -88,6 +114,16 @@ impl Router {
         if let Some(status) = self.program.ended() {
             panic!("the router ended: {status}\n{}", self.log());
         }
+    }
+
+    /// Ends it as a kubelet does after the pod's hook.
+    pub async fn terminate(&mut self, grace: Duration) {
+        self.program.terminate(grace).await;
+    }
+
+    /// Kills it.
+    pub fn kill(&mut self) {
+        self.program.kill();
     }
 
     /// Returns the last lines of its log.
