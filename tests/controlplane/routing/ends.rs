@@ -33,9 +33,9 @@ pub fn tests() -> Vec<Test> {
     .to_vec()
 }
 
-/// Streams during each end, and how many are open at once.
+/// Streams during each end, and how many clients ask for them: a kill costs each of those at most the one that it reads.
 const STREAMS: usize = 1_000;
-const CLIENTS: usize = 100;
+const CLIENTS: usize = 120;
 /// Nothing comes for so long: the stream failed.
 const SILENCE: Duration = Duration::from_secs(30);
 
@@ -139,8 +139,6 @@ struct Failed {
 struct Seen {
     whole: AtomicUsize,
     failed: Mutex<Vec<Failed>>,
-    /// Streams that are open now, by proxy.
-    open: Mutex<BTreeMap<Ipv4Addr, usize>>,
 }
 
 impl Seen {
@@ -155,12 +153,6 @@ impl Seen {
 
     fn count(&self) -> usize {
         self.whole.load(Ordering::Relaxed) + self.failed.lock().expect("no panic").len()
-    }
-
-    /// Returns how many streams are open at a proxy, or at all of them.
-    fn open(&self, edge: Option<Ipv4Addr>) -> usize {
-        let open = self.open.lock().expect("no panic");
-        open.iter().filter(|(at, _)| edge.is_none_or(|edge| edge == **at)).map(|(_, count)| count).sum()
     }
 }
 
@@ -243,10 +235,8 @@ async fn ask(
         }
     };
     let edge = connection.edge;
-    *seen.open.lock().expect("no panic").entry(edge).or_default() += 1;
     let mut begun = false;
     let read = read(&mut connection, key, prompt, || begun = true).await;
-    *seen.open.lock().expect("no panic").entry(edge).or_default() -= 1;
     match read {
         Ok(()) => {
             seen.whole.fetch_add(1, Ordering::Relaxed);
@@ -459,6 +449,27 @@ impl<'a> World<'a> {
         asked
     }
 
+    /// Returns the pod of the model with the most requests: the router does not spread them evenly.
+    async fn busiest_engine(&self) -> String {
+        let pods = self
+            .cluster
+            .engines(|pod, engine| (engine.model() == "large").then(|| (engine.requests(), pod.to_owned())));
+        pods.await.into_iter().flatten().max().expect("an engine").1
+    }
+
+    /// Waits until all proxies know so many routers, as DNS says.
+    async fn wait_for_routers(&self, count: usize) {
+        let began = Instant::now();
+        for edge in &self.edges {
+            let url = format!("http://{}:9902/metrics", edge.sandbox.address);
+            let wanted = format!("envoy_cluster_membership_total{{envoy_cluster_name=\"search\"}} {count}\n");
+            while !get(&url).await.text.contains(&wanted) {
+                assert!(began.elapsed() < PATIENCE, "a proxy does not know {count} routers\n{}", self.logs());
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+
     fn logs(&self) -> String {
         let logs =
             self.routers.iter().map(|r| r.program.log()).chain(self.edges.iter().map(|e| e.program.log()));
@@ -495,7 +506,7 @@ pub async fn pods_that_end_gracefully_fail_no_request(plane: &ControlPlane) {
 
     // An engine.
     let load = world.load().await;
-    let pod = world.cluster.pods("large").await.remove(0);
+    let pod = world.busiest_engine().await;
     world.cluster.end_engine(&pod).await;
     assert_none_failed("an engine ends", &load.end().await, &world);
 
@@ -519,38 +530,39 @@ pub async fn a_kill_fails_only_streams_that_had_begun(plane: &ControlPlane) {
     // A router, whose address its Service keeps: nobody noticed yet.
     let load = world.load().await;
     let mut router = world.routers.remove(0);
-    let open = load.seen.open(None);
     router.program.kill();
     let seen = load.end().await;
     let (before, cut) = told("a router is killed", &seen);
     let why = format!("{}\n{}", seen.failures(), world.logs());
-    assert!(before == 0 && cut <= open, "{open} were open: {why}");
-    world.services.remove(UPSTREAM, router.sandbox.address);
+    assert!(before == 0 && cut <= CLIENTS, "{why}");
     world.add_router().await;
+    // The killed one is among them.
+    world.wait_for_routers(3).await;
+    world.services.remove(UPSTREAM, router.sandbox.address);
+    world.wait_for_routers(2).await;
 
+    // All that one router was asked and has not begun to answer, at once.
     let failed = world.kill_router_before_answers().await;
     assert!(failed.is_empty(), "{:#?}\n{}", &failed[..failed.len().min(5)], world.logs());
     world.add_router().await;
 
     // An engine.
     let load = world.load().await;
-    let pod = world.cluster.pods("large").await.remove(0);
-    let open = load.seen.open(None);
+    let pod = world.busiest_engine().await;
     world.cluster.power(&pod, false).await;
     let seen = load.end().await;
     world.cluster.power(&pod, true).await;
     let (before, cut) = told("an engine is killed", &seen);
     let why = format!("{}\n{}", seen.failures(), world.logs());
-    assert!(before == 0 && cut <= open, "{open} were open: {why}");
+    assert!(before == 0 && cut <= CLIENTS, "{why}");
 
     // A proxy: clients try the other when it does not answer.
     let load = world.load().await;
     let mut edge = world.edges.remove(0);
     let address = edge.sandbox.address;
-    let open = load.seen.open(Some(address));
     edge.program.kill();
     let seen = load.end().await;
     let (before, cut) = told("a proxy is killed", &seen);
     let of_others = seen.failed.lock().expect("no panic").iter().any(|f| f.edge != Some(address));
-    assert!(!of_others && before + cut <= open, "{open} were open: {}\n{}", seen.failures(), world.logs());
+    assert!(!of_others && before + cut <= CLIENTS, "{}\n{}", seen.failures(), world.logs());
 }

@@ -47,6 +47,13 @@ struct Shared {
     held: watch::Sender<bool>,
 }
 
+impl Shared {
+    /// Returns how many requests run: each has one of the references.
+    fn requests(&self) -> u64 {
+        Arc::strong_count(&self.running) as u64 - 1
+    }
+}
+
 /// A running engine.
 pub struct Engine {
     shared: Arc<Shared>,
@@ -106,6 +113,11 @@ impl Engine {
         &self.shared.model
     }
 
+    /// Returns how many requests it answers now.
+    pub fn requests(&self) -> u64 {
+        self.shared.requests()
+    }
+
     /// Returns what it was asked for since the last call, health and metrics aside.
     pub fn asked(&self) -> Vec<Asked> {
         std::mem::take(&mut self.shared.asked.lock().expect("no panic"))
@@ -161,8 +173,7 @@ async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<Bo
 
 fn metrics(shared: &Shared) -> String {
     let waiting = *shared.waiting.lock().expect("no panic");
-    // Each running request has one, too.
-    let requests = Arc::strong_count(&shared.running) as u64 - 1;
+    let requests = shared.requests();
     let model = &shared.model;
     let (prefix, usage, queue, running) = match shared.kind {
         Kind::Vllm => ("vllm", "kv_cache_usage_perc", "num_requests_waiting", "num_requests_running"),
