@@ -25,6 +25,7 @@ mod drift;
 mod endpoint;
 mod error;
 mod exec;
+mod gateway_certificates;
 mod health;
 mod history;
 mod import;

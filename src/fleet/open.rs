@@ -6,6 +6,7 @@ use super::api_keys::Signers;
 use super::archive::Restore;
 use super::endpoint;
 use super::error::{Error, Result, coded};
+use super::gateway_certificates;
 use super::lab::Running;
 use super::load::{Loaded, Source};
 use super::reach::OverSsh;
@@ -320,6 +321,13 @@ impl Fleet {
             let presented =
                 |t: &inventory::Tenant| Some((t.name.clone(), t.tls.as_ref()?.chain.first()?.clone()));
             certificates.extend(inventory.tenants.values().filter_map(presented));
+            if purpose == Purpose::Change {
+                for message in
+                    gateway_certificates::check(&inventory, &resolver, jiff::Timestamp::now()).await?
+                {
+                    events.emit(Event::Warning { target: None, message });
+                }
+            }
         }
         let run = run_id();
         let opening = Opening {
