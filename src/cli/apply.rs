@@ -1,6 +1,7 @@
 //! `apply` and `attach`: carry out a plan, and follow batches of an earlier run.
 
 use super::args::{At, Global, Output, Where};
+use super::context::named_inventory;
 use super::errors::{coded, usage};
 use super::policy::{PolicyArgs, print_refused};
 use super::prompt::confirm;
@@ -102,7 +103,7 @@ pub(super) fn print_end(
         took: report.elapsed,
         interrupted: report.interrupted,
         lab: fleet.is_lab(),
-        inventory: format!("-i {}", place.inventory().display()),
+        inventory: place.at.said(),
         place: (!ends).then(|| place.said()),
         saved,
     };
@@ -228,11 +229,12 @@ impl Apply {
     /// was made for. From here on the flags say the same.
     async fn open_saved(&mut self, path: &Path, saved: &Plan, global: &Global) -> anyhow::Result<Session> {
         let asked = self.place.selection(&self.lost);
-        let (mut source, selection) = match (&self.place.at.inventory, &saved.sources) {
-            (Some(inventory), None) => (source(inventory, global), asked.clone()),
-            (Some(inventory), Some(_)) => (source(inventory, global), Source::of_saved(saved, path)?.1),
-            (None, _) => Source::of_saved(saved, path)?,
-        };
+        let (mut source, selection) =
+            match (&self.place.at.inventory.clone().or_else(named_inventory), &saved.sources) {
+                (Some(inventory), None) => (source(inventory, global), asked.clone()),
+                (Some(inventory), Some(_)) => (source(inventory, global), Source::of_saved(saved, path)?.1),
+                (None, _) => Source::of_saved(saved, path)?,
+            };
         if asked != Selection::default() && asked != selection {
             let message = format!("{} was saved with a different selection of hosts", path.display());
             return Err(coded("E-PLAN", message, "Omit --limit, --lab and --lost: the plan contains them"));

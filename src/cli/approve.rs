@@ -63,7 +63,7 @@ impl Approve {
         }
         if !self.yes && !confirm("Approve this plan?", "Review the plan, then add --yes")? {
             eprintln!("Not approved");
-            return Ok(exit::DONE);
+            return Ok(exit::PENDING);
         }
         let approvable =
             Approvable { path: &self.plan, digest: &digest, inventory: &saved.inventory, commit };

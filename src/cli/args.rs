@@ -1,8 +1,9 @@
 //! Flags that commands share.
 
-use super::context::{Context, usual_inventory};
+use super::context::{self, Context, usual_inventory};
 use crate::fleet::{MirrorPlace, Selection};
 use crate::state::HostName;
+use crate::template::quote;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,8 +20,8 @@ pub(super) struct Global {
     /// Show every step; -vv also shows what libraries log
     #[arg(long, short, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
-    /// Append every event and message to this file, without secrets (standard output is not in it)
-    #[arg(long, global = true, value_name = "FILE", env = "PROVISION_LOG_FILE", hide_env_values = true)]
+    /// Append every event and message to this file, without secrets [default: PROVISION_LOG_FILE]
+    #[arg(long, global = true, value_name = "FILE")]
     pub log_file: Option<PathBuf>,
     /// Use the inventory and flags that this name stands for (see `provision contexts`)
     #[arg(
@@ -91,6 +92,14 @@ impl At {
     pub(super) fn path(&self) -> PathBuf {
         self.inventory.clone().or_else(usual_inventory).unwrap_or_else(|| PathBuf::from("."))
     }
+
+    /// Returns this flag as on a command line, or the context's.
+    pub(super) fn said(&self) -> String {
+        match (&self.inventory, context::name()) {
+            (None, Some(name)) => format!("-c {name}"),
+            _ => format!("-i {}", quote(&self.path().display().to_string())),
+        }
+    }
 }
 
 /// Which inventory, and which part of it.
@@ -121,7 +130,7 @@ impl Where {
 
     /// Returns these flags as on a command line.
     pub(super) fn said(&self) -> String {
-        let mut text = format!("-i {}", self.inventory().display());
+        let mut text = self.at.said();
         if let Some(limit) = &self.limit {
             text += &format!(" --limit '{limit}'");
         }

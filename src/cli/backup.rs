@@ -10,7 +10,9 @@ use indicatif::HumanBytes;
 use std::path::PathBuf;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Back up the control plane: etcd, certificates, keys and configuration
+/// Back up the control plane to a file on this machine
+///
+/// That is etcd, certificates, keys and configuration.
 ///
 /// Runs `k0s backup` on a controller and streams the archive into a file of this machine; nothing stays on the host. The archive is
 /// checked while it arrives and read back afterwards. It holds every secret of the cluster: set cluster.backup.recipients

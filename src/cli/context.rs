@@ -57,35 +57,57 @@ fn usage(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
 }
 
 /// The context of this process.
-static CHOSEN: OnceLock<Context> = OnceLock::new();
+struct Chosen {
+    name: String,
+    context: Context,
+    /// By `-c`, not by the environment.
+    by_flag: bool,
+}
+
+static CHOSEN: OnceLock<Chosen> = OnceLock::new();
 
 /// Returns the inventory that is meant where no `-i` is given: that of the context, or what PROVISION_INVENTORY names.
 pub(super) fn usual_inventory() -> Option<PathBuf> {
     let environment = || std::env::var_os("PROVISION_INVENTORY").filter(|path| !path.is_empty());
-    let context = CHOSEN.get().map(|context| context.inventory.clone());
+    let context = CHOSEN.get().map(|chosen| chosen.context.inventory.clone());
     context.or_else(|| environment().map(PathBuf::from))
+}
+
+/// Returns the name of the context.
+pub(super) fn name() -> Option<&'static str> {
+    CHOSEN.get().map(|chosen| chosen.name.as_str())
+}
+
+/// Returns the inventory that `-c` names: as binding as `-i`.
+pub(super) fn named_inventory() -> Option<PathBuf> {
+    CHOSEN.get().filter(|chosen| chosen.by_flag).map(|chosen| chosen.context.inventory.clone())
 }
 
 /// Returns the policies of the context.
 pub(super) fn usual_policies() -> Option<String> {
-    CHOSEN.get()?.policies.clone()
+    CHOSEN.get()?.context.policies.clone()
 }
 
 /// Reads the context that the command line or PROVISION_CONTEXT names.
 pub(super) fn choose(name: Option<&str>, matches: &ArgMatches) -> anyhow::Result<Option<&'static Context>> {
-    let Some(name) = name.filter(|name| !name.is_empty()) else { return Ok(None) };
+    let by_flag = given(matches, "context");
+    let Some(name) = name.filter(|name| by_flag || !name.is_empty()) else { return Ok(None) };
+    if name.is_empty() {
+        return Err(usage("-c has an empty name", "Name a context; `provision contexts` lists them"));
+    }
     let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let mut level = Some(matches);
-    let mut names_inventory = false;
+    let (mut takes_inventory, mut names_inventory) = (false, false);
     while let Some(here) = level {
+        takes_inventory |= here.try_contains_id("inventory").is_ok();
         names_inventory |= given(here, "inventory");
         level = here.subcommand().map(|(_, inner)| inner);
     }
-    if given(matches, "context") {
+    if by_flag {
         if names_inventory {
             return Err(usage("-c and an inventory are both given", "Omit one of them"));
         }
-    } else if names_inventory {
+    } else if names_inventory || !takes_inventory {
         return Ok(None);
     } else if set("PROVISION_INVENTORY") {
         let message = "PROVISION_CONTEXT and PROVISION_INVENTORY are both set";
@@ -102,7 +124,8 @@ pub(super) fn choose(name: Option<&str>, matches: &ArgMatches) -> anyhow::Result
         let message = format!("{} has no context `{}`", path.display(), plain_line(name));
         return Err(coded("E-CONTEXT", message, hint));
     };
-    Ok(Some(CHOSEN.get_or_init(|| context.clone())))
+    let chosen = || Chosen { name: name.to_owned(), context: context.clone(), by_flag };
+    Ok(Some(&CHOSEN.get_or_init(chosen).context))
 }
 
 /// Whether an argument is on the command line of this level.
@@ -113,16 +136,19 @@ fn given(matches: &ArgMatches, name: &str) -> bool {
 
 /// Returns the path of the file: PROVISION_CONFIG, or `provision/config.yaml` in `$XDG_CONFIG_HOME` or `~/.config`.
 pub(super) fn file() -> anyhow::Result<PathBuf> {
-    let named = std::env::var_os("PROVISION_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
     let absolute = |path: PathBuf| Some(path).filter(|path| path.is_absolute());
     let usual = || {
         let base = std::env::var_os("XDG_CONFIG_HOME").and_then(|path| absolute(path.into()));
         let base = base.or_else(|| Some(std::env::home_dir().and_then(absolute)?.join(".config")));
         Some(base?.join("provision/config.yaml"))
     };
-    named
+    named_file()
         .or_else(usual)
         .ok_or_else(|| usage("no home folder, and so no file of contexts", "Set PROVISION_CONFIG"))
+}
+
+fn named_file() -> Option<PathBuf> {
+    std::env::var_os("PROVISION_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
 /// Reads a file of contexts; one that is not there has none.
@@ -131,9 +157,15 @@ pub(super) fn read(path: &Path) -> anyhow::Result<Config> {
         coded("E-CONTEXT", format!("{}: {why}", path.display()), "See `provision contexts --help`")
     };
     let mut text = String::new();
-    match std::fs::File::open(path) {
+    match std::fs::metadata(path).and_then(|found| match found.is_file() {
+        true => std::fs::File::open(path),
+        false => Err(std::io::Error::other("not a regular file")),
+    }) {
         Ok(file) => file.take(MOST_FILE + 1).read_to_string(&mut text).map_err(|e| wrong(e.to_string()))?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Config::default()),
+        // The usual one need not exist; one that was named must.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && named_file().is_none() => {
+            return Ok(Config::default());
+        }
         Err(error) => return Err(wrong(error.to_string())),
     };
     if text.len() as u64 > MOST_FILE {
@@ -156,7 +188,10 @@ pub(super) fn read(path: &Path) -> anyhow::Result<Config> {
         }
     }
     let folder = path.parent().unwrap_or(Path::new("."));
-    for context in config.contexts.values_mut() {
+    for (name, context) in &mut config.contexts {
+        if context.inventory.as_os_str().is_empty() {
+            return Err(wrong(format!("context `{name}` has an empty `inventory`")));
+        }
         context.inventory = beside(folder, &context.inventory);
         for path in &mut context.allow_outside {
             *path = beside(folder, path);

@@ -9,15 +9,15 @@ use clap::Args;
 
 /// List the contexts that `-c` may name
 ///
-/// A context is a name for an inventory and the flags that go with it. Contexts are in ~/.config/provision/config.yaml
-/// ($XDG_CONFIG_HOME, or the file that PROVISION_CONFIG names):
+/// A context is a name for an inventory and the flags that go with it. The file of contexts is
+/// ~/.config/provision/config.yaml, or the one that PROVISION_CONFIG names:
 ///
 ///   contexts:
 ///     prod:
-///       inventory: ~/fleet/inventories/prod   as -i; relative to this file
-///       mirror: /srv/bundle                   as --mirror (optional)
-///       policies: main:policies               as --policies (optional)
-///       allowOutside: [~/fleet/shared]        as --allow-outside (optional)
+///       inventory: ~/fleet/inventories/prod   # as -i; relative to this file
+///       mirror: /srv/bundle                   # as --mirror (optional)
+///       policies: main:policies               # as --policies (optional)
+///       allowOutside: [~/fleet/shared]        # as --allow-outside (optional)
 ///
 /// There is no current context: each command names one, or PROVISION_CONTEXT does.
 /// Flags win over the context; -i wins over PROVISION_CONTEXT, and -c over PROVISION_INVENTORY.

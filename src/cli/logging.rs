@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
@@ -16,21 +17,28 @@ use tracing_subscriber::prelude::*;
 /// Libraries that say more than anybody reads at `debug`.
 const LOUD: [&str; 4] = ["h2", "hyper", "hyper_util", "rustls"];
 
+/// Whether libraries are shown on stderr even where there is a file.
+static VERBOSE: AtomicBool = AtomicBool::new(false);
+/// Whether the file could not be written.
+static FULL: AtomicBool = AtomicBool::new(false);
 /// The log file of this process.
 static LOG: OnceLock<Mutex<File>> = OnceLock::new();
 
 /// Starts logging as the flags and PROVISION_LOG ask: errors of libraries alone without them. Fails if the file cannot be opened.
-pub(super) fn start(verbose: u8, file: Option<&Path>) -> io::Result<()> {
+/// `command` is what is run, without its arguments.
+pub(super) fn start(verbose: u8, file: Option<&Path>, command: &str) -> io::Result<()> {
+    VERBOSE.store(verbose > 1, Ordering::Relaxed);
     if let Some(path) = file {
         // It names hosts, users and addresses.
         let opened = File::options().append(true).create(true).mode(0o600).open(path)?;
         let _ = LOG.set(Mutex::new(opened));
-        note(&format!("provision {}", env!("CARGO_PKG_VERSION")));
+        let (version, process) = (env!("CARGO_PKG_VERSION"), std::process::id());
+        note(&format!("provision {version}: {command} (process {process})"));
     }
     let asked = std::env::var("PROVISION_LOG").unwrap_or_default();
     let named = (!asked.is_empty()).then(|| targets(&asked)).flatten();
     let wanted = named.unwrap_or_else(|| usual(verbose, file.is_some()));
-    let layer = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(Sink);
+    let layer = tracing_subscriber::fmt::layer().without_time().with_ansi(false).with_writer(Sink);
     tracing_subscriber::registry().with(wanted).with(layer).init();
     Ok(())
 }
@@ -63,13 +71,20 @@ pub(super) fn event(event: &Event) {
 /// Writes a text to the log file, with the time before each line, and without secrets, colours and control characters.
 pub(super) fn note(text: &str) {
     let Some(log) = LOG.get() else { return };
-    let time = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ");
+    let time = time();
     let text = redacted(&console::strip_ansi_codes(text), &[]);
     let lines = text.lines().filter(|line| !line.trim().is_empty());
     let lines: String = lines.map(|line| format!("{time} {}\n", plain_line(line))).collect();
-    if let Ok(mut log) = log.lock() {
-        let _ = log.write_all(lines.as_bytes());
+    let Ok(mut log) = log.lock() else { return };
+    if let Err(error) = log.write_all(lines.as_bytes())
+        && !FULL.swap(true, Ordering::Relaxed)
+    {
+        let _ = writeln!(io::stderr(), "warning: the log file is incomplete: {error}");
     }
+}
+
+fn time() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 /// Where libraries log: in the file, or on stderr.
@@ -77,9 +92,10 @@ struct Sink;
 
 impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match LOG.get() {
-            Some(_) => note(&String::from_utf8_lossy(bytes)),
-            None => io::stderr().lock().write_all(bytes)?,
+        let text = String::from_utf8_lossy(bytes);
+        note(&text);
+        if LOG.get().is_none() || VERBOSE.load(Ordering::Relaxed) {
+            let _ = write!(io::stderr(), "{} {text}", time());
         }
         Ok(bytes.len())
     }

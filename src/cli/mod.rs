@@ -51,7 +51,7 @@ use args::{Global, Output};
 use errors::{Silent, print_error, usage};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Turns racked GPU and Trainium hosts with an OS and SSH into a served model.
@@ -93,83 +93,44 @@ pub fn parses<'a>(line: impl Iterator<Item = &'a str>) -> Result<(), String> {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Write a commented starter inventory
     Init(init::Init),
-    /// Convert another tool's inventory to one to start from
     Import(import::ImportCommand),
-    /// Check an inventory without contacting hosts
     Validate(validate::Validate),
-    /// Print the JSON Schema of the inventory
     Schema(schema::Schema),
-    /// Show where a value comes from, or the programs that run on a host
     Render(render::Render),
-    /// Pin versions, URLs and sha256 sums in provision.lock
     Lock(lock::Lock),
-    /// Collect all downloads in one folder, for sites without internet access
     Bundle(bundle::Bundle),
-    /// Scan host keys and record them in known_hosts next to the inventory
     Trust(trust::Trust),
-    /// Run read-only preflight checks
     Preflight(preflight::Preflight),
-    /// Show pending changes; exit 2 if there are any
     Plan(plan::PlanCommand),
-    /// Compare the fleet with its inventory, for machines; exit 2 if anything differs
     Drift(drift::DriftCommand),
-    /// Look for drift again and again, and tell of it
     Watch(drift::Watch),
-    /// Show a saved plan without contacting hosts
     Show(show::Show),
-    /// Carry out the plan after confirmation
     Apply(apply::Apply),
-    /// Take hosts out of the cluster and remove everything that provision made on them
     Reset(reset::ResetCommand),
-    /// Reset all hosts of the inventory and destroy the cluster
     Destroy(reset::Destroy),
-    /// Back up the control plane to a file on this machine
     Backup(backup::BackupCommand),
-    /// Restore the cluster from a backup
     Restore(restore::RestoreCommand),
-    /// Approve a saved plan with your SSH key
     Approve(approve::Approve),
-    /// Follow batches that an earlier run left running on the hosts
     Attach(apply::Attach),
-    /// Show the state of controllers, nodes, accelerators, certificates and models
     Status(status::Status),
-    /// Open a shell or run a command on a host with this machine's ssh client
     Ssh(ssh::Ssh),
-    /// Run a command on hosts, one line of output per host
     Exec(exec::Exec),
-    /// Forward a local port to the Kubernetes API or a tenant's gateway over SSH
     Tunnel(tunnel::Tunnel),
-    /// Print a kubeconfig, or merge it into a file
     Kubeconfig(kubeconfig::Kubeconfig),
-    /// Ask a model, through its tenant's gateway
     Ask(ask::Ask),
-    /// Show where and how clients reach a tenant's models
     Endpoint(endpoint::EndpointCommand),
-    /// Make, list and revoke API keys of a tenant
     Key(key::Key),
-    /// Collect logs and diagnostics of a host in an archive, with secrets redacted
     Support(support::Support),
-    /// Show host facts
     Facts(facts::Facts),
-    /// Test accelerator health: quick, standard or burn-in
     Verify(verify::Verify),
-    /// Compare two inventories without contacting hosts; exit 2 if they differ
     Diff(diff::Diff),
-    /// Check and test policies
     Policy(policy::PolicyCommand),
-    /// List past runs, show one, or verify their records
     History(history::History),
-    /// Simulate the inventory's hosts and cluster on this machine
     Lab(lab::Lab),
-    /// Show the catalog: accelerators, driver branches, SDK releases, k0s versions, engine images
     Catalog(catalog::CatalogCommand),
-    /// List the contexts that `-c` may name
     Contexts(contexts::Contexts),
-    /// Print shell completions
     Completions(docs::Completions),
-    /// Write man pages to a folder, or print the command reference
     Man(docs::Man),
 }
 
@@ -190,9 +151,11 @@ pub fn main() -> ExitCode {
     crate::ssh::raise_file_limit();
     // The ring provider, once, before any TLS: aws-lc-rs is not in the tree.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let log_file = cli.global.log_file.as_deref();
-    if let Err(error) = logging::start(cli.global.verbose, log_file) {
-        let path = log_file.unwrap_or(Path::new("")).display();
+    let environment = std::env::var_os("PROVISION_LOG_FILE").filter(|path| !path.is_empty());
+    let log_file = cli.global.log_file.clone().or_else(|| environment.map(PathBuf::from));
+    if let Err(error) = logging::start(cli.global.verbose, log_file.as_deref(), &command_of(&matches)) {
+        let path = log_file.unwrap_or_default();
+        let path = path.display();
         print_error(&usage(
             format!("cannot write the log file {path}: {error}"),
             "Name another with --log-file",
@@ -222,7 +185,20 @@ pub fn main() -> ExitCode {
         print_error(&error);
         errors::exit_code(&error)
     });
-    terminal::end(code).into()
+    let code = terminal::end(code);
+    logging::note(&format!("ended with exit code {code}"));
+    code.into()
+}
+
+/// Returns the command that a command line names, such as `key create`.
+fn command_of(matches: &clap::ArgMatches) -> String {
+    let mut names = Vec::new();
+    let mut level = matches.subcommand();
+    while let Some((name, inner)) = level {
+        names.push(name);
+        level = inner.subcommand();
+    }
+    names.join(" ")
 }
 
 async fn run(cli: Cli) -> anyhow::Result<u8> {

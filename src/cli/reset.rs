@@ -31,7 +31,9 @@ pub(super) struct ResetCommand {
     how: How,
 }
 
-/// Reset all hosts of the inventory: the cluster and everything in it are gone afterwards
+/// Reset all hosts of the inventory and destroy the cluster
+///
+/// The cluster and everything in it are gone afterwards.
 ///
 /// Nothing is drained. What was there before the first apply stays, and so do file systems, unless --wipe-data is given.
 #[derive(Args)]

@@ -5,7 +5,7 @@ use crate::plan::{Drift, Facts, InventoryDiff, Plan};
 use clap::{Args, ValueEnum};
 use schemars::schema_for;
 
-/// Print a JSON Schema
+/// Print the JSON Schema of the inventory, or another
 #[derive(Args)]
 #[command(after_help = "Examples:
   provision schema > schema.json     then, first line of an inventory:

@@ -39,7 +39,7 @@ impl Validate {
                 count(inventory.tenants.len(), "tenant")
             );
             if lock == LockState::Missing {
-                eprintln!("next: provision lock -i {}", self.at.path().display());
+                eprintln!("next: provision lock {}", self.at.said());
             }
         }
         Ok(exit::DONE)

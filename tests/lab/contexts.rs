@@ -16,6 +16,26 @@ fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
+#[test]
+fn a_saved_plan_is_applied_to_its_own_inventory_or_not_at_all() {
+    let home = home("contexts:\n  one: {inventory: ~/fleet/one}\n  two: {inventory: ~/fleet/two}\n");
+    let ends = |arguments: &str, code: i32| {
+        let output = run(home.path(), &[], arguments);
+        assert_eq!(output.status.code(), Some(code), "{arguments}: {}", text(&output));
+        text(&output)
+    };
+    // The example's addresses are those of any other lab on this machine, but each lab has a network of its own.
+    let state = home.path().join("state");
+    ends("lab up fleet/one", 0);
+    ends("-c one plan --lab -o plan.json", 2);
+    let refused = ends("apply plan.json -c two --yes", 1);
+    assert!(refused.contains("plan.json is a plan of inventory one, not of two"), "{refused}");
+    let shown = ends("-c one plan --lab", 2);
+    assert!(shown.contains("provision apply -c one --lab"), "{shown}");
+    ends("lab down fleet/one", 0);
+    assert!(state.is_dir());
+}
+
 /// Makes a home with inventories `one` and `two`, and contexts of these names.
 fn home(contexts: &str) -> tempfile::TempDir {
     let home = tempfile::tempdir().expect("a folder");
@@ -48,6 +68,10 @@ fn a_context_stands_for_an_inventory_wherever_it_is_named() {
         (&[("PROVISION_CONTEXT", "")], "validate -i fleet/one", "one is valid"),
         (&[], "-c two endpoint search", "search"),
         (&[], "-c one catalog", "h100"),
+        // Commands without an inventory do not need the environment's context.
+        (&[("PROVISION_CONTEXT", "none")], "schema", "schema"),
+        (&[("PROVISION_CONTEXT", "one"), ("PROVISION_INVENTORY", "fleet/two")], "contexts", "one"),
+        (&[("PROVISION_CONTEXT", "none")], "diff fleet/one fleet/one", ""),
     ] {
         let output = at(environment, arguments);
         assert_eq!(output.status.code(), Some(0), "{environment:?} {arguments}: {}", text(&output));
@@ -57,7 +81,9 @@ fn a_context_stands_for_an_inventory_wherever_it_is_named() {
         (&[][..], "-c one validate -i fleet/two", "-c and an inventory are both given"),
         (&[("PROVISION_CONTEXT", "one"), ("PROVISION_INVENTORY", "fleet/two")], "plan", "are both set"),
         (&[], "-c three plan", "Specify one of: one, two"),
-        (&[("PROVISION_CONFIG", "/nowhere")], "-c one plan", "has no context `one`"),
+        (&[("PROVISION_CONFIG", "/nowhere")], "-c one plan", "/nowhere: No such file"),
+        (&[("PROVISION_CONFIG", ".")], "-c one plan", "not a regular file"),
+        (&[("PROVISION_CONTEXT", "one")], "-c  validate", "-c has an empty name"),
         // The mirror of the context is used: there is no bundle.
         (&[], "-c two lock", "bundle"),
     ] {
@@ -75,6 +101,7 @@ fn a_mistake_in_the_file_has_its_place() {
     for (contexts, wanted) in [
         ("contexts:\n  one: {inventry: x}\n", "inventry"),
         ("contexts:\n  one: {}\n", "line 2"),
+        ("contexts:\n  one: {inventory: ''}\n", "has an empty `inventory`"),
         ("contexts:\n  \"-x\": {inventory: x}\n", "`-x` is not a name"),
         ("contexts:\n  one: {inventory: x, mirror: 'ftp://x'}\n", "line 2"),
         ("current: one\n", "line 1"),
@@ -104,7 +131,10 @@ fn a_log_file_has_every_message_with_its_time_and_only_its_owner_reads_it() {
     }
     let lines = std::fs::read_to_string(&log).expect("a log");
     assert!(
-        lines.contains("provision 0.") && lines.contains("E-CONTEXT") && lines.contains("E-LAB-DOWN"),
+        lines.contains(": plan (process ")
+            && lines.contains("ended with exit code 1")
+            && lines.contains("E-CONTEXT")
+            && lines.contains("E-LAB-DOWN"),
         "{lines}"
     );
     for line in lines.lines() {

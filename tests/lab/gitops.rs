@@ -126,7 +126,7 @@ fn a_change_is_reviewed_planned_approved_applied_and_drift_is_found() {
         team.ok(&format!(
             "export GIT_AUTHOR_NAME={who} GIT_AUTHOR_EMAIL={who}@example.net GIT_COMMITTER_NAME={who} \
                  GIT_COMMITTER_EMAIL={who}@example.net APPROVALS_BRANCH=approvals
-             sh $CI_SCRIPT approve --key keys/{who} --yes -q && rm -r ci-out/plan.json.approvals"
+             sh $CI_SCRIPT approve --key keys/{who} --yes -q"
         ));
     };
     push("eve");
@@ -134,12 +134,22 @@ fn a_change_is_reviewed_planned_approved_applied_and_drift_is_found() {
     assert!(said.contains("its key is not in the approvers file"), "{said}");
     team.ok("rm -r ci-out/plan.json.approvals");
     push("ada");
+    // Results come from a job: what else lies beside the plan is not published, and neither is anything by who says no.
+    team.ok(
+        "mkdir -p ci-out/plan.json.approvals && ln -s \"$PWD/keys/ada\" ci-out/plan.json.approvals/x.json",
+    );
+    let said = team.ends("APPROVALS_BRANCH=approvals sh $CI_SCRIPT approve --key keys/ada -q </dev/null", 1);
+    assert!(said.contains("then add --yes"), "{said}");
+    push("ada");
+    let pushed = team
+        .ok("git --git-dir keys/origin ls-tree -r --name-only approvals; rm -r ci-out/plan.json.approvals");
+    assert!(pushed.lines().count() == 3 && !pushed.contains("x.json"), "{pushed}");
     assert_eq!(
         status,
         team.ok("git status --porcelain; git rev-parse HEAD"),
         "the working tree is as it was"
     );
-    assert_eq!(team.ok("git --git-dir keys/origin log --format=%an approvals"), "ada\neve\n");
+    assert_eq!(team.ok("git --git-dir keys/origin log --format=%an approvals"), "ada\nada\neve\n");
     let applied = team.ok("APPROVALS_BRANCH=approvals REQUIRE_APPROVALS=1 sh $CI_SCRIPT apply");
     assert!(applied.contains("Approved by ada@example.net") && applied.contains("\"exit\":0"), "{applied}");
 
