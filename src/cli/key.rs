@@ -81,7 +81,7 @@ impl Of {
 
     /// Returns the command that brings a change into the cluster.
     fn apply(&self) -> String {
-        format!("provision apply {}", self.at.said())
+        ["provision apply", &self.at.said()].join(" ")
     }
 }
 

@@ -39,7 +39,7 @@ impl Validate {
                 count(inventory.tenants.len(), "tenant")
             );
             if lock == LockState::Missing {
-                eprintln!("next: provision lock {}", self.at.said());
+                eprintln!("next: {}", ["provision lock", &self.at.said()].join(" "));
             }
         }
         Ok(exit::DONE)
