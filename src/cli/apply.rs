@@ -6,13 +6,14 @@ use super::errors::{coded, usage};
 use super::policy::{PolicyArgs, print_refused};
 use super::prompt::confirm;
 use super::session::{Session, source};
+use super::terminal::{Annotation, annotate};
 use super::{exit, plan};
 use crate::event::Events;
 use crate::fleet::{
     Approvable, Error, Fleet, Purpose, RunAbout, Saved, Selection, Source, approvals, compare_saved,
 };
 use crate::plan::{Plan, load};
-use crate::report::{Ended, Shown, count, run_summary};
+use crate::report::{Ended, Failed, Shown, count, run_summary};
 use crate::run::{Cancel, KillAt, Outcome, RunReport};
 use crate::state::plain_line;
 use clap::Args;
@@ -109,6 +110,10 @@ pub(super) fn print_end(
     };
     if global.output != Output::Json {
         eprint!("{}", run_summary(&ended));
+        for Failed { target, failure, .. } in &ended.failures {
+            let title = format!("{target} {}", failure.code);
+            annotate(Annotation::Error, &title, None, &failure.message);
+        }
         return;
     }
     let failures: Vec<_> = ended

@@ -59,6 +59,8 @@ pub(super) enum Output {
     Json,
     /// Markdown, for a pull request (`diff` only).
     Markdown,
+    /// Text, with annotations of GitHub Actions for what is wrong or pending.
+    Github,
 }
 
 /// Reads `10m`, `8h` or `30d`.

@@ -8,6 +8,8 @@ use crate::fleet::{CompareError, Comparison, compare_inventories, policies_at, p
 use crate::plan::PolicyReport;
 use crate::report::{comparison_markdown, comparison_text};
 use clap::Args;
+use std::io::Write;
+use std::path::PathBuf;
 
 /// Compare two inventories without contacting hosts; exit 2 if they differ
 ///
@@ -53,6 +55,14 @@ impl Diff {
         };
         match global.output {
             Output::Text => screen!("{}", comparison_text(&diff)),
+            Output::Github => {
+                screen!("{}", comparison_text(&diff));
+                let summary = std::env::var_os("GITHUB_STEP_SUMMARY").filter(|path| !path.is_empty());
+                if let Some(path) = summary.map(PathBuf::from) {
+                    let file = std::fs::File::options().append(true).create(true).open(&path);
+                    file.and_then(|mut file| file.write_all(comparison_markdown(&diff).as_bytes()))?;
+                }
+            }
             Output::Markdown => print!("{}", comparison_markdown(&diff)),
             Output::Json => println!("{}", serde_json::to_string_pretty(&diff)?),
         }

@@ -3,12 +3,14 @@
 use super::args::{Global, Output, Where, duration};
 use super::errors::print_error;
 use super::exit;
+use super::junit::Junit;
 use super::session::Session;
-use super::terminal;
+use super::terminal::{self, Annotation};
 use crate::fleet::{Webhook, notify, write_metrics};
 use crate::plan::Drift;
-use crate::report::drift_text;
+use crate::report::{Check, drift_text};
 use clap::Args;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,6 +31,8 @@ pub(super) struct DriftCommand {
     place: Where,
     #[command(flatten)]
     tell: Tell,
+    #[command(flatten)]
+    junit: Junit,
 }
 
 /// Look for drift again and again, and tell of it
@@ -84,9 +88,34 @@ impl Tell {
 fn print(drift: &Drift, place: &Where, global: &Global) -> anyhow::Result<()> {
     match global.output {
         Output::Json => println!("{}", serde_json::to_string(drift)?),
-        _ => screen!("{}", drift_text(drift, &place.said(), terminal::width())),
+        _ => {
+            screen!("{}", drift_text(drift, &place.said(), terminal::width()));
+            for check in checks(drift) {
+                if let Some((code, text)) = check.failure {
+                    let title = format!("{} {code}", check.name);
+                    terminal::annotate(Annotation::Warning, &title, None, &text);
+                }
+            }
+        }
     }
     Ok(())
+}
+
+/// Returns a check for each target that differs or is unknown, or one for the fleet.
+fn checks(drift: &Drift) -> Vec<Check> {
+    let mut targets: BTreeMap<&str, Vec<(String, String)>> = BTreeMap::new();
+    for found in &drift.differences {
+        let text = format!("{} is not as wanted", found.resource);
+        targets.entry(&found.target).or_default().push(("differs".to_owned(), text));
+    }
+    for unknown in &drift.unobserved {
+        let code = unknown.code.clone().unwrap_or_else(|| "unknown".to_owned());
+        targets.entry(&unknown.target).or_default().push((code, unknown.message.clone()));
+    }
+    if targets.is_empty() {
+        return vec![Check::of(drift.inventory.as_str(), Vec::new())];
+    }
+    targets.into_iter().map(|(target, failures)| Check::of(target, failures)).collect()
 }
 
 impl DriftCommand {
@@ -94,6 +123,7 @@ impl DriftCommand {
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<u8> {
         let drift = look(&self.place, global).await?;
         print(&drift, &self.place, global)?;
+        self.junit.write("drift", || checks(&drift))?;
         self.tell.write(&drift)?;
         Ok(drift.exit)
     }

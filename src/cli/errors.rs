@@ -2,6 +2,7 @@
 
 use super::exit;
 use super::session::print_findings;
+use super::terminal::{Annotation, annotate};
 use crate::fleet;
 use crate::report::within;
 use crate::state::{Failure, FailureKind, plain_line};
@@ -30,6 +31,9 @@ pub(super) fn print_error(error: &anyhow::Error) {
         return print_findings(found);
     }
     eprint!("{}", error_text(error));
+    let failure = failure_of(error);
+    let title = if failure.code.is_empty() { "provision" } else { &failure.code };
+    annotate(Annotation::Error, title, None, &failure.message);
 }
 
 /// Returns the exit code that an error ends the command with.
@@ -43,11 +47,15 @@ pub(super) fn exit_code(error: &anyhow::Error) -> u8 {
 
 /// Returns an error as it is printed.
 fn error_text(error: &anyhow::Error) -> String {
+    failure_text(&failure_of(error))
+}
+
+fn failure_of(error: &anyhow::Error) -> Failure {
     if let Some(failure) = error.downcast_ref::<Failure>() {
-        return failure_text(failure);
+        return failure.clone();
     }
     if let Some(error) = error.downcast_ref::<fleet::Error>() {
-        return failure_text(&error.failure());
+        return error.failure();
     }
     let is_file = error.chain().any(|cause| cause.is::<std::io::Error>());
     let (code, hint) = match is_file {
@@ -58,7 +66,7 @@ fn error_text(error: &anyhow::Error) -> String {
     let causes: Vec<String> = error.chain().skip(1).map(ToString::to_string).collect();
     failure.cause = (!causes.is_empty()).then(|| causes.join("\n"));
     failure.hint = hint;
-    failure_text(&failure)
+    failure
 }
 
 fn failure_text(failure: &Failure) -> String {

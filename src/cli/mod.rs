@@ -24,6 +24,7 @@ mod facts;
 mod history;
 mod import;
 mod init;
+mod junit;
 mod key;
 mod kubeconfig;
 mod lab;
@@ -148,6 +149,9 @@ pub fn main() -> ExitCode {
     };
     terminal::report_panics();
     terminal::is_json(cli.global.output == Output::Json);
+    if cli.global.output == Output::Github {
+        terminal::begin_annotations();
+    }
     crate::ssh::raise_file_limit();
     // The ring provider, once, before any TLS: aws-lc-rs is not in the tree.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -160,13 +164,13 @@ pub fn main() -> ExitCode {
             format!("cannot write the log file {path}: {error}"),
             "Name another with --log-file",
         ));
-        return exit::FAILED.into();
+        return terminal::end(exit::FAILED).into();
     }
     match context::choose(cli.global.context.as_deref(), &matches) {
         Ok(context) => cli.global.fill_in(context),
         Err(error) => {
             print_error(&error);
-            return errors::exit_code(&error).into();
+            return terminal::end(errors::exit_code(&error)).into();
         }
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

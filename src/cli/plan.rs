@@ -3,9 +3,9 @@
 use super::args::{Global, Output, Where};
 use super::policy::PolicyArgs;
 use super::session::Session;
-use super::terminal;
+use super::terminal::{self, Annotation};
 use crate::plan::Plan;
-use crate::report::{PlanView, plan_text};
+use crate::report::{PlanView, count, plan_text};
 use crate::state::plain_line;
 use clap::Args;
 use std::path::PathBuf;
@@ -51,6 +51,10 @@ pub(super) fn print(plan: &Plan, global: &Global, hosts: bool, observed_in: Opti
         _ => {
             let (verbose, width) = (global.verbose > 0, terminal::width());
             screen!("{}", plan_text(plan, &PlanView { hosts, verbose, observed_in, place, width }));
+            if plan.steps() > 0 {
+                let changes = format!("{} pending", count(plan.steps(), "change"));
+                terminal::annotate(Annotation::Notice, "Plan", None, &changes);
+            }
         }
     }
 }

@@ -3,10 +3,11 @@
 use super::args::{Global, Output};
 use super::context::usual_policies;
 use super::exit;
+use super::junit::Junit;
 use super::session::{print_findings, print_findings_only};
 use crate::fleet::{Asked, Error, Fleet, RunAbout, policies_at, policy_findings, test_policies};
-use crate::plan::{Effect, Plan, Policies};
-use crate::report::count;
+use crate::plan::{CaseResult, Effect, Plan, Policies};
+use crate::report::{Check, count};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -142,6 +143,8 @@ Exit codes: 0 all cases passed, 1 a case failed or a file has errors.")]
         /// A file of cases, or a folder with them in it or in its folder `tests`
         #[arg(default_value = "policies")]
         cases: PathBuf,
+        #[command(flatten)]
+        junit: Junit,
     },
 }
 
@@ -176,8 +179,13 @@ fn check(said: &str, global: &Global) -> anyhow::Result<u8> {
     Ok(exit::DONE)
 }
 
-fn test(cases: &std::path::Path, global: &Global) -> anyhow::Result<u8> {
+fn test(cases: &std::path::Path, junit: &Junit, global: &Global) -> anyhow::Result<u8> {
     let results = test_policies(cases)?;
+    let check = |case: &CaseResult| {
+        let wrong = case.wrong.iter().map(|what| ("case".to_owned(), format!("{}: {what}", case.place)));
+        Check::of(case.name.as_str(), wrong.collect())
+    };
+    junit.write("policy test", || results.iter().map(check).collect())?;
     let failed = results.iter().filter(|case| !case.wrong.is_empty()).count();
     let code = if failed == 0 { exit::DONE } else { exit::FAILED };
     if global.output == Output::Json {
@@ -205,7 +213,7 @@ impl PolicyCommand {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<u8> {
         let ran = match &self.command {
             PolicySub::Check { policies } => check(policies, global),
-            PolicySub::Test { cases } => test(cases, global),
+            PolicySub::Test { cases, junit } => test(cases, junit, global),
         };
         match ran {
             Err(error) => match error.downcast_ref() {

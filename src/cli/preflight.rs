@@ -2,9 +2,12 @@
 
 use super::args::{Global, Output, Where};
 use super::exit;
+use super::junit::Junit;
 use super::session::Session;
+use super::terminal::{Annotation, annotate};
 use crate::fleet;
-use crate::report::preflight_lines;
+use crate::report::{Check, preflight_lines};
+use crate::state::{Failure, HostName};
 use clap::Args;
 use std::collections::BTreeMap;
 
@@ -18,6 +21,19 @@ Codes are explained in docs/reference/errors.md. `apply` runs the same checks on
 pub(super) struct Preflight {
     #[command(flatten)]
     place: Where,
+    #[command(flatten)]
+    junit: Junit,
+}
+
+fn checks(all: &BTreeMap<HostName, fleet::Preflight>) -> Vec<Check> {
+    let failure = |f: &Failure| {
+        let hint = f.hint.as_ref().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+        (f.code.clone(), format!("{}{hint}", f.message))
+    };
+    let check = |(name, found): (&HostName, &fleet::Preflight)| {
+        Check::of(name.as_str(), found.failures.iter().map(failure).collect())
+    };
+    all.iter().map(check).collect()
 }
 
 fn json(found: &fleet::Preflight) -> serde_json::Value {
@@ -42,6 +58,7 @@ impl Preflight {
         let session = Session::look(&self.place, global).await?;
         let all = session.fleet.preflight().await?;
         session.end().await?;
+        self.junit.write("preflight", || checks(&all))?;
         let bad = all.values().filter(|f| !f.failures.is_empty()).count();
         if global.output == Output::Json {
             let whole: BTreeMap<_, _> = all.iter().map(|(name, found)| (name, json(found))).collect();
@@ -50,6 +67,10 @@ impl Preflight {
             for (name, found) in &all {
                 let lines = preflight_lines(name.as_str(), &found.failures, &found.warnings, global.quiet);
                 screen!("{lines}");
+                for failure in &found.failures {
+                    let title = format!("{name} {}", failure.code);
+                    annotate(Annotation::Error, &title, None, &failure.message);
+                }
             }
             screen!("{}/{} hosts passed preflight\n", all.len() - bad, all.len());
         }

@@ -1,10 +1,11 @@
 //! What commands share: an inventory loaded with its warnings shown, and a fleet opened from it while events are shown.
 
 use super::args::{Global, Output, Where};
+use super::terminal::Annotation;
 use super::{logging, terminal};
 use crate::event::{Event, Events};
 use crate::fleet::{Fleet, Loaded, Purpose, Selection, Source};
-use crate::inventory::Diagnostics;
+use crate::inventory::{Diagnostics, Severity};
 use crate::report::{LAB, Mode, Shown, columns, show};
 use crate::run::Recorder;
 use std::io::IsTerminal;
@@ -23,12 +24,26 @@ fn style() -> (bool, Option<usize>) {
 pub(super) fn print_findings(found: &Diagnostics) {
     let (color, width) = style();
     terminal::shown(&found.render_within(color, width));
+    annotate(found);
 }
 
 /// Prints findings that were made after hosts were observed, without counting them.
 pub(super) fn print_findings_only(found: &Diagnostics) {
     let (color, width) = style();
     terminal::shown(&found.render_each(color, width));
+    annotate(found);
+}
+
+fn annotate(found: &Diagnostics) {
+    for d in &found.all {
+        let kind = match d.severity {
+            Severity::Error => Annotation::Error,
+            Severity::Warning => Annotation::Warning,
+        };
+        let hint = d.hint.as_ref().map(|hint| format!("\n{hint}")).unwrap_or_default();
+        let place = d.span.as_ref().map(|span| (span.source.name.as_str(), span.line, span.column));
+        terminal::annotate(kind, d.code, place, &format!("{}{hint}", d.message));
+    }
 }
 
 /// Returns an inventory's source, with what the flags allow it to read.

@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Standard output is JSON: characters are escaped there, not replaced.
 static JSON: AtomicBool = AtomicBool::new(false);
+/// The word that lets the runner of GitHub Actions obey commands again.
+static RESUME: OnceLock<String> = OnceLock::new();
 /// Why standard output took no more.
 static REFUSED: OnceLock<Error> = OnceLock::new();
 /// Whether anything panicked.
@@ -53,6 +55,55 @@ pub(super) fn is_json(json: bool) {
 pub(super) fn out(text: Arguments<'_>) {
     let text = text.to_string();
     let text = if JSON.load(Ordering::Relaxed) { plain_json(&text) } else { plain(&text) };
+    raw(&text);
+}
+
+/// How an annotation is shown.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Annotation {
+    Error,
+    Warning,
+    Notice,
+}
+
+/// Makes annotations of GitHub Actions of what is told with [`annotate`]. Until [`end`] its runner obeys no other commands in the
+/// output: what hosts and inventories say is in it.
+pub(super) fn begin_annotations() {
+    let bytes: [u8; 16] = rand::random();
+    let word: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+    raw(&format!("::stop-commands::{word}\n"));
+    let _ = RESUME.set(word);
+}
+
+/// Tells GitHub Actions of something, if that is asked for; `place` is a file, a line and a column.
+/// <https://docs.github.com/actions/reference/workflow-commands-for-github-actions>
+pub(super) fn annotate(kind: Annotation, title: &str, place: Option<(&str, usize, usize)>, message: &str) {
+    let Some(word) = RESUME.get() else { return };
+    let command = command(kind, title, place, message);
+    raw(&format!("::{word}::\n{command}\n::stop-commands::{word}\n"));
+}
+
+/// Returns an annotation as the runner reads it.
+fn command(kind: Annotation, title: &str, place: Option<(&str, usize, usize)>, message: &str) -> String {
+    let data = |text: &str| plain(text).replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
+    let property = |text: &str| data(text).replace(':', "%3A").replace(',', "%2C");
+    let name = match kind {
+        Annotation::Error => "error",
+        Annotation::Warning => "warning",
+        Annotation::Notice => "notice",
+    };
+    let place = place.map(|(file, line, column)| {
+        // Paths are those of the repository.
+        let workspace = std::env::var("GITHUB_WORKSPACE").unwrap_or_default();
+        let inside = file.strip_prefix(&workspace).and_then(|rest| rest.strip_prefix('/'));
+        let file = inside.filter(|_| !workspace.is_empty()).unwrap_or(file);
+        format!("file={},line={line},col={column},", property(file))
+    });
+    format!("::{name} {}title={}::{}", place.unwrap_or_default(), property(title), data(message))
+}
+
+/// Writes our own text to standard output.
+fn raw(text: &str) {
     let mut stdout = std::io::stdout().lock();
     if let Err(error) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         let _ = REFUSED.set(error);
@@ -84,6 +135,9 @@ pub(super) fn shown(text: &str) {
 /// Returns the exit code of a command that would end with `code`: not well where its output was not taken whole, or
 /// where something panicked.
 pub(super) fn end(code: u8) -> u8 {
+    if let Some(word) = RESUME.get() {
+        raw(&format!("::{word}::\n"));
+    }
     // What was written last may still be in a buffer.
     if let Err(error) = std::io::stdout().flush() {
         let _ = REFUSED.set(error);

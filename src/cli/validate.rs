@@ -1,25 +1,36 @@
 //! `validate`: all errors of an inventory at once, without contacting hosts.
 
 use super::args::{At, Global, Output};
+use super::errors::print_error;
 use super::exit;
+use super::junit::Junit;
 use super::session::load;
 use crate::fleet::LockState;
-use crate::report::count;
+use crate::report::{Check, count};
 use clap::Args;
 
 /// Check an inventory without contacting hosts
 #[derive(Args)]
-#[command(after_help = "Example:
-  provision validate -i inventories/h100-rack")]
+#[command(after_help = "Examples:
+  provision validate -i inventories/h100-rack
+  provision validate -i site.yaml --output github           errors as annotations of a pull request
+  provision validate -i site.yaml --junit results.xml       for other CI services")]
 pub(super) struct Validate {
     #[command(flatten)]
     at: At,
+    #[command(flatten)]
+    junit: Junit,
 }
 
 impl Validate {
     /// Loads the inventory, compares it with the lock file if there is one, and prints a summary.
     pub(super) fn run(self, global: &Global) -> anyhow::Result<u8> {
-        let loaded = load(&self.at.path(), global)?;
+        let loaded = load(&self.at.path(), global).inspect_err(|error| {
+            if let Err(error) = self.junit.write_error("validate", error) {
+                print_error(&error);
+            }
+        })?;
+        self.junit.write("validate", || vec![Check::of(loaded.inventory.name.as_str(), Vec::new())])?;
         let lock = loaded.lock_state()?;
         let inventory = &loaded.inventory;
         if global.output == Output::Json {

@@ -2,10 +2,11 @@
 
 use super::args::{Global, Output, Where};
 use super::exit;
+use super::junit::Junit;
 use super::session::{Session, load};
 use crate::fleet::{HealthReport, Purpose};
-use crate::report::{count, health_lines};
-use crate::role::health::{Level, Verdict};
+use crate::report::{Check, count, health_lines};
+use crate::role::health::{Health, Level, Verdict};
 use clap::{Args, ValueEnum};
 
 /// Test accelerator health: quick, standard or burn-in
@@ -27,6 +28,8 @@ pub(super) struct Verify {
     /// Show the latest results without contacting hosts
     #[arg(long)]
     last: bool,
+    #[command(flatten)]
+    junit: Junit,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Debug)]
@@ -46,7 +49,17 @@ impl Depth {
     }
 }
 
-fn print(look: &HealthReport, global: &Global) -> anyhow::Result<u8> {
+fn checks(look: &HealthReport) -> Vec<Check> {
+    let check = |(host, health): (&String, &Health)| {
+        let bad =
+            health.findings.iter().filter(|f| matches!(f.verdict, Verdict::Unhealthy | Verdict::Unknown));
+        Check::of(host.as_str(), bad.map(|f| (f.code.clone(), f.detail.clone())).collect())
+    };
+    look.hosts.iter().map(check).collect()
+}
+
+fn print(look: &HealthReport, junit: &Junit, global: &Global) -> anyhow::Result<u8> {
+    junit.write("verify", || checks(look))?;
     let (bad, unknown) = (look.count(Verdict::Unhealthy), look.count(Verdict::Unknown));
     if global.output == Output::Json {
         println!("{}", serde_json::to_string_pretty(look)?);
@@ -72,7 +85,7 @@ impl Verify {
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<u8> {
         if self.last {
             let loaded = load(&self.place.inventory(), global)?;
-            return print(&HealthReport::last(&loaded.source.state, &loaded.inventory)?, global);
+            return print(&HealthReport::last(&loaded.source.state, &loaded.inventory)?, &self.junit, global);
         }
         let session = Session::open(&self.place, global, Purpose::Look, false).await?;
         let look = session.fleet.verify(self.level.level()).await;
@@ -80,7 +93,7 @@ impl Verify {
         session.end().await?;
         let look = look?;
         let path = look.keep(&state, &inventory)?;
-        let code = print(&look, global)?;
+        let code = print(&look, &self.junit, global)?;
         if !global.quiet {
             eprintln!("saved in {}", path.display());
         }

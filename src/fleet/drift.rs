@@ -1,6 +1,6 @@
 //! Where a fleet is not as wanted, and how others learn of it: a file of metrics, a webhook. Nothing is changed on any host.
 
-use super::error::{Result, cannot, coded};
+use super::error::{Result, coded};
 use super::open::Fleet;
 use crate::event::Events;
 use crate::plan::Drift;
@@ -21,15 +21,7 @@ impl Fleet {
 /// Writes metrics in Prometheus' text format as a whole, for the textfile collector of node_exporter.
 pub fn write_metrics(drift: &Drift, path: &Path) -> Result<()> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // The collector is another user.
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-    let file = tempfile::Builder::new().permissions(mode).tempfile_in(folder);
-    let mut file = file.map_err(cannot("write", path))?;
-    std::io::Write::write_all(&mut file, drift_metrics(drift, now).as_bytes())
-        .map_err(cannot("write", path))?;
-    file.persist(path).map_err(|e| cannot("write", path)(e.error))?;
-    Ok(())
+    super::report_file::write_report(path, drift_metrics(drift, now).as_bytes())
 }
 
 /// Where a webhook posts to.

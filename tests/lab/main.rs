@@ -6,6 +6,7 @@
 mod accelerators;
 mod backup;
 mod bundle;
+mod ci_output;
 mod commands;
 mod contexts;
 mod contract;
