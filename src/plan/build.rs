@@ -2,8 +2,8 @@
 
 use super::impact::{Past, impact};
 use super::model::{FORMAT, Impact, Plan, TargetPlan};
-use super::ports;
 use super::schedule::batches;
+use super::{api_keys, ports};
 use crate::catalog::K0sStep;
 use crate::executor;
 use crate::inventory::{Host, HostState, Inventory};
@@ -319,6 +319,7 @@ pub fn build(input: PlanInput<'_>) -> Plan {
                     );
                     let moved = ports::observed(inventory, &observed);
                     warnings.extend(moved.iter().map(ToString::to_string));
+                    warnings.extend(api_keys::pending(inventory, &steps));
                     TargetPlan {
                         target,
                         pool,

@@ -1,5 +1,6 @@
 //! Compares two inventories without contacting hosts: the changes and their impact.
 
+use super::api_keys;
 use super::policy::PolicyReport;
 use super::ports::{self, PortMove};
 use super::schedule::sizes;
@@ -226,6 +227,7 @@ pub fn compare(before: &Inventory, after: &Inventory, catalog: &Catalog) -> Inve
         }
     }
     diff.ports = ports::between(before, after);
+    diff.warnings.extend(api_keys::between(before, after).iter().map(|what| format!("[W-KEYS] {what}")));
     diff
 }
 

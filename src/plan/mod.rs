@@ -1,5 +1,6 @@
 //! Planning: observations and desired state become steps. Pure: no I/O, no clock, no randomness.
 
+mod api_keys;
 mod build;
 mod compare;
 mod drift;

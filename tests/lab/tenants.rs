@@ -349,6 +349,54 @@ fn a_tenant_with_keys_is_asked_with_one_and_lists_its_own_models() {
     assert!(body.contains(r#""owned_by":"search""#) && !body.contains("ads"), "{body}");
 }
 
+/// A plan and a comparison tell who is let in or locked out, which lines of a proxy's files do not.
+#[test]
+fn changes_of_who_may_ask_are_told_before_they_are_made() {
+    let story = Story::new();
+    let at = story.at();
+    let folder = std::path::Path::new(&at).to_owned();
+    let earlier = folder.with_file_name("earlier");
+    let keep = || {
+        let copied =
+            std::process::Command::new("cp").arg("-rT").args([&folder, &earlier]).status().expect("cp");
+        assert!(copied.success());
+    };
+    // What is told of a change by `plan`, and by `diff` without any host.
+    let told = |what: &str| {
+        let (code, planned) = story.plan();
+        assert_eq!(code, 2, "{planned}");
+        let compared = text(&story.run(&["diff", &earlier.display().to_string(), &at]));
+        for said in [&planned, &compared] {
+            assert!(said.contains("tenant ads: ") && said.contains(what), "{what}: {said}");
+        }
+        assert!(!planned.contains("tenant search: "), "{planned}");
+        assert_eq!(story.apply(&[]).status.code(), Some(0));
+        assert!(!story.plan().1.contains("tenant ads: "), "nothing changes any more");
+        keep();
+    };
+    story.up();
+    let (_, first) = story.plan();
+    assert!(!first.contains("API key"), "a cluster without clients: {first}");
+    assert_eq!(story.apply(&[]).status.code(), Some(0));
+    keep();
+
+    with_keys(&story);
+    let made = story.run(&["key", "create", "-i", &at, "ads", "--name", "laptop", "--output", "json"]);
+    let made: serde_json::Value = serde_json::from_slice(&made.stdout).expect("JSON");
+    let id = made["id"].as_str().expect("an id").to_owned();
+    told("clients without an API key are refused from then on");
+    let list = folder.join("keys/ads.yaml");
+    let before = std::fs::read_to_string(&list).expect("a list");
+    assert_eq!(story.run(&["key", "revoke", "-i", &at, "ads", &id]).status.code(), Some(0));
+    assert_eq!(story.apply(&[]).status.code(), Some(0));
+    keep();
+    // Somebody restores the list of before the revocation.
+    std::fs::write(&list, before).expect("written");
+    told(&format!("revoked API keys become valid again, unless they have expired: {id}"));
+    story.edit(" keys: {signing: {secret: ads-signing}},", "");
+    told("API keys are no longer checked, so whoever may connect is answered");
+}
+
 /// The commands of the how-to, word for word.
 #[test]
 fn the_how_to_of_tenants_does_what_it_says() {
