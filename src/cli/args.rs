@@ -20,7 +20,7 @@ pub(super) struct Global {
     /// Show every step; -vv also shows what libraries log
     #[arg(long, short, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
-    /// Append every event and message to this file, without secrets [default: PROVISION_LOG_FILE]
+    /// Append every event and message to this file, with secrets redacted [default: PROVISION_LOG_FILE]
     #[arg(long, global = true, value_name = "FILE")]
     pub log_file: Option<PathBuf>,
     /// Use the inventory and flags that this name stands for (see `provision contexts`)

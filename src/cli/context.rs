@@ -3,8 +3,8 @@
 //! `-c NAME` stands for what the file says under that name. There is no current context: a command that changes hosts would follow
 //! what somebody chose in another window, and forgot.
 
-use crate::fleet::{MirrorPlace, one_of};
-use crate::state::{Failure, FailureKind, plain_line};
+use crate::fleet::{Error, MirrorPlace, coded, one_of};
+use crate::state::plain_line;
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 use serde::{Deserialize, Deserializer};
@@ -16,7 +16,7 @@ use std::sync::OnceLock;
 /// The largest file, in bytes.
 const MOST_FILE: u64 = 256 << 10;
 /// The longest name of a context, in bytes.
-const MOST_NAME: usize = 64;
+pub(super) const MOST_NAME: usize = 64;
 
 /// What a user has configured.
 #[derive(Deserialize, Default)]
@@ -48,14 +48,6 @@ fn mirror<'de, D: Deserializer<'de>>(from: D) -> Result<Option<MirrorPlace>, D::
     said.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
 }
 
-fn coded(code: &str, message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
-    Failure::new(FailureKind::Preflight, code, message).hint(hint).into()
-}
-
-fn usage(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
-    coded("E-USAGE", message, hint)
-}
-
 /// The context of this process.
 struct Chosen {
     name: String,
@@ -78,7 +70,7 @@ pub(super) fn name() -> Option<&'static str> {
     CHOSEN.get().map(|chosen| chosen.name.as_str())
 }
 
-/// Returns the inventory that `-c` names: as binding as `-i`.
+/// Returns the inventory that `-c` names. Like `-i`, it has to be the one of a saved plan.
 pub(super) fn named_inventory() -> Option<PathBuf> {
     CHOSEN.get().filter(|chosen| chosen.by_flag).map(|chosen| chosen.context.inventory.clone())
 }
@@ -89,11 +81,15 @@ pub(super) fn usual_policies() -> Option<String> {
 }
 
 /// Reads the context that the command line or PROVISION_CONTEXT names.
-pub(super) fn choose(name: Option<&str>, matches: &ArgMatches) -> anyhow::Result<Option<&'static Context>> {
+pub(super) fn choose(name: Option<&str>, matches: &ArgMatches) -> Result<Option<&'static Context>, Error> {
     let by_flag = given(matches, "context");
     let Some(name) = name.filter(|name| by_flag || !name.is_empty()) else { return Ok(None) };
     if name.is_empty() {
-        return Err(usage("-c has an empty name", "Name a context; `provision contexts` lists them"));
+        return Err(coded(
+            "E-USAGE",
+            "-c has an empty name",
+            "Name a context; `provision contexts` lists them",
+        ));
     }
     let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let mut level = Some(matches);
@@ -105,13 +101,13 @@ pub(super) fn choose(name: Option<&str>, matches: &ArgMatches) -> anyhow::Result
     }
     if by_flag {
         if names_inventory {
-            return Err(usage("-c and an inventory are both given", "Omit one of them"));
+            return Err(coded("E-USAGE", "-c and an inventory are both given", "Omit one of them"));
         }
     } else if names_inventory || !takes_inventory {
         return Ok(None);
     } else if set("PROVISION_INVENTORY") {
         let message = "PROVISION_CONTEXT and PROVISION_INVENTORY are both set";
-        return Err(usage(message, "Unset one of them, or choose with -c or -i"));
+        return Err(coded("E-USAGE", message, "Unset one of them, or choose with -c or -i"));
     }
     let path = file()?;
     let config = read(&path)?;
@@ -135,16 +131,16 @@ fn given(matches: &ArgMatches, name: &str) -> bool {
 }
 
 /// Returns the path of the file: PROVISION_CONFIG, or `provision/config.yaml` in `$XDG_CONFIG_HOME` or `~/.config`.
-pub(super) fn file() -> anyhow::Result<PathBuf> {
+pub(super) fn file() -> Result<PathBuf, Error> {
     let absolute = |path: PathBuf| Some(path).filter(|path| path.is_absolute());
     let usual = || {
         let base = std::env::var_os("XDG_CONFIG_HOME").and_then(|path| absolute(path.into()));
         let base = base.or_else(|| Some(std::env::home_dir().and_then(absolute)?.join(".config")));
         Some(base?.join("provision/config.yaml"))
     };
-    named_file()
-        .or_else(usual)
-        .ok_or_else(|| usage("no home folder, and so no file of contexts", "Set PROVISION_CONFIG"))
+    named_file().or_else(usual).ok_or_else(|| {
+        coded("E-USAGE", "no home folder is set, so there is no file of contexts", "Set PROVISION_CONFIG")
+    })
 }
 
 fn named_file() -> Option<PathBuf> {
@@ -152,7 +148,7 @@ fn named_file() -> Option<PathBuf> {
 }
 
 /// Reads a file of contexts; one that is not there has none.
-pub(super) fn read(path: &Path) -> anyhow::Result<Config> {
+pub(super) fn read(path: &Path) -> Result<Config, Error> {
     let wrong = |why: String| {
         coded("E-CONTEXT", format!("{}: {why}", path.display()), "See `provision contexts --help`")
     };

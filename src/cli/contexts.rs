@@ -1,7 +1,7 @@
 //! `contexts`: what `-c` may name.
 
 use super::args::{Global, Output};
-use super::context::{Context, file, read};
+use super::context::{Context, MOST_NAME, file, read};
 use super::exit;
 use crate::report::{Columns, Last, columns};
 use crate::state::plain_line;
@@ -20,7 +20,7 @@ use clap::Args;
 ///       allowOutside: [~/fleet/shared]        # as --allow-outside (optional)
 ///
 /// There is no current context: each command names one, or PROVISION_CONTEXT does.
-/// Flags win over the context; -i wins over PROVISION_CONTEXT, and -c over PROVISION_INVENTORY.
+/// Flags override the context; -i overrides PROVISION_CONTEXT, and -c overrides PROVISION_INVENTORY.
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 #[command(after_help = "Examples:
@@ -57,7 +57,7 @@ impl Contexts {
                 vec![name.clone(), plain_line(&inventory).into_owned()]
             };
             let rows: Vec<_> = std::iter::once(header).chain(config.contexts.iter().map(row)).collect();
-            let layout = Columns { indent: 0, most: &[64], below: 3, last: Last::Wrap };
+            let layout = Columns { indent: 0, most: &[MOST_NAME], below: 3, last: Last::Wrap };
             print!("{}", layout.rows(&rows, columns(std::io::stdout())).concat());
         }
         Ok(exit::DONE)

@@ -54,20 +54,17 @@ impl Diff {
             }
         };
         match global.output {
-            Output::Text => screen!("{}", comparison_text(&diff)),
-            Output::Github => {
-                screen!("{}", comparison_text(&diff));
-                let summary = std::env::var_os("GITHUB_STEP_SUMMARY").filter(|path| !path.is_empty());
-                if let Some(path) = summary.map(PathBuf::from) {
-                    let file = std::fs::File::options().append(true).create(true).open(&path);
-                    file.and_then(|mut file| file.write_all(comparison_markdown(&diff).as_bytes()))?;
-                }
-            }
+            Output::Text | Output::Github => screen!("{}", comparison_text(&diff)),
             Output::Markdown => print!("{}", comparison_markdown(&diff)),
             Output::Json => println!("{}", serde_json::to_string_pretty(&diff)?),
         }
         if let Some(report) = &diff.policy {
             print_findings_only(&policy_findings(&policies, report, None));
+        }
+        let summary = std::env::var_os("GITHUB_STEP_SUMMARY").filter(|path| !path.is_empty());
+        if let Some(path) = summary.filter(|_| global.output == Output::Github).map(PathBuf::from) {
+            let file = std::fs::File::options().append(true).create(true).open(path);
+            file.and_then(|mut file| file.write_all(comparison_markdown(&diff).as_bytes()))?;
         }
         Ok(match () {
             () if diff.policy.as_ref().is_some_and(PolicyReport::is_denied) => exit::REFUSED,

@@ -123,8 +123,8 @@ impl DriftCommand {
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<u8> {
         let drift = look(&self.place, global).await?;
         print(&drift, &self.place, global)?;
-        self.junit.write("drift", || checks(&drift))?;
         self.tell.write(&drift)?;
+        self.junit.write("drift", || checks(&drift))?;
         Ok(drift.exit)
     }
 }

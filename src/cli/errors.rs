@@ -30,8 +30,8 @@ pub(super) fn print_error(error: &anyhow::Error) {
     if let Some(fleet::Error::Inventory(found)) = error.downcast_ref() {
         return print_findings(found);
     }
-    eprint!("{}", error_text(error));
     let failure = failure_of(error);
+    eprint!("{}", failure_text(&failure));
     let title = if failure.code.is_empty() { "provision" } else { &failure.code };
     annotate(Annotation::Error, title, None, &failure.message);
 }
@@ -45,11 +45,7 @@ pub(super) fn exit_code(error: &anyhow::Error) -> u8 {
     }
 }
 
-/// Returns an error as it is printed.
-fn error_text(error: &anyhow::Error) -> String {
-    failure_text(&failure_of(error))
-}
-
+/// Returns an error as it is reported.
 fn failure_of(error: &anyhow::Error) -> Failure {
     if let Some(failure) = error.downcast_ref::<Failure>() {
         return failure.clone();
@@ -93,13 +89,14 @@ mod tests {
     #[test]
     fn every_error_says_its_code_its_cause_and_what_to_do() {
         let limit: anyhow::Error = fleet::Error::from(LimitError::Empty).into();
-        let text = error_text(&limit);
+        let text = failure_text(&failure_of(&limit));
         assert!(text.starts_with("error[E-LIMIT]: --limit selects no active host\n  = next: "), "{text}");
         let file = std::fs::read("/nowhere/at/all").context("cannot read the key").expect_err("not there");
-        let text = error_text(&file);
+        let text = failure_text(&failure_of(&file));
         assert!(text.starts_with("error[E-FILE]: cannot read the key\n  = cause: No such file"), "{text}");
         assert!(text.contains("  = next: Check that the path exists"), "{text}");
-        let usage = error_text(&usage("Specify hosts with --pool or --limit", "--limit HOSTS"));
+        let usage =
+            failure_text(&failure_of(&usage("Specify hosts with --pool or --limit", "--limit HOSTS")));
         assert_eq!(usage, "error[E-USAGE]: Specify hosts with --pool or --limit\n  = next: --limit HOSTS\n");
     }
 }

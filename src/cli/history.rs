@@ -27,12 +27,6 @@ pub(super) struct History {
     #[command(subcommand)]
     command: Option<HistoryCommand>,
     #[command(flatten)]
-    place: Place,
-}
-
-#[derive(Args)]
-struct Place {
-    #[command(flatten)]
     at: At,
 }
 
@@ -49,7 +43,7 @@ enum HistoryCommand {
         /// A host, or `cluster`
         host: Option<String>,
         #[command(flatten)]
-        place: Place,
+        at: At,
     },
     /// Verify that no record of a run was changed or removed
     ///
@@ -204,8 +198,8 @@ impl History {
             session.end().await?;
             return verified(&report?, global);
         }
-        if let Some(HistoryCommand::Show { run, host, place }) = self.command {
-            let runs = load(&place.at.path(), global)?.runs()?;
+        if let Some(HistoryCommand::Show { run, host, at }) = self.command {
+            let runs = load(&at.path(), global)?.runs()?;
             let Some(host) = host else {
                 show(&runs.one(&run)?, global)?;
                 return Ok(exit::DONE);
@@ -222,7 +216,7 @@ impl History {
             }
             return Ok(exit::DONE);
         }
-        let loaded = load(&self.place.at.path(), global)?;
+        let loaded = load(&self.at.path(), global)?;
         let runs = loaded.runs()?.all();
         if global.output == Output::Json {
             println!("{}", serde_json::to_string_pretty(&runs)?);

@@ -6,7 +6,7 @@ use crate::report::{Check, junit};
 use clap::Args;
 use std::path::PathBuf;
 
-/// Where the results of checks go besides.
+/// A file for the results of checks, in addition to the screen.
 #[derive(Args, Clone, Debug, Default)]
 pub(super) struct Junit {
     /// Also write the results as JUnit XML to this file, for CI services

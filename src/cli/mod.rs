@@ -169,6 +169,7 @@ pub fn main() -> ExitCode {
     match context::choose(cli.global.context.as_deref(), &matches) {
         Ok(context) => cli.global.fill_in(context),
         Err(error) => {
+            let error = error.into();
             print_error(&error);
             return terminal::end(errors::exit_code(&error)).into();
         }

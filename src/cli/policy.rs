@@ -181,18 +181,23 @@ fn check(said: &str, global: &Global) -> anyhow::Result<u8> {
 
 fn test(cases: &std::path::Path, junit: &Junit, global: &Global) -> anyhow::Result<u8> {
     let results = test_policies(cases)?;
+    let failed = results.iter().filter(|case| !case.wrong.is_empty()).count();
+    let code = if failed == 0 { exit::DONE } else { exit::FAILED };
+    if global.output == Output::Json {
+        println!("{}", serde_json::json!({"exit": code, "failed": failed, "cases": results}));
+    } else {
+        print_cases(&results, failed, global);
+    }
     let check = |case: &CaseResult| {
         let wrong = case.wrong.iter().map(|what| ("case".to_owned(), format!("{}: {what}", case.place)));
         Check::of(case.name.as_str(), wrong.collect())
     };
     junit.write("policy test", || results.iter().map(check).collect())?;
-    let failed = results.iter().filter(|case| !case.wrong.is_empty()).count();
-    let code = if failed == 0 { exit::DONE } else { exit::FAILED };
-    if global.output == Output::Json {
-        println!("{}", serde_json::json!({"exit": code, "failed": failed, "cases": results}));
-        return Ok(code);
-    }
-    for case in &results {
+    Ok(code)
+}
+
+fn print_cases(results: &[CaseResult], failed: usize, global: &Global) {
+    for case in results {
         match case.wrong.as_slice() {
             [] if global.quiet => {}
             [] => screen!("ok      {}\n", case.name),
@@ -205,7 +210,6 @@ fn test(cases: &std::path::Path, junit: &Junit, global: &Global) -> anyhow::Resu
         }
     }
     screen!("{}: {} passed, {failed} failed\n", count(results.len(), "case"), results.len() - failed);
-    Ok(code)
 }
 
 impl PolicyCommand {

@@ -58,7 +58,6 @@ impl Preflight {
         let session = Session::look(&self.place, global).await?;
         let all = session.fleet.preflight().await?;
         session.end().await?;
-        self.junit.write("preflight", || checks(&all))?;
         let bad = all.values().filter(|f| !f.failures.is_empty()).count();
         if global.output == Output::Json {
             let whole: BTreeMap<_, _> = all.iter().map(|(name, found)| (name, json(found))).collect();
@@ -74,6 +73,7 @@ impl Preflight {
             }
             screen!("{}/{} hosts passed preflight\n", all.len() - bad, all.len());
         }
+        self.junit.write("preflight", || checks(&all))?;
         Ok(if bad == 0 { exit::DONE } else { exit::FAILED })
     }
 }

@@ -9,12 +9,18 @@ use std::fmt::Arguments;
 use std::io::{Error, ErrorKind, Write};
 use std::panic::PanicHookInfo;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Standard output is JSON: characters are escaped there, not replaced.
 static JSON: AtomicBool = AtomicBool::new(false);
 /// The word that lets the runner of GitHub Actions obey commands again.
 static RESUME: OnceLock<String> = OnceLock::new();
+/// Annotations that were made.
+static ANNOTATED: AtomicUsize = AtomicUsize::new(0);
+/// So many are made: GitHub shows 50 of a job, and a fleet may have thousands of hosts.
+const MOST_ANNOTATIONS: usize = 50;
+/// Characters of one: its runner cuts long ones.
+const MOST_MESSAGE: usize = 4_000;
 /// Why standard output took no more.
 static REFUSED: OnceLock<Error> = OnceLock::new();
 /// Whether anything panicked.
@@ -79,7 +85,11 @@ pub(super) fn begin_annotations() {
 /// <https://docs.github.com/actions/reference/workflow-commands-for-github-actions>
 pub(super) fn annotate(kind: Annotation, title: &str, place: Option<(&str, usize, usize)>, message: &str) {
     let Some(word) = RESUME.get() else { return };
-    let command = command(kind, title, place, message);
+    if ANNOTATED.fetch_add(1, Ordering::Relaxed) >= MOST_ANNOTATIONS {
+        return;
+    }
+    let message: String = message.chars().take(MOST_MESSAGE).collect();
+    let command = command(kind, title, place, &message);
     raw(&format!("::{word}::\n{command}\n::stop-commands::{word}\n"));
 }
 

@@ -30,7 +30,6 @@ impl Validate {
                 print_error(&error);
             }
         })?;
-        self.junit.write("validate", || vec![Check::of(loaded.inventory.name.as_str(), Vec::new())])?;
         let lock = loaded.lock_state()?;
         let inventory = &loaded.inventory;
         if global.output == Output::Json {
@@ -38,9 +37,7 @@ impl Validate {
                 "pools": inventory.pools.len(), "models": inventory.models.len(), "tenants": inventory.tenants.len(),
                 "lockMissing": lock == LockState::Missing});
             println!("{result}");
-            return Ok(exit::DONE);
-        }
-        if !global.quiet {
+        } else if !global.quiet {
             screen!(
                 "{} is valid: {} in {}, {}, {} (no host was contacted)\n",
                 inventory.name,
@@ -53,6 +50,7 @@ impl Validate {
                 eprintln!("next: {}", ["provision lock", &self.at.said()].join(" "));
             }
         }
+        self.junit.write("validate", || vec![Check::of(loaded.inventory.name.as_str(), Vec::new())])?;
         Ok(exit::DONE)
     }
 }

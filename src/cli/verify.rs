@@ -59,7 +59,6 @@ fn checks(look: &HealthReport) -> Vec<Check> {
 }
 
 fn print(look: &HealthReport, junit: &Junit, global: &Global) -> anyhow::Result<u8> {
-    junit.write("verify", || checks(look))?;
     let (bad, unknown) = (look.count(Verdict::Unhealthy), look.count(Verdict::Unknown));
     if global.output == Output::Json {
         println!("{}", serde_json::to_string_pretty(look)?);
@@ -77,6 +76,7 @@ fn print(look: &HealthReport, junit: &Junit, global: &Global) -> anyhow::Result<
             look.count(Verdict::Healthy)
         );
     }
+    junit.write("verify", || checks(look))?;
     Ok(if bad + unknown > 0 { exit::FAILED } else { exit::DONE })
 }
 

@@ -56,7 +56,7 @@ impl From<Failure> for Error {
 }
 
 /// Returns an error with a code and what to do.
-pub(super) fn coded(code: &str, message: impl Into<String>, hint: impl Into<String>) -> Error {
+pub(crate) fn coded(code: &str, message: impl Into<String>, hint: impl Into<String>) -> Error {
     Failure::new(FailureKind::Preflight, code, message).hint(hint).into()
 }
 

@@ -2,8 +2,8 @@
 //! its key, and clients find out when one has ended.
 
 use super::error::{Result, coded};
-use crate::inventory::{Inventory, Secrets, Tls};
-use crate::state::SecretText;
+use crate::inventory::{Inventory, Secrets, Tenant, Tls};
+use crate::state::{Certificate, SecretText};
 use jiff::{SignedDuration, Timestamp};
 use rustls::crypto::ring::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
@@ -13,41 +13,48 @@ use rustls::sign::CertifiedKey;
 /// So long before its end a certificate is told of: most authorities have given another one by then.
 const SOON: SignedDuration = SignedDuration::from_hours(21 * 24);
 
-/// Checks the certificates of all tenants, and returns what is to be warned of. Keys that cannot be read on this machine are passed
-/// over: whatever needs them says so.
-pub(super) async fn check(inventory: &Inventory, secrets: &Secrets, now: Timestamp) -> Result<Vec<String>> {
-    let mut warnings = Vec::new();
+/// Refuses certificates that cannot be read, and keys that are not theirs. Keys that cannot be read on this machine are passed over:
+/// whatever needs them says so.
+pub(super) async fn check(inventory: &Inventory, secrets: &Secrets) -> Result<()> {
     for tenant in inventory.tenants.values() {
         let Some(tls) = &tenant.tls else { continue };
-        warnings.extend(ends(&tenant.name, tls, now)?);
+        certificate(&tenant.name, tls)?;
         if let Ok(key) = secrets.resolve(&tls.key).await {
             fits(&tenant.name, tls, &key)?;
         }
     }
-    Ok(warnings)
+    Ok(())
 }
 
-/// Returns what is to be warned of in a certificate's dates.
-fn ends(tenant: &str, tls: &Tls, now: Timestamp) -> Result<Option<String>> {
-    let pem = tls.chain.first().map(String::as_str).unwrap_or_default();
-    let Some(certificate) = crate::k0s::certificates_of(pem).into_iter().next() else {
-        let message = format!("tenant {tenant}: {} is not an X.509 certificate", tls.file);
-        return Err(coded(
-            "E-TLS",
-            message,
-            "Name a file with the gateway's certificate first, then its chain",
-        ));
+/// Returns the warnings about certificates that are not valid now, or soon will not be.
+pub(super) fn warnings(inventory: &Inventory, now: Timestamp) -> Vec<String> {
+    let of = |tenant: &Tenant| {
+        let tls = tenant.tls.as_ref()?;
+        ends(&tenant.name, tls, &certificate(&tenant.name, tls).ok()?, now)
     };
+    inventory.tenants.values().filter_map(of).collect()
+}
+
+fn certificate(tenant: &str, tls: &Tls) -> Result<Certificate> {
+    let pem = tls.chain.first().map(String::as_str).unwrap_or_default();
+    crate::k0s::certificates_of(pem).into_iter().next().ok_or_else(|| {
+        let message = format!("tenant {tenant}: {} is not an X.509 certificate", tls.file);
+        coded("E-TLS", message, "Name a file with the gateway's certificate first, then its chain")
+    })
+}
+
+/// Returns the warning about a certificate's dates, if there is one.
+fn ends(tenant: &str, tls: &Tls, certificate: &Certificate, now: Timestamp) -> Option<String> {
     let day = |seconds| Timestamp::from_second(seconds).map(|t| t.strftime("%Y-%m-%d").to_string());
     let is = match now.as_second() {
         now if now >= certificate.until_s => "ended on",
         now if now < certificate.from_s => "begins on",
         now if certificate.until_s - now < SOON.as_secs() => "ends on",
-        _ => return Ok(None),
+        _ => return None,
     };
     let at = if is == "begins on" { certificate.from_s } else { certificate.until_s };
     let at = day(at).unwrap_or_default();
-    Ok(Some(format!("tenant {tenant}: the certificate in {} {is} {at}", tls.file)))
+    Some(format!("tenant {tenant}: the certificate in {} {is} {at}", tls.file))
 }
 
 /// Refuses a key that is not the certificate's.
@@ -76,7 +83,7 @@ mod tests {
     use super::*;
     use rcgen::{CertificateParams, KeyPair};
 
-    fn certificate(days: std::ops::Range<i64>) -> (Tls, KeyPair) {
+    fn made(days: std::ops::Range<i64>) -> (Tls, KeyPair) {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::default();
         let at = |day: i64| std::time::UNIX_EPOCH + std::time::Duration::from_secs(day as u64 * 86_400);
@@ -88,9 +95,10 @@ mod tests {
 
     #[test]
     fn a_certificate_is_told_of_before_it_ends_and_its_key_has_to_fit() {
-        let (tls, key) = certificate(100..200);
+        let (tls, key) = made(100..200);
         let at = |day: i64| Timestamp::from_second(day * 86_400).expect("a time");
-        let said = |day| ends("ads", &tls, at(day)).expect("readable");
+        let read = super::certificate("ads", &tls).expect("readable");
+        let said = |day| ends("ads", &tls, &read, at(day));
         assert_eq!(said(150), None);
         for (day, wanted) in
             [(99, "begins on 1970-04-11"), (180, "ends on 1970-07-20"), (200, "ended on 1970-07-20")]
@@ -110,6 +118,6 @@ mod tests {
             chain: vec!["-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".into()],
             ..tls
         };
-        assert!(ends("ads", &none, at(1)).is_err());
+        assert!(super::certificate("ads", &none).is_err());
     }
 }

@@ -1,6 +1,7 @@
 //! Observes all targets and plans. `plan` and `apply` share this code.
 
 use super::error::Result;
+use super::gateway_certificates;
 use super::open::Fleet;
 use super::tasks::{Tasks, on_each};
 use crate::event::{Event, Events};
@@ -85,6 +86,12 @@ impl Fleet {
         }
         if self.selection.reset.is_none() {
             self.look_ahead(&mut observation).await;
+            let cluster = observation.targets.iter_mut().find(|(id, _)| *id == TargetId::Cluster);
+            if let Some((_, Ok(cluster))) = cluster {
+                cluster
+                    .warnings
+                    .extend(gateway_certificates::warnings(&self.inventory, jiff::Timestamp::now()));
+            }
             self.keep_minors_together(&mut observation).await;
         }
         let leaving = nodes_to_drain(&observation.targets, &live.unwrap_or_default().all);

@@ -322,11 +322,7 @@ impl Fleet {
                 |t: &inventory::Tenant| Some((t.name.clone(), t.tls.as_ref()?.chain.first()?.clone()));
             certificates.extend(inventory.tenants.values().filter_map(presented));
             if purpose == Purpose::Change {
-                for message in
-                    gateway_certificates::check(&inventory, &resolver, jiff::Timestamp::now()).await?
-                {
-                    events.emit(Event::Warning { target: None, message });
-                }
+                gateway_certificates::check(&inventory, &resolver).await?;
             }
         }
         let run = run_id();

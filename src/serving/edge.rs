@@ -6,6 +6,7 @@ use super::input::{ServingError, ServingInput};
 use super::manifests::{EDGE_FILES, EDGE_START, EDGE_TENANT_FILES, digest};
 use crate::catalog::POOL_LABEL;
 use crate::inventory::{Edge, Inventory, Tenant};
+use crate::state::{ObjectId, ResourceId};
 use base64::Engine as _;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -100,6 +101,20 @@ fn tenant(inventory: &Inventory, tenant: &Tenant) -> Value {
     })
 }
 
+/// Returns the name of a file of the proxy for one tenant; `of` is what it is about, such as `keys`.
+pub fn proxy_file(of: &str, tenant: &str) -> String {
+    format!("{of}-{tenant}.yaml")
+}
+
+/// Returns whether a resource is the ConfigMap with the proxy's files.
+pub fn is_proxy_files(id: &ResourceId) -> bool {
+    let is = |o: &ObjectId| {
+        (o.group.as_str(), o.kind.as_str(), o.namespace.as_str(), o.name.as_str())
+            == ("", "ConfigMap", "kthena-system", "edge")
+    };
+    matches!(id, ResourceId::Object(object) if is(object))
+}
+
 /// Returns the files of the proxy, by name.
 fn files(inventory: &Inventory) -> Result<BTreeMap<String, String>, ServingError> {
     let tenants: Vec<Value> = inventory.tenants.values().map(|t| tenant(inventory, t)).collect();
@@ -123,7 +138,7 @@ fn files(inventory: &Inventory) -> Result<BTreeMap<String, String>, ServingError
                 _ => true,
             };
             if wanted {
-                let file = format!("{name}-{}.yaml", tenant["name"].as_str().unwrap_or_default());
+                let file = proxy_file(name, tenant["name"].as_str().unwrap_or_default());
                 files.insert(file, template.text(&json!({"tenant": tenant}))?);
             }
         }

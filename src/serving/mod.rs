@@ -12,5 +12,5 @@ mod router;
 mod routes;
 
 pub use desired::{Part, Workload, chats, desired, objects, workloads};
-pub use edge::issuer;
+pub use edge::{is_proxy_files, issuer, proxy_file};
 pub use input::{ServingError, ServingInput};

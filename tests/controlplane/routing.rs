@@ -344,7 +344,8 @@ pub async fn envoy_follows_a_config_map(_: &ControlPlane) {
         "--disable-hot-restart",
     ];
     let args = args.map(str::to_owned);
-    let mut edge = Edge::start(&envoy, &args, &data("one", ""), &[("/etc/edge", "{dir}")], &[30081]).await;
+    let mut edge =
+        Edge::start(None, &envoy, &args, &data("one", ""), &[("/etc/edge", "{dir}")], &[30081]).await;
     let says = async |wanted: &str| {
         let began = std::time::Instant::now();
         loop {

@@ -394,7 +394,19 @@ fn changes_of_who_may_ask_are_told_before_they_are_made() {
     std::fs::write(&list, before).expect("written");
     told(&format!("revoked API keys become valid again, unless they have expired: {id}"));
     story.edit(" keys: {signing: {secret: ads-signing}},", "");
-    told("API keys are no longer checked, so whoever may connect is answered");
+    told("API keys are no longer checked; anyone who can connect is answered");
+
+    // A certificate that ends in the year 2000.
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let mut certificate = rcgen::CertificateParams::default();
+    certificate.not_before = rcgen::date_time_ymd(1999, 1, 1);
+    certificate.not_after = rcgen::date_time_ymd(2000, 1, 1);
+    let certificate = certificate.self_signed(&key).expect("a certificate");
+    std::fs::write(folder.join("ads.crt"), certificate.pem()).expect("written");
+    let tls = "ads:    {gateway: {port: 8081}, tls: {certificate: ads.crt, key: {secret: ads-signing}},";
+    story.edit("ads:    {gateway: {port: 8081},", tls);
+    let (_, planned) = story.plan();
+    assert!(planned.contains("tenant ads: the certificate in ads.crt ended on 2000-01-01"), "{planned}");
 }
 
 /// The commands of the how-to, word for word.

@@ -23,39 +23,17 @@ pub struct Edge {
 
 impl Edge {
     /// Starts it with arguments on a ConfigMap's data, of both of which some texts are replaced, and waits until it listens on ports. In the texts that
-    /// replace, `{dir}` is the folder of the mount.
+    /// replace, `{dir}` is the folder of the mount. It runs in a pod's network, or in that of the tests.
     pub async fn start(
+        sandbox: Option<&Sandbox>,
         envoy: &Path,
         args: &[String],
         data: &BTreeMap<String, String>,
         replacements: &[(&str, &str)],
         ports: &[u16],
     ) -> Self {
-        let command = Command::new(envoy);
-        Self::run(command, Ipv4Addr::LOCALHOST, args, data, replacements, ports).await
-    }
-
-    /// Starts it in a pod's network.
-    pub async fn start_in(
-        sandbox: &Sandbox,
-        envoy: &Path,
-        args: &[String],
-        data: &BTreeMap<String, String>,
-        replacements: &[(&str, &str)],
-        ports: &[u16],
-    ) -> Self {
-        let command = sandbox.command_with_names(envoy);
-        Self::run(command, sandbox.address, args, data, replacements, ports).await
-    }
-
-    async fn run(
-        mut command: Command,
-        address: Ipv4Addr,
-        args: &[String],
-        data: &BTreeMap<String, String>,
-        replacements: &[(&str, &str)],
-        ports: &[u16],
-    ) -> Self {
+        let mut command = sandbox.map_or_else(|| Command::new(envoy), |pod| pod.command_with_names(envoy));
+        let address = sandbox.map_or(Ipv4Addr::LOCALHOST, |pod| pod.address);
         let dir = tempfile::tempdir().expect("a folder");
         let mount = dir.path().join("mount");
         std::fs::create_dir(&mount).expect("made");

@@ -164,7 +164,7 @@ impl Config {
         let (data, args) = self.rendered();
         let replacements = [(UPSTREAM, router), ("/etc/edge-tls", "{dir}"), ("/etc/edge", "{dir}")];
         let ports: Vec<u16> = self.tenants.keys().map(|name| self.port(name)).collect();
-        Edge::start(&envoy, &args, &data, &replacements, &ports).await
+        Edge::start(None, &envoy, &args, &data, &replacements, &ports).await
     }
 
     /// Starts Envoy in a pod's network, where it finds the router's pods by their name.
@@ -173,7 +173,7 @@ impl Config {
         let (data, args) = self.rendered();
         let replacements = [("/etc/edge-tls", "{dir}"), ("/etc/edge", "{dir}")];
         let ports: Vec<u16> = self.tenants.keys().map(|name| self.port(name)).collect();
-        Edge::start_in(sandbox, &envoy, &args, &data, &replacements, &ports).await
+        Edge::start(Some(sandbox), &envoy, &args, &data, &replacements, &ports).await
     }
 
     /// Gives a running Envoy the files of what is wanted now.
