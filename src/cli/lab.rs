@@ -56,7 +56,8 @@ enum LabCommand {
 #[derive(Args)]
 #[command(after_help = "Examples:
   provision lab run inventories/lab
-  provision lab run inventories/h100-rack --fault h-003=fail-package:chrony --keep")]
+  provision lab run inventories/h100-rack --fault h-003=fail-package:chrony --keep
+  provision lab run inventories/lab --control-plane programs/     see docs/how-to/real-control-plane.md")]
 struct LabRun {
     /// The inventory
     inventory: PathBuf,
@@ -66,6 +67,8 @@ struct LabRun {
     /// Keep the simulated cluster running afterwards
     #[arg(long)]
     keep: bool,
+    #[command(flatten)]
+    real: RealPrograms,
     /// Run even where this machine does not allow all walls around simulated hosts; only for inventories that you trust
     #[arg(long)]
     without_walls: bool,
@@ -81,13 +84,32 @@ struct LabUp {
     /// Inject a fault, HOST=KIND[:ARGUMENT][@STEP]; kinds are listed in docs/reference/faults.md
     #[arg(long)]
     fault: Vec<String>,
-    /// Run the real etcd and kube-apiserver of this folder in place of the API stand-in, and its kube-controller-manager
-    /// and kube-scheduler if it has both
-    #[arg(long, value_name = "FOLDER")]
-    control_plane: Option<PathBuf>,
+    #[command(flatten)]
+    real: RealPrograms,
     /// Run even where this machine does not allow all walls around simulated hosts; only for inventories that you trust
     #[arg(long)]
     without_walls: bool,
+}
+
+#[derive(Args)]
+struct RealPrograms {
+    /// Run the real etcd and kube-apiserver of this folder in place of the API stand-in; also its kube-controller-manager
+    /// and kube-scheduler if it has both, and then kthena-router and envoy if it has both
+    #[arg(long, value_name = "FOLDER")]
+    control_plane: Option<PathBuf>,
+}
+
+impl RealPrograms {
+    fn of(&self) -> anyhow::Result<Option<ControlPlanePrograms>> {
+        Ok(self.control_plane.as_deref().map(ControlPlanePrograms::of).transpose()?)
+    }
+}
+
+/// Shows which programs are real.
+fn shown_real(real: Option<&ControlPlanePrograms>) {
+    if let Some(real) = real {
+        eprintln!("  real: {}", real.names.join(", "));
+    }
 }
 
 #[derive(Args)]
@@ -135,7 +157,7 @@ impl Lab {
             }
             LabCommand::Up(command) => {
                 let loaded = load(&command.inventory, global)?;
-                let real = command.control_plane.as_deref().map(ControlPlanePrograms::of).transpose()?;
+                let real = command.real.of()?;
                 let lab = loaded.lab_up(&command.fault, real.as_ref(), !command.without_walls).await?;
                 let hosts = lab.hosts();
                 given_up(lab.without());
@@ -145,9 +167,7 @@ impl Lab {
                     return Ok(exit::DONE);
                 }
                 eprintln!("LAB: {hosts} simulated hosts are up");
-                if let Some(real) = &real {
-                    eprintln!("  real: {}", real.names.join(", "));
-                }
+                shown_real(real.as_ref());
                 eprintln!(
                     "  provision plan -i {0}{flag}\n  provision apply -i {0}{flag}\n  provision lab down {0}",
                     command.inventory.display()
@@ -227,15 +247,18 @@ impl LabRun {
             "LAB: {} simulated hosts on this machine; hardware, packages, k0s and engines are simulated",
             loaded.inventory.active().count()
         );
-        let lab = loaded.lab_up(&self.fault, None, !self.without_walls).await?;
+        let real = self.real.of()?;
+        let lab = loaded.lab_up(&self.fault, real.as_ref(), !self.without_walls).await?;
         given_up(lab.without());
+        shown_real(real.as_ref());
+        let real = real.map(|real| real.names).unwrap_or_default();
         if !self.keep {
-            let result = self.run_in_lab(&source, global).await;
+            let result = self.run_in_lab(&source, global, &real).await;
             lab.end()?;
             return result;
         }
         lab.leave()?;
-        let result = self.run_in_lab(&source, global).await;
+        let result = self.run_in_lab(&source, global, &real).await;
         eprintln!(
             "the simulated cluster is still running; stop it with: provision lab down {}",
             self.inventory.display()
@@ -244,7 +267,7 @@ impl LabRun {
     }
 
     /// Plans, applies, and queries the models.
-    async fn run_in_lab(&self, source: &Source, global: &Global) -> anyhow::Result<u8> {
+    async fn run_in_lab(&self, source: &Source, global: &Global, real: &[&str]) -> anyhow::Result<u8> {
         let place = Where { at: At { inventory: Some(self.inventory.clone()) }, limit: None, lab: true };
         let session = Session::of(source, &place.selection(&[]), global, Purpose::Change, true).await?;
         let observation = session.fleet.observe(&session.events).await;
@@ -265,9 +288,14 @@ impl LabRun {
         if code == exit::INTERRUPTED {
             return Ok(code);
         }
-        eprintln!(
-            "\nsimulated: hardware, package manager, systemd, sudo, reboot, k0s, Kubernetes API, engines, router and its proxy\nreal: SSH, host keys, shell programs, files"
-        );
+        let is_real = |name: &str| real.contains(&name);
+        let mut simulated =
+            vec!["hardware", "package manager", "systemd", "sudo", "reboot", "k0s", "engines"];
+        simulated.extend(Some("Kubernetes API").filter(|_| !is_real("kube-apiserver")));
+        simulated.extend(Some("router and its proxy").filter(|_| !is_real("kthena-router")));
+        let real: Vec<_> =
+            ["SSH", "host keys", "shell programs", "files"].iter().chain(real).copied().collect();
+        eprintln!("\nsimulated: {}\nreal: {}", simulated.join(", "), real.join(", "));
         eprintln!(
             "Next steps:\n  provision lab up {i}\n  provision plan -i {i} --lab\n  provision lab run {i} --fault {}=fail-package:chrony",
             fleet.inventory.active().last().map_or("HOST", |h| h.name.as_str())

@@ -14,6 +14,8 @@ use std::process::{ExitCode, Stdio};
 const KEEPER: &str = "lab-keeper";
 /// The first argument by which the executable knows that it is to hold the lab's network.
 const NETWORK: &str = "lab-network";
+/// The first argument by which the executable knows that it is to run programs of pods.
+const PODS: &str = "lab-pods";
 /// No simulated root is one of these outside: 0 is root, and 65534 owns what has no owner in a namespace.
 const FORBIDDEN_IDS: [u32; 2] = [0, 65534];
 /// The lowest id that is taken where there is a choice: far above those of people, services and containers.
@@ -55,16 +57,23 @@ impl Isolation {
         let owner = if !spec.has(Wall::Id) { None } else { unprivileged()? };
         let mut isolation = Self { exe, owner, network: None, without: spec.without.clone() };
         if spec.has(Wall::Network) {
-            isolation.network = Some(isolation.network(&spec.dir).await?);
+            let holder = isolation.process(NETWORK, &spec.dir, None, isolation.owner);
+            isolation.network = Some(isolation.ready(holder).await?);
         }
         Ok(isolation)
     }
 
-    fn process(&self, name: &str, dir: &Path, terminal: Option<String>) -> tokio::process::Command {
+    fn process(
+        &self,
+        name: &str,
+        dir: &Path,
+        terminal: Option<String>,
+        outer: Option<u32>,
+    ) -> tokio::process::Command {
         let setup = Setup {
             parent: std::process::id(),
             dir: dir.to_owned(),
-            outer: self.owner,
+            outer,
             network: self.network.as_ref().and_then(tokio::process::Child::id),
             without: self.without.clone(),
             terminal,
@@ -82,15 +91,19 @@ impl Isolation {
             Stdin::Pipe => None,
             Stdin::Terminal(kind) => Some(kind),
         };
-        let mut keeper = self.process(KEEPER, dir, terminal);
+        let mut keeper = self.process(KEEPER, dir, terminal, self.owner);
         keeper.arg(command);
         keeper
     }
 
-    /// Starts the process that holds the network of the lab's hosts.
-    async fn network(&self, dir: &Path) -> Result<tokio::process::Child, String> {
+    /// Starts the process that runs programs of pods in a network of their own: programs of whoever runs the lab, as that user.
+    pub(super) async fn pods(&self, dir: &Path) -> Result<tokio::process::Child, String> {
+        self.ready(self.process(PODS, dir, None, None)).await
+    }
+
+    /// Starts a process that holds a network, and waits until it does.
+    async fn ready(&self, mut process: tokio::process::Command) -> Result<tokio::process::Child, String> {
         use tokio::io::AsyncReadExt;
-        let mut process = self.process(NETWORK, dir, None);
         process.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         // A process that another thread has started just now may hold the copy open for writing until it runs its own program.
         let mut tries = 0;
@@ -201,7 +214,7 @@ fn forbidden(said: &str) -> String {
 /// threads.
 pub(super) fn entry(arguments: &[OsString]) -> Option<ExitCode> {
     let name = arguments.first()?.to_str()?;
-    if !matches!(name, KEEPER | INIT | NETWORK) {
+    if !matches!(name, KEEPER | INIT | NETWORK | PODS) {
         return None;
     }
     let setup = arguments.get(1).and_then(|text| serde_json::from_str::<Setup>(text.to_str()?).ok());
@@ -213,6 +226,7 @@ pub(super) fn entry(arguments: &[OsString]) -> Option<ExitCode> {
     let code = match name {
         KEEPER => keeper::keep(setup, &command),
         INIT => keeper::init(&setup, &command),
+        PODS => keeper::pods(&setup),
         _ => keeper::hold(&setup),
     };
     Some(code.unwrap_or_else(|error| {
@@ -234,6 +248,11 @@ mod keeper {
 
     pub(super) fn init(setup: &Setup, _: &OsStr) -> Result<ExitCode, String> {
         hold(setup)
+    }
+
+    pub(super) fn pods(setup: &Setup) -> Result<ExitCode, String> {
+        hold(setup)?;
+        crate::lab::pods::serve(|| Ok(())).map(|()| ExitCode::SUCCESS).map_err(|e| e.to_string())
     }
 
     pub(super) fn hold(setup: &Setup) -> Result<ExitCode, String> {

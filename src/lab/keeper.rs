@@ -6,7 +6,7 @@
 //! starts the program. Neither outlives the lab: the kernel ends each with its parent.
 
 use super::walls::{INIT, PATH, Setup, Wall, parent};
-use super::{sandbox, syscalls};
+use super::{pods, sandbox, syscalls};
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, Signal, WaitOptions};
@@ -14,6 +14,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType, UnshareFl
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, ExitCode};
 
@@ -239,26 +240,67 @@ fn drop_capabilities() -> rustix::io::Result<()> {
 
 /// Makes the network of a lab, and holds it until the lab ends.
 pub(super) fn hold(setup: &Setup) -> Result<ExitCode, String> {
-    give_up_rights(setup)?;
-    enter_namespaces(&proc_folder()?, Wall::Network, UnshareFlags::NEWNET)?;
-    loopback_up().map_err(cannot(Wall::Network, "bring up loopback"))?;
-    std::io::stdout().write_all(b"+").map_err(|e| e.to_string())?;
-    std::io::stdout().flush().map_err(|e| e.to_string())?;
+    network(setup, None)?;
+    ready().map_err(|e| e.to_string())?;
     loop {
         std::thread::park();
     }
 }
 
+/// Makes a network that has the addresses of pods, and runs in it what the lab asks for until the lab ends.
+pub(super) fn pods(setup: &Setup) -> Result<ExitCode, String> {
+    network(setup, Some(pods::NETWORK))?;
+    pods::serve(ready).map_err(|e| e.to_string())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Tells whoever has started this process that it is ready.
+fn ready() -> std::io::Result<()> {
+    std::io::stdout().write_all(b"+")?;
+    std::io::stdout().flush()
+}
+
+/// Enters a network of its own, all addresses of which lead back into it.
+fn network(setup: &Setup, addresses: Option<(Ipv4Addr, u8)>) -> Result<(), String> {
+    give_up_rights(setup)?;
+    enter_namespaces(&proc_folder()?, Wall::Network, UnshareFlags::NEWNET)?;
+    loopback_up().map_err(cannot(Wall::Network, "bring up loopback"))?;
+    if let Some((first, prefix)) = addresses {
+        loopback_address(first, prefix).map_err(cannot(Wall::Network, "add the addresses of pods"))?;
+    }
+    Ok(())
+}
+
 /// Brings up the loopback device of this network namespace, which is its device 1.
 fn loopback_up() -> rustix::io::Result<()> {
+    // struct ifinfomsg: family and type (none), index, IFF_UP, and the mask of flags to change.
+    let words: [u32; 4] = [0, 1, 1, 1];
+    ask_kernel(16, 5, &words.map(u32::to_ne_bytes).concat())
+}
+
+/// Adds an address to the loopback device, and with it all addresses of its network.
+fn loopback_address(address: Ipv4Addr, prefix: u8) -> rustix::io::Result<()> {
+    // struct ifaddrmsg: AF_INET, prefix, flags, scope, index; then IFA_LOCAL: a length, a type, four bytes.
+    let mut body = vec![2, prefix, 0, 0];
+    body.extend(1_u32.to_ne_bytes());
+    body.extend(header(8, 2));
+    body.extend(address.octets());
+    // NLM_F_CREATE and NLM_F_EXCL too.
+    ask_kernel(20, 0x605, &body)
+}
+
+/// Sends a request of NETLINK_ROUTE, and waits for its result.
+fn ask_kernel(kind: u16, flags: u16, body: &[u8]) -> rustix::io::Result<()> {
     use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
     // Without a protocol it is NETLINK_ROUTE.
     let kernel =
         rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
-    // struct nlmsghdr: length, RTM_NEWLINK with NLM_F_REQUEST | NLM_F_ACK, sequence, sender; struct ifinfomsg: family and
-    // type (none), index, IFF_UP, and the mask of flags to change.
-    let words: [u32; 8] = [32, u32::from_ne_bytes(header(16, 5)), 1, 0, 0, 1, 1, 1];
-    let message: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    // struct nlmsghdr: length, kind with NLM_F_REQUEST | NLM_F_ACK, sequence, sender.
+    let length = u32::try_from(16 + body.len()).map_err(|_| Errno::MSGSIZE)?;
+    let mut message = length.to_ne_bytes().to_vec();
+    message.extend(header(kind, flags));
+    message.extend([1_u32, 0].map(u32::to_ne_bytes).concat());
+    message.extend(body);
     rustix::net::send(&kernel, &message, SendFlags::empty())?;
     let mut answer = [0; 64];
     rustix::net::recv(&kernel, &mut answer[..], RecvFlags::empty())?;

@@ -18,6 +18,7 @@ mod limits;
 mod machine;
 mod net;
 pub mod on_host;
+mod pods;
 mod program;
 mod request;
 #[cfg(target_os = "linux")]

@@ -1,7 +1,9 @@
 //! Bringing a lab up and down.
 
 use super::artifacts::{files, sha256};
-use super::cluster::{Cluster, ClusterSpec, ControlPlane, HostSpec, programs_in};
+use super::cluster::{
+    Cluster, ClusterSpec, ControlPlane, HostSpec, PodPrograms, has_programs_of_pods, programs_in,
+};
 use super::host::{LabHost, MOST_EXECS};
 use super::isolate::Isolation;
 use super::program::Programs;
@@ -142,7 +144,17 @@ impl Lab {
             }
             None => None,
         };
-        let cluster = Arc::new(Cluster::new(cluster_spec, events).on(control_plane));
+        let programs = match (&spec.control_plane, &control_plane) {
+            (Some(folder), Some(real)) if has_programs_of_pods(folder) => {
+                let client = real.client().map_err(LabError::ControlPlane)?;
+                let network = isolation.pods(&spec.dir).await.map_err(LabError::Forbidden)?;
+                let started = PodPrograms::start(folder, &spec.dir, client, real.port, network).await;
+                let failed = |e| LabError::ControlPlane(format!("cannot start the network of pods: {e}"));
+                Some(started.map_err(failed)?)
+            }
+            _ => None,
+        };
+        let cluster = Arc::new(Cluster::new(cluster_spec, events).on(control_plane, programs));
         let execs = Arc::new(Semaphore::new(MOST_EXECS));
         let programs = Programs::new().map_err(files_error)?;
         let mut known = String::from("# Host keys of the lab; made by `lab up`.\n");

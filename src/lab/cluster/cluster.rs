@@ -2,7 +2,7 @@
 
 use super::control_plane::ControlPlane;
 use super::spec::{ClusterSpec, ControllerStart, Files, K0sVersion, WorkerStart};
-use super::{mirror, ports, workloads};
+use super::{PodPrograms, mirror, ports, workloads};
 use crate::event::Events;
 use crate::lab::api::{self, Api, Authority, Identity, Store, TokenUse, is_valid_token, kubeconfig};
 use crate::lab::machine::{CPUS, MEMORY_KIB};
@@ -24,6 +24,8 @@ pub struct Cluster {
     spec: ClusterSpec,
     /// The real one, where there is one.
     control_plane: Option<ControlPlane>,
+    /// The real router and proxy, where there are any.
+    programs: Option<Arc<PodPrograms>>,
     inner: Mutex<Inner>,
     tasks: Mutex<JoinSet<()>>,
     /// Marks the snapshots of this lab: a host may present anything as one.
@@ -64,7 +66,14 @@ impl Cluster {
     /// Returns a cluster with nothing running. Must be called inside a tokio runtime.
     pub fn new(spec: ClusterSpec, _: Events) -> Self {
         let tasks = Mutex::new(JoinSet::new());
-        Self { spec, control_plane: None, inner: Mutex::default(), tasks, secret: rand::random() }
+        Self {
+            spec,
+            control_plane: None,
+            programs: None,
+            inner: Mutex::default(),
+            tasks,
+            secret: rand::random(),
+        }
     }
 
     /// Returns what proves that a packed snapshot is one of this lab.
@@ -78,10 +87,10 @@ impl Cluster {
             .into()
     }
 
-    /// Returns the cluster on a real control plane, if there is one.
+    /// Returns the cluster on a real control plane, if there is one, with the programs of pods that run.
     #[must_use]
-    pub fn on(self, control_plane: Option<ControlPlane>) -> Self {
-        Self { control_plane, ..self }
+    pub fn on(self, control_plane: Option<ControlPlane>, programs: Option<PodPrograms>) -> Self {
+        Self { control_plane, programs: programs.map(Arc::new), ..self }
     }
 
     /// Ends what runs outside of this process.
@@ -114,7 +123,12 @@ impl Cluster {
         let tls = authority.server(&self.spec.api_names()).map_err(|e| e.to_string())?;
         let store = Arc::new(Store::new());
         if let Some(real) = &self.control_plane {
-            self.spawn(mirror::run(real.client()?, store.clone(), real.has_controllers));
+            self.spawn(mirror::run(
+                real.client()?,
+                store.clone(),
+                real.has_controllers,
+                self.programs.clone(),
+            ));
         } else {
             for (kind, objects) in restored.into_iter().flat_map(|from| from.objects) {
                 store.load(vec![(&kind, objects)], store.revision());
@@ -401,6 +415,14 @@ impl Cluster {
             return Some(near);
         }
         if worker && (30000..=32767).contains(&port) {
+            if let Some(programs) = &self.programs {
+                let mut there = programs.dial(ports::target(&api.store, port)?).await.ok()?;
+                self.spawn(async move {
+                    let mut far = far;
+                    let _ = tokio::io::copy_bidirectional(&mut far, &mut there).await;
+                });
+                return Some(near);
+            }
             let behind = ports::behind(&api.store, port)?;
             self.spawn(ports::serve_gateway(api.store.clone(), behind, far));
             return Some(near);

@@ -13,6 +13,8 @@ use tokio::process::{Child, Command};
 
 /// The programs, in the order in which they start.
 const PROGRAMS: [&str; 4] = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
+/// The programs of pods that run on a whole control plane, if both are there.
+const OF_PODS: [&str; 2] = ["kthena-router", "envoy"];
 /// Until the API answers, on a machine that does something else at the same time.
 const START_DEADLINE: Duration = Duration::from_secs(100);
 
@@ -29,9 +31,17 @@ pub struct ControlPlane {
 
 /// Returns the names of the programs that a folder has and a lab would run.
 pub fn programs_in(folder: &Path) -> Vec<&'static str> {
-    let found: Vec<_> = PROGRAMS.into_iter().filter(|name| folder.join(name).is_file()).collect();
-    let whole = found.len() == PROGRAMS.len();
-    if whole { found } else { found.into_iter().filter(|name| PROGRAMS[..2].contains(name)).collect() }
+    let has = |names: &[&str]| names.iter().all(|name| folder.join(name).is_file());
+    match () {
+        () if has(&PROGRAMS) && has(&OF_PODS) => PROGRAMS.into_iter().chain(OF_PODS).collect(),
+        () if has(&PROGRAMS) => PROGRAMS.to_vec(),
+        () => PROGRAMS[..2].iter().copied().filter(|name| has(&[name])).collect(),
+    }
+}
+
+/// Says whether the router and the proxy of a folder run too.
+pub fn has_programs_of_pods(folder: &Path) -> bool {
+    programs_in(folder).len() > PROGRAMS.len()
 }
 
 /// Returns ports of loopback that are free now.
@@ -81,10 +91,10 @@ impl ControlPlane {
         let this = Self {
             authority,
             port: api,
-            has_controllers: programs_in(folder).len() == PROGRAMS.len(),
+            has_controllers: programs_in(folder).len() >= PROGRAMS.len(),
             programs: Mutex::default(),
         };
-        for program in programs_in(folder) {
+        for program in programs_in(folder).into_iter().filter(|name| PROGRAMS.contains(name)) {
             let flags = flags(program, [api, client, peer], this.has_controllers);
             let child = spawn(&folder.join(program), dir, &flags).map_err(|e| failed(&e))?;
             this.programs.lock().unwrap_or_else(PoisonError::into_inner).push((program, child));

@@ -1,7 +1,7 @@
 //! The simulated machines on a real API: what it has is copied into the store that they look at, and what they change
 //! there is written to it.
 
-use super::workloads;
+use super::{PodPrograms, workloads};
 use crate::lab::api::{Action, Change, Pair, Store};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -31,21 +31,35 @@ const KINDS: [&str; 13] = [
 pub struct Client {
     http: reqwest::Client,
     server: String,
+    authority: String,
 }
 
 impl Client {
     /// Returns a client with a certificate.
     pub fn new(port: u16, authority: &str, pair: &Pair) -> reqwest::Result<Self> {
+        let server = format!("https://127.0.0.1:{port}");
+        let text = authority.to_owned();
         let identity = reqwest::Identity::from_pem(format!("{}{}", pair.certificate, pair.key).as_bytes())?;
         let authority = reqwest::Certificate::from_pem(authority.as_bytes())?;
         let http = reqwest::Client::builder().no_proxy().identity(identity).tls_certs_only([authority]);
-        Ok(Self { http: http.build()?, server: format!("https://127.0.0.1:{port}") })
+        Ok(Self { http: http.build()?, server, authority: text })
     }
 
     /// Says whether the API is ready.
     pub async fn is_ready(&self) -> bool {
         let answer = self.http.get(format!("{}/readyz", self.server)).send().await;
         answer.is_ok_and(|answer| answer.status().is_success())
+    }
+
+    /// Returns a token of a service account for the life of a lab, and the certificate of the API's authority.
+    pub(super) async fn token(&self, namespace: &str, account: &str) -> reqwest::Result<(String, String)> {
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
+        let wanted = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
+            "spec": {"expirationSeconds": 30 * 86_400}});
+        let request = self.http.post(format!("{}{path}", self.server)).json(&wanted);
+        let answer: Value = request.send().await?.error_for_status()?.json().await?;
+        let token = answer.pointer("/status/token").and_then(Value::as_str).unwrap_or_default();
+        Ok((token.to_owned(), self.authority.clone()))
     }
 
     async fn list(&self, store: &Store, id: &str) -> reqwest::Result<Vec<Value>> {
@@ -127,7 +141,12 @@ fn difference(before: &Value, after: &Value) -> Value {
 }
 
 /// Keeps the store and the API at one, and lets the machines run, until dropped.
-pub(super) async fn run(client: Client, store: Arc<Store>, has_controllers: bool) {
+pub(super) async fn run(
+    client: Client,
+    store: Arc<Store>,
+    has_controllers: bool,
+    programs: Option<Arc<PodPrograms>>,
+) {
     let mut known = 0;
     loop {
         let (changes, revision) = store.changes_after(known);
@@ -144,7 +163,10 @@ pub(super) async fn run(client: Client, store: Arc<Store>, has_controllers: bool
         }
         // What has changed here in the meantime is written first.
         if lists.len() == KINDS.len() && store.load(lists, known) {
-            workloads::step(&store, has_controllers).await;
+            if let Some(programs) = &programs {
+                programs.follow(&store);
+            }
+            workloads::step(&store, has_controllers, programs.as_deref()).await;
         }
         tokio::time::sleep(PAUSE).await;
     }

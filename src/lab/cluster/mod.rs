@@ -8,10 +8,12 @@ mod control_plane;
 mod edge;
 mod mirror;
 mod ports;
+mod programs;
 mod router;
 mod spec;
 mod workloads;
 
 pub use cluster::Cluster;
-pub use control_plane::{ControlPlane, programs_in};
+pub use control_plane::{ControlPlane, has_programs_of_pods, programs_in};
+pub use programs::PodPrograms;
 pub use spec::{ClusterSpec, ControllerStart, Files, Flags, HostSpec, K0sVersion, WorkerStart};

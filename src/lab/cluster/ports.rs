@@ -30,6 +30,14 @@ pub(super) fn behind(store: &Store, port: u16) -> Option<Behind> {
     router::gateway_behind(store, service, entry).map(Behind::Router)
 }
 
+/// Returns the port of pods that a node port leads to.
+pub(super) fn target(store: &Store, port: u16) -> Option<u16> {
+    let services = store.list("services");
+    let mut entries = services.iter().flat_map(|service| router::items(service, "/spec/ports"));
+    let entry = entries.find(|p| p["nodePort"] == port)?;
+    entry["targetPort"].as_u64()?.try_into().ok()
+}
+
 /// Serves one connection to a node port.
 pub(super) async fn serve_gateway(store: Arc<Store>, behind: Behind, stream: DuplexStream) {
     let service = service_fn(move |request| {

@@ -184,13 +184,19 @@ pub(super) async fn answer<
     })
 }
 
+/// Returns the word after a flag of a pod's command.
+pub(super) fn flag<'a>(pod: &'a Value, name: &str) -> Option<&'a str> {
+    let container = &pod["spec"]["containers"][0];
+    let mut words = ["command", "args"].iter().flat_map(|key| items(&container[*key], ""));
+    words.find(|word| *word == name)?;
+    words.next()?.as_str()
+}
+
 /// The echo engine: answers only to the name that its pod serves.
-fn engine(pod: &Value, asked: &str, path: &str, body: &Value) -> Option<Response<Body>> {
-    let words: Vec<&Value> =
-        ["command", "args"].iter().flat_map(|key| items(&pod["spec"]["containers"][0][*key], "")).collect();
-    let served = words.iter().position(|w| *w == "--served-model-name").and_then(|n| words.get(n + 1));
+pub(super) fn engine(pod: &Value, asked: &str, path: &str, body: &Value) -> Option<Response<Body>> {
+    let served = flag(pod, "--served-model-name");
     let chat = path == "/v1/chat/completions";
-    if served.is_none_or(|name| *name != asked) || !(chat || path == "/v1/completions") {
+    if served.is_none_or(|name| name != asked) || !(chat || path == "/v1/completions") {
         return None;
     }
     let said = items(body, "/messages").last().map(|m| text(m, "/content"));

@@ -1,5 +1,6 @@
 //! What runs on the simulated nodes: pods of Deployments and DaemonSets, and device plugins.
 
+use super::PodPrograms;
 use super::router::{is_router, items, start_router};
 use crate::lab::api::{Options, Store, condition, is_ending, now, place, text};
 use serde_json::{Value, json};
@@ -27,7 +28,7 @@ pub(super) async fn run(store: Arc<Store>) {
     loop {
         changes.borrow_and_update();
         let before = store.revision();
-        step(&store, false).await;
+        step(&store, false, None).await;
         if store.revision() == before && changes.changed().await.is_err() {
             return;
         }
@@ -55,8 +56,9 @@ pub(super) async fn heartbeats(store: Arc<Store>) {
     }
 }
 
-/// Does once what is due. Where real controllers and a real scheduler run, only what kubelets do.
-pub(super) async fn step(store: &Store, has_controllers: bool) {
+/// Does once what is due. Where real controllers and a real scheduler run, only what kubelets do; where there are programs of
+/// pods, those run.
+pub(super) async fn step(store: &Store, has_controllers: bool, programs: Option<&PodPrograms>) {
     if !has_controllers {
         owners(store);
     }
@@ -69,7 +71,7 @@ pub(super) async fn step(store: &Store, has_controllers: bool) {
     }
     if store.list("pods").iter().any(|p| waits(p)) {
         tokio::time::sleep(START).await;
-        start(store);
+        start(store, programs).await;
     }
     plugins(store);
 }
@@ -307,10 +309,14 @@ fn waits(pod: &Value) -> bool {
     !text(pod, "/spec/nodeName").is_empty() && !condition(pod, "Ready")
 }
 
-fn start(store: &Store) {
-    let starts = |pod: &Value| waits(pod) && (!is_router(pod) || start_router(store, pod));
-    for pod in store.list("pods").iter().filter(|p| starts(p)) {
-        let status = json!({"phase": "Running", "podIP": "10.240.0.9",
+async fn start(store: &Store, programs: Option<&PodPrograms>) {
+    for pod in store.list("pods").iter().filter(|p| waits(p)) {
+        let address = match programs {
+            Some(programs) => programs.run(store, pod).await.map(|address| address.to_string()),
+            None => (!is_router(pod) || start_router(store, pod)).then(|| "10.240.0.9".to_owned()),
+        };
+        let Some(address) = address else { continue };
+        let status = json!({"phase": "Running", "podIP": address, "podIPs": [{"ip": address}],
             "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": now()}]});
         set_status(store, "pods", pod, "kubelet", &status);
     }
