@@ -166,5 +166,40 @@ fn measure() -> std::io::Result<ExitCode> {
         bounds.hold(&format!("{name}, time"), kit::median(&times).as_secs_f64(), MOST_SECONDS, "s");
         bounds.hold(&format!("{name}, memory"), peak_kib as f64 * 1024.0 / 1e6, MOST_MB, "MB");
     }
+    ansible(folder.path())?;
     Ok(bounds.verdict())
+}
+
+/// Lists as many hosts with Ansible, where it is installed: what people are used to. It has no bound.
+fn ansible(folder: &Path) -> std::io::Result<()> {
+    let mut text = String::from("all:\n  children:\n");
+    let each = HOSTS / POOLS;
+    for pool in 0..POOLS {
+        let _ = write!(text, "    h100_{pool}:\n      hosts:\n");
+        for n in pool * each..(pool + 1) * each {
+            let (at, rack) = (address(n, false), n / 32);
+            let _ = writeln!(
+                text,
+                "        h-{n:05}: {{ansible_host: {at}, rack: r{rack}, bmc: 10.1.{}.{}, sn: SN{n:08}}}",
+                n / 250,
+                n % 250
+            );
+        }
+    }
+    let file = folder.join("hosts.yml");
+    std::fs::write(&file, text)?;
+    let mut command = Command::new("ansible-inventory");
+    command.arg("-i").arg(&file).args(["--list", "--output"]).arg(folder.join("list.json"));
+    match kit::run(&mut command) {
+        Ok(run) if run.status == Some(0) => {
+            let peak = run.peak_kib as f64 * 1024.0 / 1e6;
+            println!(
+                "beside it, ansible-inventory --list, an entry each: {} ms, {peak:.0} MB",
+                run.time.as_millis()
+            );
+        }
+        Ok(run) => println!("NOT RUN: ansible-inventory exited with {:?}", run.status),
+        Err(error) => println!("NOT RUN: ansible-inventory ({error})"),
+    }
+    Ok(())
 }

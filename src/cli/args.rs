@@ -1,6 +1,7 @@
 //! Flags that commands share.
 
-use super::context::{self, Context, usual_inventory};
+use super::context::{self, usual_inventory};
+use super::context_file::Context;
 use crate::fleet::{MirrorPlace, Selection};
 use crate::state::HostName;
 use crate::template::quote;

@@ -1,7 +1,7 @@
 //! `contexts`: what `-c` may name.
 
 use super::args::{Global, Output};
-use super::context::{Context, MOST_NAME, file, read};
+use super::context_file::{Context, MOST_NAME, file, read};
 use super::exit;
 use crate::report::{Columns, Last, columns};
 use crate::state::plain_line;

@@ -121,10 +121,14 @@ fn checks(drift: &Drift) -> Vec<Check> {
 impl DriftCommand {
     /// Looks once.
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<u8> {
+        self.junit.or_error("drift", self.look(global).await)
+    }
+
+    async fn look(&self, global: &Global) -> anyhow::Result<u8> {
         let drift = look(&self.place, global).await?;
         print(&drift, &self.place, global)?;
-        self.tell.write(&drift)?;
         self.junit.write("drift", || checks(&drift))?;
+        self.tell.write(&drift)?;
         Ok(drift.exit)
     }
 }

@@ -46,7 +46,7 @@ pub(super) fn exit_code(error: &anyhow::Error) -> u8 {
 }
 
 /// Returns an error as it is reported.
-fn failure_of(error: &anyhow::Error) -> Failure {
+pub(super) fn failure_of(error: &anyhow::Error) -> Failure {
     if let Some(failure) = error.downcast_ref::<Failure>() {
         return failure.clone();
     }

@@ -1,9 +1,11 @@
 //! `--junit FILE` of commands that check.
 
+use super::errors::{failure_of, print_error};
 use crate::fleet::{Error, write_report};
 use crate::inventory::{Diagnostics, Severity};
 use crate::report::{Check, junit};
 use clap::Args;
+use std::cell::Cell;
 use std::path::PathBuf;
 
 /// A file for the results of checks, in addition to the screen.
@@ -12,23 +14,44 @@ pub(super) struct Junit {
     /// Also write the results as JUnit XML to this file, for CI services
     #[arg(long = "junit", value_name = "FILE")]
     file: Option<PathBuf>,
+    /// Results were written, or could not be.
+    #[arg(skip)]
+    written: Cell<bool>,
 }
 
 impl Junit {
     /// Writes the results of a command, if that was asked for.
     pub(super) fn write(&self, command: &str, checks: impl FnOnce() -> Vec<Check>) -> anyhow::Result<()> {
         let Some(path) = &self.file else { return Ok(()) };
+        self.written.set(true);
         let xml = junit(command, &checks())?;
         Ok(write_report(path, xml.as_bytes())?)
     }
 
-    /// Writes what is wrong with an inventory, if that is what an error is about.
-    pub(super) fn write_error(&self, command: &str, error: &anyhow::Error) -> anyhow::Result<()> {
-        match error.downcast_ref() {
-            Some(Error::Inventory(found)) => self.write(command, || of_diagnostics(found)),
-            _ => Ok(()),
+    /// Writes why a command had no results, if it ends with an error before it had any: a file of an earlier run would be taken
+    /// for its own. Returns what the command does.
+    pub(super) fn or_error<T>(&self, command: &str, ran: anyhow::Result<T>) -> anyhow::Result<T> {
+        let Err(error) = &ran else { return ran };
+        if !self.written.get() {
+            let checks = || match error.downcast_ref() {
+                Some(Error::Inventory(found)) => of_diagnostics(found),
+                _ => vec![of_error(command, error)],
+            };
+            if let Err(error) = self.write(command, checks) {
+                print_error(&error);
+            }
         }
+        ran
     }
+}
+
+/// Returns an error as a check that failed.
+fn of_error(command: &str, error: &anyhow::Error) -> Check {
+    let failure = failure_of(error);
+    let code = if failure.code.is_empty() { "error".to_owned() } else { failure.code };
+    let hint = failure.hint.map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+    let cause = failure.cause.map(|cause| format!("\ncause: {cause}")).unwrap_or_default();
+    Check::of(format!("{command} {code}"), vec![(code, format!("{}{cause}{hint}", failure.message))])
 }
 
 /// Returns the errors of an inventory, a check each.

@@ -2,7 +2,8 @@
 
 use super::args::{At, Global, Output, duration};
 use super::exit;
-use crate::fleet::{KeyState, Source, TenantKeys};
+use super::session::source;
+use crate::fleet::{KeyState, TenantKeys};
 use crate::report::{Columns, Last, columns};
 use crate::state::plain_line;
 use clap::{Args, Subcommand};
@@ -75,8 +76,8 @@ struct Of {
 }
 
 impl Of {
-    fn open(&self) -> anyhow::Result<TenantKeys> {
-        Ok(TenantKeys::open(&Source::at(self.at.path()), &self.tenant)?)
+    fn open(&self, global: &Global) -> anyhow::Result<TenantKeys> {
+        Ok(TenantKeys::open(&source(&self.at.path(), global), &self.tenant)?)
     }
 
     /// Returns the command that brings a change into the cluster.
@@ -91,7 +92,7 @@ impl Key {
         let json = global.output == Output::Json;
         match self.what {
             What::Create { of, name, expires } => {
-                let mut keys = of.open()?;
+                let mut keys = of.open(global)?;
                 let made = keys.create(&name, expires).await?;
                 if json {
                     let result = serde_json::json!({"tenant": of.tenant, "id": made.id, "name": made.issued.name,
@@ -122,7 +123,7 @@ impl Key {
                 }
             }
             What::List { of } => {
-                let all = of.open()?.list(jiff::Timestamp::now());
+                let all = of.open(global)?.list(jiff::Timestamp::now());
                 if json {
                     println!("{}", serde_json::json!({"tenant": of.tenant, "keys": all}));
                 } else if all.is_empty() {
@@ -133,7 +134,7 @@ impl Key {
             }
             What::Revoke { of, id } => {
                 let what = if id == "-" { from_input()? } else { id };
-                let mut keys = of.open()?;
+                let mut keys = of.open(global)?;
                 let (id, revoked) = keys.revoke(&what)?;
                 let path = keys.path().display();
                 if json {

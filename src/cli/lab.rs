@@ -3,8 +3,9 @@
 use super::args::{At, Global, Where};
 use super::errors::coded;
 use super::session::{Session, load, load_from, source};
-use super::{apply, exit, plan};
+use super::{apply, context, exit, plan};
 use crate::fleet::{ControlPlanePrograms, Fleet, Purpose, Source, Wall, dial, serve_lab};
+use crate::template::quote;
 use clap::{Args, Subcommand};
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -56,11 +57,12 @@ enum LabCommand {
 #[derive(Args)]
 #[command(after_help = "Examples:
   provision lab run inventories/lab
+  provision -c prod lab run
   provision lab run inventories/h100-rack --fault h-003=fail-package:chrony --keep
   provision lab run inventories/lab --control-plane programs/     see docs/how-to/real-control-plane.md")]
 struct LabRun {
-    /// The inventory
-    inventory: PathBuf,
+    #[command(flatten)]
+    at: LabAt,
     /// Inject a fault, HOST=KIND[:ARGUMENT][@STEP]; kinds are listed in docs/reference/faults.md
     #[arg(long)]
     fault: Vec<String>,
@@ -79,8 +81,8 @@ struct LabRun {
   provision lab up inventories/lab     then: provision plan -i inventories/lab
   provision lab up inventories/h100-rack     then: provision plan -i inventories/h100-rack --lab")]
 struct LabUp {
-    /// The inventory
-    inventory: PathBuf,
+    #[command(flatten)]
+    at: LabAt,
     /// Inject a fault, HOST=KIND[:ARGUMENT][@STEP]; kinds are listed in docs/reference/faults.md
     #[arg(long)]
     fault: Vec<String>,
@@ -117,16 +119,37 @@ fn shown_real(real: Option<&ControlPlanePrograms>) {
   provision lab fault inventories/lab cp-1=lost
   provision lab fault inventories/lab b-1=hung-tool:nvidia-smi")]
 struct LabFault {
-    /// The inventory
+    /// The inventory; -c is not accepted here
     inventory: PathBuf,
     /// The fault: HOST=KIND[:ARGUMENT]
     fault: String,
 }
 
+/// Which inventory is simulated.
+#[derive(Args)]
+struct LabAt {
+    /// The inventory [default: the context's, PROVISION_INVENTORY, or the current folder]
+    inventory: Option<PathBuf>,
+}
+
+impl LabAt {
+    fn at(&self) -> At {
+        At { inventory: self.inventory.clone() }
+    }
+
+    /// Returns this argument as on a command line of the lab, or the context's.
+    fn said(&self) -> String {
+        match (&self.inventory, context::name()) {
+            (None, Some(name)) => format!("-c {name}"),
+            _ => quote(&self.at().path().display().to_string()),
+        }
+    }
+}
+
 #[derive(Args)]
 struct LabPlace {
-    /// The inventory
-    inventory: PathBuf,
+    #[command(flatten)]
+    at: LabAt,
 }
 
 #[derive(Args)]
@@ -134,7 +157,7 @@ struct LabPlace {
   provision lab ssh inventories/lab h-1
   provision lab ssh inventories/lab h-1 nvidia-smi")]
 struct LabSsh {
-    /// The inventory
+    /// The inventory; -c is not accepted here
     inventory: PathBuf,
     /// The host
     host: String,
@@ -156,7 +179,7 @@ impl Lab {
                 Ok(exit::DONE)
             }
             LabCommand::Up(command) => {
-                let loaded = load(&command.inventory, global)?;
+                let loaded = load(&command.at.at().path(), global)?;
                 let real = command.real.of()?;
                 let lab = loaded.lab_up(&command.fault, real.as_ref(), !command.without_walls).await?;
                 let hosts = lab.hosts();
@@ -169,18 +192,19 @@ impl Lab {
                 eprintln!("LAB: {hosts} simulated hosts are up");
                 shown_real(real.as_ref());
                 eprintln!(
-                    "  provision plan -i {0}{flag}\n  provision apply -i {0}{flag}\n  provision lab down {0}",
-                    command.inventory.display()
+                    "  provision plan {0}{flag}\n  provision apply {0}{flag}\n  provision lab down {1}",
+                    command.at.at().said(),
+                    command.at.said()
                 );
                 Ok(exit::DONE)
             }
             LabCommand::Down(command) => {
-                let was = load(&command.inventory, global)?.lab_down()?;
+                let was = load(&command.at.at().path(), global)?.lab_down()?;
                 eprintln!("LAB: {}", if was { "stopped" } else { "not running" });
                 Ok(exit::DONE)
             }
             LabCommand::Status(command) => {
-                let Some(lab) = load(&command.inventory, global)?.lab_status()? else {
+                let Some(lab) = load(&command.at.at().path(), global)?.lab_status()? else {
                     eprintln!("LAB: not running");
                     return Ok(exit::FAILED);
                 };
@@ -239,7 +263,7 @@ fn given_up(without: &[Wall]) {
 
 impl LabRun {
     async fn run(self, global: &Global) -> anyhow::Result<u8> {
-        let source = source(&self.inventory, global);
+        let source = source(&self.at.at().path(), global);
         // One that stays is the inventory's, so that other commands find it.
         let source = if self.keep { source } else { source.with_own_lab() };
         let loaded = load_from(&source)?;
@@ -261,14 +285,14 @@ impl LabRun {
         let result = self.run_in_lab(&source, global, &real).await;
         eprintln!(
             "the simulated cluster is still running; stop it with: provision lab down {}",
-            self.inventory.display()
+            self.at.said()
         );
         result
     }
 
     /// Plans, applies, and queries the models.
     async fn run_in_lab(&self, source: &Source, global: &Global, real: &[&str]) -> anyhow::Result<u8> {
-        let place = Where { at: At { inventory: Some(self.inventory.clone()) }, limit: None, lab: true };
+        let place = Where { at: self.at.at(), limit: None, lab: true };
         let session = Session::of(source, &place.selection(&[]), global, Purpose::Change, true).await?;
         let observation = session.fleet.observe(&session.events).await;
         let took = observation.took;
@@ -277,7 +301,6 @@ impl LabRun {
         let report = apply::carry_out(&session.fleet, &plan, session.events.clone(), None).await?;
         let (fleet, shown) = session.settle().await;
         apply::print_end(&fleet, &report, &shown, (&place, false), !self.keep, global);
-        let i = self.inventory.display();
         // The run has taken over what a signal does; from here on it ends the command again.
         let mut term = signal(SignalKind::terminate())?;
         let code = tokio::select! {
@@ -297,7 +320,9 @@ impl LabRun {
             ["SSH", "host keys", "shell programs", "files"].iter().chain(real).copied().collect();
         eprintln!("\nsimulated: {}\nreal: {}", simulated.join(", "), real.join(", "));
         eprintln!(
-            "Next steps:\n  provision lab up {i}\n  provision plan -i {i} --lab\n  provision lab run {i} --fault {}=fail-package:chrony",
+            "Next steps:\n  provision lab up {0}\n  provision plan {1} --lab\n  provision lab run {0} --fault {2}=fail-package:chrony",
+            self.at.said(),
+            self.at.at().said(),
             fleet.inventory.active().last().map_or("HOST", |h| h.name.as_str())
         );
         Ok(code)

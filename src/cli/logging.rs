@@ -4,9 +4,10 @@ use crate::event::Event;
 use crate::redact::redacted;
 use crate::report::event_line;
 use crate::state::plain_line;
+use crate::template::quote;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock};
@@ -29,9 +30,11 @@ static LOG: OnceLock<Mutex<File>> = OnceLock::new();
 pub(super) fn start(verbose: u8, file: Option<&Path>, command: &str) -> io::Result<()> {
     VERBOSE.store(verbose > 1, Ordering::Relaxed);
     if let Some(path) = file {
-        // It names hosts, users and addresses.
-        let opened = File::options().append(true).create(true).mode(0o600).open(path)?;
+        let (opened, others) = opened(path)?;
         let _ = LOG.set(Mutex::new(opened));
+        if let Some(others) = others {
+            eprintln!("warning: {others}");
+        }
         let (version, process) = (env!("CARGO_PKG_VERSION"), std::process::id());
         note(&format!("provision {version}: {command} (process {process})"));
     }
@@ -41,6 +44,41 @@ pub(super) fn start(verbose: u8, file: Option<&Path>, command: &str) -> io::Resu
     let layer = tracing_subscriber::fmt::layer().without_time().with_ansi(false).with_writer(Sink);
     tracing_subscriber::registry().with(wanted).with(layer).init();
     Ok(())
+}
+
+/// Opens a log file, which names hosts, users and addresses: no link, which may lead to another file than meant, and nothing that
+/// is no file. Returns it, and who else can read it.
+fn opened(path: &Path) -> io::Result<(File, Option<String>)> {
+    use rustix::fs::{Mode, OFlags, open};
+    let flags = OFlags::WRONLY
+        | OFlags::APPEND
+        | OFlags::CREATE
+        | OFlags::NOFOLLOW
+        | OFlags::NONBLOCK
+        | OFlags::NOCTTY
+        | OFlags::CLOEXEC;
+    let file = match open(path, flags, Mode::RUSR | Mode::WUSR) {
+        Ok(file) => File::from(file),
+        Err(rustix::io::Errno::LOOP) => return Err(io::Error::other("it is a link")),
+        Err(rustix::io::Errno::NXIO) => return Err(io::Error::other("it is not a regular file")),
+        Err(error) => return Err(error.into()),
+    };
+    let found = file.metadata()?;
+    if !found.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let (name, mode) = (path.display(), found.mode() & 0o777);
+    let others = match () {
+        () if found.uid() != rustix::process::geteuid().as_raw() => {
+            Some(format!("{name} belongs to another user, who can read this log"))
+        }
+        () if mode & 0o044 != 0 => Some(format!(
+            "other users can read {name} (mode {mode:o}); to change that: chmod 600 {}",
+            quote(&name.to_string())
+        )),
+        () => None,
+    };
+    Ok((file, others))
 }
 
 /// Returns what is logged without PROVISION_LOG.

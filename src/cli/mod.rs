@@ -12,6 +12,7 @@ mod backup;
 mod bundle;
 mod catalog;
 mod context;
+mod context_file;
 mod contexts;
 mod diff;
 mod docs;
@@ -178,7 +179,7 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("error: cannot start the asynchronous runtime: {error}");
-            return exit::FAILED.into();
+            return terminal::end(exit::FAILED).into();
         }
     };
     // A panic has been reported; other tasks ended with it.

@@ -8,6 +8,7 @@ use super::session::{print_findings, print_findings_only};
 use crate::fleet::{Asked, Error, Fleet, RunAbout, policies_at, policy_findings, test_policies};
 use crate::plan::{CaseResult, Effect, Plan, Policies};
 use crate::report::{Check, count};
+use crate::state::plain_line;
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -200,9 +201,9 @@ fn print_cases(results: &[CaseResult], failed: usize, global: &Global) {
     for case in results {
         match case.wrong.as_slice() {
             [] if global.quiet => {}
-            [] => screen!("ok      {}\n", case.name),
+            [] => screen!("ok      {}\n", plain_line(&case.name)),
             wrong => {
-                screen!("FAILED  {}   {}\n", case.name, case.place);
+                screen!("FAILED  {}   {}\n", plain_line(&case.name), case.place);
                 for what in wrong {
                     screen!("        {what}\n");
                 }
@@ -217,7 +218,7 @@ impl PolicyCommand {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<u8> {
         let ran = match &self.command {
             PolicySub::Check { policies } => check(policies, global),
-            PolicySub::Test { cases, junit } => test(cases, junit, global),
+            PolicySub::Test { cases, junit } => junit.or_error("policy test", test(cases, junit, global)),
         };
         match ran {
             Err(error) => match error.downcast_ref() {

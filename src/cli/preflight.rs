@@ -55,6 +55,10 @@ fn json(found: &fleet::Preflight) -> serde_json::Value {
 impl Preflight {
     /// Checks every host and prints the findings.
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<u8> {
+        self.junit.or_error("preflight", self.check(global).await)
+    }
+
+    async fn check(&self, global: &Global) -> anyhow::Result<u8> {
         let session = Session::look(&self.place, global).await?;
         let all = session.fleet.preflight().await?;
         session.end().await?;

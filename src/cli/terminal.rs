@@ -73,8 +73,10 @@ pub(super) enum Annotation {
 }
 
 /// Makes annotations of GitHub Actions of what is told with [`annotate`]. Until [`end`] its runner obeys no other commands in the
-/// output: what hosts and inventories say is in it.
+/// output: what hosts and inventories say is in it. Standard error goes to standard output from here on: the runner obeys both, and
+/// reads them in no order, so that lines of one could come before the command in the other that stops commands.
 pub(super) fn begin_annotations() {
+    let _ = rustix::stdio::dup2_stderr(std::io::stdout());
     let bytes: [u8; 16] = rand::random();
     let word: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
     raw(&format!("::stop-commands::{word}\n"));

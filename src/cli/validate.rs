@@ -1,7 +1,6 @@
 //! `validate`: all errors of an inventory at once, without contacting hosts.
 
 use super::args::{At, Global, Output};
-use super::errors::print_error;
 use super::exit;
 use super::junit::Junit;
 use super::session::load;
@@ -25,11 +24,11 @@ pub(super) struct Validate {
 impl Validate {
     /// Loads the inventory, compares it with the lock file if there is one, and prints a summary.
     pub(super) fn run(self, global: &Global) -> anyhow::Result<u8> {
-        let loaded = load(&self.at.path(), global).inspect_err(|error| {
-            if let Err(error) = self.junit.write_error("validate", error) {
-                print_error(&error);
-            }
-        })?;
+        self.junit.or_error("validate", self.check(global))
+    }
+
+    fn check(&self, global: &Global) -> anyhow::Result<u8> {
+        let loaded = load(&self.at.path(), global)?;
         let lock = loaded.lock_state()?;
         let inventory = &loaded.inventory;
         if global.output == Output::Json {

@@ -83,6 +83,10 @@ fn print(look: &HealthReport, junit: &Junit, global: &Global) -> anyhow::Result<
 impl Verify {
     /// Tests all hosts with accelerators, saves and prints the results.
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<u8> {
+        self.junit.or_error("verify", self.test(global).await)
+    }
+
+    async fn test(&self, global: &Global) -> anyhow::Result<u8> {
         if self.last {
             let loaded = load(&self.place.inventory(), global)?;
             return print(&HealthReport::last(&loaded.source.state, &loaded.inventory)?, &self.junit, global);

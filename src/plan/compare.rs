@@ -227,7 +227,7 @@ pub fn compare(before: &Inventory, after: &Inventory, catalog: &Catalog) -> Inve
         }
     }
     diff.ports = ports::between(before, after);
-    diff.warnings.extend(api_keys::between(before, after).iter().map(|what| format!("[W-KEYS] {what}")));
+    diff.warnings.extend(api_keys::between(before, after));
     diff
 }
 

@@ -1,7 +1,7 @@
 //! Saved plans, and whether one is still up to date.
 
 use super::model::{FORMAT, Plan, Waves};
-use crate::state::{PoolName, ResourceId, Step, TargetId, put, read_regular};
+use crate::state::{PoolName, ResourceId, Step, TargetId, is_steering, put, read_regular};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::path::Path;
@@ -58,9 +58,21 @@ pub fn load(path: &Path) -> Result<(Plan, String), SavedError> {
     if format != FORMAT {
         return Err(form(format!("format {format}, this version reads {FORMAT}; plan again")));
     }
-    let plan = serde_json::from_slice(&bytes).map_err(|e| form(e.to_string()))?;
+    let plan: Plan = serde_json::from_slice(&bytes).map_err(|e| form(e.to_string()))?;
+    // Whoever approves it reads these in lines of ours.
+    if names(&plan).any(|name| name.chars().any(is_steering)) {
+        return Err(form("a name in it has control characters".to_owned()));
+    }
     let digest = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
     Ok((plan, digest))
+}
+
+/// Returns the names that a plan has beside its changes.
+fn names(plan: &Plan) -> impl Iterator<Item = &str> {
+    let pools = plan.targets.iter().filter_map(|target| target.pool.as_deref());
+    let impact = plan.impact.pools.iter().map(|pool| &*pool.pool);
+    let waves = plan.waves.keys().map(PoolName::as_str);
+    [plan.inventory.as_str(), plan.lock_digest.as_str()].into_iter().chain(pools).chain(impact).chain(waves)
 }
 
 /// Something that is not as the saved plan saw it.

@@ -197,7 +197,7 @@ fn context(diff: &InventoryDiff) -> Value {
     let pools: Vec<Value> = diff
         .pools
         .iter()
-        .map(|p| json!({"pool": p.pool, "hosts": p.hosts, "waves": waves(p), "fields": list(&p.fields)}))
+        .map(|p| json!({"pool": p.pool, "hosts": count(p.hosts, "host"), "waves": waves(p), "fields": list(&p.fields)}))
         .collect();
     let changes = host_changes(diff);
     let changed: Vec<Value> = changes

@@ -20,21 +20,26 @@ impl Check {
     }
 }
 
-/// Returns the report of one command. Texts may be of hosts: what XML cannot have is left out.
+/// Returns a text as XML can have it: XML 1.0 has neither control characters nor these two.
+fn plain_xml(text: &str) -> String {
+    plain(text).replace(['\u{fffe}', '\u{ffff}'], "\u{fffd}")
+}
+
+/// Returns the report of one command. Texts may be of hosts: what XML cannot have is replaced.
 pub fn junit(command: &str, checks: &[Check]) -> Result<String, quick_junit::SerializeError> {
     let mut suite = TestSuite::new(command);
     for check in checks {
         let status = match &check.failure {
             None => TestCaseStatus::success(),
             Some((code, text)) => {
-                let text = plain(text);
+                let text = plain_xml(text);
                 let mut status = TestCaseStatus::non_success(NonSuccessKind::Failure);
-                status.set_type(code.as_str()).set_message(text.lines().next().unwrap_or_default());
-                status.set_description(text.as_ref());
+                status.set_type(plain_xml(code)).set_message(text.lines().next().unwrap_or_default());
+                status.set_description(text.as_str());
                 status
             }
         };
-        let mut case = TestCase::new(plain(&check.name).as_ref(), status);
+        let mut case = TestCase::new(plain_xml(&check.name), status);
         case.set_classname(format!("provision.{command}"));
         suite.add_test_case(case);
     }
@@ -49,12 +54,12 @@ mod tests {
 
     #[test]
     fn what_hosts_say_stays_text() {
-        let hostile =
-            ("E-X".to_owned(), "]]></failure><testcase name=\"x\"/>\u{1b}[31m\u{0}&amp;".to_owned());
-        let checks = [Check::of("h-1", vec![hostile]), Check::of("h-2", Vec::new())];
+        let text = "]]></failure><testcase name=\"x\"/>\u{1b}[31m\u{0}\u{fffe}\u{ffff}&amp;";
+        let hostile = ("E-X\u{ffff}".to_owned(), text.to_owned());
+        let checks = [Check::of("h-1\u{fffe}", vec![hostile]), Check::of("h-2", Vec::new())];
         let xml = junit("preflight", &checks).expect("XML");
         assert!(xml.contains("tests=\"2\"") && xml.contains("failures=\"1\""), "{xml}");
         assert_eq!(xml.matches("<testcase").count(), 2, "{xml}");
-        assert!(!xml.contains('\u{1b}') && !xml.contains('\u{0}'), "{xml}");
+        assert!(!xml.contains(['\u{1b}', '\u{0}', '\u{fffe}', '\u{ffff}']), "{xml}");
     }
 }

@@ -24,10 +24,15 @@ pub fn read_regular(path: &Path, most: u64) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Returns whether something is at `path` that is neither a file nor a folder: `/dev/null`, a pipe, a terminal.
+pub fn is_special(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
+}
+
 /// Puts a whole file in the place of whatever is at `path`. What is no regular file there (`/dev/null`, a pipe, a terminal) is
 /// written into and stays what it is: replacing it would take it from everybody.
 pub fn put(mut file: NamedTempFile, path: &Path) -> Result<()> {
-    if std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+    if is_special(path) {
         file.rewind()?;
         std::io::copy(&mut file, &mut std::fs::OpenOptions::new().write(true).open(path)?)?;
         return Ok(());

@@ -136,6 +136,8 @@ fn a_folder_outside_is_read_where_it_is_allowed_by_name() {
     assert!(refused.contains("E-READ") && refused.contains("--allow-outside"), "{refused}");
     let allowed = site.run(&["validate", "-i", "site", "--allow-outside", "base"]);
     assert!(allowed.status.success(), "{}", text(&allowed));
+    let keys = text(&site.run(&["key", "list", "-i", "site", "nobody", "--allow-outside", "base"]));
+    assert!(keys.contains("the inventory has no tenant `nobody`"), "{keys}");
 }
 
 #[test]

@@ -478,8 +478,8 @@ fn rows(path: &str, schema: &serde_json::Value, page: &mut String) {
 #[test]
 fn the_reference_page_of_inventories_is_the_schema() {
     let mut page = String::from(
-        "# Inventory\n\nAll keys, generated from `provision schema`. An inventory is a file, or a folder whose files are merged: maps are merged\n\
-         deeply, lists are replaced, `null` deletes. Ranges such as `h-[001-064]` expand to many names, and in `address`,\n\
+        "# Inventory\n\nAll keys, generated from `provision schema`. An inventory is a file, or a folder whose `*.yaml` files are merged\n\
+         (files in folders within it are not): maps are merged deeply, lists are replaced, `null` deletes. Ranges such as `h-[001-064]` expand to many names, and in `address`,\n\
          `clusterAddress` and `bmc` to as many values. Keys marked \"not supported yet\" are rejected, never ignored.\n\n\
          Storage: name disks by their path below `/dev/disk/by-id`. Only empty disks are formatted: `keep: true` uses an existing\n\
          filesystem, `erase: ext4` allows wiping exactly that type. Mounts are systemd mount units; k0s does not start until those that it needs are mounted.\n\n\

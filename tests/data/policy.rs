@@ -126,6 +126,65 @@ fn a_real_plan_has_the_facts_that_policies_ask_for() {
     assert_eq!(said.0, RuleOutcome::Applies, "{:?} {}", facts.now, said.1);
 }
 
+/// A change window is in the time zone of its file, before and after clocks change, and wherever the machine is.
+#[test]
+fn a_time_zone_has_its_daylight_saving_time() {
+    use RuleOutcome::{Applies, Passed};
+    let night = "now.time >= '01:00' && now.time < '03:00' && now.weekday == 7";
+    let in_zone = |zone: &str, at: &str| {
+        let text = policy(night).replace("parameters:", &format!("zone: {zone}\nparameters:"));
+        let seconds = at.parse::<jiff::Timestamp>().expect("a time").as_second();
+        let facts = Facts { now: Moment::of(seconds), ..facts() };
+        read(&text).judge(&facts).results[0].outcome
+    };
+    for (zone, at, wanted) in [
+        ("UTC", "2026-03-29T00:30:00Z", Passed),
+        ("UTC", "2026-03-29T01:00:00Z", Applies),
+        // Central European Time is an hour ahead until 01:00Z of this day, then two: 02:00 to 03:00 does not exist.
+        ("Europe/Berlin", "2026-03-28T23:59:59Z", Passed),
+        ("Europe/Berlin", "2026-03-29T00:00:00Z", Applies),
+        ("Europe/Berlin", "2026-03-29T00:59:59Z", Applies),
+        ("Europe/Berlin", "2026-03-29T01:00:00Z", Passed),
+        // And back on 25 October: 02:00 to 03:00 is there twice.
+        ("Europe/Berlin", "2026-10-24T22:59:59Z", Passed),
+        ("Europe/Berlin", "2026-10-24T23:00:00Z", Applies),
+        ("Europe/Berlin", "2026-10-25T01:59:59Z", Applies),
+        ("Europe/Berlin", "2026-10-25T02:00:00Z", Passed),
+        // The date and the day of the week are those of the zone too.
+        ("America/Los_Angeles", "2026-06-14T08:30:00Z", Applies),
+        ("Asia/Tokyo", "2026-06-13T16:30:00Z", Applies),
+        ("Asia/Kathmandu", "2026-06-13T19:15:00Z", Applies),
+    ] {
+        assert_eq!(in_zone(zone, at), wanted, "{zone} {at}");
+    }
+}
+
+/// A case gives an instant, which each zone reads, or the time that a rule sees.
+#[test]
+fn cases_are_at_an_instant_or_at_a_local_time() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let rule = policy("now.time >= '09:00'").replace("parameters:", "zone: Europe/Berlin\nparameters:");
+    std::fs::write(dir.path().join("p.yaml"), rule).expect("written");
+    let case = |given: &str, applies: &str| format!("  - {{name: c, {given}, applies: [{applies}]}}\n");
+    let cases = [
+        case("at: '2026-07-01T06:59:00Z'", ""),
+        case("at: '2026-07-01T07:00:00Z'", "p/r"),
+        case("at: '2026-01-01T07:59:00Z'", ""),
+        case("at: '2026-01-01T08:00:00Z'", "p/r"),
+        case("facts: {now: {time: '08:59'}}", ""),
+        case("facts: {now: {time: '09:00'}}", "p/r"),
+        case("at: '2026-07-01T07:00:00Z', facts: {now: {time: '08:00'}}", ""),
+    ];
+    let text =
+        format!("apiVersion: provision/v1\nkind: PolicyTest\npolicies: p.yaml\ncases:\n{}", cases.concat());
+    let file = dir.path().join("cases.yaml");
+    std::fs::write(&file, &text).expect("written");
+    let results = test_policies(&file).unwrap_or_else(|error| panic!("{}", error.failure()));
+    assert!(results.iter().all(|case| case.wrong.is_empty()), "{results:#?}");
+    std::fs::write(&file, text.replace("2026-07-01T07:00:00Z", "tomorrow")).expect("written");
+    assert!(test_policies(&file).is_err());
+}
+
 /// A rule that cannot be evaluated refuses, whatever it would have done.
 #[test]
 fn a_rule_that_fails_is_a_refusal_and_says_why() {
@@ -249,6 +308,8 @@ fn mistakes_in_a_policy_are_shown_like_those_of_an_inventory() {
         ("a duplicate rule", "rules:\n", "rules:\n  r: {when: 'true', effect: deny, message: m}\n"),
         ("another kind", "kind: Policy", "kind: Inventory"),
         ("another version", "provision/v1", "provision/v2"),
+        ("a time zone with a slip", "parameters:", "zone: Europe/Berln\nparameters:"),
+        ("a time zone that is none", "parameters:", "zone: '+02:00'\nparameters:"),
         ("no YAML", "metadata: {name: p}", "metadata: {name: p"),
         ("rules that are a list", "rules:\n  r:\n", "rules:\n  - x:\n"),
     ];

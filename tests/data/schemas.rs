@@ -108,3 +108,25 @@ fn a_saved_plan_of_each_format_is_read() {
     assert!(steps.contains(&"package/nvidia-open-580".to_owned()), "{steps:?}");
     holds("plan", &serde_json::from_str(&std::fs::read_to_string(&file).expect("read")).expect("JSON"));
 }
+
+/// Who approves a plan reads its names in lines of ours: a file with lines of its own in them was not written by this program.
+#[test]
+fn a_saved_plan_whose_names_have_lines_is_refused() {
+    let file = root().join("tests/data/plans/format-2.json");
+    let text = std::fs::read_to_string(file).expect("read");
+    let good: Value = serde_json::from_str(&text).expect("JSON");
+    let pool = good["targets"].as_array().expect("targets").iter().position(|t| t["pool"].is_string());
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("plan.json");
+    for pointer in [
+        "/inventory".to_owned(),
+        "/lock_digest".to_owned(),
+        format!("/targets/{}/pool", pool.expect("a pool")),
+    ] {
+        let mut plan = good.clone();
+        *plan.pointer_mut(&pointer).expect(&pointer) = "lab\n\nin sync: 5 hosts".into();
+        std::fs::write(&path, plan.to_string()).expect("written");
+        let why = provision::plan::load(&path).expect_err(&pointer).to_string();
+        assert!(why.contains("control characters"), "{pointer}: {why}");
+    }
+}

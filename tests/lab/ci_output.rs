@@ -55,6 +55,9 @@ fn errors_are_annotations_at_their_lines_and_nothing_else_is_obeyed() {
         let properties = line.trim_start_matches("::error ").split("::").next().expect("properties");
         assert_eq!(properties.split(',').count(), 4, "file, line, column, title: {line}");
     }
+    // The runner obeys commands on standard error too, and reads it before or after standard output.
+    assert!(output.stderr.is_empty(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("error[E-"), "{output:?}");
     let xml = std::fs::read_to_string(dir.path().join("out.xml")).expect("JUnit");
     assert!(
         xml.contains("name=\"validate\"") && xml.contains(&format!("failures=\"{}\"", lines.len())),
@@ -72,6 +75,47 @@ fn errors_are_annotations_at_their_lines_and_nothing_else_is_obeyed() {
     assert_eq!(output.status.code(), Some(1));
     let lines = obeyed(&output);
     assert!(lines.len() == 1 && lines[0].starts_with("::error title=E-"), "{lines:?}");
+}
+
+/// A device or a pipe stays what it is, a link leads nowhere, and a file of an earlier run is not taken for this one's.
+#[test]
+fn results_go_to_the_file_that_is_named_or_the_command_fails() {
+    let dir = site(|text| text.replace("pool: h100,", "pool: nowhere,"));
+    let fifo = dir.path().join("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().expect("mkfifo").success());
+    let reader = std::thread::spawn({
+        let fifo = fifo.clone();
+        move || std::fs::read_to_string(fifo)
+    });
+    assert_eq!(run(dir.path(), "validate -i good.yaml --junit fifo").status.code(), Some(0));
+    // Had the pipe been replaced by a file, nobody would write into it.
+    assert!(!std::fs::metadata(&fifo).expect("there").is_file(), "the pipe was replaced");
+    assert!(reader.join().expect("ended").expect("read").contains("failures=\"0\""));
+
+    std::fs::write(dir.path().join("kept.xml"), "kept").expect("written");
+    std::os::unix::fs::symlink("kept.xml", dir.path().join("link.xml")).expect("a link");
+    assert_eq!(run(dir.path(), "validate -i good.yaml --junit link.xml").status.code(), Some(0));
+    assert_eq!(std::fs::read_to_string(dir.path().join("kept.xml")).expect("read"), "kept");
+
+    for (inventory, arguments) in [("good", "nowhere/out.xml"), ("good", "."), ("site", "nowhere/out.xml")] {
+        let output = run(dir.path(), &format!("validate -i {inventory}.yaml --junit {arguments}"));
+        assert_eq!(output.status.code(), Some(1), "{arguments}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("cannot write "), "{output:?}");
+    }
+    for (command, wanted) in [
+        ("preflight -i site.yaml", "site.yaml:"),
+        ("drift -i site.yaml", "site.yaml:"),
+        ("verify -i site.yaml", "site.yaml:"),
+        ("policy test site.yaml", "site.yaml:"),
+        ("drift -i good.yaml --limit nobody", "drift E-LIMIT"),
+        ("policy test nowhere", "policy test E-"),
+    ] {
+        std::fs::write(dir.path().join("out.xml"), "an earlier run").expect("written");
+        let output = run(dir.path(), &format!("{command} --junit out.xml"));
+        assert_eq!(output.status.code(), Some(1), "{command}: {output:?}");
+        let xml = std::fs::read_to_string(dir.path().join("out.xml")).expect("JUnit");
+        assert!(xml.contains("<failure") && xml.contains(wanted), "{command}: {xml}");
+    }
 }
 
 #[test]

@@ -100,12 +100,19 @@ fn a_context_stands_for_an_inventory_wherever_it_is_named() {
 fn a_mistake_in_the_file_has_its_place() {
     for (contexts, wanted) in [
         ("contexts:\n  one: {inventry: x}\n", "inventry"),
-        ("contexts:\n  one: {}\n", "line 2"),
-        ("contexts:\n  one: {inventory: ''}\n", "has an empty `inventory`"),
+        ("contexts:\n  one: {}\n", "config.yaml:2:8"),
+        ("contexts:\n  one:\n", "context `one` is not a mapping"),
+        ("contexts:\n  one: {inventory: ''}\n", "`inventory` is empty"),
+        ("contexts:\n  one: {inventory: [a]}\n", "`inventory` is not a text"),
+        ("contexts:\n  one: {inventory:}\n", "`inventory` is not a text"),
         ("contexts:\n  \"-x\": {inventory: x}\n", "`-x` is not a name"),
-        ("contexts:\n  one: {inventory: x, mirror: 'ftp://x'}\n", "line 2"),
-        ("current: one\n", "line 1"),
-        ("contexts: [\n", "line"),
+        ("contexts:\n  one: {inventory: x, mirror: 'ftp://x'}\n", "config.yaml:2:31"),
+        ("contexts:\n  one: {inventory: x, allowOutside: y}\n", "`allowOutside` is not a list"),
+        ("current: one\n", "config.yaml:1:1"),
+        ("- one\n", "the file is not a mapping"),
+        ("contexts: 3\n", "`contexts` is not a mapping"),
+        // Every mistake at once.
+        ("contexts:\n  one: {inventory: x, polices: y}\n  two: {}\n", "2 errors in "),
         (&format!("contexts: {{}}\n{}", "#".repeat(300 << 10)), "larger than"),
     ] {
         let home = home(contexts);
@@ -116,6 +123,10 @@ fn a_mistake_in_the_file_has_its_place() {
             said.contains("error[E-CONTEXT]") && said.contains("config.yaml") && said.contains(wanted),
             "{said}"
         );
+        // Words of the parser are for programmers.
+        for word in ["scalar", "sequence", "deserialize", "Option", "field", "snippet"] {
+            assert!(!said.contains(word), "{said}");
+        }
         // Commands without a context do not depend on it.
         assert_eq!(run(home.path(), &[], "validate -i fleet/one").status.code(), Some(0));
     }
@@ -143,7 +154,50 @@ fn a_log_file_has_every_message_with_its_time_and_only_its_owner_reads_it() {
         assert!(!line.contains('\u{1b}'), "{line}");
     }
     assert_eq!(std::fs::metadata(&log).expect("a log").permissions().mode() & 0o777, 0o600);
-    let refused = run(home.path(), &[], "--log-file nowhere/log validate -i fleet/one");
-    assert_eq!(refused.status.code(), Some(1), "{}", text(&refused));
-    assert!(text(&refused).contains("cannot write the log file"), "{}", text(&refused));
+    // A link may lead to another file than meant, and to a pipe nobody may listen.
+    std::os::unix::fs::symlink("fleet/one/inventory.yaml", home.path().join("link")).expect("a link");
+    assert!(Command::new("mkfifo").arg(home.path().join("fifo")).status().expect("mkfifo").success());
+    for file in ["nowhere/log", "link", "fifo", "fleet"] {
+        let refused = run(home.path(), &[], &format!("--log-file {file} validate -i fleet/one"));
+        assert_eq!(refused.status.code(), Some(1), "{}", text(&refused));
+        assert!(text(&refused).contains("cannot write the log file"), "{}", text(&refused));
+    }
+    let example = std::fs::read_to_string(home.path().join("fleet/one/inventory.yaml")).expect("read");
+    assert!(!example.contains("(process "), "{example}");
+    // Who else reads an existing file was its owner's choice, but is told.
+    let said = |mode| {
+        std::fs::set_permissions(&log, std::fs::Permissions::from_mode(mode)).expect("set");
+        let output = run(home.path(), &[], "validate -i fleet/one --log-file log");
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+        assert_eq!(std::fs::metadata(&log).expect("a log").permissions().mode() & 0o777, mode);
+        text(&output)
+    };
+    assert!(!said(0o600).contains("warning"));
+    for mode in [0o640, 0o604] {
+        let said = said(mode);
+        assert!(
+            said.contains("warning: other users can read log") && said.contains("chmod 600 log"),
+            "{said}"
+        );
+    }
+}
+
+/// The lab of a context is had like anything else of it, where the command has no arguments before which it would stand.
+#[test]
+fn the_lab_simulates_the_inventory_of_a_context() {
+    let home = home(BOTH);
+    let ends = |environment: &[(&str, &str)], arguments: &str, code: i32| {
+        let output = run(home.path(), environment, arguments);
+        assert_eq!(output.status.code(), Some(code), "{arguments}: {}", text(&output));
+        text(&output)
+    };
+    let up = ends(&[], "-c one lab up", 0);
+    assert!(up.contains("provision plan -c one --lab") && up.contains("provision lab down -c one"), "{up}");
+    assert!(ends(&[("PROVISION_CONTEXT", "one")], "lab status", 0).contains("LAB one"));
+    assert!(ends(&[], "lab status fleet/one", 0).contains("LAB one"));
+    assert!(ends(&[], "-c two lab status", 1).contains("not running"));
+    assert!(ends(&[], "lab status fleet/two -c one", 1).contains("-c and an inventory are both given"));
+    assert!(ends(&[], "-c one lab ssh w-1 true", 1).contains("`lab ssh` does not accept -c"));
+    assert!(ends(&[], "-c one lab fault fleet/one w-1=lost", 1).contains("`lab fault` does not accept -c"));
+    assert!(ends(&[], "lab down -c one", 0).contains("stopped"));
 }

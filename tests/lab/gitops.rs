@@ -176,6 +176,33 @@ fn a_change_that_is_no_inventory_is_told_in_the_comment() {
     assert!(usage.contains("provision-ci review BASE"), "{usage}");
 }
 
+/// GitHub's runner obeys commands in the output of the script, of which a change under review may contain some.
+#[test]
+fn nothing_in_a_change_is_a_command_of_the_runner() {
+    let Some(team) = Team::new() else { return };
+    let hostile = "role: \"::set-output name=pending::yes ##[add-mask]e\"";
+    team.edit("role: controller", hostile);
+    for (step, code) in [("review main", 1), ("plan", 1), ("drift", 1)] {
+        let output = team.sh(&format!("GITHUB_ACTIONS=true sh $CI_SCRIPT {step}"));
+        assert_eq!(output.status.code(), Some(code), "{step}: {}", text(&output));
+        assert!(output.stderr.is_empty(), "read in no order: {}", text(&output));
+        let said = String::from_utf8(output.stdout).expect("text");
+        assert!(said.contains("##[add-mask]"), "{said}");
+        let (mut stopped, mut obeyed) = (None, Vec::new());
+        for line in said.lines() {
+            match (&stopped, line.strip_prefix("::stop-commands::")) {
+                (None, Some(word)) => stopped = Some(format!("::{word}::")),
+                (Some(word), _) if line == word => stopped = None,
+                (None, None) => obeyed.push(line),
+                (Some(_), _) => {}
+            }
+        }
+        assert!(stopped.is_none(), "{said}");
+        assert!(obeyed.iter().all(|line| line.starts_with("::error file=")), "{step}: {obeyed:?}");
+        assert_eq!(obeyed.is_empty(), step != "review main", "{step}: {obeyed:?}");
+    }
+}
+
 /// The workflows are YAML, call no command that the script lacks, and give a pull request neither secrets nor rights.
 #[test]
 fn workflows_call_what_there_is_and_keep_strangers_apart() {

@@ -1,8 +1,8 @@
 //! Cases that policies are tested with: facts, and which rules apply to them. Owns their form; files are read elsewhere.
 
-use super::facts::Facts;
+use super::facts::{Facts, Moment};
 use super::file::Policies;
-use super::judge::RuleOutcome;
+use super::judge::{Now, RuleOutcome};
 use crate::inventory::{Diagnostic, Diagnostics, Node, Value, document};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +31,9 @@ pub struct Case {
     /// A saved plan, relative to this file; its inventory is taken unless another is named.
     #[serde(default)]
     pub plan: Option<String>,
+    /// When: `now` follows from it, in the time zone of each file of policies.
+    #[serde(default)]
+    at: Option<jiff::Timestamp>,
     /// Facts that differ from those, merged into them.
     #[serde(default)]
     facts: serde_json::Value,
@@ -131,7 +134,7 @@ impl Cases {
                     cases.push(Case { place, ..case });
                 }
                 Err(why) => {
-                    let hint = "Use name, inventory, plan, facts and applies";
+                    let hint = "Use name, inventory, plan, at, facts and applies";
                     error(item, "E-VALUE", format!("cannot read the case: {why}"), hint);
                 }
             }
@@ -147,6 +150,10 @@ impl Case {
     /// Judges the case, with its facts laid on those of its plan and inventory.
     pub fn judge(&self, policies: &Policies, base: &Facts) -> CaseResult {
         let result = |wrong| CaseResult { name: self.name.clone(), place: self.place.clone(), wrong };
+        let base = match self.at {
+            Some(at) => &Facts { now: Moment::of(at.as_second()), ..base.clone() },
+            None => base,
+        };
         let facts = serde_json::to_value(base).and_then(|mut facts| {
             if !self.facts.is_null() {
                 merge(&mut facts, &self.facts);
@@ -157,7 +164,11 @@ impl Case {
             Ok(facts) => facts,
             Err(why) => return result(vec![format!("invalid facts: {why}")]),
         };
-        let report = policies.judge(&facts);
+        let now = match self.facts.get("now") {
+            Some(_) => Now::AsSaid,
+            None => Now::Instant(facts.now.seconds),
+        };
+        let report = policies.judge_at(&facts, now);
         let expected = self.applies.rules();
         let known: BTreeSet<&str> = policies.rules.iter().map(|rule| rule.name.as_str()).collect();
         let mut wrong: Vec<String> = expected

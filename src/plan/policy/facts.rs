@@ -1,6 +1,7 @@
 //! What policies are judged on, as data with a published schema: `provision schema policy`. Owns the types; `of_plan.rs` and
 //! `of_inventory.rs` fill them. Names are those of the inventory where it has one.
 
+use jiff::tz::TimeZone;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -11,7 +12,7 @@ use std::collections::BTreeMap;
 pub struct Facts {
     /// What is done: `plan`, `apply`, `diff`, `reset`, `destroy` or `restore`.
     pub command: String,
-    /// When, in UTC.
+    /// When, in the time zone of the file; UTC if it names none.
     pub now: Moment,
     /// Who does it.
     pub user: User,
@@ -29,7 +30,7 @@ pub struct Facts {
     pub before: Option<InventoryFacts>,
 }
 
-/// A time, in UTC.
+/// A time, in UTC or the time zone of the policy.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Debug)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Moment {
@@ -50,10 +51,15 @@ impl Default for Moment {
 }
 
 impl Moment {
-    /// Returns a time in seconds since 1970 as policies see it.
+    /// Returns a time in seconds since 1970 as policies without a time zone see it.
     pub fn of(seconds: i64) -> Self {
+        Self::in_zone(seconds, TimeZone::UTC)
+    }
+
+    /// Returns a time in seconds since 1970 as policies of a time zone see it.
+    pub(super) fn in_zone(seconds: i64, zone: TimeZone) -> Self {
         let Ok(at) = jiff::Timestamp::from_second(seconds) else { return Self::default() };
-        let at = at.to_zoned(jiff::tz::TimeZone::UTC);
+        let at = at.to_zoned(zone);
         Self {
             date: at.strftime("%Y-%m-%d").to_string(),
             time: at.strftime("%H:%M").to_string(),

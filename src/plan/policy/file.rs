@@ -2,6 +2,7 @@
 
 use super::expression::{Expression, on_large_stack};
 use crate::inventory::{Diagnostic, Diagnostics, Entry, Node, SourceSpan, Value, document};
+use jiff::tz::{TimeZone, TimeZoneDatabase};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -48,8 +49,17 @@ pub struct Rule {
     pub span: SourceSpan,
     /// When it applies.
     pub(super) when: Expression,
-    /// The parameters of its file.
-    pub(super) parameters: Arc<serde_json::Value>,
+    /// What its file says for all its rules.
+    pub(super) file: Arc<FileWide>,
+}
+
+/// What holds for all rules of a file.
+#[derive(Debug)]
+pub(super) struct FileWide {
+    /// Values for the rules.
+    pub parameters: serde_json::Value,
+    /// The time zone of `now`, if it is not UTC.
+    pub zone: Option<TimeZone>,
 }
 
 /// Rules that a change is judged by.
@@ -178,7 +188,7 @@ impl Reader {
     }
 
     fn policy(&mut self, node: &Node) {
-        let known = ["apiVersion", "kind", "metadata", "parameters", "rules"];
+        let known = ["apiVersion", "kind", "metadata", "zone", "parameters", "rules"];
         self.keys(node, &known, &["apiVersion", "kind", "metadata", "rules"], "a policy");
         for (key, wanted) in [("apiVersion", "provision/v1"), ("kind", "Policy")] {
             if let Some(value) = node.get(key).filter(|value| value.text().as_deref() != Some(wanted)) {
@@ -209,18 +219,37 @@ impl Reader {
             }
             None => serde_json::Value::Object(serde_json::Map::new()),
         };
-        let parameters = Arc::new(parameters);
+        let zone = node.get("zone").and_then(|zone| self.zone(zone));
+        let file = Arc::new(FileWide { parameters, zone });
         let Some(rules) = node.get("rules") else { return };
         if rules.entries().is_empty() {
             let hint = "Use a mapping from names of rules to `when`, `effect` and `message`";
             return self.error("E-TYPE", &rules.span, "`rules` has no rule", hint);
         }
         for entry in rules.entries() {
-            self.rule(&policy, entry, &parameters);
+            self.rule(&policy, entry, &file);
         }
     }
 
-    fn rule(&mut self, policy: &str, entry: &Entry, parameters: &Arc<serde_json::Value>) {
+    /// Reads a time zone of the database in this program: what a rule says depends on no machine.
+    fn zone(&mut self, node: &Node) -> Option<TimeZone> {
+        let said = node.text().unwrap_or_default();
+        let zones = TimeZoneDatabase::bundled();
+        let zone = zones.get(&said).ok();
+        if zone.is_none() {
+            let far = |name: &str| strsim::osa_distance(&name.to_lowercase(), &said.to_lowercase());
+            let near = zones.available().map(|name| name.to_string()).min_by_key(|name| far(name));
+            let hint = match near.filter(|name| far(name) <= 3) {
+                Some(name) => format!("Did you mean `{name}`?"),
+                None => "Use a name of the IANA time zone database, such as Europe/Berlin".to_owned(),
+            };
+            let said: String = said.chars().take(64).collect();
+            self.error("E-VALUE", &node.span, format!("`{said}` is not a time zone"), hint);
+        }
+        zone
+    }
+
+    fn rule(&mut self, policy: &str, entry: &Entry, file: &Arc<FileWide>) {
         let Entry { key, span, node } = entry;
         if !is_name(key) {
             self.error(
@@ -272,8 +301,8 @@ impl Reader {
             }
         });
         if let (Some(when), Some(effect), Some(message)) = (when, effect, message) {
-            let (name, span, parameters) = (format!("{policy}/{key}"), span.clone(), parameters.clone());
-            self.rules.push(Rule { name, effect, approvals, message, hint, span, when, parameters });
+            let (name, span, file) = (format!("{policy}/{key}"), span.clone(), file.clone());
+            self.rules.push(Rule { name, effect, approvals, message, hint, span, when, file });
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Judges a change by policies: a pure function of rules and facts. A rule that cannot be evaluated refuses the change.
 
 use super::expression::{Answer, Scope, on_large_stack};
-use super::facts::Facts;
+use super::facts::{Facts, Moment};
 use super::file::{Effect, Policies, Rule};
 use crate::inventory::{Diagnostic, Diagnostics};
 use schemars::JsonSchema;
@@ -130,28 +130,51 @@ impl Rule {
 }
 
 /// Evaluates all rules on a thread with room for deep expressions.
-fn answers(policies: &Policies, facts: &Value) -> Result<Vec<RuleResult>, String> {
+fn answers(policies: &Policies, facts: &Value, now: Now) -> Result<Vec<RuleResult>, String> {
     let empty = serde_json::Map::new();
     let facts = facts.as_object().unwrap_or(&empty);
+    let said = facts.get("now").cloned().unwrap_or_default();
     let mut scope = Scope::new(facts.iter().map(|(name, value)| (name.as_str(), value)))?;
     let mut results = Vec::new();
     for rule in &policies.rules {
-        scope.set("parameters", &rule.parameters);
+        scope.set("parameters", &rule.file.parameters);
+        let local = match (now, &rule.file.zone) {
+            (Now::Instant(seconds), Some(zone)) => {
+                let local = Moment::in_zone(seconds, zone.clone());
+                Some(serde_json::to_value(local).map_err(|error| error.to_string())?)
+            }
+            _ => None,
+        };
+        scope.set("now", local.as_ref().unwrap_or(&said));
         results.push(rule.result(rule.when.evaluate(&scope)));
     }
     Ok(results)
 }
 
+/// What `now` is for rules of a file with a time zone.
+#[derive(Clone, Copy)]
+pub(super) enum Now {
+    /// Seconds since 1970, which are a date and a time in each zone.
+    Instant(i64),
+    /// The date and time of the facts, whatever the zone: a case says them.
+    AsSaid,
+}
+
 impl Policies {
     /// Judges a change.
     pub fn judge(&self, facts: &Facts) -> PolicyReport {
+        self.judge_at(facts, Now::Instant(facts.now.seconds))
+    }
+
+    /// Judges a change at a time.
+    pub(super) fn judge_at(&self, facts: &Facts, now: Now) -> PolicyReport {
         let report =
             |results| PolicyReport { source: self.source.clone(), digest: self.digest.clone(), results };
         if self.is_empty() {
             return report(Vec::new());
         }
         let judged = match serde_json::to_value(facts) {
-            Ok(facts) => on_large_stack(|| answers(self, &facts)),
+            Ok(facts) => on_large_stack(|| answers(self, &facts, now)),
             Err(error) => Some(Err(error.to_string())),
         };
         let failed = |why: &str| self.rules.iter().map(|rule| rule.result(Err(why.to_owned()))).collect();
