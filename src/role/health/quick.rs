@@ -175,20 +175,44 @@ if [ $n -eq {count} ]; then okay "$n devices on the PCI bus"; else bad E-NEURON-
 v=; [ -r /sys/module/neuron/version ] && read -r v </sys/module/neuron/version
 case $v in {version}) okay "module neuron $v is loaded";; '') bad E-NEURON-DRIVER "module neuron is not loaded";;
 *) bad E-NEURON-WINDOW "module neuron $v is loaded, {driver} is wanted: it does not work with the runtimes of this SDK; a process holds the old module, so reboot";; esac
+# Driver 2.31 moved nodes of sysfs (AWS's sysfs guide of SDK 2.33.0), so a counter that is not where drivers had it before is
+# looked for by name anywhere below its device: a file, or a folder with a total.
+counters() {{
+if [ -e "$h/$1" ]; then echo "$h/$1"; return; fi
+for p in $moved; do
+case ${{p#"$d"/}} in
+*unhealthy_components) k=health_status/unhealthy_components;;
+*repairable*) k=mem_ecc_repairable_uncorrected;;
+*sram*) k=sram_ecc_uncorrected;;
+*mem*|*hbm*|*dram*) k=mem_ecc_uncorrected;;
+*) k=;; esac
+[ "$k" != "$1" ] || echo "$p"
+done
+}}
+# Of several, the highest; not a number if one of them cannot be read.
+highest() {{ e=
+for p in $(counters "$1"); do
+[ ! -d "$p" ] || p=$p/total
+v=; [ -r "$p" ] && read -r v <"$p"
+case $v in ''|*[!0-9]*) e=unreadable; return;; *) [ "$v" -le "${{e:--1}}" ] || e=$v;; esac
+done
+}}
 g=0
 for d in /sys/devices/virtual/neuron_device/neuron*; do
-[ -d "$d" ] || continue; g=$((g + 1)); at=${{d##*/}}; h=$d/stats/hardware
+[ -d "$d" ] || continue; g=$((g + 1)); at=${{d##*/}}; moved=; h=$d/stats/hardware
+for p in "$h/mem_ecc_uncorrected" "$h/sram_ecc_uncorrected" "$h/health_status/unhealthy_components"; do [ -e "$p" ] || moved=y; done
+[ -z "$moved" ] || moved=$(find "$d/" -path '*ecc*uncorrected' -o -name unhealthy_components 2>/dev/null)
 for f in mem_ecc_uncorrected sram_ecc_uncorrected; do
-e=; [ -r "$h/$f" ] && read -r e <"$h/$f"
+highest $f
 case $e in 0) ;; ''|*[!0-9]*) bad E-NEURON-ECC "unknown: $at does not report $f";; *) bad E-NEURON-ECC "$at has $f $e: take the instance out of service";; esac
 done
-e=; [ -r "$h/mem_ecc_repairable_uncorrected" ] && read -r e <"$h/mem_ecc_repairable_uncorrected"
+highest mem_ecc_repairable_uncorrected
 case $e in ''|0|*[!0-9]*) ;; *) bad E-NEURON-REPAIR "$at has $e memory errors that a reset repairs: reboot the host";; esac
 # Reported by driver 2.30.2 and newer on Trn2 and Trn3 only.
-if [ -r "$h/health_status/unhealthy_components" ]; then
-e=; read -r e <"$h/health_status/unhealthy_components"
+for p in $(counters health_status/unhealthy_components); do
+e=; [ -r "$p" ] && read -r e <"$p"
 [ -z "$e" ] || bad E-NEURON-UNHEALTHY "$at reports unhealthy components: $e"
-fi
+done
 done
 if [ $g -eq {count} ]; then okay "the driver has $g devices"; else bad E-NEURON-COUNT "the driver has $g of {count} devices"; fi
 if tool 5 dmesg >"$T" 2>/dev/null; then
