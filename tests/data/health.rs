@@ -247,6 +247,44 @@ fn neuron_is_gated_by_its_collective() {
     }
 }
 
+/// What a driver recommends for a GPU is taken from it; one that does not know the field is asked without it.
+#[test]
+fn the_recovery_action_of_a_gpu_is_what_its_driver_says() {
+    let said = |action: &str| {
+        let row = |n: u32| {
+            format!("echo '{n}, 00000000:3B:00.0, 580.178.04, 0, Completed, Success, No, No{action}'\n")
+        };
+        let refusal = "case $1 in *gpu_recovery_action*) echo 'Field \"gpu_recovery_action\" is not a valid field to query.'; exit 2;; esac\n";
+        let tool = if action.is_empty() { refusal.to_owned() } else { String::new() };
+        let count = with("h100-sxm5-80gb", |input| input.count);
+        let tool = tool + &(0..count).map(row).collect::<String>();
+        let shell = with("h100-sxm5-80gb", |input| quick(*input));
+        crate::role::sh(&[("nvidia-smi", &tool), ("dmesg", "")], &shell).0
+    };
+    for (action, wanted) in [
+        (
+            ", Drain and Reset",
+            "(00000000:3B:00.0) reports the recovery action Drain and Reset: drain and reboot the host",
+        ),
+        (", Reset", "recovery action Reset: drain and reboot"),
+        (", Reboot", "recovery action Reboot: drain and reboot"),
+        (", Drain P2P", "recovery action Drain P2P: drain the host"),
+        (
+            ", [Unknown Error]",
+            "unknown: GPU 0 (00000000:3B:00.0) reports \"[Unknown Error]\" as its recovery action",
+        ),
+        (", Sleep", "unknown: GPU 0"),
+    ] {
+        let text = said(action);
+        assert!(text.contains("E-NV-RECOVERY: ") && text.contains(wanted), "{action}: {text}");
+    }
+    for action in ["", ", None", ", [N/A]", ", N/A", ", [Not Supported]"] {
+        let text = said(action);
+        assert!(!text.contains("E-NV-RECOVERY") && !text.contains("E-NV-FIELDS"), "{action}: {text}");
+        assert!(text.contains("ok: nvidia-smi sees"), "{action}: {text}");
+    }
+}
+
 /// Counters of devices where drivers before 2.31 have them, and wherever else below the device they may be.
 #[test]
 fn neuron_counters_are_found_where_they_are() {

@@ -101,8 +101,11 @@ s=$(systemctl show -p ActiveEnterTimestampMonotonic --value {daemon} 2>/dev/null
 case $s in ''|*[!0-9]*) left=0;; *) left=$((left - (${{u%%.*}} - s / 1000000)));; esac
 fi
 end=$(($(date +%s) + left))
+rest=fabric.state,fabric.status,remapped_rows.pending,remapped_rows.failure
 while :; do
-smi $core,fabric.state,fabric.status,remapped_rows.pending,remapped_rows.failure
+# What the driver itself recommends; older ones do not know the field.
+smi "$core,$rest,gpu_recovery_action"
+case $a in *'"gpu_recovery_action" is not a valid field'*) smi "$core,$rest";; esac
 # One field that an older driver does not know fails the whole call.
 case $a in *'not a valid field'*) all=; smi $core; bad E-NV-FIELDS "unknown: this nvidia-smi reports neither fabric state nor row remapping";; esac
 case $a in *', In Progress,'*) [ "$(date +%s)" -lt "$end" ] || break; sleep 3;; *) break;; esac
@@ -117,7 +120,7 @@ case "$r $a" in
 '9 '*) bad E-NV-DRIVER "nvidia-smi cannot reach the driver";;
 '0 '*)
 g=0
-while IFS=, read -r i bus drv ecc state status pending failure; do
+while IFS=, read -r i bus drv ecc state status pending failure action; do
 g=$((g + 1)); at="GPU $i (${{bus# }})"
 case ${{drv# }} in {version}) ;; ''|'['*|ERR!) hides E-NV-MISMATCH "driver version" "${{drv# }}";; *) bad E-NV-MISMATCH "$at is driven by ${{drv# }}, {driver} is wanted";; esac
 case ${{ecc# }} in 0) ;; ''|*[!0-9]*) lacks "${{ecc# }}" || hides E-NV-ECC "count of uncorrectable memory errors" "${{ecc# }}";; *) bad E-NV-ECC "$at has ${{ecc# }} uncorrectable memory errors since boot: reboot it; if they come back, replace it";; esac
@@ -129,6 +132,10 @@ Completed) case ${{status# }} in Success) ;; ''|'['*|N/A|ERR!) lacks "${{status#
 *) bad E-NV-FABRIC "$at has fabric state ${{state# }}";; esac
 case ${{pending# }} in [Nn]o|0) ;; [Yy]es|1) bad E-NV-REMAP "$at waits for a reset to remap rows: reboot the host";; *) lacks "${{pending# }}" || hides E-NV-REMAP "pending row remapping" "${{pending# }}";; esac
 case ${{failure# }} in [Nn]o|0) ;; [Yy]es|1) bad E-NV-REMAP "$at could not remap a row: replace it";; *) lacks "${{failure# }}" || hides E-NV-REMAP "failed row remapping" "${{failure# }}";; esac
+case ${{action# }} in ''|None) ;; Reset|'Drain and Reset') bad E-NV-RECOVERY "$at reports the recovery action ${{action# }}: drain and reboot the host";;
+Reboot) bad E-NV-RECOVERY "$at reports the recovery action Reboot: drain and reboot the host";;
+'Drain P2P') bad E-NV-RECOVERY "$at reports the recovery action Drain P2P: drain the host; if it is still reported afterwards, reboot it";;
+*) lacks "${{action# }}" || hides E-NV-RECOVERY "recovery action" "${{action# }}";; esac
 done <"$T"
 if [ $g -eq {count} ]; then okay "nvidia-smi sees $g GPUs"; else bad E-NV-COUNT "nvidia-smi sees $g of {count} GPUs"; fi;;
 *) bad E-NV-SMI "unknown: nvidia-smi failed (exit $r): $l";;
