@@ -354,7 +354,7 @@ fn fits(pattern: &str, text: &str) -> Option<String> {
 
 /// Returns whether a text is what a pattern of `*` stands for. The parts between stars are taken where they come first: that
 /// leaves the most for those behind them, so nothing is ever tried twice.
-fn glob(pattern: &str, text: &str) -> bool {
+pub fn glob(pattern: &str, text: &str) -> bool {
     let Some((first, rest)) = pattern.split_once('*') else { return pattern == text };
     let Some(mut text) = text.strip_prefix(first) else { return false };
     let (between, last) = rest.rsplit_once('*').map_or((None, rest), |(between, last)| (Some(between), last));

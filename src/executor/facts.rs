@@ -5,7 +5,8 @@ use super::frame::Sections;
 use super::watchdog::Watchdog;
 use crate::k0s::{self, BINARY as K0S_BINARY, CERTIFICATES, CLUSTER_FILES, PKI_DIR};
 use crate::state::{
-    Facts, Hazard, Headers, LockRecord, Managed, Mounted, OpenBatch, PackageManager, PciFunction, RestoreLeft,
+    Facts, Hazard, Headers, LockRecord, Managed, Mounted, OpenBatch, PackageFilter, PackageManager,
+    PciFunction, RestoreLeft,
 };
 use std::collections::BTreeMap;
 
@@ -24,6 +25,12 @@ else echo 'headers installable'; fi
 grep -ls graphics-drivers /etc/apt/sources.list.d/* 2>/dev/null | while read -r p; do echo "foreign the graphics-drivers repository ($p)"; done
 t 10 dpkg-query -W -f '${db:Status-Abbrev} ${Package}\n' 'nvidia-*-server*' 'linux-modules-nvidia-*' | while read -r s p; do
 case $s in ?i*) echo "foreign package $p of the distribution";; esac; done
+[ -d /etc/dnf ] || return 0
+# Only what hides packages: these files may also have passwords. Without such lines, rpm is not asked.
+d=$(awk '/^[ \t]*([#;]|$)/ { next } /^\[/ { s = $0; k = 0; next } /^[^ \t]/ { n = $0; sub(/[ \t]*=.*/, "", n); sub(/^[^=]*=/, ""); k = n ~ /^(exclude|excludepkgs|includepkgs|disable_excludes)$/ } k { print "dnf", s, n, $0 }' /etc/dnf/dnf.conf $(ls /etc/dnf/libdnf5.conf.d/*.conf /etc/yum.repos.d/epel*.repo 2>/dev/null) 2>/dev/null)
+[ -n "$d" ] || return 0
+printf '%s\n' "$d"
+t 10 rpm -qa --qf 'rpm %{NAME} %{VERSION}\n' 2>/dev/null && echo 'rpm - -'
 }
 "#;
 
@@ -88,6 +95,7 @@ f uptime; read -r u _ </proc/uptime && echo "${{u%%.*}}"
 f services; a=; for u in /run/systemd/units/invocation:*; do [ -L "$u" ] && a=no; break; done
 [ -z "$a" ] || for u in {services}; do [ -L "/run/systemd/units/invocation:$u" ] && a= && break; done
 [ -n "$a" ] || t 5 systemctl is-active {services}
+f enabled; for u in {services}; do for w in /etc/systemd/system/*.wants/"$u"; do [ -L "$w" ] && echo "$u"; done; done
 f addresses; t 5 {ADDRESSES}
 f disks; t 5 {DISKS}
 f df; t 5 {FREE}
@@ -209,6 +217,7 @@ pub(super) fn parse(sections: &Sections) -> Result<Facts, String> {
                 .collect(),
             false => Vec::new(),
         },
+        enabled: sections.lines("enabled").iter().filter(|l| !l.is_empty()).cloned().collect(),
         addresses: sections
             .lines("addresses")
             .iter()
@@ -250,6 +259,12 @@ pub(super) fn parse(sections: &Sections) -> Result<Facts, String> {
             .iter()
             .filter_map(|line| line.strip_prefix("foreign ").map(str::to_owned))
             .collect(),
+        package_filters: sections
+            .lines("accelerators")
+            .iter()
+            .filter_map(|line| package_filter(line.strip_prefix("dnf ")?))
+            .collect(),
+        installed: installed(sections.lines("accelerators")),
         cgroup: sections.first("cgroup").parse().ok(),
         k0s_version: Some(sections.first("k0s").trim())
             .filter(|v| v.starts_with('v') && v.len() <= MOST_VERSION_BYTES)
@@ -280,6 +295,25 @@ pub(super) fn parse(sections: &Sections) -> Result<Facts, String> {
         return Err("uname printed nothing".to_owned());
     }
     Ok(facts)
+}
+
+/// Reads `[REPOSITORY] OPTION PATTERN, …`.
+fn package_filter(line: &str) -> Option<PackageFilter> {
+    let (repository, rest) = line.strip_prefix('[')?.split_once("] ")?;
+    let (option, patterns) = rest.split_once(' ').unwrap_or((rest, ""));
+    let patterns = patterns.split([' ', '\t', ',']).filter(|pattern| !pattern.is_empty());
+    Some(PackageFilter {
+        repository: repository.to_owned(),
+        option: option.to_owned(),
+        patterns: patterns.map(str::to_owned).collect(),
+    })
+}
+
+/// Returns names and versions of installed packages; nothing unless rpm listed them to the end.
+fn installed(lines: &[String]) -> Option<Vec<(String, String)>> {
+    let packages = lines.iter().filter_map(|line| line.strip_prefix("rpm ")?.split_once(' '));
+    let packages: Vec<_> = packages.map(|(name, version)| (name.to_owned(), version.to_owned())).collect();
+    packages.iter().any(|(name, _)| name == "-").then_some(packages)
 }
 
 /// Returns the value of an assignment of os-release(5): plain, or in quotes of either kind, with the shell's escapes.

@@ -3,7 +3,7 @@
 use super::entry::{self, Entry};
 use super::findings::Finding;
 use super::input::RoleInput;
-use super::{context, host, preflight, repository, secret};
+use super::{context, excluded, host, preflight, repository, secret};
 use crate::inventory::{Accelerator, Inventory};
 use crate::state::{Failure, FailureKind, Resource, ResourceId};
 use crate::template::Scope;
@@ -58,7 +58,8 @@ pub fn desired(input: &RoleInput<'_>) -> Result<Vec<Resource>, Vec<Failure>> {
         return Err(problems);
     }
     let resources = resources(input)?;
-    let refused = preflight::drop_ins(input, &resources);
+    let mut refused = preflight::drop_ins(input, &resources);
+    refused.extend(excluded::hidden(input, &resources));
     if refused.is_empty() { Ok(resources) } else { Err(refused) }
 }
 

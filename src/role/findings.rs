@@ -135,7 +135,7 @@ pub const TABLE: &[(&str, &str, &str)] = &[
     ),
     (
         "E-FOREIGN-KUBERNETES",
-        "another kubelet or Kubernetes distribution is running on the host",
+        "another kubelet or Kubernetes distribution is running on the host, or starts at its next boot",
         "Remove it; two cannot share ports, CNI and cgroups",
     ),
     (
@@ -225,6 +225,11 @@ pub const TABLE: &[(&str, &str, &str)] = &[
         "E-HEADERS",
         "the headers of the running kernel are not available",
         "Install a kernel whose headers are in the repositories, then reboot",
+    ),
+    (
+        "E-DNF-EXCLUDED",
+        "exclude or includepkgs in dnf's configuration hides packages that the driver needs",
+        "Change the line that the message names, in /etc/dnf/dnf.conf or /etc/yum.repos.d",
     ),
     ("E-NV-FOREIGN", "a driver from another installer is present", "Remove it as described in the message"),
     ("E-SPACE", "not enough disk space for drivers", "Free up space (`df -h` on the host)"),

@@ -252,8 +252,33 @@ fn authorities(facts: &Facts, found: &mut Vec<Finding>) {
     }
 }
 
+/// What would come back with the next boot, which a driver needs. A node of ours has been booted with it before.
+fn sleeping(facts: &Facts, found: &mut Vec<Finding>) {
+    let stopped = facts.enabled.iter().filter(|service| !facts.services.contains(service));
+    for service in stopped.filter(|_| is_new(facts)) {
+        let name = service.trim_end_matches(".service");
+        let message = format!("{name} is not running, but enabled: it starts at the next boot");
+        let hint = format!("Run `systemctl disable {service}` (check with: systemctl is-enabled {service})");
+        match name {
+            "k3s"
+            | "k3s-agent"
+            | "rke2-server"
+            | "rke2-agent"
+            | "kubelet"
+            | "snap.microk8s.daemon-kubelite" => {
+                found.push(stop("E-FOREIGN-KUBERNETES", message, hint));
+            }
+            "fapolicyd" => found.push(warn("W-FAPOLICYD", message, hint)),
+            // Ubuntu has ufw enabled on every host: its own configuration says whether it does anything.
+            "firewalld" => found.push(warn("W-FIREWALL", message, hint)),
+            _ => {}
+        }
+    }
+}
+
 /// What else lives there.
 fn others(facts: &Facts, found: &mut Vec<Finding>) {
+    sleeping(facts, found);
     for service in &facts.services {
         let by_hand = format!("Check with: systemctl status {service}");
         let name = service.trim_end_matches(".service");

@@ -6,6 +6,7 @@ mod accelerator;
 mod context;
 mod desired;
 mod entry;
+mod excluded;
 mod fields;
 mod findings;
 pub mod health;

@@ -51,6 +51,9 @@ pub struct Facts {
     pub apparmor: bool,
     /// Units that run and that preflight looks for: other runtimes and distributions, firewalls, fapolicyd.
     pub services: Vec<String>,
+    /// Those of them that start at boot, running or not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub enabled: Vec<String>,
     /// Interface and address with prefix, such as `("eth0", "10.0.0.5/24")`.
     pub addresses: Vec<(String, String)>,
     /// PCI functions of the vendors we know (10de, 1d0f, 15b3), from sysfs.
@@ -63,6 +66,12 @@ pub struct Facts {
     pub headers: Option<Headers>,
     /// Drivers from other installers than our packages; only on hosts with accelerators.
     pub foreign_drivers: Vec<String>,
+    /// Lines of dnf's configuration that hide packages; only on hosts with accelerators.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub package_filters: Vec<PackageFilter>,
+    /// Installed packages and their versions, asked for only where there are such lines.
+    #[serde(skip)]
+    pub installed: Option<Vec<(String, String)>>,
     /// cgroup version, 1 or 2.
     pub cgroup: Option<u8>,
     /// The version of the k0s binary on the host, if there is one.
@@ -131,6 +140,17 @@ pub enum PackageManager {
     Apt,
     /// dnf and rpm.
     Dnf,
+}
+
+/// A line of dnf's configuration that hides packages from it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct PackageFilter {
+    /// `main`, or the repository that it is about.
+    pub repository: String,
+    /// `exclude`, `excludepkgs`, `includepkgs` or `disable_excludes`.
+    pub option: String,
+    /// Its patterns.
+    pub patterns: Vec<String>,
 }
 
 /// Whether the headers of the running kernel are available.

@@ -17,8 +17,8 @@ mod target;
 pub use change::{Change, FieldDiff, Fields, Observation, Observed, Origin, Orphan, Seen, Step, Verb, Work};
 pub use cluster::{BarePods, Cluster, Nodes, OutOfService};
 pub use facts::{
-    Certificate, Facts, Headers, LockRecord, Managed, Mounted, OpenBatch, PackageManager, PciFunction,
-    RestoreLeft,
+    Certificate, Facts, Headers, LockRecord, Managed, Mounted, OpenBatch, PackageFilter, PackageManager,
+    PciFunction, RestoreLeft,
 };
 pub use hazard::Hazard;
 pub use id::{HostKind, InvalidId, JoinRole, ObjectId, ResourceId, StepId, StepOutput};

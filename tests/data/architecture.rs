@@ -97,6 +97,40 @@ fn every_code_that_a_run_can_end_with_is_in_the_reference() {
     assert_eq!(missing, std::collections::BTreeSet::new());
 }
 
+/// The page names what covers a condition: each test, inventory and resource that it names is there.
+#[test]
+fn the_tests_that_the_verification_page_names_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("docs/verification.md")).expect("the page");
+    let (mut there, function) =
+        (std::collections::BTreeSet::new(), regex::Regex::new("fn ([a-z0-9_]+)").expect("a pattern"));
+    for file in files(&root.join("src")).into_iter().chain(files(&root.join("tests"))) {
+        let text = std::fs::read_to_string(&file).expect("a source file");
+        there.extend(function.captures_iter(&text).map(|found| found[1].to_owned()));
+        there.extend(file.with_extension("").iter().map(|part| part.to_string_lossy().into_owned()));
+    }
+    let quoted = regex::Regex::new("`((?:[a-z0-9_]+::)*)([a-z0-9_]+)([…*]?)`").expect("a pattern");
+    let mut missing = Vec::new();
+    for found in quoted.captures_iter(&page) {
+        let name = &found[2];
+        // Words of the product, not of tests: they have neither a module before them nor several parts.
+        if found[1].is_empty() && name.matches('_').count() < 2 {
+            continue;
+        }
+        let is = |t: &String| if found[3].is_empty() { t == name } else { t.starts_with(name) };
+        if !there.iter().any(is) {
+            missing.push(found[0].to_owned());
+        }
+    }
+    let refused = regex::Regex::new("`refused/([a-z0-9-]+)`").expect("a pattern");
+    for found in refused.captures_iter(&page) {
+        if !root.join(format!("tests/inventories/refused/{}.yaml", &found[1])).exists() {
+            missing.push(found[0].to_owned());
+        }
+    }
+    assert_eq!(missing, Vec::<String>::new());
+}
+
 /// The picture in CONTRIBUTING.md has every module, in its layer.
 #[test]
 fn the_picture_of_the_layers_is_the_code() {

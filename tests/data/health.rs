@@ -247,6 +247,134 @@ fn neuron_is_gated_by_its_collective() {
     }
 }
 
+/// What a driver recommends for a GPU is taken from it; one that does not know the field is asked without it.
+#[test]
+fn the_recovery_action_of_a_gpu_is_what_its_driver_says() {
+    let said = |action: &str| {
+        let row = |n: u32| {
+            format!("echo '{n}, 00000000:3B:00.0, 580.178.04, 0, Completed, Success, No, No{action}'\n")
+        };
+        let refusal = "case $1 in *gpu_recovery_action*) echo 'Field \"gpu_recovery_action\" is not a valid field to query.'; exit 2;; esac\n";
+        let tool = if action.is_empty() { refusal.to_owned() } else { String::new() };
+        let count = with("h100-sxm5-80gb", |input| input.count);
+        let tool = tool + &(0..count).map(row).collect::<String>();
+        let shell = with("h100-sxm5-80gb", |input| quick(*input));
+        crate::role::sh(&[("nvidia-smi", &tool), ("dmesg", "")], &shell).0
+    };
+    for (action, wanted) in [
+        (
+            ", Drain and Reset",
+            "(00000000:3B:00.0) reports the recovery action Drain and Reset: drain and reboot the host",
+        ),
+        (", Reset", "recovery action Reset: drain and reboot"),
+        (", Reboot", "recovery action Reboot: drain and reboot"),
+        (", Drain P2P", "recovery action Drain P2P: drain the host"),
+        (
+            ", [Unknown Error]",
+            "unknown: GPU 0 (00000000:3B:00.0) reports \"[Unknown Error]\" as its recovery action",
+        ),
+        (", Sleep", "unknown: GPU 0"),
+    ] {
+        let text = said(action);
+        assert!(text.contains("E-NV-RECOVERY: ") && text.contains(wanted), "{action}: {text}");
+    }
+    for action in ["", ", None", ", [N/A]", ", N/A", ", [Not Supported]"] {
+        let text = said(action);
+        assert!(!text.contains("E-NV-RECOVERY") && !text.contains("E-NV-FIELDS"), "{action}: {text}");
+        assert!(text.contains("ok: nvidia-smi sees"), "{action}: {text}");
+    }
+}
+
+/// Counters of devices where drivers before 2.31 have them, and wherever else below the device they may be.
+#[test]
+fn neuron_counters_are_found_where_they_are() {
+    let hardware = "stats/hardware";
+    let ecc = [("mem_ecc_uncorrected", "0"), ("sram_ecc_uncorrected", "0")];
+    let at = |folder: &str, counters: &[(&str, &str)]| -> Vec<(String, String)> {
+        counters.iter().map(|(name, count)| (format!("{folder}/{name}"), format!("{count}\n"))).collect()
+    };
+    let bad = "E-NEURON-ECC: neuron0 has mem_ecc_uncorrected 3: take the instance out of service";
+    let sick = [("mem_ecc_uncorrected", "3"), ("sram_ecc_uncorrected", "0")];
+    let repair = "E-NEURON-REPAIR: neuron0 has 2 memory errors";
+    let cases: [(Vec<(String, String)>, &str); 12] = [
+        (at(hardware, &ecc), ""),
+        (at(hardware, &sick), bad),
+        (at("health/ecc", &ecc), ""),
+        (at("health/ecc", &sick), bad),
+        // A folder with a total, parts of the name as folders, another name of the memory.
+        (
+            at(
+                "health",
+                &[
+                    ("mem_ecc_uncorrected/total", "3"),
+                    ("mem_ecc_uncorrected/present", "0"),
+                    ("sram_ecc_uncorrected/total", "0"),
+                ],
+            ),
+            bad,
+        ),
+        (at("health", &[("hbm/ecc/uncorrected", "3"), ("sram/ecc/uncorrected", "0")]), bad),
+        // Only one moved; several of a kind.
+        ([at(hardware, &ecc[..1]), at("health", &ecc[1..])].concat(), ""),
+        ([at("neuron_core0", &ecc), at("neuron_core1", &sick)].concat(), bad),
+        ([at("health", &ecc), at("health", &[("mem_ecc_repairable_uncorrected", "2")])].concat(), repair),
+        (
+            [at("health", &ecc), at("health/state", &[("unhealthy_components", "hbm")])].concat(),
+            "reports unhealthy components: hbm",
+        ),
+        (
+            at("health", &[("mem_ecc_corrected", "0"), ("sram_ecc_uncorrected", "0")]),
+            "unknown: neuron0 does not report mem_ecc_uncorrected",
+        ),
+        (
+            at("health", &[("mem_ecc_uncorrected", "n/a"), ("sram_ecc_uncorrected", "0")]),
+            "unknown: neuron0 does not report mem_ecc_uncorrected",
+        ),
+    ];
+    for (files, wanted) in cases {
+        let dir = tempfile::tempdir().expect("a folder");
+        for (path, text) in &files {
+            let path = dir.path().join("neuron0").join(path);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+            std::fs::write(path, text).expect("written");
+        }
+        let shell = with("trainium2", |input| quick(*input));
+        let shell = shell.replace("/sys/devices/virtual/neuron_device", &dir.path().display().to_string());
+        let (said, _) = crate::role::sh(&[("dmesg", "")], &shell);
+        let about = ["E-NEURON-ECC", "E-NEURON-REPAIR", "E-NEURON-UNHEALTHY"];
+        let found: Vec<&str> = said.lines().filter(|l| about.iter().any(|a| l.contains(a))).collect();
+        let as_meant =
+            if wanted.is_empty() { found.is_empty() } else { found.len() == 1 && found[0].contains(wanted) };
+        assert!(as_meant, "{wanted}\nin {found:?}\nof {files:?}");
+    }
+}
+
+/// Whether devices are in use decides whether tests may run on them: what neuron-ls does not say is unknown.
+#[test]
+fn a_neuron_ls_that_does_not_list_processes_is_unknown() {
+    let said = |neuron_ls: &str| {
+        let shell = with("trainium2", |input| program(Level::Standard, *input, "/nowhere"));
+        crate::role::sh(
+            &[("neuron-ls", neuron_ls), ("dmesg", ""), ("nccom-test", "echo ran; exit 3")],
+            &shell,
+        )
+        .0
+    };
+    let unknown = "unknown: skipped: cannot tell whether processes use the accelerators";
+    for neuron_ls in [
+        "exit 1",
+        "echo '{}'",
+        "echo '{\"instance\": {}, \"devices\": [{\"id\": 0}]}'",
+        "echo 'neuron-ls: no driver'",
+    ] {
+        assert!(said(neuron_ls).contains(unknown), "{neuron_ls}: {}", said(neuron_ls));
+    }
+    let idle = "echo '{\"instance\": {}, \"devices\": [{\"neuron_processes\": []}]}'";
+    assert!(said(idle).contains("(exit 3)"), "{}", said(idle));
+    let busy = "echo '{\"devices\": [{\"neuron_processes\": [{\"pid\": 7}]}]}'";
+    assert!(said(busy).contains("skipped: 1 processes use"), "{}", said(busy));
+}
+
 /// What the gate left on a host is read again with the quick test of now; a tool that it passed without is no reason to
 /// doubt the host.
 #[test]

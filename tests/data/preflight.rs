@@ -2,7 +2,9 @@
 
 use crate::role::{Case, file};
 use provision::role::{Finding, TABLE, among, findings, tries};
-use provision::state::{Content, Facts, HostKind, HostName, Managed, Mounted, Resource, ResourceId, Spec};
+use provision::state::{
+    Content, Facts, Headers, HostKind, HostName, Managed, Mounted, PackageFilter, Resource, ResourceId, Spec,
+};
 use std::path::Path;
 
 fn certificate(n: u32) -> String {
@@ -235,6 +237,154 @@ fn facts_alone_tell_all_their_reasons_at_once() {
         1,
     );
     assert!(!case.failure("w-1").contains("E-CGROUP"));
+}
+
+/// Only what hides packages is read of dnf's configuration, which may also have passwords.
+#[test]
+fn filters_of_dnf_are_read_from_its_configuration() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let write = |path: &str, text: &str| {
+        let path = dir.path().join(path);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        std::fs::write(path, text).expect("written");
+    };
+    write("pci/0000:01:00.0/vendor", "0x10de\n");
+    let main = "[main]\ngpgcheck=1\n# exclude=bash\nproxy_password=canary\n  canary\nexclude = kernel*, nvidia*\n\tlibnv*\nbest=True\n  True\n";
+    write("dnf/dnf.conf", main);
+    write(
+        "repos/epel.repo",
+        "[epel]\nbaseurl=https://a\n    https://b\nexcludepkgs=dkms\n[epel-testing]\nenabled=0\n",
+    );
+    let rpm = "echo 'rpm kernel 5.14.0'; echo 'rpm dkms 3.1.0'";
+    let facts = |rpm: &str| {
+        let program = provision::executor::observe_program(&[]);
+        let mut program = program[..program.find("state() {").expect("the query")].to_owned();
+        for (from, to) in
+            [("/etc/dnf", "dnf"), ("/etc/yum.repos.d", "repos"), ("/sys/bus/pci/devices", "pci")]
+        {
+            program = program.replace(from, &dir.path().join(to).display().to_string());
+        }
+        let tools =
+            ["ip", "df", "systemctl", "cloud-init", "apt-cache", "dpkg-query"].map(|tool| (tool, "exit 1"));
+        let (answer, _) = crate::role::sh(&[&tools[..], &[("rpm", rpm)]].concat(), &program);
+        assert!(!answer.contains("canary"), "{answer}");
+        provision::executor::facts_in(&answer).expect("whole").expect("facts")
+    };
+    let found = facts(rpm);
+    let lines = found
+        .package_filters
+        .iter()
+        .map(|f| format!("{} {} {}", f.repository, f.option, f.patterns.join("|")));
+    assert_eq!(
+        lines.collect::<Vec<_>>(),
+        ["main exclude kernel*|nvidia*", "main exclude libnv*", "epel excludepkgs dkms"]
+    );
+    let installed = found.installed.expect("asked");
+    assert_eq!(installed[1], ("dkms".to_owned(), "3.1.0".to_owned()));
+    assert_eq!(facts(&format!("{rpm}; exit 1")).installed, None, "rpm failed half-way");
+    write("dnf/dnf.conf", "[main]\ngpgcheck=1\n");
+    write("repos/epel.repo", "[epel]\nenabled=1\n");
+    let found = facts("echo asked >&2; exit 1");
+    assert!(found.package_filters.is_empty() && found.installed.is_none());
+}
+
+/// What hides packages from dnf is named before anything is changed, by the line that does it; what is installed needs no dnf.
+#[test]
+fn packages_that_dnf_cannot_see_stop_an_accelerator_host() {
+    let filter = |repository: &str, option: &str, patterns: &[&str]| PackageFilter {
+        repository: repository.to_owned(),
+        option: option.to_owned(),
+        patterns: patterns.iter().map(|p| (*p).to_owned()).collect(),
+    };
+    let code = "E-DNF-EXCLUDED";
+    let case = |filters: Vec<PackageFilter>| {
+        let mut case = Case::h100("rhel9");
+        (case.facts.package_filters, case.facts.installed) = (filters, Some(Vec::new()));
+        case
+    };
+    let said = |case: &Case| match case.wanted("h-1") {
+        Ok(_) => String::new(),
+        Err(failures) => failures.iter().map(|f| format!("[{}] {f}\n", f.code)).collect(),
+    };
+    for (filters, named) in [
+        (
+            vec![filter("main", "exclude", &["kernel-core", "*nvidia*"])],
+            "kmod-nvidia-open-dkms, nvidia-driver-cuda",
+        ),
+        (vec![filter("main", "excludepkgs", &["nvidia-driver-cuda-580.*"])], "hides nvidia-driver-cuda: "),
+        (vec![filter("epel", "exclude", &["dkms"])], "hides dkms: exclude=dkms in [epel]"),
+        (
+            vec![filter("main", "includepkgs", &["*nvidia*", "libnv*", "datacenter*", "kernel*", "nvlsm*"])],
+            "hides dkms, epel-release: includepkgs=",
+        ),
+    ] {
+        let text = said(&case(filters));
+        assert!(text.contains(code) && text.contains(named), "{named}: {text}");
+    }
+    // Those of other repositories, of other packages, switched off, or of what is installed.
+    let off = [filter("main", "exclude", &["*nvidia*"]), filter("main", "disable_excludes", &["all"])];
+    for filters in [
+        vec![filter("epel", "exclude", &["*nvidia*"])],
+        vec![filter("main", "exclude", &["postgresql*", "nvidia-driver-570*"])],
+        off.to_vec(),
+        vec![filter("main", "includepkgs", &["*"])],
+    ] {
+        assert_eq!(said(&case(filters.clone())), "", "{filters:?}");
+    }
+    let mut installed = case(vec![filter("main", "exclude", &["nvidia-driver-cuda"])]);
+    installed.facts.installed = Some(vec![("nvidia-driver-cuda".into(), "580.178.04".into())]);
+    assert_eq!(said(&installed), "");
+    installed.facts.installed = Some(vec![("nvidia-driver-cuda".into(), "570.158.01".into())]);
+    assert!(said(&installed).contains(code), "another version has to be fetched");
+    installed.facts.installed = None;
+    assert_eq!(said(&installed), "", "rpm did not list what is installed: the step of the role finds it");
+    // Headers of the running kernel, by the name that this kernel's package has.
+    for (system, kernel, pattern) in [
+        ("rhel9", "5.14.0-427.el9.x86_64", "kernel*"),
+        ("amzn2023", "6.12.5-1.amzn2023.x86_64", "kernel6.12-*"),
+    ] {
+        let mut case = Case::trn2("rhel9");
+        if system == "amzn2023" {
+            case.facts.os =
+                [("ID", "amzn"), ("VERSION_ID", "2023")].map(|(k, v)| (k.into(), v.into())).into();
+        }
+        case.facts.kernel = kernel.to_owned();
+        case.facts.headers = Some(Headers::Installable);
+        (case.facts.package_filters, case.facts.installed) =
+            (vec![filter("main", "exclude", &[pattern])], Some(Vec::new()));
+        let text = match case.wanted("t-1") {
+            Ok(_) => String::new(),
+            Err(failures) => failures.iter().map(|f| f.to_string()).collect(),
+        };
+        assert!(text.contains("-devel: exclude=kernel"), "{system}: {text}");
+    }
+}
+
+/// A kubelet of another cluster that was only stopped is back after the reboot that a driver needs.
+#[test]
+fn what_starts_at_the_next_boot_is_found_before_it() {
+    let found = |enabled: &[&str], running: &[&str], ours: bool| {
+        let mut case = Case::new("debian12");
+        case.facts.enabled = enabled.iter().map(|name| (*name).to_owned()).collect();
+        case.facts.services = running.iter().map(|name| (*name).to_owned()).collect();
+        case.facts.k0s_was_up = ours;
+        let id = ResourceId::host(HostKind::Command, "k0s-ready");
+        let ready = Managed { id, hash: String::new(), undo: None, adopted: false, hazards: Vec::new() };
+        case.facts.managed = ours.then_some(ready).into_iter().collect();
+        let about = ["E-FOREIGN-KUBERNETES", "W-FIREWALL", "W-FAPOLICYD"];
+        case.checked("w-1").into_iter().filter(|f| about.contains(&f.code)).collect::<Vec<_>>()
+    };
+    for unit in
+        ["k3s.service", "kubelet.service", "rke2-server.service", "snap.microk8s.daemon-kubelite.service"]
+    {
+        let all = found(&[unit], &[], false);
+        assert_eq!(codes(&all), ["E-FOREIGN-KUBERNETES"], "{unit}: {all:?}");
+        assert!(all[0].hint.contains(&format!("systemctl disable {unit}")), "{all:?}");
+        assert_eq!(codes(&found(&[unit], &[unit], false)), ["E-FOREIGN-KUBERNETES"], "said once");
+        assert!(found(&[unit], &[], true).is_empty(), "our node has been booted with it before");
+    }
+    assert_eq!(codes(&found(&["firewalld.service"], &[], false)), ["W-FIREWALL"]);
+    assert!(found(&["ufw.service", "docker.service"], &[], false).is_empty());
 }
 
 /// Files of a cluster that managed.json does not know stop a host, before a k0s that finds them joins nothing.

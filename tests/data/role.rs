@@ -95,6 +95,21 @@ impl Case {
         })
     }
 
+    /// What is found out about a host from its facts.
+    pub fn checked(&self, host: &str) -> Vec<provision::role::Finding> {
+        let inventory = self.inventory();
+        let host = &inventory.hosts[host];
+        check(&RoleInput {
+            inventory: &inventory,
+            catalog: &self.catalog,
+            lock: &self.lock,
+            host,
+            facts: &self.facts,
+            secrets: &self.secrets,
+            joins: self.joins,
+        })
+    }
+
     /// What one role comes to.
     pub fn role(&self, host: &str, role: &str) -> Vec<Resource> {
         let all = self.wanted(host).unwrap_or_else(|f| panic!("{f:?}"));

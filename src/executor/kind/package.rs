@@ -58,12 +58,16 @@ while read -r when p v; do case $when in
 before) mine="$mine $p";;
 *) if [ "$v" = - ]; then gone="$gone $p"; else old="$old $p=$v"; fi;; esac; done <"$B/left"; rm -f -- "$B/left"
 l=$(sed -n 's/.*Consult \(\/[^ ]*make\.log\) for more.*/\1/p' "$B/apt" | tail -n 1); m=${l#/var/lib/dkms/}; m=${m%%/*}
+# What dkms refuses before it builds has no log: no headers of the kernel, a module that is not for it.
+e=; if [ -z "$l" ] && grep -q '^dpkg: error processing' "$B/apt"; then
+e=$(sed -n -e 's/^Error! echo$//' -e 's/^Error! \(..*\)/\1/p' -e '/^Your kernel headers/p' "$B/apt" | head -n 1)
+m=$(sed -n 's/^Loading new \(.*\)-[0-9][^ ]* DKMS files.*/\1/p' "$B/apt" | tail -n 1); fi
 [ -z "$l" ] || tail -n 8 -- "$l" 2>/dev/null || true
 [ -z "$gone" ] || dpkg --force-remove-reinstreq --remove $gone || true
 [ -z "$old" ] || apt-get -y -o DPkg::Lock::Timeout=600 --allow-downgrades --allow-change-held-packages install $old || true
 [ -z "$gone$old" ] || echo "undone, so that apt works again:$gone$old"
-[ -z "$l" ] || { case $m in nvidia*) c=E-NV-DKMS;; *neuron*) c=E-NEURON-DKMS;; efa*) c=E-EFA-DKMS;; *) c=E-DKMS;; esac
-echo "$c: the module $m was not built for this kernel; the end of its log is above ($l)"; return 0; }
+[ -z "$l$e" ] || { case $m in nvidia*) c=E-NV-DKMS;; *neuron*) c=E-NEURON-DKMS;; efa*) c=E-EFA-DKMS;; *) c=E-DKMS;; esac
+echo "$c: the module${m:+ $m} was not built for this kernel${l:+; the end of its log is above ($l)}${e:+: $e}"; return 0; }
 [ -n "$mine" ] && [ -z "$gone$old" ] || return 0
 v=$(dpkg-query -W -f '${db:Status-Abbrev}${Version}' "$1" 2>/dev/null)
 case $v in ?i" "$2) echo "$1 is installed; already broken before, and still broken:$mine"; r=0;;

@@ -15,17 +15,25 @@ pub(super) struct AptSource<'a> {
 }
 
 /// An awk program for a one-line list, or for a deb822 file by paragraphs. It prints the file with conflicting entries turned
-/// off, and ends with 3 if there was none. apt puts the host's architecture in the place of `$(ARCH)` (sources.list(5)).
-const AWK: &str = r#"function plain(u) { gsub(/[$][(]ARCH[)]/, arch, u); sub(/\/+$/, "", u); return u }
+/// off, and ends with 3 if there was none. apt puts the host's architecture in the place of `$(ARCH)` (sources.list(5)), and takes two
+/// URIs for one repository whatever their scheme, user and %-encoding (seen with apt 2.6.2). It reads lists with DOS line ends.
+const AWK: &str = r#"function plain(u,   at) {
+  gsub(/[$][(]ARCH[)]/, arch, u); sub(/^[A-Za-z0-9+.-]+:(\/\/)?/, "", u); sub(/^[^\/@]*@/, "", u)
+  while (match(u, /%[0-9A-Fa-f][0-9A-Fa-f]/)) {
+    at = 16 * (index(hex, tolower(substr(u, RSTART + 1, 1))) - 1) + index(hex, tolower(substr(u, RSTART + 2, 1))) - 1
+    u = substr(u, 1, RSTART - 1) (at > 32 && at != 37 ? sprintf("%c", at) : "?") substr(u, RSTART + 3)
+  }
+  sub(/\/+$/, "", u); return u
+}
 function same(s, t) { return s == t || (s == "/" || s == "./") && (t == "/" || t == "./") }
 function conflicts(u, s, k,   i, j) {
   if (k == key) return 0
   for (i = 1; i <= nu; i++) for (j = 1; j <= ns; j++) if (plain(u) == plain(us[i]) && same(s, ss[j])) return 1
   return 0
 }
-BEGIN { nu = split(uris, us, " "); ns = split(suites, ss, " ") }
+BEGIN { hex = "0123456789abcdef"; nu = split(uris, us, " "); ns = split(suites, ss, " ") }
 FILENAME ~ /[.]list$/ {
-  l = $0; o = ""
+  l = $0; o = ""; gsub(/["\r]/, "", l)
   if (l !~ /^[ \t]*deb(-src)?[ \t]/) { print; next }
   if (match(l, /\[[^]]*\]/)) { o = substr(l, RSTART + 1, RLENGTH - 2); l = substr(l, 1, RSTART - 1) " " substr(l, RSTART + RLENGTH) }
   sub(/^[ \t]+/, "", l); split(l, w, /[ \t]+/)
@@ -33,16 +41,16 @@ FILENAME ~ /[.]list$/ {
   if (conflicts(w[2], w[3], k)) { hit = 1; print mark $0 } else print
   next
 }
-{ para[++np] = $0; if ($0 ~ /^[ \t]*$/) flush() }
+{ para[++np] = $0; if ($0 ~ /^[ \t\r]*$/) flush() }
 function flush(   i, v, n, f, x, y, e, bad, a, b, p, q) {
   for (i = 1; i <= np; i++) {
     if (para[i] ~ /^#/) continue
-    if (para[i] ~ /^[ \t]/) { v[n] = v[n] " " para[i]; continue }
-    n = tolower(para[i]); sub(/:.*/, "", n); f = para[i]; sub(/^[^:]*:[ \t]*/, "", f); v[n] = f
+    if (para[i] ~ /^[ \t]/) { f = para[i]; gsub(/\r/, "", f); v[n] = v[n] " " f; continue }
+    n = tolower(para[i]); sub(/:.*/, "", n); f = para[i]; sub(/^[^:]*:[ \t]*/, "", f); gsub(/\r/, "", f); v[n] = f
   }
   e = tolower(v["enabled"]); f = v["signed-by"]; sub(/^[ \t]+/, "", f); sub(/[ \t]+$/, "", f)
   a = split(v["uris"], p, /[ \t]+/); b = split(v["suites"], q, /[ \t]+/); bad = 0
-  if (e !~ /^(no|false|0|off)/) for (x = 1; x <= a; x++) for (y = 1; y <= b; y++) if (conflicts(p[x], q[y], f)) bad = 1
+  if (e !~ /^(no|false|0|off|without|disable)/) for (x = 1; x <= a; x++) for (y = 1; y <= b; y++) if (conflicts(p[x], q[y], f)) bad = 1
   for (i = 1; i <= np; i++) print (bad && para[i] !~ /^[ \t]*$/ ? mark : "") para[i]
   if (bad) hit = 1
   np = 0
@@ -132,7 +140,12 @@ mod tests {
                 "arch.list",
                 "deb [arch=amd64 signed-by=/usr/share/keyrings/cuda.gpg] https://mirror.example/cuda ./\n",
             ),
+            // What apt takes for the same repository.
+            ("http.list", "deb [signed-by=/k.gpg] http://mirror.example/cuda/ /\n"),
+            ("lines.list", "deb [signed-by=/k.gpg] HTTPS://mirror.example/cuda/ /\r\n"),
             ("nokey.list", "  deb https://mirror.example/cuda /\n"),
+            ("quoted.list", "deb [signed-by=\"/k.gpg\"] \"https://mirror.example/c%75da/\" /\n"),
+            ("user.list", "deb [signed-by=/k.gpg] https://me:word@mirror.example/cuda/ /\n"),
             (
                 "vendor.sources",
                 "Types: deb\nURIs: http://deb.debian.org/debian\nSuites: bookworm\nComponents: main\n\nEnabled: yes\nTypes: deb\nURIs: https://mirror.example/cuda\nSuites: /\nSigned-By:\n -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n abc\n -----END PGP PUBLIC KEY BLOCK-----\n",
@@ -140,6 +153,14 @@ mod tests {
         ];
         let harmless = [
             ("same-key.list", "deb [signed-by=/etc/apt/keyrings/cuda.asc] https://mirror.example/cuda/ /\n"),
+            (
+                "disabled.sources",
+                "Enabled: without\nTypes: deb\nURIs: https://mirror.example/cuda/\nSuites: /\n",
+            ),
+            (
+                "other-host.list",
+                "deb http://mirror.example:8080/cuda/ /\ndeb http://mirror.example/c%2575da/ /\n",
+            ),
             ("off.list", "# deb https://mirror.example/cuda/ /\n"),
             ("other-suite.list", "deb https://mirror.example/cuda/ stable main\n"),
             ("other.list", "deb https://mirror.example/cuda-12/ /\n"),
@@ -153,8 +174,17 @@ mod tests {
         let source = AptSource::of(DEFINITION).expect("apt's");
         let own = "/etc/apt/sources.list.d/ours.sources";
         let found = run(dir.path(), &source.conflicting(own));
-        let expected =
-            ["arch.list", "nokey.list", "one.list", "vendor.sources"].map(|n| format!("/sources.list.d/{n}"));
+        let expected = [
+            "arch.list",
+            "http.list",
+            "lines.list",
+            "nokey.list",
+            "one.list",
+            "quoted.list",
+            "user.list",
+            "vendor.sources",
+        ]
+        .map(|n| format!("/sources.list.d/{n}"));
         assert_eq!(found.trim(), expected.join(" "));
         run(dir.path(), &source.turn_off(own));
         assert_eq!(run(dir.path(), &source.conflicting(own)), "");

@@ -109,6 +109,10 @@ impl Health {
         let code = format!("E-HEALTH-{}", test.to_uppercase());
         let unknown = |detail: String| Finding::unknown(&code, detail);
         let finding = match (part.map(|p| (p, p.status)), busy) {
+            (None, Some("unknown")) => unknown(
+                "skipped: cannot tell whether processes use the accelerators: neuron-ls does not list them"
+                    .to_owned(),
+            ),
             (None, Some(n)) => {
                 unknown(format!("skipped: {n} processes use the accelerators; drain the host first"))
             }

@@ -47,20 +47,24 @@ run() { name=$1; s=$2; shift 2; printf '@@ %s\n' "$name"
 if command -v "$1" >/dev/null 2>&1; then tool "$s" "$@" 2>&1; r=$?; printf '\n@@rc %s %s\n' "$name" $r; else printf '@@rc %s missing\n' "$name"; fi; }
 "#;
 
-/// Returns shell that runs `tests` unless workloads use the accelerators; how many do is printed as `@@busy N`.
+/// Returns shell that runs `tests` unless workloads use the accelerators; how many do is printed as `@@busy N`, or
+/// `@@busy unknown` where neuron-ls does not say it.
 fn when_idle(input: &QuickInput<'_>, tests: &str) -> String {
     let busy = match input.product.vendor {
-        Vendor::Nvidia => "tool 10 nvidia-smi --query-compute-apps=pid --format=csv,noheader 2>/dev/null",
-        // SDK 2.34 drops -j for the other form (announced for it on 2026-10-16 in the SDK's documents).
+        // Errors of nvidia-smi go to standard output too, and name versions and addresses.
+        Vendor::Nvidia => {
+            "b=$(tool 10 nvidia-smi --query-compute-apps=pid --format=csv,noheader 2>/dev/null | \
+             grep -c '^[0-9][0-9]*[[:space:]]*$')"
+        }
+        // SDK 2.34 drops -j for the other form (announced for it on 2026-10-16 in the SDK's documents), of which no output
+        // is published. In both, an idle device has to say that it has no processes.
         Vendor::Neuron => {
-            "{ tool 10 neuron-ls -j 2>/dev/null || tool 10 neuron-ls --output-format json 2>/dev/null; } | \
-             tr -d ' \\r\\n' | grep -o '\"pid\":[0-9]*' | sed 's/.*://'"
+            "l=$({ tool 10 neuron-ls -j || tool 10 neuron-ls --output-format json; } 2>/dev/null | tr -d ' \\r\\n')\n\
+             b=$(printf '%s' \"$l\" | grep -o '\"pid\":[0-9]' | grep -c .)\n\
+             case $l in *'\"neuron_processes\":'*) ;; *) [ \"$b\" -gt 0 ] || ! command -v neuron-ls >/dev/null 2>&1 || b=unknown;; esac"
         }
     };
-    // Errors of nvidia-smi go to standard output too, and name versions and addresses.
-    format!(
-        "b=$({busy} | grep -c '^[0-9][0-9]*[[:space:]]*$')\nif [ \"${{b:-0}}\" -gt 0 ]; then printf '@@busy %s\\n' \"$b\"; else\n{tests}fi\n"
-    )
+    format!("{busy}\ncase $b in ''|0)\n{tests};; *) printf '@@busy %s\\n' \"$b\";; esac\n")
 }
 
 /// Returns shell that prints the quick test and the output of the standard level's tools, for `judging` to read.

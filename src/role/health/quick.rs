@@ -101,8 +101,11 @@ s=$(systemctl show -p ActiveEnterTimestampMonotonic --value {daemon} 2>/dev/null
 case $s in ''|*[!0-9]*) left=0;; *) left=$((left - (${{u%%.*}} - s / 1000000)));; esac
 fi
 end=$(($(date +%s) + left))
+rest=fabric.state,fabric.status,remapped_rows.pending,remapped_rows.failure
 while :; do
-smi $core,fabric.state,fabric.status,remapped_rows.pending,remapped_rows.failure
+# What the driver itself recommends; older ones do not know the field.
+smi "$core,$rest,gpu_recovery_action"
+case $a in *'"gpu_recovery_action" is not a valid field'*) smi "$core,$rest";; esac
 # One field that an older driver does not know fails the whole call.
 case $a in *'not a valid field'*) all=; smi $core; bad E-NV-FIELDS "unknown: this nvidia-smi reports neither fabric state nor row remapping";; esac
 case $a in *', In Progress,'*) [ "$(date +%s)" -lt "$end" ] || break; sleep 3;; *) break;; esac
@@ -117,7 +120,7 @@ case "$r $a" in
 '9 '*) bad E-NV-DRIVER "nvidia-smi cannot reach the driver";;
 '0 '*)
 g=0
-while IFS=, read -r i bus drv ecc state status pending failure; do
+while IFS=, read -r i bus drv ecc state status pending failure action; do
 g=$((g + 1)); at="GPU $i (${{bus# }})"
 case ${{drv# }} in {version}) ;; ''|'['*|ERR!) hides E-NV-MISMATCH "driver version" "${{drv# }}";; *) bad E-NV-MISMATCH "$at is driven by ${{drv# }}, {driver} is wanted";; esac
 case ${{ecc# }} in 0) ;; ''|*[!0-9]*) lacks "${{ecc# }}" || hides E-NV-ECC "count of uncorrectable memory errors" "${{ecc# }}";; *) bad E-NV-ECC "$at has ${{ecc# }} uncorrectable memory errors since boot: reboot it; if they come back, replace it";; esac
@@ -129,6 +132,10 @@ Completed) case ${{status# }} in Success) ;; ''|'['*|N/A|ERR!) lacks "${{status#
 *) bad E-NV-FABRIC "$at has fabric state ${{state# }}";; esac
 case ${{pending# }} in [Nn]o|0) ;; [Yy]es|1) bad E-NV-REMAP "$at waits for a reset to remap rows: reboot the host";; *) lacks "${{pending# }}" || hides E-NV-REMAP "pending row remapping" "${{pending# }}";; esac
 case ${{failure# }} in [Nn]o|0) ;; [Yy]es|1) bad E-NV-REMAP "$at could not remap a row: replace it";; *) lacks "${{failure# }}" || hides E-NV-REMAP "failed row remapping" "${{failure# }}";; esac
+case ${{action# }} in ''|None) ;; Reset|'Drain and Reset') bad E-NV-RECOVERY "$at reports the recovery action ${{action# }}: drain and reboot the host";;
+Reboot) bad E-NV-RECOVERY "$at reports the recovery action Reboot: drain and reboot the host";;
+'Drain P2P') bad E-NV-RECOVERY "$at reports the recovery action Drain P2P: drain the host; if it is still reported afterwards, reboot it";;
+*) lacks "${{action# }}" || hides E-NV-RECOVERY "recovery action" "${{action# }}";; esac
 done <"$T"
 if [ $g -eq {count} ]; then okay "nvidia-smi sees $g GPUs"; else bad E-NV-COUNT "nvidia-smi sees $g of {count} GPUs"; fi;;
 *) bad E-NV-SMI "unknown: nvidia-smi failed (exit $r): $l";;
@@ -175,20 +182,44 @@ if [ $n -eq {count} ]; then okay "$n devices on the PCI bus"; else bad E-NEURON-
 v=; [ -r /sys/module/neuron/version ] && read -r v </sys/module/neuron/version
 case $v in {version}) okay "module neuron $v is loaded";; '') bad E-NEURON-DRIVER "module neuron is not loaded";;
 *) bad E-NEURON-WINDOW "module neuron $v is loaded, {driver} is wanted: it does not work with the runtimes of this SDK; a process holds the old module, so reboot";; esac
+# Driver 2.31 moved nodes of sysfs (AWS's sysfs guide of SDK 2.33.0), so a counter that is not where drivers had it before is
+# looked for by name anywhere below its device: a file, or a folder with a total.
+counters() {{
+if [ -e "$h/$1" ]; then echo "$h/$1"; return; fi
+for p in $moved; do
+case ${{p#"$d"/}} in
+*unhealthy_components) k=health_status/unhealthy_components;;
+*repairable*) k=mem_ecc_repairable_uncorrected;;
+*sram*) k=sram_ecc_uncorrected;;
+*mem*|*hbm*|*dram*) k=mem_ecc_uncorrected;;
+*) k=;; esac
+[ "$k" != "$1" ] || echo "$p"
+done
+}}
+# Of several, the highest; not a number if one of them cannot be read.
+highest() {{ e=
+for p in $(counters "$1"); do
+[ ! -d "$p" ] || p=$p/total
+v=; [ -r "$p" ] && read -r v <"$p"
+case $v in ''|*[!0-9]*) e=unreadable; return;; *) [ "$v" -le "${{e:--1}}" ] || e=$v;; esac
+done
+}}
 g=0
 for d in /sys/devices/virtual/neuron_device/neuron*; do
-[ -d "$d" ] || continue; g=$((g + 1)); at=${{d##*/}}; h=$d/stats/hardware
+[ -d "$d" ] || continue; g=$((g + 1)); at=${{d##*/}}; moved=; h=$d/stats/hardware
+for p in "$h/mem_ecc_uncorrected" "$h/sram_ecc_uncorrected" "$h/health_status/unhealthy_components"; do [ -e "$p" ] || moved=y; done
+[ -z "$moved" ] || moved=$(find "$d/" -path '*ecc*uncorrected' -o -name unhealthy_components 2>/dev/null)
 for f in mem_ecc_uncorrected sram_ecc_uncorrected; do
-e=; [ -r "$h/$f" ] && read -r e <"$h/$f"
+highest $f
 case $e in 0) ;; ''|*[!0-9]*) bad E-NEURON-ECC "unknown: $at does not report $f";; *) bad E-NEURON-ECC "$at has $f $e: take the instance out of service";; esac
 done
-e=; [ -r "$h/mem_ecc_repairable_uncorrected" ] && read -r e <"$h/mem_ecc_repairable_uncorrected"
+highest mem_ecc_repairable_uncorrected
 case $e in ''|0|*[!0-9]*) ;; *) bad E-NEURON-REPAIR "$at has $e memory errors that a reset repairs: reboot the host";; esac
 # Reported by driver 2.30.2 and newer on Trn2 and Trn3 only.
-if [ -r "$h/health_status/unhealthy_components" ]; then
-e=; read -r e <"$h/health_status/unhealthy_components"
+for p in $(counters health_status/unhealthy_components); do
+e=; [ -r "$p" ] && read -r e <"$p"
 [ -z "$e" ] || bad E-NEURON-UNHEALTHY "$at reports unhealthy components: $e"
-fi
+done
 done
 if [ $g -eq {count} ]; then okay "the driver has $g devices"; else bad E-NEURON-COUNT "the driver has $g of {count} devices"; fi
 if tool 5 dmesg >"$T" 2>/dev/null; then

@@ -41,8 +41,10 @@ ended() { s=$(status "$1")
 case $s in
 missing) missing "$1" "$2";;
 124|137) bad "$2" "unknown: $1 timed out";;
-'') if [ -n "$busy" ]; then bad "$2" "unknown: skipped: $busy processes use the accelerators; drain the host first"
-else bad "$2" "unknown: $1 was interrupted"; fi;;
+'') case $busy in
+'') bad "$2" "unknown: $1 was interrupted";;
+unknown) bad "$2" "unknown: skipped: cannot tell whether processes use the accelerators: neuron-ls does not list them";;
+*) bad "$2" "unknown: skipped: $busy processes use the accelerators; drain the host first";; esac;;
 *) return 0;; esac; return 1; }
 failed() { bad "$2" "$1 failed (exit $s): $(part "$1" | grep '[^ ]' | tail -n 1)"; }
 # Floors are whole numbers, so that the whole part of a number decides.

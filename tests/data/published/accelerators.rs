@@ -19,6 +19,12 @@ pub(super) const PARSERS: &[Row] = &[
     ("kernel-log-nvidia", "`dmesg`: Xids, SXids", "src/role/health/xid.rs", xids),
     ("process-stat", "`/proc/PID/stat`", "src/role/health/xid.rs", process_stat),
     ("kernel-log-neuron", "`dmesg`: Neuron", "src/role/health/quick.rs", neuron_errors),
+    (
+        "neuron-counters",
+        "Neuron counters below `/sys/devices/virtual/neuron_device`",
+        "src/role/health/quick.rs",
+        neuron_counters,
+    ),
     ("dcgmi", "`dcgmi diag -j`", "src/role/health/standard.rs", dcgmi),
     ("all-reduce", "`all_reduce_perf`", "src/role/health/standard.rs", all_reduce),
     ("nvbandwidth", "`nvbandwidth`", "src/role/health/judge.rs", nvbandwidth),
@@ -72,6 +78,22 @@ fn neuron_errors(output: &Output) -> String {
     let shell = with("trainium2", quick);
     let (found, _) = sh(&[("dmesg", &said(output))], &shell);
     lines(&found, |line| line.contains("kernel log"))
+}
+
+/// Devices of the driver. Each line has a counter's path below its device's folder, and its count.
+fn neuron_counters(output: &Output) -> String {
+    let dir = tempfile::tempdir().expect("a folder");
+    for line in output.text.lines() {
+        let (path, count) = line.split_once(": ").expect("a counter");
+        let file = dir.path().join(path);
+        std::fs::create_dir_all(file.parent().expect("a folder")).expect("made");
+        std::fs::write(&file, format!("{count}\n")).expect("written");
+    }
+    let shell = with("trainium2", quick);
+    let shell = shell.replace("/sys/devices/virtual/neuron_device", &dir.path().display().to_string());
+    let (found, _) = sh(&[("dmesg", "")], &shell);
+    let about = ["E-NEURON-ECC", "E-NEURON-REPAIR", "E-NEURON-UNHEALTHY", "the driver has"];
+    lines(&found, |line| about.iter().any(|about| line.contains(about)))
 }
 
 /// What the standard level says of its first test, when this tool is asked who uses the devices.

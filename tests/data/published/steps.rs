@@ -14,6 +14,7 @@ pub(super) const PARSERS: &[Row] = &[
     ("dkms-failure", "`apt-get install` with DKMS", "src/executor/kind/package.rs", dkms_failure),
     ("dnf-transaction", "`dnf --assumeno`", "src/executor/kind/package.rs", dnf_removes),
     ("rpm-needs", "`rpm -e --test`", "src/executor/kind/package.rs", rpm_needs),
+    ("steady", "`systemctl show -p MainPID -p NRestarts -p ActiveState`", "src/k0s/steady.rs", steady),
     ("journal", "`journalctl -o cat`", "src/executor/kind/unit.rs", journal),
     ("step-output", "output of failed steps", "src/executor/causes.rs", cause),
     ("mountinfo", "`/proc/self/mountinfo`", "src/k0s/reset.rs", mountinfo),
@@ -98,6 +99,15 @@ fn apt_update(output: &Output) -> String {
 fn rpm_needs(output: &Output) -> String {
     let rpm = format!("case $1 in -q) exit 0;; esac\nexec 2>&1\n{}", said(output));
     packages_shell(&[("rpm", &rpm)], "D=; rpm_needs x")
+}
+
+/// Whether k0s's unit stays up: systemd prints this of it every second.
+fn steady(output: &Output) -> String {
+    let systemctl = format!(
+        "case $* in is-enabled*worker*) echo enabled;; is-enabled*) exit 1;; *) {};; esac",
+        said(output)
+    );
+    sh(&[("systemctl", &systemctl), ("sleep", ""), ("journalctl", "")], &k0s::steady(2)).0
 }
 
 /// What is said of a unit that is not up, whose journal is this. The first line names the unit.
