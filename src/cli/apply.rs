@@ -7,7 +7,7 @@ use super::policy::{PolicyArgs, print_refused};
 use super::prompt::confirm;
 use super::session::{Session, source};
 use super::terminal::{Annotation, annotate};
-use super::{exit, plan};
+use super::{exit, hints, plan};
 use crate::event::Events;
 use crate::fleet::{
     Approvable, Error, Fleet, Purpose, RunAbout, Saved, Selection, Source, approvals, compare_saved,
@@ -245,6 +245,7 @@ impl Apply {
             return Err(coded("E-PLAN", message, "Omit --limit, --lab and --lost: the plan contains them"));
         }
         source.mirror.clone_from(&global.mirror);
+        hints::remember_path(&source.path, selection.lab);
         self.place = Where {
             at: At { inventory: Some(source.path.clone()) },
             limit: selection.limit.clone(),
@@ -272,14 +273,6 @@ impl Apply {
                 eprintln!("  = next: plan again");
                 return Ok(None);
             }
-            Saved::Wider(pools) => {
-                for pool in pools {
-                    let wider = "more hosts would be out of service at once than the saved plan says";
-                    eprintln!("error[E-STALE]: pool {pool}: {wider}");
-                }
-                eprintln!("  = next: plan again");
-                return Ok(None);
-            }
         };
         for m in moved.iter().take(MOST_STALE) {
             let said = format!("error[E-STALE]: {} on {} {}", m.resource, m.target, m.what);
@@ -296,6 +289,14 @@ impl Apply {
             return Ok(None);
         }
         fleet.leave_out(plan, &moved);
+        let unapproved = fleet.narrow(plan, saved);
+        for pool in &unapproved {
+            eprintln!("error[E-STALE]: pool {pool}: hosts would leave service, and the saved plan lets none");
+        }
+        if !unapproved.is_empty() {
+            eprintln!("  = next: plan again");
+            return Ok(None);
+        }
         Ok(Some(!moved.is_empty()))
     }
 }

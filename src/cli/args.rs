@@ -99,7 +99,7 @@ impl At {
     /// Returns this flag as on a command line, or the context's.
     pub(super) fn said(&self) -> String {
         match (&self.inventory, context::name()) {
-            (None, Some(name)) => format!("-c {name}"),
+            (None, Some(name)) => format!("-c {}", quote(name)),
             _ => format!("-i {}", quote(&self.path().display().to_string())),
         }
     }

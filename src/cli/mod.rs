@@ -22,6 +22,7 @@ mod errors;
 mod exec;
 mod exit;
 mod facts;
+mod hints;
 mod history;
 mod import;
 mod init;
@@ -138,7 +139,9 @@ enum Command {
 
 /// Runs the command line and returns its exit code.
 pub fn main() -> ExitCode {
-    let parsed = Cli::command().try_get_matches();
+    let command = Cli::command();
+    hints::know(&command);
+    let parsed = command.try_get_matches();
     let parsed = parsed.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
     let (mut cli, matches) = match parsed {
         Ok(parsed) => parsed,
@@ -148,6 +151,7 @@ pub fn main() -> ExitCode {
             return if printed { code } else { exit::FAILED }.into();
         }
     };
+    hints::remember(&matches);
     terminal::report_panics();
     terminal::is_json(cli.global.output == Output::Json);
     if cli.global.output == Output::Github {

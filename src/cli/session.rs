@@ -10,6 +10,7 @@ use crate::report::{LAB, Mode, Shown, columns, show};
 use crate::run::Recorder;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -60,10 +61,24 @@ pub(super) fn load(path: &Path, global: &Global) -> anyhow::Result<Loaded> {
 /// Loads the inventory of a source, and prints its warnings.
 pub(super) fn load_from(source: &Source) -> anyhow::Result<Loaded> {
     let loaded = source.load()?;
-    if !loaded.warnings.all.is_empty() {
+    // A command that loads again and again tells what is new.
+    let is_new = are_new(&TOLD_OF_INVENTORY, loaded.warnings.all.iter().map(|d| format!("{d:?}")).collect());
+    if is_new && !loaded.warnings.all.is_empty() {
         print_findings(&loaded.warnings);
     }
     Ok(loaded)
+}
+
+/// Warnings that were printed last: of the inventory, and of what it is opened with.
+static TOLD_OF_INVENTORY: Mutex<Vec<String>> = Mutex::new(Vec::new());
+static TOLD_OF_FLEET: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Returns whether warnings are other ones than those before, and keeps them.
+fn are_new(told: &Mutex<Vec<String>>, warnings: Vec<String>) -> bool {
+    let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_new = *told != warnings;
+    *told = warnings;
+    is_new
 }
 
 /// Returns how events are shown.
@@ -148,8 +163,10 @@ impl Session {
         let journals = run.then(|| loaded.source.state.journals(&loaded.inventory).ok()).flatten();
         let (events, showing) = watch_events(global, run, journals);
         let fleet = Fleet::open(loaded, selection, purpose, &events).await?;
-        for warning in &fleet.warnings {
-            eprintln!("warning: {warning}");
+        if are_new(&TOLD_OF_FLEET, fleet.warnings.clone()) {
+            for warning in &fleet.warnings {
+                eprintln!("warning: {warning}");
+            }
         }
         Ok(Self { fleet, events, showing })
     }

@@ -2,6 +2,7 @@
 //! macros of this file everywhere in `cli/`: output of hosts, APIs and inventories is sanitised for a terminal, and
 //! a stream that cannot be written (a closed pipe, a full disk) is reported at the end instead of by a panic.
 
+use super::hints::complete;
 use crate::fleet::StateDir;
 use crate::report::{columns, fit};
 use crate::state::{plain, plain_json};
@@ -129,7 +130,8 @@ pub(super) fn width() -> Option<usize> {
 
 /// Writes a screen to standard output.
 pub(super) fn screen(text: Arguments<'_>) {
-    out(format_args!("{}", fit(&plain(&text.to_string()), width())));
+    let text = plain(&text.to_string()).into_owned();
+    out(format_args!("{}", fit(&complete(&text), width())));
 }
 
 /// Writes sanitised text to standard error. Failures are ignored: there is nowhere to report them.
@@ -139,6 +141,8 @@ pub(super) fn err(text: Arguments<'_>) {
 
 /// Writes a text with our own colours to standard error, whose parts were sanitised already.
 pub(super) fn shown(text: &str) {
+    let text = complete(text);
+    let text: &str = &text;
     super::logging::note(text);
     let text = fit(text, columns(std::io::stderr()));
     let _ = std::io::stderr().lock().write_all(text.as_bytes());

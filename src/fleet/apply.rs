@@ -11,7 +11,7 @@ use crate::artifact::LOCK_FILE;
 use crate::event::{Event, Events};
 use crate::executor::HostTarget;
 use crate::inventory::needs;
-use crate::plan::{Moved, Plan, Sources, impact, save, stale, wider};
+use crate::plan::{Moved, Plan, Sources, impact, save, stale};
 use crate::report::Failed;
 use crate::role::health::BELOW_POOL;
 use crate::run::{Cancel, Journal, KillAt, Outcome, RunInput, RunReport, execute};
@@ -28,8 +28,6 @@ const RENEW_LOCKS: Duration = Duration::from_secs(20 * 60);
 pub enum Saved {
     /// Inventory or lock file are other ones.
     OtherInventory,
-    /// More hosts of these pools would be out of service at once than it says.
-    Wider(Vec<PoolName>),
     /// Made for the same; these resources are no longer as they were.
     Moved(Vec<Moved>),
 }
@@ -143,6 +141,14 @@ impl Fleet {
         }
         plan.reschedule(&self.inventory);
         plan.impact = impact(plan, &self.inventory, &self.past());
+    }
+
+    /// Has hosts leave service in no larger waves than a saved plan says, whatever else is out of service by now. Returns the pools
+    /// of which it lets none leave.
+    pub fn narrow(&self, plan: &mut Plan, saved: &Plan) -> Vec<PoolName> {
+        let unapproved = plan.narrow(saved);
+        plan.impact = impact(plan, &self.inventory, &self.past());
+        unapproved
     }
 
     /// Releases what an earlier run left locked, where there is nothing to apply. Returns what could not be.
@@ -259,6 +265,5 @@ pub fn compare_saved(saved: &Plan, path: &Path, plan: &Plan) -> Result<Saved> {
     if !same {
         return Ok(Saved::OtherInventory);
     }
-    let wider = wider(saved, plan);
-    Ok(if wider.is_empty() { Saved::Moved(stale(saved, plan)) } else { Saved::Wider(wider) })
+    Ok(Saved::Moved(stale(saved, plan)))
 }

@@ -74,7 +74,10 @@ impl Import {
             columns: &self.columns,
             beside: &beside,
         };
-        let (format, hosts) = read(input).map_err(|error| refused(path, error))?;
+        let (format, mut hosts) = read(input).map_err(|error| refused(path, error))?;
+        if let Some(folder) = std::path::absolute(path).ok().as_deref().and_then(Path::parent) {
+            hosts.resolve_keys(folder);
+        }
         let catalog = Catalog::builtin()?;
         let imported = starter(hosts, self.name.as_deref(), &catalog);
         Ok(ImportResult {

@@ -33,6 +33,7 @@ mod init;
 mod kubeconfig;
 mod lab;
 mod load;
+mod noticed;
 mod observe;
 mod open;
 mod policies;

@@ -2,6 +2,7 @@
 
 use super::error::Result;
 use super::gateway_certificates;
+use super::noticed;
 use super::open::Fleet;
 use super::tasks::{Tasks, on_each};
 use crate::event::{Event, Events};
@@ -201,6 +202,7 @@ impl Fleet {
             bare_pods: observation.bare_pods,
             past: past.clone(),
         });
+        noticed::add_to(&mut plan, &self.noticed);
         plan.delivery = self.mirror.as_ref().and_then(|_| self.delivery(&plan));
         let leaving = self.leaving();
         if !leaving.is_empty() {

@@ -9,6 +9,7 @@ use super::error::{Error, Result, coded};
 use super::gateway_certificates;
 use super::lab::Running;
 use super::load::{Loaded, Source};
+use super::noticed::{Noticed, Warning};
 use super::reach::OverSsh;
 use super::state_dir::StateDir;
 use crate::artifact::{BundleMirror, Lock, Locked, fetch};
@@ -121,6 +122,8 @@ pub struct Fleet {
     pub(super) steps: Arc<StepLog>,
     /// What the saved plan was made from that is carried out.
     pub(super) made_from: Option<Sources>,
+    /// Warnings of the opening, each with the host that it is about, if it is about one.
+    pub(super) noticed: Vec<Warning>,
 }
 
 /// Returns a fresh run id: five characters without those that look alike.
@@ -271,7 +274,12 @@ impl Fleet {
         let snapshot = std::mem::take(&mut loaded.snapshot);
         let steps = Arc::<StepLog>::default();
         let log = steps.clone();
-        let events = &events.tapped(move |event| log.take(event));
+        // What is told while the inventory is opened is told by its plans too: most commands show no events.
+        let (told, notice) = Noticed::new();
+        let events = &events.tapped(move |event| {
+            log.take(event);
+            notice.take(event);
+        });
         let lab = super::lab::attach_to(&mut loaded, selection.lab, events).await?;
         let lock_path = lab.as_ref().map_or_else(|| loaded.lock_path(), |lab| lab.lock.clone());
         let lock = match purpose {
@@ -379,6 +387,7 @@ impl Fleet {
             about: RunAbout::default(),
             steps,
             made_from: None,
+            noticed: told.end(),
         };
         // A plan may be about nothing but nodes of hosts that are not active.
         if purpose == Purpose::Look && selection.reset.is_none() {
@@ -514,7 +523,7 @@ impl Opening<'_> {
                 controllers.push(((target.clone(), cluster_address(host)), dial.clone()));
             }
             if inventory.has_gateways(&host.pool) {
-                workers.push(dial);
+                workers.push((name.clone(), dial));
             }
             if self.selected.contains(&name) {
                 hosts.insert(name, target);
@@ -615,7 +624,9 @@ impl Opening<'_> {
         };
         let retired = |h: &Host| Retired {
             host: h.name.clone(),
-            member: inventory.pool_of(h).role.is_controller().then(|| cluster_address(h)),
+            // A host that is reset may have been a controller until the inventory was changed.
+            member: (self.reset.is_some() || inventory.pool_of(h).role.is_controller())
+                .then(|| cluster_address(h)),
             drain: Duration::from_secs(inventory.pool_of(h).disruption.drain_s.into()),
             lost: self.lost.contains(&h.name),
         };

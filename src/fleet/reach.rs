@@ -4,8 +4,9 @@ use super::api_keys::Signers;
 use crate::executor::HostTarget;
 use crate::k0s::{ADMIN_KUBECONFIG, ControllerOutput, NO_CONTROL_PLANE};
 use crate::reconciler::Access;
+use crate::report::names;
 use crate::ssh::{Dial, SshError, SshErrorKind, Transport};
-use crate::state::{BoxStream, Failure, FailureKind, SecretText};
+use crate::state::{BoxStream, Failure, FailureKind, HostName, SecretText};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -52,59 +53,122 @@ impl Drop for Asking<'_> {
     }
 }
 
+const CHECK: &str = "Check the hosts with `provision status`";
+
 fn nobody() -> SshError {
     SshError {
         kind: SshErrorKind::Unreachable,
         message: "no active host has that role".to_owned(),
-        hint: "Check the hosts with `provision status`".to_owned(),
+        hint: CHECK.to_owned(),
     }
 }
 
+/// Returns why none of several hosts did what any of them could do; those with the same cause are named together.
+fn none_of(role: &str, failures: &[(&str, &str)]) -> String {
+    let mut causes: Vec<(String, Vec<&str>)> = Vec::new();
+    for &(host, message) in failures {
+        // Host and address are told by the name.
+        let cause = message.strip_prefix(host).unwrap_or_else(|| {
+            message
+                .split_once("): ")
+                .filter(|(before, _)| before.contains(host))
+                .map_or(message, |(_, cause)| cause)
+        });
+        let cause = cause.trim_start_matches([':', ' ']).to_owned();
+        match causes.iter_mut().find(|(known, _)| *known == cause) {
+            Some((_, hosts)) => hosts.push(host),
+            None => causes.push((cause, vec![host])),
+        }
+    }
+    let each = causes.iter_mut().map(|(cause, hosts)| {
+        hosts.sort_unstable();
+        format!("{}: {cause}", names(hosts))
+    });
+    format!("no {role} responds: {}", each.collect::<Vec<_>>().join("; "))
+}
+
+/// Returns the failures of all hosts that were asked as one; `None` if none was asked. The failure of a single one stays as it is.
+fn all_failed(mut failures: Vec<(HostName, Failure)>) -> Option<Failure> {
+    if failures.len() < 2 {
+        return failures.pop().map(|(_, failure)| failure);
+    }
+    let all: Vec<(&str, &str)> =
+        failures.iter().map(|(host, f)| (host.as_str(), f.message.as_str())).collect();
+    let message = none_of("controller", &all);
+    let (_, first) = failures.first()?;
+    let same = failures.iter().all(|(_, failure)| failure.hint == first.hint);
+    let code = match failures.iter().all(|(_, failure)| failure.code == first.code) {
+        true => first.code.as_str(),
+        false => "E-SSH-UNREACHABLE",
+    };
+    let hint = first.hint.clone().filter(|_| same).unwrap_or_else(|| CHECK.to_owned());
+    Some(Failure::new(first.kind, code, message).hint(hint))
+}
+
 /// Hosts of which any will do.
-#[derive(Default)]
 pub(super) struct FirstAlive {
-    dials: Vec<Arc<dyn Dial>>,
+    role: &'static str,
+    dials: Vec<(HostName, Arc<dyn Dial>)>,
     preferred: Preferred,
 }
 
 impl FirstAlive {
-    /// Returns them; the first is asked first.
-    pub(super) fn new(dials: Vec<Arc<dyn Dial>>) -> Self {
-        Self { dials, preferred: Preferred::default() }
+    /// Returns hosts of a role; the first is asked first.
+    pub(super) fn new(role: &'static str, dials: Vec<(HostName, Arc<dyn Dial>)>) -> Self {
+        Self { role, dials, preferred: Preferred::default() }
+    }
+
+    /// Returns why none of them did what was asked, from the error of each.
+    fn none(&self, mut errors: Vec<(&HostName, SshError)>) -> SshError {
+        if errors.len() < 2 {
+            return errors.pop().map_or_else(nobody, |(_, error)| error);
+        }
+        let all: Vec<(&str, &str)> =
+            errors.iter().map(|(host, error)| (host.as_str(), error.message.as_str())).collect();
+        let message = none_of(self.role, &all);
+        let same = |of: fn(&SshError) -> &str| errors.windows(2).all(|w| of(&w[0].1) == of(&w[1].1));
+        let (same_kind, same_hint) = (same(|error| error.kind.code()), same(|error| &error.hint));
+        let Some((_, last)) = errors.pop() else { return nobody() };
+        SshError {
+            kind: if same_kind { last.kind } else { SshErrorKind::Unreachable },
+            message,
+            hint: if same_hint { last.hint } else { CHECK.to_owned() },
+        }
     }
 
     /// Opens a stream to a port on the first host that lets us.
     async fn stream(&self, port: u16) -> Result<BoxStream, Failure> {
-        let mut last = nobody();
+        let mut errors = Vec::new();
         for asking in self.preferred.all(self.dials.len()) {
-            let dial = &self.dials[asking.at];
+            let (host, dial) = &self.dials[asking.at];
             let stream = async { dial.dial().await?.tunnel("127.0.0.1", port).await };
             match stream.await {
                 Ok(stream) => {
                     asking.answered();
                     return Ok(stream);
                 }
-                Err(error) => last = error,
+                Err(error) => errors.push((host, error)),
             }
         }
-        Err(last.into())
+        Err(self.none(errors).into())
     }
 }
 
 #[async_trait]
 impl Dial for FirstAlive {
     async fn dial(&self) -> Result<Arc<dyn Transport>, SshError> {
-        let mut last = nobody();
+        let mut errors = Vec::new();
         for asking in self.preferred.all(self.dials.len()) {
-            match self.dials[asking.at].dial().await {
+            let (host, dial) = &self.dials[asking.at];
+            match dial.dial().await {
                 Ok(transport) => {
                     asking.answered();
                     return Ok(transport);
                 }
-                Err(error) => last = error,
+                Err(error) => errors.push((host, error)),
             }
         }
-        Err(last)
+        Err(self.none(errors))
     }
 }
 
@@ -128,9 +192,17 @@ pub(super) struct OverSsh {
 
 impl OverSsh {
     /// Returns the access over controllers and workers.
-    pub(super) fn new(controllers: Vec<(Controller, Arc<dyn Dial>)>, workers: Vec<Arc<dyn Dial>>) -> Self {
-        let (controllers, ways) = controllers.into_iter().unzip();
-        let (ways, workers) = (Arc::new(FirstAlive::new(ways)), FirstAlive::new(workers));
+    pub(super) fn new(
+        controllers: Vec<(Controller, Arc<dyn Dial>)>,
+        workers: Vec<(HostName, Arc<dyn Dial>)>,
+    ) -> Self {
+        let named = |(controller, dial): (Controller, Arc<dyn Dial>)| {
+            let host = controller.0.host().clone();
+            (controller, (host, dial))
+        };
+        let (controllers, ways) = controllers.into_iter().map(named).unzip();
+        let ways = Arc::new(FirstAlive::new("controller", ways));
+        let workers = FirstAlive::new("worker with a gateway", workers);
         Self {
             controllers,
             leaving: Vec::new(),
@@ -176,7 +248,7 @@ impl Access for OverSsh {
     }
 
     async fn kubeconfig(&self) -> Result<Option<Vec<u8>>, Failure> {
-        let mut failure = None;
+        let mut failures = Vec::new();
         for asking in self.ways.preferred.all(self.controllers.len()) {
             let (host, _) = &self.controllers[asking.at];
             match host.read_file(ADMIN_KUBECONFIG).await {
@@ -185,11 +257,11 @@ impl Access for OverSsh {
                     return Ok(Some(text));
                 }
                 Ok(None) => {}
-                Err(error) => failure = Some(error),
+                Err(error) => failures.push((host.host().clone(), error)),
             }
         }
         // An unreachable controller may well have a cluster, so this does not mean "no cluster".
-        failure.map_or(Ok(None), Err)
+        all_failed(failures).map_or(Ok(None), Err)
     }
 
     async fn run_on_controllers(&self, program: &str) -> Vec<ControllerOutput> {
@@ -203,7 +275,7 @@ impl Access for OverSsh {
     }
 
     async fn on_controller(&self, program: &str) -> Result<String, Failure> {
-        let mut failure = Failure::new(FailureKind::Unobserved, "E-NO-CLUSTER", "no active controller");
+        let mut failures = Vec::new();
         let mut none = None;
         for asking in self.ways.preferred.all(self.controllers.len()) {
             let (host, _) = &self.controllers[asking.at];
@@ -214,10 +286,11 @@ impl Access for OverSsh {
                     asking.answered();
                     return Ok(said);
                 }
-                Err(error) => failure = error,
+                Err(error) => failures.push((host.host().clone(), error)),
             }
         }
-        none.ok_or(failure)
+        let nobody = || Failure::new(FailureKind::Unobserved, "E-NO-CLUSTER", "no active controller");
+        none.ok_or_else(|| all_failed(failures).unwrap_or_else(nobody))
     }
 }
 
@@ -227,7 +300,7 @@ mod tests {
     use crate::event::Events;
     use crate::executor::{HostSetup, STATE_DIR, Sudo};
     use crate::ssh::Session;
-    use crate::state::{HostName, RunId};
+    use crate::state::RunId;
     use std::sync::Mutex;
     use std::time::Duration;
 
@@ -254,7 +327,13 @@ mod tests {
             let answers = self.answers.lock().expect("no panic")[self.number];
             match answers {
                 Answers::Always => Ok(Arc::new(Open)),
-                Answers::WithAnError => Err(nobody()),
+                Answers::WithAnError => Err(SshError {
+                    message: format!(
+                        "cannot reach cp-{n} (10.0.0.{n}:22): Connection refused",
+                        n = self.number
+                    ),
+                    ..nobody()
+                }),
                 Answers::Never => std::future::pending().await,
             }
         }
@@ -302,7 +381,7 @@ mod tests {
                 })
             };
             let controllers = (0..count).map(|n| ((Arc::new(target(n)), String::new()), dial(n))).collect();
-            let workers = (0..count).map(dial).collect();
+            let workers = (0..count).map(|n| (HostName::new(format!("w-{n}")), dial(n))).collect();
             let reach = OverSsh::new(controllers, workers);
             Self { answers, asked, reach }
         }
@@ -338,6 +417,27 @@ mod tests {
         *bench.answers.lock().expect("no panic") = vec![Answers::WithAnError; 3];
         assert!(bench.reach.on_controller("true").await.is_err());
         assert_eq!(bench.asked(), [0, 1, 2], "all are asked before it fails");
+    }
+
+    #[tokio::test]
+    async fn all_controllers_that_were_asked_are_named_with_the_cause_of_each() {
+        let bench = Bench::new(&[Answers::WithAnError; 3]);
+        let failure = bench.reach.controller(6443).await.err().expect("none is alive");
+        assert_eq!(failure.message, "no controller responds: cp-[0-2]: Connection refused");
+        assert_eq!(failure.code, "E-SSH-UNREACHABLE");
+        let failure = bench.reach.kubeconfig().await.expect_err("none is alive");
+        assert_eq!(failure.message, "no controller responds: cp-[0-2]: Connection refused");
+        let one = Bench::new(&[Answers::WithAnError]).reach.controller(6443).await.err().expect("not alive");
+        assert_eq!(one.message, "cannot reach cp-0 (10.0.0.0:22): Connection refused");
+        let different = [
+            ("cp-1", "cannot reach cp-1 (10.0.0.1:22): timed out"),
+            ("cp-2", "cp-2 cannot connect to 127.0.0.1:6443"),
+            ("cp-3", "cannot reach cp-3 (10.0.0.3:22): timed out"),
+        ];
+        assert_eq!(
+            none_of("controller", &different),
+            "no controller responds: cp-1, cp-3: timed out; cp-2: cannot connect to 127.0.0.1:6443"
+        );
     }
 
     #[tokio::test]

@@ -50,36 +50,33 @@ impl Fleet {
 
     /// Returns why etcd would lose its quorum.
     async fn loses_quorum(&self) -> Option<Failure> {
+        // Without a selection the whole cluster is given up.
+        self.selection.limit.as_ref()?;
         let leaving = self.leaving();
-        let controls = |host: &&HostName| {
-            let host = self.inventory.hosts.get(*host);
+        let controls = |host: &HostName| {
+            let host = self.inventory.hosts.get(host);
             host.is_some_and(|h| self.inventory.pool_of(h).role.is_controller())
         };
-        let members: Vec<&HostName> = leaving.iter().filter(controls).collect();
-        // Without a selection the whole cluster is given up.
-        if members.is_empty() || self.selection.limit.is_none() {
-            return None;
-        }
-        let names: Vec<&str> = members.iter().map(|h| h.as_str()).collect();
-        let failed = |why: &str, hint: &str| {
+        let failed = |why: &str, hint: &str, of: &dyn Fn(&HostName) -> bool| {
+            let names: Vec<&str> = leaving.iter().filter(|host| of(host)).map(|host| host.as_str()).collect();
             let message =
                 format!("resetting {} would cost the cluster its etcd quorum: {why}", names.join(", "));
             Some(Failure::new(FailureKind::Refused, "E-QUORUM", message).hint(hint))
         };
         if self.cluster.is_none() {
             let hint = "Add another controller and apply first; to give up the whole cluster, run `provision destroy`";
-            return failed("no controller would remain", hint);
+            return failed("no controller would remain", hint, &controls);
         }
+        // A host may be a member still that the inventory has among the workers by now.
         let answers = self.access.run_on_controllers(&etcd::question()).await;
-        let address = |host: &&HostName| {
-            let at = self.inventory.hosts.get(*host).map(cluster_address).unwrap_or_default();
-            ((*host).clone(), at)
-        };
-        let known: Vec<(HostName, String)> = members.iter().map(address).collect();
+        let at = |host: &HostName| self.inventory.hosts.get(host).map(cluster_address).unwrap_or_default();
+        let known: Vec<(HostName, String)> = leaving.iter().map(|host| (host.clone(), at(host))).collect();
         let why = etcd::without_all(&answers, &known)?;
+        let members = etcd::members(&answers).unwrap_or_default();
         failed(
             &why,
             "Repair the unhealthy members or add controllers, apply, then reset one controller at a time",
+            &|host| etcd::find(&members, host, &at(host)).is_some(),
         )
     }
 }

@@ -31,7 +31,7 @@ pub use table::COLUMNS;
 
 use crate::inventory::Files;
 use found::Found;
-use std::path::Path;
+use std::path::{Component, Path};
 
 /// What is read.
 pub struct Input<'a> {
@@ -49,6 +49,27 @@ pub struct Input<'a> {
 
 /// The hosts of another tool's inventory, before they are made an inventory.
 pub struct Hosts(Found);
+
+impl Hosts {
+    /// Makes key files absolute that are outside the folder of the source (`../keys/id`): the inventory may be written elsewhere.
+    pub fn resolve_keys(&mut self, folder: &Path) {
+        for key in self.0.hosts.iter_mut().flat_map(|host| &mut host.identities) {
+            let parents = || Path::new(key.as_str()).components().any(|part| part == Component::ParentDir);
+            if Path::new(key.as_str()).is_absolute() || key.starts_with('~') || !parents() {
+                continue;
+            }
+            let mut path = folder.to_owned();
+            for part in Path::new(key.as_str()).components() {
+                match part {
+                    Component::ParentDir => drop(path.pop()),
+                    Component::CurDir => {}
+                    other => path.push(other),
+                }
+            }
+            *key = path.display().to_string();
+        }
+    }
+}
 
 /// Reads an inventory of another tool.
 pub fn read(mut input: Input<'_>) -> Result<(Format, Hosts), ImportError> {

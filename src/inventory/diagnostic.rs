@@ -245,7 +245,9 @@ impl Diagnostics {
             (e, 0) => count(e, "error"),
             (e, w) => format!("{}, {}", count(e, "error"), count(w, "warning")),
         };
-        text + &format!("{counts} in {}; no host was contacted\n", plain_line(&self.inventory))
+        // With warnings alone a command goes on, and may contact hosts.
+        let end = if errors > 0 { "; no host was contacted" } else { "" };
+        text + &format!("{counts} in {}{end}\n", plain_line(&self.inventory))
     }
 
     /// Returns the findings without a closing line.

@@ -244,7 +244,8 @@ fn is_inventory_text(text: &str) -> bool {
     keys().any(ours) || keys().any(|(key, _)| is_top_key(key)) && !keys().any(other)
 }
 
-fn wrong(node: &Node, wanted: &str, problems: &mut Problems) {
+/// Refuses a value of another type than its key has; `what` is the key, or what is said of it.
+fn wrong(node: &Node, what: &str, wanted: &str, problems: &mut Problems) {
     let hint = match (wanted, &node.value) {
         ("a list", Value::Text(text)) => format!("Write it as a list with one entry: [{text}]"),
         ("a list", _) => "Write it as [one, two], or with `- ` before each entry".to_owned(),
@@ -254,18 +255,20 @@ fn wrong(node: &Node, wanted: &str, problems: &mut Problems) {
         ("a whole number", _) => "Use digits only, such as 8".to_owned(),
         _ => "Run `provision schema` to see the type of each key".to_owned(),
     };
-    problems.push(
-        Diagnostic::error("E-TYPE", format!("expected {wanted}, got {}", node.kind()))
-            .at(&node.span)
-            .hint(hint),
-    );
+    // A sentence about entries is no name of a key.
+    let what = if what.contains(' ') { what.to_owned() } else { format!("`{what}`") };
+    let message = match &node.value {
+        Value::Null => format!("{what} must be {wanted}, and is empty"),
+        _ => format!("{what} must be {wanted}, not {}", node.kind()),
+    };
+    problems.push(Diagnostic::error("E-TYPE", message).at(&node.span).hint(hint));
 }
 
 /// Checks a tree against the table of keys.
 fn section(node: &Node, keys: &[Key], what: &str, problems: &mut Problems) {
     let Value::Map(entries) = &node.value else {
         if !matches!(node.value, Value::Null) || keys.iter().any(|k| k.required) {
-            wrong(node, "a mapping", problems);
+            wrong(node, what, "a mapping", problems);
         }
         return;
     };
@@ -327,20 +330,21 @@ fn value(node: &Node, kind: Type, name: &str, problems: &mut Problems) {
     match kind {
         Type::Any => {}
         Type::Anys if matches!(node.value, Value::List(_)) => {}
-        Type::Anys => wrong(node, "a list", problems),
+        Type::Anys => wrong(node, name, "a list", problems),
         Type::Text if scalar(node) => {}
-        Type::Text => wrong(node, "text", problems),
+        Type::Text => wrong(node, name, "text", problems),
         Type::Int => {
             if node.whole().is_none() {
-                wrong(node, "a whole number", problems);
+                wrong(node, name, "a whole number", problems);
             }
         }
         Type::Bool if matches!(node.value, Value::Bool { .. }) => {}
-        Type::Bool => wrong(node, "true or false", problems),
+        Type::Bool => wrong(node, name, "true or false", problems),
         Type::Share => {
             if node.text().and_then(|t| reader::share(&t)).is_none() {
                 wrong(
                     node,
+                    name,
                     "a whole number of hosts or a whole percentage up to 100%, such as 2 or 10%",
                     problems,
                 );
@@ -349,20 +353,20 @@ fn value(node: &Node, kind: Type, name: &str, problems: &mut Problems) {
         Type::Texts => match &node.value {
             Value::List(items) => {
                 for item in items.iter().filter(|i| !scalar(i)) {
-                    wrong(item, "text", problems);
+                    wrong(item, &format!("an entry of `{name}`"), "text", problems);
                 }
             }
-            _ => wrong(node, "a list", problems),
+            _ => wrong(node, name, "a list", problems),
         },
         Type::TextMap | Type::IntMap => {
             if !matches!(node.value, Value::Map(_)) {
-                wrong(node, "a mapping", problems);
+                wrong(node, name, "a mapping", problems);
             }
             for entry in node.entries() {
                 match kind {
                     Type::IntMap => value(&entry.node, Type::Int, &entry.key, problems),
                     _ if scalar(&entry.node) || matches!(entry.node.value, Value::Bool { .. }) => {}
-                    _ => wrong(&entry.node, "text", problems),
+                    _ => wrong(&entry.node, &entry.key, "text", problems),
                 }
             }
         }
@@ -370,7 +374,7 @@ fn value(node: &Node, kind: Type, name: &str, problems: &mut Problems) {
             Value::List(items) => {
                 items.iter().for_each(|item| section(item, keys, &format!("an entry of `{name}`"), problems))
             }
-            _ => wrong(node, "a list", problems),
+            _ => wrong(node, name, "a list", problems),
         },
         Type::Section(keys) => section(node, keys, name, problems),
         Type::OneOf(keys) => one_of(node, keys, name, problems),
@@ -378,7 +382,7 @@ fn value(node: &Node, kind: Type, name: &str, problems: &mut Problems) {
         Type::WordOr(_, keys) => section(node, keys, name, problems),
         Type::Sections(keys) | Type::OneOfs(keys) => {
             if !matches!(node.value, Value::Map(_)) {
-                wrong(node, "a mapping", problems);
+                wrong(node, name, "a mapping", problems);
             }
             for entry in node.entries() {
                 match kind {

@@ -1,7 +1,7 @@
 //! Saved plans, and whether one is still up to date.
 
 use super::model::{FORMAT, Plan, Waves};
-use crate::state::{PoolName, ResourceId, Step, TargetId, is_steering, put, read_regular};
+use crate::state::{HostName, PoolName, ResourceId, Step, TargetId, is_steering, put, read_regular};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::path::Path;
@@ -94,11 +94,45 @@ pub fn wider(saved: &Plan, fresh: &Plan) -> Vec<PoolName> {
         let then = saved.waves.get(pool);
         let at_once = |waves: &Waves| waves.waves.iter().map(Vec::len).max().unwrap_or(0);
         let wider = then.is_none_or(|then| {
-            at_once(now) > at_once(then) || first(now) > first(then) || (then.canary && !now.canary)
+            at_once(now) > at_once(then)
+                || first(now) > first(then)
+                || (then.canary && !now.canary && now.waves.len() > 1)
         });
         wider.then(|| pool.clone())
     };
     fresh.waves.iter().filter_map(wider).collect()
+}
+
+impl Plan {
+    /// Makes the waves of a fresh plan no wider than those of the saved one that was approved. Returns the pools of which the saved
+    /// plan takes no host out of service, so that no wave of theirs was approved.
+    pub fn narrow(&mut self, saved: &Self) -> Vec<PoolName> {
+        let mut unapproved = Vec::new();
+        for pool in wider(saved, self) {
+            let approved = saved.waves.get(&pool).and_then(|then| {
+                let (first, most) = (then.waves.first()?.len(), then.waves.iter().map(Vec::len).max()?);
+                (first > 0).then_some((first, most, then))
+            });
+            let (Some((first, most, then)), Some(now)) = (approved, self.waves.get_mut(&pool)) else {
+                unapproved.push(pool);
+                continue;
+            };
+            let mut waves: Vec<Vec<HostName>> = Vec::new();
+            for wave in std::mem::take(&mut now.waves) {
+                let mut rest = wave.as_slice();
+                while !rest.is_empty() {
+                    let size = if waves.is_empty() { first } else { most };
+                    let (next, after) = rest.split_at(size.min(rest.len()));
+                    waves.push(next.to_vec());
+                    rest = after;
+                }
+            }
+            now.canary |= then.canary && waves.len() > 1;
+            now.at_once = now.at_once.min(then.at_once);
+            now.waves = waves;
+        }
+        unapproved
+    }
 }
 
 /// Returns what moved between a saved plan and a fresh one, over managed fields only: steps that differ, went or came, or

@@ -113,6 +113,20 @@ fn differs(kind: &Kind<'_>) -> String {
     }
 }
 
+/// Returns how many hosts of a pool change, of those that are active, and how many retired ones besides.
+fn hosts_of_pool(changed: usize, size: usize, retired: usize) -> String {
+    let active = match changed {
+        0 if retired > 0 => None,
+        all if all >= size => Some(count(size, "host")),
+        some => Some(format!("{some} of {}", count(size, "host"))),
+    };
+    let retired = (retired > 0).then(|| match active {
+        Some(_) => format!("{retired} retired"),
+        None => count(retired, "retired host"),
+    });
+    [active, retired].into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
 /// Returns a pool's heading: its hazards, and in what order its hosts change.
 fn heading(title: &str, pool: Option<&PoolImpact>, width: Option<usize>) -> String {
     let Some(pool) = pool else { return format!("{title}\n") };
@@ -344,9 +358,11 @@ pub fn plan_text(plan: &Plan, view: &PlanView) -> String {
     }
     for (pool, targets) in &pools {
         let about = plan.impact.pools.iter().find(|p| p.pool == *pool);
-        let size = about.map_or(targets.len(), |p| p.size);
-        let of = if size > targets.len() { format!("{} of ", targets.len()) } else { String::new() };
-        let title = format!("{pool} ({of}{})", count(size, "host"));
+        // Retired hosts are no part of the pool any more.
+        let retired = targets.iter().filter(|t| t.leaves && plan.skipped.contains_key(host(t))).count();
+        let changed = targets.len() - retired;
+        let size = about.map_or(changed, |p| p.size);
+        let title = format!("{pool} ({})", hosts_of_pool(changed, size, retired));
         text += &format!("\n{}", heading(&title, about, view.width));
         if open {
             for target in targets {
@@ -356,7 +372,7 @@ pub fn plan_text(plan: &Plan, view: &PlanView) -> String {
             continue;
         }
         let whom = |kind: &Kind<'_>| match kind.hosts.as_slice() {
-            [one] if size > 1 => format!("{one} only"),
+            [one] if size + retired > 1 => format!("{one} only"),
             [_] => String::new(),
             many => count(many.len(), "host"),
         };

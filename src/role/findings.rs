@@ -144,6 +144,11 @@ pub const TABLE: &[(&str, &str, &str)] = &[
         "Run `k0s stop; k0s reset` and reboot if nothing needs that cluster, and remove the files named in the message",
     ),
     (
+        "E-K0S-ROLE",
+        "the host was moved between pools of workers and of controllers, and k0s does not change its role in place",
+        "Run `provision reset HOST`, then apply: the host joins with its new role",
+    ),
+    (
         "E-INTERFACE",
         "the pool's clusterInterface does not exist or does not have the cluster address",
         "Check with `ip -br addr` on the host",

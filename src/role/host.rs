@@ -52,6 +52,7 @@ pub fn check(input: &RoleInput<'_>) -> Vec<Finding> {
     interface(input, &mut found);
     found.extend(k0s(input));
     found.extend(earlier_cluster(input));
+    found.extend(other_role(input));
     found.extend(node_name(input));
     found.sort_by_key(|f| !f.stops());
     found
@@ -120,6 +121,30 @@ fn earlier_cluster(input: &RoleInput<'_>) -> Option<Finding> {
     let message =
         format!("the host has files of a cluster that provision did not set up: {}", files.join(", "));
     Some(stop("E-EARLIER-CLUSTER", message, hint))
+}
+
+/// A k0s that joined as a worker does not become a controller, nor the other way round: what it keeps is of its role, and a
+/// controller is a member of etcd.
+fn other_role(input: &RoleInput<'_>) -> Option<Finding> {
+    let wants_controller = input.inventory.pool_of(input.host).role.is_controller();
+    let owns = |controller| input.facts.owns(&ResourceId::host(HostKind::Unit, k0s::unit(controller)));
+    if owns(wants_controller) || !owns(!wants_controller) {
+        return None;
+    }
+    let name = |controller| if controller { "a controller" } else { "a worker" };
+    let message = format!(
+        "k0s on the host is installed as {}, and the inventory makes it {}; k0s does not change its role in place",
+        name(!wants_controller),
+        name(wants_controller)
+    );
+    let hint = format!(
+        "Run `provision reset {}`, which drains it and takes it out of the cluster, then apply: it joins as {} (check with: \
+         systemctl status {})",
+        input.host.name,
+        name(wants_controller),
+        k0s::unit(!wants_controller)
+    );
+    Some(stop("E-K0S-ROLE", message, hint))
 }
 
 /// A kubelet registers its node by the host's name, in lower case, and a node of another name is not found.

@@ -219,12 +219,34 @@ pub fn history(folder: &Path) -> Vec<History> {
         })
         .collect();
     runs.sort_by_key(|r| std::cmp::Reverse(r.began_s));
+    // What the newest run has not finished is what is left to do.
+    for old in runs.iter_mut().skip(1).filter(|run| run.took_s.is_none()) {
+        "interrupted".clone_into(&mut old.note);
+    }
     runs
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_newest_run_is_to_be_applied_again() {
+        let dir = tempfile::tempdir().expect("a folder");
+        for (run, begun, ended) in [("A", 1, false), ("B", 2, true), ("C", 3, false)] {
+            let line = |transition: &str, at: i64| {
+                format!(
+                    "{{\"transition\":\"{transition}\",\"target\":\"\",\"batch\":0,\"at_s\":{at},\"note\":\"\"}}\n"
+                )
+            };
+            let end = if ended { line("finished", begun + 1) } else { String::new() };
+            std::fs::write(dir.path().join(format!("{run}.jsonl")), line("begun", begun) + &end)
+                .expect("written");
+        }
+        let notes = || history(dir.path()).into_iter().map(|run| (run.run, run.note)).collect::<Vec<_>>();
+        let told = |run: &str, note: &str| (run.to_owned(), note.to_owned());
+        assert_eq!(notes(), [told("C", "interrupted; apply again"), told("B", ""), told("A", "interrupted")]);
+    }
 
     #[test]
     fn a_torn_line_is_dropped_and_an_illegal_one_is_named() {

@@ -153,8 +153,12 @@ impl RunState {
         let pool = plan.pool.as_deref().filter(|_| begun == Begun::No)?;
         let blocked = |code: &str, message: String| Failure::new(FailureKind::Blocked, code, message);
         if let Some(canary) = now.failed_canaries.get(pool).filter(|_| plan.drains()) {
-            let message = format!("pool {pool} stopped: {canary}, a host that left service first, failed");
-            return Some(blocked("E-CANARY", message).hint("Fix that host, then apply again"));
+            let message = format!(
+                "the canary host {canary} of pool {pool} failed, so no other host of the pool leaves service"
+            );
+            return Some(
+                blocked("E-CANARY", message).hint(format!("Fix {canary}, then run `provision apply`")),
+            );
         }
         let allowed = self.budgets.get(pool)?.failed;
         (now.failures_by_pool.get(pool).copied().unwrap_or(0) > allowed).then(|| {

@@ -305,6 +305,25 @@ fn variables_count_in_the_order_of_ansible() {
     assert_eq!(users(), "efgd");
 }
 
+/// The inventory may be written anywhere: a key outside the folder of the source is named by its whole path.
+#[test]
+fn keys_outside_the_folder_of_the_source_are_found_from_everywhere() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("ansible/hosts.ini");
+    std::fs::create_dir(folder.path().join("ansible")).expect("made");
+    let line =
+        |n: usize, key: &str| format!("h{n} ansible_host=10.0.0.{n} ansible_ssh_private_key_file={key}\n");
+    let keys = ["../keys/id", "keys/id", "~/.ssh/id", "/etc/id"];
+    let text: String = keys.iter().enumerate().map(|(n, key)| line(n + 1, key)).collect();
+    std::fs::write(&path, format!("[all]\n{text}")).expect("written");
+    let inventory = import(&path).run().expect("imported").inventory;
+    let outside = folder.path().join("keys/id").display().to_string();
+    for key in [outside.as_str(), "[keys/id]", "~/.ssh/id", "/etc/id"] {
+        assert!(inventory.contains(key), "{key}: {inventory}");
+    }
+    assert!(!inventory.contains("../"), "{inventory}");
+}
+
 #[test]
 fn hosts_inside_the_usual_networks_move_the_networks() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -503,6 +503,25 @@ fn a_saved_plan_is_out_of_date_when_more_would_be_disturbed_than_it_says() {
         let fresh = all_reboot(&wide(8, at_once, canary));
         assert_eq!(wider(&saved, &fresh), ["w".into()], "{at_once} at once after {canary}");
     }
+    // What may be wider by now is carried out as it was approved.
+    for (at_once, canary) in [(3, 1), (2, 0), (2, 2), (8, 0)] {
+        let mut fresh = all_reboot(&wide(8, at_once, canary));
+        let going = |plan: &Plan| plan.waves["w"].waves.concat();
+        let before = going(&fresh);
+        assert_eq!(fresh.narrow(&saved), Vec::<PoolName>::new());
+        assert_eq!(wider(&saved, &fresh), Vec::<PoolName>::new(), "{at_once} at once after {canary}");
+        let sizes: Vec<usize> = fresh.waves["w"].waves.iter().map(Vec::len).collect();
+        assert_eq!(sizes.iter().sum::<usize>(), 8);
+        assert!(sizes[0] == 1 && sizes.iter().all(|n| *n <= 2), "{sizes:?}");
+        assert_eq!(going(&fresh), before, "in the same order");
+    }
+    let mut none = saved.clone();
+    none.waves.clear();
+    assert_eq!(all_reboot(&wide(8, 2, 1)).narrow(&none), ["w".into()], "no wave was approved");
+    // One host alone needs no canary before it.
+    let mut one = saved.clone();
+    one.waves.insert("w".into(), all_reboot(&wide(1, 2, 1)).waves["w"].clone());
+    assert_eq!(wider(&saved, &one), Vec::<PoolName>::new());
     let narrower = all_reboot(&wide(8, 1, 1));
     assert_eq!(wider(&saved, &narrower), Vec::<PoolName>::new(), "what disturbs less was approved too");
     // The same change, which now needs a restart as well.

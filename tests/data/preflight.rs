@@ -432,6 +432,35 @@ fn what_another_cluster_left_stops_a_host() {
     assert!(refused(&[kubelet], "w-1", "calico", Some(binary)).is_some(), "a binary is no cluster");
 }
 
+/// k0s does not change its role in place: a host that is moved is reset first.
+#[test]
+fn a_host_that_was_moved_between_workers_and_controllers_is_stopped() {
+    let refused = |host: &str, units: &[&str]| {
+        let mut case = Case::new("debian12");
+        let unit = |name: &&str| ResourceId::host(HostKind::Unit, *name);
+        let owned = |id| Managed { id, hash: String::new(), undo: None, adopted: false, hazards: Vec::new() };
+        case.facts.managed = units.iter().map(unit).map(owned).collect();
+        let failures = case.wanted(host).err().unwrap_or_default();
+        failures
+            .iter()
+            .find(|f| f.code == "E-K0S-ROLE")
+            .map(|f| (f.message.clone(), f.hint.clone().unwrap_or_default()))
+    };
+    let (worker, controller) = ("k0sworker.service", "k0scontroller.service");
+    let (message, hint) = refused("cp-1", &[worker]).expect("stopped");
+    assert!(message.contains("installed as a worker, and the inventory makes it a controller"), "{message}");
+    assert!(hint.contains("`provision reset cp-1`"), "{hint}");
+    assert!(refused("w-1", &[controller]).expect("stopped").0.contains("makes it a worker"));
+    for (host, units) in [
+        ("cp-1", &[controller][..]),
+        ("w-1", &[worker][..]),
+        ("w-1", &[][..]),
+        ("w-1", &[worker, controller][..]),
+    ] {
+        assert_eq!(refused(host, units), None, "{host} {units:?}");
+    }
+}
+
 /// A kept hostname is the node's name, so it is compared with the inventory's.
 #[test]
 fn a_kept_hostname_must_be_the_nodes_name() {

@@ -517,6 +517,8 @@ async fn a_canary_that_fails_stops_its_pool_and_no_other() {
     assert_eq!(drained, ["drain w-1"]);
     let codes: Vec<&str> = report.failures().map(|(_, f)| f.code.as_str()).collect();
     assert_eq!(codes, ["E-TEST", "E-CANARY", "E-CANARY", "E-CANARY"]);
+    let told = report.failures().find(|(_, f)| f.code == "E-CANARY").expect("told").1;
+    assert!(told.message.starts_with("the canary host "), "{}", told.message);
     assert_eq!(report.outcomes[&TargetId::Host("cp-1".into())], Outcome::Converged(1));
 }
 

@@ -127,3 +127,12 @@ fn a_watch_tells_a_file_and_a_webhook_of_changes_only() {
     assert!(metrics.contains("provision_in_sync{inventory=\"runs\"} 1\n"), "{metrics}");
     assert!(metrics.contains("provision_differences{inventory=\"runs\",origin=\"drift\"} 0\n"), "{metrics}");
 }
+
+#[test]
+fn a_watch_prints_the_warnings_of_the_inventory_once() {
+    let story = Story::of(&site(2));
+    story.up();
+    let output = story.run(&["watch", "-i", &story.at(), "--interval", "1s", "--looks", "2"]);
+    let said = text(&output);
+    assert_eq!(said.matches("etcd quorum").count(), 1, "{said}");
+}

@@ -129,7 +129,10 @@ fn a_first_host_alone_is_told_that_nothing_brings_its_device_plugin() {
         said.contains("h-1 converged") && said.contains("[E-DEVICE-PLUGIN] node h-1 has joined"),
         "{said}"
     );
-    assert!(said.contains("Run `provision apply` without --limit to deploy it"), "{said}");
+    assert!(
+        said.contains(&format!("Run `provision apply -i {}` without --limit to deploy it", story.at())),
+        "{said}"
+    );
     assert!(starts(&story, "h-1"), "it takes no pods yet");
     story.applied();
     assert!(!starts(&story, "h-1"));

@@ -48,6 +48,11 @@ fn a_retired_host_leaves_the_cluster_and_one_in_maintenance_is_kept_out_of_servi
     story.edit(pool, &format!("      w-2: {{state: retired, reason: returned}}\n{pool}"));
     story.edit("\"cp-[1-3]\": {", "cp-3: {state: retired}, \"cp-[1-3]\": {");
     let steps = story.steps(&[]);
+    // Retired hosts are not counted among those of their pool.
+    let (_, shown) = story.plan();
+    for heading in ["control (2 hosts, 1 retired)", "general (2 hosts, 1 retired)"] {
+        assert!(shown.lines().any(|line| line.starts_with(heading)), "{heading}: {shown}");
+    }
     let all: Vec<(&str, Vec<&str>)> = steps["cluster"]
         .iter()
         .map(|(step, hazards)| (step.as_str(), hazards.iter().map(String::as_str).collect()))
@@ -102,4 +107,68 @@ fn a_retired_host_leaves_the_cluster_and_one_in_maintenance_is_kept_out_of_servi
     let (code, shown) = story.plan();
     assert_eq!(code, 0, "{shown}");
     assert!(shown.contains("node w-3 was added by provision and is not in the inventory"), "{shown}");
+}
+
+/// A host that is moved between workers and controllers is reset first: nothing is tried that cannot come to an end.
+#[test]
+fn a_host_that_changes_its_role_is_refused_until_it_is_reset() {
+    let workers =
+        ("w-1: {address: 127.77.0.21}", "w-1: {address: 127.77.0.21}\n      w-2: {address: 127.77.0.22}");
+    let story = Story::of(&site(3).replace(workers.0, workers.1));
+    story.up();
+    story.applied();
+    let at = story.at();
+    let address = |host: &str| {
+        let text = std::fs::read_to_string(story.inventory.join("inventory.yaml")).expect("read");
+        let line = text
+            .lines()
+            .find(|l| l.trim_start().starts_with(&format!("{host}: ")))
+            .expect("the host")
+            .to_owned();
+        line.trim().to_owned()
+    };
+    // A worker becomes a controller.
+    let w2 = address("w-2");
+    story.edit(&format!("      {w2}\n"), "");
+    story.edit("hosts: {\"cp-[1-3]\"", &format!("hosts: {{{w2}, \"cp-[1-3]\""));
+    let moved = |host: &str, role: &str| {
+        let (code, shown) = story.plan();
+        assert_eq!(code, 1, "{shown}");
+        let shown = shown.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(shown.contains(&format!("{host} failed preflight [E-K0S-ROLE]")), "{shown}");
+        assert!(shown.contains(&format!("the inventory makes it {role}")), "{shown}");
+        assert!(shown.contains(&format!("`provision reset -i {at} {host}`")), "{shown}");
+        let reset = story.run(&["reset", "-i", &at, host, "--yes"]);
+        assert_eq!(reset.status.code(), Some(0), "{}", crate::story::text(&reset));
+    };
+    moved("w-2", "a controller");
+    assert!(story.node("w-2").is_none());
+    story.applied();
+    assert_eq!(story.members(), ["cp-1", "cp-2", "cp-3", "w-2"]);
+    // And back: the member leaves etcd, though the inventory has it among the workers by now.
+    story.edit(&format!("{w2}, "), "");
+    story.edit("  h100:\n", &format!("      {w2}\n  h100:\n"));
+    moved("w-2", "a worker");
+    assert_eq!(story.members(), ["cp-1", "cp-2", "cp-3"]);
+    story.applied();
+    assert!(story.node("w-2").is_some());
+}
+
+/// What is found while the inventory is opened stands in the plan; other commands need -v for it.
+#[test]
+fn a_plan_shows_the_warnings_of_the_opening() {
+    let story = Story::of(&site(1));
+    story.up();
+    story.applied();
+    let known = story.lab().join("known_hosts");
+    let text = std::fs::read_to_string(&known).expect("read");
+    std::fs::write(&known, text + "nonsense\n").expect("written");
+    let (code, shown) = story.plan();
+    assert_eq!(code, 0, "{shown}");
+    assert!(shown.contains("warning: cluster: ") && shown.contains("known_hosts"), "{shown}");
+    let json = story.run(&["plan", "-i", &story.at(), "--output", "json"]);
+    let json: Value = serde_json::from_slice(&json.stdout).expect("JSON");
+    let targets = json["targets"].as_array().expect("targets");
+    let told = targets.iter().flat_map(|t| t["warnings"].as_array().expect("warnings"));
+    assert_eq!(told.filter(|w| w.as_str().is_some_and(|w| w.contains("known_hosts"))).count(), 1);
 }

@@ -121,7 +121,7 @@ impl Cases {
         let items = match node.get("cases").map(|cases| &cases.value) {
             Some(Value::List(items)) if !items.is_empty() && items.len() <= MOST_CASES => items.as_slice(),
             _ => {
-                let message = format!("`cases` is not a list of 1 to {MOST_CASES} cases");
+                let message = format!("`cases` must be a list of 1 to {MOST_CASES} cases");
                 error(node.get("cases").unwrap_or(&node), "E-TYPE", message, "Add a case");
                 &[]
             }

@@ -151,7 +151,7 @@ impl Reader {
     fn keys(&mut self, node: &Node, known: &[&str], required: &[&str], what: &str) {
         let Value::Map(entries) = &node.value else {
             let hint = format!("Use a mapping with {}", known.join(", "));
-            return self.error("E-TYPE", &node.span, format!("{what} is not a mapping"), hint);
+            return self.error("E-TYPE", &node.span, format!("{what} must be a mapping"), hint);
         };
         for Entry { key, span, .. } in entries {
             if known.contains(&key.as_str()) {
@@ -180,7 +180,7 @@ impl Reader {
             self.error(
                 "E-TYPE",
                 &value.span,
-                format!("`{key}` is not a text"),
+                format!("`{key}` must be text"),
                 "Put it in quotes, or after `|`",
             );
         }
@@ -214,7 +214,12 @@ impl Reader {
         let parameters = match node.get("parameters") {
             Some(parameters) if matches!(parameters.value, Value::Map(_)) => parameters.json(),
             Some(other) => {
-                self.error("E-TYPE", &other.span, "`parameters` is not a mapping", "Use names with values");
+                self.error(
+                    "E-TYPE",
+                    &other.span,
+                    "`parameters` must be a mapping",
+                    "Write it as {name: value}",
+                );
                 serde_json::Value::Null
             }
             None => serde_json::Value::Object(serde_json::Map::new()),
@@ -224,7 +229,7 @@ impl Reader {
         let Some(rules) = node.get("rules") else { return };
         if rules.entries().is_empty() {
             let hint = "Use a mapping from names of rules to `when`, `effect` and `message`";
-            return self.error("E-TYPE", &rules.span, "`rules` has no rule", hint);
+            return self.error("E-TYPE", &rules.span, "`rules` must have at least one rule", hint);
         }
         for entry in rules.entries() {
             self.rule(&policy, entry, &file);
