@@ -176,6 +176,28 @@ fn a_change_that_is_no_inventory_is_told_in_the_comment() {
     assert!(usage.contains("provision-ci review BASE"), "{usage}");
 }
 
+/// Results are written where a change under review may have put a link.
+#[test]
+fn a_change_cannot_lead_the_results_of_its_review_elsewhere() {
+    let Some(team) = Team::new() else { return };
+    team.ok("mkdir keys/elsewhere && echo whole >keys/victim");
+    for links in [
+        "ln -s keys/elsewhere ci-out",
+        "mkdir ci-out && ln -s ../keys/victim ci-out/validate.txt",
+        "mkdir ci-out && mkfifo ci-out/review.md",
+        "mkdir -p ci-out && ln -s \"$PWD/keys/elsewhere\" ci-out/validate.xml",
+    ] {
+        let said = team.ends(&format!("rm -rf ci-out; {links}; REVIEW_LAB=no sh $CI_SCRIPT review main"), 1);
+        assert!(said.contains("which a change may have brought"), "{links}: {said}");
+    }
+    let said = team.ends("ln -s keys/elsewhere out; OUT=out/ci REVIEW_LAB=no sh $CI_SCRIPT review main", 1);
+    assert!(said.contains("out is a link"), "{said}");
+    assert_eq!(team.ok("ls keys/elsewhere; cat keys/victim"), "whole\n");
+    team.ok(
+        "rm -rf ci-out; REVIEW_LAB=no sh $CI_SCRIPT review main && REVIEW_LAB=no sh $CI_SCRIPT review main",
+    );
+}
+
 /// The workflows are YAML, call no command that the script lacks, and give a pull request neither secrets nor rights.
 #[test]
 fn workflows_call_what_there_is_and_keep_strangers_apart() {
