@@ -6,11 +6,12 @@ use super::hints::complete;
 use crate::fleet::StateDir;
 use crate::report::{columns, fit};
 use crate::state::{plain, plain_json};
+use std::borrow::Cow;
 use std::fmt::Arguments;
 use std::io::{Error, ErrorKind, Write};
 use std::panic::PanicHookInfo;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{LazyLock, OnceLock};
 
 /// Standard output is JSON: characters are escaped there, not replaced.
 static JSON: AtomicBool = AtomicBool::new(false);
@@ -61,8 +62,36 @@ pub(super) fn is_json(json: bool) {
 /// Writes to standard output what is fit for it.
 pub(super) fn out(text: Arguments<'_>) {
     let text = text.to_string();
-    let text = if JSON.load(Ordering::Relaxed) { plain_json(&text) } else { plain(&text) };
-    raw(&text);
+    let json = JSON.load(Ordering::Relaxed);
+    raw(&in_ci(&if json { plain_json(&text) } else { plain(&text) }, json));
+}
+
+/// Whether a service runs this that obeys commands in the output of programs: GitHub Actions, Azure Pipelines, TeamCity.
+static OBEYED: LazyLock<bool> = LazyLock::new(|| {
+    ["GITHUB_ACTIONS", "TF_BUILD", "TEAMCITY_VERSION"].iter().any(|name| std::env::var_os(name).is_some())
+});
+/// How their commands begin: at the start of a line, and anywhere.
+const COMMAND_AT_START: &str = "::";
+const COMMANDS: [&str; 3] = ["##[", "##vso[", "##teamcity["];
+
+/// Returns a text in which such a service finds no command: hosts and inventories have a say in it.
+fn in_ci(text: &str, json: bool) -> Cow<'_, str> {
+    if *OBEYED { disobeyed(text, json) } else { Cow::Borrowed(text) }
+}
+
+fn disobeyed(text: &str, json: bool) -> Cow<'_, str> {
+    let starts = |line: &str| !json && line.trim_start().starts_with(COMMAND_AT_START);
+    if !text.lines().any(starts) && !COMMANDS.iter().any(|command| text.contains(command)) {
+        return Cow::Borrowed(text);
+    }
+    let lines = text.split_inclusive('\n').map(|line| match starts(line) {
+        true => line.replacen(COMMAND_AT_START, ": :", 1),
+        false => line.to_owned(),
+    });
+    // In JSON they can stand in a string only.
+    let apart = if json { "\\u0023#" } else { "# #" };
+    let whole: String = lines.collect();
+    Cow::Owned(COMMANDS.iter().fold(whole, |text, c| text.replace(c, &c.replacen("##", apart, 1))))
 }
 
 /// How an annotation is shown.
@@ -145,7 +174,7 @@ pub(super) fn shown(text: &str) {
     let text: &str = &text;
     super::logging::note(text);
     let text = fit(text, columns(std::io::stderr()));
-    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+    let _ = std::io::stderr().lock().write_all(in_ci(&text, false).as_bytes());
 }
 
 /// Returns the exit code of a command that would end with `code`: not well where its output was not taken whole, or
@@ -212,4 +241,24 @@ fn report(info: &PanicHookInfo<'_>) -> String {
 fn keep(report: &str) -> anyhow::Result<std::path::PathBuf> {
     let name = format!("panic-{}-{:08x}.txt", std::process::id(), rand::random::<u32>());
     Ok(StateDir::default().write(&["faults"], &name, report)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::disobeyed;
+
+    #[test]
+    fn no_service_finds_a_command_in_what_a_host_says() {
+        let said = "fine\n  ::add-mask::a\n::set-output name=x::y\na ##[add-mask]b ##vso[task.setvariable]c ##teamcity[d]\na::b\n";
+        let shown = disobeyed(said, false);
+        assert!(shown.lines().all(|line| !line.trim_start().starts_with("::")), "{shown}");
+        assert!(!shown.contains("##"), "{shown}");
+        assert!(shown.starts_with("fine\n") && shown.ends_with("a::b\n"), "{shown}");
+        assert_eq!(shown.lines().count(), said.lines().count());
+        let json = "{\"a\": \"##[add-mask]b\",\n \"::c\": 1}\n";
+        let shown = disobeyed(json, true);
+        assert!(!shown.contains("##["), "{shown}");
+        let same = |text: &str| serde_json::from_str::<serde_json::Value>(text).expect("JSON");
+        assert_eq!(same(&shown), same(json));
+    }
 }

@@ -5,6 +5,7 @@ use super::error::{Result, cannot, coded};
 use crate::inventory::{self, Files};
 use crate::plan::Commit;
 use crate::state::read_regular;
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Component, Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
@@ -194,7 +195,114 @@ pub(super) fn commit_of(path: &Path) -> Option<Commit> {
     let path = std::path::absolute(path).ok()?.display().to_string();
     let last = git(folder, &["log", "-1", "--format=%H%n%ae", "--", &path]).ok()?;
     let (id, author) = last.trim().split_once('\n')?;
-    let modified =
-        git(folder, &["status", "--porcelain", "--", &path]).is_ok_and(|changes| !changes.trim().is_empty());
+    // What cannot be compared is not known to be what was committed.
+    let modified = is_modified(folder, &path).unwrap_or(true);
     Some(Commit { id: id.to_owned(), author: author.to_owned(), modified })
+}
+
+/// Returns whether a path has changes that are not committed. Filters, through which git would compare files, are programs of the
+/// repository's configuration: none is run.
+fn is_modified(folder: &Path, path: &str) -> std::io::Result<bool> {
+    /// Settings of filters that are taken away one by one.
+    const MOST_FILTERS: usize = 200;
+    let names = git(folder, &["config", "--null", "--name-only", "--list"])?;
+    let filters: BTreeSet<&str> = names.split('\0').filter(|name| name.starts_with("filter.")).collect();
+    // What is before the first `=` would be taken for the name.
+    if filters.len() > MOST_FILTERS || filters.iter().any(|name| name.contains('=')) {
+        return Err(std::io::Error::other("filters that cannot be taken away"));
+    }
+    let without = filters.iter().map(|name| match name.ends_with(".required") {
+        true => format!("{name}=false"),
+        false => format!("{name}="),
+    });
+    let without: Vec<String> = without.collect();
+    let mut arguments: Vec<&str> = without.iter().flat_map(|setting| ["-c", setting]).collect();
+    arguments.extend(["status", "--porcelain", "--ignore-submodules=all", "--", path]);
+    Ok(!git(folder, &arguments)?.trim().is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::commit_of;
+    use std::fs;
+    use std::path::Path;
+    use std::process::Command;
+
+    fn run(folder: &Path, arguments: &[&str]) {
+        let mut git = Command::new("git");
+        git.arg("-C").arg(folder).args(["-c", "user.name=a", "-c", "user.email=a@example.org"]);
+        assert!(git.args(arguments).status().expect("git runs").success(), "git {arguments:?}");
+    }
+
+    /// A configuration in which all that git could run for a commit's facts leaves a file.
+    fn hostile(ran: &Path) -> String {
+        let program = ran.with_file_name("program");
+        fs::write(&program, format!("#!/bin/sh\ntouch {}\ncat\n", ran.display())).expect("written");
+        fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set");
+        let program = program.display();
+        format!(
+            "[filter \"x\"]\n\tclean = {program}\n\trequired = true\n[filter \"y\"]\n\tprocess = {program}\n\
+             [log]\n\tshowSignature = true\n[gpg]\n\tprogram = {program}\n"
+        )
+    }
+
+    #[test]
+    fn no_program_of_a_repositorys_configuration_is_run() {
+        let place = tempfile::tempdir().expect("a folder");
+        let (site, ran) = (place.path().join("site"), place.path().join("ran"));
+        fs::create_dir(&site).expect("made");
+        run(&site, &["init", "-q"]);
+        fs::write(site.join("a.yaml"), "a").expect("written");
+        fs::write(site.join("b.yaml"), "b").expect("written");
+        run(&site, &["add", "."]);
+        run(&site, &["commit", "-q", "-m", "first"]);
+        let config = fs::read_to_string(site.join(".git/config")).expect("there") + &hostile(&ran);
+        fs::write(site.join(".git/config"), config).expect("written");
+        fs::write(site.join(".git/info/attributes"), "a.yaml filter=x\nb.yaml filter=y\n").expect("written");
+        // Of the same size and with another time: only the content tells.
+        let again = |text: &str| {
+            fs::remove_file(site.join("a.yaml")).expect("there");
+            fs::write(site.join("a.yaml"), text).expect("written");
+            fs::File::open(site.join("a.yaml"))
+                .expect("there")
+                .set_modified(std::time::UNIX_EPOCH)
+                .expect("set");
+            fs::File::open(site.join("b.yaml"))
+                .expect("there")
+                .set_modified(std::time::UNIX_EPOCH)
+                .expect("set");
+            commit_of(&site).expect("a commit").modified
+        };
+        assert!(!again("a") && again("b"), "it is seen all the same");
+        assert!(!ran.exists(), "a program was run");
+        run(&site, &["status"]);
+        assert!(ran.exists(), "the attack works where nothing is taken away");
+    }
+
+    #[test]
+    fn files_that_look_like_a_repository_are_none() {
+        let place = tempfile::tempdir().expect("a folder");
+        let (top, ran) = (place.path().join("top"), place.path().join("ran"));
+        let site = top.join("site");
+        fs::create_dir_all(&site).expect("made");
+        run(&top, &["init", "-q"]);
+        fs::write(site.join("a.yaml"), "a").expect("written");
+        // A change under review adds the files of a repository, with a commit that its author likes.
+        run(&site, &["init", "-q", "--bare", "."]);
+        let config = format!(
+            "[core]\n\trepositoryformatversion = 0\n\tbare = false\n\tworktree = .\n{}",
+            hostile(&ran)
+        );
+        fs::write(site.join("config"), config).expect("written");
+        run(&site, &["--git-dir=.", "--work-tree=.", "add", "a.yaml"]);
+        run(&site, &["--git-dir=.", "--work-tree=.", "commit", "-q", "-m", "inner"]);
+        run(&top, &["add", "."]);
+        run(&top, &["commit", "-q", "-m", "outer"]);
+        fs::write(site.join(".gitattributes"), "a.yaml filter=x\n").expect("written");
+        fs::File::open(site.join("a.yaml")).expect("there").set_modified(std::time::UNIX_EPOCH).expect("set");
+        assert!(commit_of(&site).is_none(), "of what looks like one, nothing is taken");
+        assert!(!ran.exists(), "a program was run");
+        run(&site, &["status"]);
+        assert!(ran.exists(), "the attack works where git takes it for one");
+    }
 }

@@ -91,10 +91,22 @@ impl Disk {
             folder.canonicalize().map_err(|e| Error::new(e.kind(), format!("{}: {e}", folder.display())))
         };
         let own = resolve(folder)?;
-        let repository = own.ancestors().find(|a| a.join(GIT).exists()).map(Path::to_owned);
         let named = |e: Error| Error::new(e.kind(), format!("--allow-outside {e}"));
-        let allowed =
+        let allowed: Vec<PathBuf> =
             allowed.iter().map(|folder| resolve(folder).map_err(named)).collect::<io::Result<_>>()?;
+        // A link that a repository has in the place of a folder is what its authors want to be read.
+        let said = tidy(&std::path::absolute(folder)?);
+        let top = said.ancestors().skip(1).find(|a| a.join(GIT).exists());
+        let top = top.and_then(|top| top.canonicalize().ok());
+        if top.is_some_and(|top| !own.starts_with(top)) && !allowed.iter().any(|a| own.starts_with(a)) {
+            let why = format!(
+                "{}: it is a link that leads out of its git repository, to {}; allow it with --allow-outside DIR",
+                folder.display(),
+                own.display()
+            );
+            return Err(Error::new(ErrorKind::PermissionDenied, why));
+        }
+        let repository = own.ancestors().find(|a| a.join(GIT).exists()).map(Path::to_owned);
         Ok(Self { own, repository, allowed, left: Mutex::new(MOST_TOTAL) })
     }
 
@@ -183,7 +195,9 @@ impl Files for Disk {
     }
 }
 
-/// Returns a git command that works in a folder and runs nothing from the folder's configuration.
+/// Returns a git command that works in a folder and runs nothing from the folder's configuration. Files that a repository tracks can
+/// look like a repository of their own, with a configuration: without a `.git` that leads to it, git does not use it
+/// (`safe.bareRepository`). Whoever has git compare files takes its filters away too.
 pub fn git(folder: &Path) -> std::process::Command {
     let mut git = std::process::Command::new("git");
     let redirecting = std::env::vars_os().map(|(name, _)| name);
@@ -191,7 +205,12 @@ pub fn git(folder: &Path) -> std::process::Command {
         git.env_remove(name);
     }
     git.env("GIT_NO_LAZY_FETCH", "1").env("GIT_OPTIONAL_LOCKS", "0").env("GIT_TERMINAL_PROMPT", "0");
-    git.args(["-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null"]).arg("-C").arg(folder);
+    // Nothing is fetched, and a commit is what its id says.
+    git.env("GIT_ALLOW_PROTOCOL", "none").env("GIT_NO_REPLACE_OBJECTS", "1");
+    for setting in ["core.fsmonitor=false", "core.hooksPath=/dev/null", "log.showSignature=false"] {
+        git.args(["-c", setting]);
+    }
+    git.args(["-c", "safe.bareRepository=explicit"]).arg("-C").arg(folder);
     git.stdin(std::process::Stdio::null());
     git
 }
@@ -264,6 +283,22 @@ mod tests {
         }
         assert!(disk.list(&tree.at("site")).is_err(), "a linked folder leads outside");
         assert_eq!(tree.disk(&[tree.at("")]).read(&tree.at("secret")).expect("allowed"), "hunter2");
+    }
+
+    #[test]
+    fn a_folder_that_is_a_link_out_of_its_repository_is_no_inventory() {
+        let tree = Tree::new();
+        fs::create_dir(tree.at("repository")).expect("made");
+        fs::create_dir(tree.at("repository/site")).expect("made");
+        symlink("../site", tree.at("repository/out")).expect("a link");
+        symlink("site", tree.at("repository/in")).expect("a link");
+        assert!(Disk::of(&tree.at("repository/out"), &[]).is_ok(), "nobody but its user has put it there");
+        assert!(git(&tree.at("repository")).args(["init", "-q"]).status().expect("git runs").success());
+        let Err(error) = Disk::of(&tree.at("repository/out"), &[]) else { panic!("outside") };
+        assert!(error.to_string().contains("--allow-outside"), "{error}");
+        assert!(Disk::of(&tree.at("repository/out"), &[tree.at("site")]).is_ok());
+        assert!(Disk::of(&tree.at("repository/in"), &[]).is_ok());
+        assert!(Disk::of(&tree.at("repository/../site"), &[]).is_ok());
     }
 
     #[test]

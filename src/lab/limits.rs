@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,10 @@ const LEAST_PART: u64 = 32;
 const MOST_BYTES: u64 = 4 << 30;
 const MOST_FILES: u64 = 20_000;
 /// Folders of a host inside each other.
-const MOST_DEPTH: usize = 200;
+const MOST_DEPTH: u64 = 200;
+/// A host with so many times as much ends the programs of all hosts: a program can write to another host's files, whose folder it was
+/// passed through a socket, and nothing that runs on that host would tell.
+const MOST_TIMES: u64 = 2;
 /// Below so many free bytes on the file system of the lab, or so many files that it can still hold, no program goes on; of a small
 /// one this part.
 const LEAST_DISK: u64 = 512 << 20;
@@ -82,17 +85,53 @@ pub(super) struct Disk {
     /// Whether it is bounded, as all else is that the host's programs use.
     bounded: bool,
     /// Programs that run on the host.
-    pub(super) programs: AtomicUsize,
+    programs: AtomicUsize,
+    /// Programs have run there since its files were counted.
+    ran: AtomicBool,
     counted: Mutex<Option<Free>>,
-    /// In which way the host had too much when its files were last counted, and how often in a row they could not be.
-    verdict: Mutex<(Option<String>, u32)>,
+    verdict: Mutex<Verdict>,
+}
+
+/// What was found when a host's files were last counted.
+#[derive(Default)]
+struct Verdict {
+    /// In which way it had too much.
+    why: Option<String>,
+    /// It had so much that it concerns all hosts.
+    of_all: bool,
+    /// How often in a row its files could not be counted.
+    uncounted: u32,
 }
 
 impl Disk {
     /// Returns that of the host whose folder is `dir`.
     pub(super) fn new(dir: PathBuf, bounded: bool) -> Self {
-        let programs = AtomicUsize::new(0);
-        Self { dir, bounded, programs, counted: Mutex::new(None), verdict: Mutex::default() }
+        let (programs, ran) = (AtomicUsize::new(0), AtomicBool::new(false));
+        Self { dir, bounded, programs, ran, counted: Mutex::new(None), verdict: Mutex::default() }
+    }
+
+    /// A program starts on the host.
+    pub(super) fn begins(&self) {
+        self.programs.fetch_add(1, Relaxed);
+        self.ran.store(true, Relaxed);
+    }
+
+    /// A program of the host has ended.
+    pub(super) fn ends(&self) {
+        self.programs.fetch_sub(1, Relaxed);
+    }
+
+    /// Returns whether programs run on the host.
+    pub(super) fn is_busy(&self) -> bool {
+        self.programs.load(Relaxed) > 0
+    }
+
+    /// Returns in which way the host has used so much that no program of any host goes on.
+    pub(super) fn exceeded_for_all(&self) -> Option<String> {
+        let verdict = locked(&self.verdict);
+        let why = verdict.why.as_ref().filter(|_| verdict.of_all)?;
+        let name = self.dir.file_name().unwrap_or_default().to_string_lossy();
+        Some(format!("on {name}: {why}"))
     }
 
     /// Returns in which way the host has used too much, if it has. Counts nothing, and so takes no time.
@@ -103,12 +142,13 @@ impl Disk {
         {
             return Some(why.to_owned());
         }
-        locked(&self.verdict).0.clone()
+        locked(&self.verdict).why.clone()
     }
 
-    /// Counts the host's files, if programs run there and it is time to.
-    pub(super) fn count(&self) {
-        if !self.bounded || self.programs.load(Relaxed) == 0 {
+    /// Counts the host's files, if it is time to: programs run there or have run, or run on other hosts (`others`).
+    pub(super) fn count(&self, others: bool) {
+        let own = self.is_busy() || self.ran.load(Relaxed);
+        if !self.bounded || !(own || others) {
             return;
         }
         let Ok(free) = free(&self.dir) else { return };
@@ -124,17 +164,25 @@ impl Disk {
             }
             *counted = Some(free);
         }
-        let exceeded = count(&self.dir, Instant::now() + COUNT_DEADLINE);
-        if !matches!(exceeded, Ok(None)) {
+        self.ran.store(false, Relaxed);
+        let found = count(&self.dir, Instant::now() + COUNT_DEADLINE);
+        if own && !matches!(found, Ok((None, _))) {
             // The next look counts afresh.
             *locked(&self.counted) = None;
         }
         let mut verdict = locked(&self.verdict);
-        *verdict = match exceeded {
-            Ok(exceeded) => (exceeded, 0),
+        *verdict = match found {
+            Ok((why, of_all)) => Verdict { why, of_all, uncounted: 0 },
             // A host that goes down, a folder that was closed at this moment; not again and again.
-            Err(_) if verdict.1 < MOST_UNCOUNTED => (None, verdict.1 + 1),
-            Err(error) => (Some(format!("this host's files cannot be counted: {error}")), 0),
+            Err(_) if verdict.uncounted < MOST_UNCOUNTED => Verdict {
+                why: verdict.why.take().filter(|_| !own),
+                uncounted: verdict.uncounted + 1,
+                ..*verdict
+            },
+            Err(error) => {
+                let why = Some(format!("this host's files cannot be counted: {error}"));
+                Verdict { why, of_all: true, uncounted: 0 }
+            }
         };
     }
 }
@@ -144,11 +192,11 @@ pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Counts what is in a folder, and returns in which way it is too much, if it is.
-fn count(dir: &Path, deadline: Instant) -> io::Result<Option<String>> {
+/// Counts what is in a folder, and returns in which way it is too much, if it is, and whether it is [`MOST_TIMES`] as much.
+fn count(dir: &Path, deadline: Instant) -> io::Result<(Option<String>, bool)> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let top = openat(CWD, dir, flags | UNSEEN, Mode::empty())?;
-    let (mut bytes, mut files, mut looks) = (0, 0, 0);
+    let (mut bytes, mut files, mut depth, mut looks) = (0, 0, 0, 0);
     // Breadth first would keep a handle of every folder; this keeps those of one way down.
     let mut way: Vec<(OwnedFd, VecDeque<(std::ffi::CString, u64)>)> = vec![(top, VecDeque::new())];
     let mut entered = true;
@@ -169,11 +217,8 @@ fn count(dir: &Path, deadline: Instant) -> io::Result<Option<String>> {
                 } else if let Ok(file) = statat(&*folder, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) {
                     bytes += file.st_blocks.unsigned_abs() * 512;
                 }
-                if files > MOST_FILES {
-                    return Ok(Some(format!("this host has more than {MOST_FILES} files")));
-                }
-                if bytes > MOST_BYTES {
-                    return Ok(Some(format!("this host's files take more than {} GiB", MOST_BYTES >> 30)));
+                if let Some(why) = too_much(bytes, files, depth, MOST_TIMES) {
+                    return Ok((Some(why), true));
                 }
             }
         }
@@ -192,12 +237,26 @@ fn count(dir: &Path, deadline: Instant) -> io::Result<Option<String>> {
             },
         };
         way.push((folder, VecDeque::new()));
-        if way.len() > MOST_DEPTH {
-            return Ok(Some(format!("this host's folders are more than {MOST_DEPTH} deep")));
-        }
+        depth = depth.max(way.len() as u64);
         entered = true;
     }
-    Ok(None)
+    Ok((too_much(bytes, files, depth, 1), false))
+}
+
+/// Returns in which way it is more than so many times what a host may have.
+fn too_much(bytes: u64, files: u64, depth: u64, times: u64) -> Option<String> {
+    match () {
+        () if files > MOST_FILES * times => {
+            Some(format!("this host has more than {} files", MOST_FILES * times))
+        }
+        () if bytes > MOST_BYTES * times => {
+            Some(format!("this host's files take more than {} GiB", (MOST_BYTES * times) >> 30))
+        }
+        () if depth > MOST_DEPTH * times => {
+            Some(format!("this host's folders are more than {} deep", MOST_DEPTH * times))
+        }
+        () => None,
+    }
 }
 
 /// Returns a folder that was in another one a moment ago, under whatever name it has now; `None` if it is gone.

@@ -31,10 +31,9 @@ pub(super) struct Programs {
 impl Programs {
     /// Starts to look. The thread ends with the last of these values.
     pub(super) fn new() -> io::Result<Self> {
-        let running = Arc::default();
-        let seen = Arc::downgrade(&running);
-        std::thread::Builder::new().name("limits".to_owned()).spawn(move || look(&seen))?;
-        let disks = Arc::default();
+        let (running, disks) = (Arc::default(), Arc::default());
+        let (seen, theirs) = (Arc::downgrade(&running), Arc::downgrade(&disks));
+        std::thread::Builder::new().name("limits".to_owned()).spawn(move || look(&seen, &theirs))?;
         let counted = Arc::downgrade(&disks);
         std::thread::Builder::new().name("files".to_owned()).spawn(move || count(&counted))?;
         Ok(Self { running, disks, ending: Arc::new(Mutex::new(Some(JoinSet::new()))) })
@@ -75,12 +74,13 @@ struct Verdict {
     ended: AtomicBool,
 }
 
-fn look(running: &Weak<Mutex<Vec<Running>>>) {
-    while let Some(running) = running.upgrade() {
+fn look(running: &Weak<Mutex<Vec<Running>>>, disks: &Weak<Mutex<Vec<Arc<Disk>>>>) {
+    while let (Some(running), Some(disks)) = (running.upgrade(), disks.upgrade()) {
+        let for_all = locked(&disks).iter().find_map(|disk| disk.exceeded_for_all());
         let mut now = std::mem::take(&mut *locked(&running));
-        now.retain_mut(Running::look);
+        now.retain_mut(|program| program.look(for_all.as_ref()));
         locked(&running).append(&mut now);
-        drop(running);
+        drop((running, disks));
         std::thread::sleep(LOOK);
     }
 }
@@ -89,14 +89,15 @@ fn count(disks: &Weak<Mutex<Vec<Arc<Disk>>>>) {
     while let Some(disks) = disks.upgrade() {
         let all = locked(&disks).clone();
         drop(disks);
-        all.iter().for_each(|disk| disk.count());
+        let busy = all.iter().any(|disk| disk.is_busy());
+        all.iter().for_each(|disk| disk.count(busy));
         std::thread::sleep(LOOK);
     }
 }
 
 impl Running {
-    /// Looks at it once; `false` if it has ended.
-    fn look(&mut self) -> bool {
+    /// Looks at it once; `false` if it has ended. `for_all` says why no program goes on.
+    fn look(&mut self, for_all: Option<&String>) -> bool {
         if self.verdict.ended.load(Relaxed) {
             return false;
         }
@@ -104,7 +105,7 @@ impl Running {
             Some(since) if since.elapsed() > LAB_DEADLINE => self.handle.kill(),
             Some(_) => {}
             None => {
-                if let Some(why) = self.usage.exceeded(self.outer) {
+                if let Some(why) = self.usage.exceeded(self.outer).or_else(|| for_all.cloned()) {
                     *locked(&self.verdict.why) = Some(why);
                     self.verdict.said.notify_one();
                     self.exceeded = Some(Instant::now());
@@ -139,7 +140,7 @@ impl Program {
                 disks.push(disk.clone());
             }
         }
-        disk.programs.fetch_add(1, Relaxed);
+        disk.begins();
         Ok(Self { child: Some(child), programs: programs.clone(), disk: disk.clone(), verdict })
     }
 
@@ -182,7 +183,7 @@ impl Program {
 impl Drop for Program {
     fn drop(&mut self) {
         self.verdict.ended.store(true, Relaxed);
-        self.disk.programs.fetch_sub(1, Relaxed);
+        self.disk.ends();
         if let Some(child) = self.child.take() {
             self.programs.take(child);
         }

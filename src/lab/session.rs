@@ -20,6 +20,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 /// sshd's MaxSessions.
@@ -69,7 +70,10 @@ fn size(columns: u32, rows: u32) -> Winsize {
 /// One connection of a client.
 pub(super) struct Login {
     host: Arc<LabHost>,
-    channels: HashMap<ChannelId, Channel<Msg>>,
+    /// Sessions on which nothing runs yet.
+    channels: HashMap<ChannelId, (Channel<Msg>, OwnedSemaphorePermit)>,
+    /// How many more sessions there may be at once.
+    sessions: Arc<Semaphore>,
     terminals: HashMap<ChannelId, Terminal>,
     /// What the key may do, and nothing else, if the host's own authorized_keys let it in.
     forced: Option<String>,
@@ -78,11 +82,17 @@ pub(super) struct Login {
 impl Login {
     /// Returns a connection that has asked for nothing yet.
     pub(super) fn new(host: Arc<LabHost>) -> Self {
-        Self { host, channels: HashMap::new(), terminals: HashMap::new(), forced: None }
+        Self {
+            host,
+            channels: HashMap::new(),
+            sessions: Arc::new(Semaphore::new(MOST_SESSIONS)),
+            terminals: HashMap::new(),
+            forced: None,
+        }
     }
 
     fn start(&mut self, id: ChannelId, command: String, session: &mut Session) -> Result<(), russh::Error> {
-        let Some(channel) = self.channels.remove(&id) else {
+        let Some((channel, place)) = self.channels.remove(&id) else {
             return session.channel_failure(id);
         };
         session.channel_success(id)?;
@@ -96,7 +106,7 @@ impl Login {
         let terminal = self.terminals.get_mut(&id);
         let terminal = terminal.and_then(|t| Some((t.kind.clone(), t.master.clone(), t.slave.take()?)));
         let host = self.host.clone();
-        self.host.spawn(async move { exec(host, command, channel, terminal).await });
+        self.host.spawn(async move { exec(host, command, (channel, place), terminal).await });
         Ok(())
     }
 }
@@ -148,7 +158,7 @@ fn on_terminal(
 async fn exec(
     host: Arc<LabHost>,
     command: String,
-    channel: Channel<Msg>,
+    (channel, place): (Channel<Msg>, OwnedSemaphorePermit),
     terminal: Option<(String, Arc<OwnedFd>, OwnedFd)>,
 ) {
     let (mut read, write) = channel.split();
@@ -234,6 +244,8 @@ async fn exec(
             Some(137)
         }
     };
+    // Whoever hears of its end may begin another one.
+    drop(place);
     let _ = write.exit_status(status.unwrap_or(255) as u32).await;
     let _ = write.eof().await;
     let _ = write.close().await;
@@ -328,11 +340,11 @@ impl Handler for Login {
         _: &mut Session,
     ) -> Result<(), Self::Error> {
         self.host.counts.channels.fetch_add(1, Relaxed);
-        if self.channels.len() >= MOST_SESSIONS {
+        let Ok(place) = self.sessions.clone().try_acquire_owned() else {
             reply.reject(ChannelOpenFailure::ConnectFailed).await;
             return Ok(());
-        }
-        self.channels.insert(channel.id(), channel);
+        };
+        self.channels.insert(channel.id(), (channel, place));
         reply.accept().await;
         Ok(())
     }
@@ -418,6 +430,7 @@ impl Handler for Login {
 
     async fn channel_close(&mut self, id: ChannelId, _: &mut Session) -> Result<(), Self::Error> {
         self.terminals.remove(&id);
+        self.channels.remove(&id);
         Ok(())
     }
 }

@@ -3,10 +3,13 @@
 use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value, syntax::SyntaxConfig, value::Serde};
 use serde::Serialize;
 use std::collections::{BTreeSet, HashSet};
+use std::fmt::Write;
 use std::sync::LazyLock;
 
 /// Instructions a template may take; far more than any of ours, far less than a loop that never ends.
 const FUEL: u64 = 1_000_000;
+/// The longest text of one value, in bytes; a file of an inventory is no longer.
+const MOST_VALUE: usize = 8 << 20;
 /// The longest expression, in bytes.
 const MOST_EXPRESSION: usize = 1000;
 /// What begins an expression, a statement and a comment, and what ends it.
@@ -24,11 +27,29 @@ pub struct TemplateError {
     pub message: String,
 }
 
+/// Takes so many bytes and no more.
+struct Bounded<'a, W> {
+    out: &'a mut W,
+    left: usize,
+}
+
+impl<W: Write> Write for Bounded<'_, W> {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        self.left = self.left.checked_sub(text.len()).ok_or(std::fmt::Error)?;
+        self.out.write_str(text)
+    }
+}
+
 static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
     let mut env = Environment::new();
     env.set_undefined_behavior(UndefinedBehavior::Strict);
     env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     env.set_fuel(Some(FUEL));
+    // Fuel is taken once a value is written: lists in lists can be without end by then.
+    env.set_formatter(|out, _, value| {
+        let mut bounded = Bounded { out, left: MOST_VALUE };
+        Ok(write!(bounded, "{value}").map_err(|_| ErrorKind::OutOfFuel)?)
+    });
     env.set_syntax(
         SyntaxConfig::builder()
             .trim_blocks(true)
@@ -272,6 +293,19 @@ mod tests {
         let long = format!("not {}", "not ".repeat(MOST_EXPRESSION));
         assert!(names_in_expression("t", &long).expect_err("too long").message.contains("longer than 1000"));
         assert!(render("t", &format!("{{# {long} #}}ok"), ()).is_ok());
+    }
+
+    #[test]
+    fn values_that_would_be_without_end_are_given_up() {
+        let began = std::time::Instant::now();
+        let nested = "{% set ns = namespace(x=[1, 2, 3]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}";
+        let doubled =
+            "{% set ns = namespace(x='a') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}";
+        for start in [nested, doubled] {
+            let error = render("t", &format!("{start}{{{{ ns.x }}}}"), ()).expect_err(start);
+            assert!(error.message.contains("fuel"), "{start}: {error}");
+        }
+        assert!(began.elapsed() < std::time::Duration::from_secs(60), "{:?}", began.elapsed());
     }
 
     #[test]

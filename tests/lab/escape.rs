@@ -17,7 +17,7 @@ const SECRET: &str = "secret-of-the-machine-5b1e";
 /// An attack that is neither out nor stopped by then hangs.
 const DEADLINE: Duration = Duration::from_secs(300);
 
-/// A lab of one host, and files of the machine that anybody may read or write.
+/// A lab of two hosts, and files of the machine that anybody may read or write.
 struct Prison {
     kit: Kit,
     machine: tempfile::TempDir,
@@ -32,21 +32,26 @@ impl Prison {
         std::fs::set_permissions(machine.path().join("victim"), PermissionsExt::from_mode(0o666))
             .expect("open");
         let exe = std::env::var_os("PROVISION_ESCAPE_EXE").unwrap_or(env!("CARGO_BIN_EXE_provision").into());
-        let kit = Kit::up(&["a"], |spec| (spec.without, spec.exe) = (without.to_vec(), exe.into())).await;
+        let kit =
+            Kit::up(&["a", "b"], |spec| (spec.without, spec.exe) = (without.to_vec(), exe.into())).await;
         Self { kit, machine }
     }
 
     /// Runs a program on the host, and returns all that it printed.
     async fn run(&self, program: &str) -> String {
+        self.run_on(0, program).await
+    }
+
+    async fn run_on(&self, host: usize, program: &str) -> String {
         let pool = Pool::new(PoolOptions {
             sockets: Some(provision::lab::sockets(&self.kit.spec.dir)),
             known_hosts: vec![self.kit.lab.known_hosts()],
             credentials: Credentials { identities: vec![self.kit.lab.identity()], ..Credentials::default() },
             ..PoolOptions::default()
         });
-        let host = &self.kit.spec.hosts[0];
+        let host = &self.kit.spec.hosts[host];
         let endpoint = Endpoint {
-            name: "a".into(),
+            name: host.name.clone(),
             address: host.address.to_string(),
             port: host.port,
             user: "ubuntu".into(),
@@ -191,6 +196,70 @@ attacks! {
          if (!($k = fork)) { while (1) { rename \"x$n\", \"x\" . ($n + 1) if defined $n; $n = ($n // -1) + 1; select undef, undef, undef, 0.0001 } } \
          chdir $d; for (1..19000) { open F, \">\", $_ } sleep 15; kill 9, $k; print \"I AM\", \" OUT\\n\"'";
     output_without_end: Limits [], "head -c 140M /dev/zero; echo; echo $OUT";
+}
+
+/// Hosts share abstract sockets, through which a host can be passed the folder of another one. What is written there while nothing runs
+/// on that host is counted all the same.
+#[tokio::test]
+async fn files_in_the_folder_of_another_host() {
+    // struct msghdr: no name, one buffer, a control message of SCM_RIGHTS (recvmsg(2), cmsg(3)).
+    const MESSAGE: &str =
+        "$io = pack(\"PQ\", $byte = \"x\", 1); sub message { pack(\"QQPQPQQ\", 0, 0, $io, 1, $_[0], 24, 0) }";
+    let take = format!(
+        "perl -MSocket -e '{MESSAGE} socket($l, 1, 1, 0); bind($l, pack(\"S\", 1) . \"\\0folder\"); listen($l, 1); accept($s, $l); \
+         $c = \"\\0\" x 24; $m = message($c); syscall(47, fileno($s), $m, 0); $fd = unpack(\"l\", substr($c, 16, 4)); \
+         chdir \"/proc/self/fd/$fd\" or die; syswrite($s, \"+\"); \
+         for $d (1..6) {{ mkdir \"tmp/$d\"; for (1..8000) {{ open F, \">\", \"tmp/$d/$_\" }} }} sleep 15; print \"I AM\", \" OUT\\n\"'"
+    );
+    let pass = format!(
+        "perl -MSocket -e '{MESSAGE} for (1..100) {{ socket($s, 1, 1, 0); connect($s, pack(\"S\", 1) . \"\\0folder\") and last; \
+         select undef, undef, undef, 0.1 }} open D, \"<\", \"/\"; $c = pack(\"QllQ\", 20, 1, 1, fileno(D)); $m = message($c); \
+         syscall(46, fileno($s), $m, 0); sysread($s, $x, 1); print \"passed $x\\n\"'"
+    );
+    for without in [&[][..], &[Limits]] {
+        let prison = Prison::new(without).await;
+        let (took, passed) = tokio::join!(prison.run_on(1, &take), prison.run(&pass));
+        assert!(passed.contains("passed +"), "{passed} {took}");
+        assert_eq!(took.contains(OUT), !without.is_empty(), "{without:?}: {took}");
+        prison.kit.lab.down().await;
+    }
+}
+
+/// A host can reach SSH servers too, with a key that it lets in itself: a connection has as many programs as with a real sshd.
+#[tokio::test]
+async fn a_connection_has_ten_sessions_at_once() {
+    use russh::client::{Config, Handler, connect_stream};
+    struct Any;
+    impl Handler for Any {
+        type Error = russh::Error;
+
+        async fn check_server_key(
+            &mut self,
+            _: &russh::keys::PublicKeyOrCertificate,
+        ) -> Result<bool, Self::Error> {
+            Ok(true)
+        }
+    }
+    let prison = Prison::new(&[]).await;
+    let stream =
+        provision::lab::connect(&provision::lab::sockets(&prison.kit.spec.dir), "a").expect("connected");
+    stream.set_nonblocking(true).expect("set");
+    let stream = tokio::net::UnixStream::from_std(stream).expect("a stream");
+    let mut client = connect_stream(Config::default().into(), stream, Any).await.expect("a connection");
+    let key = std::fs::read_to_string(prison.kit.lab.identity()).expect("a key");
+    let key = russh::keys::PrivateKey::from_openssh(key).expect("a key");
+    let key = russh::keys::PrivateKeyWithHashAlg::new(key.into(), None);
+    assert!(client.authenticate_publickey("ubuntu", key).await.expect("asked").success());
+    let mut sessions = Vec::new();
+    for n in 0..10 {
+        let session = client.channel_open_session().await.expect("a session");
+        session.exec(true, if n == 0 { "read line" } else { "sleep 60" }).await.expect("asked");
+        sessions.push(session);
+    }
+    assert!(client.channel_open_session().await.is_err(), "an eleventh");
+    sessions[0].eof().await.expect("told");
+    while sessions[0].wait().await.is_some() {}
+    client.channel_open_session().await.expect("another one in the place of one that has ended");
 }
 
 /// A signal to a process group leaves the process namespace, and a process of the lab that it ends could leave a core dump, with

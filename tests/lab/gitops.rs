@@ -187,7 +187,7 @@ fn nothing_in_a_change_is_a_command_of_the_runner() {
         assert_eq!(output.status.code(), Some(code), "{step}: {}", text(&output));
         assert!(output.stderr.is_empty(), "read in no order: {}", text(&output));
         let said = String::from_utf8(output.stdout).expect("text");
-        assert!(said.contains("##[add-mask]"), "{said}");
+        assert!(said.contains("# #[add-mask]") && !said.contains("##["), "{said}");
         let (mut stopped, mut obeyed) = (None, Vec::new());
         for line in said.lines() {
             match (&stopped, line.strip_prefix("::stop-commands::")) {
@@ -201,6 +201,28 @@ fn nothing_in_a_change_is_a_command_of_the_runner() {
         assert!(obeyed.iter().all(|line| line.starts_with("::error file=")), "{step}: {obeyed:?}");
         assert_eq!(obeyed.is_empty(), step != "review main", "{step}: {obeyed:?}");
     }
+}
+
+/// Results are written where a change under review may have put a link.
+#[test]
+fn a_change_cannot_lead_the_results_of_its_review_elsewhere() {
+    let Some(team) = Team::new() else { return };
+    team.ok("mkdir keys/elsewhere && echo whole >keys/victim");
+    for links in [
+        "ln -s keys/elsewhere ci-out",
+        "mkdir ci-out && ln -s ../keys/victim ci-out/validate.txt",
+        "mkdir ci-out && mkfifo ci-out/review.md",
+        "mkdir -p ci-out && ln -s \"$PWD/keys/elsewhere\" ci-out/validate.xml",
+    ] {
+        let said = team.ends(&format!("rm -rf ci-out; {links}; REVIEW_LAB=no sh $CI_SCRIPT review main"), 1);
+        assert!(said.contains("which a change may have brought"), "{links}: {said}");
+    }
+    let said = team.ends("ln -s keys/elsewhere out; OUT=out/ci REVIEW_LAB=no sh $CI_SCRIPT review main", 1);
+    assert!(said.contains("out is a link"), "{said}");
+    assert_eq!(team.ok("ls keys/elsewhere; cat keys/victim"), "whole\n");
+    team.ok(
+        "rm -rf ci-out; REVIEW_LAB=no sh $CI_SCRIPT review main && REVIEW_LAB=no sh $CI_SCRIPT review main",
+    );
 }
 
 /// The workflows are YAML, call no command that the script lacks, and give a pull request neither secrets nor rights.
