@@ -65,7 +65,10 @@ pub(super) fn choose(name: Option<&str>, matches: &ArgMatches) -> Result<Option<
         let lab = matches.subcommand_matches("lab").and_then(ArgMatches::subcommand_name);
         if let Some(command @ ("ssh" | "fault")) = lab {
             // Their first argument is the inventory, and cannot be left out.
-            let hint = format!("Name the inventory instead: provision lab {command} INVENTORY …");
+            let hint = match command {
+                "ssh" => "Name the inventory instead: provision lab ssh INVENTORY HOST",
+                _ => "Name the inventory instead: provision lab fault INVENTORY HOST=KIND",
+            };
             return Err(coded("E-USAGE", format!("`lab {command}` does not accept -c"), hint));
         }
         if names_inventory {

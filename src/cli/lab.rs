@@ -191,11 +191,10 @@ impl Lab {
                 }
                 eprintln!("LAB: {hosts} simulated hosts are up");
                 shown_real(real.as_ref());
-                eprintln!(
-                    "  provision plan {0}{flag}\n  provision apply {0}{flag}\n  provision lab down {1}",
-                    command.at.at().said(),
-                    command.at.said()
-                );
+                for verb in ["plan", "apply"] {
+                    eprintln!("  provision {verb} {}{flag}", command.at.at().said());
+                }
+                eprintln!("  provision lab down {}", command.at.said());
                 Ok(exit::DONE)
             }
             LabCommand::Down(command) => {
@@ -319,12 +318,11 @@ impl LabRun {
         let real: Vec<_> =
             ["SSH", "host keys", "shell programs", "files"].iter().chain(real).copied().collect();
         eprintln!("\nsimulated: {}\nreal: {}", simulated.join(", "), real.join(", "));
-        eprintln!(
-            "Next steps:\n  provision lab up {0}\n  provision plan {1} --lab\n  provision lab run {0} --fault {2}=fail-package:chrony",
-            self.at.said(),
-            self.at.at().said(),
-            fleet.inventory.active().last().map_or("HOST", |h| h.name.as_str())
-        );
+        let (at, verb) = (self.at.said(), "plan");
+        let host = fleet.inventory.active().last().map_or("HOST", |h| h.name.as_str());
+        eprintln!("Next steps:\n  provision lab up {at}");
+        eprintln!("  provision {verb} {} --lab", self.at.at().said());
+        eprintln!("  provision lab run {at} --fault {host}=fail-package:chrony");
         Ok(code)
     }
 }

@@ -1,7 +1,7 @@
 //! A real control plane in place of the API stand-in: etcd and kube-apiserver, and kube-controller-manager and
 //! kube-scheduler where the folder has both. They listen on loopback and end with the lab.
 
-use super::mirror::Client;
+use super::client::Client;
 use crate::lab::api::{Authority, Identity, kubeconfig};
 use std::fs::{self, File};
 use std::net::TcpListener;

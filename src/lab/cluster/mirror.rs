@@ -2,7 +2,8 @@
 //! there is written to it.
 
 use super::{PodPrograms, workloads};
-use crate::lab::api::{Action, Change, Pair, Store};
+use super::client::Client;
+use crate::lab::api::{Action, Change, Store};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,96 +27,39 @@ const KINDS: [&str; 13] = [
     "modelservers.networking.serving.volcano.sh",
 ];
 
-/// A client of the API.
-#[derive(Clone)]
-pub struct Client {
-    http: reqwest::Client,
-    server: String,
-    authority: String,
-}
-
-impl Client {
-    /// Returns a client with a certificate.
-    pub fn new(port: u16, authority: &str, pair: &Pair) -> reqwest::Result<Self> {
-        let server = format!("https://127.0.0.1:{port}");
-        let text = authority.to_owned();
-        let identity = reqwest::Identity::from_pem(format!("{}{}", pair.certificate, pair.key).as_bytes())?;
-        let authority = reqwest::Certificate::from_pem(authority.as_bytes())?;
-        let http = reqwest::Client::builder().no_proxy().identity(identity).tls_certs_only([authority]);
-        Ok(Self { http: http.build()?, server, authority: text })
-    }
-
-    /// Says whether the API is ready.
-    pub async fn is_ready(&self) -> bool {
-        let answer = self.http.get(format!("{}/readyz", self.server)).send().await;
-        answer.is_ok_and(|answer| answer.status().is_success())
-    }
-
-    /// Returns a token of a service account for the life of a lab, and the certificate of the API's authority.
-    pub(super) async fn token(&self, namespace: &str, account: &str) -> reqwest::Result<(String, String)> {
-        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
-        let wanted = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
-            "spec": {"expirationSeconds": 30 * 86_400}});
-        let request = self.http.post(format!("{}{path}", self.server)).json(&wanted);
-        let answer: Value = request.send().await?.error_for_status()?.json().await?;
-        let token = answer.pointer("/status/token").and_then(Value::as_str).unwrap_or_default();
-        Ok((token.to_owned(), self.authority.clone()))
-    }
-
-    async fn list(&self, store: &Store, id: &str) -> reqwest::Result<Vec<Value>> {
-        // One that no definition has brought yet has no objects.
-        let Some(path) = store.path(id, "", "") else { return Ok(Vec::new()) };
-        let answer = self.http.get(format!("{}{path}", self.server)).send().await?.error_for_status()?;
-        let list: Value = answer.json().await?;
-        Ok(list["items"].as_array().cloned().unwrap_or_default())
-    }
-
-    async fn send(&self, method: reqwest::Method, path: &str, content_type: &str, body: &Value) {
-        let request = self.http.request(method, format!("{}{path}?fieldManager=lab", self.server));
-        // What is refused is seen by the next look, and tried again by whoever wants it.
-        match request.header("content-type", content_type).body(body.to_string()).send().await {
-            Ok(answer) if !answer.status().is_success() => {
-                eprintln!("lab: {path}: {}", answer.text().await.unwrap_or_default());
-            }
-            Ok(_) => {}
-            Err(error) => eprintln!("lab: {path}: {error}"),
+/// Writes to the API what changed in the store.
+async fn push(client: &Client, store: &Store, change: &Change) {
+    let object = &change.object;
+    let at = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let (namespace, name) = (at("/metadata/namespace"), at("/metadata/name"));
+    let (Some(all), Some(one)) =
+        (store.path(&change.kind, namespace, ""), store.path(&change.kind, namespace, name))
+    else {
+        return;
+    };
+    let (json, merge) = ("application/json", "application/merge-patch+json");
+    let before = match (change.action, &change.before) {
+        (Action::Deleted, _) => {
+            let now = json!({"gracePeriodSeconds": 0});
+            return client.send(reqwest::Method::DELETE, &one, json, &now).await;
         }
+        (Action::Modified, Some(before)) => before,
+        _ => return client.send(reqwest::Method::POST, &all, json, &without_servers_part(object)).await,
+    };
+    let mut patch = difference(&without_servers_part(before), &without_servers_part(object));
+    let node = patch.pointer("/spec/nodeName").cloned().filter(|_| change.kind == "pods");
+    if let Some(node) = node {
+        let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": node}});
+        client.send(reqwest::Method::POST, &format!("{one}/binding"), json, &binding).await;
+        patch = json!({});
     }
-
-    /// Writes to the API what changed in the store.
-    async fn push(&self, store: &Store, change: &Change) {
-        let object = &change.object;
-        let at = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-        let (namespace, name) = (at("/metadata/namespace"), at("/metadata/name"));
-        let (Some(all), Some(one)) =
-            (store.path(&change.kind, namespace, ""), store.path(&change.kind, namespace, name))
-        else {
-            return;
-        };
-        let (json, merge) = ("application/json", "application/merge-patch+json");
-        let before = match (change.action, &change.before) {
-            (Action::Deleted, _) => {
-                let now = json!({"gracePeriodSeconds": 0});
-                return self.send(reqwest::Method::DELETE, &one, json, &now).await;
-            }
-            (Action::Modified, Some(before)) => before,
-            _ => return self.send(reqwest::Method::POST, &all, json, &without_servers_part(object)).await,
-        };
-        let mut patch = difference(&without_servers_part(before), &without_servers_part(object));
-        let node = patch.pointer("/spec/nodeName").cloned().filter(|_| change.kind == "pods");
-        if let Some(node) = node {
-            let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name},
-                "target": {"apiVersion": "v1", "kind": "Node", "name": node}});
-            self.send(reqwest::Method::POST, &format!("{one}/binding"), json, &binding).await;
-            patch = json!({});
-        }
-        if patch != json!({}) {
-            self.send(reqwest::Method::PATCH, &one, merge, &patch).await;
-        }
-        let status = difference(&json!({"status": before["status"]}), &json!({"status": object["status"]}));
-        if status != json!({}) {
-            self.send(reqwest::Method::PATCH, &format!("{one}/status"), merge, &status).await;
-        }
+    if patch != json!({}) {
+        client.send(reqwest::Method::PATCH, &one, merge, &patch).await;
+    }
+    let status = difference(&json!({"status": before["status"]}), &json!({"status": object["status"]}));
+    if status != json!({}) {
+        client.send(reqwest::Method::PATCH, &format!("{one}/status"), merge, &status).await;
     }
 }
 
@@ -151,7 +95,7 @@ pub(super) async fn run(
     loop {
         let (changes, revision) = store.changes_after(known);
         for change in &changes {
-            client.push(&store, change).await;
+            push(&client, &store, change).await;
         }
         known = revision;
         let mut lists = Vec::new();

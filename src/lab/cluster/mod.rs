@@ -4,6 +4,7 @@
 
 #[allow(clippy::module_inception, reason = "the main type lives in the file of its name")]
 mod cluster;
+mod client;
 mod control_plane;
 mod edge;
 mod mirror;

@@ -1,7 +1,7 @@
 //! The real router and the real proxy in place of their stand-ins, in a network of their own: what a kubelet does for their pods.
 //! All pods of one of them are one process. Engines stay stand-ins, and listen on the addresses of their pods.
 
-use super::mirror::Client;
+use super::client::Client;
 use super::router::{self, items};
 use crate::lab::api::{Body, Store, json_answer, place, text};
 use crate::lab::pods::{self, Wish};
