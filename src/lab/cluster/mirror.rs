@@ -1,8 +1,8 @@
 //! The simulated machines on a real API: what it has is copied into the store that they look at, and what they change
 //! there is written to it.
 
-use super::{PodPrograms, workloads};
 use super::client::Client;
+use super::{PodPrograms, workloads};
 use crate::lab::api::{Action, Change, Store};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;

@@ -2,9 +2,9 @@
 //!
 //! [`Cluster`] is all that a lab host sees: `k0s` starts and stops things on it, and connections are dialled into it.
 
+mod client;
 #[allow(clippy::module_inception, reason = "the main type lives in the file of its name")]
 mod cluster;
-mod client;
 mod control_plane;
 mod edge;
 mod mirror;
