@@ -1,21 +1,18 @@
 //! Files that other programs read: whole, or as they were.
 
 use super::error::{Result, cannot};
-use crate::state::put;
+use crate::state::{is_special, open_special, put};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// Writes a file that anybody may read, at once. What is no regular file (`/dev/null`, a pipe) is written into.
+/// Writes a file that anybody may read, at once. A pipe or a device such as `/dev/stdout` is written into; a link to anything else is
+/// replaced: a change under review can bring links.
 pub fn write_report(path: &Path, bytes: &[u8]) -> Result<()> {
-    // What a link names is written, and the link stays.
-    let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    if std::fs::metadata(&target).is_ok_and(|found| !found.is_file()) {
-        // A pipe or a device, such as /dev/stdout, takes it as it comes; a folder refuses.
-        let opened = std::fs::OpenOptions::new().write(true).open(path);
-        return opened.and_then(|mut file| file.write_all(bytes)).map_err(cannot("write", path));
+    if is_special(path) {
+        let written = open_special(path).and_then(|mut file| file.write_all(bytes));
+        return written.map_err(cannot("write", path));
     }
-    let path = target.as_path();
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // Who reads it is often another user.
     let mode = std::fs::Permissions::from_mode(0o644);
@@ -31,7 +28,7 @@ mod tests {
     use std::io::Read;
 
     #[test]
-    fn a_report_replaces_no_pipe_and_no_link() {
+    fn a_report_replaces_no_pipe_and_follows_no_link() {
         let dir = tempfile::tempdir().expect("a folder");
         let (pipe, link, file) = (dir.path().join("pipe"), dir.path().join("link"), dir.path().join("file"));
         let mode = rustix::fs::Mode::from_raw_mode(0o600);
@@ -50,8 +47,8 @@ mod tests {
         std::fs::write(&file, "old").expect("written");
         std::os::unix::fs::symlink("file", &link).expect("linked");
         write_report(&link, b"new").expect("written");
-        assert_eq!(std::fs::read_to_string(&file).expect("read"), "new");
-        assert!(std::fs::symlink_metadata(&link).expect("there").is_symlink());
+        assert_eq!(std::fs::read_to_string(&file).expect("read"), "old");
+        assert_eq!(std::fs::read_to_string(&link).expect("read"), "new");
         write_report(dir.path(), b"x").expect_err("a folder");
     }
 }

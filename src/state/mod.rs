@@ -24,7 +24,7 @@ pub use hazard::Hazard;
 pub use id::{HostKind, InvalidId, JoinRole, ObjectId, ResourceId, StepId, StepOutput};
 pub use names::{HostName, PoolName, RunId, TargetId};
 pub use plain::{is_steering, plain, plain_in_place, plain_json, plain_line, shortened};
-pub use regular::{is_special, put, read_regular};
+pub use regular::{is_special, open_special, put, read_regular};
 pub use resource::*;
 pub use secret::{REDACTED, SecretText};
 pub use stream::{BoxStream, Stream};

@@ -1,6 +1,7 @@
 //! Reads and replaces a file named by a user.
 
 use std::io::{Error, ErrorKind, Read, Result, Seek};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use tempfile::NamedTempFile;
 
@@ -24,9 +25,20 @@ pub fn read_regular(path: &Path, most: u64) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Returns whether something is at `path` that is neither a file nor a folder: `/dev/null`, a pipe, a terminal.
+/// Returns whether something is at `path` that is neither a file nor a folder: `/dev/null`, a pipe, a terminal; or a link that stands
+/// for one, as `/dev/stdout` does, wherever that leads.
 pub fn is_special(path: &Path) -> bool {
-    std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
+    let stands = ["/dev", "/proc"].iter().any(|folder| path.starts_with(folder));
+    stands && path.is_symlink()
+        || std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
+}
+
+/// Opens what is special to write into it; a disk is refused.
+pub fn open_special(path: &Path) -> Result<std::fs::File> {
+    if std::fs::metadata(path)?.file_type().is_block_device() {
+        return Err(Error::new(ErrorKind::InvalidInput, "it is a disk"));
+    }
+    std::fs::OpenOptions::new().append(true).open(path)
 }
 
 /// Puts a whole file in the place of whatever is at `path`. What is no regular file there (`/dev/null`, a pipe, a terminal) is
@@ -34,7 +46,7 @@ pub fn is_special(path: &Path) -> bool {
 pub fn put(mut file: NamedTempFile, path: &Path) -> Result<()> {
     if is_special(path) {
         file.rewind()?;
-        std::io::copy(&mut file, &mut std::fs::OpenOptions::new().write(true).open(path)?)?;
+        std::io::copy(&mut file, &mut open_special(path)?)?;
         return Ok(());
     }
     file.persist(path).map(drop).map_err(|e| e.error)
@@ -43,7 +55,6 @@ pub fn put(mut file: NamedTempFile, path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::FileTypeExt;
 
     #[test]
     fn a_file_is_replaced_and_what_is_none_is_written_into() {

@@ -192,7 +192,7 @@ fn the_lab_simulates_the_inventory_of_a_context() {
         text(&output)
     };
     let up = ends(&[], "-c one lab up", 0);
-    assert!(up.contains("provision plan -c one --lab") && up.contains("provision lab down -c one"), "{up}");
+    assert!(up.contains("provision plan -c one\n") && up.contains("provision lab down -c one"), "{up}");
     assert!(ends(&[("PROVISION_CONTEXT", "one")], "lab status", 0).contains("LAB one"));
     assert!(ends(&[], "lab status fleet/one", 0).contains("LAB one"));
     assert!(ends(&[], "-c two lab status", 1).contains("not running"));
