@@ -33,7 +33,12 @@ fn host_keys_are_strict_and_trust_records_them() {
     hosts[1].sh("rm /etc/ssh/ssh_host_ed25519_key*; ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key; systemctl restart ssh");
     hosts[1].wait_for_ssh();
     let text = site.expect(1, &["plan"]);
-    assert!(text.contains("recorded is SHA256:") && text.contains("provision trust --replace"), "{text}");
+    assert!(
+        text.contains("recorded is SHA256:")
+            && text.contains("provision trust")
+            && text.contains(" --replace"),
+        "{text}"
+    );
     let text = site.expect(1, &["trust", "--yes"]);
     assert!(text.contains("CHANGED"), "{text}");
     site.expect(0, &["trust", "--yes", "--replace"]);
