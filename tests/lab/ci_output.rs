@@ -107,7 +107,7 @@ fn results_go_to_the_file_that_is_named_or_the_command_fails() {
         ("drift -i site.yaml", "site.yaml:"),
         ("verify -i site.yaml", "site.yaml:"),
         ("policy test site.yaml", "site.yaml:"),
-        ("drift -i good.yaml --limit nobody", "drift E-LIMIT"),
+        ("drift -i good.yaml --limit nobody", "drift E-LAB-DOWN"),
         ("policy test nowhere", "policy test E-"),
     ] {
         std::fs::write(dir.path().join("out.xml"), "an earlier run").expect("written");
